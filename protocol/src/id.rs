@@ -1,0 +1,182 @@
+//! Who speaks, since when, and for the how-manieth time.
+//!
+//! A node is its Ed25519 key. The public half is its [`NodeId`], written as libp2p writes a PeerId, so that what a person
+//! reads in `/members` is what libp2p's own tools print.
+
+use std::{fmt, str::FromStr};
+
+use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+/// What libp2p puts before an Ed25519 key to make a PeerId: an identity multihash (0x00) of 36 bytes, holding a protobuf of
+/// key type 1 (Ed25519) and 32 bytes of key. Source: libp2p specs, `peer-ids/peer-ids.md`.
+const PEER_ID_PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+
+/// A node's identity: its Ed25519 public key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId([u8; 32]);
+
+/// Why a text or a byte string is not a [`NodeId`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not the id of a node: expected the PeerId of an Ed25519 key, such as 12D3KooW…")]
+pub struct NotANodeId;
+
+impl NodeId {
+    /// The id whose public key is these bytes. Bytes that are no point of the curve make an id that can sign nothing.
+    pub fn from_public_key(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The public key.
+    pub fn public_key(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The binary form of the libp2p PeerId.
+    pub fn to_peer_id_bytes(&self) -> [u8; 38] {
+        let mut bytes = [0; 38];
+        bytes[..6].copy_from_slice(&PEER_ID_PREFIX);
+        bytes[6..].copy_from_slice(&self.0);
+        bytes
+    }
+
+    /// The node behind a libp2p PeerId.
+    ///
+    /// # Errors
+    /// A PeerId of another kind of key has no `NodeId`.
+    pub fn from_peer_id_bytes(bytes: &[u8]) -> Result<Self, NotANodeId> {
+        let key = bytes.strip_prefix(&PEER_ID_PREFIX).ok_or(NotANodeId)?;
+        key.try_into().map(Self).map_err(|_| NotANodeId)
+    }
+
+    /// The last six hexadecimal digits of the key: enough to tell the nodes of one cluster apart in a log line or a name.
+    pub fn short(&self) -> String {
+        self.0[29..].iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Whether this node signed `message`.
+    pub(crate) fn has_signed(&self, message: &[u8], signature: &Signature) -> bool {
+        // `verify_strict` also refuses keys of small order, for which one signature would fit many messages.
+        VerifyingKey::from_bytes(&self.0)
+            .is_ok_and(|key| key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok())
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&bs58::encode(self.to_peer_id_bytes()).into_string())
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.short())
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = NotANodeId;
+    fn from_str(text: &str) -> Result<Self, NotANodeId> {
+        // A PeerId of an Ed25519 key has 52 characters; a much longer text is refused before it costs anything.
+        if text.len() > 64 {
+            return Err(NotANodeId);
+        }
+        let bytes = bs58::decode(text).into_vec().map_err(|_| NotANodeId)?;
+        Self::from_peer_id_bytes(&bytes)
+    }
+}
+
+/// An Ed25519 signature.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Signature(pub(crate) [u8; 64]);
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}{:02x}…", self.0[0], self.0[1])
+    }
+}
+
+// Two halves, because serde derives arrays only up to 32 elements; bincode writes both without a length, so 64 bytes in all.
+impl Serialize for Signature {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let (left, right) = self.0.split_at(32);
+        let halves: ([u8; 32], [u8; 32]) =
+            (left.try_into().map_err(serde::ser::Error::custom)?, right.try_into().map_err(serde::ser::Error::custom)?);
+        halves.serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Signature {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let (left, right) = <([u8; 32], [u8; 32])>::deserialize(d)?;
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&left);
+        bytes[32..].copy_from_slice(&right);
+        Ok(Self(bytes))
+    }
+}
+
+/// A node's secret key. Its `Debug` prints the public half only, and it is wiped from memory when dropped.
+pub struct Identity(SigningKey);
+
+impl Identity {
+    /// The identity with this secret seed (RFC 8032, 32 bytes that must come from a good source of randomness).
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(seed))
+    }
+
+    /// The public half.
+    pub fn id(&self) -> NodeId {
+        NodeId(self.0.verifying_key().to_bytes())
+    }
+
+    pub(crate) fn sign(&self, message: &[u8]) -> Signature {
+        Signature(self.0.sign(message).to_bytes())
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({:?})", self.id())
+    }
+}
+
+/// Which life of a node speaks: milliseconds since the Unix epoch at its start, forced above the one before. A higher
+/// incarnation replaces everything a lower one said.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
+pub struct Incarnation(pub u64);
+
+/// Numbers what a node says within one incarnation, from 1, without gaps. Zero: nothing said yet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
+pub struct Version(pub u64);
+
+impl Version {
+    /// The number after this one.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_written_and_read_as_a_libp2p_peer_id() {
+        let id = Identity::from_seed(&[7; 32]).id();
+        assert!(id.to_string().starts_with("12D3KooW"), "{id}");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!("12D3KooW".parse::<NodeId>(), Err(NotANodeId));
+        assert_eq!("1".repeat(100_000).parse::<NodeId>(), Err(NotANodeId));
+    }
+
+    #[test]
+    fn a_signature_fits_one_message_of_one_node() {
+        let (a, b) = (Identity::from_seed(&[1; 32]), Identity::from_seed(&[2; 32]));
+        let signature = a.sign(b"hello");
+        assert!(a.id().has_signed(b"hello", &signature));
+        assert!(!a.id().has_signed(b"hellp", &signature));
+        assert!(!b.id().has_signed(b"hello", &signature));
+        assert!(!NodeId::from_public_key([0; 32]).has_signed(b"hello", &signature));
+    }
+}

@@ -1,0 +1,539 @@
+//! The provider table: a node's local picture of who is there and which instances they offer. It is what users query.
+//!
+//! The core decides, this only shows: it is fed the core's [`Change`]s and never asks back, so that the node can keep it behind
+//! a lock that readers take for microseconds while the core goes on. Instances are shared (`Arc`), so a reader clones pointers
+//! under the lock and formats outside it.
+//!
+//! - An instance is listed while its node is `alive` or `suspect`: a suspicion is not yet a death.
+//! - The index grows by one with every change that a query could see, is local to the node, and never falls at a restart because it
+//!   starts at the incarnation in microseconds (well below 2^53, which JSON can carry exactly).
+//! - The last [`HISTORY_MAX`] changes are kept, so that a watcher that was away for a moment resumes where it was; who was away for
+//!   longer gets a snapshot. The same holds for the explanations behind `/why`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{Incarnation, NodeId, Time, Version, record::Instance};
+
+/// Changes kept for watchers that resume. Guess: at ten changes a second, seven minutes.
+pub const HISTORY_MAX: usize = 4096;
+/// Explanations kept for each member or service.
+pub const EXPLANATIONS_MAX: usize = 64;
+/// Subjects for which explanations are kept; the one that changed longest ago goes first.
+pub const EXPLAINED_SUBJECTS_MAX: usize = 16 * 1024;
+
+/// Counts the changes of one node's table. Grows, also over restarts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Index(pub u64);
+
+/// What the table concludes of a member.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum MemberState {
+    /// It is there.
+    Alive,
+    /// Somebody could not reach it; not yet believed.
+    Suspect,
+    /// Believed dead.
+    Failed,
+    /// It said goodbye.
+    Left,
+}
+
+impl MemberState {
+    /// The word that `/members` uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Failed => "failed",
+            Self::Left => "left",
+        }
+    }
+
+    /// Whether its instances are offered.
+    pub fn is_present(self) -> bool {
+        matches!(self, Self::Alive | Self::Suspect)
+    }
+}
+
+impl fmt::Display for MemberState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a node knows of another node, or of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its key.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// What the table concludes.
+    pub state: MemberState,
+    /// The plug-ins it runs.
+    pub roles: Vec<String>,
+    /// Its swarm addresses (multiaddrs).
+    pub addresses: Vec<String>,
+    /// Its HTTP address, `host:port`.
+    pub http: Option<String>,
+    /// Where it stands.
+    pub zone: Option<String>,
+    /// Its software version.
+    pub software: String,
+    /// Its protocol version.
+    pub protocol: u16,
+    /// Its current life.
+    pub incarnation: Incarnation,
+    /// The version of its header: what evidence against it refers to.
+    pub version: Version,
+    /// Since when it is in this state, by the local clock.
+    pub since: Time,
+    /// The last round trip to it; `None` without a connection.
+    pub rtt: Option<Duration>,
+}
+
+/// An instance and the node that offers it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Provider {
+    /// Its id, unique on its node.
+    pub id: String,
+    /// The node that speaks for it.
+    pub node_id: NodeId,
+    /// That node's name.
+    pub node: String,
+    /// That node's zone.
+    pub zone: Option<String>,
+    /// What it offers and where.
+    pub instance: Instance,
+}
+
+/// What the core says to the table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// A member came, or something about it is new.
+    Member(Box<Member>),
+    /// A member is remembered no longer.
+    Forgotten(NodeId),
+    /// An instance came or changed; `None`: it went. A new incarnation takes back everything the last one offered first.
+    Instance {
+        /// The node that offers it.
+        node: NodeId,
+        /// Its id.
+        id: String,
+        /// Its new value.
+        instance: Option<Box<Instance>>,
+    },
+    /// A round trip was measured. No query waits for this, so it moves no index.
+    Rtt(NodeId, Option<Duration>),
+    /// The root hash of everything that anti-entropy compares. Moves no index either.
+    RootHash([u8; 16]),
+    /// A line for `/why`.
+    Explained(NodeId, Explanation),
+}
+
+/// One thing that happened to a member or service, for `/why`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Explanation {
+    /// Its first header, or that of a new life, arrived.
+    Joined(Incarnation),
+    /// This node accused it, by its own observation or by gossip.
+    Accused {
+        /// Who observed.
+        by: NodeId,
+        /// Whether its process is known to be gone, or it was only not heard.
+        strong: bool,
+    },
+    /// It answered an accusation with a newer version.
+    Refuted(Version),
+    /// The table's conclusion changed.
+    Became(MemberState),
+    /// An instance was added, changed or removed: service and id.
+    Added(String, String),
+    /// See [`Explanation::Added`].
+    Changed(String, String),
+    /// See [`Explanation::Added`].
+    Removed(String, String),
+}
+
+/// A change as a watcher of services sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ServiceChange {
+    /// A provider that was not listed before.
+    Added(Arc<Provider>),
+    /// A listed provider with something new.
+    Changed(Arc<Provider>),
+    /// No longer listed.
+    Removed(Arc<Provider>),
+}
+
+impl ServiceChange {
+    /// The provider, as it is or last was.
+    pub fn provider(&self) -> &Arc<Provider> {
+        match self {
+            Self::Added(p) | Self::Changed(p) | Self::Removed(p) => p,
+        }
+    }
+}
+
+/// Which provider: its node, then its id.
+type ProviderKey = (NodeId, String);
+
+/// The table.
+#[derive(Debug)]
+pub struct ProviderTable {
+    index: Index,
+    members: BTreeMap<NodeId, Member>,
+    /// Everything that any remembered member offers or offered, in its latest incarnation.
+    offered: BTreeMap<NodeId, BTreeMap<String, Instance>>,
+    /// What is listed now, by service.
+    listed: BTreeMap<String, BTreeMap<ProviderKey, Arc<Provider>>>,
+    /// When each service last changed. Kept after its last provider went, so that a query that waits for it wakes.
+    touched: BTreeMap<String, Index>,
+    members_touched: Index,
+    history: VecDeque<(Index, ServiceChange)>,
+    /// Changes up to this index have left the history.
+    forgotten: Index,
+    explanations: BTreeMap<Subject, VecDeque<(Time, NodeId, Explanation)>>,
+    root_hash: [u8; 16],
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Subject {
+    Member(NodeId),
+    Service(String),
+}
+
+impl ProviderTable {
+    /// An empty table whose index starts at `start`.
+    pub fn new(start: Index) -> Self {
+        Self {
+            index: start,
+            members: BTreeMap::new(),
+            offered: BTreeMap::new(),
+            listed: BTreeMap::new(),
+            touched: BTreeMap::new(),
+            members_touched: start,
+            history: VecDeque::new(),
+            forgotten: start,
+            explanations: BTreeMap::new(),
+            root_hash: [0; 16],
+        }
+    }
+
+    /// Takes over one change.
+    pub fn apply(&mut self, now: Time, change: Change) {
+        match change {
+            Change::Member(member) => self.apply_member(now, *member),
+            Change::Forgotten(id) => {
+                if self.members.remove(&id).is_some() {
+                    for (instance, service) in self.listed_of(id) {
+                        self.unlist(now, id, &instance, &service);
+                    }
+                    self.offered.remove(&id);
+                    self.explanations.remove(&Subject::Member(id));
+                    self.members_touched = self.tick();
+                }
+            }
+            Change::Instance { node, id, instance } => self.apply_instance(now, node, id, instance.map(|i| *i)),
+            Change::Rtt(id, rtt) => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.rtt = rtt;
+                }
+            }
+            Change::RootHash(hash) => self.root_hash = hash,
+            Change::Explained(id, explanation) => self.explain(now, Subject::Member(id), id, explanation),
+        }
+    }
+
+    fn apply_member(&mut self, now: Time, member: Member) {
+        let id = member.id;
+        let before = self.members.get(&id);
+        let was_listed = before.is_some_and(|m| m.state.is_present());
+        let listed_otherwise = before.is_some_and(|m| m.name != member.name || m.zone != member.zone);
+        let present = member.state.is_present();
+        self.members.insert(id, member);
+        self.members_touched = self.tick();
+        if was_listed && !present {
+            for (instance, service) in self.listed_of(id) {
+                self.unlist(now, id, &instance, &service);
+            }
+        } else if present && (!was_listed || listed_otherwise) {
+            let instances = self.offered.get(&id).cloned().unwrap_or_default();
+            for (instance_id, instance) in instances {
+                self.list(now, id, instance_id, instance);
+            }
+        }
+    }
+
+    fn apply_instance(&mut self, now: Time, node: NodeId, id: String, instance: Option<Instance>) {
+        let offered = self.offered.entry(node).or_default();
+        let before = match &instance {
+            Some(new) => offered.insert(id.clone(), new.clone()),
+            None => offered.remove(&id),
+        };
+        // An instance that moved to another service leaves the old one first.
+        if let Some(before) = &before
+            && instance.as_ref().is_none_or(|new| new.service != before.service)
+        {
+            self.unlist(now, node, &id, &before.service);
+        }
+        if let Some(new) = instance
+            && self.members.get(&node).is_some_and(|m| m.state.is_present())
+        {
+            self.list(now, node, id, new);
+        }
+    }
+
+    fn list(&mut self, now: Time, node: NodeId, id: String, instance: Instance) {
+        let Some(member) = self.members.get(&node) else { return };
+        let service = instance.service.clone();
+        let provider = Arc::new(Provider {
+            id: id.clone(),
+            node_id: node,
+            node: member.name.clone(),
+            zone: member.zone.clone(),
+            instance,
+        });
+        let before =
+            self.listed.entry(service.clone()).or_default().insert((node, id.clone()), Arc::clone(&provider));
+        match before {
+            Some(before) if before == provider => (),
+            Some(_) => {
+                self.record(&service, ServiceChange::Changed(provider));
+                let line = Explanation::Changed(service.clone(), id);
+                self.explain(now, Subject::Service(service), node, line);
+            }
+            None => {
+                self.record(&service, ServiceChange::Added(provider));
+                let line = Explanation::Added(service.clone(), id);
+                self.explain(now, Subject::Service(service), node, line);
+            }
+        }
+    }
+
+    fn unlist(&mut self, now: Time, node: NodeId, id: &str, service: &str) {
+        let Some(providers) = self.listed.get_mut(service) else { return };
+        let Some(provider) = providers.remove(&(node, id.to_owned())) else { return };
+        if providers.is_empty() {
+            self.listed.remove(service);
+        }
+        self.record(service, ServiceChange::Removed(provider));
+        let line = Explanation::Removed(service.to_owned(), id.to_owned());
+        self.explain(now, Subject::Service(service.to_owned()), node, line);
+    }
+
+    /// Ids and services of what this node offers.
+    fn listed_of(&self, node: NodeId) -> Vec<(String, String)> {
+        let offered = self.offered.get(&node);
+        offered.into_iter().flatten().map(|(id, instance)| (id.clone(), instance.service.clone())).collect()
+    }
+
+    fn tick(&mut self) -> Index {
+        self.index.0 += 1;
+        self.index
+    }
+
+    fn record(&mut self, service: &str, change: ServiceChange) {
+        let index = self.tick();
+        self.touched.insert(service.to_owned(), index);
+        self.history.push_back((index, change));
+        if self.history.len() > HISTORY_MAX
+            && let Some((index, _)) = self.history.pop_front()
+        {
+            self.forgotten = index;
+            // A service that is gone, and whose going is no longer remembered, needs no index of its own.
+            self.touched.retain(|service, touched| *touched > index || self.listed.contains_key(service));
+        }
+    }
+
+    fn explain(&mut self, now: Time, subject: Subject, about: NodeId, explanation: Explanation) {
+        if !self.explanations.contains_key(&subject) && self.explanations.len() >= EXPLAINED_SUBJECTS_MAX {
+            let last = |lines: &VecDeque<(Time, NodeId, Explanation)>| lines.back().map(|(at, ..)| *at);
+            let stalest = self.explanations.iter().min_by_key(|(_, lines)| last(lines)).map(|(s, _)| s.clone());
+            stalest.and_then(|s| self.explanations.remove(&s));
+        }
+        let lines = self.explanations.entry(subject).or_default();
+        lines.push_back((now, about, explanation));
+        if lines.len() > EXPLANATIONS_MAX {
+            lines.pop_front();
+        }
+    }
+
+    /// The newest index.
+    pub fn index(&self) -> Index {
+        self.index
+    }
+
+    /// When the providers of this service last changed. For a service never seen: when the history begins, so that a query
+    /// which waits for it does wait.
+    pub fn service_index(&self, service: &str) -> Index {
+        self.touched.get(service).copied().unwrap_or(self.forgotten)
+    }
+
+    /// When any service last changed.
+    pub fn services_index(&self) -> Index {
+        self.history.back().map_or(self.forgotten, |(index, _)| *index)
+    }
+
+    /// When any member last changed.
+    pub fn members_index(&self) -> Index {
+        self.members_touched
+    }
+
+    /// Equal on two nodes exactly when anti-entropy would find nothing to do between them.
+    pub fn root_hash(&self) -> [u8; 16] {
+        self.root_hash
+    }
+
+    /// All remembered members, this node among them.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// The member with this id.
+    pub fn member(&self, id: NodeId) -> Option<&Member> {
+        self.members.get(&id)
+    }
+
+    /// The member of this name; where several have had it, the one that is present.
+    pub fn member_named(&self, name: &str) -> Option<&Member> {
+        self.members.values().filter(|m| m.name == name).min_by_key(|m| (m.state, std::cmp::Reverse(m.since)))
+    }
+
+    /// The names of all services that have a provider.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.listed.keys().map(String::as_str)
+    }
+
+    /// The providers of a service, in the order of node and id. Empty for an unknown one.
+    pub fn providers(&self, service: &str) -> impl Iterator<Item = &Arc<Provider>> {
+        self.listed.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// How many providers are listed, over all services.
+    pub fn providers_len(&self) -> usize {
+        self.listed.values().map(BTreeMap::len).sum()
+    }
+
+    /// Every change after `index`, oldest first; `None` if some of them are no longer remembered, or `index` is not of this
+    /// table: start from a snapshot then.
+    pub fn changes_after(&self, index: Index) -> Option<impl Iterator<Item = &(Index, ServiceChange)>> {
+        if index < self.forgotten || index > self.index {
+            return None;
+        }
+        let start = self.history.partition_point(|(at, _)| *at <= index);
+        Some(self.history.range(start..))
+    }
+
+    /// What happened to a member, oldest first.
+    pub fn why_member(&self, id: NodeId) -> impl Iterator<Item = &(Time, NodeId, Explanation)> {
+        self.explanations.get(&Subject::Member(id)).into_iter().flatten()
+    }
+
+    /// What happened to a service, oldest first. Also for a service whose last provider is gone.
+    pub fn why_service(&self, service: &str) -> impl Iterator<Item = &(Time, NodeId, Explanation)> {
+        self.explanations.get(&Subject::Service(service.to_owned())).into_iter().flatten()
+    }
+
+    /// The nodes that offer anything at all under one of these services.
+    pub fn nodes_offering<'a>(&'a self, service: &'a str) -> BTreeSet<NodeId> {
+        self.providers(service).map(|p| p.node_id).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Identity, record::Health};
+
+    fn member(seed: u8, state: MemberState) -> Change {
+        Change::Member(Box::new(Member {
+            id: Identity::from_seed(&[seed; 32]).id(),
+            name: format!("n{seed}"),
+            state,
+            roles: vec![],
+            addresses: vec![],
+            http: None,
+            zone: None,
+            software: "test".into(),
+            protocol: 1,
+            incarnation: Incarnation(1),
+            version: Version(1),
+            since: Time::ZERO,
+            rtt: None,
+        }))
+    }
+
+    fn instance(seed: u8, id: &str, service: &str) -> Change {
+        Change::Instance {
+            node: Identity::from_seed(&[seed; 32]).id(),
+            id: id.into(),
+            instance: Some(Box::new(Instance {
+                service: service.into(),
+                address: "10.0.0.1".into(),
+                port: 80,
+                url: "http://10.0.0.1:80".into(),
+                tags: vec![],
+                meta: BTreeMap::new(),
+                health: Health::Passing,
+                since_ms: 0,
+            })),
+        }
+    }
+
+    fn table(changes: impl IntoIterator<Item = Change>) -> ProviderTable {
+        let mut table = ProviderTable::new(Index(100));
+        changes.into_iter().for_each(|c| table.apply(Time::ZERO, c));
+        table
+    }
+
+    #[test]
+    fn instances_are_listed_while_their_node_is_present() {
+        use MemberState::{Alive, Failed, Suspect};
+        let mut t = table([member(1, Alive), instance(1, "a", "web"), instance(2, "b", "web")]);
+        assert_eq!(t.providers("web").count(), 1, "the node of b is not a member");
+        t.apply(Time::ZERO, member(2, Suspect));
+        assert_eq!(t.providers("web").count(), 2);
+        t.apply(Time::ZERO, member(1, Failed));
+        assert_eq!(t.providers("web").map(|p| p.id.as_str()).collect::<Vec<_>>(), ["b"]);
+        t.apply(Time::ZERO, member(1, Alive));
+        assert_eq!(t.providers("web").count(), 2);
+    }
+
+    #[test]
+    fn a_watcher_resumes_where_it_was_or_is_told_to_start_anew() {
+        let mut t = table([member(1, MemberState::Alive), instance(1, "a", "web")]);
+        let index = t.index();
+        assert_eq!(t.changes_after(index).unwrap().count(), 0);
+        t.apply(Time::ZERO, instance(1, "b", "web"));
+        assert_eq!(t.changes_after(index).unwrap().count(), 1);
+        assert!(t.changes_after(Index(t.index().0 + 1)).is_none(), "an index of another table");
+        for i in 0..HISTORY_MAX {
+            t.apply(Time::ZERO, instance(1, "b", if i % 2 == 0 { "x" } else { "y" }));
+        }
+        assert!(t.changes_after(index).is_none());
+    }
+
+    #[test]
+    fn a_services_index_moves_only_with_that_service() {
+        let mut t = table([member(1, MemberState::Alive), instance(1, "a", "web")]);
+        let web = t.service_index("web");
+        t.apply(Time::ZERO, instance(1, "b", "db"));
+        assert_eq!(t.service_index("web"), web);
+        assert!(t.service_index("db") > web);
+        t.apply(Time::ZERO, instance(1, "b", "db"));
+        assert_eq!(t.changes_after(web).unwrap().count(), 1, "the same value again is no change");
+    }
+
+    #[test]
+    fn an_instance_that_moves_to_another_service_is_never_listed_twice() {
+        let t = table([member(1, MemberState::Alive), instance(1, "a", "web"), instance(1, "a", "db")]);
+        assert_eq!(t.services().collect::<Vec<_>>(), ["db"]);
+        assert_eq!(t.why_service("web").count(), 2);
+    }
+}
