@@ -1,1 +1,3 @@
-//! placeholder
+//! Hearsay's node: the swarm, storage, HTTP and command line around `hearsay-protocol`'s core.
+
+pub mod view;
