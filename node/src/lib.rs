@@ -1,3 +1,5 @@
 //! Hearsay's node: the swarm, storage, HTTP and command line around `hearsay-protocol`'s core.
 
+pub mod escape;
+pub mod storage;
 pub mod view;
