@@ -1,0 +1,334 @@
+//! What a node is told to be: options out of flags, environment and file, checked once and turned into a [`Config`] that needs no more checking.
+//!
+//! A flag outranks the environment, which outranks the file, which outranks the default. An unknown key is an error, because a misspelt option that is
+//! quietly ignored is worse than a node that does not start. Files that say who may join are read here too: a node that cannot read them must not start.
+
+mod address;
+mod options;
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    path::PathBuf,
+    str::FromStr,
+};
+
+use hearsay_protocol::{
+    NodeId,
+    record::{ID_CHARS_MAX, Invalid, TAGS_MAX, check_service_name},
+};
+
+pub use address::{Host, Join, LADDER_RUNGS, Listen};
+pub use options::{Environment, Options};
+
+use crate::{
+    admission::{AdmissionError, ClusterKey, read_allowed},
+    storage::DataDir,
+};
+
+/// The first rung of the HTTP ladder.
+pub const HTTP_PORT: u16 = 7500;
+/// The first rung of the swarm's ladder, and the port to join at where none is given.
+pub const SWARM_PORT: u16 = 7600;
+/// The first rung of the gateway's ladder.
+pub const GATEWAY_PORT: u16 = 8080;
+/// The first rung of the DNS ladder.
+pub const DNS_PORT: u16 = 7553;
+/// The longest name that still is a DNS label (RFC 1035, section 2.3.4).
+const DNS_LABEL_MAX: usize = 63;
+
+/// Why a node was not started with what it was told. Nothing has happened yet.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The configuration file cannot be read, or holds a key or value that does not exist.
+    #[error("configuration file {}: {problem}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the line.
+        problem: String,
+    },
+    /// A variable of the environment has a value that its option does not take.
+    #[error("environment variable {variable}: {problem}")]
+    Environment {
+        /// The variable.
+        variable: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An option has a value that it does not take.
+    #[error("{option}: {problem}")]
+    Option {
+        /// The option, as it is written behind `--` and in the file.
+        option: &'static str,
+        /// What is wrong, and what is allowed.
+        problem: String,
+    },
+    /// Two options that exclude each other.
+    #[error(
+        "--ephemeral keeps nothing on disk, --data-dir says where to keep it: choose one (or --ephemeral=false)"
+    )]
+    EphemeralDataDir,
+    /// There is no telling where a user keeps state.
+    #[error(
+        "neither XDG_STATE_HOME nor HOME says where to keep state: name a directory with --data-dir, or run with --ephemeral"
+    )]
+    Homeless,
+    /// A file that says who may join cannot be used.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+}
+
+impl ConfigError {
+    fn option(option: &'static str, problem: impl Into<String>) -> Self {
+        Self::Option { option, problem: problem.into() }
+    }
+
+    /// What a person can do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Admission(error) => error.advice(),
+            _ => "`node --help` lists every option; docs/node.example.toml shows them as a file",
+        }
+    }
+}
+
+impl From<Invalid> for ConfigError {
+    fn from(invalid: Invalid) -> Self {
+        Self::option(invalid.field, invalid.problem)
+    }
+}
+
+/// How to write the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// A line for people.
+    #[default]
+    Text,
+    /// A JSON object a line, for programs.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("{text:?} is no log format; there are text and json")),
+        }
+    }
+}
+
+/// What a node is told to be. Every value is within its bounds.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// The plug-ins to run, each once, in the order given.
+    pub roles: Vec<String>,
+    /// The node's name, where one was given. See [`Config::name_of`].
+    pub name: Option<String>,
+    /// The cluster to belong to.
+    pub cluster: String,
+    /// Where to serve HTTP.
+    pub http: Listen,
+    /// Where to listen for other nodes.
+    pub swarm: Listen,
+    /// Where the gateway plug-in listens, if it runs.
+    pub gateway: Listen,
+    /// Where to answer DNS.
+    pub dns: Listen,
+    /// What to tell others in place of the interfaces' addresses; the first is the one in URLs.
+    pub advertise: Vec<Host>,
+    /// Whom to dial until somebody answers, and again whenever alone.
+    pub join: Vec<Join>,
+    /// Whether to look for others by multicast.
+    pub mdns: bool,
+    /// What strangers do not have; `None` is an open cluster.
+    pub cluster_key: Option<ClusterKey>,
+    /// The nodes to admit; `None` admits all.
+    pub allowed: Option<BTreeSet<NodeId>>,
+    /// Where to keep state.
+    pub data_dir: DataDir,
+    /// Whether plug-ins load sample data.
+    pub demo: bool,
+    /// Where the node stands.
+    pub zone: Option<String>,
+    /// Labels of the instances that the node offers.
+    pub tags: Vec<String>,
+    /// How many replicas a journal should have.
+    pub replicas_expected: Option<NonZeroU32>,
+    /// Names besides its own that requests may carry in their `Host` header.
+    pub allowed_hosts: Vec<Host>,
+    /// Whether anybody may write to the plug-ins' paths.
+    pub open: bool,
+    /// How to write the log.
+    pub log_format: LogFormat,
+    /// What is not wrong enough to stop, in words. To be logged once there is a log.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Puts together what flags, environment and file say. `file` is the one given as a flag; `roles` names the plug-ins of this program.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its name.
+    pub fn load(
+        flags: Options,
+        file: Option<PathBuf>,
+        environment: &Environment,
+        roles: &[&str],
+    ) -> Result<Self, ConfigError> {
+        let file = file.or_else(|| environment.get("HEARSAY_CONFIG").map(PathBuf::from));
+        let from_file = file.as_deref().map(Options::from_file).transpose()?.unwrap_or_default();
+        let options = flags.or(environment.options()?).or(from_file);
+        let mut config = Self::check(options, environment, roles)?;
+        let unknown = environment.unknown();
+        config
+            .warnings
+            .extend(unknown.iter().map(|name| format!("{name} is set and means nothing to a node")));
+        Ok(config)
+    }
+
+    fn check(options: Options, environment: &Environment, roles: &[&str]) -> Result<Self, ConfigError> {
+        let mut warnings = Vec::new();
+        let cluster_key = match &options.key_file {
+            Some(path) => {
+                let (key, warning) = ClusterKey::read(path)?;
+                warnings.extend(warning);
+                Some(key)
+            }
+            None => None,
+        };
+        let named = |field, name: Option<String>| match name {
+            Some(name) => check_service_name(field, &name).map(|()| Some(name)),
+            None => Ok(None),
+        };
+        Ok(Self {
+            roles: check_roles(options.role, roles)?,
+            name: named("name", options.name)?,
+            cluster: named("cluster", options.cluster)?.unwrap_or_else(|| "default".into()),
+            http: listen("http", options.http, Ipv4Addr::UNSPECIFIED, HTTP_PORT)?,
+            swarm: listen("swarm", options.swarm, Ipv4Addr::UNSPECIFIED, SWARM_PORT)?,
+            gateway: listen("gateway", options.gateway, Ipv4Addr::UNSPECIFIED, GATEWAY_PORT)?,
+            dns: listen("dns", options.dns, Ipv4Addr::LOCALHOST, DNS_PORT)?,
+            advertise: parse_all("advertise", &options.advertise)?,
+            join: parse_all("join", &options.join)?,
+            mdns: !options.no_mdns.unwrap_or(false),
+            cluster_key,
+            allowed: options.allow.as_deref().map(read_allowed).transpose()?,
+            data_dir: data_dir(options.ephemeral, options.data_dir, environment)?,
+            demo: options.demo.unwrap_or(false),
+            zone: named("zone", options.zone)?,
+            tags: check_tags(options.tag)?,
+            replicas_expected: options.replicas_expected,
+            allowed_hosts: parse_all("allow-host", &options.allow_host)?,
+            open: options.open.unwrap_or(false),
+            log_format: match options.log_format {
+                Some(text) => {
+                    text.parse().map_err(|problem: String| ConfigError::option("log-format", problem))?
+                }
+                None => LogFormat::default(),
+            },
+            warnings,
+        })
+    }
+
+    /// The node's name: the one it was given, or its host's name and the end of its id. The latter is a DNS label, and no other node's.
+    pub fn name_of(&self, id: NodeId) -> String {
+        self.name
+            .clone()
+            .unwrap_or_else(|| default_name(&rustix::system::uname().nodename().to_string_lossy(), id))
+    }
+}
+
+fn default_name(hostname: &str, id: NodeId) -> String {
+    let label = hostname.split('.').next().unwrap_or_default();
+    let safe: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let id = id.short();
+    // All ASCII by now, so that bytes are characters.
+    let safe = safe.trim_matches('-').get(..DNS_LABEL_MAX - 1 - id.len()).unwrap_or(safe.trim_matches('-'));
+    if safe.is_empty() { format!("node-{id}") } else { format!("{safe}-{id}") }
+}
+
+fn listen(
+    option: &'static str,
+    text: Option<String>,
+    ip: Ipv4Addr,
+    port: u16,
+) -> Result<Listen, ConfigError> {
+    let default = SocketAddr::from((ip, port));
+    match text {
+        Some(text) => {
+            Listen::parse(text.trim(), default).map_err(|problem| ConfigError::option(option, problem))
+        }
+        None => Ok(Listen::Ladder(default)),
+    }
+}
+
+fn parse_all<T: FromStr<Err = String>>(
+    option: &'static str,
+    texts: &[String],
+) -> Result<Vec<T>, ConfigError> {
+    // A trailing comma, or a list that a template filled with nothing, is no reason to stop.
+    let texts = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
+    texts.map(|text| text.parse().map_err(|problem| ConfigError::option(option, problem))).collect()
+}
+
+fn check_roles(given: Vec<String>, known: &[&str]) -> Result<Vec<String>, ConfigError> {
+    let mut roles = Vec::new();
+    for role in given.iter().map(|role| role.trim()).filter(|role| !role.is_empty()) {
+        if !known.contains(&role) {
+            let known = known.join(", ");
+            return Err(ConfigError::option(
+                "role",
+                format!("there is no role {role:?}; there are: {known}"),
+            ));
+        }
+        if !roles.iter().any(|r| r == role) {
+            roles.push(role.to_owned());
+        }
+    }
+    Ok(roles)
+}
+
+fn check_tags(tags: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    if tags.len() > TAGS_MAX {
+        let count = tags.len();
+        return Err(ConfigError::option(
+            "tag",
+            format!("there are {count} tags; at most {TAGS_MAX} are allowed"),
+        ));
+    }
+    match tags
+        .iter()
+        .find(|t| t.is_empty() || t.chars().count() > ID_CHARS_MAX || t.chars().any(char::is_control))
+    {
+        Some(tag) => Err(ConfigError::option(
+            "tag",
+            format!("{tag:?} is no tag: 1 to {ID_CHARS_MAX} characters, none of them a control character"),
+        )),
+        None => Ok(tags),
+    }
+}
+
+fn data_dir(
+    ephemeral: Option<bool>,
+    dir: Option<PathBuf>,
+    environment: &Environment,
+) -> Result<DataDir, ConfigError> {
+    match (ephemeral.unwrap_or(false), dir) {
+        (true, Some(_)) => Err(ConfigError::EphemeralDataDir),
+        (true, None) => Ok(DataDir::Ephemeral),
+        (false, Some(dir)) => Ok(DataDir::Exactly(dir)),
+        (false, None) => {
+            // The XDG base directory specification: a relative path is to be ignored.
+            let directory = |name| environment.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+            let state = directory("XDG_STATE_HOME").or_else(|| Some(directory("HOME")?.join(".local/state")));
+            state.map(|state| DataDir::Slots(state.join("hearsay"))).ok_or(ConfigError::Homeless)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! The promises of [`Config`], each as a claim.
+
+use std::{fs, path::Path};
+
+use clap::{Args as _, FromArgMatches as _};
+use hearsay_protocol::Identity;
+
+use super::*;
+
+const ROLES: [&str; 2] = ["grading", "log"];
+const EXAMPLE: &str = include_str!("../../../docs/node.example.toml");
+
+fn flags(args: &[&str]) -> Options {
+    let command = Options::augment_args(clap::Command::new("node").no_binary_name(true));
+    Options::from_arg_matches(&command.try_get_matches_from(args).unwrap()).unwrap()
+}
+
+/// Loads with these flags, this file's content (if any) and these variables.
+fn load(args: &[&str], file: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    fs::write(&path, file).unwrap();
+    let environment = [("HOME", "/home/me")].iter().chain(variables).copied().collect();
+    Config::load(flags(args), Some(path), &environment, &ROLES)
+}
+
+fn error(args: &[&str], file: &str, variables: &[(&str, &str)]) -> String {
+    load(args, file, variables).unwrap_err().to_string()
+}
+
+#[test]
+fn a_flag_outranks_the_environment_which_outranks_the_file_which_outranks_the_default() {
+    let file = "zone = 'file'\njoin = ['file']\ndemo = true\nhttp = 1\n";
+    let env = [
+        ("HEARSAY_ZONE", "env"),
+        ("HEARSAY_JOIN", "env,env2"),
+        ("HEARSAY_DEMO", "no"),
+        ("HEARSAY_HTTP", "2"),
+    ];
+    let args = ["--zone", "flag", "--join", "flag", "--demo", "--http=3"];
+    // Zone, whom to join, demo, HTTP port.
+    type Expected = (Option<&'static str>, &'static str, bool, Option<u16>);
+    let table: [(&[&str], &str, &[_], Expected); 4] = [
+        (&args, file, &env, (Some("flag"), "flag:7600", true, Some(3))),
+        (&[], file, &env, (Some("env"), "env:7600 env2:7600", false, Some(2))),
+        (&[], file, &[], (Some("file"), "file:7600", true, Some(1))),
+        (&[], "", &[], (None, "", false, None)),
+    ];
+    for (args, file, env, expected) in table {
+        let config = load(args, file, env).unwrap();
+        let join = config.join.iter().map(Join::to_string).collect::<Vec<_>>().join(" ");
+        let http = match config.http {
+            Listen::Exactly(address) => Some(address.port()),
+            Listen::Ladder(_) => None,
+        };
+        assert_eq!((config.zone.as_deref(), join.as_str(), config.demo, http), expected);
+    }
+}
+
+#[test]
+fn the_example_file_is_the_defaults_and_shows_every_option() {
+    let environment: Environment = [("HOME", "/home/me")].into_iter().collect();
+    let defaults = Config::load(Options::default(), None, &environment, &ROLES).unwrap();
+    assert_eq!(load(&[], EXAMPLE, &[]).unwrap(), defaults);
+    // Lines that are commented out, because there is no default to show, must still be true.
+    let (mut shown, mut uncommented) = (Vec::new(), String::new());
+    for line in EXAMPLE.lines() {
+        let line =
+            line.strip_prefix('#').filter(|l| l.contains(" = ") && !l.starts_with(' ')).unwrap_or(line);
+        shown
+            .extend(line.split_once(" = ").filter(|_| !line.starts_with('#')).map(|(key, _)| key.to_owned()));
+        uncommented += &format!("{line}\n");
+    }
+    assert_eq!(shown, Options::names());
+    toml::from_str::<Options>(&uncommented).unwrap();
+}
+
+#[test]
+fn an_unknown_key_is_an_error_that_names_it_and_what_exists() {
+    let error = error(&[], "zone = 'a'\nclustr = 'x'\n", &[]);
+    assert!(error.contains("clustr") && error.contains("`cluster`") && error.contains("line 2"), "{error}");
+}
+
+#[test]
+fn an_unknown_variable_is_a_warning_unless_kubernetes_set_it() {
+    let variables =
+        [("HEARSAY_CLUSTR", "x"), ("HEARSAY_SERVICE_HOST", "10.0.0.1"), ("HEARSAY_PORT", "tcp://x")];
+    let warnings = load(&[], "", &variables).unwrap().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("HEARSAY_CLUSTR"));
+}
+
+#[test]
+fn a_truth_in_the_environment_is_written_in_many_ways_and_nothing_is_not_set() {
+    for (value, expected) in [("1", true), ("true", true), ("yes", true), ("0", false), ("no", false)] {
+        assert_eq!(load(&[], "", &[("HEARSAY_DEMO", value)]).unwrap().demo, expected, "{value}");
+    }
+    assert!(load(&[], "demo = true", &[("HEARSAY_DEMO", "")]).unwrap().demo);
+    let error = error(&[], "", &[("HEARSAY_DEMO", "maybe")]);
+    assert!(error.contains("HEARSAY_DEMO") && error.contains("maybe"), "{error}");
+}
+
+#[test]
+fn default_ports_are_ladders_and_dns_stays_on_loopback() {
+    let config = load(&[], "", &[]).unwrap();
+    for (listen, expected) in [
+        (config.http, "0.0.0.0:7500"),
+        (config.swarm, "0.0.0.0:7600"),
+        (config.gateway, "0.0.0.0:8080"),
+        (config.dns, "127.0.0.1:7553"),
+    ] {
+        assert_eq!(listen, Listen::Ladder(expected.parse().unwrap()));
+    }
+    let dns = load(&["--dns", ":53"], "", &[]).unwrap().dns;
+    assert_eq!(dns, Listen::Exactly("127.0.0.1:53".parse().unwrap()));
+}
+
+#[test]
+fn roles_repeat_or_take_commas_and_an_unknown_one_lists_those_there_are() {
+    let roles = load(&["--role", "log,grading", "--role", "log"], "", &[]).unwrap().roles;
+    assert_eq!(roles, ["log", "grading"]);
+    let error = error(&["--role", "gradin"], "", &[]);
+    assert!(error.contains("gradin") && error.contains("grading, log"), "{error}");
+}
+
+#[test]
+fn a_wrong_value_is_told_with_its_option_and_what_is_allowed() {
+    let long = "x".repeat(129);
+    let table: [(&[&str], &[&str]); 9] = [
+        (&["--name", &long], &["name:", "128"]),
+        (&["--cluster", "a/b"], &["cluster:", "'/'"]),
+        (&["--zone", ""], &["zone:", "1 to 128"]),
+        (&["--http", "x"], &["http:", "IP:PORT"]),
+        (&["--join", "a b"], &["join:", "host:port"]),
+        (&["--advertise", "a/b"], &["advertise:", "host name"]),
+        (&["--tag", "a\u{7}"], &["tag:", "control"]),
+        (&["--log-format", "xml"], &["log-format:", "text and json"]),
+        (&["--key-file", "/nowhere"], &["/nowhere"]),
+    ];
+    for (args, parts) in table {
+        let error = error(args, "", &[]);
+        assert!(parts.iter().all(|part| error.contains(part)), "{args:?}: {error}");
+    }
+    let error = error(&[], "http = 70000", &[]);
+    assert!(error.contains("70000"), "{error}");
+}
+
+#[test]
+fn state_goes_where_xdg_says_and_ephemeral_contradicts_a_directory() {
+    let at = |variables: &[(&str, &str)]| load(&[], "", variables).unwrap().data_dir;
+    assert_eq!(at(&[]), DataDir::Slots("/home/me/.local/state/hearsay".into()));
+    assert_eq!(at(&[("XDG_STATE_HOME", "/state")]), DataDir::Slots("/state/hearsay".into()));
+    assert_eq!(at(&[("XDG_STATE_HOME", "relative")]), DataDir::Slots("/home/me/.local/state/hearsay".into()));
+    assert_eq!(load(&["--ephemeral"], "", &[]).unwrap().data_dir, DataDir::Ephemeral);
+    let both = load(&["--ephemeral"], "data-dir = '/x'", &[]).unwrap_err();
+    assert!(matches!(both, ConfigError::EphemeralDataDir));
+    let freed = load(&["--ephemeral=false"], "data-dir = '/x'\nephemeral = true", &[]).unwrap();
+    assert_eq!(freed.data_dir, DataDir::Exactly("/x".into()));
+    let homeless = Config::load(Options::default(), None, &Environment::default(), &ROLES);
+    assert!(matches!(homeless, Err(ConfigError::Homeless)));
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let environment = Environment::from_iter([("HEARSAY_CONFIG", "/nowhere/node.toml")]);
+    let error = Config::load(Options::default(), None, &environment, &ROLES).unwrap_err();
+    assert!(
+        matches!(&error, ConfigError::File { path, .. } if path == Path::new("/nowhere/node.toml")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_default_name_is_a_dns_label_that_no_other_node_has() {
+    let id = Identity::from_seed(&[1; 32]).id();
+    let short = id.short();
+    for (host, expected) in [
+        ("db1", format!("db1-{short}")),
+        ("db1.example.com", format!("db1-{short}")),
+        ("-My_Laptop!", format!("My-Laptop-{short}")),
+        ("", format!("node-{short}")),
+        ("ü", format!("node-{short}")),
+    ] {
+        assert_eq!(default_name(host, id), expected);
+    }
+    assert_eq!(default_name(&"x".repeat(100), id).len(), 63);
+}

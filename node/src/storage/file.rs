@@ -1,0 +1,110 @@
+//! Small files: read whole within a bound, written whole or not at all.
+//!
+//! A file that is written in place can be found half written after a crash. Here the new content goes to a temporary neighbour, is synced, and
+//! takes the old one's name in one step; then the directory is synced, or the rename itself could be forgotten.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+use zeroize::Zeroizing;
+
+/// For the owner alone.
+pub(crate) const PRIVATE: u32 = 0o600;
+/// For everybody to read.
+pub(crate) const PUBLIC: u32 = 0o644;
+
+/// What a file holds, and who else may read it. The text is wiped when dropped, since it may be a key.
+pub(crate) struct Content {
+    pub(crate) text: Zeroizing<String>,
+    /// The permission bits.
+    pub(crate) mode: u32,
+}
+
+impl Content {
+    /// Whether others than the owner may read or write the file.
+    pub(crate) fn is_too_open(&self) -> bool {
+        self.mode & 0o077 != 0
+    }
+}
+
+/// Reads a text file of at most `bytes_max`. `None`: there is no such file.
+pub(crate) fn read(path: &Path, bytes_max: usize) -> io::Result<Option<Content>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mode = file.metadata()?.mode() & 0o7777;
+    // One byte over the bound tells "too long" from "just as long". Reserved in advance, so that nothing is copied about while growing.
+    let mut text = Zeroizing::new(String::with_capacity((bytes_max + 1).min(4096)));
+    file.take(bytes_max as u64 + 1).read_to_string(&mut text)?;
+    if text.len() > bytes_max {
+        return Err(io::Error::other(format!("it is longer than {bytes_max} bytes")));
+    }
+    Ok(Some(Content { text, mode }))
+}
+
+/// Replaces the file's content, or leaves the old one untouched. On disk when this returns.
+pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    };
+    let mut temporary = name.to_owned();
+    temporary.push(".tmp");
+    let temporary = dir.join(temporary);
+    // A crash may have left one behind, with whatever permissions; the directory is locked, so nobody is at work on it.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let written = write_new(&temporary, content, mode).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // The old content is still there; the failed attempt should not take up room on what may be a full disk.
+        _ = fs::remove_file(&temporary);
+    }
+    written?;
+    File::open(dir)?.sync_all()
+}
+
+fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_replaces_the_whole_and_keeps_the_mode_it_was_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        write(&path, b"a long first content", PUBLIC).unwrap();
+        write(&path, b"short", PRIVATE).unwrap();
+        let content = read(&path, 5).unwrap().unwrap();
+        assert_eq!(content.text.as_str(), "short");
+        assert!(!content.is_too_open());
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_does_not_hinder_the_next_write() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("x.tmp"), "half").unwrap();
+        write(&dir.path().join("x"), b"whole", PRIVATE).unwrap();
+        assert!(!dir.path().join("x.tmp").exists());
+    }
+
+    #[test]
+    fn a_file_over_the_bound_is_refused_and_a_missing_one_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        assert!(read(&path, 10).unwrap().is_none());
+        fs::write(&path, "0123456789a").unwrap();
+        assert!(read(&path, 10).is_err());
+    }
+}
