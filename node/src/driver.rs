@@ -27,7 +27,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     metrics::Metrics,
-    presence::Presentation,
+    presentation::Presentation,
+    seek,
     swarm::{self, Behaviour, BehaviourEvent, node_of, peer_of, proves_absence},
     view::View,
 };
@@ -187,7 +188,8 @@ impl Driver {
             Order::Leave(done) => {
                 self.feed(Input::Command(Command::Leave));
                 self.farewell = Some((done, Instant::now() + FAREWELL_MAX));
-                self.next_housekeeping = Instant::now() + FAREWELL_MAX;
+                // Once its farewell is out; at once if there is nobody to tell.
+                self.next_housekeeping = Instant::now();
             }
         }
     }
@@ -231,6 +233,7 @@ impl Driver {
                 // Nobody may wait for it any more.
                 _ = done.send(());
             } else {
+                self.next_housekeeping = self.next_housekeeping.min(until);
                 self.farewell = Some((done, until));
             }
         }

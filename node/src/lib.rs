@@ -1,7 +1,22 @@
 //! Hearsay's node: the swarm, storage, HTTP and command line around `hearsay-protocol`'s core.
 
 pub mod admission;
+pub mod banner;
+pub mod cli;
 pub mod config;
+pub mod control;
+pub mod driver;
 pub mod escape;
+pub mod http;
+pub mod logging;
+pub mod metrics;
+pub mod ports;
+pub mod presentation;
+mod run;
+pub mod seek;
 pub mod storage;
+pub mod swarm;
+pub mod timestamp;
 pub mod view;
+
+pub use run::run;

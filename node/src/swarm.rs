@@ -10,7 +10,8 @@
 
 use std::{io, time::Duration};
 
-use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::Either};
+use either::Either;
+use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use hearsay_protocol::{NodeId, wire::MESSAGE_BYTES_MAX};
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, Transport as _,
