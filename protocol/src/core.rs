@@ -200,7 +200,7 @@ impl Core {
             }
             Input::Subscribed(peer) => self.on_subscribed(now, peer),
             Input::Pong(peer, rtt) => {
-                self.health.observe(now, rtt);
+                self.health.answered(now, peer, rtt);
                 self.watch.pong(now, peer);
                 self.change(Change::Rtt(peer, Some(rtt)));
             }
@@ -233,7 +233,7 @@ impl Core {
     /// The moment that was promised to the last caller of [`Core::poll_timeout`] has passed by how much?
     fn notice_lateness(&mut self, now: Time) {
         let late = now.since(self.poll_timeout(now));
-        self.health.observe(now, late);
+        self.health.timer_late(now, late);
         if late >= OVERSLEPT {
             self.counters.overslept += 1;
             self.watch.forgive(now);
@@ -276,6 +276,7 @@ impl Core {
 
     fn tidy(&mut self, now: Time) {
         self.liveness.tidy(now);
+        self.health.tidy(now);
         for limit in
             [&mut self.entries_limit, &mut self.evidence_limit, &mut self.misdeeds, &mut self.unknown_relayed]
         {

@@ -161,14 +161,14 @@ impl Liveness {
         if case.failed || known || case.reports.len() >= REPORTS_MAX { Heard::Known } else { Heard::News }
     }
 
-    /// Takes evidence whose signature was checked.
-    pub fn hear(&mut self, now: Time, evidence: Evidence) -> Heard {
+    /// Takes evidence whose signature was checked. `since`: when its subject could first refute it; now, unless others have waited already.
+    pub fn hear(&mut self, now: Time, evidence: Evidence, since: Time) -> Heard {
         let heard = self.weigh(&evidence.claim);
         if heard == Heard::News
             && let Some(case) = self.cases.get_mut(&evidence.claim.subject)
         {
             let Claim { observer, subject, .. } = evidence.claim;
-            case.since.get_or_insert(now);
+            case.since.get_or_insert(since);
             case.reports.insert(observer, evidence);
             self.accused.insert(subject);
             self.count_accusation(now, observer, subject);
@@ -310,7 +310,7 @@ mod tests {
                 version: Version(1),
                 strength,
             };
-            self.liveness.hear(at(ms), claim.sign(&who(observer), "home"))
+            self.liveness.hear(at(ms), claim.sign(&who(observer), "home"), at(ms))
         }
 
         fn verdict(&mut self, ms: u64, subject: u8) -> Verdict {

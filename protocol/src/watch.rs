@@ -260,7 +260,7 @@ impl Watch {
                 if ping_due {
                     s.next_ping = now + interval;
                 }
-                if s.unanswered.is_some_and(|sent| sent + patience <= now)
+                if s.unanswered.is_some_and(|sent| sent + patience + health.extra(now, *id) <= now)
                     && s.reported.is_none_or(|at| at + interval <= now)
                 {
                     s.reported = Some(now);
@@ -299,12 +299,12 @@ impl Watch {
     /// When something will be due. Never in the past of `now`.
     pub fn next_due(&self, now: Time, health: &Health) -> Option<Time> {
         let patience = self.patience(now, health);
-        let due = |s: &Subject| {
+        let due = |(id, s): (&NodeId, &Subject)| {
             if s.connected {
                 let ping = s.watched.then_some(s.next_ping);
                 let doubt = s.doubted.then_some(now);
                 let repeat = s.reported.map_or(Time::ZERO, |at| at + self.ping_interval);
-                let silence = s.unanswered.map(|sent| repeat.max(sent + patience));
+                let silence = s.unanswered.map(|sent| repeat.max(sent + patience + health.extra(now, *id)));
                 ping.into_iter().chain(doubt).chain(silence).min()
             } else {
                 let dial = s.dialled.map(|at| at + patience * 2);
@@ -312,7 +312,7 @@ impl Watch {
                 s.dial_at.into_iter().chain(dial).chain(unreached).min()
             }
         };
-        self.subjects.values().filter_map(due).min()
+        self.subjects.iter().filter_map(due).min()
     }
 }
 

@@ -31,7 +31,7 @@ impl Core {
         }
         let evidence = claim.sign(&self.me, &self.config.cluster);
         self.counters.accusations_made += 1;
-        self.accept(now, evidence.clone());
+        self.accept(now, evidence.clone(), now);
         self.publish_evidence(evidence);
     }
 
@@ -49,7 +49,7 @@ impl Core {
 
     /// Evidence by gossip.
     pub(super) fn hear_all(&mut self, now: Time, evidence: Vec<Evidence>, from: NodeId) -> Judgement {
-        let worths: Vec<Worth> = evidence.into_iter().map(|e| self.hear(now, e, from)).collect();
+        let worths: Vec<Worth> = evidence.into_iter().map(|e| self.hear(now, e, from, now)).collect();
         if worths.contains(&Worth::Bad) {
             Judgement::Reject
         } else if worths.contains(&Worth::News) {
@@ -59,15 +59,13 @@ impl Core {
         }
     }
 
-    /// One piece of evidence from anywhere.
-    pub(super) fn hear(&mut self, now: Time, evidence: Evidence, from: NodeId) -> Worth {
+    /// One piece of evidence from anywhere. `since` is when the time to refute it began.
+    pub(super) fn hear(&mut self, now: Time, evidence: Evidence, from: NodeId, since: Time) -> Worth {
         let Claim { observer, subject, incarnation, version, .. } = evidence.claim;
         let about_me = subject == self.id;
-        // Only members bear witness: identities cost nothing, members can be counted. What somebody on the other side of a partition
-        // says of this node must be refuted, even while each believes the other dead. Our own words come back to us, too.
-        let witness =
-            if about_me { self.concluded.contains_key(&observer) } else { self.present.contains(&observer) };
-        if observer == self.id || !witness {
+        // Only members bear witness: identities cost nothing, members can be counted. One that has died since has still seen it, and one
+        // on the other side of a partition must be refuted even while each believes the other dead. Our own words come back, too.
+        if observer == self.id || !self.concluded.contains_key(&observer) {
             return Worth::Stale;
         }
         let current = self.own.incarnation() == incarnation && version >= self.own_header_version();
@@ -91,7 +89,7 @@ impl Core {
             self.refute(now, observer);
             return Worth::News;
         }
-        self.accept(now, evidence);
+        self.accept(now, evidence, since);
         // Look for ourselves where we can: those that watch it, and those that happen to be connected.
         let concerned = self.overlay.watched().contains(&subject) || self.links.is_connected(subject);
         if concerned && self.concluded(subject) == Some(MemberState::Suspect) {
@@ -100,9 +98,9 @@ impl Core {
         Worth::News
     }
 
-    fn accept(&mut self, now: Time, evidence: Evidence) {
+    fn accept(&mut self, now: Time, evidence: Evidence, since: Time) {
         let Claim { observer: by, subject, strength, .. } = evidence.claim;
-        if self.liveness.hear(now, evidence) == Heard::News {
+        if self.liveness.hear(now, evidence, since) == Heard::News {
             self.event(Event::Accused { by, subject, strength });
             let strong = strength == Strength::Strong;
             self.change(Change::Explained(subject, Explanation::Accused { by, strong }));
@@ -120,7 +118,7 @@ impl Core {
         {
             self.out.push_back(Output::Disconnect(subject));
         }
-        let suspicion = self.health.stretch(now, self.config.suspicion);
+        let suspicion = self.suspicion(now, subject);
         let verdict = self.liveness.conclude(now, subject, &self.present, suspicion);
         let state = match verdict {
             Verdict::Clear => MemberState::Alive,
@@ -177,9 +175,14 @@ impl Core {
         }
     }
 
+    /// How long it may take to refute.
+    fn suspicion(&self, now: Time, subject: NodeId) -> std::time::Duration {
+        self.health.stretch(now, self.config.suspicion) + self.health.extra(now, subject)
+    }
+
     /// Puts a member where it belongs in the overlay.
     fn place(&mut self, now: Time, id: NodeId, state: MemberState) {
-        let suspicion = self.health.stretch(now, self.config.suspicion);
+        let suspicion = self.suspicion(now, id);
         let reliable = state.is_present() && !self.liveness.is_doubted(now, id, suspicion);
         self.overlay_moved |= self.overlay.set(id, true, reliable);
     }

@@ -54,6 +54,7 @@ impl Core {
     /// Pages by anti-entropy. Returns whether there was news in them.
     pub(super) fn take_pages(&mut self, now: Time, pages: Vec<Page>, from: NodeId) -> bool {
         let mut any_news = false;
+        let mut heard = Vec::new();
         for mut page in pages {
             if !page.covers.is_well_formed() {
                 self.malformed(now, from, "page");
@@ -81,13 +82,17 @@ impl Core {
                     any_news = true;
                 }
             }
-            for evidence in evidence {
-                if self.hear(now, evidence.clone(), from) == Worth::News {
-                    any_news = true;
-                    // Its watchers may be on the other side of what was a partition. A newcomer tells nobody: all know.
-                    if was_present {
-                        self.publish_evidence(evidence);
-                    }
+            heard.extend(evidence.into_iter().map(|evidence| (evidence, was_present)));
+        }
+        // Last, because its observers may come on a later page than its subject.
+        for (evidence, was_present) in heard {
+            // To a newcomer the others' verdict is old; here its subject may still refute it.
+            let since = if was_present { now } else { Time::ZERO };
+            if self.hear(now, evidence.clone(), from, since) == Worth::News {
+                any_news = true;
+                // Its watchers may be on the other side of what was a partition. A newcomer tells nobody: all know.
+                if was_present {
+                    self.publish_evidence(evidence);
                 }
             }
         }

@@ -198,3 +198,15 @@ fn the_same_seed_gives_the_same_trace() {
     assert_eq!(run(3), run(3));
     assert_ne!(run(3), run(4));
 }
+
+#[test]
+fn a_newcomer_believes_the_verdicts_of_witnesses_that_have_died_since() {
+    let mut sim = cluster(13, 12);
+    for dead in 0..6 {
+        sim.crash(dead);
+        sim.run_for(2 * S);
+    }
+    sim.add(Some(7));
+    let took = within(&mut sim, 5 * S, "the newcomer sees what all see", Sim::has_converged);
+    assert!(took < S, "{took:?}");
+}
