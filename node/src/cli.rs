@@ -1,0 +1,215 @@
+//! The command line: `node` runs a node, `node <command>` asks one.
+//!
+//! A command is a client like any other: it knows a node by its URL alone and speaks HTTP. What it prints and how it ends is a contract with
+//! scripts: tables for people, the node's JSON with `--json`; exit code 0 for success, 1 for failure, 2 for wrong usage or no match, 3 when no node answers.
+
+mod answers;
+mod ask;
+mod client;
+mod doctor;
+mod failure;
+mod output;
+mod sse;
+mod watch;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use self::{
+    client::{Client, DEFAULT_NODE},
+    failure::Failure,
+    output::Output,
+};
+use crate::{
+    admission::ClusterKey,
+    config::{Config, Environment, Options},
+    logging,
+    storage::Secret,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  node                              run a plain node; start a second one and they find each other
+  node --role grading,portal --demo a node with two plug-ins and sample data
+  node --join db1 --cluster shop    join the cluster \"shop\" by way of the host db1
+  node services                     who offers what
+  node members                      which nodes there are, and how they are
+  node watch                        every change as it happens
+  node doctor                       why do my nodes not see each other?
+
+Every option of a node is also a variable of the environment (--data-dir is HEARSAY_DATA_DIR) and a key in the
+file that --config names (data-dir). A flag outranks the environment, which outranks the file.
+
+Exit codes of commands: 0 done, 1 failed, 2 wrong usage or no match, 3 no node answers.";
+
+/// Service discovery without a registry: runs a node, or asks one
+#[derive(Debug, Parser)]
+#[command(name = "node", version, after_help = EXAMPLES, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// File with the options of a node, in TOML
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    options: Options,
+
+    /// The node to ask (or HEARSAY_NODE) [default: http://127.0.0.1:7500]
+    #[arg(long, value_name = "URL", global = true, help_heading = "Options of commands")]
+    node: Option<String>,
+
+    /// API token of that node, for writes from another machine (better: HEARSAY_TOKEN)
+    #[arg(long, global = true, help_heading = "Options of commands")]
+    token: Option<String>,
+
+    /// Print JSON, for programs
+    #[arg(long, global = true, help_heading = "Options of commands")]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List services and who offers them
+    #[command(after_help = "Examples:\n  node services\n  node services grading\n  \
+                            node services grading --json | jq -r '.services.grading[].url'")]
+    Services {
+        /// Only this one; exit code 2 if nobody offers it
+        name: Option<String>,
+    },
+    /// List the nodes of the cluster
+    #[command(after_help = "Examples:\n  node members\n  node members --node http://db1:7500\n  \
+                            node members --json | jq -r '.members[] | select(.state == \"alive\") | .id'")]
+    Members,
+    /// Print every change of the services as it happens, one a line, until interrupted
+    Watch,
+    /// Tell why a service or member is as it is: who saw what, and when
+    #[command(after_help = "Examples:\n  node why grading\n  node why db1-00aa11")]
+    Why {
+        /// A service, or the name or id of a member
+        name: String,
+    },
+    /// Let the node say goodbye, finish its requests and stop
+    Leave,
+    /// Make a cluster key, without which nobody can join
+    #[command(
+        after_help = "Example:\n  (umask 077; node keygen > cluster.key)\n  node --key-file cluster.key\n\n\
+                            Every node of the cluster needs the same file."
+    )]
+    Keygen,
+    /// Find out why nodes do not see each other; exit code 1 if something is wrong
+    Doctor,
+    /// Ask whether the node is ready; exit code 0 if so (for a container's HEALTHCHECK)
+    Health,
+    /// Print completions for a shell
+    #[command(
+        after_help = "Example:\n  node completions bash > ~/.local/share/bash-completion/completions/node"
+    )]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Does what the command line says. `roles` names the plug-ins of this program; `run` runs a node until it has left.
+///
+/// For a program with plug-ins of its own, this is the whole of `main`.
+pub fn main(roles: &[&str], run: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, with code 0. A reader that is gone does not matter.
+            _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let environment = Environment::of_process();
+    let ended = match &cli.command {
+        Some(command) => ask(&cli, command, &environment).map(|()| ExitCode::SUCCESS),
+        None => start(cli, roles, &environment, run),
+    };
+    ended.unwrap_or_else(|failure| failure.report())
+}
+
+fn start(
+    cli: Cli,
+    roles: &[&str],
+    environment: &Environment,
+    run: impl FnOnce(Config) -> anyhow::Result<()>,
+) -> Result<ExitCode, Failure> {
+    if cli.node.is_some() || cli.token.is_some() || cli.json {
+        return Err(Failure::Usage(
+            "--node, --token and --json belong to commands such as `node services`".into(),
+        ));
+    }
+    let config = Config::load(cli.options, cli.config, environment, roles)?;
+    logging::init(config.log_format, environment).map_err(|error| Failure::Usage(error.to_string()))?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    run(config).map_err(Failure::Failed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ask(cli: &Cli, command: &Command, environment: &Environment) -> Result<(), Failure> {
+    if cli.config.is_some() || cli.options != Options::default() {
+        return Err(Failure::Usage("a command takes no options of a node".into()));
+    }
+    let output = Output::new(cli.json, environment);
+    match command {
+        Command::Keygen => {
+            let key = ClusterKey::random().map_err(|error| Failure::Failed(error.into()))?;
+            return output.print(key.to_file().expose());
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "node", &mut script);
+            return output.print(&String::from_utf8_lossy(&script));
+        }
+        _ => {}
+    }
+    let said = |flag: &Option<String>, variable| {
+        flag.clone().or_else(|| environment.get(variable).map(|value| value.to_string_lossy().into_owned()))
+    };
+    let url = said(&cli.node, "HEARSAY_NODE").unwrap_or_else(|| DEFAULT_NODE.into());
+    let client = Client::new(&url, said(&cli.token, "HEARSAY_TOKEN").map(Secret::new))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        match command {
+            Command::Services { name } => ask::services(&client, output, name.as_deref()).await,
+            Command::Members => ask::members(&client, output).await,
+            Command::Watch => watch::watch(&client, output).await,
+            Command::Why { name } => ask::why(&client, output, name).await,
+            Command::Leave => ask::leave(&client, output).await,
+            Command::Health => ask::health(&client, output).await,
+            Command::Doctor => doctor::doctor(&client, output).await,
+            Command::Keygen | Command::Completions { .. } => Ok(()),
+        }
+    });
+    // A name that is still being resolved has a thread of its own; the answer is no longer of interest.
+    runtime.shutdown_background();
+    ended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_option_of_a_node_is_hidden_behind_an_option_of_commands() {
+        let mut longs: Vec<_> =
+            Cli::command().get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect();
+        let all = longs.len();
+        longs.sort();
+        longs.dedup();
+        assert_eq!(longs.len(), all);
+    }
+}

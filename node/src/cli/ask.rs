@@ -1,0 +1,106 @@
+//! The commands that ask one question and print the answer.
+
+use http::Method;
+use serde_json::Value;
+
+use super::{
+    answers::{Members, Services, Why, plain},
+    client::{Client, segment},
+    failure::Failure,
+    output::{Output, Tone},
+};
+
+/// Who offers what, or who offers `name`.
+pub(super) async fn services(client: &Client, output: Output, name: Option<&str>) -> Result<(), Failure> {
+    let answer = match name {
+        Some(name) => client.get(&format!("/services/{}", segment(name))).await?,
+        None => client.get("/services").await?,
+    };
+    if output.json {
+        return output.json(&answer.body);
+    }
+    let services: Services = answer.json()?;
+    let rows: Vec<_> = services
+        .services
+        .iter()
+        .flat_map(|(service, instances)| instances.iter().map(move |instance| (service, instance)))
+        .map(|(service, i)| {
+            let cells = [service, &i.node, &i.url, &i.health, &i.tags.join(",")].map(String::clone);
+            (Tone::of(&i.health), cells.to_vec())
+        })
+        .collect();
+    if rows.is_empty() {
+        return output.line(Tone::Plain, "no services yet; `node --role grading --demo` starts one");
+    }
+    output.table(&["SERVICE", "NODE", "URL", "HEALTH", "TAGS"], &rows)
+}
+
+/// Which nodes there are.
+pub(super) async fn members(client: &Client, output: Output) -> Result<(), Failure> {
+    let answer = client.get("/members").await?;
+    if output.json {
+        return output.json(&answer.body);
+    }
+    let mut members: Members = answer.json()?;
+    members.members.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    let rows: Vec<_> = members
+        .members
+        .iter()
+        .map(|m| {
+            let rtt = m.rtt_ms.map(|ms| format!("{ms:.1} ms")).unwrap_or_default();
+            let http = m.http.clone().unwrap_or_default();
+            let cells = vec![
+                m.name.clone(),
+                m.state.clone(),
+                plain(&m.since),
+                m.roles.join(","),
+                http,
+                rtt,
+                plain(&m.version),
+            ];
+            (Tone::of(&m.state), cells)
+        })
+        .collect();
+    output.table(&["NAME", "STATE", "SINCE", "ROLES", "HTTP", "RTT", "VERSION"], &rows)
+}
+
+/// What happened to a service or member.
+pub(super) async fn why(client: &Client, output: Output, name: &str) -> Result<(), Failure> {
+    let answer = client.get(&format!("/why/{}", segment(name))).await?;
+    if output.json {
+        return output.json(&answer.body);
+    }
+    let why: Why = answer.json()?;
+    if why.events.is_empty() {
+        return output.line(Tone::Plain, "nothing has happened to it that this node remembers");
+    }
+    for event in &why.events {
+        let said = if event.text.is_empty() { &event.event } else { &event.text };
+        let by = event.by.as_ref().filter(|by| !said.contains(by.as_str()));
+        let by = by.map(|by| format!(" (by {by})")).unwrap_or_default();
+        output.line(Tone::Plain, &format!("{}  {said}{by}", plain(&event.time)))?;
+    }
+    Ok(())
+}
+
+/// Lets the node go.
+pub(super) async fn leave(client: &Client, output: Output) -> Result<(), Failure> {
+    let answer = client.ask(Method::PUT, "/v1/agent/leave").await?.expect_success()?;
+    match serde_json::from_slice::<Value>(&answer.body) {
+        Ok(_) if output.json => output.json(&answer.body),
+        _ => output.line(Tone::Good, &format!("the node at {} is leaving", client.url())),
+    }
+}
+
+/// Whether the node is ready.
+pub(super) async fn health(client: &Client, output: Output) -> Result<(), Failure> {
+    let answer = client.ask(Method::GET, "/readyz").await?;
+    if !answer.status.is_success() {
+        return Err(Failure::Refused(format!("the node is not ready: {}", answer.problem())));
+    }
+    match serde_json::from_slice::<Value>(&answer.body) {
+        Ok(_) if output.json => output.json(&answer.body),
+        _ if output.json => output.print("{\"ready\":true}\n"),
+        _ => output.line(Tone::Good, "ready"),
+    }
+}

@@ -1,0 +1,77 @@
+//! How a command ends when it does not end well: what it prints, and its exit code.
+
+use std::{io, process::ExitCode};
+
+use crate::{config::ConfigError, escape::escaped, storage::StorageError};
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The command line makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// The options of a node make no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is nothing of the name that was asked for.
+    #[error("{0}")]
+    NoMatch(String),
+    /// Nobody answers.
+    #[error("no node answers at {url}: {problem}")]
+    Unreachable {
+        /// Whom was asked.
+        url: String,
+        /// What came instead of an answer.
+        problem: String,
+    },
+    /// A node answered that it will not, or cannot.
+    #[error("{0}")]
+    Refused(String),
+    /// Something else went wrong.
+    #[error("{0:#}")]
+    Failed(anyhow::Error),
+    /// Standard output is closed or full.
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl Failure {
+    /// The exit codes that scripts rely on: design, section 11.
+    fn code(&self) -> u8 {
+        match self {
+            Self::Refused(_) | Self::Failed(_) | Self::Output(_) => 1,
+            Self::Usage(_) | Self::Config(_) | Self::NoMatch(_) => 2,
+            Self::Unreachable { .. } => 3,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        match self {
+            Self::Usage(_) => Some("`node help` shows how it is meant".into()),
+            Self::Config(error) => Some(error.advice().into()),
+            Self::Unreachable { .. } => {
+                Some("start one with `node`, or name another with --node URL (or HEARSAY_NODE)".into())
+            }
+            Self::Failed(error) => {
+                error.chain().find_map(|cause| cause.downcast_ref()).map(StorageError::advice)
+            }
+            Self::NoMatch(_) | Self::Refused(_) | Self::Output(_) => None,
+        }
+    }
+
+    /// Tells the person on standard error, and gives the code to exit with.
+    pub(super) fn report(&self) -> ExitCode {
+        // Whoever reads our output has seen enough (`node members | head -1`). That is no error of ours.
+        if matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS;
+        }
+        // Its lines are escaped one by one: what a configuration file's error quotes spans several.
+        for (number, line) in self.to_string().lines().enumerate() {
+            eprintln!("{}{}", if number == 0 { "error: " } else { "" }, escaped(line));
+        }
+        if let Some(advice) = self.advice() {
+            eprintln!("what to do: {}", escaped(&advice));
+        }
+        ExitCode::from(self.code())
+    }
+}

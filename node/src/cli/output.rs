@@ -1,0 +1,149 @@
+//! What commands print: tables for people, JSON for programs.
+//!
+//! A table is plain columns without borders, so that it also fits a pipe into `awk`. One row is one line whatever stands in its cells: they come
+//! from other nodes and are escaped here. Colour belongs to the terminal: none in a pipe, and none under `NO_COLOR` (no-color.org).
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use comfy_table::{ContentArrangement, Table, presets::NOTHING};
+
+use super::failure::Failure;
+use crate::{config::Environment, escape::escaped};
+
+/// What a line means, shown as its colour.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Tone {
+    Plain,
+    Good,
+    Warning,
+    Bad,
+    Faint,
+}
+
+impl Tone {
+    /// The tone of a member's state or an instance's health.
+    pub(super) fn of(word: &str) -> Self {
+        match word {
+            "suspect" | "warning" => Self::Warning,
+            "failed" | "critical" => Self::Bad,
+            "left" => Self::Faint,
+            _ => Self::Plain,
+        }
+    }
+
+    /// The parameter of the escape sequence (ECMA-48, SGR).
+    fn sgr(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Good => Some("32"),
+            Self::Warning => Some("33"),
+            Self::Bad => Some("31"),
+            Self::Faint => Some("2"),
+        }
+    }
+}
+
+/// How to print here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output {
+    /// As JSON, for a program.
+    pub(super) json: bool,
+    colour: bool,
+}
+
+impl Output {
+    /// As standard output and environment want it.
+    pub(super) fn new(json: bool, environment: &Environment) -> Self {
+        let wanted = environment.get("NO_COLOR").is_none()
+            && environment.get("TERM").is_none_or(|terminal| terminal != "dumb");
+        Self { json, colour: wanted && io::stdout().is_terminal() }
+    }
+
+    /// Prints a text that is already safe, and leaves nothing in a buffer.
+    pub(super) fn print(self, text: &str) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Prints one line.
+    pub(super) fn line(self, tone: Tone, text: &str) -> Result<(), Failure> {
+        self.print(&format!("{}\n", self.toned(tone, &escaped(text))))
+    }
+
+    /// Prints a node's JSON as the node wrote it, but for the control characters that JSON lets pass (those above U+007E). Escaped in
+    /// JSON's own way, it stays the same JSON.
+    pub(super) fn json(self, body: &[u8]) -> Result<(), Failure> {
+        let no_json = |why: String| Failure::Refused(format!("that answer is not a node's: {why}"));
+        serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|error| no_json(error.to_string()))?;
+        let text = std::str::from_utf8(body).map_err(|error| no_json(error.to_string()))?;
+        let mut safe = String::with_capacity(text.len() + 1);
+        for line in text.lines() {
+            safe += &escaped(line);
+            safe.push('\n');
+        }
+        self.print(&safe)
+    }
+
+    /// Prints rows under a header.
+    pub(super) fn table(self, header: &[&str], rows: &[(Tone, Vec<String>)]) -> Result<(), Failure> {
+        self.print(&self.render(header, rows))
+    }
+
+    fn render(self, header: &[&str], rows: &[(Tone, Vec<String>)]) -> String {
+        let mut table = Table::new();
+        table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+        for (_, cells) in rows {
+            // An empty cell would shift the columns for whoever splits the line at its spaces.
+            table.add_row(cells.iter().map(|cell| match cell.trim() {
+                "" => "-".to_owned(),
+                cell => escaped(cell).into_owned(),
+            }));
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        let tones = std::iter::once(Tone::Faint).chain(rows.iter().map(|(tone, _)| *tone));
+        let lines = table.lines().zip(tones);
+        lines.map(|(line, tone)| format!("{}\n", self.toned(tone, line.trim_end()))).collect()
+    }
+
+    fn toned(self, tone: Tone, text: &str) -> String {
+        match tone.sgr().filter(|_| self.colour) {
+            Some(sgr) => format!("\x1b[{sgr}m{text}\x1b[0m"),
+            None => text.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<(Tone, Vec<String>)> {
+        vec![
+            (Tone::Plain, vec!["grading".into(), String::new(), "alive".into()]),
+            (Tone::Bad, vec!["a\x1b[2J\nb".into(), "x".into(), "failed".into()]),
+        ]
+    }
+
+    #[test]
+    fn a_row_is_a_line_and_a_cell_commands_nothing() {
+        let text = Output { json: false, colour: false }.render(&["NAME", "TAGS", "STATE"], &rows());
+        assert_eq!(
+            text,
+            "NAME            TAGS  STATE\n\
+             grading         -     alive\n\
+             a\\u001b[2J\\nb  x     failed\n"
+        );
+    }
+
+    #[test]
+    fn colour_marks_whole_lines_and_only_where_it_is_wanted() {
+        let text = Output { json: false, colour: true }.render(&["NAME", "TAGS", "STATE"], &rows());
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[1].starts_with("grading"), "{text:?}");
+        assert!(lines[2].starts_with("\x1b[31m") && lines[2].ends_with("\x1b[0m"), "{text:?}");
+    }
+}
