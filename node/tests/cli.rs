@@ -1,6 +1,8 @@
 //! The command line as scripts see it: the real program against a server that plays the node. What is claimed here is a contract: exit codes,
 //! what goes to which output, and which request is sent.
 
+#![allow(clippy::unwrap_used, reason = "in a test, an unwrap that fails is the test failing")]
+
 mod server;
 
 use std::{
