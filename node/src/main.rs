@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-/// Until the list of plug-ins is there to be asked.
-const ROLES: [&str; 5] = ["log", "grading", "portal", "gateway", "visits"];
-
 fn main() -> ExitCode {
-    hearsay_node::cli::main(&ROLES, |_config| anyhow::bail!("this build cannot run a node yet"))
+    let services = hearsay_services::builtin();
+    let roles: Vec<String> = services.iter().map(|s| s.name().to_owned()).collect();
+    let roles: Vec<&str> = roles.iter().map(String::as_str).collect();
+    hearsay_node::cli::main(&roles, |config| hearsay_node::run(config, services))
 }

@@ -57,8 +57,9 @@ impl NodeId {
     /// Whether this node signed `message`.
     pub(crate) fn has_signed(&self, message: &[u8], signature: &Signature) -> bool {
         // `verify_strict` also refuses keys of small order, for which one signature would fit many messages.
-        VerifyingKey::from_bytes(&self.0)
-            .is_ok_and(|key| key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok())
+        VerifyingKey::from_bytes(&self.0).is_ok_and(|key| {
+            key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok()
+        })
     }
 }
 
@@ -100,8 +101,10 @@ impl fmt::Debug for Signature {
 impl Serialize for Signature {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         let (left, right) = self.0.split_at(32);
-        let halves: ([u8; 32], [u8; 32]) =
-            (left.try_into().map_err(serde::ser::Error::custom)?, right.try_into().map_err(serde::ser::Error::custom)?);
+        let halves: ([u8; 32], [u8; 32]) = (
+            left.try_into().map_err(serde::ser::Error::custom)?,
+            right.try_into().map_err(serde::ser::Error::custom)?,
+        );
         halves.serialize(s)
     }
 }

@@ -239,7 +239,9 @@ impl ProviderTable {
                     self.members_touched = self.tick();
                 }
             }
-            Change::Instance { node, id, instance } => self.apply_instance(now, node, id, instance.map(|i| *i)),
+            Change::Instance { node, id, instance } => {
+                self.apply_instance(now, node, id, instance.map(|i| *i))
+            }
             Change::Rtt(id, rtt) => {
                 if let Some(member) = self.members.get_mut(&id) {
                     member.rtt = rtt;
@@ -250,9 +252,16 @@ impl ProviderTable {
         }
     }
 
-    fn apply_member(&mut self, now: Time, member: Member) {
+    fn apply_member(&mut self, now: Time, mut member: Member) {
         let id = member.id;
+        if self.members.get(&id).is_some_and(|before| before.incarnation != member.incarnation) {
+            for (instance, service) in self.listed_of(id) {
+                self.unlist(now, id, &instance, &service);
+            }
+            self.offered.remove(&id);
+        }
         let before = self.members.get(&id);
+        member.rtt = member.rtt.or(before.and_then(|m| m.rtt));
         let was_listed = before.is_some_and(|m| m.state.is_present());
         let listed_otherwise = before.is_some_and(|m| m.name != member.name || m.zone != member.zone);
         let present = member.state.is_present();
@@ -354,7 +363,8 @@ impl ProviderTable {
     fn explain(&mut self, now: Time, subject: Subject, about: NodeId, explanation: Explanation) {
         if !self.explanations.contains_key(&subject) && self.explanations.len() >= EXPLAINED_SUBJECTS_MAX {
             let last = |lines: &VecDeque<(Time, NodeId, Explanation)>| lines.back().map(|(at, ..)| *at);
-            let stalest = self.explanations.iter().min_by_key(|(_, lines)| last(lines)).map(|(s, _)| s.clone());
+            let stalest =
+                self.explanations.iter().min_by_key(|(_, lines)| last(lines)).map(|(s, _)| s.clone());
             stalest.and_then(|s| self.explanations.remove(&s));
         }
         let lines = self.explanations.entry(subject).or_default();
@@ -503,6 +513,17 @@ mod tests {
         assert_eq!(t.providers("web").map(|p| p.id.as_str()).collect::<Vec<_>>(), ["b"]);
         t.apply(Time::ZERO, member(1, Alive));
         assert_eq!(t.providers("web").count(), 2);
+    }
+
+    #[test]
+    fn a_new_life_takes_back_what_the_last_one_offered() {
+        let mut t = table([member(1, MemberState::Alive), instance(1, "a", "web")]);
+        let Change::Member(mut reborn) = member(1, MemberState::Alive) else { unreachable!() };
+        reborn.incarnation = Incarnation(2);
+        t.apply(Time::ZERO, Change::Member(reborn));
+        assert_eq!(t.providers_len(), 0);
+        t.apply(Time::ZERO, instance(1, "a", "web"));
+        assert_eq!(t.providers_len(), 1);
     }
 
     #[test]

@@ -191,7 +191,10 @@ pub fn check_service_name(field: &'static str, name: &str) -> Result<(), Invalid
 pub(crate) fn check_name(field: &'static str, text: &str, chars_max: usize) -> Result<(), Invalid> {
     let chars = text.chars().count();
     if chars == 0 || chars > chars_max {
-        return Err(Invalid { field, problem: format!("has {chars} characters; 1 to {chars_max} are allowed") });
+        return Err(Invalid {
+            field,
+            problem: format!("has {chars} characters; 1 to {chars_max} are allowed"),
+        });
     }
     if text.chars().any(char::is_control) {
         return Err(Invalid { field, problem: "holds a control character".into() });

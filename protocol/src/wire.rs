@@ -1,2 +1,185 @@
-//! Messages.
+//! What travels between nodes. Every message is one byte of wire version, then the message in [`codec`]'s format.
+//!
+//! There are two ways to travel. [`Gossip`] floods to everybody and is content-addressed: whoever has seen the bytes does not
+//! pass them on again. [`Request`] and [`Response`] go between two neighbours and belong to anti-entropy.
+//!
+//! The variants' documentation states what a receiver must do. A kind that this build does not know is told apart from garbage
+//! ([`Received::Unknown`]), so that a newer version's messages are passed on by older nodes.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{Incarnation, NodeId, id::Signature, liveness::Evidence, record::Entry, seen::Seen};
+
 pub mod codec;
+
+pub use codec::{DecodeError, MESSAGE_BYTES_MAX};
+
+/// The version of the wire format, the first byte of every message.
+pub const WIRE_VERSION: u8 = 1;
+
+/// The most bytes of entries put into one message. Half of the limit: leaves room for what surrounds them, and keeps a page from
+/// holding up the pings behind it for long.
+pub const PAGE_BYTES: usize = 128 * 1024;
+
+/// Floods to every member.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Gossip {
+    /// Apply each entry; pass the message on only if one of them was news, and never if one of them is forged.
+    Entries(Vec<Entry>),
+    /// Weigh each; pass on what was news. If it is about you, refute it with a newer header. If you watch its subject, look for
+    /// yourself and say what you saw, unless the verdict is already clear.
+    Evidence(Vec<Evidence>),
+    /// Pass on. If it carries your own key and names your own life, a process that began before yours lives under your key: stop.
+    Clash(Clash),
+}
+
+/// Two processes run under one key. Said by the older one, which sees entries of a life that it does not live.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Clash {
+    /// What is said.
+    pub claim: ClashClaim,
+    pub(crate) signature: Signature,
+}
+
+/// What a [`Clash`] says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClashClaim {
+    /// The key that two processes share.
+    pub node: NodeId,
+    /// The life of the process that says so.
+    pub older: Incarnation,
+    /// The life that must end.
+    pub newer: Incarnation,
+}
+
+/// How one node stands to another's entries: enough to compute what either lacks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Digest {
+    /// Whose entries.
+    pub node: NodeId,
+    /// Of which life; zero: knows nothing of it.
+    pub incarnation: Incarnation,
+    /// Whether the sender believes it dead.
+    pub failed: bool,
+    /// Which versions the sender has seen.
+    pub seen: Seen,
+    /// Over keys and versions that the sender holds. Tells apart two that have seen the same and yet hold different things.
+    pub hash: [u8; 16],
+}
+
+impl Digest {
+    /// How one stands who has never heard of the node.
+    pub fn of_nothing(node: NodeId) -> Self {
+        Self { node, incarnation: Incarnation(0), failed: false, seen: Seen::default(), hash: [0; 16] }
+    }
+}
+
+/// Entries of one node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Page {
+    /// Whose entries.
+    pub node: NodeId,
+    /// Of which life.
+    pub incarnation: Incarnation,
+    /// The versions of which this page holds everything that still counts.
+    pub covers: Seen,
+    /// The header first, then by version.
+    pub entries: Vec<Entry>,
+    /// What speaks against the node, if the sender believes it dead.
+    pub evidence: Vec<Evidence>,
+}
+
+/// Asked by one neighbour of another.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Answer [`Response::Same`] if your root hash is this one; otherwise with the digests of all nodes whose id is above `after`, in
+    /// order, as many as fit.
+    Compare {
+        /// The asker's root hash.
+        root: [u8; 16],
+        /// Where the last page of digests ended.
+        after: Option<NodeId>,
+    },
+    /// Answer with pages of what the asker lacks by its digests, as much as fits.
+    Pull(Vec<Digest>),
+    /// Apply; answer [`Response::Done`].
+    Push(Vec<Page>),
+    /// The asker needs this connection no longer. If you do not need it either, close it; otherwise do nothing. Answer
+    /// [`Response::Done`].
+    Unneeded,
+}
+
+/// Answers a [`Request`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Response {
+    /// The root hashes are equal.
+    Same,
+    /// The answer to `Compare`.
+    Digests {
+        /// In the order of their nodes.
+        digests: Vec<Digest>,
+        /// Whether there are more after the last of these.
+        more: bool,
+    },
+    /// The answer to `Pull`.
+    Pages {
+        /// What fitted.
+        pages: Vec<Page>,
+        /// Whether the asker should pull again, having applied these.
+        more: bool,
+    },
+    /// It was done.
+    Done,
+}
+
+/// What came.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Received<T> {
+    /// A message.
+    Known(T),
+    /// A kind of message that only a newer version knows.
+    Unknown,
+}
+
+/// A message of this crate.
+pub trait Message: Serialize + DeserializeOwned {
+    /// How many kinds this build knows; bincode numbers them from 0 in their order.
+    const KINDS: u8;
+}
+
+impl Message for Gossip {
+    const KINDS: u8 = 3;
+}
+impl Message for Request {
+    const KINDS: u8 = 4;
+}
+impl Message for Response {
+    const KINDS: u8 = 4;
+}
+
+/// The bytes of a message.
+pub fn encode<T: Message>(message: &T) -> Vec<u8> {
+    let mut bytes = vec![WIRE_VERSION];
+    bytes.extend(codec::encode(message));
+    bytes
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// The bytes are too long, malformed, or of another wire version. Count them; nothing was used.
+pub fn decode<T: Message>(bytes: &[u8]) -> Result<Received<T>, DecodeError> {
+    if bytes.len() > MESSAGE_BYTES_MAX {
+        return Err(DecodeError::TooLong(bytes.len()));
+    }
+    match bytes {
+        [] => Err(DecodeError::Malformed),
+        // Below 251 a variable-length integer is its own byte.
+        [WIRE_VERSION, kind, ..] if *kind >= T::KINDS && *kind < 251 => Ok(Received::Unknown),
+        [WIRE_VERSION, message @ ..] => codec::decode(message).map(Received::Known),
+        [version, ..] => Err(DecodeError::Version(*version)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -71,6 +71,9 @@ mod tests {
         assert_eq!(decode::<u8>(&[5]), Ok(5));
         assert_eq!(decode::<u8>(&[5, 0]), Err(DecodeError::Trailing(1)));
         assert_eq!(decode::<u8>(&[]), Err(DecodeError::Malformed));
-        assert_eq!(decode::<u8>(&vec![0; MESSAGE_BYTES_MAX + 1]), Err(DecodeError::TooLong(MESSAGE_BYTES_MAX + 1)));
+        assert_eq!(
+            decode::<u8>(&vec![0; MESSAGE_BYTES_MAX + 1]),
+            Err(DecodeError::TooLong(MESSAGE_BYTES_MAX + 1))
+        );
     }
 }

@@ -1,0 +1,516 @@
+//! The one loop: feeds the core what the swarm, the timer and the user bring, and carries out what it says.
+//!
+//! It runs on a thread of its own with a runtime of its own, so that neither a flood of HTTP requests nor a slow disk makes this node late
+//! at answering pings. Nothing here concludes anything.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt as _;
+use hearsay_protocol::{
+    Core, NodeId,
+    io::{Command, Event, Fatal, GossipId, Input, Judgement, Output},
+    providers::MemberState,
+    sync::Ticket,
+};
+use libp2p::{
+    Multiaddr, PeerId, Swarm,
+    gossipsub::{self, IdentTopic, MessageAcceptance, MessageId},
+    identify, mdns,
+    request_response::{self, OutboundRequestId, ResponseChannel},
+    swarm::{DialError, SwarmEvent, dial_opts::{DialOpts, PeerCondition}},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    metrics::Metrics,
+    presentation::Presentation,
+    seek,
+    swarm::{self, Behaviour, BehaviourEvent, node_of, peer_of, proves_absence},
+    view::View,
+};
+
+/// A second connection from a peer means a crossing dial while the first is younger than this; later it means that the peer restarted before
+/// its old connection was noticed to be gone.
+const CROSSING: Duration = Duration::from_secs(2);
+/// How long a node of another cluster is not talked to.
+const BLOCK_FOR: Duration = Duration::from_secs(60);
+/// Nodes of other clusters remembered. Beyond it the block list is emptied and fills again.
+const BLOCKED_MAX: usize = 1024;
+/// How often counters are copied for `/metrics`, and what is slow to change is looked at.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Gossip messages that wait for a judgement: it comes in the same turn of the loop, so there is never more than one. Requests likewise.
+const FAREWELL_MAX: Duration = Duration::from_millis(500);
+
+/// What others ask of the driver.
+#[derive(Debug)]
+pub enum Order {
+    /// For the core.
+    Command(Command),
+    /// Somebody may be reached at this address.
+    Hint(Option<NodeId>, Multiaddr),
+    /// Say goodbye; answered when the neighbours have it, or after half a second.
+    Leave(oneshot::Sender<()>),
+}
+
+/// What the driver tells: how many neighbours there are, so that a node that is alone looks for others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Neighbourhood {
+    /// Open connections.
+    pub neighbours: usize,
+    /// How many connections have been opened so far.
+    pub opened: u64,
+}
+
+/// The driver's state.
+pub struct Driver {
+    core: Core,
+    swarm: Swarm<Behaviour>,
+    topic: IdentTopic,
+    cluster: String,
+    view: Arc<View>,
+    metrics: Arc<Metrics>,
+    presentation: Presentation,
+    orders: mpsc::Receiver<Order>,
+    neighbourhood: watch::Sender<Neighbourhood>,
+    mdns_wanted: bool,
+    mdns_on: bool,
+    next_id: u64,
+    judging: BTreeMap<GossipId, (MessageId, PeerId)>,
+    answering: BTreeMap<Ticket, ResponseChannel<Vec<u8>>>,
+    asked: BTreeMap<OutboundRequestId, Ticket>,
+    connected_since: BTreeMap<PeerId, Instant>,
+    blocked_until: BTreeMap<PeerId, Instant>,
+    farewell: Option<(oneshot::Sender<()>, Instant)>,
+    next_housekeeping: Instant,
+    gossip_undelivered: u64,
+    strangers: u64,
+    /// Addresses of members that are known by name, on their way back from the resolver.
+    resolved: (mpsc::Sender<Resolved>, mpsc::Receiver<Resolved>),
+}
+
+/// Whom to dial where.
+type Resolved = (Option<NodeId>, Vec<Multiaddr>);
+
+/// Names being resolved at the same time; a dial beyond it is made when the core asks again.
+const RESOLVING_MAX: usize = 64;
+
+/// What a driver is made of.
+pub struct Parts {
+    /// The mind.
+    pub core: Core,
+    /// The voice, listening already.
+    pub swarm: Swarm<Behaviour>,
+    /// What it gossips on.
+    pub topic: IdentTopic,
+    /// The cluster's name.
+    pub cluster: String,
+    /// What readers see.
+    pub view: Arc<View>,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
+    /// How the node presents itself.
+    pub presentation: Presentation,
+    /// What others ask.
+    pub orders: mpsc::Receiver<Order>,
+    /// Where to tell how many neighbours there are.
+    pub neighbourhood: watch::Sender<Neighbourhood>,
+    /// Whether multicast may be used.
+    pub mdns: bool,
+}
+
+impl Driver {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            mdns_on: parts.swarm.behaviour().mdns.is_enabled(),
+            core: parts.core,
+            swarm: parts.swarm,
+            topic: parts.topic,
+            cluster: parts.cluster,
+            view: parts.view,
+            metrics: parts.metrics,
+            presentation: parts.presentation,
+            orders: parts.orders,
+            neighbourhood: parts.neighbourhood,
+            mdns_wanted: parts.mdns,
+            next_id: 0,
+            judging: BTreeMap::new(),
+            answering: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            connected_since: BTreeMap::new(),
+            blocked_until: BTreeMap::new(),
+            farewell: None,
+            next_housekeeping: Instant::now(),
+            gossip_undelivered: 0,
+            strangers: 0,
+            resolved: mpsc::channel(RESOLVING_MAX),
+        }
+    }
+
+    /// Runs until all senders of orders are gone, or the node must not go on.
+    ///
+    /// # Errors
+    /// Why it must not go on. If it still could, it has said goodbye.
+    pub async fn run(mut self) -> Result<(), Fatal> {
+        self.carry_out()?;
+        loop {
+            let due = self.view.clock().instant(self.core.poll_timeout(self.view.clock().now()));
+            let due = due.min(self.next_housekeeping);
+            tokio::select! {
+                biased;
+                event = self.swarm.select_next_some() => self.on_swarm(event),
+                order = self.orders.recv() => match order {
+                    Some(order) => self.on_order(order),
+                    None => return Ok(()),
+                },
+                Some((peer, addresses)) = self.resolved.1.recv() => self.dial_now(peer, addresses),
+                () = tokio::time::sleep_until(due.into()) => self.feed(Input::Tick),
+            }
+            self.carry_out()?;
+            if self.next_housekeeping <= Instant::now() {
+                self.keep_house();
+            }
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        self.core.handle(self.view.clock().now(), input);
+    }
+
+    fn on_order(&mut self, order: Order) {
+        match order {
+            Order::Command(command) => self.feed(Input::Command(command)),
+            Order::Hint(peer, address) => self.feed(Input::Hint(peer, address.to_string())),
+            Order::Leave(done) => {
+                self.feed(Input::Command(Command::Leave));
+                self.farewell = Some((done, Instant::now() + FAREWELL_MAX));
+                // Once its farewell is out; at once if there is nobody to tell.
+                self.next_housekeeping = Instant::now();
+            }
+        }
+    }
+
+    /// What happens seldom.
+    fn keep_house(&mut self) {
+        let now = Instant::now();
+        self.next_housekeeping = now + HOUSEKEEPING;
+        let expired: Vec<PeerId> =
+            self.blocked_until.iter().filter(|(_, until)| **until <= now).map(|(peer, _)| *peer).collect();
+        for peer in expired {
+            self.blocked_until.remove(&peer);
+            self.swarm.behaviour_mut().blocked.unblock_peer(peer);
+        }
+        let mdns = self.mdns_wanted && self.core.speaks_mdns();
+        if mdns != self.mdns_on {
+            self.mdns_on = mdns;
+            let id = *self.swarm.local_peer_id();
+            self.swarm.behaviour_mut().mdns = swarm::speak_mdns(mdns, id);
+        }
+        self.conclude_farewell();
+        let mut counters = self.core.counters().list().to_vec();
+        counters.push((
+            "gossip_undelivered",
+            "Gossip messages dropped because a neighbour did not take them",
+            self.gossip_undelivered,
+        ));
+        counters.push(("strangers", "Connections parted from because the peer is of another cluster", self.strangers));
+        self.metrics.set_protocol(counters);
+        let lateness = self.core.lateness(self.view.clock().now());
+        self.metrics.set_protocol_gauges(vec![
+            ("neighbours", "Peers this node is connected to", self.connected_since.len() as f64),
+            ("lateness_seconds", "The worst lateness lately seen, own timers and answers", lateness.as_secs_f64()),
+        ]);
+    }
+
+    /// Whether everybody nearby knows that this node leaves.
+    fn conclude_farewell(&mut self) {
+        if let Some((done, until)) = self.farewell.take() {
+            if self.asked.is_empty() || until <= Instant::now() {
+                // Nobody may wait for it any more.
+                _ = done.send(());
+            } else {
+                self.next_housekeeping = self.next_housekeeping.min(until);
+                self.farewell = Some((done, until));
+            }
+        }
+    }
+
+    fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished { peer_id, num_established, .. } => {
+                self.on_established(peer_id, num_established.get());
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+                self.connected_since.remove(&peer_id);
+                self.tell_neighbourhood(false);
+                if let Some(node) = node_of(peer_id) {
+                    self.feed(Input::Disconnected(node));
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+                // A dial that was not made proves nothing.
+                let made = !matches!(
+                    error,
+                    DialError::DialPeerConditionFalse(_) | DialError::Aborted | DialError::Denied { .. }
+                );
+                if made && let Some(peer) = node_of(peer) {
+                    let refused = proves_absence(&error);
+                    self.feed(Input::DialFailed { peer, refused });
+                }
+            }
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => self.present_addresses(),
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "listening for nodes"),
+            _ => (),
+        }
+    }
+
+    fn on_established(&mut self, peer: PeerId, connections: u32) {
+        let Some(node) = node_of(peer) else {
+            _ = self.swarm.disconnect_peer_id(peer);
+            return;
+        };
+        if connections == 1 {
+            self.connected_since.insert(peer, Instant::now());
+            self.tell_neighbourhood(true);
+            return self.feed(Input::Connected(node));
+        }
+        // gossipsub greets only on a first connection: a peer that restarted would never be told what we listen to. So part from it
+        // wholly; the core dials at once to see what happened.
+        if self.connected_since.get(&peer).is_some_and(|since| since.elapsed() > CROSSING) {
+            _ = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+
+    fn tell_neighbourhood(&mut self, opened: bool) {
+        let neighbours = self.connected_since.len();
+        self.neighbourhood.send_modify(|n| {
+            n.neighbours = neighbours;
+            n.opened += u64::from(opened);
+        });
+    }
+
+    /// The interfaces changed: say so in the header and in every instance.
+    fn present_addresses(&mut self) {
+        let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
+        for command in self.presentation.at(&listening) {
+            self.feed(Input::Command(command));
+        }
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Pulse(pong) => {
+                if let Some(node) = node_of(pong.peer) {
+                    self.feed(Input::Pong(node, pong.rtt));
+                }
+            }
+            BehaviourEvent::Gossip(event) => self.on_gossip(event),
+            BehaviourEvent::Sync(event) => self.on_sync(event),
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                if info.protocol_version != swarm::identify_protocol(&self.cluster) {
+                    self.block(peer_id, &info.protocol_version);
+                }
+            }
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                for (peer, address) in found {
+                    if let Some(node) = node_of(peer) {
+                        self.feed(Input::Hint(Some(node), address.to_string()));
+                    }
+                }
+            }
+            // Expired mDNS records never mean death.
+            BehaviourEvent::Mdns(mdns::Event::Expired(_)) | BehaviourEvent::Identify(_) => (),
+        }
+    }
+
+    fn block(&mut self, peer: PeerId, protocol: &str) {
+        self.strangers += 1;
+        tracing::debug!(%peer, protocol = protocol.escape_debug().to_string(), "parting from a node of another cluster");
+        if self.blocked_until.len() >= BLOCKED_MAX {
+            for peer in std::mem::take(&mut self.blocked_until).into_keys() {
+                self.swarm.behaviour_mut().blocked.unblock_peer(peer);
+            }
+        }
+        self.blocked_until.insert(peer, Instant::now() + BLOCK_FOR);
+        self.swarm.behaviour_mut().blocked.block_peer(peer);
+    }
+
+    fn on_gossip(&mut self, event: gossipsub::Event) {
+        match event {
+            gossipsub::Event::Message { propagation_source, message_id, message } => {
+                self.next_id += 1;
+                let id = GossipId(self.next_id);
+                self.judging.insert(id, (message_id, propagation_source));
+                if let Some(from) = node_of(propagation_source) {
+                    self.feed(Input::Gossip { id, from, bytes: message.data });
+                }
+            }
+            gossipsub::Event::Subscribed { peer_id, topic } if topic == self.topic.hash() => {
+                if let Some(node) = node_of(peer_id) {
+                    self.feed(Input::Subscribed(node));
+                }
+            }
+            gossipsub::Event::SlowPeer { .. } => self.gossip_undelivered += 1,
+            _ => (),
+        }
+    }
+
+    fn on_sync(&mut self, event: request_response::Event<Vec<u8>, Vec<u8>>) {
+        use request_response::Message;
+        let (peer, request_id, bytes) = match event {
+            request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
+                self.next_id += 1;
+                let ticket = Ticket(self.next_id);
+                self.answering.insert(ticket, channel);
+                if let Some(from) = node_of(peer) {
+                    self.feed(Input::Request { from, ticket, bytes: request });
+                }
+                return;
+            }
+            request_response::Event::Message { peer, message: Message::Response { request_id, response }, .. } => {
+                (peer, request_id, Some(response))
+            }
+            request_response::Event::OutboundFailure { peer, request_id, .. } => (peer, request_id, None),
+            request_response::Event::InboundFailure { .. } | request_response::Event::ResponseSent { .. } => return,
+        };
+        if let (Some(ticket), Some(from)) = (self.asked.remove(&request_id), node_of(peer)) {
+            self.feed(Input::Response { from, ticket, bytes });
+        }
+        self.conclude_farewell();
+    }
+
+    /// Carries out everything the core has said, in order.
+    fn carry_out(&mut self) -> Result<(), Fatal> {
+        let mut changes = Vec::new();
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Change(change) => changes.push(change),
+                Output::Publish(bytes) => {
+                    // No peer, or a queue that is full: anti-entropy repairs it.
+                    if self.swarm.behaviour_mut().gossip.publish(self.topic.clone(), bytes).is_err() {
+                        self.gossip_undelivered += 1;
+                    }
+                }
+                Output::Judge(id, judgement) => self.judge(id, judgement),
+                Output::Dial(peer, addresses) => self.dial(Some(peer), addresses),
+                Output::DialAddress(peer, address) => self.dial(peer, vec![address]),
+                Output::Disconnect(peer) => {
+                    if let Some(peer) = peer_of(peer) {
+                        _ = self.swarm.disconnect_peer_id(peer);
+                    }
+                }
+                Output::Ping(peer) => {
+                    if let Some(peer) = peer_of(peer) {
+                        self.swarm.behaviour_mut().pulse.ping(peer);
+                    }
+                }
+                Output::Request(peer, ticket, bytes) => {
+                    if let Some(peer) = peer_of(peer) {
+                        let id = self.swarm.behaviour_mut().sync.send_request(&peer, bytes);
+                        self.asked.insert(id, ticket);
+                    }
+                }
+                Output::Respond(ticket, bytes) => {
+                    if let Some(channel) = self.answering.remove(&ticket) {
+                        // The asker may be gone.
+                        _ = self.swarm.behaviour_mut().sync.send_response(channel, bytes);
+                    }
+                }
+                Output::Event(event) => log(&event),
+                Output::Fatal(fatal) => {
+                    self.view.apply(self.view.clock().now(), changes);
+                    return Err(fatal);
+                }
+            }
+        }
+        if !changes.is_empty() {
+            self.view.apply(self.view.clock().now(), changes);
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, id: GossipId, judgement: Judgement) {
+        let acceptance = match judgement {
+            Judgement::Accept => MessageAcceptance::Accept,
+            Judgement::Ignore => MessageAcceptance::Ignore,
+            Judgement::Reject => MessageAcceptance::Reject,
+        };
+        if let Some((message, source)) = self.judging.remove(&id) {
+            // False: gossipsub has forgotten the message meanwhile.
+            _ = self.swarm.behaviour_mut().gossip.report_message_validation_result(&message, &source, acceptance);
+        }
+    }
+
+    fn dial(&mut self, peer: Option<NodeId>, addresses: Vec<String>) {
+        let addresses: Vec<Multiaddr> = addresses.iter().filter_map(|a| a.parse().ok()).collect();
+        let (named, numbered): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| seek::dns_name(a).is_some());
+        if named.is_empty() {
+            return self.dial_now(peer, numbered);
+        }
+        let Ok(permit) = self.resolved.0.clone().try_reserve_owned() else { return };
+        tokio::spawn(async move {
+            let mut addresses = numbered;
+            for (name, port) in named.iter().filter_map(seek::dns_name) {
+                // An unknown name is an address less.
+                addresses.extend(seek::lookup(&name, port).await.unwrap_or_default());
+            }
+            permit.send((peer, addresses));
+        });
+    }
+
+    fn dial_now(&mut self, peer: Option<NodeId>, addresses: Vec<Multiaddr>) {
+        let id = peer.and_then(peer_of);
+        let options = match (id, addresses.first()) {
+            (_, None) => return self.feed_refusal(peer),
+            (Some(id), _) => DialOpts::peer_id(id)
+                .condition(PeerCondition::DisconnectedAndNotDialing)
+                .addresses(addresses)
+                .allocate_new_port()
+                .build(),
+            (None, Some(address)) => {
+                DialOpts::unknown_peer_id().address(address.clone()).allocate_new_port().build()
+            }
+        };
+        // What it comes to is told by an event, except that it was not made at all.
+        if let Err(error) = self.swarm.dial(options) {
+            tracing::debug!(%error, "dial");
+        }
+    }
+
+    /// A member whose addresses make no sense cannot be dialled, which is not evidence of anything.
+    fn feed_refusal(&mut self, peer: Option<NodeId>) {
+        if let Some(peer) = peer {
+            self.core.handle(self.view.clock().now(), Input::DialFailed { peer, refused: false });
+        }
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::Member(id, name, state) => {
+            let name = name.escape_debug().to_string();
+            match state {
+                MemberState::Alive => tracing::info!(name, %id, "member is alive"),
+                MemberState::Suspect => tracing::debug!(name, %id, "member is suspect"),
+                MemberState::Failed => tracing::warn!(name, %id, "member failed"),
+                MemberState::Left => tracing::info!(name, %id, "member left"),
+            }
+        }
+        Event::Accused { by, subject, strength } => {
+            tracing::debug!(%by, %subject, ?strength, "a member is reported");
+        }
+        Event::Refuted { by, version } => tracing::info!(%by, ?version, "refuted a report of this node"),
+        Event::NameTaken(by) => tracing::warn!(%by, "another live member has this node's name; give one of the two another --name"),
+        Event::KeyTaken(newer) => tracing::error!(
+            newer = newer.0,
+            "another process runs under this node's key: its data dir was copied. It is being told to stop; \
+             give it a data dir of its own"
+        ),
+        Event::Misbehaved(from, what) => tracing::warn!(%from, what, "a peer sent what is forged or malformed"),
+    }
+}

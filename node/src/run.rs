@@ -1,0 +1,320 @@
+//! A node from start to stop: puts the parts together, tells where it is, and goes when it is told to.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context as _;
+use hearsay_protocol::{
+    Core, Identity, NodeId, Restored,
+    io::{Fatal, Profile},
+    providers::Index,
+    record::Health,
+};
+use hearsay_services::Service;
+use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot, watch},
+};
+
+use crate::{
+    banner::Banner,
+    config::Config,
+    control::Control,
+    driver::{Driver, Neighbourhood, Order, Parts},
+    http::{self, HostNames, Limits, NodeHost, Readiness, Site, Token},
+    metrics::Metrics,
+    ports,
+    presentation::{Offer, Presentation},
+    seek,
+    storage::{Remembered, Storage},
+    swarm::{self, SwarmConfig},
+    view::{Clock, View},
+};
+
+/// Orders that wait for the driver. It takes them between two events of the swarm.
+const ORDERS_MAX: usize = 256;
+/// How often the members are written down for the next start.
+const REMEMBER_EVERY: Duration = Duration::from_secs(30);
+/// Members written down.
+const REMEMBERED_MAX: usize = 64;
+/// Requests that are being answered when the node leaves get this long.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// The stack of the driver's thread.
+const DRIVER_STACK_BYTES: usize = 2 * 1024 * 1024;
+
+/// Runs a node until it has left.
+///
+/// # Errors
+/// What kept it from starting, or why it could not go on, in words for whoever started it.
+pub fn run(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(1, 4)))
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(config, services))
+}
+
+async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Result<()> {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let plugins: Vec<Arc<dyn Service>> =
+        services.into_iter().filter(|s| config.roles.iter().any(|role| role == s.name())).collect();
+    // What can be refused is refused before anything is written or anybody is told.
+    let swarm_port = ports::claim_swarm(config.swarm)?;
+    let listener = ports::listen("http", config.http)?;
+    let http = listener.local_addr()?;
+    let mut storage = Storage::open(&config.data_dir, &config.cluster)?;
+    let started_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+    let incarnation = storage.next_incarnation(started_ms)?;
+    let identity = Identity::from_seed(storage.seed().expose());
+    let id = identity.id();
+    let name = config.name_of(id);
+
+    let clock = Clock::start();
+    // Microseconds of the incarnation: above every index of an earlier life that made less than a million changes a second.
+    let view = Arc::new(View::new(Index(incarnation.0.saturating_mul(1000)), clock));
+    let metrics = Arc::new(Metrics::new(Arc::clone(&view)));
+    let (orders, order_receiver) = mpsc::channel(ORDERS_MAX);
+    let (control, control_receiver) = mpsc::channel(16);
+    let (readiness, ready) = watch::channel(Readiness::Starting);
+    let (neighbourhood, neighbours) = watch::channel(Neighbourhood::default());
+
+    let site = Arc::new(Site {
+        view: Arc::clone(&view),
+        id,
+        name: name.clone(),
+        cluster: config.cluster.clone(),
+        metrics: Arc::clone(&metrics),
+        control,
+        token: Some(Token::new(storage.api_token().expose().clone())),
+        readiness: ready,
+        names: HostNames::new(
+            config.advertise.iter().chain(&config.allowed_hosts).map(ToString::to_string).chain([name.clone()]),
+        ),
+        waiters: http::Waiters::default(),
+    });
+    let host = Arc::new(NodeHost {
+        view: Arc::clone(&view),
+        id,
+        name: name.clone(),
+        cluster: config.cluster.clone(),
+        demo: config.demo,
+    });
+    let router = http::router(site, &plugins, host.clone())?;
+
+    let presentation = Presentation {
+        profile: Profile {
+            name: name.clone(),
+            addresses: Vec::new(),
+            http: None,
+            roles: config.roles.clone(),
+            zone: config.zone.clone(),
+            software: concat!("hearsay ", env!("CARGO_PKG_VERSION")).into(),
+        },
+        offers: plugins.iter().map(|plugin| offer(plugin.as_ref(), &config.tags)).collect(),
+        suffix: id.short(),
+        advertise: config.advertise.clone(),
+        swarm_port: swarm_port.address.port(),
+        http,
+        since_ms: started_ms,
+        health: Health::Passing,
+    };
+    let remembered = storage.remembered();
+    let core = Core::new(
+        identity,
+        hearsay_protocol::config::Config { cluster: config.cluster.clone(), ..Default::default() },
+        presentation.profile.clone(),
+        Restored { incarnation, remembered: addresses_of(&remembered) },
+        random_seed()?,
+        clock.now(),
+    );
+    let swarm_config = SwarmConfig {
+        cluster: config.cluster.clone(),
+        cluster_key: config.cluster_key.as_ref().map(|key| key.to_pnet()),
+        allowed: config.allowed.as_ref().map(|nodes| nodes.iter().copied().collect()),
+        mdns: config.mdns,
+        in_memory: false,
+    };
+    let keypair = Keypair::ed25519_from_bytes(*storage.seed().expose())?;
+    let listen_on = Multiaddr::from(swarm_port.address.ip()).with(Protocol::Tcp(swarm_port.address.port()));
+    let (fatal_sender, fatal) = oneshot::channel();
+    let (view_of_driver, metrics_of_driver, cluster) =
+        (Arc::clone(&view), Arc::clone(&metrics), config.cluster.clone());
+    std::thread::Builder::new().name("driver".into()).stack_size(DRIVER_STACK_BYTES).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+            runtime.block_on(async move {
+                let (mut swarm, topic) = swarm::build(&keypair, &swarm_config)?;
+                swarm.listen_on(listen_on.clone()).with_context(|| format!("--swarm {listen_on}"))?;
+                let driver = Driver::new(Parts {
+                    core,
+                    swarm,
+                    topic,
+                    cluster,
+                    view: view_of_driver,
+                    metrics: metrics_of_driver,
+                    presentation,
+                    orders: order_receiver,
+                    neighbourhood,
+                    mdns: swarm_config.mdns,
+                });
+                Ok(driver.run().await?)
+            })
+        });
+        // Nobody listens any more once the node stops by itself.
+        _ = fatal_sender.send(ended);
+    })?;
+
+    let rungs = ports::rungs_around(swarm_port.address);
+    tokio::spawn(seek::climb(rungs, orders.clone(), neighbours.clone()));
+    for target in &config.join {
+        tokio::spawn(seek::join(target.clone(), orders.clone(), neighbours.clone()));
+    }
+    for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
+        tokio::spawn(task);
+    }
+    let (stop, stopping) = watch::channel(false);
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let mut serving = tokio::spawn(http::serve(listener, router, Limits::default(), Arc::clone(&metrics), stopping));
+
+    print!("{}", banner(&config, &name, id, http, swarm_port.address, &storage, remembered.len()).render());
+    tracing::info!(name, %id, incarnation = incarnation.0, cluster = config.cluster, "started");
+    readiness.send_replace(Readiness::Ready);
+
+    let node = Node { view, me: id, storage };
+    let ended = node.live(fatal, control_receiver).await;
+    readiness.send_replace(Readiness::Leaving);
+    if let Err(error) = ended {
+        leave_if_possible(&error, &orders).await;
+        return Err(error);
+    }
+    let (done, told) = oneshot::channel();
+    if orders.send(Order::Leave(done)).await.is_ok() {
+        _ = told.await;
+    }
+    stop.send_replace(true);
+    node.remember();
+    if tokio::time::timeout(DRAIN_MAX, &mut serving).await.is_err() {
+        tracing::warn!("requests were still being answered; not waiting for them any longer");
+    }
+    tracing::info!("left");
+    Ok(())
+}
+
+/// A node that must not go on says goodbye all the same, except where the goodbye would be another's: under a shared key.
+async fn leave_if_possible(error: &anyhow::Error, orders: &mpsc::Sender<Order>) {
+    if let Some(Fatal::NameTaken { .. }) = error.downcast_ref() {
+        let (done, told) = oneshot::channel();
+        if orders.send(Order::Leave(done)).await.is_ok() {
+            _ = told.await;
+        }
+    }
+}
+
+struct Node {
+    view: Arc<View>,
+    me: NodeId,
+    storage: Storage,
+}
+
+impl Node {
+    /// Until a signal or a command says to leave, or the driver fails.
+    async fn live(
+        &self,
+        mut fatal: oneshot::Receiver<anyhow::Result<()>>,
+        mut control: mpsc::Receiver<Control>,
+    ) -> anyhow::Result<()> {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut remember = tokio::time::interval(REMEMBER_EVERY);
+        remember.tick().await;
+        loop {
+            tokio::select! {
+                ended = &mut fatal => return ended.unwrap_or_else(|_| anyhow::bail!("the node's driver stopped; this is a defect")),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                command = control.recv() => match command {
+                    Some(Control::Leave) | None => break,
+                },
+                _ = remember.tick() => self.remember(),
+            }
+        }
+        tracing::info!("leaving; a second signal stops at once");
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => (),
+                _ = interrupt.recv() => (),
+            }
+            std::process::exit(1);
+        });
+        Ok(())
+    }
+
+    /// Writes down who is there, for the next start.
+    fn remember(&self) {
+        let peers: Vec<Remembered> = self.view.read(|table| {
+            let others = table.members().filter(|m| m.id != self.me && m.state.is_present());
+            let remembered = |m: &hearsay_protocol::providers::Member| Remembered {
+                id: m.id,
+                name: m.name.clone(),
+                addresses: m.addresses.clone(),
+            };
+            others.take(REMEMBERED_MAX).map(remembered).collect()
+        });
+        // Alone, the last known ones are worth more than nobody.
+        if !peers.is_empty()
+            && let Err(error) = self.storage.remember(&peers)
+        {
+            tracing::warn!(%error, "the members known now are not written down");
+        }
+    }
+}
+
+fn offer(plugin: &dyn Service, tags: &[String]) -> Offer {
+    let mut all: Vec<String> = plugin.tags();
+    all.extend(tags.iter().filter(|t| !plugin.tags().contains(t)).cloned());
+    let meta: BTreeMap<String, String> = plugin.meta();
+    Offer { service: plugin.name().to_owned(), tags: all, meta }
+}
+
+fn addresses_of(remembered: &[Remembered]) -> Vec<(NodeId, String)> {
+    remembered.iter().flat_map(|peer| peer.addresses.iter().map(|a| (peer.id, a.clone()))).collect()
+}
+
+fn random_seed() -> anyhow::Result<u64> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("this system gives no random numbers: {e}"))?;
+    Ok(u64::from_le_bytes(seed))
+}
+
+fn banner(
+    config: &Config,
+    name: &str,
+    id: NodeId,
+    http: SocketAddr,
+    swarm: SocketAddr,
+    storage: &Storage,
+    remembered: usize,
+) -> Banner {
+    Banner {
+        name: name.to_owned(),
+        id,
+        cluster: config.cluster.clone(),
+        roles: config.roles.clone(),
+        http,
+        advertised: config.advertise.iter().map(ToString::to_string).collect(),
+        gateway: None,
+        dns: None,
+        swarm,
+        data_dir: storage.dir().map(Into::into),
+        mdns: config.mdns,
+        join: config.join.iter().map(ToString::to_string).collect(),
+        remembered,
+        keyed: config.cluster_key.is_some(),
+    }
+}

@@ -1,0 +1,119 @@
+//! Looking for others while alone: the ladder of ports on this machine, and whatever `--join` names.
+//!
+//! A name is resolved anew each time, because the answer may be what was wrong; all its addresses are tried. It is tried until it has
+//! worked once, and again whenever this node is alone. Multicast and memory are the swarm's and the core's business.
+
+use std::time::Duration;
+
+use hearsay_protocol::NodeId;
+use libp2p::{Multiaddr, multiaddr::Protocol};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    config::{Host, Join},
+    driver::{Neighbourhood, Order},
+    swarm::node_of,
+};
+
+/// The pause after the first attempt in vain; doubles to [`PAUSE_MAX`].
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// A resolver that does not answer is taken for one that knows nothing.
+const RESOLVE_MAX: Duration = Duration::from_secs(5);
+
+/// Hints at the rungs of this machine's ladder, at once and for as long as the node is alone.
+pub async fn climb(
+    rungs: Vec<Multiaddr>,
+    orders: mpsc::Sender<Order>,
+    mut neighbourhood: watch::Receiver<Neighbourhood>,
+) {
+    let mut pause = PAUSE;
+    loop {
+        for rung in &rungs {
+            if orders.send(Order::Hint(None, rung.clone())).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+        if neighbourhood.wait_for(|n| n.neighbours == 0).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Hints at the addresses of one `--join` target until a connection comes of it, and again whenever the node is alone.
+pub async fn join(
+    target: Join,
+    orders: mpsc::Sender<Order>,
+    mut neighbourhood: watch::Receiver<Neighbourhood>,
+) {
+    let mut pause = PAUSE;
+    loop {
+        let before = neighbourhood.borrow().opened;
+        match resolve(&target).await {
+            Ok(addresses) => {
+                for (peer, address) in addresses {
+                    if orders.send(Order::Hint(peer, address)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(problem) => tracing::warn!(
+                target = %target,
+                problem,
+                "cannot resolve what --join names; trying again until it works"
+            ),
+        }
+        tokio::time::sleep(pause).await;
+        // Any connection opened since counts: which one it was, the core knows, and a member leads to all others.
+        let Ok(joined) = neighbourhood.wait_for(|_| true).await.map(|n| n.opened > before && n.neighbours > 0) else {
+            return;
+        };
+        if joined {
+            pause = PAUSE;
+            if neighbourhood.wait_for(|n| n.neighbours == 0).await.is_err() {
+                return;
+            }
+        } else {
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}
+
+async fn resolve(target: &Join) -> Result<Vec<(Option<NodeId>, Multiaddr)>, String> {
+    match target {
+        Join::Multiaddr(address) => {
+            let peer = address.iter().find_map(|part| match part {
+                Protocol::P2p(peer) => node_of(peer),
+                _ => None,
+            });
+            let plain: Multiaddr = address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
+            Ok(vec![(peer, plain)])
+        }
+        Join::Host(Host::Ip(ip), port) => Ok(vec![(None, Multiaddr::from(*ip).with(Protocol::Tcp(*port)))]),
+        Join::Host(Host::Name(name), port) => Ok(lookup(name, *port).await?.into_iter().map(|a| (None, a)).collect()),
+    }
+}
+
+/// All addresses of a name.
+///
+/// # Errors
+/// The resolver's words.
+pub async fn lookup(name: &str, port: u16) -> Result<Vec<Multiaddr>, String> {
+    let answer = tokio::time::timeout(RESOLVE_MAX, tokio::net::lookup_host((name, port))).await;
+    let addresses = answer.map_err(|_| "the resolver does not answer".to_owned())?.map_err(|e| e.to_string())?;
+    Ok(addresses.map(|a| Multiaddr::from(a.ip()).with(Protocol::Tcp(a.port()))).collect())
+}
+
+/// The name and port of an address that has no number yet.
+pub fn dns_name(address: &Multiaddr) -> Option<(String, u16)> {
+    let mut parts = address.iter();
+    match (parts.next(), parts.next()) {
+        (
+            Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) | Protocol::Dnsaddr(name)),
+            Some(Protocol::Tcp(port)),
+        ) => Some((name.into_owned(), port)),
+        _ => None,
+    }
+}

@@ -1,0 +1,311 @@
+//! All of libp2p: which protocols, with which bounds, and why they are set as they are.
+//!
+//! What this file knows of libp2p's ways (read in the sources of 0.57) the rest of the node need not:
+//! - Gossip is unsigned on this level (`Anonymous`): the signature is inside, checked once by the core instead of once for each copy.
+//!   Every message waits for the core's judgement before it is passed on.
+//! - gossipsub's default message ids are so long that its own control messages outgrow their limit; 16 bytes of hash do not.
+//! - All links are in the mesh, because the overlay is thin already and each hop less is a few milliseconds.
+//! - Behaviours that deny connections come first in the struct, because those behind them would otherwise see a connection that never was.
+//! - A dial leaves from a new port: from the listening port, a second dial to the same place within a minute fails.
+
+use std::{io, time::Duration};
+
+use either::Either;
+use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use hearsay_protocol::{NodeId, wire::MESSAGE_BYTES_MAX};
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol, Swarm, Transport as _,
+    allow_block_list::{self, AllowedPeers, BlockedPeers},
+    connection_limits::{self, ConnectionLimits},
+    core::{muxing::StreamMuxerBox, transport::{Boxed, MemoryTransport}, upgrade::Version},
+    gossipsub::{self, IdentTopic, MessageAuthenticity, ValidationMode},
+    identify,
+    identity::Keypair,
+    mdns, noise,
+    pnet::{PnetConfig, PreSharedKey},
+    request_response::{self, ProtocolSupport},
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    tcp, yamux,
+};
+
+pub mod pulse;
+
+/// A handshake that takes longer is given up. The core has drawn its conclusions long before.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// Established connections: a node has about seven, a popular `--join` target for a while as many as join.
+const CONNECTIONS_MAX: u32 = 1024;
+/// Connections being negotiated, each way.
+const PENDING_MAX: u32 = 256;
+/// Two nodes may dial each other at the same moment; both connections must be allowed, or each side kills the other's.
+const CONNECTIONS_PER_PEER_MAX: u32 = 2;
+/// Requests served at the same time. Each holds at most a message.
+const REQUESTS_MAX: usize = 64;
+/// How often mDNS asks while nobody answers. One lost first answer costs one of these.
+const MDNS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The protocols of a node.
+#[derive(NetworkBehaviour)]
+pub struct Behaviour {
+    /// `--allow`.
+    pub allowed: Toggle<allow_block_list::Behaviour<AllowedPeers>>,
+    /// Nodes of other clusters.
+    pub blocked: allow_block_list::Behaviour<BlockedPeers>,
+    /// Bounds on connections.
+    pub limits: connection_limits::Behaviour,
+    /// Floods.
+    pub gossip: gossipsub::Behaviour,
+    /// Anti-entropy.
+    pub sync: request_response::Behaviour<Bytes>,
+    /// Pings.
+    pub pulse: pulse::Behaviour,
+    /// Tells nodes of other clusters apart.
+    pub identify: identify::Behaviour,
+    /// Multicast.
+    pub mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+/// What a swarm needs to know.
+#[derive(Debug, Clone)]
+pub struct SwarmConfig {
+    /// The cluster: nodes of another one are not understood.
+    pub cluster: String,
+    /// What strangers do not have.
+    pub cluster_key: Option<PreSharedKey>,
+    /// Who may connect; `None`: everybody.
+    pub allowed: Option<Vec<NodeId>>,
+    /// Whether to look for others by multicast.
+    pub mdns: bool,
+    /// Speaks through the memory of this process instead of TCP. For clusters of a thousand in one process.
+    pub in_memory: bool,
+}
+
+/// Why there is no swarm.
+#[derive(Debug, thiserror::Error)]
+pub enum SwarmError {
+    /// A protocol refused its configuration: a defect here.
+    #[error("cannot set up {0}: {1}")]
+    Setup(&'static str, String),
+}
+
+impl SwarmError {
+    fn setup(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> Self {
+        move |error| Self::Setup(what, error.to_string())
+    }
+}
+
+/// A swarm that listens nowhere yet, and the topic it has joined.
+///
+/// # Errors
+/// A protocol cannot be set up. mDNS alone is no reason to stop: it is warned of and left out.
+pub fn build(keypair: &Keypair, config: &SwarmConfig) -> Result<(Swarm<Behaviour>, IdentTopic), SwarmError> {
+    let topic = IdentTopic::new(format!("hearsay/1/{}/state", config.cluster));
+    let id = keypair.public().to_peer_id();
+    let behaviour = Behaviour {
+        allowed: config.allowed.as_ref().map(|nodes| allow(nodes)).into(),
+        blocked: allow_block_list::Behaviour::default(),
+        limits: connection_limits::Behaviour::new(
+            ConnectionLimits::default()
+                .with_max_established(Some(CONNECTIONS_MAX))
+                .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
+                .with_max_pending_incoming(Some(PENDING_MAX))
+                .with_max_pending_outgoing(Some(PENDING_MAX)),
+        ),
+        gossip: gossip(&topic)?,
+        sync: sync(&config.cluster)?,
+        pulse: pulse::Behaviour::default(),
+        identify: identify::Behaviour::new(
+            identify::Config::new(identify_protocol(&config.cluster), keypair.public())
+                .with_agent_version(concat!("hearsay/", env!("CARGO_PKG_VERSION")).into())
+                // Headers carry addresses and are signed; identify only tells who is at the other end, once.
+                .with_hide_listen_addrs(true)
+                .with_push_listen_addr_updates(false)
+                .with_cache_size(0)
+                .with_interval(Duration::from_secs(24 * 3600)),
+        ),
+        mdns: speak_mdns(config.mdns, id),
+    };
+    let transport = transport(keypair, config)?;
+    // Idle connections are closed by the overlay, which knows which are needed.
+    let swarm_config = libp2p::swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(Duration::from_secs(3600 * 24 * 365))
+        .with_max_negotiating_inbound_streams(REQUESTS_MAX);
+    Ok((Swarm::new(transport, behaviour, id, swarm_config), topic))
+}
+
+/// What identify calls the protocol of a cluster.
+pub fn identify_protocol(cluster: &str) -> String {
+    format!("hearsay/1/{cluster}")
+}
+
+/// mDNS, or its absence: also while the node runs, because in a large cluster only a few speak it.
+pub fn speak_mdns(wanted: bool, id: PeerId) -> Toggle<mdns::tokio::Behaviour> {
+    let behaviour = wanted.then(|| {
+        let config = mdns::Config { query_interval: MDNS_INTERVAL, ..mdns::Config::default() };
+        mdns::tokio::Behaviour::new(config, id)
+    });
+    match behaviour.transpose() {
+        Ok(behaviour) => behaviour.into(),
+        Err(error) => {
+            tracing::warn!(%error, "no mDNS: nodes on other hosts are found by --join only");
+            None.into()
+        }
+    }
+}
+
+fn allow(nodes: &[NodeId]) -> allow_block_list::Behaviour<AllowedPeers> {
+    let mut behaviour = allow_block_list::Behaviour::default();
+    for peer in nodes.iter().filter_map(|node| peer_of(*node)) {
+        behaviour.allow_peer(peer);
+    }
+    behaviour
+}
+
+fn gossip(topic: &IdentTopic) -> Result<gossipsub::Behaviour, SwarmError> {
+    let setup = SwarmError::setup("gossip");
+    let config = gossipsub::ConfigBuilder::default()
+        .validation_mode(ValidationMode::Anonymous)
+        .validate_messages()
+        .message_id_fn(|message| {
+            gossipsub::MessageId::new(&blake3::hash(&message.data).as_bytes()[..16])
+        })
+        .max_transmit_size(MESSAGE_BYTES_MAX + 1024)
+        .max_control_message_size(MESSAGE_BYTES_MAX)
+        .heartbeat_interval(Duration::from_secs(1))
+        .heartbeat_initial_delay(Duration::from_millis(100))
+        // Every link is grafted as soon as it is there, and none is pruned.
+        .mesh_outbound_min(0)
+        .mesh_n_low(16)
+        .mesh_n(20)
+        .mesh_n_high(CONNECTIONS_MAX as usize)
+        .flood_publish(true)
+        .allow_self_origin(false)
+        .build()
+        .map_err(|e| setup(&e))?;
+    let mut gossip =
+        gossipsub::Behaviour::new(MessageAuthenticity::Anonymous, config).map_err(|e| setup(&e))?;
+    gossip.subscribe(topic).map_err(|e| setup(&e))?;
+    Ok(gossip)
+}
+
+fn sync(cluster: &str) -> Result<request_response::Behaviour<Bytes>, SwarmError> {
+    let protocol = StreamProtocol::try_from_owned(format!("/hearsay/1/{cluster}/sync"))
+        .map_err(|e| SwarmError::setup("sync")(&e))?;
+    let config = request_response::Config::default()
+        .with_request_timeout(Duration::from_secs(5))
+        .with_max_concurrent_streams(REQUESTS_MAX);
+    Ok(request_response::Behaviour::with_codec(Bytes, [(protocol, ProtocolSupport::Full)], config))
+}
+
+fn transport(
+    keypair: &Keypair,
+    config: &SwarmConfig,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SwarmError> {
+    let noise = noise::Config::new(keypair).map_err(|e| SwarmError::setup("noise")(&e))?;
+    if config.in_memory {
+        let upgraded = MemoryTransport::default().upgrade(Version::V1Lazy).authenticate(noise);
+        return Ok(upgraded.multiplex(yamux::Config::default()).timeout(HANDSHAKE_MAX).boxed());
+    }
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let base = match config.cluster_key {
+        Some(key) => Either::Left(tcp.and_then(move |socket, _| PnetConfig::new(key).handshake(socket))),
+        None => Either::Right(tcp),
+    };
+    let upgraded = base.upgrade(Version::V1Lazy).authenticate(noise);
+    Ok(upgraded.multiplex(yamux::Config::default()).timeout(HANDSHAKE_MAX).boxed())
+}
+
+/// The node behind a PeerId; `None` for keys of a kind that Hearsay does not use.
+pub fn node_of(peer: PeerId) -> Option<NodeId> {
+    NodeId::from_peer_id_bytes(&peer.to_bytes()).ok()
+}
+
+/// The PeerId of a node.
+pub fn peer_of(node: NodeId) -> Option<PeerId> {
+    PeerId::from_bytes(&node.to_peer_id_bytes()).ok()
+}
+
+/// Whether the outcome of a dial proves that no process of this peer is there: each address refused or reset the connection, or somebody
+/// else answered.
+pub fn proves_absence(error: &libp2p::swarm::DialError) -> bool {
+    use libp2p::swarm::DialError;
+    match error {
+        DialError::WrongPeerId { .. } => true,
+        DialError::Transport(attempts) => {
+            !attempts.is_empty() && attempts.iter().all(|(_, error)| is_refusal(&format!("{error:?}")))
+        }
+        _ => false,
+    }
+}
+
+/// The layers of the transport wrap the system's error so deeply that its text is the one thing that all of them pass on.
+fn is_refusal(error: &str) -> bool {
+    ["ConnectionRefused", "Connection refused", "ConnectionReset", "Connection reset", "WrongPeerId"]
+        .iter()
+        .any(|sign| error.contains(sign))
+}
+
+/// Whether an address is one that only this machine can reach.
+pub fn is_loopback(address: &Multiaddr) -> bool {
+    use libp2p::multiaddr::Protocol;
+    address.iter().any(|part| match part {
+        Protocol::Ip4(ip) => ip.is_loopback(),
+        Protocol::Ip6(ip) => ip.is_loopback(),
+        _ => false,
+    })
+}
+
+/// Whole messages, as bytes: their meaning is the core's business.
+#[derive(Debug, Clone, Copy)]
+pub struct Bytes;
+
+impl Bytes {
+    /// Reads to the end; one byte too many is an error and not a silent cut.
+    async fn read<T: futures::AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        io.take(MESSAGE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).await?;
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "message over the limit"));
+        }
+        Ok(bytes)
+    }
+
+    async fn write<T: futures::AsyncWrite + Unpin + Send>(io: &mut T, bytes: &[u8]) -> io::Result<()> {
+        io.write_all(bytes).await?;
+        io.close().await
+    }
+}
+
+impl request_response::Codec for Bytes {
+    type Protocol = StreamProtocol;
+    type Request = Vec<u8>;
+    type Response = Vec<u8>;
+
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
+    where
+        T: futures::AsyncRead + Unpin + Send,
+    {
+        Self::read(io).await
+    }
+
+    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
+    where
+        T: futures::AsyncRead + Unpin + Send,
+    {
+        Self::read(io).await
+    }
+
+    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Vec<u8>) -> io::Result<()>
+    where
+        T: futures::AsyncWrite + Unpin + Send,
+    {
+        Self::write(io, &request).await
+    }
+
+    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, response: Vec<u8>) -> io::Result<()>
+    where
+        T: futures::AsyncWrite + Unpin + Send,
+    {
+        Self::write(io, &response).await
+    }
+}
+

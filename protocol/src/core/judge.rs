@@ -1,0 +1,186 @@
+//! Concluding who is alive: own observations go out as evidence, everybody's evidence becomes verdicts.
+
+use super::{Core, learn::Worth};
+use crate::{
+    NodeId, Time,
+    io::{Event, Judgement, Output},
+    liveness::{Claim, Evidence, Heard, Strength, Verdict},
+    providers::{Change, Explanation, MemberState},
+    wire::{self, Gossip},
+};
+
+/// A connection to the dead is kept for this long, in case they answer after all. Then it goes: TCP would take minutes to notice that a
+/// partition has healed, a new dial takes seconds.
+const KEEP_DEAD_LINKS: std::time::Duration = std::time::Duration::from_secs(3);
+/// While at most this many unaccused members are left, each verdict may decide whether another case needs a second report.
+const FEW: usize = 8;
+
+impl Core {
+    /// This node saw something of a member. Says so, unless everybody knows.
+    pub(super) fn report(&mut self, now: Time, subject: NodeId, strength: Strength) {
+        if !self.present.contains(&subject) || self.own.has_left() {
+            return;
+        }
+        let Some(s) = self.state.node(subject) else { return };
+        let (incarnation, version) = (s.incarnation(), s.header_version());
+        let claim = Claim { observer: self.id, subject, incarnation, version, strength };
+        if self.liveness.weigh(&claim) != Heard::News
+            || !self.watch.may_say(now, subject, incarnation, version, strength)
+        {
+            return;
+        }
+        let evidence = claim.sign(&self.me, &self.config.cluster);
+        self.counters.accusations_made += 1;
+        self.accept(now, evidence.clone());
+        self.publish_evidence(evidence);
+    }
+
+    pub(super) fn publish_evidence(&mut self, evidence: Evidence) {
+        self.publish(&Gossip::Evidence(vec![evidence]));
+    }
+
+    pub(super) fn publish(&mut self, gossip: &Gossip) {
+        // Before anybody listens there is nobody to tell; anti-entropy will.
+        if self.links.subscribed().next().is_some() {
+            self.counters.gossip_published += 1;
+            self.out.push_back(Output::Publish(wire::encode(gossip)));
+        }
+    }
+
+    /// Evidence by gossip.
+    pub(super) fn hear_all(&mut self, now: Time, evidence: Vec<Evidence>, from: NodeId) -> Judgement {
+        let worths: Vec<Worth> = evidence.into_iter().map(|e| self.hear(now, e, from)).collect();
+        if worths.contains(&Worth::Bad) {
+            Judgement::Reject
+        } else if worths.contains(&Worth::News) {
+            Judgement::Accept
+        } else {
+            Judgement::Ignore
+        }
+    }
+
+    /// One piece of evidence from anywhere.
+    pub(super) fn hear(&mut self, now: Time, evidence: Evidence, from: NodeId) -> Worth {
+        let Claim { observer, subject, incarnation, version, .. } = evidence.claim;
+        let about_me = subject == self.id;
+        // Only members bear witness: identities cost nothing, members can be counted. What somebody on the other side of a partition
+        // says of this node must be refuted, even while each believes the other dead. Our own words come back to us, too.
+        let witness =
+            if about_me { self.concluded.contains_key(&observer) } else { self.present.contains(&observer) };
+        if observer == self.id || !witness {
+            return Worth::Stale;
+        }
+        let current = self.own.incarnation() == incarnation && version >= self.own_header_version();
+        match about_me {
+            true if !current => return Worth::Stale,
+            false if self.liveness.weigh(&evidence.claim) != Heard::News => return Worth::Stale,
+            _ => (),
+        }
+        if !self.evidence_limit.has_left(now, observer) {
+            self.counters.rate_limited += 1;
+            return Worth::PutOff;
+        }
+        if !evidence.is_signed(&self.config.cluster) {
+            self.counters.forged += 1;
+            self.blame(now, from, "evidence");
+            return Worth::Bad;
+        }
+        self.evidence_limit.take(now, observer);
+        self.counters.accusations_heard += 1;
+        if about_me {
+            self.refute(now, observer);
+            return Worth::News;
+        }
+        self.accept(now, evidence);
+        // Look for ourselves where we can: those that watch it, and those that happen to be connected.
+        let concerned = self.overlay.watched().contains(&subject) || self.links.is_connected(subject);
+        if concerned && self.concluded(subject) == Some(MemberState::Suspect) {
+            self.watch.probe(now, subject);
+        }
+        Worth::News
+    }
+
+    fn accept(&mut self, now: Time, evidence: Evidence) {
+        let Claim { observer: by, subject, strength, .. } = evidence.claim;
+        if self.liveness.hear(now, evidence) == Heard::News {
+            self.event(Event::Accused { by, subject, strength });
+            let strong = strength == Strength::Strong;
+            self.change(Change::Explained(subject, Explanation::Accused { by, strong }));
+            self.judge(now, subject);
+        }
+    }
+
+    /// Draws the conclusion from what is known about a member right now.
+    pub(super) fn judge(&mut self, now: Time, subject: NodeId) {
+        let Some((before, since)) = self.concluded.get(&subject).copied() else { return };
+        if before == MemberState::Left || subject == self.id {
+            return;
+        }
+        if before == MemberState::Failed && since + KEEP_DEAD_LINKS <= now && self.links.is_connected(subject)
+        {
+            self.out.push_back(Output::Disconnect(subject));
+        }
+        let suspicion = self.health.stretch(now, self.config.suspicion);
+        let verdict = self.liveness.conclude(now, subject, &self.present, suspicion);
+        let state = match verdict {
+            Verdict::Clear => MemberState::Alive,
+            Verdict::Failed => MemberState::Failed,
+            Verdict::Suspect(at) => {
+                // Without a second report it stays a suspect, and soon others take over from it as watcher.
+                let since = self.liveness.accused_since(subject).unwrap_or(now);
+                let again = at.unwrap_or(since + suspicion);
+                if again > now {
+                    self.deadlines.insert((again, subject));
+                }
+                MemberState::Suspect
+            }
+        };
+        if state != before {
+            return self.conclude(now, subject, state);
+        }
+        self.place(now, subject, state);
+    }
+
+    /// Makes a conclusion known.
+    pub(super) fn conclude(&mut self, now: Time, id: NodeId, state: MemberState) {
+        let before = self.concluded.insert(id, (state, now)).map(|(state, _)| state);
+        match (before, state) {
+            (_, MemberState::Failed) => self.counters.verdicts_failed += 1,
+            (Some(MemberState::Failed), MemberState::Alive | MemberState::Suspect) => {
+                self.counters.verdicts_revoked += 1;
+            }
+            _ => (),
+        }
+        if state == MemberState::Failed {
+            self.deadlines.insert((now + KEEP_DEAD_LINKS, id));
+        }
+        if state.is_present() {
+            self.present.insert(id);
+        } else {
+            self.present.remove(&id);
+            self.watch.settled(id);
+        }
+        if state == MemberState::Left {
+            self.liveness.dismiss(id);
+        }
+        self.state.set_failed(id, state == MemberState::Failed);
+        self.place(now, id, state);
+        self.show_member(now, id);
+        if before != Some(state) && id != self.id {
+            let name = self.state.node(id).map(|s| s.header().name.clone()).unwrap_or_default();
+            self.event(Event::Member(id, name, state));
+            self.change(Change::Explained(id, Explanation::Became(state)));
+        }
+        let accused: Vec<NodeId> = self.liveness.accused().filter(|other| *other != id).collect();
+        if self.present.len() <= accused.len() + FEW {
+            self.deadlines.extend(accused.into_iter().map(|other| (now, other)));
+        }
+    }
+
+    /// Puts a member where it belongs in the overlay.
+    fn place(&mut self, now: Time, id: NodeId, state: MemberState) {
+        let suspicion = self.health.stretch(now, self.config.suspicion);
+        let reliable = state.is_present() && !self.liveness.is_doubted(now, id, suspicion);
+        self.overlay_moved |= self.overlay.set(id, true, reliable);
+    }
+}

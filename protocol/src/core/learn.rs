@@ -1,0 +1,242 @@
+//! Taking in what others state.
+
+use super::Core;
+use crate::{
+    NodeId, Time,
+    io::{Event, Judgement},
+    providers::{Change, Explanation, Member, MemberState},
+    record::{Entry, Fact, Instance, Key, Presence},
+    state::Applied,
+    wire::Page,
+};
+
+/// What an entry was worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Worth {
+    /// It changed something.
+    News,
+    /// Known, superseded or collected.
+    Stale,
+    /// True perhaps, and not taken: too early, too many, no room.
+    PutOff,
+    /// Forged or malformed.
+    Bad,
+}
+
+impl Core {
+    /// Entries by gossip. Passed on if something was news; who already knows stays silent.
+    pub(super) fn learn_all(&mut self, now: Time, entries: Vec<Entry>, from: NodeId) -> Judgement {
+        let (mut news, mut bad) = (false, false);
+        for entry in entries {
+            let author = entry.fact.node;
+            if !self.entries_limit.has_left(now, author) {
+                self.counters.rate_limited += 1;
+                continue;
+            }
+            match self.learn(now, entry, from) {
+                Worth::News => {
+                    self.entries_limit.take(now, author);
+                    news = true;
+                }
+                Worth::Bad => bad = true,
+                // The sender knows more of this life than we do.
+                Worth::PutOff => self.sync.soon(now, from),
+                Worth::Stale => (),
+            }
+        }
+        match (bad, news) {
+            (true, _) => Judgement::Reject,
+            (false, true) => Judgement::Accept,
+            (false, false) => Judgement::Ignore,
+        }
+    }
+
+    /// Pages by anti-entropy. Returns whether there was news in them.
+    pub(super) fn take_pages(&mut self, now: Time, pages: Vec<Page>, from: NodeId) -> bool {
+        let mut any_news = false;
+        for mut page in pages {
+            if !page.covers.is_well_formed() {
+                self.malformed(now, from, "page");
+                continue;
+            }
+            let was_present = self.present.contains(&page.node);
+            let evidence = std::mem::take(&mut page.evidence);
+            let mut whole = true;
+            for entry in &page.entries {
+                if (entry.fact.node, entry.fact.incarnation) != (page.node, page.incarnation) {
+                    self.malformed(now, from, "page");
+                    whole = false;
+                    break;
+                }
+                match self.learn(now, entry.clone(), from) {
+                    Worth::News => any_news = true,
+                    Worth::Stale => (),
+                    Worth::PutOff | Worth::Bad => whole = false,
+                }
+            }
+            // Only what was taken whole counts as seen; the rest is asked for again.
+            if whole && page.node != self.id {
+                for gone in self.state.cover(&page) {
+                    self.withdraw(gone.fact);
+                    any_news = true;
+                }
+            }
+            for evidence in evidence {
+                if self.hear(now, evidence.clone(), from) == Worth::News {
+                    any_news = true;
+                    // Its watchers may be on the other side of what was a partition. A newcomer tells nobody: all know.
+                    if was_present {
+                        self.publish_evidence(evidence);
+                    }
+                }
+            }
+        }
+        any_news
+    }
+
+    /// One entry from anywhere.
+    pub(super) fn learn(&mut self, now: Time, entry: Entry, from: NodeId) -> Worth {
+        let node = entry.fact.node;
+        if node == self.id {
+            return self.learn_of_myself(now, &entry, from);
+        }
+        let key = entry.fact.key.clone();
+        let unknown_header = key == Key::Header && self.state.node(node).is_none();
+        if unknown_header && self.state.len() >= self.config.members_max {
+            self.make_room();
+        }
+        match self.state.apply(entry) {
+            Applied::NewLife => {
+                self.counters.entries_applied += 1;
+                self.begin_life(now, node);
+                Worth::News
+            }
+            Applied::News(before) => {
+                self.counters.entries_applied += 1;
+                match key {
+                    Key::Header => self.renew(now, node),
+                    Key::Instance(id) => self.show_instance(node, &id, before.as_deref()),
+                    Key::Kv(_) | Key::Other(..) => (),
+                }
+                Worth::News
+            }
+            Applied::Stale => {
+                self.counters.entries_stale += 1;
+                Worth::Stale
+            }
+            Applied::NoHeader => {
+                self.counters.entries_early += 1;
+                Worth::PutOff
+            }
+            Applied::Full => {
+                self.counters.table_full += 1;
+                Worth::PutOff
+            }
+            Applied::Refused(error) => {
+                if error == crate::record::EntryError::Forged {
+                    self.counters.forged += 1;
+                } else {
+                    self.counters.malformed += 1;
+                }
+                self.blame(now, from, "entry");
+                Worth::Bad
+            }
+        }
+    }
+
+    /// A member's first header, or that of a new life.
+    pub(super) fn begin_life(&mut self, now: Time, node: NodeId) {
+        let Some(s) = self.state.node(node) else { return };
+        let (incarnation, version, presence) = (s.incarnation(), s.header_version(), s.header().presence);
+        self.liveness.renew(node, incarnation, version);
+        self.concluded.remove(&node);
+        self.change(Change::Explained(node, Explanation::Joined(incarnation)));
+        self.conclude(
+            now,
+            node,
+            if presence == Presence::Left { MemberState::Left } else { MemberState::Alive },
+        );
+    }
+
+    /// A newer header within a life: a refutation, a new address, a farewell.
+    pub(super) fn renew(&mut self, now: Time, node: NodeId) {
+        let Some(s) = self.state.node(node) else { return };
+        let (incarnation, version, presence) = (s.incarnation(), s.header_version(), s.header().presence);
+        let accused = self.liveness.renew(node, incarnation, version);
+        if presence == Presence::Left {
+            return self.conclude(now, node, MemberState::Left);
+        }
+        if accused {
+            self.change(Change::Explained(node, Explanation::Refuted(version)));
+        }
+        self.show_member(now, node);
+        self.judge(now, node);
+    }
+
+    /// Shows a member as it is now.
+    pub(super) fn show_member(&mut self, now: Time, node: NodeId) {
+        let (Some(s), Some((state, since))) = (self.state.node(node), self.concluded.get(&node)) else {
+            return;
+        };
+        let header = s.header();
+        let member = Member {
+            id: node,
+            name: header.name.clone(),
+            state: *state,
+            roles: header.roles.clone(),
+            addresses: header.addresses.clone(),
+            http: header.http.clone(),
+            zone: header.zone.clone(),
+            software: header.software.clone(),
+            protocol: header.protocol,
+            incarnation: s.incarnation(),
+            version: s.header_version(),
+            since: *since,
+            rtt: None,
+        };
+        if state.is_present() {
+            self.notice_name(now, node, &member.name);
+        }
+        self.change(Change::Member(Box::new(member)));
+    }
+
+    /// Shows an instance as it is now.
+    pub(super) fn show_instance(&mut self, node: NodeId, id: &str, before: Option<&Entry>) {
+        let entry = self.state.node(node).and_then(|s| s.entry(&Key::Instance(id.to_owned())));
+        let instance = entry.and_then(|e| e.fact.value.as_deref()).and_then(|v| Instance::decode(v).ok());
+        if instance.is_some() || before.is_some_and(|b| b.fact.value.is_some()) {
+            self.change(Change::Instance { node, id: id.to_owned(), instance: instance.map(Box::new) });
+        }
+    }
+
+    fn withdraw(&mut self, fact: Fact) {
+        if let (Key::Instance(id), Some(_)) = (fact.key, fact.value) {
+            self.change(Change::Instance { node: fact.node, id, instance: None });
+        }
+    }
+
+    /// The table is full: whoever has been gone for longest makes room.
+    fn make_room(&mut self) {
+        let gone = self.concluded.iter().filter(|(_, (state, _))| !state.is_present());
+        if let Some(id) = gone.min_by_key(|(_, (_, since))| *since).map(|(id, _)| *id) {
+            self.forget(id);
+        }
+    }
+
+    pub(super) fn forget(&mut self, id: NodeId) {
+        self.state.bury(id);
+        self.liveness.dismiss(id);
+        self.watch.forget(id);
+        self.concluded.remove(&id);
+        self.present.remove(&id);
+        self.overlay_moved |= self.overlay.set(id, false, false);
+        self.change(Change::Forgotten(id));
+    }
+
+    /// Somebody present has a name. If it is this node's, the later of the two should give way.
+    fn notice_name(&mut self, now: Time, node: NodeId, name: &str) {
+        if node != self.id && *name == *self.own.profile().name && self.own.name_taken(now, node) {
+            self.event(Event::NameTaken(node));
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Speaking for this node: its header, its instances, its refutations, its farewell; and defending its key and its name.
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::{Core, learn::Worth};
+use crate::{
+    Incarnation, NodeId, Time, Version,
+    config::Config,
+    io::{Event, Fatal, Judgement, Output, Profile},
+    record::{ADDRESSES_MAX, Entry, Fact, Header, Instance, Key, Presence, signed_bytes},
+    seen::Seen,
+    sync::{Ask, Ticket},
+    wire::{Clash, ClashClaim, Gossip, PAGE_BYTES, Page, Request},
+};
+
+/// The protocol version that this build speaks.
+const PROTOCOL: u16 = 1;
+/// A floor is raised at most this often: each time costs a header.
+const FLOOR_INTERVAL: Duration = Duration::from_secs(300);
+/// How often a younger process under our key is told to stop.
+const CLASH_INTERVAL: Duration = Duration::from_millis(500);
+/// After this long it has stopped, or never will: this node takes its place in the table again.
+const RECLAIM_AFTER: Duration = Duration::from_secs(5);
+
+/// What this node says, and what it has to defend.
+#[derive(Debug)]
+pub(super) struct Own {
+    incarnation: Incarnation,
+    version: Version,
+    profile: Profile,
+    presence: Presence,
+    floor: Version,
+    floor_raised: Time,
+    boot: u64,
+    /// When each tombstone was stated, oldest first.
+    tombstones: VecDeque<(Time, Version)>,
+    /// Stated, and not yet told.
+    unsent: Vec<Entry>,
+    last_flush: Time,
+    flush_at: Option<Time>,
+    /// A younger life under our key: which, since when, and when it was last told to stop.
+    usurper: Option<(Incarnation, Time, Time)>,
+    /// Who has our name, and since when we know.
+    namesake: Option<(NodeId, Time)>,
+}
+
+impl Own {
+    pub(super) fn new(incarnation: Incarnation, profile: Profile, boot: u64, now: Time) -> Self {
+        Self {
+            incarnation,
+            version: Version(0),
+            profile,
+            presence: Presence::Running,
+            floor: Version(0),
+            floor_raised: now,
+            boot,
+            tombstones: VecDeque::new(),
+            unsent: Vec::new(),
+            last_flush: Time::ZERO,
+            flush_at: None,
+            usurper: None,
+            namesake: None,
+        }
+    }
+
+    pub(super) fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    pub(super) fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        self.presence == Presence::Left
+    }
+
+    pub(super) fn flush_at(&self) -> Option<Time> {
+        self.flush_at
+    }
+
+    pub(super) fn next_due(&self, config: &Config) -> Option<Time> {
+        if self.has_left() {
+            return None;
+        }
+        let reclaim = self.usurper.map(|(_, since, _)| since + RECLAIM_AFTER);
+        let name = self.namesake.map(|(_, since)| since + config.name_clash);
+        reclaim.into_iter().chain(name).min()
+    }
+
+    /// Notes a member with this node's name. Returns whether that is news.
+    pub(super) fn name_taken(&mut self, now: Time, by: NodeId) -> bool {
+        let known = self.namesake.is_some_and(|(who, _)| who == by);
+        if !known {
+            self.namesake = Some((by, now));
+        }
+        !known
+    }
+
+    fn header(&self) -> Header {
+        Header {
+            name: self.profile.name.clone(),
+            addresses: self.profile.addresses.iter().take(ADDRESSES_MAX).cloned().collect(),
+            http: self.profile.http.clone(),
+            roles: self.profile.roles.clone(),
+            zone: self.profile.zone.clone(),
+            software: self.profile.software.clone(),
+            protocol: PROTOCOL,
+            floor: self.floor,
+            presence: self.presence,
+            boot: self.boot,
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn own_header_version(&self) -> Version {
+        self.state.node(self.id).map_or(Version(0), |s| s.header_version())
+    }
+
+    /// Signs a fact about this node and applies it. What breaks a bound is counted and not said; whoever asked for it should have
+    /// checked.
+    fn state_fact(&mut self, now: Time, key: Key, value: Option<Vec<u8>>) -> bool {
+        let version = self.own.version.next();
+        let fact =
+            Fact { node: self.id, incarnation: self.own.incarnation, version, key: key.clone(), value };
+        let Ok(entry) = fact.sign(&self.me, &self.config.cluster) else {
+            self.counters.malformed += 1;
+            return false;
+        };
+        let before = match self.state.apply(entry.clone()) {
+            crate::state::Applied::NewLife => None,
+            crate::state::Applied::News(before) => before,
+            _ => {
+                self.counters.table_full += 1;
+                return false;
+            }
+        };
+        self.own.version = version;
+        match &key {
+            Key::Instance(id) => self.show_instance(self.id, id, before.as_deref()),
+            Key::Header if self.concluded.contains_key(&self.id) => self.renew(now, self.id),
+            Key::Header => self.begin_life(now, self.id),
+            Key::Kv(_) | Key::Other(..) => (),
+        }
+        self.own.unsent.push(entry);
+        let due = self.own.last_flush + self.config.coalesce;
+        self.own.flush_at.get_or_insert(due.max(now));
+        true
+    }
+
+    pub(super) fn state_header(&mut self, now: Time) {
+        let header = self.own.header().encode();
+        self.state_fact(now, Key::Header, Some(header));
+    }
+
+    pub(super) fn set_profile(&mut self, now: Time, profile: Profile) {
+        if !self.own.has_left() && self.own.profile != profile {
+            self.own.profile = profile;
+            self.state_header(now);
+        }
+    }
+
+    pub(super) fn set_instance(&mut self, now: Time, id: String, instance: Option<Instance>) {
+        if self.own.has_left() {
+            return;
+        }
+        let key = Key::Instance(id);
+        let held = self.state.node(self.id).and_then(|s| s.entry(&key)).and_then(|e| e.fact.value.clone());
+        let value = instance.map(|i| i.encode());
+        if held == value {
+            return;
+        }
+        let tombstone = value.is_none();
+        if self.state_fact(now, key, value) && tombstone {
+            self.own.tombstones.push_back((now, self.own.version));
+        }
+    }
+
+    /// Somebody says that this node is gone. A newer header says otherwise.
+    pub(super) fn refute(&mut self, now: Time, by: NodeId) {
+        if self.own.has_left() {
+            return;
+        }
+        self.counters.refutations += 1;
+        self.state_header(now);
+        self.flush(now);
+        self.event(Event::Refuted { by, version: self.own_header_version() });
+    }
+
+    /// Says goodbye: by gossip, and to each neighbour directly.
+    pub(super) fn leave(&mut self, now: Time) {
+        if self.own.has_left() {
+            return;
+        }
+        self.own.presence = Presence::Left;
+        self.state_header(now);
+        self.flush(now);
+        let header = self.state.node(self.id).and_then(|s| s.entry(&Key::Header)).cloned();
+        let page = header.map(|header| {
+            let mut covers = Seen::default();
+            covers.insert(header.fact.version);
+            let (node, incarnation) = (self.id, self.own.incarnation);
+            Page { node, incarnation, covers, entries: vec![header], evidence: Vec::new() }
+        });
+        let neighbours: Vec<NodeId> = self.links.connected().collect();
+        for peer in neighbours {
+            let request = Request::Push(page.iter().cloned().collect());
+            self.request(Ask { peer, ticket: Ticket(0), request });
+        }
+    }
+
+    /// The first neighbour listens: tell everybody who we are. What does not fit is left to anti-entropy.
+    pub(super) fn introduce(&mut self, now: Time) {
+        let Some(s) = self.state.node(self.id) else { return };
+        let mut bytes = 0;
+        let fits = |e: &&Entry| {
+            bytes += e.encoded_len();
+            bytes < PAGE_BYTES / 2
+        };
+        self.own.unsent = s.entries().take_while(fits).cloned().collect();
+        self.flush(now);
+    }
+
+    fn flush(&mut self, now: Time) {
+        self.own.flush_at = None;
+        self.own.last_flush = now;
+        let mut unsent = std::mem::take(&mut self.own.unsent).into_iter().peekable();
+        while unsent.peek().is_some() {
+            let mut bytes = 0;
+            let mut batch = Vec::new();
+            while let Some(entry) = unsent.next_if(|e| {
+                bytes += e.encoded_len();
+                bytes <= PAGE_BYTES || bytes == e.encoded_len()
+            }) {
+                batch.push(entry);
+            }
+            self.publish(&Gossip::Entries(batch));
+        }
+    }
+
+    pub(super) fn own_due(&mut self, now: Time) {
+        if self.own.flush_at.is_some_and(|at| at <= now) {
+            self.flush(now);
+        }
+        if self.own.has_left() {
+            return;
+        }
+        self.raise_floor(now);
+        if let Some((newer, since, _)) = self.own.usurper
+            && now >= since + RECLAIM_AFTER
+        {
+            self.reclaim(now, newer);
+        }
+        if let Some((by, since)) = self.own.namesake
+            && now >= since + self.config.name_clash
+        {
+            self.own.namesake = None;
+            let theirs = self.state.node(by).filter(|s| s.header().name == self.own.profile.name);
+            let first = theirs.is_some_and(|s| s.incarnation() < self.own.incarnation);
+            if first && self.present.contains(&by) && now.since(self.started) < self.config.newcomer {
+                let name = self.own.profile.name.clone();
+                self.out.push_back(Output::Fatal(Fatal::NameTaken { name, by }));
+            }
+        }
+    }
+
+    fn raise_floor(&mut self, now: Time) {
+        let mut floor = self.own.floor;
+        if now.since(self.own.floor_raised) < FLOOR_INTERVAL {
+            return;
+        }
+        while let Some((at, version)) = self.own.tombstones.front().copied()
+            && now.since(at) > self.config.tombstone_age
+        {
+            self.own.tombstones.pop_front();
+            floor = version.next();
+        }
+        if floor > self.own.floor {
+            self.own.floor = floor;
+            self.own.floor_raised = now;
+            self.state_header(now);
+        }
+    }
+
+    /// Somebody brings an entry that carries our own signature.
+    pub(super) fn learn_of_myself(&mut self, now: Time, entry: &Entry, from: NodeId) -> Worth {
+        let fact = &entry.fact;
+        let newer_life = fact.incarnation > self.own.incarnation;
+        let never_said = fact.incarnation == self.own.incarnation && fact.version > self.own.version;
+        if !newer_life && !never_said {
+            return Worth::Stale;
+        }
+        if entry.check(&self.config.cluster).is_err() {
+            self.counters.forged += 1;
+            self.blame(now, from, "entry");
+            return Worth::Bad;
+        }
+        if never_said {
+            // Two processes that began in the same millisecond: neither is the older, so neither goes on.
+            self.out.push_back(Output::Fatal(Fatal::KeyTaken(fact.incarnation)));
+            return Worth::Stale;
+        }
+        let (since, told) = match self.own.usurper {
+            Some((known, since, told)) if known == fact.incarnation => (since, Some(told)),
+            _ => (now, None),
+        };
+        if told.is_none_or(|at| now.since(at) >= CLASH_INTERVAL) {
+            self.own.usurper = Some((fact.incarnation, since, now));
+            self.event(Event::KeyTaken(fact.incarnation));
+            let claim = ClashClaim { node: self.id, older: self.own.incarnation, newer: fact.incarnation };
+            let signature = self.me.sign(&signed_bytes("clash", &self.config.cluster, &claim));
+            self.publish(&Gossip::Clash(Clash { claim, signature }));
+        }
+        // Let it pass, so that it reaches everybody and we are not the only one who knows.
+        Worth::News
+    }
+
+    pub(super) fn on_clash(&mut self, now: Time, clash: &Clash, from: NodeId) -> Judgement {
+        let claim = &clash.claim;
+        if !self.evidence_limit.has_left(now, claim.node) {
+            self.counters.rate_limited += 1;
+            return Judgement::Ignore;
+        }
+        if !claim.node.has_signed(&signed_bytes("clash", &self.config.cluster, claim), &clash.signature) {
+            self.counters.forged += 1;
+            self.blame(now, from, "clash");
+            return Judgement::Reject;
+        }
+        self.evidence_limit.take(now, claim.node);
+        if claim.node == self.id && claim.newer == self.own.incarnation && claim.older < claim.newer {
+            self.out.push_back(Output::Fatal(Fatal::KeyTaken(claim.older)));
+        }
+        Judgement::Accept
+    }
+
+    /// The younger process under our key has been told to stop. Begin a life above its, and say everything again.
+    fn reclaim(&mut self, now: Time, newer: Incarnation) {
+        self.own.usurper = None;
+        let Some(s) = self.state.node(self.id) else { return };
+        let instances: Vec<(Key, Option<Vec<u8>>)> = s
+            .entries()
+            .filter(|e| e.fact.key != Key::Header && e.fact.value.is_some())
+            .map(|e| (e.fact.key.clone(), e.fact.value.clone()))
+            .collect();
+        self.own.incarnation = Incarnation(newer.0.saturating_add(1));
+        self.own.version = Version(0);
+        self.own.floor = Version(0);
+        self.own.tombstones.clear();
+        self.concluded.remove(&self.id);
+        self.state_header(now);
+        for (key, value) in instances {
+            self.state_fact(now, key, value);
+        }
+    }
+}

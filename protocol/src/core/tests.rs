@@ -1,0 +1,200 @@
+//! The core as a whole, in the simulator: what a user would notice.
+
+use std::time::Duration;
+
+use crate::{
+    config::Config,
+    io::Command,
+    providers::MemberState,
+    sim::{NodeIndex, Sim},
+};
+
+const S: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+fn cluster(seed: u64, n: usize) -> Sim {
+    let mut sim = Sim::new(seed, Config::default());
+    sim.add(None);
+    for i in 1..n {
+        let contact = sim.pick(i);
+        sim.add(Some(contact));
+        sim.run_for(20 * MS);
+    }
+    let took = sim.run_while(30 * S, Sim::has_converged);
+    assert!(took.is_some(), "{n} nodes did not converge: {}", describe(&sim));
+    sim.run_for(25 * S);
+    sim.false_alarms.clear();
+    sim
+}
+
+fn describe(sim: &Sim) -> String {
+    sim.nodes()
+        .iter()
+        .enumerate()
+        .map(|(i, node)| {
+            let members: Vec<String> =
+                node.table().members().map(|m| format!("{}={}", m.name, m.state)).collect();
+            let root = node.core().map(|c| c.state().root()[0]);
+            let neighbours = node.core().map(|c| c.neighbours().count());
+            format!("\n{i} up={} root={root:?} neighbours={neighbours:?} {}", node.is_up(), members.join(" "))
+        })
+        .collect()
+}
+
+#[track_caller]
+fn within(sim: &mut Sim, bound: Duration, what: &str, until: impl FnMut(&Sim) -> bool) -> Duration {
+    match sim.run_while(bound, until) {
+        Some(took) => took,
+        None => panic!("not within {bound:?}: {what}{}", describe(sim)),
+    }
+}
+
+#[test]
+fn two_nodes_see_each_other_within_a_moment() {
+    let mut sim = Sim::new(1, Config::default());
+    sim.add(None);
+    sim.add(Some(0));
+    within(&mut sim, 200 * MS, "both see both", Sim::has_converged);
+}
+
+#[test]
+fn a_crash_is_known_everywhere_at_once_and_nobody_else_is_accused_to_death() {
+    for n in [2, 3, 5, 7, 30, 100] {
+        let mut sim = cluster(n as u64, n);
+        sim.crash(n / 2);
+        let took = within(&mut sim, S, "crash known", |sim| sim.all_believe(n / 2, MemberState::Failed));
+        assert!(took < 100 * MS, "{n} nodes: {took:?}");
+        sim.run_for(60 * S);
+        assert_eq!(sim.false_alarms, []);
+        assert!(sim.has_converged(), "{}", describe(&sim));
+    }
+}
+
+#[test]
+fn a_freeze_is_known_within_two_seconds_and_so_is_the_return() {
+    for n in [2, 3, 5, 7, 30] {
+        let mut sim = cluster(n as u64, n);
+        sim.freeze(0);
+        let took = within(&mut sim, 4 * S, "freeze known", |sim| sim.all_believe(0, MemberState::Failed));
+        // With one watcher or two, none of them may be about to ping.
+        let bound = if n < 7 { 2500 * MS } else { 2000 * MS };
+        assert!(took < bound, "{n} nodes: {took:?}");
+        sim.run_for(10 * S);
+        sim.thaw(0);
+        let took = within(&mut sim, 5 * S, "thawed and back", Sim::has_converged);
+        assert!(took < 2 * S, "{n} nodes: {took:?}");
+        assert_eq!(sim.false_alarms, []);
+    }
+}
+
+#[test]
+fn a_farewell_is_known_at_once_and_is_not_a_failure() {
+    for n in [2, 7, 30] {
+        let mut sim = cluster(n as u64, n);
+        sim.command(1, Command::Leave);
+        within(&mut sim, 30 * MS, "leave known", |sim| sim.all_believe(1, MemberState::Left));
+        sim.crash(1);
+        sim.run_for(30 * S);
+        assert!(sim.all_believe(1, MemberState::Left), "{}", describe(&sim));
+    }
+}
+
+#[test]
+fn a_restart_is_never_listed_twice() {
+    let mut sim = cluster(5, 10);
+    sim.crash(3);
+    sim.run_for(3 * MS);
+    sim.start(3, Some(0));
+    let took = sim.run_while(10 * S, |sim| {
+        for node in sim.nodes().iter().filter(|n| n.is_up()) {
+            let named = node.table().members().filter(|m| m.name == "n3").count();
+            let offered = node.table().providers("grading").filter(|p| p.node == "n3").count();
+            assert!(named <= 1 && offered <= 1);
+        }
+        sim.has_converged()
+    });
+    assert!(took.is_some(), "{}", describe(&sim));
+}
+
+#[test]
+fn half_of_the_cluster_may_die_at_once() {
+    let mut sim = cluster(6, 20);
+    let dead: Vec<NodeIndex> = (0..20).step_by(2).collect();
+    dead.iter().for_each(|i| sim.crash(*i));
+    let took = within(&mut sim, 30 * S, "all deaths known", |sim| {
+        dead.iter().all(|i| sim.all_believe(*i, MemberState::Failed))
+    });
+    assert!(took < 5 * S, "{took:?}");
+    sim.run_for(60 * S);
+    assert_eq!(sim.false_alarms, []);
+    assert!(sim.has_converged(), "{}", describe(&sim));
+}
+
+#[test]
+fn all_but_two_hosts_may_vanish_without_a_word() {
+    let mut sim = cluster(7, 10);
+    (2..10).for_each(|i| sim.freeze(i));
+    within(&mut sim, 60 * S, "all losses known", |sim| {
+        (2..10).all(|i| sim.all_believe(i, MemberState::Failed))
+    });
+    assert!(sim.has_converged(), "{}", describe(&sim));
+}
+
+#[test]
+fn a_partition_serves_on_both_sides_and_heals_within_ten_seconds() {
+    for (n, at) in [(2, 1), (4, 2), (10, 3), (30, 15)] {
+        let mut sim = cluster(n as u64, n);
+        sim.partition(at);
+        within(&mut sim, 60 * S, "each side sees the other gone", |sim| {
+            let sees = |i: usize| sim.nodes()[i].table().providers("grading").count();
+            (0..at).all(|i| sees(i) == at) && (at..n).all(|i| sees(i) == n - at)
+        });
+        sim.run_for(120 * S);
+        sim.heal();
+        let took = within(&mut sim, 30 * S, "healed", Sim::has_converged);
+        assert!(took < 10 * S, "{n} nodes: {took:?}");
+    }
+}
+
+#[test]
+fn a_partition_of_a_day_heals_by_itself() {
+    let mut sim = cluster(9, 6);
+    sim.partition(2);
+    sim.run_for(24 * 3600 * S);
+    sim.heal();
+    let took = within(&mut sim, 120 * S, "healed", Sim::has_converged);
+    assert!(took < 60 * S, "{took:?}");
+}
+
+#[test]
+fn a_one_way_cut_between_two_fails_nobody_and_does_not_flap() {
+    let mut sim = cluster(11, 10);
+    sim.block(0, 1);
+    sim.run_for(120 * S);
+    let changes = sim.false_alarms.len();
+    assert!(changes <= 2, "{:?}", sim.false_alarms);
+    sim.heal();
+    within(&mut sim, 30 * S, "healed", Sim::has_converged);
+}
+
+#[test]
+fn a_fifth_of_all_packets_lost_fails_nobody() {
+    let mut sim = cluster(12, 20);
+    sim.weather.loss_percent = 20;
+    sim.run_for(600 * S);
+    assert_eq!(sim.false_alarms, []);
+    sim.weather.loss_percent = 0;
+    within(&mut sim, 20 * S, "converged", Sim::has_converged);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    let run = |seed| {
+        let mut sim = cluster(seed, 8);
+        sim.crash(2);
+        sim.run_for(10 * S);
+        sim.trace()
+    };
+    assert_eq!(run(3), run(3));
+    assert_ne!(run(3), run(4));
+}

@@ -1,0 +1,155 @@
+//! Which versions of a node have been seen: a watermark plus what lies above its gaps.
+//!
+//! Never only a maximum: entries arrive in any order, and a receiver that remembered only the highest would never ask for the one
+//! that was lost. "Seen" means that everything up to here which still counts is held; a version that was superseded or collected
+//! counts as seen once somebody who saw it has said so.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Version;
+
+/// Ranges kept above the watermark. When there are more, the highest is forgotten and fetched again. Guess: a receiver with this many
+/// gaps is about to be repaired anyway.
+pub const RANGES_MAX: usize = 64;
+
+/// A set of versions: all up to a watermark, and some ranges above it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Seen {
+    watermark: Version,
+    /// Ascending, inclusive, neither touching each other nor the watermark.
+    above: Vec<(Version, Version)>,
+}
+
+impl Seen {
+    /// Everything up to `watermark`.
+    pub fn up_to(watermark: Version) -> Self {
+        Self { watermark, above: Vec::new() }
+    }
+
+    /// Everything up to here is seen.
+    pub fn watermark(&self) -> Version {
+        self.watermark
+    }
+
+    /// The highest version seen.
+    pub fn highest(&self) -> Version {
+        self.above.last().map_or(self.watermark, |(_, end)| *end)
+    }
+
+    /// Whether this version is seen.
+    pub fn contains(&self, version: Version) -> bool {
+        version <= self.watermark || self.above.iter().any(|(start, end)| (*start..=*end).contains(&version))
+    }
+
+    /// Whether every version of `other` is seen.
+    pub fn contains_all(&self, other: &Self) -> bool {
+        self.contains_range(Version(1), other.watermark)
+            && other.above.iter().all(|(start, end)| self.contains_range(*start, *end))
+    }
+
+    fn contains_range(&self, start: Version, end: Version) -> bool {
+        let start = start.max(self.watermark.next());
+        start > end || self.above.iter().any(|(s, e)| *s <= start && end <= *e)
+    }
+
+    /// Adds one version.
+    pub fn insert(&mut self, version: Version) {
+        self.insert_range(version, version);
+    }
+
+    /// Adds a range, both ends included.
+    pub fn insert_range(&mut self, start: Version, end: Version) {
+        if start > end || end <= self.watermark {
+            return;
+        }
+        let (mut start, mut end) = (start.max(self.watermark.next()), end);
+        // Whatever overlaps or touches melts into the new range.
+        self.above.retain(|(s, e)| {
+            let apart = *s > end.next() || e.next() < start;
+            if !apart {
+                start = start.min(*s);
+                end = end.max(*e);
+            }
+            apart
+        });
+        if start == self.watermark.next() {
+            self.watermark = end;
+        } else {
+            let at = self.above.partition_point(|(s, _)| *s < start);
+            self.above.insert(at, (start, end));
+            self.above.truncate(RANGES_MAX);
+        }
+    }
+
+    /// Adds everything that `other` has seen.
+    pub fn insert_all(&mut self, other: &Self) {
+        self.insert_range(Version(1), other.watermark);
+        other.above.iter().for_each(|(start, end)| self.insert_range(*start, *end));
+    }
+
+    /// What of this lies at or below `limit`.
+    pub fn below(&self, limit: Version) -> Self {
+        Self {
+            watermark: self.watermark.min(limit),
+            above: self
+                .above
+                .iter()
+                .filter(|(start, _)| *start <= limit)
+                .map(|(start, end)| (*start, (*end).min(limit)))
+                .collect(),
+        }
+    }
+
+    /// How many ranges lie above the watermark.
+    pub fn ranges(&self) -> usize {
+        self.above.len()
+    }
+
+    /// Whether a peer could have sent this: ascending, apart, and no more ranges than we would keep ourselves.
+    pub fn is_well_formed(&self) -> bool {
+        self.above.len() <= RANGES_MAX
+            && self.above.iter().all(|(start, end)| start <= end)
+            && self.above.first().is_none_or(|(start, _)| *start > self.watermark.next())
+            && self.above.windows(2).all(|w| w[0].1.next() < w[1].0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Against a plain set of numbers.
+        #[test]
+        fn ranges_behave_as_the_set_they_stand_for(ranges in prop::collection::vec((1u64..60, 0u64..6), 0..20), limit in 0u64..70) {
+            let mut seen = Seen::default();
+            let mut set = BTreeSet::new();
+            for (start, len) in ranges {
+                let before = seen.clone();
+                seen.insert_range(Version(start), Version(start + len));
+                set.extend(start..=start + len);
+                prop_assert!(seen.is_well_formed(), "{seen:?}");
+                prop_assert!(seen.contains_all(&before));
+                prop_assert_eq!(before.contains_all(&seen), before == seen);
+            }
+            for v in 1..70 {
+                prop_assert_eq!(seen.contains(Version(v)), set.contains(&v), "{} in {:?}", v, seen);
+                prop_assert_eq!(seen.below(Version(limit)).contains(Version(v)), v <= limit && set.contains(&v));
+            }
+            prop_assert_eq!(seen.highest().0, set.last().copied().unwrap_or(0));
+        }
+    }
+
+    #[test]
+    fn too_many_gaps_forget_the_highest_and_never_the_watermark() {
+        let mut seen = Seen::up_to(Version(1));
+        (0..200u64).for_each(|i| seen.insert(Version(10 + 2 * i)));
+        assert!(seen.is_well_formed());
+        assert_eq!(seen.watermark(), Version(1));
+        assert_eq!(seen.highest(), Version(10 + 2 * (RANGES_MAX as u64 - 1)));
+    }
+}

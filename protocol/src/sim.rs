@@ -1,0 +1,692 @@
+//! A seeded simulator: whole clusters in one loop, on virtual time.
+//!
+//! Real bugs of such protocols hide in orders of events that a test on a real network meets once a month. Here the order comes from a
+//! seed: same seed, same trace. What is simulated is what the driver would provide: connections that open, close and
+//! break, gossip that floods over them (each message once per node), requests and answers, pings, refused and unanswered dials.
+//! The network delays and reorders (between pairs, never within a connection), loses what loss means over TCP
+//! (a message is late by retransmissions, or the connection stalls), partitions (both ways or one way), and hosts crash, freeze and
+//! restart. What is *not* simulated: the bytes of TCP, and the disk, which the core does not touch.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    time::Duration,
+};
+
+use crate::{
+    Core, Identity, Incarnation, NodeId, Restored, Time,
+    config::Config,
+    io::{Command, Event, GossipId, Input, Judgement, Output, Profile},
+    providers::{Change, Index, MemberState, ProviderTable},
+    sync::Ticket,
+};
+
+/// What the network does to messages.
+#[derive(Clone, Debug)]
+pub struct Weather {
+    /// The least time a message takes.
+    pub delay_min: Duration,
+    /// The most, without loss.
+    pub delay_max: Duration,
+    /// How many of a hundred packets are lost. Over TCP: the message comes later, by a retransmission of 200 ms, then 400, …
+    pub loss_percent: u8,
+}
+
+impl Default for Weather {
+    fn default() -> Self {
+        Self { delay_min: Duration::from_micros(50), delay_max: Duration::from_millis(2), loss_percent: 0 }
+    }
+}
+
+/// Counts the nodes of a simulation, from 0.
+pub type NodeIndex = usize;
+
+/// How long a dial or a message to where nothing answers takes to give up. Linux would try for longer; the node's transport does not.
+const NO_ANSWER: Duration = Duration::from_secs(5);
+/// TCP's first retransmission timeout on Linux (RFC 6298 says 1 s, Linux has 200 ms as its least).
+const RTO: Duration = Duration::from_millis(200);
+/// After this many losses in a row the connection breaks.
+const RETRANSMISSIONS_MAX: u32 = 6;
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Wake,
+    Open { peer: NodeIndex, life: u64, their_life: u64, link: u64 },
+    Close { peer: NodeIndex, link: u64 },
+    Subscribe { peer: NodeIndex, link: u64 },
+    Refuse { peer: NodeId, refused: bool },
+    Gossip { from: NodeIndex, link: u64, bytes: Vec<u8> },
+    Ping { from: NodeIndex, link: u64, sent: Time },
+    Pong { from: NodeIndex, link: u64, sent: Time },
+    Request { from: NodeIndex, link: u64, ticket: u64, bytes: Vec<u8> },
+    Response { from: NodeIndex, link: u64, ticket: u64, bytes: Option<Vec<u8>> },
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Due {
+    at: Time,
+    order: u64,
+    to: NodeIndex,
+    life: u64,
+    what: What,
+}
+
+/// One simulated process.
+#[derive(Debug)]
+pub struct SimNode {
+    seed: [u8; 32],
+    id: NodeId,
+    name: String,
+    /// `None` while it is down.
+    core: Option<Core>,
+    table: ProviderTable,
+    life: u64,
+    incarnation: u64,
+    frozen: bool,
+    /// What came while it was frozen.
+    backlog: Vec<What>,
+    links: BTreeMap<NodeIndex, u64>,
+    subscribed: BTreeSet<NodeIndex>,
+    /// When the last message on the way to each peer arrives: within a connection order is kept.
+    arrivals: BTreeMap<NodeIndex, Time>,
+    seen_gossip: BTreeSet<[u8; 32]>,
+    waiting_gossip: BTreeMap<u64, (NodeIndex, Vec<u8>)>,
+    waiting_requests: BTreeMap<u64, (NodeIndex, u64, u64)>,
+    next_id: u64,
+    woken_at: Time,
+    /// When its driver stopped it, and why.
+    pub fatal: Option<String>,
+}
+
+impl SimNode {
+    /// Its id.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// What its users see.
+    pub fn table(&self) -> &ProviderTable {
+        &self.table
+    }
+
+    /// Its core, unless it is down.
+    pub fn core(&self) -> Option<&Core> {
+        self.core.as_ref()
+    }
+
+    /// Whether it runs and is not frozen.
+    pub fn is_up(&self) -> bool {
+        self.core.is_some() && !self.frozen
+    }
+}
+
+/// A verdict on a node that was up, and reachable from where it was believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FalseAlarm {
+    /// When.
+    pub at: Time,
+    /// Who believed it.
+    pub by: NodeIndex,
+    /// Of whom.
+    pub of: NodeIndex,
+}
+
+/// A cluster on virtual time.
+#[derive(Debug)]
+pub struct Sim {
+    now: Time,
+    nodes: Vec<SimNode>,
+    by_id: BTreeMap<NodeId, NodeIndex>,
+    queue: BinaryHeap<Reverse<Due>>,
+    order: u64,
+    next_link: u64,
+    rng: fastrand::Rng,
+    config: Config,
+    /// What the network does from now on.
+    pub weather: Weather,
+    /// From whom to whom nothing passes.
+    blocked: BTreeSet<(NodeIndex, NodeIndex)>,
+    /// What TCP keeps retransmitting meanwhile.
+    stalled: Vec<(NodeIndex, NodeIndex, What)>,
+    /// Verdicts of death on the living, since the last time they were taken.
+    pub false_alarms: Vec<FalseAlarm>,
+    trace: blake3::Hasher,
+    /// Messages delivered so far.
+    pub delivered: u64,
+    /// Bytes of messages delivered so far, without what the transport adds.
+    pub bytes: u64,
+    /// Set to print every event as it is handled.
+    pub verbose: bool,
+}
+
+impl Sim {
+    /// An empty cluster.
+    pub fn new(seed: u64, config: Config) -> Self {
+        Self {
+            now: Time::ZERO,
+            nodes: Vec::new(),
+            by_id: BTreeMap::new(),
+            queue: BinaryHeap::new(),
+            order: 0,
+            next_link: 0,
+            rng: fastrand::Rng::with_seed(seed),
+            config,
+            weather: Weather::default(),
+            blocked: BTreeSet::new(),
+            stalled: Vec::new(),
+            false_alarms: Vec::new(),
+            trace: blake3::Hasher::new(),
+            delivered: 0,
+            bytes: 0,
+            verbose: false,
+        }
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// All nodes, the dead included.
+    pub fn nodes(&self) -> &[SimNode] {
+        &self.nodes
+    }
+
+    /// A hash over everything that was handled: equal for equal seeds.
+    pub fn trace(&self) -> String {
+        self.trace.finalize().to_hex().to_string()
+    }
+
+    /// Picks a number below `n`, from the simulation's seed.
+    pub fn pick(&mut self, n: usize) -> usize {
+        self.rng.usize(..n)
+    }
+
+    /// Adds a node that joins through `contact`.
+    pub fn add(&mut self, contact: Option<NodeIndex>) -> NodeIndex {
+        let index = self.nodes.len();
+        let mut seed = [0; 32];
+        self.rng.fill(&mut seed);
+        let id = Identity::from_seed(&seed).id();
+        self.by_id.insert(id, index);
+        self.nodes.push(SimNode {
+            seed,
+            id,
+            name: format!("n{index}"),
+            core: None,
+            table: ProviderTable::new(Index(0)),
+            life: 0,
+            incarnation: 0,
+            frozen: false,
+            backlog: Vec::new(),
+            links: BTreeMap::new(),
+            subscribed: BTreeSet::new(),
+            arrivals: BTreeMap::new(),
+            seen_gossip: BTreeSet::new(),
+            waiting_gossip: BTreeMap::new(),
+            waiting_requests: BTreeMap::new(),
+            next_id: 0,
+            woken_at: Time::ZERO,
+            fatal: None,
+        });
+        self.start(index, contact);
+        index
+    }
+
+    /// Starts a node that is down, under a new incarnation.
+    pub fn start(&mut self, index: NodeIndex, contact: Option<NodeIndex>) {
+        let seed = self.rng.u64(..);
+        let now_ms = u64::try_from(self.now.since_start().as_millis()).unwrap_or(u64::MAX);
+        let hint = contact.map(|c| (self.nodes[c].id, address(c)));
+        let node = &mut self.nodes[index];
+        node.life += 1;
+        node.incarnation = (now_ms + 1).max(node.incarnation + 1);
+        node.frozen = false;
+        node.table = ProviderTable::new(Index(node.incarnation * 1000));
+        node.seen_gossip.clear();
+        node.fatal = None;
+        let profile = Profile {
+            name: node.name.clone(),
+            addresses: vec![address(index)],
+            http: None,
+            roles: vec!["grading".into()],
+            zone: None,
+            software: "sim".into(),
+        };
+        let restored =
+            Restored { incarnation: Incarnation(node.incarnation), remembered: hint.into_iter().collect() };
+        let me = Identity::from_seed(&node.seed);
+        node.core = Some(Core::new(me, self.config.clone(), profile, restored, seed, self.now));
+        let instance = crate::record::Instance {
+            service: "grading".into(),
+            address: "10.77.0.1".into(),
+            port: 7500,
+            url: "http://10.77.0.1:7500".into(),
+            tags: vec![],
+            meta: BTreeMap::new(),
+            health: crate::record::Health::Passing,
+            since_ms: 0,
+        };
+        self.command(index, Command::SetInstance("grading".into(), Box::new(instance)));
+    }
+
+    /// Gives a node a command.
+    pub fn command(&mut self, index: NodeIndex, command: Command) {
+        self.feed(index, Input::Command(command));
+    }
+
+    /// Lets a node know of another, as mDNS would.
+    pub fn hint(&mut self, index: NodeIndex, of: NodeIndex) {
+        let (id, at) = (self.nodes[of].id, address(of));
+        self.feed(index, Input::Hint(Some(id), at));
+    }
+
+    /// Ends a process: its connections are reset at once.
+    pub fn crash(&mut self, index: NodeIndex) {
+        self.nodes[index].core = None;
+        self.nodes[index].life += 1;
+        self.nodes[index].backlog.clear();
+        self.nodes[index].waiting_gossip.clear();
+        self.nodes[index].waiting_requests.clear();
+        let links = std::mem::take(&mut self.nodes[index].links);
+        self.nodes[index].subscribed.clear();
+        for (peer, link) in links {
+            // What is blocked does not carry the reset either.
+            if !self.blocked.contains(&(index, peer)) {
+                self.send(index, peer, What::Close { peer: index, link });
+            }
+        }
+    }
+
+    /// Stops a process from running, without ending it.
+    pub fn freeze(&mut self, index: NodeIndex) {
+        self.nodes[index].frozen = true;
+    }
+
+    /// Lets it run again.
+    pub fn thaw(&mut self, index: NodeIndex) {
+        self.nodes[index].frozen = false;
+        let backlog = std::mem::take(&mut self.nodes[index].backlog);
+        // The late timer comes first, as it would in the driver.
+        self.feed(index, Input::Tick);
+        for what in backlog {
+            self.deliver(index, what);
+        }
+    }
+
+    /// Nothing passes from one to the other any more.
+    pub fn block(&mut self, from: NodeIndex, to: NodeIndex) {
+        self.blocked.insert((from, to));
+    }
+
+    /// Everything passes again.
+    pub fn heal(&mut self) {
+        self.blocked.clear();
+        for (from, to, what) in std::mem::take(&mut self.stalled) {
+            self.send(from, to, what);
+        }
+    }
+
+    /// Cuts the cluster in two: those below `at` and the others.
+    pub fn partition(&mut self, at: NodeIndex) {
+        for a in 0..at {
+            for b in at..self.nodes.len() {
+                self.block(a, b);
+                self.block(b, a);
+            }
+        }
+    }
+
+    /// Runs until this moment.
+    pub fn run_until(&mut self, until: Time) {
+        while self.step(until) {}
+        self.now = self.now.max(until);
+    }
+
+    /// Runs for this long.
+    pub fn run_for(&mut self, time: Duration) {
+        self.run_until(self.now + time);
+    }
+
+    /// Runs until something is true; `None` if it is not within `bound`. Returns how long it took.
+    pub fn run_while(&mut self, bound: Duration, mut until: impl FnMut(&Self) -> bool) -> Option<Duration> {
+        let (start, end) = (self.now, self.now + bound);
+        loop {
+            if until(self) {
+                return Some(self.now.since(start));
+            }
+            if !self.step(end) {
+                self.now = end;
+                return until(self).then(|| self.now.since(start));
+            }
+        }
+    }
+
+    fn step(&mut self, until: Time) -> bool {
+        if self.queue.peek().is_none_or(|Reverse(due)| due.at > until) {
+            return false;
+        }
+        let Some(Reverse(due)) = self.queue.pop() else { return false };
+        self.now = self.now.max(due.at);
+        let node = &mut self.nodes[due.to];
+        if node.life != due.life || node.core.is_none() {
+            return true;
+        }
+        if node.frozen {
+            if due.what != What::Wake {
+                node.backlog.push(due.what);
+            }
+            return true;
+        }
+        self.deliver(due.to, due.what);
+        true
+    }
+
+    fn note(&mut self, text: impl Fn() -> String) {
+        let line = text();
+        if self.verbose {
+            println!("{:?} {line}", self.now);
+        }
+        self.trace.update(line.as_bytes());
+        self.trace.update(&u64::try_from(self.now.since_start().as_micros()).unwrap_or(0).to_le_bytes());
+    }
+
+    fn is_linked(&self, a: NodeIndex, b: NodeIndex, link: u64) -> bool {
+        self.nodes[a].links.get(&b) == Some(&link)
+    }
+
+    fn deliver(&mut self, to: NodeIndex, what: What) {
+        let core_time = self.nodes[to].woken_at;
+        match what {
+            What::Wake => {
+                if core_time <= self.now {
+                    self.feed(to, Input::Tick);
+                }
+            }
+            What::Open { peer, life, their_life, link } => {
+                if self.nodes[peer].life == their_life && self.nodes[to].life == life {
+                    let before = self.nodes[to].links.insert(peer, link);
+                    if before.is_none() {
+                        self.feed(to, Input::Connected(self.nodes[peer].id));
+                    }
+                }
+            }
+            What::Subscribe { peer, link } => {
+                if self.is_linked(to, peer, link) && self.nodes[to].subscribed.insert(peer) {
+                    self.feed(to, Input::Subscribed(self.nodes[peer].id));
+                }
+            }
+            What::Close { peer, link } => {
+                if self.is_linked(to, peer, link) {
+                    self.nodes[to].links.remove(&peer);
+                    self.nodes[to].subscribed.remove(&peer);
+                    self.feed(to, Input::Disconnected(self.nodes[peer].id));
+                }
+            }
+            What::Refuse { peer, refused } => self.feed(to, Input::DialFailed { peer, refused }),
+            What::Gossip { from, link, bytes } => {
+                if self.is_linked(to, from, link) {
+                    self.count(&bytes);
+                    let node = &mut self.nodes[to];
+                    if node.seen_gossip.insert(*blake3::hash(&bytes).as_bytes()) {
+                        node.next_id += 1;
+                        let id = node.next_id;
+                        node.waiting_gossip.insert(id, (from, bytes.clone()));
+                        self.feed(to, Input::Gossip { id: GossipId(id), from: self.nodes[from].id, bytes });
+                    }
+                }
+            }
+            What::Ping { from, link, sent } => {
+                if self.is_linked(to, from, link) {
+                    self.send(to, from, What::Pong { from: to, link, sent });
+                }
+            }
+            What::Pong { from, link, sent } => {
+                if self.is_linked(to, from, link) {
+                    self.feed(to, Input::Pong(self.nodes[from].id, self.now.since(sent)));
+                }
+            }
+            What::Request { from, link, ticket, bytes } => {
+                if self.is_linked(to, from, link) {
+                    self.count(&bytes);
+                    let node = &mut self.nodes[to];
+                    node.next_id += 1;
+                    let id = node.next_id;
+                    node.waiting_requests.insert(id, (from, link, ticket));
+                    self.feed(to, Input::Request { from: self.nodes[from].id, ticket: Ticket(id), bytes });
+                }
+            }
+            What::Response { from, link, ticket, bytes } => {
+                if self.is_linked(to, from, link) {
+                    self.count(bytes.as_deref().unwrap_or_default());
+                    self.feed(
+                        to,
+                        Input::Response { from: self.nodes[from].id, ticket: Ticket(ticket), bytes },
+                    );
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, bytes: &[u8]) {
+        self.delivered += 1;
+        self.bytes += bytes.len() as u64;
+    }
+
+    fn feed(&mut self, to: NodeIndex, input: Input) {
+        let now = self.now;
+        self.note(|| format!("{to} <- {}", brief(&input)));
+        let Some(core) = self.nodes[to].core.as_mut() else { return };
+        core.handle(now, input);
+        while let Some(output) = self.nodes[to].core.as_mut().and_then(Core::poll_output) {
+            self.carry_out(to, output);
+        }
+        if let Some(core) = &self.nodes[to].core {
+            let at = core.poll_timeout(now).max(now);
+            self.nodes[to].woken_at = at;
+            self.push(at, to, What::Wake);
+        }
+    }
+
+    fn push(&mut self, at: Time, to: NodeIndex, what: What) {
+        self.order += 1;
+        let life = self.nodes[to].life;
+        self.queue.push(Reverse(Due { at, order: self.order, to, life, what }));
+    }
+
+    /// Sends over a connection: in order, delayed, lossy as TCP is.
+    fn send(&mut self, from: NodeIndex, to: NodeIndex, what: What) {
+        if self.blocked.contains(&(from, to)) {
+            return self.stalled.push((from, to, what));
+        }
+        let Some(delay) = self.delay() else {
+            // So much was lost that the connection broke; both sides find out.
+            if let Some(link) = self.nodes[from].links.get(&to).copied() {
+                self.push(self.now + NO_ANSWER, from, What::Close { peer: to, link });
+                self.push(self.now + NO_ANSWER, to, What::Close { peer: from, link });
+            }
+            return;
+        };
+        let earliest = self.nodes[from].arrivals.get(&to).copied().unwrap_or_default();
+        let at = (self.now + delay).max(earliest);
+        self.nodes[from].arrivals.insert(to, at);
+        self.push(at, to, what);
+    }
+
+    fn delay(&mut self) -> Option<Duration> {
+        let (least, most) = (self.weather.delay_min, self.weather.delay_max);
+        let mut delay = least + (most - least).mul_f64(self.rng.f64());
+        let mut timeout = RTO;
+        for lost in 0.. {
+            if lost >= RETRANSMISSIONS_MAX {
+                return None;
+            }
+            if self.rng.u8(..100) >= self.weather.loss_percent {
+                break;
+            }
+            delay += timeout;
+            timeout *= 2;
+        }
+        Some(delay)
+    }
+
+    fn carry_out(&mut self, from: NodeIndex, output: Output) {
+        match output {
+            Output::Publish(bytes) => {
+                let node = &mut self.nodes[from];
+                node.seen_gossip.insert(*blake3::hash(&bytes).as_bytes());
+                self.flood(from, None, &bytes);
+            }
+            Output::Judge(GossipId(id), judgement) => {
+                if let Some((relay, bytes)) = self.nodes[from].waiting_gossip.remove(&id)
+                    && judgement == Judgement::Accept
+                {
+                    self.flood(from, Some(relay), &bytes);
+                }
+            }
+            Output::Dial(peer, _) => self.dial(from, peer),
+            Output::DialAddress(peer, address) => {
+                let index = address.parse().ok().filter(|i| *i < self.nodes.len());
+                if let Some(id) = peer.or(index.map(|i: usize| self.nodes[i].id)) {
+                    self.dial(from, id);
+                }
+            }
+            Output::Disconnect(peer) => {
+                if let Some(peer) = self.by_id.get(&peer).copied()
+                    && let Some(link) = self.nodes[from].links.get(&peer).copied()
+                {
+                    self.push(self.now, from, What::Close { peer, link });
+                    self.send(from, peer, What::Close { peer: from, link });
+                }
+            }
+            Output::Ping(peer) => {
+                self.over_link(from, peer, |link, now| What::Ping { from, link, sent: now });
+            }
+            Output::Request(peer, Ticket(ticket), bytes) => {
+                let asked = self.over_link(from, peer, |link, _| What::Request { from, link, ticket, bytes });
+                if !asked && let Some(peer) = self.by_id.get(&peer).copied() {
+                    self.push(self.now, from, What::Response { from: peer, link: 0, ticket, bytes: None });
+                }
+            }
+            Output::Respond(Ticket(id), bytes) => {
+                if let Some((peer, link, ticket)) = self.nodes[from].waiting_requests.remove(&id)
+                    && self.is_linked(from, peer, link)
+                {
+                    self.send(from, peer, What::Response { from, link, ticket, bytes: Some(bytes) });
+                }
+            }
+            Output::Change(change) => {
+                self.look_for_false_alarm(from, &change);
+                let now = self.now;
+                self.nodes[from].table.apply(now, change);
+            }
+            Output::Event(event) => self.note(|| format!("{from}: {}", brief_event(&event))),
+            Output::Fatal(fatal) => {
+                self.nodes[from].fatal = Some(fatal.to_string());
+                self.crash(from);
+            }
+        }
+    }
+
+    fn over_link(&mut self, from: NodeIndex, peer: NodeId, what: impl FnOnce(u64, Time) -> What) -> bool {
+        let Some(peer) = self.by_id.get(&peer).copied() else { return false };
+        let Some(link) = self.nodes[from].links.get(&peer).copied() else { return false };
+        let what = what(link, self.now);
+        self.send(from, peer, what);
+        true
+    }
+
+    fn flood(&mut self, from: NodeIndex, except: Option<NodeIndex>, bytes: &[u8]) {
+        let peers: Vec<NodeIndex> = self.nodes[from].subscribed.iter().copied().collect();
+        for peer in peers.into_iter().filter(|peer| Some(*peer) != except) {
+            if let Some(link) = self.nodes[from].links.get(&peer).copied() {
+                self.send(from, peer, What::Gossip { from, link, bytes: bytes.to_vec() });
+            }
+        }
+    }
+
+    fn dial(&mut self, from: NodeIndex, peer: NodeId) {
+        let Some(to) = self.by_id.get(&peer).copied() else { return };
+        if to == from || self.nodes[from].links.contains_key(&to) {
+            return;
+        }
+        let there = self.delay().zip(self.delay());
+        let cut = self.blocked.contains(&(from, to)) || self.blocked.contains(&(to, from));
+        match there {
+            Some((there, back)) if !cut => {
+                if self.nodes[to].core.is_none() {
+                    self.push(self.now + there + back, from, What::Refuse { peer, refused: true });
+                } else if self.nodes[to].frozen {
+                    // The kernel accepts, nobody answers.
+                    self.push(self.now + NO_ANSWER, from, What::Refuse { peer, refused: false });
+                } else {
+                    self.next_link += 1;
+                    let (link, life, their_life) =
+                        (self.next_link, self.nodes[from].life, self.nodes[to].life);
+                    let open = |peer, life, their_life| What::Open { peer, life, their_life, link };
+                    // Noise takes one and a half round trips more.
+                    let (here, over_there) = ((there + back) * 2, there * 2 + back);
+                    self.push(self.now + here, from, open(to, life, their_life));
+                    self.push(self.now + over_there, to, open(from, their_life, life));
+                    self.push(self.now + here + back, from, What::Subscribe { peer: to, link });
+                    self.push(self.now + here + there, to, What::Subscribe { peer: from, link });
+                }
+            }
+            _ => self.push(self.now + NO_ANSWER, from, What::Refuse { peer, refused: false }),
+        }
+    }
+
+    fn look_for_false_alarm(&mut self, by: NodeIndex, change: &Change) {
+        if let Change::Member(member) = change
+            && member.state == MemberState::Failed
+            && let Some(of) = self.by_id.get(&member.id).copied()
+            && self.nodes[of].is_up()
+            && self.nodes[of].incarnation == member.incarnation.0
+            && self.nodes[by].table.member(member.id).is_none_or(|m| m.state != MemberState::Failed)
+        {
+            self.false_alarms.push(FalseAlarm { at: self.now, by, of });
+        }
+    }
+
+    /// Whether all nodes that are up agree on everything, and see each other alive.
+    pub fn has_converged(&self) -> bool {
+        let up: Vec<&SimNode> = self.nodes.iter().filter(|n| n.is_up()).collect();
+        let Some(first) = up.first().and_then(|n| n.core()) else { return true };
+        let root = first.state().root();
+        up.iter().all(|node| {
+            node.core().is_some_and(|core| {
+                core.state().root() == root
+                    && up.iter().all(|other| core.concluded(other.id) == Some(MemberState::Alive))
+            }) && node.table.providers("grading").count() == up.len()
+        })
+    }
+
+    /// Whether every node that is up believes this of `of`.
+    pub fn all_believe(&self, of: NodeIndex, state: MemberState) -> bool {
+        let id = self.nodes[of].id;
+        let mut others = self.nodes.iter().enumerate().filter(|(i, n)| *i != of && n.is_up());
+        others.all(|(_, n)| n.core().and_then(|c| c.concluded(id)) == Some(state))
+    }
+}
+
+fn address(index: NodeIndex) -> String {
+    index.to_string()
+}
+
+fn brief(input: &Input) -> String {
+    match input {
+        Input::Gossip { id, from, bytes } => {
+            format!("Gossip {id:?} {from:?} {}", blake3::hash(bytes).to_hex())
+        }
+        Input::Request { from, bytes, .. } => format!("Request {from:?} {}", blake3::hash(bytes).to_hex()),
+        Input::Response { from, bytes, .. } => {
+            format!("Response {from:?} {:?}", bytes.as_ref().map(|b| blake3::hash(b).to_hex()))
+        }
+        Input::Command(_) => "Command".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn brief_event(event: &Event) -> String {
+    format!("{event:?}")
+}

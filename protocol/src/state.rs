@@ -1,0 +1,458 @@
+//! What every node has stated about itself: the replicated state.
+//!
+//! Entries come in any order, by gossip and by anti-entropy, more than once, and some never. The rule that makes all nodes end up with
+//! the same: a higher incarnation replaces the whole of a lower one; within an incarnation each key keeps its highest version. What
+//! is missing is known from the versions seen ([`Seen`]), never guessed from a maximum.
+//!
+//! - **A header opens an incarnation.** Entries of a life whose header has not come are put off; anti-entropy sends headers first.
+//! - **Tombstones** keep the deleted from coming back. Their owner collects them after an hour by raising the `floor` in its header, so
+//!   that everybody collects the same ones at the same version. Whoever has gaps below a new floor may hold what was
+//!   deleted there: it forgets what it has *seen* of that node, is sent the whole again, and drops what was not confirmed.
+//! - **The collected stay away.** A member forgotten after 72 h, or a key below its node's floor, is refused when some straggler brings it.
+//!
+//! What a relay says a page covers is not signed: a *member* that lies can withhold another's entries from those that sync with it
+//! alone, until they sync with somebody else (the hashes differ, and then the whole is exchanged). It can never invent one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    Incarnation, NodeId, Version,
+    config::Config,
+    record::{Entry, EntryError, Header, Key},
+    seen::Seen,
+    wire::{Digest, PAGE_BYTES, Page},
+};
+
+/// Forgotten members whose return is refused. The oldest incarnation goes first.
+const BURIED_MAX: usize = 4096;
+
+/// Over everything that two nodes should agree on.
+pub type Hash = [u8; 16];
+
+/// What one node has stated in its current life.
+#[derive(Debug)]
+pub struct Statements {
+    incarnation: Incarnation,
+    header: Header,
+    entries: BTreeMap<Key, Entry>,
+    /// The same entries in the order in which they were stated.
+    by_version: BTreeMap<Version, Key>,
+    seen: Seen,
+    /// Set after a gap below the floor: entries below it count only once a page has confirmed them.
+    unconfirmed_below: Version,
+    hash: Hash,
+    failed: bool,
+    instances: usize,
+}
+
+impl Statements {
+    /// The current life.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// What it says of itself.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The version of the header: what evidence refers to.
+    pub fn header_version(&self) -> Version {
+        self.entries.get(&Key::Header).map_or(Version(0), |e| e.fact.version)
+    }
+
+    /// The entry of a key, tombstones included.
+    pub fn entry(&self, key: &Key) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// All entries in the order of their keys, the header first, tombstones included.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// The highest version seen.
+    pub fn highest(&self) -> Version {
+        self.seen.highest()
+    }
+
+    fn put(&mut self, entry: Entry) {
+        let (key, version) = (entry.fact.key.clone(), entry.fact.version);
+        self.seen.insert(version);
+        self.instances += usize::from(is_live_instance(&entry));
+        self.by_version.insert(version, key.clone());
+        xor(&mut self.hash, &entry_hash(&entry));
+        if let Some(old) = self.entries.insert(key, entry) {
+            self.forget(&old);
+        }
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Entry> {
+        let old = self.entries.remove(key)?;
+        self.forget(&old);
+        Some(old)
+    }
+
+    fn forget(&mut self, old: &Entry) {
+        self.instances -= usize::from(is_live_instance(old));
+        self.by_version.remove(&old.fact.version);
+        xor(&mut self.hash, &entry_hash(old));
+    }
+}
+
+fn is_live_instance(entry: &Entry) -> bool {
+    matches!(entry.fact.key, Key::Instance(_)) && entry.fact.value.is_some()
+}
+
+fn xor(hash: &mut Hash, other: &Hash) {
+    hash.iter_mut().zip(other).for_each(|(a, b)| *a ^= b);
+}
+
+fn truncate(hash: &blake3::Hash) -> Hash {
+    let mut short = Hash::default();
+    short.copy_from_slice(&hash.as_bytes()[..16]);
+    short
+}
+
+/// Key and version stand for the value: an owner never gives two values to one version.
+fn entry_hash(entry: &Entry) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&entry.fact.version.0.to_le_bytes());
+    match &entry.fact.key {
+        Key::Header => hasher.update(&[0]),
+        Key::Instance(id) => hasher.update(&[1]).update(id.as_bytes()),
+        Key::Kv(path) => hasher.update(&[2]).update(path.as_bytes()),
+        Key::Other(kind, name) => hasher.update(&[*kind]).update(name.as_bytes()),
+    };
+    truncate(&hasher.finalize())
+}
+
+/// A node's share of the root hash.
+fn node_hash(node: NodeId, statements: &Statements) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(node.public_key()).update(&statements.incarnation.0.to_le_bytes());
+    hasher.update(&[u8::from(statements.failed)]).update(&statements.hash);
+    truncate(&hasher.finalize())
+}
+
+/// What became of an entry.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The first header of a node, or of a new life of it. Everything of the old life is gone.
+    NewLife,
+    /// Something new within the current life. The entry that it replaced, if there was one.
+    News(Option<Box<Entry>>),
+    /// Known already, superseded, or collected.
+    Stale,
+    /// Of a life whose header has not come yet.
+    NoHeader,
+    /// The table, or this node's part of it, is full.
+    Full,
+    /// Not to be believed or not to be understood.
+    Refused(EntryError),
+}
+
+/// What every node has stated.
+#[derive(Debug)]
+pub struct State {
+    cluster: String,
+    nodes: BTreeMap<NodeId, Statements>,
+    root: Hash,
+    buried: BTreeMap<NodeId, Incarnation>,
+    members_max: usize,
+    entries_per_node_max: usize,
+    instances_per_node_max: usize,
+}
+
+impl State {
+    /// Nothing stated yet.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            cluster: config.cluster.clone(),
+            nodes: BTreeMap::new(),
+            root: Hash::default(),
+            buried: BTreeMap::new(),
+            members_max: config.members_max,
+            entries_per_node_max: config.entries_per_node_max,
+            instances_per_node_max: config.instances_per_node_max,
+        }
+    }
+
+    /// Equal on two nodes when they hold the same and believe the same nodes dead.
+    pub fn root(&self) -> Hash {
+        self.root
+    }
+
+    /// What this node has stated.
+    pub fn node(&self, node: NodeId) -> Option<&Statements> {
+        self.nodes.get(&node)
+    }
+
+    /// Everybody, in the order of their ids.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Statements)> {
+        self.nodes.iter().map(|(id, statements)| (*id, statements))
+    }
+
+    /// How many nodes are known.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether nobody is known.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Applies an entry from anywhere. The signature is checked only for what would be news.
+    pub fn apply(&mut self, entry: Entry) -> Applied {
+        let fact = &entry.fact;
+        if fact.version == Version(0) || self.is_stale(&entry) {
+            return Applied::Stale;
+        }
+        let known = self.nodes.get(&fact.node);
+        let current = known.filter(|s| s.incarnation == fact.incarnation);
+        if current.is_none() && fact.key != Key::Header {
+            return Applied::NoHeader;
+        }
+        if self.is_full_for(&entry, known, current) {
+            return Applied::Full;
+        }
+        if let Err(error) = entry.check(&self.cluster) {
+            return Applied::Refused(error);
+        }
+        match current {
+            Some(_) => self.put(entry),
+            None => self.begin(entry),
+        }
+    }
+
+    fn is_stale(&self, entry: &Entry) -> bool {
+        let fact = &entry.fact;
+        let Some(known) = self.nodes.get(&fact.node) else {
+            return self.buried.get(&fact.node).is_some_and(|buried| fact.incarnation <= *buried);
+        };
+        if fact.incarnation != known.incarnation {
+            return fact.incarnation < known.incarnation;
+        }
+        match known.entries.get(&fact.key) {
+            Some(held) => fact.version <= held.fact.version,
+            // Seen, and not held, and below the floor: it was superseded by a tombstone that is collected.
+            None => fact.version < known.header.floor && known.seen.contains(fact.version),
+        }
+    }
+
+    fn is_full_for(&self, entry: &Entry, known: Option<&Statements>, current: Option<&Statements>) -> bool {
+        match current {
+            None => known.is_none() && self.nodes.len() >= self.members_max,
+            Some(s) => {
+                let held = s.entries.get(&entry.fact.key);
+                held.is_none() && s.entries.len() >= self.entries_per_node_max
+                    || is_live_instance(entry)
+                        && !held.is_some_and(is_live_instance)
+                        && s.instances >= self.instances_per_node_max
+            }
+        }
+    }
+
+    /// Keeps the root hash true over any change to a node.
+    fn change<R>(&mut self, node: NodeId, change: impl FnOnce(&mut Statements) -> R) -> Option<R> {
+        let statements = self.nodes.get_mut(&node)?;
+        xor(&mut self.root, &node_hash(node, statements));
+        let result = change(statements);
+        xor(&mut self.root, &node_hash(node, statements));
+        Some(result)
+    }
+
+    fn begin(&mut self, entry: Entry) -> Applied {
+        let (node, incarnation) = (entry.fact.node, entry.fact.incarnation);
+        let Some(header) = entry.fact.value.as_deref().and_then(|v| Header::decode(v).ok()) else {
+            return Applied::Refused(EntryError::Malformed);
+        };
+        self.drop_node(node);
+        self.buried.remove(&node);
+        let statements = Statements {
+            incarnation,
+            unconfirmed_below: Version(0),
+            header,
+            entries: BTreeMap::new(),
+            by_version: BTreeMap::new(),
+            seen: Seen::default(),
+            hash: Hash::default(),
+            failed: false,
+            instances: 0,
+        };
+        xor(&mut self.root, &node_hash(node, &statements));
+        self.nodes.insert(node, statements);
+        self.change(node, |s| s.put(entry));
+        Applied::NewLife
+    }
+
+    fn put(&mut self, entry: Entry) -> Applied {
+        let node = entry.fact.node;
+        let header = match (&entry.fact.key, entry.fact.value.as_deref()) {
+            (Key::Header, Some(value)) => match Header::decode(value) {
+                Ok(header) => Some(header),
+                Err(error) => return Applied::Refused(error.into()),
+            },
+            _ => None,
+        };
+        let before = self.change(node, |s| {
+            let before = s.entries.get(&entry.fact.key).cloned();
+            s.put(entry);
+            if let Some(header) = header {
+                let floor = header.floor;
+                let raised = floor > s.header.floor;
+                s.header = header;
+                if raised {
+                    collect(s, floor);
+                }
+            }
+            before
+        });
+        Applied::News(before.flatten().map(Box::new))
+    }
+
+    /// Says that everything in `page.covers` which still counts has been applied. To be called after all entries of the page were
+    /// applied and none was refused. Returns the entries that are gone, because the page does not confirm them.
+    pub fn cover(&mut self, page: &Page) -> Vec<Entry> {
+        let (node, incarnation) = (page.node, page.incarnation);
+        self.change(node, |s| {
+            if s.incarnation != incarnation {
+                return Vec::new();
+            }
+            s.seen.insert_all(&page.covers);
+            let confirmed: BTreeSet<Version> = page.entries.iter().map(|e| e.fact.version).collect();
+            let gone: Vec<Key> = s
+                .by_version
+                .range(..s.unconfirmed_below)
+                .filter(|(version, _)| page.covers.contains(**version) && !confirmed.contains(version))
+                .map(|(_, key)| key.clone())
+                .collect();
+            if s.seen.watermark().next() >= s.unconfirmed_below {
+                s.unconfirmed_below = Version(0);
+            }
+            gone.iter().filter_map(|key| s.remove(key)).collect()
+        })
+        .unwrap_or_default()
+    }
+
+    /// Notes a verdict, which is part of what nodes compare. Returns whether it was news.
+    pub fn set_failed(&mut self, node: NodeId, failed: bool) -> bool {
+        self.change(node, |s| std::mem::replace(&mut s.failed, failed) != failed).unwrap_or(false)
+    }
+
+    /// Forgets a member; a straggler that still has this life of it brings it back no more.
+    pub fn bury(&mut self, node: NodeId) {
+        if let Some(incarnation) = self.drop_node(node) {
+            self.buried.insert(node, incarnation);
+            if self.buried.len() > BURIED_MAX {
+                let oldest = self.buried.iter().min_by_key(|(_, i)| **i).map(|(id, _)| *id);
+                oldest.and_then(|id| self.buried.remove(&id));
+            }
+        }
+    }
+
+    fn drop_node(&mut self, node: NodeId) -> Option<Incarnation> {
+        let statements = self.nodes.remove(&node)?;
+        xor(&mut self.root, &node_hash(node, &statements));
+        Some(statements.incarnation)
+    }
+
+    /// How we stand to a node's entries.
+    pub fn digest(&self, node: NodeId) -> Digest {
+        match self.nodes.get(&node) {
+            Some(s) => Digest {
+                node,
+                incarnation: s.incarnation,
+                failed: s.failed,
+                seen: s.seen.clone(),
+                hash: s.hash,
+            },
+            None => {
+                let incarnation = self.buried.get(&node).copied().unwrap_or_default();
+                Digest { incarnation, ..Digest::of_nothing(node) }
+            }
+        }
+    }
+
+    /// The digests of all nodes above `after`, in order, at most `max`, and whether there are more.
+    pub fn digests(&self, after: Option<NodeId>, max: usize) -> (Vec<Digest>, bool) {
+        let from = match after {
+            Some(id) => (std::ops::Bound::Excluded(id), std::ops::Bound::Unbounded),
+            None => (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded),
+        };
+        let mut nodes = self.nodes.range(from);
+        let digests = nodes.by_ref().take(max).map(|(id, _)| self.digest(*id)).collect();
+        (digests, nodes.next().is_some())
+    }
+
+    /// Whether the holder of `mine` would gain from pulling of the holder of `theirs`.
+    pub fn lacks(mine: &Digest, theirs: &Digest) -> bool {
+        if mine.incarnation != theirs.incarnation {
+            return mine.incarnation < theirs.incarnation;
+        }
+        theirs.failed && !mine.failed
+            || !mine.seen.contains_all(&theirs.seen)
+            || mine.hash != theirs.hash && mine.seen == theirs.seen
+    }
+
+    /// What the holder of `theirs` lacks of that node, at most about `budget` bytes, and whether there is more. `None`: nothing, or we
+    /// know less.
+    pub fn delta(&self, theirs: &Digest, budget: usize) -> Option<(Page, bool)> {
+        let ours = self.digest(theirs.node);
+        let s = self.nodes.get(&theirs.node)?;
+        if !Self::lacks(theirs, &ours) {
+            return None;
+        }
+        let nothing = Seen::default();
+        let same_life = theirs.incarnation == s.incarnation;
+        // Who has seen the same and yet holds something else has been told wrong by somebody: start from nothing.
+        let contradicts = theirs.hash != s.hash && theirs.seen == s.seen;
+        let they_saw = if same_life && !contradicts { &theirs.seen } else { &nothing };
+        let header = s.entries.get(&Key::Header)?;
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        if !they_saw.contains(header.fact.version) {
+            bytes += header.encoded_len();
+            entries.push(header.clone());
+        }
+        let missing = s.by_version.iter().filter(|(v, key)| !they_saw.contains(**v) && **key != Key::Header);
+        let mut complete_to = None;
+        for (version, key) in missing {
+            let Some(entry) = s.entries.get(key) else { continue };
+            bytes += entry.encoded_len();
+            if bytes > budget.min(PAGE_BYTES) && !entries.is_empty() {
+                complete_to = Some(Version(version.0 - 1));
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        let mut covers = complete_to.map_or_else(|| s.seen.clone(), |limit| s.seen.below(limit));
+        covers.insert(header.fact.version);
+        let page =
+            Page { node: theirs.node, incarnation: s.incarnation, covers, entries, evidence: Vec::new() };
+        Some((page, complete_to.is_some()))
+    }
+}
+
+/// A new floor has come: tombstones below it go, and if we have gaps there, so does our claim to have seen anything.
+fn collect(s: &mut Statements, floor: Version) {
+    if s.seen.watermark().next() < floor {
+        s.unconfirmed_below = floor;
+        let header = s.header_version();
+        s.seen = Seen::default();
+        s.seen.insert(header);
+    }
+    let dead: Vec<Key> = s
+        .by_version
+        .range(..floor)
+        .filter(|(_, key)| s.entries.get(key).is_some_and(|e| e.fact.value.is_none()))
+        .map(|(_, key)| key.clone())
+        .collect();
+    dead.iter().for_each(|key| {
+        s.remove(key);
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,334 @@
+//! Anti-entropy: what gossip did not bring, two neighbours find out by comparing.
+//!
+//! Gossip has no memory: who joins late, or was cut off, hears nothing of the past. So on every new neighbour, and every 15 s with a
+//! random one, the root hashes are compared. Equal hashes end it: that is the whole cost of the steady state. Otherwise the
+//! asker gets the other's digests, page by page, pulls what it lacks and pushes what the other lacks. The one that answers keeps no
+//! state. A session that brought news is followed by a comparison with the other neighbours, so that what crosses a healed
+//! partition over one connection reaches everybody within a few round trips.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::{
+    NodeId, Time,
+    config::Config,
+    liveness::Evidence,
+    state::State,
+    wire::{Digest, PAGE_BYTES, Page, Request, Response},
+};
+
+/// Digests in one message. Each takes about 70 bytes plus its gaps, at most 1.4 kB; a hundred always fit.
+const DIGESTS_MAX: usize = 1024;
+/// Bytes of digests in one message, by a cautious estimate of each.
+const DIGESTS_BYTES: usize = 200 * 1024;
+/// Nodes pulled in one request.
+const PULL_MAX: usize = 128;
+/// Sessions that this node conducts at the same time. The others wait: two full transfers at once gain nothing.
+const SESSIONS_MAX: usize = 2;
+/// How long gossip gets to bring the same news everywhere before the other neighbours are asked.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// Names a request, so that its answer finds its session.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Ticket(pub u64);
+
+/// A request to send.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ask {
+    /// Whom.
+    pub peer: NodeId,
+    /// Comes back with the answer.
+    pub ticket: Ticket,
+    /// What.
+    pub request: Request,
+}
+
+#[derive(Debug)]
+struct Session {
+    ticket: Ticket,
+    deadline: Time,
+    /// The last id of the digests received so far, if there are more.
+    after: Option<NodeId>,
+    /// What the other has, of nodes on which we lack something.
+    pull: BTreeMap<NodeId, Digest>,
+    /// What the other has, of nodes on which it lacks something.
+    push: BTreeMap<NodeId, Digest>,
+    /// How much was left to pull when the last pull was sent, to notice when it leads nowhere.
+    pulling: Option<(usize, [u8; 16])>,
+}
+
+/// Comparisons with neighbours.
+#[derive(Debug)]
+pub struct Sync {
+    sessions: BTreeMap<NodeId, Session>,
+    /// Whom to compare with, from when on.
+    queue: BTreeMap<NodeId, Time>,
+    next_round: Time,
+    next_ticket: u64,
+    interval: Duration,
+    timeout: Duration,
+    rng: fastrand::Rng,
+    /// Comparisons begun.
+    pub rounds: u64,
+    /// Comparisons that found a difference.
+    pub differences: u64,
+    /// Sessions that ended without an answer.
+    pub timeouts: u64,
+}
+
+/// What to say against a node that the sender believes dead.
+pub type EvidenceOf<'a> = &'a dyn Fn(NodeId) -> Vec<Evidence>;
+
+impl Sync {
+    /// No sessions yet.
+    pub fn new(config: &Config, seed: u64, now: Time) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        Self {
+            sessions: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            next_round: now + config.sync_interval.mul_f64(rng.f64()),
+            next_ticket: 0,
+            interval: config.sync_interval,
+            timeout: config.sync_timeout,
+            rng,
+            rounds: 0,
+            differences: 0,
+            timeouts: 0,
+        }
+    }
+
+    /// Compares with this neighbour as soon as there is room.
+    pub fn soon(&mut self, now: Time, peer: NodeId) {
+        let due = self.queue.entry(peer).or_insert(now);
+        *due = (*due).min(now);
+    }
+
+    /// A session or a push brought news: compares with the others too, once gossip has had its chance.
+    pub fn spread(&mut self, now: Time, from: NodeId, neighbours: impl Iterator<Item = NodeId>) {
+        for peer in neighbours.filter(|peer| *peer != from) {
+            self.queue.entry(peer).or_insert(now + SETTLE);
+        }
+    }
+
+    /// The connection is gone.
+    pub fn forget(&mut self, peer: NodeId) {
+        self.sessions.remove(&peer);
+        self.queue.remove(&peer);
+    }
+
+    /// Begins what is due.
+    pub fn due(&mut self, now: Time, state: &State, neighbours: &[NodeId]) -> Vec<Ask> {
+        let before = self.sessions.len();
+        self.sessions.retain(|_, session| session.deadline > now);
+        self.timeouts += (before - self.sessions.len()) as u64;
+        if self.next_round <= now {
+            self.next_round = now + self.interval.mul_f64(0.75 + self.rng.f64() / 2.0);
+            if let Some(peer) = self.rng.choice(neighbours) {
+                self.soon(now, *peer);
+            }
+        }
+        let mut asks = Vec::new();
+        while self.sessions.len() < SESSIONS_MAX {
+            let ready =
+                self.queue.iter().filter(|(peer, at)| **at <= now && !self.sessions.contains_key(peer));
+            let Some(peer) = ready.min_by_key(|(_, at)| **at).map(|(peer, _)| *peer) else { break };
+            self.queue.remove(&peer);
+            self.rounds += 1;
+            let ticket = self.ticket();
+            let session = Session {
+                ticket,
+                deadline: now + self.timeout,
+                after: None,
+                pull: BTreeMap::new(),
+                push: BTreeMap::new(),
+                pulling: None,
+            };
+            self.sessions.insert(peer, session);
+            asks.push(Ask { peer, ticket, request: Request::Compare { root: state.root(), after: None } });
+        }
+        asks
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+
+    /// Whether an answer belongs to a session that still waits for it.
+    pub fn expects(&self, peer: NodeId, ticket: Ticket) -> bool {
+        self.sessions.get(&peer).is_some_and(|s| s.ticket == ticket)
+    }
+
+    /// An answer came; pages in it have been applied to `state` already. Returns the next request, or `None` when the session is over.
+    pub fn answered(
+        &mut self,
+        now: Time,
+        peer: NodeId,
+        response: Response,
+        state: &State,
+        evidence: EvidenceOf<'_>,
+    ) -> Option<Ask> {
+        let session = self.sessions.get_mut(&peer)?;
+        session.deadline = now + self.timeout;
+        match response {
+            Response::Same => (),
+            Response::Digests { digests, more } => {
+                if session.after.is_none() {
+                    self.differences += 1;
+                }
+                session.compare(state, digests, more);
+            }
+            Response::Pages { .. } => {
+                session.pull.retain(|id, theirs| State::lacks(&state.digest(*id), theirs))
+            }
+            Response::Done => (),
+        }
+        let request = session.next(state, evidence);
+        match request {
+            Some(request) => {
+                let ticket = self.ticket();
+                if let Some(session) = self.sessions.get_mut(&peer) {
+                    session.ticket = ticket;
+                }
+                Some(Ask { peer, ticket, request })
+            }
+            None => {
+                self.sessions.remove(&peer);
+                None
+            }
+        }
+    }
+
+    /// A request could not be sent or was not answered.
+    pub fn failed(&mut self, peer: NodeId, ticket: Ticket) {
+        if self.expects(peer, ticket) {
+            self.sessions.remove(&peer);
+            self.timeouts += 1;
+        }
+    }
+
+    /// When something will be due.
+    pub fn next_due(&self) -> Time {
+        let full = self.sessions.len() >= SESSIONS_MAX;
+        let queue = self
+            .queue
+            .iter()
+            .filter(|(peer, _)| !full && !self.sessions.contains_key(peer))
+            .map(|(_, at)| *at);
+        let deadlines = self.sessions.values().map(|s| s.deadline);
+        queue.chain(deadlines).min().map_or(self.next_round, |at| at.min(self.next_round))
+    }
+}
+
+impl Session {
+    fn compare(&mut self, state: &State, digests: Vec<Digest>, more: bool) {
+        let first = self.after;
+        let last = digests.last().map(|d| d.node);
+        let listed: BTreeSet<NodeId> = digests.iter().map(|d| d.node).collect();
+        for theirs in digests.into_iter().filter(|d| d.seen.is_well_formed()) {
+            let ours = state.digest(theirs.node);
+            if State::lacks(&theirs, &ours) {
+                self.push.insert(theirs.node, theirs.clone());
+            }
+            if State::lacks(&ours, &theirs) {
+                self.pull.insert(theirs.node, theirs);
+            }
+        }
+        // Of whom they know nothing at all, within the range that this page of digests covers.
+        let within = |id: &NodeId| {
+            first.is_none_or(|first| *id > first) && (!more || last.is_some_and(|last| *id <= last))
+        };
+        for (id, _) in state.nodes().filter(|(id, _)| within(id) && !listed.contains(id)) {
+            self.push.insert(id, Digest::of_nothing(id));
+        }
+        self.after = if more { last } else { None };
+    }
+
+    fn next(&mut self, state: &State, evidence: EvidenceOf<'_>) -> Option<Request> {
+        if !self.pull.is_empty() {
+            let progress = (self.pull.len(), state.root());
+            if self.pulling.replace(progress) == Some(progress) {
+                // The last pull changed nothing: what they offer is refused here, or they do not keep their word.
+                self.pull.clear();
+            } else {
+                let digests = self.pull.keys().take(PULL_MAX).map(|id| state.digest(*id)).collect();
+                return Some(Request::Pull(digests));
+            }
+        }
+        self.pulling = None;
+        let (pages, unfinished) = pages(state, self.push.values(), evidence);
+        let reached: Vec<NodeId> = pages.iter().map(|p| p.node).collect();
+        for page in &pages {
+            if let Some(theirs) = self.push.get_mut(&page.node) {
+                if theirs.incarnation != page.incarnation {
+                    theirs.seen = crate::seen::Seen::default();
+                }
+                theirs.incarnation = page.incarnation;
+                theirs.seen.insert_all(&page.covers);
+            }
+        }
+        self.push.retain(|id, _| Some(*id) == unfinished || unfinished.is_some() && !reached.contains(id));
+        if !pages.is_empty() {
+            return Some(Request::Push(pages));
+        }
+        self.after.map(|after| Request::Compare { root: state.root(), after: Some(after) })
+    }
+}
+
+/// Pages of what the holders of these digests lack, as much as fits into one message, and the node at which it ended, if it did.
+fn pages<'a>(
+    state: &State,
+    theirs: impl Iterator<Item = &'a Digest>,
+    evidence: EvidenceOf<'_>,
+) -> (Vec<Page>, Option<NodeId>) {
+    let mut budget = PAGE_BYTES;
+    let mut pages = Vec::new();
+    for digest in theirs {
+        if budget < 1024 {
+            return (pages, Some(digest.node));
+        }
+        let Some((mut page, more)) = state.delta(digest, budget) else { continue };
+        if state.digest(digest.node).failed && !digest.failed {
+            page.evidence = evidence(digest.node);
+        }
+        let bytes: usize = page.entries.iter().map(crate::record::Entry::encoded_len).sum();
+        budget = budget.saturating_sub(bytes + 100 + 180 * page.evidence.len());
+        let node = page.node;
+        pages.push(page);
+        if more {
+            return (pages, Some(node));
+        }
+    }
+    (pages, None)
+}
+
+/// Answers a neighbour's `Compare` or `Pull`. Reads only.
+pub fn answer(state: &State, request: &Request, evidence: EvidenceOf<'_>) -> Option<Response> {
+    match request {
+        Request::Compare { root, after } => {
+            if *root == state.root() && after.is_none() {
+                return Some(Response::Same);
+            }
+            let (mut digests, mut more) = state.digests(*after, DIGESTS_MAX);
+            let mut bytes = 0;
+            let fit = digests
+                .iter()
+                .take_while(|d| {
+                    bytes += 75 + 20 * d.seen.ranges();
+                    bytes <= DIGESTS_BYTES
+                })
+                .count();
+            more |= fit < digests.len();
+            digests.truncate(fit);
+            Some(Response::Digests { digests, more })
+        }
+        Request::Pull(digests) => {
+            let well_formed = digests.iter().filter(|d| d.seen.is_well_formed()).take(PULL_MAX);
+            let (pages, unfinished) = pages(state, well_formed, evidence);
+            Some(Response::Pages { pages, more: unfinished.is_some() })
+        }
+        Request::Push(_) | Request::Unneeded => None,
+    }
+}

@@ -1,0 +1,426 @@
+//! What this node itself sees of others: pings over the connections to those it watches, and probes where there is doubt.
+//!
+//! A closed connection is not a death, and neither is a late answer. So a lost connection is followed by a dial at once: *refused* is
+//! strong evidence, *authenticated* is life, *no answer* is weak. A ping that stays unanswered is weak. On hearing
+//! somebody else's accusation the watchers look for themselves instead of repeating it.
+//!
+//! The same thing is not said twice: after a report about one header only a stronger one follows; and once the subject has refuted, an
+//! observer that still cannot reach it keeps quiet for a minute ([`HOLD`]), because then the fault is between the two of them.
+
+use std::{collections::BTreeMap, collections::BTreeSet, time::Duration};
+
+use crate::{Incarnation, NodeId, Time, Version, config::Config, health::Health, liveness::Strength};
+
+/// How long an observer is silent about a subject that refuted it and that it still cannot reach. LAB: at most one change per pair and
+/// minute when a partition is one-way.
+const HOLD: Duration = Duration::from_secs(60);
+/// The least time between two reports about one subject, however often it is lost and found.
+const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// Neighbours that do not watch the lost one give its watchers this long to settle the case, then look for themselves.
+const BYSTANDER_DELAY: Duration = Duration::from_millis(60);
+/// If this node was itself asleep for this long, unanswered pings say nothing.
+pub const OVERSLEPT: Duration = Duration::from_millis(200);
+
+/// What the core has to do about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// Send a ping over the connection.
+    Ping(NodeId),
+    /// Dial it now; the outcome is evidence.
+    Dial(NodeId),
+    /// Tell the others.
+    Report(NodeId, Strength),
+}
+
+#[derive(Debug)]
+struct Subject {
+    /// This node is one of its watchers.
+    watched: bool,
+    connected: bool,
+    /// When the next ping is due. Only while watched and connected.
+    next_ping: Time,
+    /// When the unanswered ping was sent.
+    unanswered: Option<Time>,
+    /// Ping it now, watched or not: somebody says that it is not there.
+    doubted: bool,
+    /// When its silence was last reported; repeated every ping interval, because the header to which the report referred may be
+    /// superseded. [`Watch::may_say`] keeps the same thing from being said twice.
+    reported: Option<Time>,
+    /// A dial to make, for evidence.
+    dial_at: Option<Time>,
+    /// A dial that was made for evidence and has no outcome yet.
+    dialled: Option<Time>,
+    /// Since when there is no connection, while watched.
+    unreached: Option<Time>,
+    /// The last proof of life.
+    heard: Time,
+    said: Option<Said>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    at: Time,
+    incarnation: Incarnation,
+    version: Version,
+    strength: Strength,
+}
+
+/// This node's own observations.
+#[derive(Debug)]
+pub struct Watch {
+    subjects: BTreeMap<NodeId, Subject>,
+    ping_interval: Duration,
+    ping_timeout: Duration,
+    unreached: Duration,
+    rng: fastrand::Rng,
+}
+
+impl Watch {
+    /// Watches nobody yet.
+    pub fn new(config: &Config, seed: u64) -> Self {
+        Self {
+            subjects: BTreeMap::new(),
+            ping_interval: config.ping_interval,
+            ping_timeout: config.ping_timeout,
+            unreached: config.unreached,
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    fn subject(&mut self, now: Time, id: NodeId) -> &mut Subject {
+        self.subjects.entry(id).or_insert_with(|| Subject {
+            watched: false,
+            connected: false,
+            next_ping: now,
+            unanswered: None,
+            doubted: false,
+            reported: None,
+            dial_at: None,
+            dialled: None,
+            unreached: None,
+            heard: Time::ZERO,
+            said: None,
+        })
+    }
+
+    /// Says whom this node watches from now on. `doubted` says who is under accusation, so that a new watcher looks at once.
+    pub fn set_watched(&mut self, now: Time, watched: &BTreeSet<NodeId>, doubted: impl Fn(NodeId) -> bool) {
+        for (id, subject) in &mut self.subjects {
+            if subject.watched && !watched.contains(id) {
+                subject.watched = false;
+                subject.unreached = None;
+            }
+        }
+        for id in watched {
+            let phase = self.ping_interval.mul_f64(self.rng.f64());
+            let subject = self.subject(now, *id);
+            if !subject.watched {
+                subject.watched = true;
+                // Watchers that start together must not ping together: the earliest of them notices a freeze.
+                subject.next_ping = now + phase;
+                subject.unreached = (!subject.connected).then_some(now);
+                if doubted(*id) {
+                    self.probe(now, *id);
+                }
+            }
+        }
+        self.subjects.retain(|_, s| {
+            s.watched || s.connected || s.dial_at.is_some() || s.dialled.is_some() || s.said.is_some()
+        });
+    }
+
+    /// An authenticated connection: proof of life.
+    pub fn connected(&mut self, now: Time, id: NodeId) {
+        let phase = self.ping_interval.mul_f64(self.rng.f64());
+        let subject = self.subject(now, id);
+        subject.connected = true;
+        subject.heard = now;
+        subject.next_ping = now + phase;
+        subject.unanswered = None;
+        subject.reported = None;
+        subject.dial_at = None;
+        subject.dialled = None;
+        subject.unreached = None;
+    }
+
+    /// The connection closed. `neighbour`: it was one that both sides want, so its end means something.
+    pub fn disconnected(&mut self, now: Time, id: NodeId, neighbour: bool) {
+        let subject = self.subject(now, id);
+        subject.connected = false;
+        subject.unanswered = None;
+        subject.reported = None;
+        subject.unreached = subject.watched.then_some(now);
+        if subject.watched {
+            subject.dial_at = Some(now);
+        } else if neighbour {
+            subject.dial_at = Some(now + BYSTANDER_DELAY);
+        }
+    }
+
+    /// Looks whether it is there, because somebody says that it is not.
+    pub fn probe(&mut self, now: Time, id: NodeId) {
+        let subject = self.subject(now, id);
+        if subject.connected {
+            subject.doubted = subject.unanswered.is_none();
+        } else if subject.dialled.is_none() && subject.dial_at.is_none() {
+            subject.dial_at = Some(now);
+        }
+    }
+
+    /// A verdict was reached, or it left: nothing more to find out.
+    pub fn settled(&mut self, id: NodeId) {
+        if let Some(subject) = self.subjects.get_mut(&id) {
+            subject.dial_at = None;
+            subject.dialled = None;
+        }
+    }
+
+    /// It is remembered no longer.
+    pub fn forget(&mut self, id: NodeId) {
+        self.subjects.remove(&id);
+    }
+
+    /// A ping was answered.
+    pub fn pong(&mut self, now: Time, id: NodeId) {
+        if let Some(subject) = self.subjects.get_mut(&id) {
+            subject.heard = now;
+            subject.unanswered = None;
+            subject.reported = None;
+        }
+    }
+
+    /// A dial came to nothing. Whoever dialled it and why: the outcome is evidence all the same.
+    pub fn dial_failed(&mut self, id: NodeId, refused: bool) -> Option<Act> {
+        let subject = self.subjects.get_mut(&id)?;
+        let asked = subject.dialled.take().is_some() || subject.watched;
+        if subject.connected || !asked {
+            return None;
+        }
+        Some(Act::Report(id, if refused { Strength::Strong } else { Strength::Weak }))
+    }
+
+    /// This node overslept: what it has not heard meanwhile says nothing about the others.
+    pub fn forgive(&mut self, now: Time) {
+        for subject in self.subjects.values_mut() {
+            if let Some(sent) = &mut subject.unanswered {
+                *sent = now;
+            }
+            if let Some(dialled) = &mut subject.dialled {
+                *dialled = now;
+            }
+            if let Some(since) = &mut subject.unreached {
+                *since = now;
+            }
+        }
+    }
+
+    /// Whether a report should go out, and if so notes that it did.
+    pub fn may_say(
+        &mut self,
+        now: Time,
+        id: NodeId,
+        incarnation: Incarnation,
+        version: Version,
+        strength: Strength,
+    ) -> bool {
+        let subject = self.subject(now, id);
+        if let Some(said) = subject.said {
+            if (said.incarnation, said.version) >= (incarnation, version) {
+                if said.strength >= strength {
+                    return false;
+                }
+            } else if said.incarnation == incarnation {
+                // It refuted. Whoever has heard of it directly since then speaks of a new silence.
+                let wait = if said.at < subject.heard || strength == Strength::Strong {
+                    REPORT_INTERVAL
+                } else {
+                    HOLD
+                };
+                if now < said.at + wait {
+                    return false;
+                }
+            }
+        }
+        subject.said = Some(Said { at: now, incarnation, version, strength });
+        true
+    }
+
+    /// What is due now.
+    pub fn due(&mut self, now: Time, health: &Health) -> Vec<Act> {
+        let mut acts = Vec::new();
+        let (patience, interval) = (self.patience(now, health), self.ping_interval);
+        for (id, s) in &mut self.subjects {
+            if s.connected {
+                let ping_due = s.watched && s.next_ping <= now;
+                if s.unanswered.is_none() && (ping_due || s.doubted) {
+                    s.unanswered = Some(now);
+                    acts.push(Act::Ping(*id));
+                }
+                s.doubted = false;
+                if ping_due {
+                    s.next_ping = now + interval;
+                }
+                if s.unanswered.is_some_and(|sent| sent + patience <= now)
+                    && s.reported.is_none_or(|at| at + interval <= now)
+                {
+                    s.reported = Some(now);
+                    acts.push(Act::Report(*id, Strength::Weak));
+                }
+                continue;
+            }
+            if s.dial_at.is_some_and(|at| at <= now) {
+                s.dial_at = None;
+                s.dialled = Some(now);
+                acts.push(Act::Dial(*id));
+            }
+            // A handshake takes several round trips where a ping takes one.
+            if s.dialled.is_some_and(|at| at + patience * 2 <= now) {
+                s.dialled = None;
+                acts.push(Act::Report(*id, Strength::Weak));
+            }
+            if s.unreached.is_some_and(|since| since + self.unreached.max(patience) <= now) {
+                s.unreached = Some(now);
+                acts.push(Act::Report(*id, Strength::Weak));
+            }
+        }
+        acts
+    }
+
+    /// How long silence is borne. Doubled while most of those pinged are silent at once: then it is more likely this node
+    /// that cannot be heard.
+    fn patience(&self, now: Time, health: &Health) -> Duration {
+        let patience = health.stretch(now, self.ping_timeout);
+        let pinged = self.subjects.values().filter(|s| s.connected && s.watched);
+        let silent = |s: &&Subject| s.unanswered.is_some_and(|sent| sent + patience <= now);
+        let (pinged, silent) = pinged.fold((0, 0), |(p, q), s| (p + 1, q + usize::from(silent(&s))));
+        if silent > 1 && silent * 2 > pinged { patience * 2 } else { patience }
+    }
+
+    /// When something will be due. Never in the past of `now`.
+    pub fn next_due(&self, now: Time, health: &Health) -> Option<Time> {
+        let patience = self.patience(now, health);
+        let due = |s: &Subject| {
+            if s.connected {
+                let ping = s.watched.then_some(s.next_ping);
+                let doubt = s.doubted.then_some(now);
+                let repeat = s.reported.map_or(Time::ZERO, |at| at + self.ping_interval);
+                let silence = s.unanswered.map(|sent| repeat.max(sent + patience));
+                ping.into_iter().chain(doubt).chain(silence).min()
+            } else {
+                let dial = s.dialled.map(|at| at + patience * 2);
+                let unreached = s.unreached.map(|since| since + self.unreached.max(patience));
+                s.dial_at.into_iter().chain(dial).chain(unreached).min()
+            }
+        };
+        self.subjects.values().filter_map(due).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Identity;
+
+    fn at(ms: u64) -> Time {
+        Time::from_start(Duration::from_millis(ms))
+    }
+
+    fn id(seed: u8) -> NodeId {
+        Identity::from_seed(&[seed; 32]).id()
+    }
+
+    struct Bench {
+        watch: Watch,
+        health: Health,
+    }
+
+    impl Bench {
+        /// Watches `n` connected subjects in a calm network.
+        fn watching(n: u8) -> Self {
+            let mut watch = Watch::new(&Config::default(), 1);
+            let subjects: BTreeSet<NodeId> = (1..=n).map(id).collect();
+            watch.set_watched(at(100_000), &subjects, |_| false);
+            subjects.iter().for_each(|id| watch.connected(at(100_000), *id));
+            Self { watch, health: Health::new(Time::ZERO) }
+        }
+
+        /// Runs until `ms`, answering the pings of those that `alive` names; returns the reports with their times.
+        fn run(
+            &mut self,
+            ms: std::ops::Range<u64>,
+            alive: impl Fn(NodeId) -> bool,
+        ) -> Vec<(u64, NodeId, Strength)> {
+            let mut reports = Vec::new();
+            for t in ms {
+                for act in self.watch.due(at(t), &self.health) {
+                    match act {
+                        Act::Ping(id) if alive(id) => self.watch.pong(at(t), id),
+                        Act::Report(id, strength) => reports.push((t, id, strength)),
+                        Act::Ping(_) | Act::Dial(_) => (),
+                    }
+                }
+            }
+            reports
+        }
+    }
+
+    #[test]
+    fn a_silent_subject_is_reported_within_a_ping_and_its_timeout() {
+        let mut bench = Bench::watching(3);
+        assert_eq!(bench.run(100_000..110_000, |_| true), []);
+        let reports = bench.run(110_000..115_000, |who| who != id(2));
+        assert!(reports.iter().all(|r| r.1 == id(2)), "{reports:?}");
+        assert!(reports[0].0 < 111_500 && reports[0].1 == id(2) && reports[0].2 == Strength::Weak);
+    }
+
+    #[test]
+    fn who_hears_nobody_doubts_itself_first() {
+        let mut bench = Bench::watching(3);
+        bench.run(100_000..110_000, |_| true);
+        let one = bench.run(110_000..115_000, |who| who != id(2))[0].0;
+        let mut bench = Bench::watching(3);
+        bench.run(100_000..110_000, |_| true);
+        let all = bench.run(110_000..115_000, |_| false);
+        assert!(all.iter().map(|r| r.0).max().unwrap() > one, "{all:?}");
+    }
+
+    #[test]
+    fn a_node_that_overslept_accuses_nobody() {
+        let mut bench = Bench::watching(3);
+        bench.run(100_000..105_000, |_| true);
+        bench.run(105_000..105_990, |_| false);
+        bench.watch.forgive(at(125_000));
+        assert_eq!(bench.run(125_000..125_300, |_| false), []);
+    }
+
+    #[test]
+    fn a_lost_connection_is_dialled_at_once_and_only_the_outcome_is_evidence() {
+        let mut bench = Bench::watching(1);
+        bench.watch.disconnected(at(101_000), id(1), true);
+        assert_eq!(bench.watch.due(at(101_000), &bench.health), [Act::Dial(id(1))]);
+        assert_eq!(bench.watch.dial_failed(id(1), true), Some(Act::Report(id(1), Strength::Strong)));
+        bench.watch.connected(at(101_001), id(1));
+        bench.watch.disconnected(at(102_000), id(1), true);
+        bench.watch.due(at(102_000), &bench.health);
+        bench.watch.connected(at(102_010), id(1));
+        assert_eq!(bench.run(102_010..104_000, |_| true), [], "it was there all the time");
+    }
+
+    #[test]
+    fn the_same_is_not_said_twice_and_a_refuted_observer_keeps_quiet() {
+        let mut watch = Watch::new(&Config::default(), 1);
+        let mut say =
+            |ms, version, strength| watch.may_say(at(ms), id(1), Incarnation(1), Version(version), strength);
+        assert!(say(0, 1, Strength::Weak));
+        assert!(!say(5_000, 1, Strength::Weak));
+        assert!(say(5_000, 1, Strength::Strong), "stronger is news");
+        assert!(!say(10_000, 2, Strength::Weak), "refuted, and still not heard");
+        assert!(say(70_000, 2, Strength::Weak));
+        watch.connected(at(71_000), id(1));
+        assert!(
+            watch.may_say(at(75_000), id(1), Incarnation(1), Version(3), Strength::Weak),
+            "heard of it since"
+        );
+        assert!(watch.may_say(at(75_001), id(1), Incarnation(2), Version(1), Strength::Weak), "another life");
+    }
+}

@@ -1,0 +1,112 @@
+//! Golden bytes: what a release has sent must be read by every later one.
+
+use super::*;
+use crate::{
+    Identity, Version,
+    liveness::{Claim, Strength},
+    record::{Fact, Key},
+};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn me() -> Identity {
+    Identity::from_seed(&[7; 32])
+}
+
+fn entry() -> Entry {
+    let fact = Fact {
+        node: me().id(),
+        incarnation: Incarnation(1_700_000_000_000),
+        version: Version(3),
+        key: Key::Kv("a/b".into()),
+        value: Some(b"x".to_vec()),
+    };
+    fact.sign(&me(), "home").unwrap()
+}
+
+fn evidence() -> Evidence {
+    let claim = Claim {
+        observer: me().id(),
+        subject: Identity::from_seed(&[8; 32]).id(),
+        incarnation: Incarnation(5),
+        version: Version(1),
+        strength: Strength::Strong,
+    };
+    claim.sign(&me(), "home")
+}
+
+fn digest() -> Digest {
+    let mut seen = Seen::up_to(Version(7));
+    seen.insert_range(Version(300), Version(301));
+    Digest { node: me().id(), incarnation: Incarnation(5), failed: true, seen, hash: [9; 16] }
+}
+
+#[track_caller]
+fn check<T: Message + PartialEq + std::fmt::Debug>(message: T, golden: &str) {
+    let bytes = encode(&message);
+    assert_eq!(hex(&bytes), golden, "the wire format changed: raise WIRE_VERSION or keep it");
+    assert_eq!(decode::<T>(&bytes), Ok(Received::Known(message)));
+    let mut longer = bytes;
+    longer.push(0);
+    assert!(decode::<T>(&longer).is_err(), "trailing bytes");
+}
+
+#[path = "golden.rs"]
+mod golden;
+
+#[test]
+fn gossip_keeps_its_bytes() {
+    check(Gossip::Entries(vec![entry()]), golden::ENTRIES);
+    check(Gossip::Evidence(vec![evidence()]), golden::EVIDENCE);
+    let claim = ClashClaim { node: me().id(), older: Incarnation(1), newer: Incarnation(2) };
+    let signature = me().sign(b"golden");
+    check(Gossip::Clash(Clash { claim, signature }), golden::CLASH);
+}
+
+#[test]
+fn requests_and_responses_keep_their_bytes() {
+    let page = Page {
+        node: me().id(),
+        incarnation: Incarnation(5),
+        covers: Seen::up_to(Version(3)),
+        entries: vec![entry()],
+        evidence: vec![evidence()],
+    };
+    check(Request::Compare { root: [1; 16], after: Some(me().id()) }, golden::COMPARE);
+    check(Request::Pull(vec![digest()]), golden::PULL);
+    check(Request::Push(vec![page.clone()]), golden::PUSH);
+    check(Request::Unneeded, golden::UNNEEDED);
+    check(Response::Same, golden::SAME);
+    check(Response::Digests { digests: vec![digest()], more: true }, golden::DIGESTS);
+    check(Response::Pages { pages: vec![page], more: false }, golden::PAGES);
+    check(Response::Done, golden::DONE);
+}
+
+#[test]
+fn what_is_newer_is_told_apart_from_garbage() {
+    assert_eq!(decode::<Gossip>(&[1, 77, 1, 2, 3]), Ok(Received::Unknown));
+    assert_eq!(decode::<Gossip>(&[2, 0]), Err(DecodeError::Version(2)));
+    assert_eq!(decode::<Gossip>(&[]), Err(DecodeError::Malformed));
+    assert_eq!(decode::<Gossip>(&[1, 0, 200]), Err(DecodeError::Malformed));
+    assert_eq!(
+        decode::<Gossip>(&vec![1; MESSAGE_BYTES_MAX + 1]),
+        Err(DecodeError::TooLong(MESSAGE_BYTES_MAX + 1))
+    );
+}
+
+#[test]
+fn no_prefix_and_no_flipped_bit_panics() {
+    let bytes = encode(&Gossip::Entries(vec![entry()]));
+    for cut in 0..bytes.len() {
+        assert!(decode::<Gossip>(&bytes[..cut]).is_err());
+    }
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(Received::Known(Gossip::Entries(entries))) = decode(&flipped) {
+            assert!(entries.iter().all(|e| e.check("home").is_err()), "a flipped bit passed for signed");
+        }
+    }
+}

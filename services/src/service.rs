@@ -1,0 +1,63 @@
+//! What a plug-in is to a node.
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+
+use axum::Router;
+use serde_json::Value;
+
+use crate::Host;
+
+/// A background task: runs beside the router and is dropped when the node stops.
+pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A plug-in.
+///
+/// Only [`name`](Self::name), [`prefixes`](Self::prefixes) and [`router`](Self::router) must be written; everything else has a
+/// meaning when left alone.
+pub trait Service: Send + Sync + 'static {
+    /// The role that starts it (`--role grading`) and the service name under which it is announced.
+    fn name(&self) -> &str;
+
+    /// The path prefixes it owns on the node's HTTP port, such as `/students`: it gets exactly the requests for these paths and
+    /// for everything below them. Two plug-ins that claim one prefix stop the start.
+    fn prefixes(&self) -> &[&str];
+
+    /// Answers requests, with the full path as the client sent it. Called once.
+    ///
+    /// When a request gets here, the node has checked `Host` and `Origin`, and holds its whole body in memory, within its
+    /// limits. It has *not* asked for the node's API token: plug-in paths are for the network.
+    fn router(&self, host: Arc<dyn Host>) -> Router;
+
+    /// Runs beside the router for as long as the node runs. Called once.
+    fn task(&self, host: Arc<dyn Host>) -> Option<Task> {
+        let _ = host;
+        None
+    }
+
+    /// Labels of the announced instance. By default one `urlprefix-` tag per prefix, by which proxies such as Fabio and the
+    /// gateway here learn their routes.
+    fn tags(&self) -> Vec<String> {
+        self.prefixes().iter().map(|prefix| format!("urlprefix-{prefix}")).collect()
+    }
+
+    /// Metadata of the announced instance. By default the version of its software.
+    fn meta(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())])
+    }
+
+    /// Where `/` leads on a node that runs this, if this is what people come for.
+    fn front_page(&self) -> Option<&str> {
+        None
+    }
+
+    /// Whether its writes may have a content type that an HTML form can send (text, form fields). The node refuses those
+    /// elsewhere, as a second line against forged requests; the check of `Origin` holds here too.
+    fn takes_form_bodies(&self) -> bool {
+        false
+    }
+
+    /// Its part of `/openapi.json`: an OpenAPI 3.1 Paths Object.
+    fn openapi(&self) -> Value {
+        Value::Object(serde_json::Map::new())
+    }
+}
