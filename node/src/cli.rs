@@ -147,9 +147,6 @@ fn start(
     }
     let config = Config::load(cli.options, cli.config, environment, roles)?;
     logging::init(config.log_format, environment).map_err(|error| Failure::Usage(error.to_string()))?;
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
     run(config).map_err(Failure::Failed)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -80,6 +80,11 @@ impl Client {
     /// Asks and reads the whole answer, whatever its status.
     pub(super) async fn ask(&self, method: Method, path: &str) -> Result<Answer, Failure> {
         let response = self.send(method, path, &[(header::ACCEPT, "application/json")]).await?;
+        self.read(response).await
+    }
+
+    /// Reads the whole of an answer that has begun.
+    pub(super) async fn read(&self, response: Response<Incoming>) -> Result<Answer, Failure> {
         let status = response.status();
         let body = timeout(ANSWER_MAX, Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect());
         match body.await {

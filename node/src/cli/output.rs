@@ -133,8 +133,8 @@ mod tests {
         let text = Output { json: false, colour: false }.render(&["NAME", "TAGS", "STATE"], &rows());
         assert_eq!(
             text,
-            "NAME            TAGS  STATE\n\
-             grading         -     alive\n\
+            "NAME           TAGS  STATE\n\
+             grading        -     alive\n\
              a\\u001b[2J\\nb  x     failed\n"
         );
     }

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     answers::{Instance, Services},
-    client::{Answer, Client},
+    client::Client,
     failure::Failure,
     output::{Output, Tone},
     sse::{Event, Parser},
@@ -41,10 +41,8 @@ async fn open(client: &Client, last_id: Option<&str>) -> Result<Incoming, Failur
     headers.extend(last_id.map(|id| (header::HeaderName::from_static("last-event-id"), id)));
     let response = client.send(Method::GET, "/services/watch", &headers).await?;
     if !response.status().is_success() {
-        let status = response.status();
-        return Err(Answer { status, body: bytes::Bytes::new() }
-            .expect_success()
-            .map_or_else(|failure| failure, |_| Failure::Refused(status.to_string())));
+        let refusal = client.read(response).await?;
+        return Err(refusal.expect_success().err().unwrap_or_else(|| Failure::Refused("no stream".into())));
     }
     Ok(response.into_body())
 }

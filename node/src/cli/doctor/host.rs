@@ -1,13 +1,18 @@
 //! Judges whether nodes on this machine can find others by multicast.
 //!
-//! Interfaces are read where Linux shows them (`/sys/class/net`); where there is no such place, nothing is found and a warning says so.
+//! The interfaces come from `getifaddrs`. The files below `/sys/class/net` would be easier to read, and wrong: they show the network namespace in
+//! which they were mounted, which within a container or `unshare -n` need not be this process's own. (`/proc/net` is the process's own.)
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::{Ipv4Addr, SocketAddrV4},
-    path::Path,
 };
 
+use nix::{
+    ifaddrs::getifaddrs,
+    net::if_::{InterfaceFlags, if_nametoindex},
+};
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 
 use super::Finding;
@@ -16,16 +21,11 @@ use super::Finding;
 const MDNS_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const MDNS_PORT: u16 = 5353;
 
-/// `linux/if.h`.
-const IFF_UP: u32 = 0x1;
-const IFF_LOOPBACK: u32 = 0x8;
-const IFF_MULTICAST: u32 = 0x1000;
-
 /// A network interface, as far as multicast is concerned.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Interface {
     name: String,
-    flags: u32,
+    flags: InterfaceFlags,
     /// Why the mDNS group could not be joined on it, if it was tried.
     refused: Option<String>,
     /// Whether somebody on this machine listens to mDNS on it.
@@ -34,33 +34,27 @@ pub(super) struct Interface {
 
 impl Interface {
     fn is_fit(&self) -> bool {
-        self.flags & (IFF_UP | IFF_MULTICAST | IFF_LOOPBACK) == IFF_UP | IFF_MULTICAST
+        self.flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_MULTICAST)
+            && !self.flags.contains(InterfaceFlags::IFF_LOOPBACK)
     }
 }
 
 /// The interfaces of this machine; on those that are fit, a group is joined and left for a try.
 pub(super) fn interfaces() -> Vec<Interface> {
     let listened = fs::read_to_string("/proc/net/igmp").map(|text| listening(&text)).unwrap_or_default();
-    let Ok(entries) = fs::read_dir("/sys/class/net") else { return Vec::new() };
-    let mut interfaces: Vec<_> = entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let flags = parse_flags(&fs::read_to_string(entry.path().join("flags")).ok()?)?;
-            let listened = listened.contains(&name);
-            let mut interface = Interface { name, flags, refused: None, listened };
-            if interface.is_fit() {
-                interface.refused = join(&entry.path()).err().map(|error| error.to_string());
-            }
-            Some(interface)
-        })
-        .collect();
-    interfaces.sort_by(|a, b| a.name.cmp(&b.name));
-    interfaces
-}
-
-fn parse_flags(text: &str) -> Option<u32> {
-    u32::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
+    // One entry comes for each address; an interface is to be told of once.
+    let flags: BTreeMap<_, _> = getifaddrs()
+        .map(|entries| entries.map(|entry| (entry.interface_name, entry.flags)).collect())
+        .unwrap_or_default();
+    let interfaces = flags.into_iter().map(|(name, flags)| {
+        let listened = listened.contains(&name);
+        let mut interface = Interface { name, flags, refused: None, listened };
+        if interface.is_fit() {
+            interface.refused = join(&interface.name).err().map(|error| error.to_string());
+        }
+        interface
+    });
+    interfaces.collect()
 }
 
 /// The interfaces in `/proc/net/igmp` on which somebody has joined mDNS's group. A line that begins with a number opens an interface; the indented
@@ -79,9 +73,8 @@ fn listening(igmp: &str) -> Vec<String> {
 }
 
 /// Joins the group on an interface with a socket that neither sends nor hears itself; closing it leaves the group.
-fn join(interface: &Path) -> io::Result<()> {
-    let index = fs::read_to_string(interface.join("ifindex"))?;
-    let index = index.trim().parse().map_err(io::Error::other)?;
+fn join(interface: &str) -> io::Result<()> {
+    let index = if_nametoindex(interface)?;
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     socket.set_multicast_loop_v4(false)?;
     socket.join_multicast_v4_n(&MDNS_GROUP, &InterfaceIndexOrAddress::Index(index))
@@ -139,18 +132,19 @@ pub(super) fn judge(interfaces: &[Interface], mdns_port: io::Result<()>) -> Vec<
 mod tests {
     use super::{super::Verdict, *};
 
-    fn interface(name: &str, flags: u32) -> Interface {
+    const FIT: InterfaceFlags = InterfaceFlags::IFF_UP.union(InterfaceFlags::IFF_MULTICAST);
+
+    fn interface(name: &str, flags: InterfaceFlags) -> Interface {
         Interface { name: name.into(), flags, refused: None, listened: true }
     }
 
     #[test]
     fn loopback_and_interfaces_that_are_down_do_not_count() {
         let fit = |flags| interface("x", flags).is_fit();
-        assert!(fit(parse_flags("0x1003\n").unwrap()));
-        assert!(!fit(parse_flags("0x9\n").unwrap()), "loopback");
-        assert!(!fit(parse_flags("0x1002\n").unwrap()), "down");
-        assert!(!fit(parse_flags("0x91\n").unwrap()), "point to point without multicast");
-        assert_eq!(parse_flags("up"), None);
+        assert!(fit(FIT));
+        assert!(!fit(FIT | InterfaceFlags::IFF_LOOPBACK));
+        assert!(!fit(InterfaceFlags::IFF_MULTICAST), "down");
+        assert!(!fit(InterfaceFlags::IFF_UP), "cannot multicast");
     }
 
     #[cfg(target_endian = "little")]
@@ -169,13 +163,16 @@ mod tests {
         let verdicts = |interfaces: &[Interface], port| -> Vec<_> {
             judge(interfaces, port).into_iter().map(|finding| finding.verdict).collect()
         };
-        let eth0 = interface("eth0", IFF_UP | IFF_MULTICAST);
+        let eth0 = interface("eth0", FIT);
         assert_eq!(verdicts(std::slice::from_ref(&eth0), Ok(())), [Verdict::Ok, Verdict::Ok]);
         let deaf = Interface { listened: false, ..eth0.clone() };
         assert_eq!(verdicts(&[deaf], Ok(())), [Verdict::Ok, Verdict::Warn, Verdict::Ok]);
         let refusing = Interface { refused: Some("no device".into()), ..eth0 };
         assert_eq!(verdicts(&[refusing], Ok(())), [Verdict::Warn, Verdict::Ok]);
         let busy = io::Error::from(io::ErrorKind::AddrInUse);
-        assert_eq!(verdicts(&[interface("lo", IFF_UP | IFF_LOOPBACK)], Err(busy)), [Verdict::Warn; 2]);
+        assert_eq!(
+            verdicts(&[interface("lo", FIT | InterfaceFlags::IFF_LOOPBACK)], Err(busy)),
+            [Verdict::Warn; 2]
+        );
     }
 }

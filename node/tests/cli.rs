@@ -1,0 +1,289 @@
+//! The command line as scripts see it: the real program against a server that plays the node. What is claimed here is a contract: exit codes,
+//! what goes to which output, and which request is sent.
+
+#![allow(clippy::unwrap_used, reason = "in a test, an unwrap that fails is the test failing")]
+
+mod server;
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Command, Output, Stdio},
+};
+
+use server::{Reply, Server};
+
+const MEMBERS: &str = r#"{"cluster":"default","node":"db1","rootHash":"12ab","members":[
+  {"id":"12D3","name":"db1","state":"alive","roles":["grading"],"addresses":["/ip4/127.0.0.1/tcp/1"],
+   "http":"127.0.0.1:1","incarnation":1,"version":3,"since":"2026-11-21T00:00:00Z","rttMs":null},
+  {"id":"12D4","name":"evil\u001b[2J","state":"failed","roles":[],"addresses":[],"http":null,
+   "incarnation":1,"version":3,"since":"2026-11-21T00:00:00Z","rttMs":1.25}]}"#;
+const SERVICES: &str = r#"{"cluster":"default","node":"db1","index":7,"services":{"grading":[
+  {"id":"g1","name":"grading","node":"db1","nodeId":"12D3","address":"10.0.0.1","port":7500,
+   "url":"http://10.0.0.1:7500","tags":["a","b"],"meta":{},"health":"passing","since":"2026-11-21T00:00:00Z"}]}}"#;
+const NO_SERVICE: &str =
+    r#"{"type":"about:blank","title":"Not Found","status":404,"detail":"no service \"x y\""}"#;
+
+/// The program, with nothing of this process's configuration in its environment.
+fn node() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("HEARSAY_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn run(args: &[&str]) -> (i32, String, String) {
+    finish(node().args(args).output().unwrap())
+}
+
+fn finish(output: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// Asks a server that gives these replies.
+fn ask(replies: &[(&str, Reply)], args: &[&str]) -> (i32, String, String) {
+    let server = Server::start(replies);
+    run(&[args, &["--node", &server.url]].concat())
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_names_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("node.toml");
+    std::fs::write(&file, "clustr = 'x'\n").unwrap();
+    let file = file.to_str().unwrap();
+    let table: [(&[&str], &str); 10] = [
+        (&["--frobnicate"], "--frobnicate"),
+        (&["frobnicate"], "frobnicate"),
+        (&["--role", "gradin"], "grading"),
+        (&["--http", "x"], "http:"),
+        (&["--ephemeral", "--data-dir", "/nowhere"], "--data-dir"),
+        (&["--key-file", "/nowhere"], "node keygen"),
+        (&["--config", file], "clustr"),
+        (&["--json"], "--json"),
+        (&["--cluster", "x", "services"], "options of a node"),
+        (&["members", "--node", "https://db1:7500"], "http://host:port"),
+    ];
+    for (args, part) in table {
+        let (code, stdout, stderr) = run(args);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{args:?}: {stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains(part), "{args:?}: {stderr}");
+    }
+    let (code, _, stderr) = finish(node().env("HEARSAY_DEMO", "maybe").output().unwrap());
+    assert_eq!(code, 2);
+    assert!(stderr.contains("HEARSAY_DEMO"), "{stderr}");
+}
+
+#[test]
+fn help_shows_options_and_examples_and_ends_with_0() {
+    for args in [&["help"][..], &["--help"]] {
+        let (code, stdout, _) = run(args);
+        assert_eq!(code, 0);
+        for part in ["--role", "--replicas-expected", "Examples:", "doctor", "HEARSAY_DATA_DIR"] {
+            assert!(stdout.contains(part), "{part}: {stdout}");
+        }
+    }
+    assert!(run(&["services", "--help"]).1.contains("jq"));
+}
+
+#[test]
+fn where_no_node_answers_the_code_is_3_and_the_url_is_named() {
+    // Bound and closed again, so that nobody listens there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    for command in [&["services"][..], &["members"], &["watch"], &["why", "x"], &["leave"], &["health"]] {
+        let (code, stdout, stderr) = run(&[command, &["--node", &url]].concat());
+        assert_eq!((code, stdout.as_str()), (3, ""), "{command:?}");
+        assert!(stderr.contains(&url) && stderr.contains("--node"), "{stderr}");
+    }
+    let (code, _, stderr) = finish(node().arg("members").env("HEARSAY_NODE", &url).output().unwrap());
+    assert_eq!(code, 3);
+    assert!(stderr.contains(&url), "{stderr}");
+}
+
+#[test]
+fn members_are_a_table_in_which_nobody_commands_the_terminal() {
+    let (code, stdout, stderr) = ask(&[("GET /members", Reply::ok(MEMBERS))], &["members"]);
+    assert_eq!(code, 0, "{stderr}");
+    let lines: Vec<_> = stdout.lines().collect();
+    assert_eq!(lines.len(), 3, "{stdout}");
+    assert!(lines[0].starts_with("NAME"), "{stdout}");
+    assert!(lines[1].starts_with("db1") && lines[1].contains("alive"), "{stdout}");
+    assert!(lines[2].contains("\\u001b[2J") && lines[2].contains("1.2 ms"), "{stdout}");
+    assert!(!stdout.contains('\x1b'), "{stdout}");
+}
+
+#[test]
+fn json_is_the_nodes_own() {
+    for (path, body, command) in
+        [("GET /members", MEMBERS, "members"), ("GET /services", SERVICES, "services")]
+    {
+        let (code, stdout, _) = ask(&[(path, Reply::ok(body))], &[command, "--json"]);
+        assert_eq!((code, stdout.trim_end()), (0, body));
+    }
+}
+
+#[test]
+fn a_service_is_found_by_name_and_an_unknown_one_ends_with_2() {
+    let (code, stdout, _) = ask(&[("GET /services/grading", Reply::ok(SERVICES))], &["services", "grading"]);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("http://10.0.0.1:7500") && stdout.contains("a,b"), "{stdout}");
+    let unknown = [("GET /services/x%20y", Reply::status(404, NO_SERVICE))];
+    let (code, stdout, stderr) = ask(&unknown, &["services", "x y"]);
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    assert!(stderr.contains("no service \"x y\""), "{stderr}");
+}
+
+#[test]
+fn why_tells_what_happened_in_words() {
+    let events = r#"{"events":[{"time":"2026-11-21T00:00:00Z","event":"failed","by":"db2","text":"db2: connection refused"}]}"#;
+    let (code, stdout, _) = ask(&[("GET /why/db1", Reply::ok(events))], &["why", "db1"]);
+    assert_eq!((code, stdout.as_str()), (0, "2026-11-21T00:00:00Z  db2: connection refused\n"));
+}
+
+#[test]
+fn leave_presents_the_token_and_tells_a_refusal_apart() {
+    let server = Server::start(&[("PUT /v1/agent/leave", Reply::ok(""))]);
+    let leave = node().args(["leave", "--node", &server.url]).env("HEARSAY_TOKEN", "abc").output().unwrap();
+    assert_eq!(leave.status.code(), Some(0));
+    let request = server.requests().remove(0).to_lowercase();
+    assert!(request.contains("authorization: bearer abc"), "{request}");
+    let (code, _, stderr) =
+        ask(&[("PUT /v1/agent/leave", Reply::status(403, "Permission denied"))], &["leave"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("Permission denied") && stderr.contains("HEARSAY_TOKEN"), "{stderr}");
+    assert!(!stderr.contains("abc"), "{stderr}");
+}
+
+#[test]
+fn health_is_an_exit_code() {
+    assert_eq!(ask(&[("GET /readyz", Reply::ok("ok"))], &["health"]).0, 0);
+    let (code, _, stderr) = ask(&[("GET /readyz", Reply::status(503, "leaving"))], &["health"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("leaving"), "{stderr}");
+}
+
+#[test]
+fn what_is_no_node_is_no_success() {
+    let (code, _, stderr) = ask(&[("GET /members", Reply::ok("<html>"))], &["members"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("not a node's"), "{stderr}");
+    let (code, _, stderr) = ask(&[("GET /members", Reply::raw("SSH-2.0-x\r\n"))], &["members"]);
+    assert_eq!(code, 3, "{stderr}");
+}
+
+#[test]
+fn watch_prints_a_line_a_change_and_resumes_where_it_was() {
+    let event = |id: u32, what: &str| {
+        format!(
+            "id: {id}\nevent: {what}\ndata: {{\"name\":\"web\",\"node\":\"db1\",\"url\":\"http://a:1\",\"health\":\"passing\"}}\n\n"
+        )
+    };
+    let server = Server::start(&[
+        ("GET /services/watch", Reply::stream(event(41, "added"))),
+        ("GET /services/watch", Reply::stream(event(42, "removed"))),
+    ]);
+    let mut watch = node()
+        .args(["watch", "--node", &server.url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines: Vec<_> =
+        BufReader::new(watch.stdout.take().unwrap()).lines().take(2).map(Result::unwrap).collect();
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    assert!(lines[0].contains("added") && lines[0].contains("web  db1"), "{lines:?}");
+    assert!(lines[1].contains("removed"), "{lines:?}");
+    let requests = server.requests();
+    assert!(!requests[0].to_lowercase().contains("last-event-id"), "{requests:?}");
+    assert!(requests[1].to_lowercase().contains("last-event-id: 41"), "{requests:?}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let server = Server::start(&[("GET /members", Reply::ok(MEMBERS))]);
+    let mut members = node()
+        .args(["members", "--node", &server.url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(members.stdout.take());
+    let mut stderr = String::new();
+    members.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!((members.wait().unwrap().code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_key_from_keygen_is_one_that_a_node_takes() {
+    let (code, key, _) = run(&["keygen"]);
+    assert_eq!(code, 0);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cluster.key");
+    std::fs::write(&path, &key).unwrap();
+    // The role does not exist: the key is read and accepted before that is found out.
+    let (code, _, stderr) = run(&["--key-file", path.to_str().unwrap(), "--role", "nobody"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("nobody"), "{stderr}");
+    assert_ne!(run(&["keygen"]).1, key);
+}
+
+#[test]
+fn completions_know_the_commands() {
+    let (code, script, _) = run(&["completions", "bash"]);
+    assert_eq!(code, 0);
+    assert!(script.contains("doctor") && script.contains("--replicas-expected"));
+}
+
+/// Joining a multicast group makes the kernel say so on the network; so the doctor is tested in a network of its own.
+#[test]
+fn the_doctor_tells_what_is_wrong_and_what_to_do() {
+    const INSIDE: &str = "HEARSAY_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_none() {
+        let script = "ip link set lo up && exec \"$0\" --exact the_doctor_tells_what_is_wrong_and_what_to_do";
+        let inside = Command::new("unshare")
+            .args(["-Urn", "sh", "-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .env(INSIDE, "1")
+            .output();
+        let possible = Command::new("unshare").args(["-Urn", "ip", "link", "set", "lo", "up"]).output();
+        if !possible.is_ok_and(|output| output.status.success()) {
+            assert_ne!(std::env::var("LAB").as_deref(), Ok("full"), "no network namespaces");
+            eprintln!("skipped: no network namespaces here (unshare -Urn, ip)");
+            return;
+        }
+        let inside = inside.unwrap();
+        assert!(inside.status.success(), "{}", String::from_utf8_lossy(&inside.stdout));
+        return;
+    }
+    let (code, stdout, stderr) = run(&["doctor"]);
+    assert_eq!(code, 1, "{stdout}");
+    assert!(stdout.contains("FAIL  no node answers at http://127.0.0.1:7500"), "{stdout}");
+    assert!(stdout.contains("warn  no interface is up that can multicast"), "{stdout}");
+    assert!(stdout.contains("what to do: ") && stdout.contains("--join"), "{stdout}");
+    assert!(stderr.contains("one check failed"), "{stderr}");
+
+    // A node that is alone is healthy, and told that it is alone.
+    let swarm = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = Server::start(&[("GET /readyz", Reply::ok("ok"))]);
+    let alone = format!(
+        r#"{{"cluster":"default","node":"db1","rootHash":"12ab","members":[{{"name":"db1","state":"alive",
+            "addresses":["/ip4/127.0.0.1/tcp/{}"],"http":"{}"}}]}}"#,
+        swarm.local_addr().unwrap().port(),
+        server.url
+    );
+    (0..8).for_each(|_| server.expect("GET /members", Reply::ok(&alone)));
+    let (code, stdout, stderr) = run(&["doctor", "--json", "--node", &server.url]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    let findings: Vec<serde_json::Value> = serde_json::from_str(&stdout).unwrap();
+    let verdict = |part: &str| {
+        findings.iter().find(|f| f["what"].as_str().unwrap().contains(part)).unwrap()["verdict"].clone()
+    };
+    assert_eq!(verdict("is alone"), "warn");
+    assert_eq!(verdict("only loopback"), "warn");
+    assert_eq!(verdict("swarm port can be reached"), "ok");
+}

@@ -1,0 +1,84 @@
+//! A server that plays a node: gives replies that were laid down, and keeps what it was asked.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
+    sync::{Arc, Mutex},
+};
+
+/// What to answer.
+#[derive(Clone)]
+pub(crate) struct Reply(String);
+
+impl Reply {
+    pub(crate) fn ok(body: &str) -> Self {
+        Self::status(200, body)
+    }
+
+    pub(crate) fn status(status: u16, body: &str) -> Self {
+        let length = body.len();
+        Self(format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"))
+    }
+
+    /// An event stream that breaks off after this.
+    pub(crate) fn stream(events: String) -> Self {
+        Self(format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{events}"
+        ))
+    }
+
+    pub(crate) fn raw(bytes: &str) -> Self {
+        Self(bytes.to_owned())
+    }
+}
+
+/// A request line's beginning, and what to answer to it.
+type Expected = (String, Reply);
+
+/// Answers each laid-down request once, in order of laying down, and everything else with 404. Its thread ends with the process.
+pub(crate) struct Server {
+    pub(crate) url: String,
+    expected: Arc<Mutex<Vec<Expected>>>,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    pub(crate) fn start(replies: &[(&str, Reply)]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Self {
+            url: format!("http://{}", listener.local_addr().unwrap()),
+            expected: Arc::default(),
+            requests: Arc::default(),
+        };
+        for (request, reply) in replies {
+            server.expect(request, reply.clone());
+        }
+        let (expected, requests) = (server.expected.clone(), server.requests.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let head =
+                    BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+                let head = head.collect::<Vec<_>>().join("\n");
+                let mut expected = expected.lock().unwrap();
+                let found = expected.iter().position(|(line, _)| head.starts_with(&format!("{line} ")));
+                let reply =
+                    found.map_or_else(|| Reply::status(404, "not laid down"), |at| expected.remove(at).1);
+                requests.lock().unwrap().push(head);
+                // Whoever hangs up first is no concern of this server's.
+                _ = stream.write_all(reply.0.as_bytes());
+            }
+        });
+        server
+    }
+
+    /// Lays down one more reply.
+    pub(crate) fn expect(&self, request: &str, reply: Reply) {
+        self.expected.lock().unwrap().push((request.to_owned(), reply));
+    }
+
+    /// What was asked so far: the heads of the requests.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
