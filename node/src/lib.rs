@@ -2,6 +2,9 @@
 
 pub mod admission;
 pub mod config;
+pub mod control;
 pub mod escape;
+pub mod metrics;
 pub mod storage;
+pub mod timestamp;
 pub mod view;
