@@ -4,6 +4,7 @@ pub mod admission;
 pub mod config;
 pub mod control;
 pub mod escape;
+pub mod http;
 pub mod metrics;
 pub mod storage;
 pub mod timestamp;
