@@ -21,7 +21,10 @@ use libp2p::{
     gossipsub::{self, IdentTopic, MessageAcceptance, MessageId},
     identify, mdns,
     request_response::{self, OutboundRequestId, ResponseChannel},
-    swarm::{DialError, SwarmEvent, dial_opts::{DialOpts, PeerCondition}},
+    swarm::{
+        DialError, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -217,12 +220,20 @@ impl Driver {
             "Gossip messages dropped because a neighbour did not take them",
             self.gossip_undelivered,
         ));
-        counters.push(("strangers", "Connections parted from because the peer is of another cluster", self.strangers));
+        counters.push((
+            "strangers",
+            "Connections parted from because the peer is of another cluster",
+            self.strangers,
+        ));
         self.metrics.set_protocol(counters);
         let lateness = self.core.lateness(self.view.clock().now());
         self.metrics.set_protocol_gauges(vec![
             ("neighbours", "Peers this node is connected to", self.connected_since.len() as f64),
-            ("lateness_seconds", "The worst lateness lately seen, own timers and answers", lateness.as_secs_f64()),
+            (
+                "lateness_seconds",
+                "The worst lateness lately seen, own timers and answers",
+                lateness.as_secs_f64(),
+            ),
         ]);
     }
 
@@ -263,7 +274,9 @@ impl Driver {
                     self.feed(Input::DialFailed { peer, refused });
                 }
             }
-            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => self.present_addresses(),
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
+                self.present_addresses()
+            }
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "listening for nodes"),
             _ => (),
         }
@@ -363,7 +376,11 @@ impl Driver {
     fn on_sync(&mut self, event: request_response::Event<Vec<u8>, Vec<u8>>) {
         use request_response::Message;
         let (peer, request_id, bytes) = match event {
-            request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
+            request_response::Event::Message {
+                peer,
+                message: Message::Request { request, channel, .. },
+                ..
+            } => {
                 self.next_id += 1;
                 let ticket = Ticket(self.next_id);
                 self.answering.insert(ticket, channel);
@@ -372,11 +389,15 @@ impl Driver {
                 }
                 return;
             }
-            request_response::Event::Message { peer, message: Message::Response { request_id, response }, .. } => {
-                (peer, request_id, Some(response))
-            }
+            request_response::Event::Message {
+                peer,
+                message: Message::Response { request_id, response },
+                ..
+            } => (peer, request_id, Some(response)),
             request_response::Event::OutboundFailure { peer, request_id, .. } => (peer, request_id, None),
-            request_response::Event::InboundFailure { .. } | request_response::Event::ResponseSent { .. } => return,
+            request_response::Event::InboundFailure { .. } | request_response::Event::ResponseSent { .. } => {
+                return;
+            }
         };
         if let (Some(ticket), Some(from)) = (self.asked.remove(&request_id), node_of(peer)) {
             self.feed(Input::Response { from, ticket, bytes });
@@ -442,13 +463,18 @@ impl Driver {
         };
         if let Some((message, source)) = self.judging.remove(&id) {
             // False: gossipsub has forgotten the message meanwhile.
-            _ = self.swarm.behaviour_mut().gossip.report_message_validation_result(&message, &source, acceptance);
+            _ = self
+                .swarm
+                .behaviour_mut()
+                .gossip
+                .report_message_validation_result(&message, &source, acceptance);
         }
     }
 
     fn dial(&mut self, peer: Option<NodeId>, addresses: Vec<String>) {
         let addresses: Vec<Multiaddr> = addresses.iter().filter_map(|a| a.parse().ok()).collect();
-        let (named, numbered): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| seek::dns_name(a).is_some());
+        let (named, numbered): (Vec<_>, Vec<_>) =
+            addresses.into_iter().partition(|a| seek::dns_name(a).is_some());
         if named.is_empty() {
             return self.dial_now(peer, numbered);
         }
@@ -505,12 +531,16 @@ fn log(event: &Event) {
             tracing::debug!(%by, %subject, ?strength, "a member is reported");
         }
         Event::Refuted { by, version } => tracing::info!(%by, ?version, "refuted a report of this node"),
-        Event::NameTaken(by) => tracing::warn!(%by, "another live member has this node's name; give one of the two another --name"),
+        Event::NameTaken(by) => {
+            tracing::warn!(%by, "another live member has this node's name; give one of the two another --name")
+        }
         Event::KeyTaken(newer) => tracing::error!(
             newer = newer.0,
             "another process runs under this node's key: its data dir was copied. It is being told to stop; \
              give it a data dir of its own"
         ),
-        Event::Misbehaved(from, what) => tracing::warn!(%from, what, "a peer sent what is forged or malformed"),
+        Event::Misbehaved(from, what) => {
+            tracing::warn!(%from, what, "a peer sent what is forged or malformed")
+        }
     }
 }

@@ -28,7 +28,9 @@ const RUNGS_ABOVE: u16 = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// Somebody has the one that was asked for.
-    #[error("--{option} {address}: the port is taken. Choose another one, or leave --{option} out to get the next free one")]
+    #[error(
+        "--{option} {address}: the port is taken. Choose another one, or leave --{option} out to get the next free one"
+    )]
     Taken {
         /// The option that asked for it.
         option: &'static str,
@@ -156,11 +158,13 @@ mod tests {
     fn the_rungs_around_a_node_are_those_below_and_a_few_above() {
         let ports = |port| {
             let rungs = rungs_around(loopback(port)).into_iter();
-            rungs.map(|a| a.to_string().rsplit('/').next().unwrap().parse::<u16>().unwrap()).collect::<Vec<_>>()
+            rungs
+                .map(|a| a.to_string().rsplit('/').next().unwrap().parse::<u16>().unwrap())
+                .collect::<Vec<_>>()
         };
         assert_eq!(ports(7600), [7601, 7602]);
         assert_eq!(ports(7602), [7600, 7601, 7603, 7604]);
         assert_eq!(ports(7650), [7600, 7647, 7648, 7649, 7651, 7652]);
-        assert_eq!(ports(17_600), []);
+        assert_eq!(ports(17_600), [0u16; 0]);
     }
 }

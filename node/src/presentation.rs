@@ -90,7 +90,8 @@ impl Presentation {
         }
         // The one that leads out comes first; the others keep an order of their own, so that equal sets are equal texts.
         let primary = outward_ip();
-        addresses.sort_by_key(|a| (ip_of(a) != primary, !matches!(ip_of(a), Some(IpAddr::V4(_))), a.to_string()));
+        addresses
+            .sort_by_key(|a| (ip_of(a) != primary, !matches!(ip_of(a), Some(IpAddr::V4(_))), a.to_string()));
         addresses.dedup();
         addresses
     }
@@ -170,7 +171,9 @@ mod tests {
         let listening: Vec<Multiaddr> = listening.iter().map(|a| a.parse().unwrap()).collect();
         let mut commands = presentation.at(&listening).into_iter();
         match (commands.next(), commands.next()) {
-            (Some(Command::SetProfile(p)), Some(Command::SetInstance(id, i))) if id == "grading-abcdef" => (p, *i),
+            (Some(Command::SetProfile(p)), Some(Command::SetInstance(id, i))) if id == "grading-abcdef" => {
+                (p, *i)
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -26,12 +26,12 @@ use crate::{
     config::Config,
     control::Control,
     driver::{Driver, Neighbourhood, Order, Parts},
-    http::{self, HostNames, Limits, NodeHost, Readiness, Site, Token},
+    http::{self, HostNames, Limits, NodeHost, Readiness, Site},
     metrics::Metrics,
     ports,
     presentation::{Offer, Presentation},
     seek,
-    storage::{Remembered, Storage},
+    storage::{REMEMBERED_MAX, Remembered, Storage},
     swarm::{self, SwarmConfig},
     view::{Clock, View},
 };
@@ -40,8 +40,6 @@ use crate::{
 const ORDERS_MAX: usize = 256;
 /// How often the members are written down for the next start.
 const REMEMBER_EVERY: Duration = Duration::from_secs(30);
-/// Members written down.
-const REMEMBERED_MAX: usize = 64;
 /// Requests that are being answered when the node leaves get this long.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// The stack of the driver's thread.
@@ -92,10 +90,15 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         cluster: config.cluster.clone(),
         metrics: Arc::clone(&metrics),
         control,
-        token: Some(Token::new(storage.api_token().expose().clone())),
+        token: Some(storage.api_token().clone()),
         readiness: ready,
         names: HostNames::new(
-            config.advertise.iter().chain(&config.allowed_hosts).map(ToString::to_string).chain([name.clone()]),
+            config
+                .advertise
+                .iter()
+                .chain(&config.allowed_hosts)
+                .map(ToString::to_string)
+                .chain([name.clone()]),
         ),
         waiters: http::Waiters::default(),
     });
@@ -181,7 +184,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     }
     let (stop, stopping) = watch::channel(false);
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let mut serving = tokio::spawn(http::serve(listener, router, Limits::default(), Arc::clone(&metrics), stopping));
+    let mut serving =
+        tokio::spawn(http::serve(listener, router, Limits::default(), Arc::clone(&metrics), stopping));
 
     print!("{}", banner(&config, &name, id, http, swarm_port.address, &storage, remembered.len()).render());
     tracing::info!(name, %id, incarnation = incarnation.0, cluster = config.cluster, "started");
@@ -230,7 +234,8 @@ impl Node {
         mut fatal: oneshot::Receiver<anyhow::Result<()>>,
         mut control: mpsc::Receiver<Control>,
     ) -> anyhow::Result<()> {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut remember = tokio::time::interval(REMEMBER_EVERY);
         remember.tick().await;
         loop {

@@ -67,7 +67,9 @@ pub async fn join(
         }
         tokio::time::sleep(pause).await;
         // Any connection opened since counts: which one it was, the core knows, and a member leads to all others.
-        let Ok(joined) = neighbourhood.wait_for(|_| true).await.map(|n| n.opened > before && n.neighbours > 0) else {
+        let Ok(joined) =
+            neighbourhood.wait_for(|_| true).await.map(|n| n.opened > before && n.neighbours > 0)
+        else {
             return;
         };
         if joined {
@@ -92,7 +94,9 @@ async fn resolve(target: &Join) -> Result<Vec<(Option<NodeId>, Multiaddr)>, Stri
             Ok(vec![(peer, plain)])
         }
         Join::Host(Host::Ip(ip), port) => Ok(vec![(None, Multiaddr::from(*ip).with(Protocol::Tcp(*port)))]),
-        Join::Host(Host::Name(name), port) => Ok(lookup(name, *port).await?.into_iter().map(|a| (None, a)).collect()),
+        Join::Host(Host::Name(name), port) => {
+            Ok(lookup(name, *port).await?.into_iter().map(|a| (None, a)).collect())
+        }
     }
 }
 
@@ -102,7 +106,8 @@ async fn resolve(target: &Join) -> Result<Vec<(Option<NodeId>, Multiaddr)>, Stri
 /// The resolver's words.
 pub async fn lookup(name: &str, port: u16) -> Result<Vec<Multiaddr>, String> {
     let answer = tokio::time::timeout(RESOLVE_MAX, tokio::net::lookup_host((name, port))).await;
-    let addresses = answer.map_err(|_| "the resolver does not answer".to_owned())?.map_err(|e| e.to_string())?;
+    let addresses =
+        answer.map_err(|_| "the resolver does not answer".to_owned())?.map_err(|e| e.to_string())?;
     Ok(addresses.map(|a| Multiaddr::from(a.ip()).with(Protocol::Tcp(a.port()))).collect())
 }
 

@@ -17,18 +17,27 @@ use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, Transport as _,
     allow_block_list::{self, AllowedPeers, BlockedPeers},
     connection_limits::{self, ConnectionLimits},
-    core::{muxing::StreamMuxerBox, transport::{Boxed, MemoryTransport}, upgrade::Version},
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, MemoryTransport},
+        upgrade::Version,
+    },
     gossipsub::{self, IdentTopic, MessageAuthenticity, ValidationMode},
     identify,
     identity::Keypair,
     mdns, noise,
     pnet::{PnetConfig, PreSharedKey},
     request_response::{self, ProtocolSupport},
-    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    swarm::behaviour::toggle::Toggle,
     tcp, yamux,
 };
 
+// The derive makes an event type without documentation.
+#[allow(missing_docs)]
+mod behaviour;
 pub mod pulse;
+
+pub use behaviour::{Behaviour, BehaviourEvent};
 
 /// A handshake that takes longer is given up. The core has drawn its conclusions long before.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -42,27 +51,6 @@ const CONNECTIONS_PER_PEER_MAX: u32 = 2;
 const REQUESTS_MAX: usize = 64;
 /// How often mDNS asks while nobody answers. One lost first answer costs one of these.
 const MDNS_INTERVAL: Duration = Duration::from_secs(10);
-
-/// The protocols of a node.
-#[derive(NetworkBehaviour)]
-pub struct Behaviour {
-    /// `--allow`.
-    pub allowed: Toggle<allow_block_list::Behaviour<AllowedPeers>>,
-    /// Nodes of other clusters.
-    pub blocked: allow_block_list::Behaviour<BlockedPeers>,
-    /// Bounds on connections.
-    pub limits: connection_limits::Behaviour,
-    /// Floods.
-    pub gossip: gossipsub::Behaviour,
-    /// Anti-entropy.
-    pub sync: request_response::Behaviour<Bytes>,
-    /// Pings.
-    pub pulse: pulse::Behaviour,
-    /// Tells nodes of other clusters apart.
-    pub identify: identify::Behaviour,
-    /// Multicast.
-    pub mdns: Toggle<mdns::tokio::Behaviour>,
-}
 
 /// What a swarm needs to know.
 #[derive(Debug, Clone)]
@@ -165,9 +153,7 @@ fn gossip(topic: &IdentTopic) -> Result<gossipsub::Behaviour, SwarmError> {
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(ValidationMode::Anonymous)
         .validate_messages()
-        .message_id_fn(|message| {
-            gossipsub::MessageId::new(&blake3::hash(&message.data).as_bytes()[..16])
-        })
+        .message_id_fn(|message| gossipsub::MessageId::new(&blake3::hash(&message.data).as_bytes()[..16]))
         .max_transmit_size(MESSAGE_BYTES_MAX + 1024)
         .max_control_message_size(MESSAGE_BYTES_MAX)
         .heartbeat_interval(Duration::from_secs(1))
@@ -196,10 +182,7 @@ fn sync(cluster: &str) -> Result<request_response::Behaviour<Bytes>, SwarmError>
     Ok(request_response::Behaviour::with_codec(Bytes, [(protocol, ProtocolSupport::Full)], config))
 }
 
-fn transport(
-    keypair: &Keypair,
-    config: &SwarmConfig,
-) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SwarmError> {
+fn transport(keypair: &Keypair, config: &SwarmConfig) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SwarmError> {
     let noise = noise::Config::new(keypair).map_err(|e| SwarmError::setup("noise")(&e))?;
     if config.in_memory {
         let upgraded = MemoryTransport::default().upgrade(Version::V1Lazy).authenticate(noise);
@@ -308,4 +291,3 @@ impl request_response::Codec for Bytes {
         Self::write(io, &response).await
     }
 }
-

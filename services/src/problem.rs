@@ -67,9 +67,12 @@ impl IntoResponse for Problem {
             "detail": self.detail,
         });
         if let Value::Object(members) = &mut body {
-            members.extend(self.more);
+            members.extend(self.more.clone());
         }
         let content_type = (header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-        (self.status, [content_type], body.to_string()).into_response()
+        let mut response = (self.status, [content_type], body.to_string()).into_response();
+        // For an outer layer that has to say it in another form.
+        response.extensions_mut().insert(self);
+        response
     }
 }

@@ -11,16 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{
-    AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _,
-    future::BoxFuture,
-};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _, future::BoxFuture};
 use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol,
     core::{Endpoint, transport::PortUse, upgrade::ReadyUpgrade},
     swarm::{
-        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
-        NotifyHandler, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+        NetworkBehaviour, NotifyHandler, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent,
+        ToSwarm,
         handler::{ConnectionEvent, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
@@ -206,7 +204,9 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: stream, .. }) => {
                 self.inbound = Some(echo(stream).boxed());
             }
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, .. }) => {
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol: stream, ..
+            }) => {
                 self.outbound = Outbound::Idle(stream);
             }
             ConnectionEvent::DialUpgradeError(_) => {
@@ -228,4 +228,3 @@ impl std::fmt::Debug for Handler {
         f.debug_struct("Handler").field("ping_wanted", &self.ping_wanted).finish_non_exhaustive()
     }
 }
-

@@ -1,0 +1,317 @@
+//! The accept loop, and every bound on connections.
+//!
+//! `axum::serve` sets no timer and no limit, so a node that used it could be stopped by anybody with a few thousand idle sockets.
+//! Here each resource that a client can hold has an end: the number of connections, the time and size of a request's head (the
+//! same time ends an idle connection, which costs the same as a slow one), the time and size of its body (see `body`), and the
+//! time for which a client may refuse to read what it asked for. Each end is counted.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{Router, body::Body, http::Request};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{Instant, Sleep, sleep, sleep_until},
+};
+use tower::Service;
+
+use crate::metrics::Metrics;
+
+/// What clients may hold, and for how long.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Open connections; more are told 503 and closed. Each takes about 10 kB when idle.
+    pub connections: usize,
+    /// Time to send a request's head, and for which a connection may stay idle. Node.js and Apache close idle ones after 5 s too.
+    pub head: Duration,
+    /// Size of a request's head; more is 431.
+    pub head_bytes: usize,
+    /// Lines of a request's head; more are 431. Hyper's own default.
+    pub headers: usize,
+    /// Time to send a body; more is 408.
+    pub body: Duration,
+    /// Size of a body; more is 413.
+    pub body_bytes: usize,
+    /// Memory that all bodies take together; a body that finds none left is told 503.
+    pub bodies_bytes: usize,
+    /// Time for which a client may take nothing of what is being sent to it.
+    pub write_stall: Duration,
+    /// Time that requests have to finish when the node stops.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            head: Duration::from_secs(5),
+            head_bytes: 32 * 1024,
+            headers: 100,
+            body: Duration::from_secs(10),
+            body_bytes: 1024 * 1024,
+            bodies_bytes: 64 * 1024 * 1024,
+            write_stall: Duration::from_secs(30),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What handlers may know of the connection that a request came over.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    /// Who is at the other end; `None` where there is no network. Nobody is trusted then.
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) limits: Arc<Limits>,
+    /// One permit for each byte of all bodies.
+    pub(super) body_room: Arc<Semaphore>,
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
+impl Connection {
+    fn new(limits: Limits) -> Self {
+        let room = limits.bodies_bytes.min(Semaphore::MAX_PERMITS);
+        Self { peer: None, limits: Arc::new(limits), body_room: Arc::new(Semaphore::new(room)) }
+    }
+}
+
+/// What a connection over the limit is told. The text is fixed, so that refusing costs nothing.
+const OVERFULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+connection: close\r\ncontent-length: 124\r\n\r\n\
+{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"too many connections; try again or ask another\"}\n";
+
+/// How long to wait when the system has no socket to give (it is out of descriptors): long enough for one to be closed.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Serves until `stop` holds true (or its sender is gone), then lets requests finish for [`Limits::drain`] and returns.
+///
+/// Make the site [`Leaving`](super::Readiness::Leaving) first: that lets go of blocking queries and event streams, which would
+/// otherwise hold on until the end of the drain.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let base = Connection::new(limits);
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stopped(&mut stop) => break,
+            // Ended connections are taken out, so that the set's size is the number of open ones.
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) if connections.len() >= base.limits.connections => {
+                metrics.http.refused("connections");
+                // A fresh socket has room for this; if not, the client misses only the words. Taking in what it has sent
+                // lets the close be a close: with bytes unread it would be a reset, which can overtake the words.
+                let _ = stream.try_read(&mut [0; 4096]);
+                let _ = stream.try_write(OVERFULL);
+            }
+            Ok((stream, peer)) => {
+                let connection = Connection { peer: Some(peer), ..base.clone() };
+                connections.spawn(serve_one(
+                    stream,
+                    connection,
+                    router.clone(),
+                    Arc::clone(&metrics),
+                    stop.clone(),
+                ));
+            }
+            Err(_) => {
+                metrics.http.ended("accept_failed");
+                sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(base.limits.drain, drained).await.is_err() {
+        (0..connections.len()).for_each(|_| metrics.http.ended("drain"));
+        connections.shutdown().await;
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error: nobody can say stop any more, so nobody means us to go on.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Serves one connection to its end.
+async fn serve_one(
+    stream: TcpStream,
+    connection: Connection,
+    router: Router,
+    metrics: Arc<Metrics>,
+    mut stop: watch::Receiver<bool>,
+) {
+    // Answers are written whole; waiting for more to send with them would only delay them.
+    let _ = stream.set_nodelay(true);
+    let _open = Open::count(&metrics);
+    let limits = Arc::clone(&connection.limits);
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_header_size(limits.head_bytes)
+        .max_headers(limits.headers)
+        // Of reading and writing; hyper wants at least 8 kB and reads heads into it.
+        .max_buf_size(limits.head_bytes.max(8 * 1024) + 8 * 1024);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(connection.clone());
+        // A router is always ready.
+        router.clone().call(request)
+    });
+    let io = TokioIo::new(Impatient::new(stream, limits.write_stall));
+    let mut serving = std::pin::pin!(builder.serve_connection(io, service));
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = stopped(&mut stop) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = result {
+        metrics.http.ended(cause(&error));
+    }
+}
+
+/// Why a connection ended, as one of a few words.
+fn cause(error: &hyper::Error) -> &'static str {
+    let stalled = || {
+        let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+        source.is_some_and(|source| source.kind() == io::ErrorKind::TimedOut)
+    };
+    if error.is_timeout() {
+        "head_time"
+    } else if error.is_parse() {
+        "malformed"
+    } else if stalled() {
+        "write_stall"
+    } else {
+        "broken"
+    }
+}
+
+/// Counts a connection as open until it is dropped.
+struct Open(Arc<Metrics>);
+
+impl Open {
+    fn count(metrics: &Arc<Metrics>) -> Self {
+        metrics.http.connections.inc();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.http.connections.dec();
+    }
+}
+
+/// A stream that fails when its reader takes nothing for too long. Hyper has no timer for this: a client that asks for a large
+/// answer and stops reading would hold it for ever.
+struct Impatient {
+    stream: TcpStream,
+    patience: Duration,
+    /// Made once, set anew at the start of each stall.
+    timer: Option<Pin<Box<Sleep>>>,
+    stalled: bool,
+}
+
+impl Impatient {
+    fn new(stream: TcpStream, patience: Duration) -> Self {
+        Self { stream, patience, timer: None, stalled: false }
+    }
+
+    /// Passes on what a write said, and fails when the answer has been "not yet" for too long.
+    fn watch(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = false;
+            return written;
+        }
+        let deadline = Instant::now() + self.patience;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if !self.stalled {
+            self.stalled = true;
+            timer.as_mut().reset(deadline);
+        }
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")))
+    }
+}
+
+impl AsyncRead for Impatient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Impatient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watch(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watch(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fixed_refusal_announces_its_own_length() {
+        let text = std::str::from_utf8(OVERFULL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(&format!("content-length: {}", body.len())),
+            "the body has {} bytes",
+            body.len()
+        );
+        assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["status"], 503);
+    }
+}

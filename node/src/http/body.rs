@@ -1,0 +1,110 @@
+//! Bounds on request bodies.
+//!
+//! A body is read here, whole, before any handler sees the request: so no handler and no plug-in can forget a bound, and none can
+//! be held up by a client that sends a byte a minute. Its size, its time and the memory that all bodies take together are
+//! limited; the last is charged as bytes arrive, so that announcing a large body costs the others nothing.
+
+use std::sync::Arc;
+
+use axum::{
+    body::{Body, HttpBody},
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use bytes::{Bytes, BytesMut};
+use hearsay_services::Problem;
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Site, accept::Connection};
+
+/// Why a body was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Refusal {
+    TooLarge(usize),
+    TooSlow,
+    NoRoom,
+    Broken,
+}
+
+/// Reads the body and passes the request on.
+pub(super) async fn bound(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    // Without a connection (a test that calls the router itself) the defaults hold.
+    let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
+    let (head, body) = request.into_parts();
+    match read(body, &connection).await {
+        Ok((bytes, _room)) => next.run(Request::from_parts(head, Body::from(bytes))).await,
+        Err(refusal) => {
+            let (reason, response) = refuse(refusal);
+            site.metrics.http.refused(reason);
+            response
+        }
+    }
+}
+
+/// The bytes, and the room they take until it is dropped.
+async fn read(body: Body, connection: &Connection) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
+    let limits = &connection.limits;
+    let max = limits.body_bytes;
+    if body.size_hint().lower() > max as u64 {
+        return Err(Refusal::TooLarge(max));
+    }
+    let reading = collect(body, max, &connection.body_room);
+    tokio::time::timeout(limits.body, reading).await.unwrap_or(Err(Refusal::TooSlow))
+}
+
+async fn collect(
+    mut body: Body,
+    max: usize,
+    room: &Arc<Semaphore>,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
+    let (mut bytes, mut taken) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
+    while let Some(frame) = body.frame().await {
+        // Trailers mean nothing here.
+        let Ok(data) = frame.map_err(|_| Refusal::Broken)?.into_data() else { continue };
+        if max - bytes.len() < data.len() {
+            return Err(Refusal::TooLarge(max));
+        }
+        let more = u32::try_from(data.len()).map_err(|_| Refusal::NoRoom)?;
+        let more = Arc::clone(room).try_acquire_many_owned(more).map_err(|_| Refusal::NoRoom)?;
+        match &mut taken {
+            Some(taken) => taken.merge(more),
+            None => taken = Some(more),
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok((bytes.freeze(), taken))
+}
+
+fn refuse(refusal: Refusal) -> (&'static str, Response) {
+    let (reason, status, detail) = match refusal {
+        Refusal::TooLarge(max) => (
+            "body_size",
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body is larger than {max} bytes; send less at a time"),
+        ),
+        Refusal::TooSlow => {
+            ("body_time", StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive".to_owned())
+        }
+        Refusal::NoRoom => (
+            "body_room",
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the node holds too many bodies now; try again".to_owned(),
+        ),
+        Refusal::Broken => {
+            ("body_broken", StatusCode::BAD_REQUEST, "the body broke off or is malformed".to_owned())
+        }
+    };
+    let mut response = Problem::new(status, detail).into_response();
+    if refusal == Refusal::NoRoom {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    // What is left of the body is not worth reading.
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    (reason, response)
+}

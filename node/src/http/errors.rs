@@ -1,0 +1,90 @@
+//! The last word on every answer: errors take the form that the contract says, and everything is counted.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    body::HttpBody,
+    extract::{MatchedPath, Request, State},
+    http::{StatusCode, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use hearsay_services::{Problem, prefixes::covers};
+
+use super::Site;
+
+/// How a plug-in's answer is counted: all that lies below a prefix as one.
+#[derive(Clone, Debug)]
+pub(super) struct Route(pub(super) String);
+
+/// The answer to a path that is nobody's.
+pub(super) fn unknown_path(uri: &Uri) -> Problem {
+    let path: String = uri.path().chars().take(128).collect();
+    Problem::not_found(format!("nothing is served at {path}; /openapi.json lists what is"))
+}
+
+/// Finishes an answer on its way out.
+pub(super) async fn finish(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let is_consul = covers("/v1", request.uri().path());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    if is_bare_error(&response) {
+        response = describe(response);
+    }
+    if is_consul {
+        response = as_text(response);
+    }
+    let plugin_route = response.extensions_mut().remove::<Route>();
+    let route = route
+        .as_ref()
+        .map(MatchedPath::as_str)
+        .or(plugin_route.as_ref().map(|Route(prefix)| prefix.as_str()));
+    site.metrics.http.answered(
+        route.unwrap_or("unknown"),
+        &method,
+        response.status().as_u16(),
+        started.elapsed(),
+    );
+    response
+}
+
+/// What routers answer by themselves: a status (404, 405) with an empty body.
+fn is_bare_error(response: &Response) -> bool {
+    let status = response.status();
+    (status.is_client_error() || status.is_server_error())
+        && !response.headers().contains_key(header::CONTENT_TYPE)
+        && response.body().size_hint().exact() == Some(0)
+}
+
+/// Gives a bare error its words. Its other headers (`Allow`) stay.
+fn describe(bare: Response) -> Response {
+    let detail = match bare.status() {
+        StatusCode::METHOD_NOT_ALLOWED => {
+            "this path does not take this method; the Allow header has those it takes"
+        }
+        StatusCode::NOT_FOUND => "nothing is served here; /openapi.json lists what is",
+        status => status.canonical_reason().unwrap_or("the request failed"),
+    };
+    let mut response = Problem::new(bare.status(), detail).into_response();
+    copy_other_headers(&bare, &mut response);
+    response
+}
+
+/// Consul's clients expect the words alone.
+fn as_text(response: Response) -> Response {
+    let Some(problem) = response.extensions().get::<Problem>() else { return response };
+    let mut text = (response.status(), problem.detail().to_owned()).into_response();
+    copy_other_headers(&response, &mut text);
+    text
+}
+
+/// Keeps all that does not speak of the body.
+fn copy_other_headers(from: &Response, to: &mut Response) {
+    for (name, value) in from.headers() {
+        if name != header::CONTENT_LENGTH && name != header::CONTENT_TYPE {
+            to.headers_mut().insert(name, value.clone());
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Who may ask what, decided before a body is read.
+//!
+//! A node listens on every address and has no users, so a web page in a visitor's browser is as close to it as its own clients
+//! are. Four rules keep such pages, and strangers, from writing:
+//!
+//! 1. `Host` must name this node (see [`HostNames`](super::HostNames)); else a page could make the node part of its own origin.
+//! 2. A write with an `Origin` must come from a page of this very node.
+//! 3. A write's body needs a content type that no HTML form can send, so that a browser would first ask (and be refused).
+//! 4. A write from another machine needs the node's token.
+//!
+//! Plug-in paths are for the network: rule 4 does not hold there, and rule 3 only where the plug-in leaves it standing. Under `/v1`,
+//! PUT and DELETE may have any content type: no form can send those methods, and `curl -X PUT -d` is how Consul is used.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use axum::{
+    body::HttpBody,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts, uri::Authority},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use hearsay_services::{Problem, Service, prefixes::covers};
+
+use super::{Site, accept::Connection};
+use crate::storage::Secret;
+
+/// The content types that an HTML form, or a page's script without asking first, can send.
+const FORM_TYPES: [&str; 3] = ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"];
+
+/// The rules for one node and its plug-ins.
+#[derive(Debug)]
+pub(super) struct Guard {
+    site: Arc<Site>,
+    /// Each plug-in's prefix, and whether it takes the bodies of forms.
+    plugins: Vec<(String, bool)>,
+}
+
+/// Whose path it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Area {
+    Node,
+    Consul,
+    Plugin { takes_form_bodies: bool },
+}
+
+/// Which rule a request breaks, as a word for the metrics, and what to tell the client.
+type Refusal = (&'static str, Problem);
+
+/// Lets a request pass or refuses it.
+pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let has_body = !request.body().is_end_stream();
+    let (head, body) = request.into_parts();
+    match guard.examine(&head, has_body) {
+        Ok(()) => next.run(Request::from_parts(head, body)).await,
+        Err((reason, problem)) => {
+            guard.site.metrics.http.refused(reason);
+            let unauthorised = problem.status() == StatusCode::UNAUTHORIZED;
+            let mut response = problem.into_response();
+            if unauthorised {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            response
+        }
+    }
+}
+
+impl Guard {
+    pub(super) fn new(site: Arc<Site>, plugins: &[Arc<dyn Service>]) -> Self {
+        let areas = plugins.iter().flat_map(|plugin| {
+            let takes_form_bodies = plugin.takes_form_bodies();
+            plugin.prefixes().iter().map(move |prefix| ((*prefix).to_owned(), takes_form_bodies))
+        });
+        Self { site, plugins: areas.collect() }
+    }
+
+    fn examine(&self, head: &Parts, has_body: bool) -> Result<(), Refusal> {
+        let authority = authority(head).map_err(|problem| ("host", problem))?;
+        if let Some(authority) = &authority
+            && !self.site.names.accept(authority.host())
+        {
+            return Err(("host", foreign_host(authority.host())));
+        }
+        if matches!(head.method, Method::GET | Method::HEAD) {
+            return Ok(());
+        }
+        check_origin(&head.headers, authority.as_ref()).map_err(|problem| ("origin", problem))?;
+        let area = self.area(head.uri.path());
+        if has_body {
+            check_content_type(area, &head.method, &head.headers)
+                .map_err(|problem| ("content_type", problem))?;
+        }
+        if matches!(area, Area::Plugin { .. }) {
+            return Ok(());
+        }
+        let peer = head.extensions.get::<Connection>().and_then(|connection| connection.peer);
+        let writer =
+            Writer { is_local: is_local(peer, &head.headers), token: presented_token(&head.headers, area) };
+        check_token(self.site.token.as_ref(), writer).map_err(|problem| ("token", problem))
+    }
+
+    fn area(&self, path: &str) -> Area {
+        match self.plugins.iter().find(|(prefix, _)| covers(prefix, path)) {
+            Some((_, takes_form_bodies)) => Area::Plugin { takes_form_bodies: *takes_form_bodies },
+            None if covers("/v1", path) => Area::Consul,
+            None => Area::Node,
+        }
+    }
+}
+
+/// Whom the request is addressed to. `None`: an HTTP/1.0 client that does not say, which no browser is.
+fn authority(head: &Parts) -> Result<Option<Authority>, Problem> {
+    let bad = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, detail);
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => {
+            let parsed = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+            Some(
+                parsed
+                    .filter(|a| !a.as_str().contains('@'))
+                    .ok_or_else(|| bad("the Host header names no host"))?,
+            )
+        }
+        (None, _) if head.version < Version::HTTP_11 => None,
+        (None, _) => return Err(bad("the Host header is missing")),
+        (Some(_), Some(_)) => return Err(bad("there is more than one Host header")),
+    };
+    // RFC 9112, section 3.2.2: an absolute target outranks the header.
+    Ok(head.uri.authority().cloned().or(host))
+}
+
+fn foreign_host(host: &str) -> Problem {
+    let host: String = host.chars().take(128).collect();
+    let detail = format!(
+        "this node does not go by the name {host:?}; use its address, localhost, or a name that it is configured with"
+    );
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, detail)
+}
+
+fn check_origin(headers: &HeaderMap, authority: Option<&Authority>) -> Result<(), Problem> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    if let (Ok(origin), Some(authority)) = (origin.to_str(), authority)
+        && is_own_origin(origin, authority)
+    {
+        return Ok(());
+    }
+    Err(Problem::new(StatusCode::FORBIDDEN, "a page of another origin may not write here"))
+}
+
+/// Whether the page that asks was served by whom it asks. A port that is not written is the scheme's own, on both sides: a
+/// proxy before this node may speak https.
+fn is_own_origin(origin: &str, authority: &Authority) -> bool {
+    let (origin, port) = match origin.split_once("://") {
+        Some(("http", origin)) => (origin, 80),
+        Some(("https", origin)) => (origin, 443),
+        _ => return false,
+    };
+    let Ok(origin) = origin.parse::<Authority>() else { return false };
+    origin.host().eq_ignore_ascii_case(authority.host())
+        && origin.port_u16().unwrap_or(port) == authority.port_u16().unwrap_or(port)
+}
+
+fn check_content_type(area: Area, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence =
+        content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+    let is_form = essence.as_deref().is_some_and(|essence| FORM_TYPES.contains(&essence));
+    let is_allowed = match area {
+        Area::Plugin { takes_form_bodies: true } => true,
+        Area::Consul => !is_form || method != Method::POST,
+        // A URL as plain text is what DELETE /services takes, and no form can send a DELETE.
+        _ if method == Method::DELETE => essence.as_deref() != Some(FORM_TYPES[0]),
+        // A body without a type is something that a script can send without asking.
+        _ => essence.is_some() && !is_form,
+    };
+    if is_allowed {
+        return Ok(());
+    }
+    let given = content_type.map_or_else(|| "none".to_owned(), |value| value.chars().take(128).collect());
+    let detail = format!(
+        "writes need a content type that no form can send, such as application/json; this has {given}"
+    );
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+}
+
+/// Whether a request was made on this machine. What a proxy on this machine passes on was not.
+fn is_local(peer: Option<SocketAddr>, headers: &HeaderMap) -> bool {
+    let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+    let is_forwarded = ["forwarded", "x-forwarded-for"].iter().any(|name| headers.contains_key(*name));
+    peer.is_some_and(|peer| is_loopback(peer.ip())) && !is_forwarded
+}
+
+fn presented_token(headers: &HeaderMap, area: Area) -> Option<&str> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    let consul = || headers.get("x-consul-token").and_then(|value| value.to_str().ok());
+    bearer.or_else(|| if area == Area::Consul { consul() } else { None })
+}
+
+/// Who wants to write.
+#[derive(Clone, Copy, Debug)]
+struct Writer<'a> {
+    is_local: bool,
+    token: Option<&'a str>,
+}
+
+fn check_token(ours: Option<&Secret<String>>, writer: Writer<'_>) -> Result<(), Problem> {
+    if writer.is_local {
+        return Ok(());
+    }
+    match (ours, writer.token) {
+        (Some(ours), Some(presented)) if ours.matches(presented) => Ok(()),
+        (Some(_), presented) => {
+            let what = if presented.is_some() {
+                "this is not the node's token"
+            } else {
+                "the node's token is missing"
+            };
+            let detail = format!(
+                "{what}: writes from other machines need it as 'Authorization: Bearer …' (X-Consul-Token under /v1); \
+                 it stands in the node's data directory"
+            );
+            Err(Problem::new(StatusCode::UNAUTHORIZED, detail))
+        }
+        (None, _) => {
+            let detail = "this node has no token, so it takes writes only from its own machine; give it one, or write there";
+            Err(Problem::new(StatusCode::FORBIDDEN, detail))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &'static str)| {
+            (header::HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn only_this_machine_writes_without_the_token() {
+        let ours = Secret::new("abc".to_owned());
+        let status = |ours: Option<&Secret<String>>, peer: &str, pairs: &[(&'static str, &'static str)]| {
+            let (headers, peer) = (headers(pairs), peer.parse().ok());
+            let writer =
+                Writer { is_local: is_local(peer, &headers), token: presented_token(&headers, Area::Consul) };
+            check_token(ours, writer).map_err(|problem| problem.status().as_u16())
+        };
+        for peer in ["127.0.0.1:9", "127.8.0.1:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
+            assert_eq!(status(Some(&ours), peer, &[]), Ok(()), "{peer}");
+        }
+        for peer in ["10.0.0.1:9", "[::ffff:10.0.0.1]:9", "[fe80::1]:9", "unknown"] {
+            assert_eq!(status(Some(&ours), peer, &[]), Err(401), "{peer}");
+            assert_eq!(status(Some(&ours), peer, &[("authorization", "Bearer abd")]), Err(401));
+            assert_eq!(status(Some(&ours), peer, &[("authorization", "bearer abc")]), Ok(()));
+            assert_eq!(status(Some(&ours), peer, &[("x-consul-token", "abc")]), Ok(()));
+            assert_eq!(status(None, peer, &[("authorization", "Bearer abc")]), Err(403));
+        }
+        assert_eq!(status(Some(&ours), "127.0.0.1:9", &[("x-forwarded-for", "10.0.0.1")]), Err(401));
+    }
+
+    #[test]
+    fn consuls_header_counts_only_on_consuls_paths() {
+        assert_eq!(presented_token(&headers(&[("x-consul-token", "abc")]), Area::Node), None);
+    }
+
+    #[test]
+    fn a_page_is_at_home_only_where_it_came_from() {
+        let own = |origin: &str, host: &str| is_own_origin(origin, &host.parse().unwrap());
+        assert!(own("http://n1:7500", "N1:7500"));
+        assert!(own("http://n1", "n1:80") && own("https://n1", "n1"));
+        for origin in [
+            "null",
+            "http://n1:7501",
+            "http://evil.example:7500",
+            "https://n1:80",
+            "n1:7500",
+            "ftp://n1:7500",
+        ] {
+            assert!(!own(origin, "n1:7500"), "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_body_needs_a_type_that_no_form_can_send() {
+        let allowed = |area, method: Method, content_type: Option<&'static str>| {
+            let headers = content_type.map(|value| headers(&[("content-type", value)])).unwrap_or_default();
+            check_content_type(area, &method, &headers).is_ok()
+        };
+        let plugin = |takes_form_bodies| Area::Plugin { takes_form_bodies };
+        let form = Some("Application/X-www-form-urlencoded; charset=utf-8");
+        assert!(allowed(Area::Node, Method::POST, Some("application/json")));
+        for area in [Area::Node, plugin(false)] {
+            for content_type in [form, Some("text/plain"), Some("multipart/form-data; boundary=x"), None] {
+                assert!(!allowed(area, Method::POST, content_type), "{area:?} {content_type:?}");
+                assert!(!allowed(area, Method::PUT, content_type), "{area:?} {content_type:?}");
+            }
+        }
+        assert!(allowed(plugin(true), Method::POST, form));
+        assert!(allowed(Area::Consul, Method::PUT, form) && !allowed(Area::Consul, Method::POST, form));
+        assert!(
+            allowed(Area::Node, Method::DELETE, Some("text/plain"))
+                && !allowed(Area::Node, Method::DELETE, form)
+        );
+    }
+}

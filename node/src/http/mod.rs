@@ -1,0 +1,97 @@
+//! What a node answers over HTTP.
+//!
+//! Every answer comes from the node's own memory: a handler looks into the [`View`](crate::view::View), clones pointers under its
+//! lock and writes JSON outside. Nothing here changes the cluster but through the driver ([`Control`](crate::control::Control)).
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `site` | what handlers know and may do |
+//! | `accept` | the accept loop and every bound on connections |
+//! | `body` | bounds on request bodies, before any handler |
+//! | `guard` | who may ask what: `Host`, `Origin`, content type, token |
+//! | `errors` | every error a problem+json, plain text under `/v1`; counting |
+//! | `plugins` | who answers below a plug-in's prefix |
+//! | `wait` | blocking queries |
+//! | `services`, `watch`, `members`, `why`, `probes`, `agent`, `ui`, `openapi` | the paths |
+//!
+//! A request passes counting, `errors`, `guard` and `body` in this order, then reaches a handler here or a plug-in's router.
+
+mod accept;
+mod agent;
+mod body;
+mod errors;
+mod go_duration;
+mod guard;
+mod host;
+mod instance;
+mod members;
+mod openapi;
+mod plugins;
+mod probes;
+mod routes;
+mod services;
+mod site;
+mod ui;
+mod wait;
+mod watch;
+mod why;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::{Router, middleware, response::Redirect};
+use hearsay_services::{Host, PrefixClash, Service, prefixes};
+
+pub use accept::{Limits, serve};
+pub use host::NodeHost;
+pub use site::{HostNames, Readiness, Site, Waiters};
+
+use plugins::Plugins;
+use routes::Routes;
+
+/// Where `/` leads when no plug-in is what people come for.
+const FRONT_PAGE: &str = "/ui";
+
+/// Builds the router of a node and its plug-ins. Their tasks are not started here.
+///
+/// # Errors
+/// Two of the plug-ins claim one path, or one claims a path of the node.
+pub fn router(
+    site: Arc<Site>,
+    plugins: &[Arc<dyn Service>],
+    host: Arc<dyn Host>,
+) -> Result<Router, PrefixClash> {
+    prefixes::check(plugins)?;
+    let front = plugins.iter().find_map(|plugin| plugin.front_page()).unwrap_or(FRONT_PAGE).to_owned();
+    let own = own_routes(&front, openapi::document(plugins)).into_router().with_state(Arc::clone(&site));
+    let others = Plugins::new(plugins, &host);
+    let guard = Arc::new(guard::Guard::new(Arc::clone(&site), plugins));
+    // The layer that is added last is the first to see a request.
+    Ok(own
+        .fallback(move |request| others.clone().answer(request))
+        .layer(middleware::from_fn_with_state(Arc::clone(&site), body::bound))
+        .layer(middleware::from_fn_with_state(guard, guard::check))
+        .layer(middleware::from_fn_with_state(site, errors::finish)))
+}
+
+/// The node's own paths.
+fn own_routes(front: &str, document: Vec<u8>) -> Routes {
+    let to_front = Redirect::temporary(front);
+    let document = bytes::Bytes::from(document);
+    Routes::new()
+        .get("/", async move || to_front)
+        .get("/services", services::list)
+        .get("/services/{name}", services::one)
+        .get("/services/watch", watch::watch)
+        .get("/members", members::list)
+        .get("/why/{subject}", why::why)
+        .get("/livez", probes::livez)
+        .get("/readyz", probes::readyz)
+        .get("/metrics", probes::metrics)
+        .get("/openapi.json", async move || openapi::answer(document))
+        .get("/ui", ui::page)
+        .get("/ui/style.css", hearsay_services::html::stylesheet)
+        .put("/v1/agent/leave", agent::leave)
+}

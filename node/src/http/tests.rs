@@ -1,0 +1,236 @@
+//! The HTTP surface as a client meets it: through the real accept loop, over a real socket on loopback.
+//!
+//! Clients here speak bytes, not a library, because half of what is tested is what no library would send.
+
+mod bounds;
+mod contract;
+mod guard;
+mod waiting;
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use hearsay_protocol::{
+    Identity, Incarnation, NodeId, Time, Version,
+    providers::{Change, Index, Member, MemberState},
+    record::{Health, Instance},
+};
+use hearsay_services::builtin;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+};
+
+use super::*;
+use crate::{
+    control::Control,
+    metrics::Metrics,
+    storage::Secret,
+    view::{Clock, View},
+};
+
+/// No fact here takes longer to come about, however slow the machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The index at which every table here starts.
+const START: Index = Index(1000);
+
+/// A node's HTTP, without the node.
+struct Server {
+    address: SocketAddr,
+    view: Arc<View>,
+    metrics: Arc<Metrics>,
+    readiness: watch::Sender<Readiness>,
+    stop: watch::Sender<bool>,
+    control: mpsc::Receiver<Control>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+/// How a server differs from the usual one.
+struct Setup {
+    limits: Limits,
+    roles: &'static [&'static str],
+    token: Option<Secret<String>>,
+    waiters: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { limits: Limits::default(), roles: &["grading"], token: None, waiters: 100 }
+    }
+}
+
+impl Server {
+    async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    async fn with(setup: Setup) -> Self {
+        let view = Arc::new(View::new(START, Clock::start()));
+        let metrics = Arc::new(Metrics::new(Arc::clone(&view)));
+        let (control, commands) = mpsc::channel(1);
+        let (readiness, is_ready) = watch::channel(Readiness::Ready);
+        let (stop, is_stopped) = watch::channel(false);
+        let (id, name, cluster) = (node_id(1), "n1".to_owned(), "test".to_owned());
+        let site = Arc::new(Site {
+            view: Arc::clone(&view),
+            id,
+            name: name.clone(),
+            cluster: cluster.clone(),
+            metrics: Arc::clone(&metrics),
+            control,
+            token: setup.token,
+            readiness: is_ready,
+            names: HostNames::default(),
+            waiters: Waiters::new(setup.waiters),
+        });
+        let host = Arc::new(NodeHost { view: Arc::clone(&view), id, name, cluster, demo: true });
+        let plugins: Vec<_> =
+            builtin().into_iter().filter(|plugin| setup.roles.contains(&plugin.name())).collect();
+        let router = router(site, &plugins, host).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(listener, router, setup.limits, Arc::clone(&metrics), is_stopped));
+        Self { address, view, metrics, readiness, stop, control: commands, serving }
+    }
+
+    /// Tells the table something.
+    fn apply(&self, changes: impl IntoIterator<Item = Change>) {
+        self.view.apply(self.view.clock().now(), changes);
+    }
+
+    /// Opens a connection and sends bytes.
+    async fn open(&self, bytes: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// Sends a request with these lines of head and this body, on a connection of its own.
+    async fn send(&self, request: &str, headers: &[&str], body: &str) -> Reply {
+        let mut head = format!("{request} HTTP/1.1\r\nconnection: close\r\n");
+        let is_sent = |name: &str| headers.iter().any(|line| line.starts_with(name));
+        if !is_sent("host:") {
+            head.push_str("host: 127.0.0.1\r\n");
+        }
+        if !body.is_empty() && !is_sent("transfer-encoding:") && !is_sent("content-length:") {
+            head.push_str(&format!("content-length: {}\r\n", body.len()));
+        }
+        headers.iter().for_each(|line| head.push_str(&format!("{line}\r\n")));
+        Reply::read(self.open(&format!("{head}\r\n{body}")).await).await
+    }
+
+    async fn get(&self, path: &str) -> Reply {
+        self.send(&format!("GET {path}"), &[], "").await
+    }
+}
+
+/// What came back, up to the end of the connection.
+#[derive(Debug)]
+struct Reply {
+    status: u16,
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
+impl Reply {
+    async fn read(mut stream: TcpStream) -> Self {
+        let mut bytes = Vec::new();
+        // A connection that is cut while we still send may end in an error; what came before it counts.
+        let _ = within(stream.read_to_end(&mut bytes)).await;
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let mut lines = head.split("\r\n");
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|s| s.parse().ok());
+        let headers =
+            lines.filter_map(|line| line.split_once(": ")).map(|(n, v)| (n.to_owned(), v.to_owned()));
+        Self { status: status.unwrap_or(0), headers: headers.collect(), body: body.to_owned() }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// Asserts that this is a problem of this status, and gives its sentence.
+    #[track_caller]
+    fn problem(&self, status: u16) -> String {
+        assert_eq!(
+            (self.status, self.header("content-type")),
+            (status, "application/problem+json"),
+            "{self:?}"
+        );
+        let json = self.json();
+        assert_eq!(json["status"], status);
+        assert!(json["type"].is_string() && json["title"].is_string());
+        json["detail"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Waits for something that will happen, and not for ever.
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("it should have happened by now")
+}
+
+/// Waits until something is so.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never came about: {what}");
+}
+
+fn node_id(seed: u8) -> NodeId {
+    Identity::from_seed(&[seed; 32]).id()
+}
+
+/// The member `n<seed>`.
+fn member(seed: u8) -> Member {
+    Member {
+        id: node_id(seed),
+        name: format!("n{seed}"),
+        state: MemberState::Alive,
+        roles: vec!["grading".into()],
+        addresses: vec![format!("/ip4/10.0.0.{seed}/tcp/7600")],
+        http: Some(format!("10.0.0.{seed}:7500")),
+        zone: None,
+        software: "test".into(),
+        protocol: 1,
+        incarnation: Incarnation(5),
+        version: Version(3),
+        since: Time::ZERO,
+        rtt: None,
+    }
+}
+
+fn joined(member: Member) -> Change {
+    Change::Member(Box::new(member))
+}
+
+/// An instance of a service on member `n<seed>`.
+fn instance(seed: u8, id: &str, service: &str) -> (NodeId, String, Instance) {
+    let instance = Instance {
+        service: service.into(),
+        address: format!("10.0.0.{seed}"),
+        port: 80,
+        url: format!("http://10.0.0.{seed}:80"),
+        tags: vec!["a".into(), format!("n{seed}")],
+        meta: BTreeMap::from([("k".into(), "v".into())]),
+        health: Health::Passing,
+        since_ms: 1_500,
+    };
+    (node_id(seed), id.into(), instance)
+}
+
+fn offered((node, id, instance): (NodeId, String, Instance)) -> Change {
+    Change::Instance { node, id, instance: Some(Box::new(instance)) }
+}
+
+fn withdrawn(seed: u8, id: &str) -> Change {
+    Change::Instance { node: node_id(seed), id: id.into(), instance: None }
+}

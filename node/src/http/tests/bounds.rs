@@ -1,0 +1,113 @@
+//! Whatever a client can hold has an end.
+
+use super::*;
+
+/// Sends bytes and gives what comes back until the server closes.
+async fn until_closed(server: &Server, bytes: &str) -> Reply {
+    Reply::read(server.open(bytes).await).await
+}
+
+fn limited(change: impl FnOnce(&mut Limits)) -> Setup {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    Setup { limits, ..Setup::default() }
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_cut_off() {
+    let server = Server::with(limited(|l| l.head = Duration::from_millis(50))).await;
+    let reply = until_closed(&server, "GET /services HTTP/1.1\r\nhost: n1\r\nx-slow: ").await;
+    assert_eq!(reply.status, 0, "{reply:?}");
+    until("the cut is counted", || server.metrics.http.ended_count("head_time") == 1).await;
+    until("the connection is gone", || server.metrics.http.connections.get() == 0).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_between_requests_too() {
+    let server = Server::with(limited(|l| l.head = Duration::from_millis(50))).await;
+    let reply = until_closed(&server, "GET /livez HTTP/1.1\r\nhost: n1\r\n\r\n").await;
+    assert_eq!(reply.status, 200);
+    until("the connection is gone", || server.metrics.http.connections.get() == 0).await;
+}
+
+#[tokio::test]
+async fn a_head_over_the_limit_is_431() {
+    let server = Server::start().await;
+    let large = format!("x-large: {}", "x".repeat(Limits::default().head_bytes));
+    assert_eq!(server.send("GET /services", &[&large], "").await.status, 431);
+    let many = vec!["x: y"; Limits::default().headers];
+    assert_eq!(server.send("GET /services", &many, "").await.status, 431);
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_413_announced_or_not() {
+    let server = Server::with(limited(|l| l.body_bytes = 10)).await;
+    let json = "content-type: application/json";
+    let announced = ["content-length: 11", json];
+    assert!(server.send("POST /students", &announced, "").await.problem(413).contains("10 bytes"));
+    let chunked = ["transfer-encoding: chunked", json];
+    server.send("POST /students", &chunked, "8\r\n12345678\r\n8\r\n12345678\r\n0\r\n\r\n").await.problem(413);
+    server.send("POST /students", &chunked, "8\r\n12345678\r\n0\r\n\r\n").await.problem(501);
+    assert_eq!(server.metrics.http.refused_count("body_size"), 2);
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_is_408() {
+    let server = Server::with(limited(|l| l.body = Duration::from_millis(50))).await;
+    let headers = ["content-type: application/json", "content-length: 5"];
+    server.send("POST /students", &headers, "{").await.problem(408);
+}
+
+#[tokio::test]
+async fn bodies_share_a_bounded_room() {
+    let server = Server::with(limited(|l| l.bodies_bytes = 100)).await;
+    let json = "content-type: application/json";
+    let reply = server.send("POST /students", &[json], &"x".repeat(101)).await;
+    reply.problem(503);
+    assert_eq!(reply.header("retry-after"), "1");
+    server.send("POST /students", &[json], &"x".repeat(100)).await.problem(501);
+    server.send("POST /students", &[json], &"x".repeat(100)).await.problem(501);
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_are_told_so() {
+    let server = Server::with(limited(|l| l.connections = 2)).await;
+    let held = (server.open("").await, server.open("").await);
+    until("both are open", || server.metrics.http.connections.get() == 2).await;
+    until_closed(&server, "").await.problem(503);
+    assert_eq!(server.metrics.http.refused_count("connections"), 1);
+    drop(held);
+    until("there is room again", || server.metrics.http.connections.get() == 0).await;
+    assert_eq!(server.get("/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_cut_off() {
+    let server = Server::with(limited(|l| l.write_stall = Duration::from_millis(100))).await;
+    // Enough that no socket buffer holds the answer.
+    server.apply([joined(member(1))]);
+    server.apply((0..20_000).map(|i| offered(instance(1, &format!("{i:0200}"), "web"))));
+    let _held = server.open("GET /services HTTP/1.1\r\nhost: n1\r\n\r\n").await;
+    until("the cut is counted", || server.metrics.http.ended_count("write_stall") == 1).await;
+    until("the connection is gone", || server.metrics.http.connections.get() == 0).await;
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_counted_and_harms_nobody() {
+    let server = Server::start().await;
+    assert_eq!(until_closed(&server, "\x16\x03\x01\x02\r\n\r\n").await.status, 400);
+    until("it is counted", || server.metrics.http.ended_count("malformed") == 1).await;
+    assert_eq!(server.get("/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn stopping_lets_requests_finish_and_cuts_what_does_not() {
+    let server = Server::with(limited(|l| l.drain = Duration::from_millis(50))).await;
+    let _silent = server.open("").await;
+    let _stuck = server.open("POST /students HTTP/1.1\r\nhost: n1\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n").await;
+    until("both are open", || server.metrics.http.connections.get() == 2).await;
+    server.stop.send_replace(true);
+    within(server.serving).await.unwrap();
+    assert_eq!(server.metrics.http.connections.get(), 0);
+    assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+}

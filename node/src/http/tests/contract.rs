@@ -1,0 +1,272 @@
+//! Paths and JSON, exactly as the contract says.
+
+use serde_json::json;
+
+use super::*;
+
+#[tokio::test]
+async fn services_have_exactly_the_shape_of_the_contract() {
+    let server = Server::start().await;
+    server.apply([joined(member(1)), offered(instance(1, "g", "grading"))]);
+    let reply = server.get("/services").await;
+    let expected = json!({
+        "cluster": "test", "node": "n1", "index": START.0 + 2,
+        "services": { "grading": [{
+            "id": "g", "name": "grading", "node": "n1", "nodeId": node_id(1).to_string(),
+            "address": "10.0.0.1", "port": 80, "url": "http://10.0.0.1:80",
+            "tags": ["a", "n1"], "meta": { "k": "v" }, "health": "passing", "since": "1970-01-01T00:00:01.500Z",
+        }] },
+    });
+    assert_eq!((reply.status, reply.json()), (200, expected.clone()));
+    assert_eq!(reply.header("x-hearsay-index"), (START.0 + 2).to_string());
+    assert_eq!(server.get("/services/grading").await.json(), expected);
+}
+
+#[tokio::test]
+async fn an_unknown_service_is_404_with_the_index_to_wait_with() {
+    let server = Server::start().await;
+    let reply = server.get("/services/none").await;
+    assert!(reply.problem(404).contains("\"none\""));
+    assert_eq!(reply.header("x-hearsay-index"), START.0.to_string());
+}
+
+#[tokio::test]
+async fn instances_are_filtered_by_tags_and_health() {
+    let server = Server::start().await;
+    let (node, id, mut sick) = instance(2, "b", "web");
+    sick.health = Health::Critical;
+    server.apply([
+        joined(member(1)),
+        joined(member(2)),
+        offered(instance(1, "a", "web")),
+        offered((node, id, sick)),
+    ]);
+    let ids = async |query: &str| -> Vec<String> {
+        let services = server.get(&format!("/services/web?{query}")).await.json();
+        services["services"]["web"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|i| i["id"].as_str().unwrap().into())
+            .collect()
+    };
+    assert_eq!(ids("tag=a").await.len(), 2);
+    assert_eq!(ids("tag=a&tag=n2").await, ["b"]);
+    assert_eq!(ids("health=passing").await, ["a"]);
+    assert_eq!(ids("health=critical").await, ["b"]);
+    assert!(ids("health=warning").await.is_empty());
+}
+
+#[tokio::test]
+async fn the_nearest_come_first_own_node_then_zone_then_round_trip() {
+    let server = Server::start().await;
+    let placed = |seed, zone: Option<&str>, rtt_ms: Option<u64>| {
+        let (zone, rtt) = (zone.map(str::to_owned), rtt_ms.map(Duration::from_millis));
+        joined(Member { zone, rtt, ..member(seed) })
+    };
+    server.apply([
+        placed(1, Some("east"), None),
+        placed(2, Some("east"), Some(9)),
+        placed(3, Some("west"), Some(2)),
+        placed(4, None, Some(1)),
+        placed(5, Some("west"), None),
+    ]);
+    server.apply((1..=5).map(|seed| offered(instance(seed, "a", "web"))));
+    let json = server.get("/services/web?near=_self").await.json();
+    let nodes: Vec<&str> =
+        json["services"]["web"].as_array().unwrap().iter().map(|i| i["node"].as_str().unwrap()).collect();
+    assert_eq!(nodes, ["n1", "n2", "n4", "n3", "n5"]);
+}
+
+#[tokio::test]
+async fn a_bad_parameter_is_named_with_what_is_allowed() {
+    let server = Server::start().await;
+    for (path, words) in [
+        ("/services?health=good", ["health", "passing, warning, critical"]),
+        ("/services?near=n7", ["near", "_self"]),
+        ("/services?index=x", ["index", "whole number"]),
+        ("/services/web?index=1&wait=soon", ["wait", "such as 10s"]),
+        ("/services?heatlh=passing", ["heatlh", "tag, health, near, index, wait"]),
+        ("/members?tag=a", ["tag", "index, wait"]),
+        ("/services/watch?tag=a", ["tag", "service"]),
+    ] {
+        let detail = server.get(path).await.problem(400);
+        assert!(words.iter().all(|word| detail.contains(word)), "{path}: {detail}");
+    }
+}
+
+#[tokio::test]
+async fn members_have_exactly_the_shape_of_the_contract() {
+    let server = Server::start().await;
+    let far = Member {
+        rtt: Some(Duration::from_micros(1_234)),
+        http: None,
+        state: MemberState::Suspect,
+        ..member(2)
+    };
+    server.apply([joined(member(1)), joined(far), joined(member(3)), Change::RootHash([0x0f; 16])]);
+    let reply = server.get("/members").await;
+    let json = reply.json();
+    assert_eq!(reply.header("x-hearsay-index"), (START.0 + 3).to_string());
+    assert_eq!((&json["cluster"], &json["node"]), (&json!("test"), &json!("n1")));
+    assert_eq!(json["rootHash"], "0f".repeat(16));
+    let by_name =
+        |name: &str| json["members"].as_array().unwrap().iter().find(|m| m["name"] == name).unwrap().clone();
+    let since = by_name("n2")["since"].clone();
+    assert!(since.as_str().is_some_and(|since| since.ends_with('Z')));
+    let expected = json!({
+        "id": node_id(2).to_string(), "name": "n2", "state": "suspect", "roles": ["grading"],
+        "addresses": ["/ip4/10.0.0.2/tcp/7600"], "http": null, "incarnation": 5, "version": 3, "since": since,
+        "rttMs": 1.234,
+    });
+    assert_eq!(by_name("n2"), expected);
+    assert_eq!(by_name("n1")["rttMs"], json!(0.0), "to itself");
+    assert_eq!(by_name("n3")["rttMs"], Value::Null, "without a connection");
+}
+
+#[tokio::test]
+async fn why_tells_who_accused_who_confirmed_and_what_followed() {
+    use hearsay_protocol::providers::Explanation::{Accused, Became, Joined};
+    let server = Server::start().await;
+    let about = |explanation| Change::Explained(node_id(2), explanation);
+    server.apply([
+        joined(member(1)),
+        joined(member(2)),
+        joined(member(3)),
+        offered(instance(2, "w", "web")),
+        about(Joined(Incarnation(5))),
+        about(Accused { by: node_id(3), strong: false }),
+        about(Accused { by: node_id(1), strong: true }),
+        about(Became(MemberState::Failed)),
+        joined(Member { state: MemberState::Failed, ..member(2) }),
+    ]);
+    let json = server.get("/why/n2").await.json();
+    let events: Vec<(&str, &str)> = json["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| (e["event"].as_str().unwrap(), e["by"].as_str().unwrap_or_default()))
+        .collect();
+    assert_eq!(events, [("joined", ""), ("accused", "n3"), ("confirmed", "n1"), ("became", "")]);
+    assert_eq!(json["events"][2]["text"], "n1 confirmed of n2 that its process is gone.");
+    assert!(json["events"].as_array().unwrap().iter().all(|e| e["time"].as_str().unwrap().ends_with('Z')));
+    assert_eq!(
+        server.get(&format!("/why/{}", node_id(2))).await.json()["events"],
+        json["events"],
+        "by its id"
+    );
+    let web = server.get("/why/web").await.json();
+    assert_eq!(
+        (&web["events"][0]["event"], &web["events"][1]["event"]),
+        (&json!("added"), &json!("removed"))
+    );
+    assert!(server.get("/why/nobody").await.problem(404).contains("nobody"));
+}
+
+#[tokio::test]
+async fn probes_follow_the_nodes_life() {
+    let server = Server::start().await;
+    assert_eq!(server.get("/livez").await.status, 200);
+    assert_eq!(server.get("/readyz").await.json()["status"], "ready", "alone, and ready");
+    for readiness in [Readiness::Starting, Readiness::Leaving] {
+        server.readiness.send_replace(readiness);
+        server.get("/readyz").await.problem(503);
+        assert_eq!(server.get("/livez").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn metrics_count_requests_by_route() {
+    let server = Server::start().await;
+    server.get("/services/none").await;
+    let reply = server.get("/metrics").await;
+    assert!(reply.header("content-type").starts_with("application/openmetrics-text"));
+    let line = r#"hearsay_http_requests_total{route="/services/{name}",method="GET",status="404"} 1"#;
+    assert!(reply.body.contains(line), "{}", reply.body);
+}
+
+#[tokio::test]
+async fn the_root_leads_to_the_portal_where_it_runs_and_else_to_the_cluster_page() {
+    for (roles, front) in [(["grading"].as_slice(), "/ui"), (["log", "portal"].as_slice(), "/portal")] {
+        let server = Server::with(Setup { roles, ..Setup::default() }).await;
+        let reply = server.get("/").await;
+        assert_eq!((reply.status, reply.header("location")), (307, front));
+        assert!(server.get(front).await.header("content-type").starts_with("text/html"));
+    }
+}
+
+#[tokio::test]
+async fn the_cluster_page_shows_names_as_text_and_runs_nothing() {
+    let server = Server::start().await;
+    let (node, id, mut evil) = instance(1, "a", "web");
+    evil.url = "javascript:alert(1)".into();
+    evil.tags = vec!["<script>alert(1)</script>".into()];
+    server.apply([joined(Member { name: "<b>".into(), ..member(1) }), offered((node, id, evil))]);
+    let reply = server.get("/ui").await;
+    assert!(reply.header("content-security-policy").starts_with("default-src 'none'; style-src 'self'"));
+    assert!(
+        !reply.body.contains("<b></td>")
+            && !reply.body.contains("<script")
+            && !reply.body.contains("href=\"java")
+    );
+    assert!(reply.body.contains("&lt;b&gt;") && reply.body.contains("alive"), "{}", reply.body);
+    assert_eq!(server.get("/ui/style.css").await.header("content-type"), "text/css; charset=utf-8");
+}
+
+#[tokio::test]
+async fn plugins_answer_below_their_prefix_and_nowhere_else() {
+    let server = Server::start().await;
+    assert_eq!(server.get("/students").await.json().as_array().unwrap().len(), 5);
+    assert_eq!(server.get("/students/1").await.json()["lastName"], "Carter");
+    server.get("/students/9").await.problem(404);
+    server.get("/students/1/2/3").await.problem(404);
+    server.get("/log").await.problem(404);
+    assert!(
+        server
+            .send("POST /students", &["content-type: application/json"], "{}")
+            .await
+            .problem(501)
+            .contains("journal")
+    );
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_problems() {
+    let server = Server::start().await;
+    assert!(server.get("/nothing/here").await.problem(404).contains("/nothing/here"));
+    for path in ["/services", "/students"] {
+        let reply = server.send(&format!("PATCH {path}"), &[], "").await;
+        assert!(reply.problem(405).contains("Allow") && reply.header("allow").contains("GET"));
+    }
+}
+
+#[tokio::test]
+async fn below_v1_errors_are_plain_text() {
+    let server = Server::start().await;
+    for (request, status) in [("GET /v1/no/such/thing", 404), ("GET /v1/agent/leave", 405)] {
+        let reply = server.send(request, &[], "").await;
+        assert_eq!(
+            (reply.status, reply.header("content-type")),
+            (status, "text/plain; charset=utf-8"),
+            "{reply:?}"
+        );
+        assert!(!reply.body.starts_with('{') && !reply.body.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn leave_asks_the_driver() {
+    let mut server = Server::start().await;
+    let reply = server.send("PUT /v1/agent/leave", &[], "").await;
+    assert_eq!((reply.status, reply.body.as_str()), (200, ""));
+    assert_eq!(within(server.control.recv()).await, Some(Control::Leave));
+    server.control.close();
+    assert_eq!(server.send("PUT /v1/agent/leave", &[], "").await.status, 503);
+}
+
+#[tokio::test]
+async fn two_plugins_that_claim_one_prefix_stop_the_start() {
+    let twice = [builtin(), builtin()].concat();
+    let error = hearsay_services::prefixes::check(&twice).unwrap_err().to_string();
+    assert!(error.contains("log and log") && error.contains("/log"), "{error}");
+}

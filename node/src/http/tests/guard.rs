@@ -1,0 +1,80 @@
+//! Who may ask what.
+
+use super::*;
+
+const JSON: &str = "content-type: application/json";
+
+#[tokio::test]
+async fn a_host_that_is_not_this_node_is_turned_away_even_for_reads() {
+    let server = Server::start().await;
+    assert!(
+        server.send("GET /services", &["host: evil.example"], "").await.problem(421).contains("evil.example")
+    );
+    assert!(
+        server.send("GET http://evil.example/services", &[], "").await.problem(421).contains("evil.example")
+    );
+    for host in ["host: localhost:7500", "host: n1", "host: [::1]:7500", "host: n1.local"] {
+        assert_eq!(server.send("GET /services", &[host], "").await.status, 200, "{host}");
+    }
+    assert_eq!(server.metrics.http.refused_count("host"), 2);
+}
+
+#[tokio::test]
+async fn a_host_header_is_there_once_and_names_a_host() {
+    let server = Server::start().await;
+    let missing = Reply::read(server.open("GET /services HTTP/1.1\r\nconnection: close\r\n\r\n").await).await;
+    missing.problem(400);
+    server.send("GET /services", &["host: n1", "host: n2"], "").await.problem(400);
+    server.send("GET /services", &["host: a@n1"], "").await.problem(400);
+    let old = Reply::read(server.open("GET /livez HTTP/1.0\r\n\r\n").await).await;
+    assert_eq!(old.status, 200, "HTTP/1.0 knows no Host");
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_may_not_write() {
+    let mut server = Server::start().await;
+    for origin in ["origin: http://evil.example", "origin: null", "origin: http://127.0.0.1:1"] {
+        server.send("POST /students", &[JSON, origin], "{}").await.problem(403);
+        assert_eq!(server.send("PUT /v1/agent/leave", &[origin], "").await.status, 403);
+    }
+    assert!(server.control.try_recv().is_err(), "nothing reached the driver");
+    server.send("POST /students", &[JSON, "origin: http://127.0.0.1"], "{}").await.problem(501);
+}
+
+#[tokio::test]
+async fn what_a_form_can_send_is_not_taken_but_where_a_plugin_asks_for_it() {
+    let server = Server::with(Setup { roles: &["grading", "log"], ..Setup::default() }).await;
+    for content_type in
+        ["content-type: application/x-www-form-urlencoded", "content-type: text/plain", "x-none: 1"]
+    {
+        server.send("POST /students", &[content_type], "a=b").await.problem(415);
+        server.send("POST /services", &[content_type], "a=b").await.problem(415);
+    }
+    server.send("POST /log", &["content-type: text/plain"], "a line").await.problem(501);
+    server.send("DELETE /students/1", &[], "").await.problem(501);
+}
+
+#[tokio::test]
+async fn writes_that_a_proxy_passes_on_need_the_token_and_plugins_do_not() {
+    let token = Some(Secret::new("s3cret".to_owned()));
+    let mut server = Server::with(Setup { token, ..Setup::default() }).await;
+    let forwarded = "x-forwarded-for: 10.0.0.9";
+    let reply = server.send("PUT /v1/agent/leave", &[forwarded], "").await;
+    assert_eq!((reply.status, reply.header("www-authenticate")), (401, "Bearer"));
+    assert!(
+        reply.body.contains("Authorization: Bearer")
+            && reply.header("content-type").starts_with("text/plain")
+    );
+    assert_eq!(
+        server.send("PUT /v1/agent/leave", &[forwarded, "x-consul-token: wrong"], "").await.status,
+        401
+    );
+    assert!(server.control.try_recv().is_err(), "nothing reached the driver");
+    assert_eq!(
+        server.send("PUT /v1/agent/leave", &[forwarded, "x-consul-token: s3cret"], "").await.status,
+        200
+    );
+    assert_eq!(within(server.control.recv()).await, Some(Control::Leave));
+    server.send("POST /students", &[JSON, forwarded], "{}").await.problem(501);
+    server.send("POST /services", &[JSON, forwarded], "{}").await.problem(401);
+}

@@ -1,0 +1,202 @@
+//! Blocking queries and the event stream.
+
+use tokio::io::AsyncBufReadExt;
+use tokio::{io::BufReader, task::JoinHandle};
+
+use super::*;
+
+/// Starts a query in the background and returns once the server holds it.
+async fn held(server: &Arc<Server>, path: &str) -> JoinHandle<Reply> {
+    let before = server.metrics.http.waiting.get();
+    let (asking, path) = (Arc::clone(server), path.to_owned());
+    let query = tokio::spawn(async move { asking.get(&path).await });
+    until("the query waits", || server.metrics.http.waiting.get() == before + 1).await;
+    query
+}
+
+async fn server_with_web() -> Arc<Server> {
+    let server = Server::start().await;
+    server.apply([joined(member(1)), offered(instance(1, "a", "web"))]);
+    Arc::new(server)
+}
+
+#[tokio::test]
+async fn a_blocking_query_wakes_for_its_own_service_only() {
+    let server = server_with_web().await;
+    let seen = server.get("/services/web").await.json()["index"].as_u64().unwrap();
+    let query = held(&server, &format!("/services/web?index={seen}&wait=10m")).await;
+    server.apply([offered(instance(1, "d", "db"))]);
+    assert_eq!(server.get("/services/db").await.status, 200);
+    assert!(!query.is_finished(), "a change of another service");
+    server.apply([offered(instance(1, "b", "web"))]);
+    let reply = within(query).await.unwrap().json();
+    assert!(reply["index"].as_u64().unwrap() > seen);
+    assert_eq!(reply["services"]["web"].as_array().unwrap().len(), 2);
+    until("the seat is given back", || server.metrics.http.waiting.get() == 0).await;
+}
+
+#[tokio::test]
+async fn a_query_whose_time_is_over_answers_with_the_same_index() {
+    let server = server_with_web().await;
+    let seen = server.get("/services").await.json()["index"].as_u64().unwrap();
+    let reply = server.get(&format!("/services?index={seen}&wait=20ms")).await;
+    assert_eq!((reply.status, reply.json()["index"].as_u64()), (200, Some(seen)));
+}
+
+#[tokio::test]
+async fn a_query_for_a_service_that_is_not_there_waits_and_then_finds_it_or_404() {
+    let server = server_with_web().await;
+    let index: u64 = server.get("/services/new").await.header("x-hearsay-index").parse().unwrap();
+    server.get(&format!("/services/new?index={index}&wait=20ms")).await.problem(404);
+    let query = held(&server, &format!("/services/new?index={index}")).await;
+    server.apply([offered(instance(1, "n", "new"))]);
+    assert_eq!(within(query).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_query_wakes_when_the_last_provider_goes() {
+    let server = server_with_web().await;
+    let seen = server.get("/services/web").await.json()["index"].as_u64().unwrap();
+    let query = held(&server, &format!("/services/web?index={seen}")).await;
+    server.apply([withdrawn(1, "a")]);
+    within(query).await.unwrap().problem(404);
+}
+
+#[tokio::test]
+async fn members_block_likewise() {
+    let server = server_with_web().await;
+    let seen: u64 = server.get("/members").await.header("x-hearsay-index").parse().unwrap();
+    let query = held(&server, &format!("/members?index={seen}")).await;
+    server.apply([joined(member(2))]);
+    assert_eq!(within(query).await.unwrap().json()["members"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_index_of_another_node_is_answered_at_once() {
+    let server = server_with_web().await;
+    assert_eq!(server.get("/services?index=9007199254740991").await.status, 200);
+}
+
+#[tokio::test]
+async fn who_waits_is_let_go_when_the_node_leaves() {
+    let server = server_with_web().await;
+    let seen = server.get("/services").await.json()["index"].as_u64().unwrap();
+    let query = held(&server, &format!("/services?index={seen}")).await;
+    let stream = held(&server, "/services/watch").await;
+    server.readiness.send_replace(Readiness::Leaving);
+    assert_eq!(within(query).await.unwrap().status, 200);
+    assert_eq!(within(stream).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn those_who_wait_cannot_keep_out_those_who_ask() {
+    let server = Arc::new(Server::with(Setup { waiters: 1, ..Setup::default() }).await);
+    let held = held(&server, &format!("/services?index={}", START.0)).await;
+    server.get(&format!("/services?index={}", START.0)).await.problem(503);
+    server.get("/services/watch").await.problem(503);
+    assert_eq!(server.get("/services").await.status, 200);
+    held.abort();
+}
+
+/// A reader of the event stream.
+struct Events(BufReader<TcpStream>);
+
+#[derive(Debug)]
+struct Event {
+    kind: String,
+    id: u64,
+    data: Value,
+}
+
+impl Events {
+    async fn follow(server: &Server, path: &str, header: &str) -> Self {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: n1\r\n{header}\r\n");
+        Self(BufReader::new(server.open(&request).await))
+    }
+
+    /// The next event. Passes over heads, sizes of chunks and comments.
+    async fn next(&mut self) -> Event {
+        let mut event = Event { kind: String::new(), id: 0, data: Value::Null };
+        loop {
+            let mut line = String::new();
+            assert_ne!(within(self.0.read_line(&mut line)).await.unwrap(), 0, "the stream ended");
+            match line.trim_end().split_once(": ") {
+                Some(("event", kind)) => event.kind = kind.to_owned(),
+                Some(("id", id)) => event.id = id.parse().unwrap(),
+                Some(("data", data)) => event.data = serde_json::from_str(data).unwrap(),
+                _ if line.trim_end().is_empty() && !event.kind.is_empty() => return event,
+                _ => (),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_begins_with_a_snapshot_and_follows_every_change() {
+    let server = server_with_web().await;
+    let mut events = Events::follow(&server, "/services/watch", "").await;
+    let snapshot = events.next().await;
+    assert_eq!((snapshot.kind.as_str(), &snapshot.data), ("snapshot", &server.get("/services").await.json()));
+    assert_eq!(snapshot.data["index"], snapshot.id);
+    let (node, id, mut changed) = instance(1, "b", "db");
+    changed.health = Health::Warning;
+    server.apply([offered(instance(1, "b", "db")), offered((node, id, changed)), withdrawn(1, "b")]);
+    let mut last = snapshot.id;
+    for (kind, health) in [("added", "passing"), ("changed", "warning"), ("removed", "warning")] {
+        let event = events.next().await;
+        assert_eq!((event.kind.as_str(), &event.data["health"]), (kind, &Value::from(health)));
+        assert_eq!((&event.data["id"], &event.data["name"]), (&Value::from("b"), &Value::from("db")));
+        assert!(event.id > last, "ids grow");
+        last = event.id;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_resumes_where_it_was_cut_off() {
+    let server = server_with_web().await;
+    let seen = Events::follow(&server, "/services/watch", "").await.next().await.id;
+    server.apply([offered(instance(1, "b", "db")), offered(instance(1, "c", "web"))]);
+    let header = format!("last-event-id: {seen}\r\n");
+    let mut events = Events::follow(&server, "/services/watch", &header).await;
+    assert_eq!(events.next().await.data["id"], "b");
+    assert_eq!(events.next().await.data["id"], "c");
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_resume_gets_a_new_snapshot() {
+    let server = server_with_web().await;
+    for id in ["1", "9007199254740991", "nonsense"] {
+        let mut events =
+            Events::follow(&server, "/services/watch", &format!("last-event-id: {id}\r\n")).await;
+        assert_eq!(events.next().await.kind, "snapshot", "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_one_service_hears_of_no_other() {
+    let server = server_with_web().await;
+    let mut events = Events::follow(&server, "/services/watch?service=db", "").await;
+    assert_eq!(events.next().await.data["services"], serde_json::json!({ "db": [] }));
+    server.apply([offered(instance(1, "c", "web")), offered(instance(1, "b", "db"))]);
+    assert_eq!(events.next().await.data["id"], "b");
+}
+
+#[tokio::test]
+async fn a_reader_behind_by_more_than_a_batch_misses_nothing() {
+    let server = server_with_web().await;
+    let mut events = Events::follow(&server, "/services/watch", "").await;
+    events.next().await;
+    server.apply((0..500).map(|i| offered(instance(1, &format!("i{i}"), "web"))));
+    for i in 0..500 {
+        assert_eq!(events.next().await.data["id"], format!("i{i}"));
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_gives_its_place_back() {
+    let server = server_with_web().await;
+    let mut events = Events::follow(&server, "/services/watch", "").await;
+    events.next().await;
+    drop(events);
+    until("the place is free", || server.metrics.http.waiting.get() == 0).await;
+}

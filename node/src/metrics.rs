@@ -1,0 +1,275 @@
+//! Everything that the node counts, as `/metrics` shows it.
+//!
+//! HTTP counts here as it goes. What the table holds is read when somebody asks, so that it costs nothing otherwise. What the
+//! protocol and the swarm count stays with them; the driver hands over a snapshot from time to time.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use hearsay_protocol::providers::MemberState;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::view::View;
+
+/// The media type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A number that the driver publishes: name (without `hearsay_` and `_total`), help, value.
+pub type Published<T> = (&'static str, &'static str, T);
+
+/// All of the node's metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// What HTTP counts.
+    pub http: HttpMetrics,
+    published: Arc<Publication>,
+}
+
+/// What a request was, for counting. Routes are patterns (`/services/{name}`), so there are only so many.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct RequestLabels {
+    route: String,
+    method: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct RouteLabel {
+    route: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// What HTTP counts.
+#[derive(Debug)]
+pub struct HttpMetrics {
+    requests: Family<RequestLabels, Counter>,
+    seconds: Family<RouteLabel, Histogram, fn() -> Histogram>,
+    refused: Family<ReasonLabel, Counter>,
+    ended: Family<ReasonLabel, Counter>,
+    /// Connections now open.
+    pub connections: Gauge,
+    /// Blocking queries and event streams now held.
+    pub waiting: Gauge,
+}
+
+impl Metrics {
+    /// Metrics of a node with this table; all zero.
+    pub fn new(view: Arc<View>) -> Self {
+        let mut registry = Registry::with_prefix("hearsay");
+        let http = HttpMetrics::register(&mut registry);
+        let published = Arc::new(Publication::default());
+        registry.register_collector(Box::new(TableGauges(view)));
+        registry.register_collector(Box::new(Arc::clone(&published)));
+        Self { registry, http, published }
+    }
+
+    /// Replaces what the driver publishes as counters: `hearsay_<name>_total`.
+    pub fn set_protocol(&self, counters: Vec<Published<u64>>) {
+        *self.published.counters.lock().unwrap_or_else(PoisonError::into_inner) = counters;
+    }
+
+    /// Replaces what the driver publishes as gauges: `hearsay_<name>`.
+    pub fn set_protocol_gauges(&self, gauges: Vec<Published<f64>>) {
+        *self.published.gauges.lock().unwrap_or_else(PoisonError::into_inner) = gauges;
+    }
+
+    /// Writes all of them in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// A collector could not write itself, which would be a defect here.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl HttpMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        // From 0.1 ms by factors of 4 to 6.6 s; longer is a blocking query.
+        let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.0001, 4.0, 9));
+        let http = Self {
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(histogram),
+            refused: Family::default(),
+            ended: Family::default(),
+            connections: Gauge::default(),
+            waiting: Gauge::default(),
+        };
+        registry.register("http_requests", "HTTP requests answered", http.requests.clone());
+        registry.register(
+            "http_request_seconds",
+            "Time to the head of an answer; blocking queries wait on purpose",
+            http.seconds.clone(),
+        );
+        registry.register(
+            "http_refused",
+            "Requests and connections refused, by what they broke",
+            http.refused.clone(),
+        );
+        registry.register(
+            "http_connections_ended",
+            "Connections that ended badly, by cause",
+            http.ended.clone(),
+        );
+        registry.register("http_connections", "Connections open", http.connections.clone());
+        registry.register("http_waiting", "Blocking queries and event streams held", http.waiting.clone());
+        http
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, route: &str, method: &axum::http::Method, status: u16, took: Duration) {
+        let route = route.to_owned();
+        self.seconds.get_or_create_owned(&RouteLabel { route: route.clone() }).observe(took.as_secs_f64());
+        self.requests
+            .get_or_create_owned(&RequestLabels { route, method: method_label(method), status })
+            .inc();
+    }
+
+    /// Counts a refusal: the reason is one of a few fixed words.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create_owned(&ReasonLabel { reason }).inc();
+    }
+
+    /// How often something was refused for this reason.
+    pub fn refused_count(&self, reason: &'static str) -> u64 {
+        self.refused.get_or_create_owned(&ReasonLabel { reason }).get()
+    }
+
+    /// Counts a connection that ended other than by agreement: the cause is one of a few fixed words.
+    pub fn ended(&self, cause: &'static str) {
+        self.ended.get_or_create_owned(&ReasonLabel { reason: cause }).inc();
+    }
+
+    /// How many connections ended for this cause.
+    pub fn ended_count(&self, cause: &'static str) -> u64 {
+        self.ended.get_or_create_owned(&ReasonLabel { reason: cause }).get()
+    }
+}
+
+/// A client may invent methods; labels must not grow with them.
+fn method_label(method: &axum::http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "PATCH" => "PATCH",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// The driver's last snapshot.
+#[derive(Debug, Default)]
+struct Publication {
+    counters: Mutex<Vec<Published<u64>>>,
+    gauges: Mutex<Vec<Published<f64>>>,
+}
+
+impl Collector for Publication {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for (name, help, value) in self.counters.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let counter = ConstCounter::new(*value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        for (name, help, value) in self.gauges.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let gauge = ConstGauge::new(*value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the table holds at the moment somebody asks.
+#[derive(Debug)]
+struct TableGauges(Arc<View>);
+
+impl Collector for TableGauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let (members, services, instances, index, root_hash) = self.0.read(|table| {
+            let mut members: BTreeMap<MemberState, u64> = BTreeMap::new();
+            table.members().for_each(|member| *members.entry(member.state).or_default() += 1);
+            (members, table.services().count(), table.providers_len(), table.index(), table.root_hash())
+        });
+        let gauge = ConstGauge::new(0u64);
+        let mut family = encoder.encode_descriptor(
+            "members",
+            "Members remembered, by state",
+            None,
+            gauge.metric_type(),
+        )?;
+        for state in [MemberState::Alive, MemberState::Suspect, MemberState::Failed, MemberState::Left] {
+            let count = ConstGauge::new(members.get(&state).copied().unwrap_or(0));
+            count.encode(family.encode_family(&[("state", state.as_str())])?)?;
+        }
+        for (name, help, value) in [
+            ("services", "Services with at least one instance", services as u64),
+            ("instances", "Instances listed", instances as u64),
+            ("index", "The index of the newest change of this node's table", index.0),
+        ] {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        let info = prometheus_client::metrics::info::Info::new([("hash", hex(&root_hash))]);
+        let help = "The hash of everything that anti-entropy compares; equal on nodes that see the same";
+        info.encode(encoder.encode_descriptor("root_hash", help, None, info.metric_type())?)
+    }
+}
+
+/// Writes bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use hearsay_protocol::{
+        Time,
+        providers::{Change, Index},
+    };
+
+    use super::*;
+    use crate::view::Clock;
+
+    #[test]
+    fn what_the_table_holds_and_what_the_driver_publishes_is_shown() {
+        let view = Arc::new(View::new(Index(7), Clock::start()));
+        view.apply(Time::ZERO, [Change::RootHash([0xab; 16])]);
+        let metrics = Metrics::new(view);
+        metrics.set_protocol(vec![("messages_dropped", "Messages dropped", 3)]);
+        metrics.set_protocol_gauges(vec![("neighbours", "Open connections", 6.0)]);
+        metrics.http.refused("host");
+        let text = metrics.render().unwrap();
+        for line in [
+            "hearsay_members{state=\"alive\"} 0",
+            "hearsay_index 7",
+            "hearsay_messages_dropped_total 3",
+            "hearsay_neighbours 6.0",
+            "hearsay_http_refused_total{reason=\"host\"} 1",
+            &format!("hearsay_root_hash_info{{hash=\"{}\"}} 1", "ab".repeat(16)),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Which protocols a node speaks, in the order in which they see a connection: those that deny come first.
+
+use libp2p::{
+    allow_block_list::{self, AllowedPeers, BlockedPeers},
+    connection_limits, gossipsub, identify, mdns, request_response,
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+};
+
+/// The protocols of a node.
+#[derive(NetworkBehaviour)]
+pub struct Behaviour {
+    /// `--allow`.
+    pub allowed: Toggle<allow_block_list::Behaviour<AllowedPeers>>,
+    /// Nodes of other clusters.
+    pub blocked: allow_block_list::Behaviour<BlockedPeers>,
+    /// Bounds on connections.
+    pub limits: connection_limits::Behaviour,
+    /// Floods.
+    pub gossip: gossipsub::Behaviour,
+    /// Anti-entropy.
+    pub sync: request_response::Behaviour<super::Bytes>,
+    /// Pings.
+    pub pulse: super::pulse::Behaviour,
+    /// Tells nodes of other clusters apart.
+    pub identify: identify::Behaviour,
+    /// Multicast.
+    pub mdns: Toggle<mdns::tokio::Behaviour>,
+}
