@@ -15,7 +15,7 @@ use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use hearsay_protocol::{NodeId, wire::MESSAGE_BYTES_MAX};
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, Transport as _,
-    allow_block_list::{self, AllowedPeers, BlockedPeers},
+    allow_block_list::{self, AllowedPeers},
     connection_limits::{self, ConnectionLimits},
     core::{
         muxing::StreamMuxerBox,
