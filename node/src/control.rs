@@ -5,4 +5,6 @@
 pub enum Control {
     /// Say goodbye to the others, drain and stop.
     Leave,
+    /// Take the node's own instances out of service (`true`), or back in.
+    Maintenance(bool),
 }

@@ -14,6 +14,7 @@ use hearsay_protocol::{
     Core, NodeId,
     io::{Command, Event, Fatal, GossipId, Input, Judgement, Output},
     providers::MemberState,
+    record::Health,
     sync::Ticket,
 };
 use libp2p::{
@@ -55,6 +56,8 @@ pub enum Order {
     Command(Command),
     /// Somebody may be reached at this address.
     Hint(Option<NodeId>, Multiaddr),
+    /// Offer the node's own instances as critical, or as passing.
+    Maintenance(bool),
     /// Say goodbye; answered when the neighbours have it, or after half a second.
     Leave(oneshot::Sender<()>),
 }
@@ -188,6 +191,10 @@ impl Driver {
         match order {
             Order::Command(command) => self.feed(Input::Command(command)),
             Order::Hint(peer, address) => self.feed(Input::Hint(peer, address.to_string())),
+            Order::Maintenance(enable) => {
+                self.presentation.health = if enable { Health::Critical } else { Health::Passing };
+                self.present_addresses();
+            }
             Order::Leave(done) => {
                 self.feed(Input::Command(Command::Leave));
                 self.farewell = Some((done, Instant::now() + FAREWELL_MAX));

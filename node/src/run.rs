@@ -191,7 +191,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     tracing::info!(name, %id, incarnation = incarnation.0, cluster = config.cluster, "started");
     readiness.send_replace(Readiness::Ready);
 
-    let node = Node { view, me: id, storage };
+    let node = Node { view, me: id, storage, orders: orders.clone() };
     let ended = node.live(fatal, control_receiver).await;
     readiness.send_replace(Readiness::Leaving);
     if let Err(error) = ended {
@@ -225,6 +225,7 @@ struct Node {
     view: Arc<View>,
     me: NodeId,
     storage: Storage,
+    orders: mpsc::Sender<Order>,
 }
 
 impl Node {
@@ -244,6 +245,10 @@ impl Node {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 command = control.recv() => match command {
+                    Some(Control::Maintenance(enable)) => {
+                        // An error: the driver is gone, and `fatal` will say why.
+                        _ = self.orders.send(Order::Maintenance(enable)).await;
+                    }
                     Some(Control::Leave) | None => break,
                 },
                 _ = remember.tick() => self.remember(),

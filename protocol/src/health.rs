@@ -22,6 +22,9 @@ const FACTOR: u32 = 3;
 const EXTRA_MAX: Duration = Duration::from_secs(8);
 /// What a subject's own lateness counts at most, for itself. Covers a starved host; a host that froze is noticed that much later the next time.
 const OWN_FAULT_MAX: Duration = Duration::from_millis(500);
+/// What one oversleeping counts at most: a node that was frozen once is not slow from then on. One that is starved oversleeps again and
+/// again, and each time forgives what it missed.
+const TIMER_LATE_MAX: Duration = Duration::from_millis(500);
 /// What a node that has seen nothing yet expects.
 const FIRST_GUESS: Duration = Duration::from_millis(50);
 /// Lateness that has faded to this is not worth remembering.
@@ -62,7 +65,7 @@ impl Health {
 
     /// One of this node's timers ran so late.
     pub fn timer_late(&mut self, now: Time, by: Duration) {
-        self.timers.observe(now, by);
+        self.timers.observe(now, by.min(TIMER_LATE_MAX));
     }
 
     /// A ping was answered after this long.
@@ -113,10 +116,14 @@ mod tests {
         let mut health = Health::new(Time::ZERO);
         let minute = Time::from_start(SECOND * 60);
         assert!(health.stretch(minute, BASE) < BASE + Duration::from_millis(20));
-        health.timer_late(minute, SECOND);
-        assert_eq!(health.stretch(minute, BASE), BASE + SECOND * 3);
+        health.timer_late(minute, SECOND / 4);
+        assert_eq!(health.stretch(minute, BASE), BASE + SECOND * 3 / 4);
         health.timer_late(minute, Duration::from_millis(2));
-        assert_eq!(health.stretch(minute, BASE), BASE + SECOND * 3, "a good sample does not hide a bad one");
+        assert_eq!(
+            health.stretch(minute, BASE),
+            BASE + SECOND * 3 / 4,
+            "a good sample does not hide a bad one"
+        );
         assert!(health.stretch(minute + SECOND * 200, BASE) < BASE + Duration::from_millis(10));
     }
 
@@ -137,6 +144,8 @@ mod tests {
     fn patience_has_an_end() {
         let mut health = Health::new(Time::ZERO);
         health.timer_late(Time::ZERO, SECOND * 86_400);
+        assert!(health.stretch(Time::ZERO, BASE) <= BASE + TIMER_LATE_MAX * 3);
+        (0..9).for_each(|n| health.answered(Time::ZERO, who(n), SECOND * 86_400));
         assert!(health.stretch(Time::ZERO, BASE) <= BASE + EXTRA_MAX);
     }
 }

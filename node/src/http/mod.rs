@@ -94,4 +94,5 @@ fn own_routes(front: &str, document: Vec<u8>) -> Routes {
         .get("/ui", ui::page)
         .get("/ui/style.css", hearsay_services::html::stylesheet)
         .put("/v1/agent/leave", agent::leave)
+        .put("/v1/agent/maintenance", agent::maintenance)
 }

@@ -265,6 +265,18 @@ async fn leave_asks_the_driver() {
 }
 
 #[tokio::test]
+async fn maintenance_asks_the_driver_and_wants_to_know_which_way() {
+    let mut server = Server::start().await;
+    for (query, enable) in [("enable=true&reason=disk", true), ("enable=false", false)] {
+        assert_eq!(server.send(&format!("PUT /v1/agent/maintenance?{query}"), &[], "").await.status, 200);
+        assert_eq!(within(server.control.recv()).await, Some(Control::Maintenance(enable)));
+    }
+    for query in ["", "enable=perhaps", "enable=true&raeson=x"] {
+        assert_eq!(server.send(&format!("PUT /v1/agent/maintenance?{query}"), &[], "").await.status, 400);
+    }
+}
+
+#[tokio::test]
 async fn two_plugins_that_claim_one_prefix_stop_the_start() {
     let twice = [builtin(), builtin()].concat();
     let error = hearsay_services::prefixes::check(&twice).unwrap_err().to_string();
