@@ -237,6 +237,7 @@ impl Core {
         if late >= OVERSLEPT {
             self.counters.overslept += 1;
             self.watch.forgive(now);
+            self.liveness.forgive(now);
             // Whatever was concluded of this node meanwhile, its neighbours know.
             self.links.connected().for_each(|peer| self.sync.soon(now, peer));
         }

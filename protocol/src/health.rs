@@ -24,7 +24,7 @@ const EXTRA_MAX: Duration = Duration::from_secs(8);
 const OWN_FAULT_MAX: Duration = Duration::from_millis(500);
 /// What one oversleeping counts at most: a node that was frozen once is not slow from then on. One that is starved oversleeps again and
 /// again, and each time forgives what it missed.
-const TIMER_LATE_MAX: Duration = Duration::from_millis(500);
+const TIMER_LATE_MAX: Duration = Duration::from_millis(200);
 /// What a node that has seen nothing yet expects.
 const FIRST_GUESS: Duration = Duration::from_millis(50);
 /// Lateness that has faded to this is not worth remembering.
@@ -116,8 +116,8 @@ mod tests {
         let mut health = Health::new(Time::ZERO);
         let minute = Time::from_start(SECOND * 60);
         assert!(health.stretch(minute, BASE) < BASE + Duration::from_millis(20));
-        health.timer_late(minute, SECOND / 4);
-        assert_eq!(health.stretch(minute, BASE), BASE + SECOND * 3 / 4);
+        health.timer_late(minute, SECOND / 5);
+        assert_eq!(health.stretch(minute, BASE), BASE + SECOND * 3 / 5);
         health.timer_late(minute, Duration::from_millis(2));
         assert_eq!(
             health.stretch(minute, BASE),

@@ -235,6 +235,15 @@ impl Liveness {
         verdict
     }
 
+    /// This node overslept: a refutation may wait unread, so the time for it begins anew.
+    pub fn forgive(&mut self, now: Time) {
+        for subject in &self.accused {
+            if let Some(case) = self.cases.get_mut(subject) {
+                case.since = case.since.map(|since| since.max(now));
+            }
+        }
+    }
+
     /// Those with evidence against them who are not failed.
     pub fn accused(&self) -> impl Iterator<Item = NodeId> {
         self.accused.iter().copied()
