@@ -121,7 +121,7 @@ mod tests {
         health.timer_late(minute, Duration::from_millis(2));
         assert_eq!(
             health.stretch(minute, BASE),
-            BASE + SECOND * 3 / 4,
+            BASE + SECOND * 3 / 5,
             "a good sample does not hide a bad one"
         );
         assert!(health.stretch(minute + SECOND * 200, BASE) < BASE + Duration::from_millis(10));
