@@ -46,7 +46,7 @@ const BLOCK_FOR: Duration = Duration::from_secs(60);
 const BLOCKED_MAX: usize = 1024;
 /// How often counters are copied for `/metrics`, and what is slow to change is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// Gossip messages that wait for a judgement: it comes in the same turn of the loop, so there is never more than one. Requests likewise.
+/// How long a goodbye waits for the neighbours to have it.
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
 
 /// What others ask of the driver.
@@ -162,6 +162,28 @@ impl Driver {
     /// # Errors
     /// Why it must not go on. If it still could, it has said goodbye.
     pub async fn run(mut self) -> Result<(), Fatal> {
+        let ended = self.live().await;
+        // Under a key that is another's, the goodbye would be the other's as well.
+        if let Err(Fatal::NameTaken { .. }) = &ended {
+            self.part().await;
+        }
+        ended
+    }
+
+    /// Says goodbye and sees it off.
+    async fn part(&mut self) {
+        self.feed(Input::Command(Command::Leave));
+        let until = tokio::time::Instant::now() + FAREWELL_MAX;
+        // Nothing but the goodbye counts now.
+        while self.carry_out().is_ok() && !self.asked.is_empty() {
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.on_swarm(event),
+                () = tokio::time::sleep_until(until) => return,
+            }
+        }
+    }
+
+    async fn live(&mut self) -> Result<(), Fatal> {
         self.carry_out()?;
         loop {
             let due = self.view.clock().instant(self.core.poll_timeout(self.view.clock().now()));

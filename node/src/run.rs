@@ -8,12 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use hearsay_protocol::{
-    Core, Identity, NodeId, Restored,
-    io::{Fatal, Profile},
-    providers::Index,
-    record::Health,
-};
+use hearsay_protocol::{Core, Identity, NodeId, Restored, io::Profile, providers::Index, record::Health};
 use hearsay_services::Service;
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
 use tokio::{
@@ -194,10 +189,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let node = Node { view, me: id, storage, orders: orders.clone() };
     let ended = node.live(fatal, control_receiver).await;
     readiness.send_replace(Readiness::Leaving);
-    if let Err(error) = ended {
-        leave_if_possible(&error, &orders).await;
-        return Err(error);
-    }
+    ended?;
     let (done, told) = oneshot::channel();
     if orders.send(Order::Leave(done)).await.is_ok() {
         _ = told.await;
@@ -209,16 +201,6 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     }
     tracing::info!("left");
     Ok(())
-}
-
-/// A node that must not go on says goodbye all the same, except where the goodbye would be another's: under a shared key.
-async fn leave_if_possible(error: &anyhow::Error, orders: &mpsc::Sender<Order>) {
-    if let Some(Fatal::NameTaken { .. }) = error.downcast_ref() {
-        let (done, told) = oneshot::channel();
-        if orders.send(Order::Leave(done)).await.is_ok() {
-            _ = told.await;
-        }
-    }
 }
 
 struct Node {

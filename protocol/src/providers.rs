@@ -410,9 +410,12 @@ impl ProviderTable {
         self.members.get(&id)
     }
 
-    /// The member of this name; where several have had it, the one that is present.
+    /// The member of this name; where several have had it, the one that is present, or else the last one that was.
     pub fn member_named(&self, name: &str) -> Option<&Member> {
-        self.members.values().filter(|m| m.name == name).min_by_key(|m| (m.state, std::cmp::Reverse(m.since)))
+        self.members
+            .values()
+            .filter(|m| m.name == name)
+            .min_by_key(|m| (!m.state.is_present(), std::cmp::Reverse(m.since)))
     }
 
     /// The names of all services that have a provider.
