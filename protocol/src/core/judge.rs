@@ -6,8 +6,13 @@ use crate::{
     io::{Event, Judgement, Output},
     liveness::{Claim, Evidence, Heard, Strength, Verdict},
     providers::{Change, Explanation, MemberState},
-    wire::{self, Gossip},
+    seen::Seen,
+    sync::{Ask, Ticket},
+    wire::{self, Gossip, Page, Request},
 };
+
+/// How often a suspect is told what is said of it, while nobody confirms it.
+const CONFRONT_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// A connection to the dead is kept for this long, in case they answer after all. Then it goes: TCP would take minutes to notice that a
 /// partition has healed, a new dial takes seconds.
@@ -63,9 +68,9 @@ impl Core {
     pub(super) fn hear(&mut self, now: Time, evidence: Evidence, from: NodeId, since: Time) -> Worth {
         let Claim { observer, subject, incarnation, version, .. } = evidence.claim;
         let about_me = subject == self.id;
-        // Only members bear witness: identities cost nothing, members can be counted. One that has died since has still seen it, and one
-        // on the other side of a partition must be refuted even while each believes the other dead. Our own words come back, too.
-        if observer == self.id || !self.concluded.contains_key(&observer) {
+        // Only members bear witness: identities cost nothing, members can be counted. One that has died since has still seen it. But
+        // whoever accuses this node is answered, known here or not: others may know it. Our own words come back to us, too.
+        if observer == self.id || !about_me && !self.concluded.contains_key(&observer) {
             return Worth::Stale;
         }
         let current = self.own.incarnation() == incarnation && version >= self.own_header_version();
@@ -127,9 +132,10 @@ impl Core {
                 // Without a second report it stays a suspect, and soon others take over from it as watcher.
                 let since = self.liveness.accused_since(subject).unwrap_or(now);
                 let again = at.unwrap_or(since + suspicion);
-                if again > now {
-                    self.deadlines.insert((again, subject));
+                if again <= now {
+                    self.confront(subject);
                 }
+                self.deadlines.insert((if again > now { again } else { now + CONFRONT_EVERY }, subject));
                 MemberState::Suspect
             }
         };
@@ -137,6 +143,15 @@ impl Core {
             return self.conclude(now, subject, state);
         }
         self.place(now, subject, state);
+    }
+
+    /// Nobody confirms what is said of a member, and it does not answer: perhaps it has not heard. Whoever is connected tells it.
+    fn confront(&mut self, subject: NodeId) {
+        let Some(s) = self.state.node(subject).filter(|_| self.links.is_connected(subject)) else { return };
+        let evidence: Vec<Evidence> = self.liveness.reports(subject).cloned().collect();
+        let (incarnation, covers) = (s.incarnation(), Seen::default());
+        let page = Page { node: subject, incarnation, covers, entries: Vec::new(), evidence };
+        self.request(Ask { peer: subject, ticket: Ticket(0), request: Request::Push(vec![page]) });
     }
 
     /// Makes a conclusion known.

@@ -210,3 +210,16 @@ fn a_newcomer_believes_the_verdicts_of_witnesses_that_have_died_since() {
     let took = within(&mut sim, 5 * S, "the newcomer sees what all see", Sim::has_converged);
     assert!(took < S, "{took:?}");
 }
+
+#[test]
+fn nobody_stays_a_suspect_whom_nobody_confirms() {
+    let mut sim = cluster(14, 12);
+    // Short stalls between some pairs: enough for reports, not for verdicts.
+    for (a, b) in [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)] {
+        sim.block(a, b);
+        sim.block(b, a);
+    }
+    sim.run_for(3 * S);
+    sim.heal();
+    within(&mut sim, 20 * S, "all alive to all", Sim::has_converged);
+}
