@@ -1,1 +1,324 @@
 //! The lab: real nodes in network namespaces, and what can go wrong with them.
+//!
+//! A scenario runs inside a namespace of its own, private down to `/run/netns`: [`scenario`] starts its test again under `unshare`, so that
+//! nothing can leak out and everything vanishes with the process, hosts, bridge and rules included. Inside, a [`Host`] is another
+//! namespace on one bridge; the test itself sits on the bridge and can ask every node.
+//!
+//! Nothing waits for a duration: [`Lab::until`] waits for a fact, with a bound, and shows the state of every node when the bound passes.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// Set for the process that runs inside.
+const INSIDE: &str = "HEARSAY_LAB_INSIDE";
+/// How often a fact is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Runs a scenario inside namespaces of its own. Where that is impossible, says so; with `LAB=full` that is a failure.
+pub fn scenario(name: &str, body: impl FnOnce(&mut Lab)) {
+    if std::env::var_os(INSIDE).is_some() {
+        return body(&mut Lab::new());
+    }
+    if let Err(why) = can_unshare() {
+        println!("skipped: {name}: {why}");
+        assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and {name} cannot run here: {why}");
+        return;
+    }
+    let me = std::env::current_exe().expect("a test has a file");
+    let status = Command::new("unshare")
+        .args(["--net", "--mount", "--"])
+        .arg(me)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .status()
+        .expect("unshare was there a moment ago");
+    assert!(status.success(), "{name} failed; see above");
+}
+
+fn can_unshare() -> Result<(), String> {
+    if std::env::var_os("NODE_BIN").is_none() {
+        return Err("NODE_BIN does not name the node to test; tests/run does".into());
+    }
+    for (what, probe) in [
+        ("network namespaces (root)", "unshare --net --mount true"),
+        ("ip", "ip -V"),
+        ("nft", "nft --version"),
+    ] {
+        let mut words = probe.split(' ');
+        let command = words.next().unwrap_or_default();
+        let ran = Command::new(command).args(words).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if !ran.is_ok_and(|status| status.success()) {
+            return Err(format!("needs {what}"));
+        }
+    }
+    Ok(())
+}
+
+/// Runs a command of the lab's own; it must succeed.
+pub fn sh(line: &str) {
+    let output = Command::new("sh").args(["-c", line]).output().expect("there is a shell");
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Namespaces, hosts and nodes of one scenario.
+pub struct Lab {
+    dir: PathBuf,
+    hosts: usize,
+    nodes: Vec<Node>,
+}
+
+/// A machine: a namespace with one interface on the lab's bridge.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its namespace.
+    pub name: String,
+    /// Its address.
+    pub ip: String,
+}
+
+impl Host {
+    /// Runs a command on the host; it must succeed.
+    pub fn sh(&self, line: &str) {
+        sh(&format!("ip netns exec {} {line}", self.name));
+    }
+
+    /// Drops whatever comes from these hosts.
+    pub fn deafen(&self, to: &[&Host]) {
+        let from = to.iter().map(|h| h.ip.as_str()).collect::<Vec<_>>().join(", ");
+        self.sh(&format!(
+            "nft 'add table inet lab; add chain inet lab in {{ type filter hook input priority 0; }}; \
+             add rule inet lab in ip saddr {{ {from} }} drop'"
+        ));
+    }
+
+    /// Loses so many of a hundred packets that come in.
+    pub fn lose(&self, percent: u8) {
+        self.sh(&format!(
+            "nft 'add table inet lab; add chain inet lab in {{ type filter hook input priority 0; }}; \
+             add rule inet lab in iifname eth0 numgen random mod 100 < {percent} drop'"
+        ));
+    }
+
+    /// Hears everything again.
+    pub fn hear(&self) {
+        self.sh("nft delete table inet lab");
+    }
+}
+
+/// A node process.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Where it answers.
+    pub http: SocketAddr,
+    child: Child,
+    log: PathBuf,
+}
+
+/// Which node of the lab.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NodeRef(usize);
+
+impl Lab {
+    fn new() -> Self {
+        let dir = std::env::temp_dir().join(format!("hearsay-lab-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a place for logs");
+        // `ip netns` keeps its handles in /run/netns: a private one, so that two scenarios never meet.
+        sh("mkdir -p /run/netns && mount -t tmpfs none /run/netns && ip link set lo up && \
+            ip link add br0 type bridge && ip addr add 10.77.0.1/16 dev br0 && ip link set br0 up");
+        Self { dir, hosts: 0, nodes: Vec::new() }
+    }
+
+    /// The folder of this scenario.
+    pub fn dir(&self) -> &PathBuf {
+        &self.dir
+    }
+
+    /// Another machine on the LAN.
+    pub fn host(&mut self) -> Host {
+        self.hosts += 1;
+        let host = Host { name: format!("h{}", self.hosts), ip: format!("10.77.1.{}", self.hosts) };
+        let Host { name, ip } = &host;
+        sh(&format!(
+            "ip netns add {name} && ip link add v{name} type veth peer name eth0 netns {name} && \
+             ip link set v{name} master br0 up && ip -n {name} addr add {ip}/16 dev eth0 && \
+             ip -n {name} link set eth0 up && ip -n {name} link set lo up"
+        ));
+        host
+    }
+
+    /// Starts a node on a host, or here on loopback, with a state directory named after it.
+    pub fn start(&mut self, on: Option<&Host>, name: &str, http: u16, arguments: &[&str]) -> NodeRef {
+        let log = self.dir.join(format!("{name}-{}.log", self.nodes.len()));
+        let mut command = self.command(on, name, arguments);
+        let output = File::create(&log).expect("a log");
+        let errors = output.try_clone().expect("a log");
+        let child = command.stdout(output).stderr(errors).spawn().expect("the node starts");
+        let ip = on.map_or("127.0.0.1", |h| h.ip.as_str());
+        let http = format!("{ip}:{http}").parse().expect("an address");
+        self.nodes.push(Node { name: name.into(), http, child, log });
+        NodeRef(self.nodes.len() - 1)
+    }
+
+    /// The node's command line, not yet run.
+    pub fn command(&self, on: Option<&Host>, name: &str, arguments: &[&str]) -> Command {
+        let binary = std::env::var("NODE_BIN").expect("checked before");
+        let mut command = match on {
+            Some(host) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &host.name, &binary]);
+                command
+            }
+            None => Command::new(binary),
+        };
+        command
+            .args(arguments)
+            .env("XDG_STATE_HOME", self.dir.join(name))
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts a named grading node with the default ports on a host.
+    pub fn grading(&mut self, on: &Host, name: &str) -> NodeRef {
+        self.start(Some(on), name, 7500, &["--role", "grading", "--name", name])
+    }
+
+    /// A node's process id.
+    pub fn pid(&self, node: NodeRef) -> u32 {
+        self.nodes[node.0].child.id()
+    }
+
+    /// Sends a signal by number or name.
+    pub fn signal(&self, node: NodeRef, signal: &str) {
+        sh(&format!("kill -{signal} {}", self.pid(node)));
+    }
+
+    /// Waits for a process to end.
+    pub fn ended(&mut self, node: NodeRef, bound: Duration) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.nodes[node.0].child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(start.elapsed() < bound, "{} still runs\n{}", self.nodes[node.0].name, self.describe());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// What a node wrote so far.
+    pub fn log(&self, node: NodeRef) -> String {
+        fs::read_to_string(&self.nodes[node.0].log).unwrap_or_default()
+    }
+
+    /// What a node answers to a GET, if it does.
+    pub fn get(&self, node: NodeRef, path: &str) -> Option<Value> {
+        get(self.nodes[node.0].http, path)
+    }
+
+    /// The state in which a node sees a member of this name; of several, the one that is present.
+    pub fn sees(&self, node: NodeRef, name: &str) -> Option<String> {
+        let members = self.get(node, "/members")?;
+        let states = members["members"].as_array()?.iter().filter(|m| m["name"] == name);
+        states.filter_map(|m| m["state"].as_str()).min().map(Into::into)
+    }
+
+    /// The names of the nodes that a node lists as providers of grading.
+    pub fn providers(&self, node: NodeRef) -> Vec<String> {
+        let services = self.get(node, "/services").unwrap_or_default();
+        let providers = services["services"]["grading"].as_array().cloned().unwrap_or_default();
+        let mut names: Vec<String> =
+            providers.iter().filter_map(|p| Some(p["node"].as_str()?.to_owned())).collect();
+        names.sort();
+        names
+    }
+
+    /// Whether these nodes have equal root hashes.
+    pub fn agree(&self, nodes: &[NodeRef]) -> bool {
+        let hashes: Vec<_> =
+            nodes.iter().map(|n| self.get(*n, "/members").map(|m| m["rootHash"].clone())).collect();
+        hashes.iter().all(|h| h.is_some() && *h == hashes[0])
+    }
+
+    /// Whether each of these nodes lists exactly all of them as providers.
+    pub fn all_list_all(&self, nodes: &[NodeRef]) -> bool {
+        let mut names: Vec<String> = nodes.iter().map(|n| self.nodes[n.0].name.clone()).collect();
+        names.sort();
+        nodes.iter().all(|n| self.providers(*n) == names)
+    }
+
+    /// Waits for a fact.
+    pub fn until(&self, bound: Duration, what: &str, fact: impl Fn(&Self) -> bool) -> Duration {
+        let start = Instant::now();
+        while !fact(self) {
+            assert!(start.elapsed() < bound, "not within {bound:?}: {what}\n{}", self.describe());
+            std::thread::sleep(POLL);
+        }
+        println!("{what}: {:?}", start.elapsed());
+        start.elapsed()
+    }
+
+    /// Asserts that something stays true for as long as this: for claims that something does not happen.
+    pub fn throughout(&self, time: Duration, what: &str, fact: impl Fn(&Self) -> bool) {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            assert!(fact(self), "no longer after {:?}: {what}\n{}", start.elapsed(), self.describe());
+            std::thread::sleep(POLL * 10);
+        }
+    }
+
+    /// Lines of all logs that contain this.
+    pub fn logged(&self, text: &str) -> Vec<String> {
+        let all = (0..self.nodes.len()).map(|i| self.log(NodeRef(i))).collect::<String>();
+        all.lines().filter(|line| line.contains(text)).map(Into::into).collect()
+    }
+
+    fn describe(&self) -> String {
+        let tail = |log: String| log.lines().rev().take(12).map(|l| format!("    {l}\n")).collect::<String>();
+        let node = |(i, node): (usize, &Node)| {
+            let members = self.get(NodeRef(i), "/members").unwrap_or_default();
+            let list = members["members"].as_array().cloned().unwrap_or_default();
+            let states: Vec<String> = list.iter().map(|m| format!("{}={}", m["name"], m["state"])).collect();
+            let log = tail(self.log(NodeRef(i)));
+            format!(
+                "{} at {} root {}: {}\n{log}",
+                node.name,
+                node.http,
+                members["rootHash"],
+                states.join(" ")
+            )
+        };
+        self.nodes.iter().enumerate().map(node).collect()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            // It may have ended by itself.
+            _ = node.child.kill();
+            _ = node.child.wait();
+        }
+        _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Asks for JSON.
+pub fn get(address: SocketAddr, path: &str) -> Option<Value> {
+    let limit = Duration::from_secs(1);
+    let mut stream = TcpStream::connect_timeout(&address, limit).ok()?;
+    stream.set_read_timeout(Some(limit)).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+}

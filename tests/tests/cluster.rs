@@ -1,0 +1,266 @@
+//! Real nodes, real networks, real faults.
+
+// In a test, what cannot be unwrapped is the failure.
+#![allow(clippy::unwrap_used)]
+
+use std::{io::Write as _, net::TcpStream, time::Duration};
+
+use hearsay_tests::{Lab, NodeRef, scenario};
+
+const S: Duration = Duration::from_secs(1);
+
+/// `n` hosts with a grading node each, named m1, m2, …, that see each other.
+fn lan(lab: &mut Lab, n: usize) -> (Vec<hearsay_tests::Host>, Vec<NodeRef>) {
+    let hosts: Vec<_> = (0..n).map(|_| lab.host()).collect();
+    let nodes: Vec<_> =
+        hosts.iter().enumerate().map(|(i, h)| lab.grading(h, &format!("m{}", i + 1))).collect();
+    lab.until(5 * S, "all list all, by mDNS alone", |lab| lab.all_list_all(&nodes));
+    (hosts, nodes)
+}
+
+fn nobody_failed(lab: &Lab) {
+    assert_eq!(lab.logged("member failed"), [""; 0]);
+}
+
+#[test]
+fn two_nodes_with_no_flags_find_each_other_on_loopback() {
+    scenario("two_nodes_with_no_flags_find_each_other_on_loopback", |lab| {
+        let first = lab.start(None, "home", 7500, &["--role", "grading"]);
+        lab.until(5 * S, "the first answers", |lab| lab.providers(first).len() == 1);
+        let second = lab.start(None, "home", 7501, &["--role", "grading"]);
+        lab.until(S, "both list both", |lab| {
+            [first, second].iter().all(|n| lab.providers(*n).len() == 2) && lab.agree(&[first, second])
+        });
+        let services = lab.command(None, "home", &["services", "grading"]).output().unwrap();
+        let table = String::from_utf8_lossy(&services.stdout).into_owned();
+        assert!(services.status.success() && table.matches("http://127.0.0.1:750").count() == 2, "{table}");
+    });
+}
+
+#[test]
+fn five_hosts_find_each_other_by_mdns_and_notice_a_crash_a_freeze_and_a_farewell() {
+    scenario("five_hosts_find_each_other_by_mdns_and_notice_a_crash_a_freeze_and_a_farewell", |lab| {
+        let (hosts, nodes) = lan(lab, 5);
+        lab.signal(nodes[0], "KILL");
+        let others = nodes[1..].to_vec();
+        lab.until(2 * S, "crash known", |lab| {
+            others.iter().all(|n| lab.sees(*n, "m1").as_deref() == Some("failed"))
+        });
+        let again = lab.grading(&hosts[0], "m1");
+        let all: Vec<_> = others.iter().copied().chain([again]).collect();
+        lab.until(5 * S, "restarted and listed once", |lab| {
+            assert!(all.iter().all(|n| lab.providers(*n).iter().filter(|p| *p == "m1").count() <= 1));
+            lab.all_list_all(&all) && lab.agree(&all)
+        });
+        lab.signal(nodes[1], "STOP");
+        let others: Vec<_> = all.iter().copied().filter(|n| *n != nodes[1]).collect();
+        lab.until(4 * S, "freeze known", |lab| {
+            others.iter().all(|n| lab.sees(*n, "m2").as_deref() == Some("failed"))
+        });
+        lab.signal(nodes[1], "CONT");
+        lab.until(3 * S, "thawed and back", |lab| lab.all_list_all(&all) && lab.agree(&all));
+        lab.signal(nodes[2], "TERM");
+        assert!(lab.ended(nodes[2], 5 * S).success());
+        let others: Vec<_> = all.iter().copied().filter(|n| *n != nodes[2]).collect();
+        lab.until(S, "farewell known", |lab| {
+            others.iter().all(|n| lab.sees(*n, "m3").as_deref() == Some("left"))
+        });
+        let failed = lab.logged("member failed");
+        assert!(failed.iter().all(|l| l.contains("\"m1\"") || l.contains("\"m2\"")), "{failed:?}");
+    });
+}
+
+#[test]
+fn a_lost_host_fails_and_returns() {
+    scenario("a_lost_host_fails_and_returns", |lab| {
+        let (hosts, nodes) = lan(lab, 4);
+        hosts[3].sh("ip link set eth0 down");
+        lab.until(5 * S, "loss known", |lab| lab.all_list_all(&nodes[..3]));
+        hosts[3].sh("ip link set eth0 up");
+        lab.until(10 * S, "back", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
+    });
+}
+
+#[test]
+fn partitions_serve_on_both_sides_and_heal() {
+    scenario("partitions_serve_on_both_sides_and_heal", |lab| {
+        let (hosts, nodes) = lan(lab, 5);
+        let far: Vec<_> = hosts[2..].iter().collect();
+        hosts[..2].iter().for_each(|h| h.deafen(&far));
+        lab.until(10 * S, "each side sees itself", |lab| {
+            lab.all_list_all(&nodes[..2]) && lab.all_list_all(&nodes[2..])
+        });
+        hosts[..2].iter().for_each(|h| h.hear());
+        lab.until(10 * S, "healed", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
+        // One way only, between two of five: the others see both, so nobody is gone for long.
+        hosts[0].deafen(&[&hosts[1]]);
+        lab.until(20 * S, "m1 and m2 are there for the others", |lab| {
+            lab.all_list_all(&nodes[2..]) || { nodes[2..].iter().all(|n| lab.providers(*n).len() == 5) }
+        });
+        hosts[0].hear();
+        lab.until(10 * S, "healed from one way", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
+        // m3 is the bridge between m1, m2 and m4, m5.
+        hosts[..2].iter().for_each(|h| h.deafen(&[&hosts[3], &hosts[4]]));
+        lab.until(20 * S, "the bridge sees all", |lab| lab.providers(nodes[2]).len() == 5);
+        hosts[..2].iter().for_each(|h| h.hear());
+        lab.until(10 * S, "healed from the bridge", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
+    });
+}
+
+#[test]
+fn a_new_address_is_known_within_ten_seconds() {
+    scenario("a_new_address_is_known_within_ten_seconds", |lab| {
+        let (hosts, nodes) = lan(lab, 3);
+        hosts[2].sh("ip addr add 10.77.9.9/16 dev eth0");
+        hosts[2].sh(&format!("ip addr del {}/16 dev eth0", hosts[2].ip));
+        lab.until(10 * S, "m3 is offered at its new address", |lab| {
+            nodes[..2].iter().all(|n| {
+                let services = lab.get(*n, "/services/grading").unwrap_or_default();
+                let list = services["services"]["grading"].as_array().cloned().unwrap_or_default();
+                list.iter().any(|i| i["node"] == "m3" && i["address"] == "10.77.9.9")
+            })
+        });
+    });
+}
+
+#[test]
+fn a_fifth_of_all_packets_lost_fails_nobody() {
+    scenario("a_fifth_of_all_packets_lost_fails_nobody", |lab| {
+        let long = std::env::var_os("LAB_LONG").is_some();
+        let (hosts, nodes) = lan(lab, if long { 20 } else { 8 });
+        hosts.iter().for_each(|h| h.lose(20));
+        let time = if long { 600 * S } else { 40 * S };
+        lab.throughout(time, "nobody is declared failed", |lab| lab.logged("member failed").is_empty());
+        hosts.iter().for_each(|h| h.hear());
+        lab.until(10 * S, "all list all", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
+        nobody_failed(lab);
+    });
+}
+
+#[test]
+fn starved_processors_fail_nobody() {
+    scenario("starved_processors_fail_nobody", |lab| {
+        let (_hosts, nodes) = lan(lab, 10);
+        let busy: Vec<_> = (0..6)
+            .map(|_| {
+                std::process::Command::new("timeout").args(["30", "sh", "-c", "while :; do :; done"]).spawn()
+            })
+            .collect();
+        lab.throughout(20 * S, "nobody is declared failed", |lab| lab.logged("member failed").is_empty());
+        for child in busy {
+            let mut child = child.unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        lab.until(10 * S, "all list all", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
+    });
+}
+
+#[test]
+fn a_copied_data_dir_and_a_taken_name_stop_the_newer_process() {
+    scenario("a_copied_data_dir_and_a_taken_name_stop_the_newer_process", |lab| {
+        let (hosts, nodes) = lan(lab, 3);
+        let dir = lab.dir().clone();
+        std::process::Command::new("cp")
+            .arg("-r")
+            .args([dir.join("m3"), dir.join("clone")])
+            .status()
+            .unwrap();
+        let clone = lab.start(Some(&hosts[0]), "clone", 7501, &["--role", "grading", "--name", "m3"]);
+        assert!(!lab.ended(clone, 5 * S).success());
+        assert!(lab.log(clone).contains("already runs under this node's key"), "{}", lab.log(clone));
+        assert!(lab.log(nodes[2]).contains("its data dir was copied"), "the older one says so, too");
+        lab.until(15 * S, "the older one is back", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
+        let namesake = lab.start(Some(&hosts[0]), "other", 7501, &["--ephemeral", "--name", "m2"]);
+        assert!(!lab.ended(namesake, 10 * S).success());
+        assert!(lab.log(namesake).contains("the name \"m2\" is already used"), "{}", lab.log(namesake));
+        assert_eq!(lab.sees(nodes[0], "m2").as_deref(), Some("alive"));
+    });
+}
+
+#[test]
+fn strangers_and_garbage_are_kept_out() {
+    scenario("strangers_and_garbage_are_kept_out", |lab| {
+        let key = |lab: &Lab, name: &str| {
+            let output = lab.command(None, "keys", &["keygen"]).output().unwrap();
+            let path = lab.dir().join(name);
+            std::fs::write(&path, output.stdout).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let (ours, theirs) = (key(lab, "ours.key"), key(lab, "theirs.key"));
+        let hosts = [lab.host(), lab.host(), lab.host(), lab.host()];
+        let keyed = |name: &'static str, key: &str| -> Vec<String> {
+            ["--role", "grading", "--name", name, "--key-file", key].map(String::from).to_vec()
+        };
+        let start = |lab: &mut Lab, host: &hearsay_tests::Host, name: &'static str, arguments: &[String]| {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            lab.start(Some(host), name, 7500, &arguments)
+        };
+        let a = start(lab, &hosts[0], "a", &keyed("a", &ours));
+        let b = start(lab, &hosts[1], "b", &keyed("b", &ours));
+        let other = start(lab, &hosts[2], "c", &keyed("c", &theirs));
+        let open = lab.grading(&hosts[3], "d");
+        lab.until(5 * S, "a and b see each other", |lab| lab.all_list_all(&[a, b]));
+        // Bytes from everywhere: noise, a start of a handshake, too much of one thing.
+        for round in 0..200u32 {
+            let mut stream = TcpStream::connect((hosts[0].ip.as_str(), 7600)).unwrap();
+            let noise: Vec<u8> = (0..4096u32)
+                .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(round) >> 13) as u8)
+                .collect();
+            // The node may have closed the connection by now, as it should.
+            _ = stream.write_all(if round % 3 == 0 { b"\x13/multistream/1.0.0\n" } else { &noise });
+        }
+        lab.throughout(5 * S, "nobody else is admitted", |lab| {
+            lab.all_list_all(&[a, b]) && lab.providers(other) == ["c"] && lab.providers(open) == ["d"]
+        });
+        nobody_failed(lab);
+        let resident_kb = std::fs::read_to_string(format!("/proc/{}/status", lab.pid(a))).unwrap();
+        let kb: u64 = resident_kb
+            .lines()
+            .find_map(|l| l.strip_prefix("VmRSS:")?.trim().split(' ').next()?.parse().ok())
+            .unwrap();
+        assert!(kb < 100_000, "{kb} kB resident");
+    });
+}
+
+#[test]
+fn a_join_that_leads_nowhere_yet_is_tried_until_it_works() {
+    scenario("a_join_that_leads_nowhere_yet_is_tried_until_it_works", |lab| {
+        let (a, b) = (lab.host(), lab.host());
+        let arguments =
+            ["--role", "grading", "--name", "m1", "--no-mdns", "--join", &format!("{}:7600", b.ip)];
+        let first = lab.start(Some(&a), "m1", 7500, &arguments);
+        lab.until(5 * S, "the first is there, alone", |lab| lab.providers(first) == ["m1"]);
+        let second = lab.start(Some(&b), "m2", 7500, &["--role", "grading", "--name", "m2", "--no-mdns"]);
+        lab.until(20 * S, "joined", |lab| lab.all_list_all(&[first, second]));
+    });
+}
+
+#[test]
+fn bad_input_is_refused_in_words() {
+    scenario("bad_input_is_refused_in_words", |lab| {
+        let file = lab.dir().join("file");
+        std::fs::write(&file, "no key").unwrap();
+        let file = file.to_str().unwrap().to_owned();
+        let taken =
+            lab.start(None, "taken", 7500, &["--http", "127.0.0.1:7500", "--swarm", "127.0.0.1:7600"]);
+        lab.until(5 * S, "it answers", |lab| lab.get(taken, "/members").is_some());
+        let cases: [(&[&str], i32, &str); 6] = [
+            (&["--no-such-flag"], 2, "--no-such-flag"),
+            (&["--http", "127.0.0.1:7500"], 1, "127.0.0.1:7500"),
+            (&["--swarm", "127.0.0.1:7600"], 1, "127.0.0.1:7600"),
+            (&["--key-file", &file], 1, &file),
+            (&["--data-dir", &file], 1, &file),
+            (&["--role", "teaching"], 2, "teaching"),
+        ];
+        for (arguments, code, names) in cases {
+            let output = lab.command(None, "bad", arguments).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains(names), "{arguments:?}: {said}");
+            assert!(
+                output.status.code().is_some_and(|c| c == code || c == 2 && code == 1),
+                "{arguments:?}: {output:?}"
+            );
+        }
+    });
+}
