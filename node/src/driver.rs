@@ -19,6 +19,7 @@ use hearsay_protocol::{
 };
 use libp2p::{
     Multiaddr, PeerId, Swarm,
+    core::ConnectedPoint,
     gossipsub::{self, IdentTopic, MessageAcceptance, MessageId},
     identify, mdns,
     request_response::{self, OutboundRequestId, ResponseChannel},
@@ -31,14 +32,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     metrics::Metrics,
-    presentation::Presentation,
+    presentation::{self, Presentation},
     seek,
     swarm::{self, Behaviour, BehaviourEvent, node_of, peer_of, proves_absence},
     view::View,
 };
 
-/// A second connection from a peer means a crossing dial while the first is younger than this; later it means that the peer restarted before
-/// its old connection was noticed to be gone.
+/// A second connection from a peer, the other way round than the first, is a crossing dial while the first is younger than this. Any other
+/// means that the peer restarted before its old connection was noticed to be gone.
 const CROSSING: Duration = Duration::from_secs(2);
 /// How long a node of another cluster is not talked to.
 const BLOCK_FOR: Duration = Duration::from_secs(60);
@@ -48,6 +49,16 @@ const BLOCKED_MAX: usize = 1024;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How long a goodbye waits for the neighbours to have it.
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
+
+/// The connection to a peer, of perhaps two the first.
+#[derive(Debug)]
+struct First {
+    since: Instant,
+    /// This node dialled.
+    dialled: bool,
+    /// This end of it, where it is known: of a dial it is not.
+    here: Option<Multiaddr>,
+}
 
 /// What others ask of the driver.
 #[derive(Debug)]
@@ -88,7 +99,7 @@ pub struct Driver {
     judging: BTreeMap<GossipId, (MessageId, PeerId)>,
     answering: BTreeMap<Ticket, ResponseChannel<Vec<u8>>>,
     asked: BTreeMap<OutboundRequestId, Ticket>,
-    connected_since: BTreeMap<PeerId, Instant>,
+    connected: BTreeMap<PeerId, First>,
     blocked_until: BTreeMap<PeerId, Instant>,
     farewell: Option<(oneshot::Sender<()>, Instant)>,
     next_housekeeping: Instant,
@@ -147,7 +158,7 @@ impl Driver {
             judging: BTreeMap::new(),
             answering: BTreeMap::new(),
             asked: BTreeMap::new(),
-            connected_since: BTreeMap::new(),
+            connected: BTreeMap::new(),
             blocked_until: BTreeMap::new(),
             farewell: None,
             next_housekeeping: Instant::now(),
@@ -257,7 +268,7 @@ impl Driver {
         self.metrics.set_protocol(counters);
         let lateness = self.core.lateness(self.view.clock().now());
         self.metrics.set_protocol_gauges(vec![
-            ("neighbours", "Peers this node is connected to", self.connected_since.len() as f64),
+            ("neighbours", "Peers this node is connected to", self.connected.len() as f64),
             (
                 "lateness_seconds",
                 "The worst lateness lately seen, own timers and answers",
@@ -282,11 +293,11 @@ impl Driver {
     fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::ConnectionEstablished { peer_id, num_established, .. } => {
-                self.on_established(peer_id, num_established.get());
+            SwarmEvent::ConnectionEstablished { peer_id, endpoint, num_established, .. } => {
+                self.on_established(peer_id, &endpoint, num_established.get());
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
-                self.connected_since.remove(&peer_id);
+                self.connected.remove(&peer_id);
                 self.tell_neighbourhood(false);
                 if let Some(node) = node_of(peer_id) {
                     self.feed(Input::Disconnected(node));
@@ -303,33 +314,55 @@ impl Driver {
                     self.feed(Input::DialFailed { peer, refused });
                 }
             }
-            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
-                self.present_addresses()
+            SwarmEvent::NewListenAddr { .. } => self.present_addresses(),
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.present_addresses();
+                self.part_from(&address);
             }
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "listening for nodes"),
             _ => (),
         }
     }
 
-    fn on_established(&mut self, peer: PeerId, connections: u32) {
+    fn on_established(&mut self, peer: PeerId, endpoint: &ConnectedPoint, connections: u32) {
         let Some(node) = node_of(peer) else {
             _ = self.swarm.disconnect_peer_id(peer);
             return;
         };
+        let dialled = endpoint.is_dialer();
         if connections == 1 {
-            self.connected_since.insert(peer, Instant::now());
+            let here = match endpoint {
+                ConnectedPoint::Listener { local_addr, .. } => Some(local_addr.clone()),
+                ConnectedPoint::Dialer { .. } => None,
+            };
+            self.connected.insert(peer, First { since: Instant::now(), dialled, here });
             self.tell_neighbourhood(true);
             return self.feed(Input::Connected(node));
         }
-        // gossipsub greets only on a first connection: a peer that restarted would never be told what we listen to. So part from it
-        // wholly; the core dials at once to see what happened.
-        if self.connected_since.get(&peer).is_some_and(|since| since.elapsed() > CROSSING) {
+        // gossipsub greets only on a first connection: a peer that restarted, or a second process under its key, would never be told
+        // what we listen to. So part from it wholly; the core dials at once to see what happened.
+        let crossing = |first: &First| first.dialled != dialled && first.since.elapsed() <= CROSSING;
+        if !self.connected.get(&peer).is_some_and(crossing) {
+            _ = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+
+    /// This machine has lost an address, and with it the connections from there, which TCP would not notice for minutes. Of those this
+    /// node dialled nobody knows from where: they are made anew as well, which costs a round trip.
+    fn part_from(&mut self, address: &Multiaddr) {
+        if swarm::is_loopback(address) || presentation::is_link_local(address) {
+            return;
+        }
+        let gone = |first: &First| first.here.as_ref().is_none_or(|here| here == address);
+        let lost: Vec<PeerId> =
+            self.connected.iter().filter(|(_, first)| gone(first)).map(|(peer, _)| *peer).collect();
+        for peer in lost {
             _ = self.swarm.disconnect_peer_id(peer);
         }
     }
 
     fn tell_neighbourhood(&mut self, opened: bool) {
-        let neighbours = self.connected_since.len();
+        let neighbours = self.connected.len();
         self.neighbourhood.send_modify(|n| {
             n.neighbours = neighbours;
             n.opened += u64::from(opened);

@@ -127,7 +127,8 @@ fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     })
 }
 
-fn is_link_local(address: &Multiaddr) -> bool {
+/// Whether an address means something on one link only.
+pub fn is_link_local(address: &Multiaddr) -> bool {
     match ip_of(address) {
         Some(IpAddr::V4(ip)) => ip.is_link_local(),
         Some(IpAddr::V6(ip)) => ip.is_unicast_link_local(),

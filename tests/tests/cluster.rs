@@ -33,7 +33,7 @@ fn two_nodes_with_no_flags_find_each_other_on_loopback() {
         });
         let services = lab.command(None, "home", &["services", "grading"]).output().unwrap();
         let table = String::from_utf8_lossy(&services.stdout).into_owned();
-        assert!(services.status.success() && table.matches("http://127.0.0.1:750").count() == 2, "{table}");
+        assert!(services.status.success() && table.contains(":7500") && table.contains(":7501"), "{table}");
     });
 }
 
