@@ -41,6 +41,9 @@ use crate::{
 /// A second connection from a peer, the other way round than the first, is a crossing dial while the first is younger than this. Any other
 /// means that the peer restarted before its old connection was noticed to be gone.
 const CROSSING: Duration = Duration::from_secs(2);
+/// How long both connections of a peer that came back, or of two processes under one key, are left open, so that what either has to say
+/// is heard before both are closed.
+const HEAR_BOTH: Duration = Duration::from_secs(1);
 /// How long a node of another cluster is not talked to.
 const BLOCK_FOR: Duration = Duration::from_secs(60);
 /// Nodes of other clusters remembered. Beyond it the block list is emptied and fills again.
@@ -100,6 +103,8 @@ pub struct Driver {
     answering: BTreeMap<Ticket, ResponseChannel<Vec<u8>>>,
     asked: BTreeMap<OutboundRequestId, Ticket>,
     connected: BTreeMap<PeerId, First>,
+    /// From whom to part when.
+    parting: BTreeMap<PeerId, Instant>,
     blocked_until: BTreeMap<PeerId, Instant>,
     farewell: Option<(oneshot::Sender<()>, Instant)>,
     next_housekeeping: Instant,
@@ -159,6 +164,7 @@ impl Driver {
             answering: BTreeMap::new(),
             asked: BTreeMap::new(),
             connected: BTreeMap::new(),
+            parting: BTreeMap::new(),
             blocked_until: BTreeMap::new(),
             farewell: None,
             next_housekeeping: Instant::now(),
@@ -241,6 +247,7 @@ impl Driver {
     fn keep_house(&mut self) {
         let now = Instant::now();
         self.next_housekeeping = now + HOUSEKEEPING;
+        self.part_when_due(now);
         let expired: Vec<PeerId> =
             self.blocked_until.iter().filter(|(_, until)| **until <= now).map(|(peer, _)| *peer).collect();
         for peer in expired {
@@ -341,9 +348,24 @@ impl Driver {
         }
         // gossipsub greets only on a first connection: a peer that restarted, or a second process under its key, would never be told
         // what we listen to. So part from it wholly; the core dials at once to see what happened.
-        let crossing = |first: &First| first.dialled != dialled && first.since.elapsed() <= CROSSING;
+        let crossing =
+            |first: &First| connections == 2 && first.dialled != dialled && first.since.elapsed() <= CROSSING;
         if !self.connected.get(&peer).is_some_and(crossing) {
+            let at = Instant::now() + HEAR_BOTH;
+            self.parting.entry(peer).or_insert(at);
+            self.next_housekeeping = self.next_housekeeping.min(at);
+        }
+    }
+
+    fn part_when_due(&mut self, now: Instant) {
+        let due: Vec<PeerId> =
+            self.parting.iter().filter(|(_, at)| **at <= now).map(|(peer, _)| *peer).collect();
+        for peer in due {
+            self.parting.remove(&peer);
             _ = self.swarm.disconnect_peer_id(peer);
+        }
+        if let Some(next) = self.parting.values().min() {
+            self.next_housekeeping = self.next_housekeeping.min(*next);
         }
     }
 

@@ -45,8 +45,9 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 const CONNECTIONS_MAX: u32 = 1024;
 /// Connections being negotiated, each way.
 const PENDING_MAX: u32 = 256;
-/// Two nodes may dial each other at the same moment; both connections must be allowed, or each side kills the other's.
-const CONNECTIONS_PER_PEER_MAX: u32 = 2;
+/// Two nodes may dial each other at the same moment; both connections must be allowed, or each side kills the other's. A third is of a
+/// process that restarted, or of a second one under the same key, and must be heard to be told apart.
+const CONNECTIONS_PER_PEER_MAX: u32 = 3;
 /// Requests served at the same time. Each holds at most a message.
 const REQUESTS_MAX: usize = 64;
 /// How often mDNS asks while nobody answers. One lost first answer costs one of these.

@@ -10,7 +10,8 @@
 //!   node is starved, and it becomes more patient with others;
 //! - after [`Output::Fatal`] stop.
 //!
-//! `core/learn.rs` takes in what others state, `core/judge.rs` concludes who is alive, `core/own.rs` speaks for this node.
+//! `core/learn.rs` takes in what others state, `core/judge.rs` concludes who is alive, `core/own.rs` speaks for this node,
+//! `core/clash.rs` defends its key.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -30,12 +31,14 @@ use crate::{
     wire::{self, Gossip, Received, Request, Response},
 };
 
+mod clash;
 mod judge;
 mod learn;
 mod own;
 #[cfg(test)]
 mod tests;
 
+use clash::Dispute;
 use own::Own;
 
 /// How often what is only counted or remembered is tidied up.
@@ -69,6 +72,7 @@ pub struct Core {
     sync: Sync,
     health: Health,
     own: Own,
+    dispute: Dispute,
     /// What is concluded of each member, and since when.
     concluded: BTreeMap<NodeId, (MemberState, Time)>,
     /// Alive or suspect, this node included.
@@ -109,6 +113,7 @@ impl Core {
             overlay: Overlay::new(id, config.watchers, config.full_mesh_max),
             sync: Sync::new(&config, rng.u64(..), now),
             health: Health::new(now),
+            dispute: Dispute::new(restored.incarnation),
             own: Own::new(restored.incarnation, profile, rng.u64(..), now),
             concluded: BTreeMap::new(),
             present: BTreeSet::new(),
@@ -226,7 +231,8 @@ impl Core {
         let watch = self.watch.next_due(now, &self.health);
         let links = self.links.next_due(now);
         let flush = self.own.flush_at();
-        let due = [deadline, watch, links, flush, self.own.next_due(&self.config)];
+        let clash = self.dispute.next_due().filter(|_| !self.own.has_left());
+        let due = [deadline, watch, links, flush, clash, self.own.next_due(&self.config)];
         neighbours.into_iter().chain(due.into_iter().flatten()).min().unwrap_or(self.next_tidy)
     }
 
@@ -343,6 +349,7 @@ impl Core {
     fn on_connected(&mut self, now: Time, peer: NodeId) {
         self.links.opened(now, peer);
         self.watch.connected(now, peer);
+        self.pass_on_clash(now, peer);
         // One of the two begins; the other follows only if it did not.
         let yielding = std::time::Duration::from_millis(500);
         self.sync.soon(if self.id < peer { now } else { now + yielding }, peer);
@@ -394,6 +401,10 @@ impl Core {
                 if self.take_pages(now, pages, from) {
                     self.sync.spread(now, from, self.links.connected());
                 }
+                Response::Done
+            }
+            Ok(Received::Known(Request::Clash(clash))) => {
+                self.on_clash(now, &clash, from);
                 Response::Done
             }
             Ok(Received::Known(Request::Unneeded)) => {

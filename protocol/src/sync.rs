@@ -329,6 +329,6 @@ pub fn answer(state: &State, request: &Request, evidence: EvidenceOf<'_>) -> Opt
             let (pages, unfinished) = pages(state, well_formed, evidence);
             Some(Response::Pages { pages, more: unfinished.is_some() })
         }
-        Request::Push(_) | Request::Unneeded => None,
+        Request::Push(_) | Request::Unneeded | Request::Clash(_) => None,
     }
 }

@@ -46,10 +46,12 @@ pub struct Clash {
 pub struct ClashClaim {
     /// The key that two processes share.
     pub node: NodeId,
-    /// The life of the process that says so.
+    /// The life with which the process that says so began.
     pub older: Incarnation,
     /// The life that must end.
     pub newer: Incarnation,
+    /// How often this was said before: gossip passes on no message twice.
+    pub round: u32,
 }
 
 /// How one node stands to another's entries: enough to compute what either lacks.
@@ -107,6 +109,8 @@ pub enum Request {
     /// The asker needs this connection no longer. If you do not need it either, close it; otherwise do nothing. Answer
     /// [`Response::Done`].
     Unneeded,
+    /// Take it as if it came by gossip. Answer [`Response::Done`].
+    Clash(Clash),
 }
 
 /// Answers a [`Request`].

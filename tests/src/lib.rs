@@ -283,7 +283,13 @@ impl Lab {
     }
 
     fn describe(&self) -> String {
-        let tail = |log: String| log.lines().rev().take(12).map(|l| format!("    {l}\n")).collect::<String>();
+        let tail = |log: String| {
+            log.lines()
+                .rev()
+                .take(if std::env::var_os("LAB_ALL").is_some() { 100_000 } else { 12 })
+                .map(|l| format!("    {l}\n"))
+                .collect::<String>()
+        };
         let node = |(i, node): (usize, &Node)| {
             let members = self.get(NodeRef(i), "/members").unwrap_or_default();
             let list = members["members"].as_array().cloned().unwrap_or_default();

@@ -108,12 +108,12 @@ fn partitions_serve_on_both_sides_and_heal() {
 }
 
 #[test]
-#[ignore = "the node's part was just changed; to be seen passing first"]
 fn a_new_address_is_known_within_ten_seconds() {
     scenario("a_new_address_is_known_within_ten_seconds", |lab| {
         let (hosts, nodes) = lan(lab, 3);
-        hosts[2].sh("ip addr add 10.77.9.9/16 dev eth0");
+        // In this order: with the first address of a network Linux takes away the others of the same.
         hosts[2].sh(&format!("ip addr del {}/16 dev eth0", hosts[2].ip));
+        hosts[2].sh("ip addr add 10.77.9.9/16 dev eth0");
         lab.until(10 * S, "m3 is offered at its new address", |lab| {
             nodes[..2].iter().all(|n| {
                 let services = lab.get(*n, "/services/grading").unwrap_or_default();
@@ -158,7 +158,6 @@ fn starved_processors_fail_nobody() {
 }
 
 #[test]
-#[ignore = "the node's part was just changed; to be seen passing first"]
 fn a_copied_data_dir_and_a_taken_name_stop_the_newer_process() {
     scenario("a_copied_data_dir_and_a_taken_name_stop_the_newer_process", |lab| {
         let (hosts, nodes) = lan(lab, 3);

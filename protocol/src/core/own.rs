@@ -1,45 +1,39 @@
-//! Speaking for this node: its header, its instances, its refutations, its farewell; and defending its key and its name.
+//! Speaking for this node: its header, its instances, its refutations, its farewell; and defending its name.
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{Core, learn::Worth};
+use super::Core;
 use crate::{
     Incarnation, NodeId, Time, Version,
     config::Config,
-    io::{Event, Fatal, Judgement, Output, Profile},
-    record::{ADDRESSES_MAX, Entry, Fact, Header, Instance, Key, Presence, signed_bytes},
+    io::{Event, Fatal, Output, Profile},
+    record::{ADDRESSES_MAX, Entry, Fact, Header, Instance, Key, Presence},
     seen::Seen,
     sync::{Ask, Ticket},
-    wire::{Clash, ClashClaim, Gossip, PAGE_BYTES, Page, Request},
+    wire::{Gossip, PAGE_BYTES, Page, Request},
 };
 
 /// The protocol version that this build speaks.
 const PROTOCOL: u16 = 1;
 /// A floor is raised at most this often: each time costs a header.
 const FLOOR_INTERVAL: Duration = Duration::from_secs(300);
-/// How often a younger process under our key is told to stop.
-const CLASH_INTERVAL: Duration = Duration::from_millis(500);
-/// After this long it has stopped, or never will: this node takes its place in the table again.
-const RECLAIM_AFTER: Duration = Duration::from_secs(5);
 
 /// What this node says, and what it has to defend.
 #[derive(Debug)]
 pub(super) struct Own {
-    incarnation: Incarnation,
-    version: Version,
+    pub(super) incarnation: Incarnation,
+    pub(super) version: Version,
     profile: Profile,
     presence: Presence,
-    floor: Version,
+    pub(super) floor: Version,
     floor_raised: Time,
     boot: u64,
     /// When each tombstone was stated, oldest first.
-    tombstones: VecDeque<(Time, Version)>,
+    pub(super) tombstones: VecDeque<(Time, Version)>,
     /// Stated, and not yet told.
     unsent: Vec<Entry>,
     last_flush: Time,
     flush_at: Option<Time>,
-    /// A younger life under our key: which, since when, and when it was last told to stop.
-    usurper: Option<(Incarnation, Time, Time)>,
     /// Who has our name, and since when we know.
     namesake: Option<(NodeId, Time)>,
 }
@@ -58,7 +52,6 @@ impl Own {
             unsent: Vec::new(),
             last_flush: Time::ZERO,
             flush_at: None,
-            usurper: None,
             namesake: None,
         }
     }
@@ -83,9 +76,7 @@ impl Own {
         if self.has_left() {
             return None;
         }
-        let reclaim = self.usurper.map(|(_, since, _)| since + RECLAIM_AFTER);
-        let name = self.namesake.map(|(_, since)| since + config.name_clash);
-        reclaim.into_iter().chain(name).min()
+        self.namesake.map(|(_, since)| since + config.name_clash)
     }
 
     /// Notes a member with this node's name. Returns whether that is news.
@@ -120,7 +111,7 @@ impl Core {
 
     /// Signs a fact about this node and applies it. What breaks a bound is counted and not said; whoever asked for it should have
     /// checked.
-    fn state_fact(&mut self, now: Time, key: Key, value: Option<Vec<u8>>) -> bool {
+    pub(super) fn state_fact(&mut self, now: Time, key: Key, value: Option<Vec<u8>>) -> bool {
         let version = self.own.version.next();
         let fact =
             Fact { node: self.id, incarnation: self.own.incarnation, version, key: key.clone(), value };
@@ -247,11 +238,7 @@ impl Core {
             return;
         }
         self.raise_floor(now);
-        if let Some((newer, since, _)) = self.own.usurper
-            && now >= since + RECLAIM_AFTER
-        {
-            self.reclaim(now, newer);
-        }
+        self.clash_due(now);
         if let Some((by, since)) = self.own.namesake
             && now >= since + self.config.name_clash
         {
@@ -280,77 +267,6 @@ impl Core {
             self.own.floor = floor;
             self.own.floor_raised = now;
             self.state_header(now);
-        }
-    }
-
-    /// Somebody brings an entry that carries our own signature.
-    pub(super) fn learn_of_myself(&mut self, now: Time, entry: &Entry, from: NodeId) -> Worth {
-        let fact = &entry.fact;
-        let newer_life = fact.incarnation > self.own.incarnation;
-        let never_said = fact.incarnation == self.own.incarnation && fact.version > self.own.version;
-        if !newer_life && !never_said {
-            return Worth::Stale;
-        }
-        if entry.check(&self.config.cluster).is_err() {
-            self.counters.forged += 1;
-            self.blame(now, from, "entry");
-            return Worth::Bad;
-        }
-        if never_said {
-            // Two processes that began in the same millisecond: neither is the older, so neither goes on.
-            self.out.push_back(Output::Fatal(Fatal::KeyTaken(fact.incarnation)));
-            return Worth::Stale;
-        }
-        let (since, told) = match self.own.usurper {
-            Some((known, since, told)) if known == fact.incarnation => (since, Some(told)),
-            _ => (now, None),
-        };
-        if told.is_none_or(|at| now.since(at) >= CLASH_INTERVAL) {
-            self.own.usurper = Some((fact.incarnation, since, now));
-            self.event(Event::KeyTaken(fact.incarnation));
-            let claim = ClashClaim { node: self.id, older: self.own.incarnation, newer: fact.incarnation };
-            let signature = self.me.sign(&signed_bytes("clash", &self.config.cluster, &claim));
-            self.publish(&Gossip::Clash(Clash { claim, signature }));
-        }
-        // Let it pass, so that it reaches everybody and we are not the only one who knows.
-        Worth::News
-    }
-
-    pub(super) fn on_clash(&mut self, now: Time, clash: &Clash, from: NodeId) -> Judgement {
-        let claim = &clash.claim;
-        if !self.evidence_limit.has_left(now, claim.node) {
-            self.counters.rate_limited += 1;
-            return Judgement::Ignore;
-        }
-        if !claim.node.has_signed(&signed_bytes("clash", &self.config.cluster, claim), &clash.signature) {
-            self.counters.forged += 1;
-            self.blame(now, from, "clash");
-            return Judgement::Reject;
-        }
-        self.evidence_limit.take(now, claim.node);
-        if claim.node == self.id && claim.newer == self.own.incarnation && claim.older < claim.newer {
-            self.out.push_back(Output::Fatal(Fatal::KeyTaken(claim.older)));
-        }
-        Judgement::Accept
-    }
-
-    /// The younger process under our key has been told to stop. Begin a life above its, and say everything again.
-    fn reclaim(&mut self, now: Time, newer: Incarnation) {
-        self.own.usurper = None;
-        let Some(s) = self.state.node(self.id) else { return };
-        let instances: Vec<(Key, Option<Vec<u8>>)> = s
-            .entries()
-            .filter(|e| e.fact.key != Key::Header && e.fact.value.is_some())
-            .map(|e| (e.fact.key.clone(), e.fact.value.clone()))
-            .collect();
-        self.own.incarnation = Incarnation(newer.0.saturating_add(1));
-        self.own.version = Version(0);
-        self.own.floor = Version(0);
-        self.own.tombstones.clear();
-        self.concluded.remove(&self.id);
-        self.state_header(now);
-        for (key, value) in instances {
-            self.state_fact(now, key, value);
         }
     }
 }

@@ -60,7 +60,7 @@ mod golden;
 fn gossip_keeps_its_bytes() {
     check(Gossip::Entries(vec![entry()]), golden::ENTRIES);
     check(Gossip::Evidence(vec![evidence()]), golden::EVIDENCE);
-    let claim = ClashClaim { node: me().id(), older: Incarnation(1), newer: Incarnation(2) };
+    let claim = ClashClaim { node: me().id(), older: Incarnation(1), newer: Incarnation(2), round: 3 };
     let signature = me().sign(b"golden");
     check(Gossip::Clash(Clash { claim, signature }), golden::CLASH);
 }
@@ -78,6 +78,9 @@ fn requests_and_responses_keep_their_bytes() {
     check(Request::Pull(vec![digest()]), golden::PULL);
     check(Request::Push(vec![page.clone()]), golden::PUSH);
     check(Request::Unneeded, golden::UNNEEDED);
+    let claim = ClashClaim { node: me().id(), older: Incarnation(1), newer: Incarnation(2), round: 3 };
+    let clash = Clash { claim, signature: me().sign(b"golden") };
+    check(Request::Clash(clash), &golden::CLASH.replacen("0102", "0104", 1));
     check(Response::Same, golden::SAME);
     check(Response::Digests { digests: vec![digest()], more: true }, golden::DIGESTS);
     check(Response::Pages { pages: vec![page], more: false }, golden::PAGES);
