@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Libraries from warnings, everything of ours (`hearsay_node`, `hearsay_services`…) from information.
-const DEFAULT_FILTER: &str = "warn,hearsay=info";
+const DEFAULT_FILTER: &str = "warn,libp2p_gossipsub=error,hearsay=info";
 
 /// Why there is no log. Nothing was changed.
 #[derive(Debug, thiserror::Error)]

@@ -137,7 +137,6 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         cluster_key: config.cluster_key.as_ref().map(|key| key.to_pnet()),
         allowed: config.allowed.as_ref().map(|nodes| nodes.iter().copied().collect()),
         mdns: config.mdns,
-        in_memory: false,
     };
     let keypair = Keypair::ed25519_from_bytes(*storage.seed().expose())?;
     let listen_on = Multiaddr::from(swarm_port.address.ip()).with(Protocol::Tcp(swarm_port.address.port()));

@@ -17,11 +17,7 @@ use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, Transport as _,
     allow_block_list::{self, AllowedPeers},
     connection_limits::{self, ConnectionLimits},
-    core::{
-        muxing::StreamMuxerBox,
-        transport::{Boxed, MemoryTransport},
-        upgrade::Version,
-    },
+    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
     gossipsub::{self, IdentTopic, MessageAuthenticity, ValidationMode},
     identify,
     identity::Keypair,
@@ -64,8 +60,6 @@ pub struct SwarmConfig {
     pub allowed: Option<Vec<NodeId>>,
     /// Whether to look for others by multicast.
     pub mdns: bool,
-    /// Speaks through the memory of this process instead of TCP. For clusters of a thousand in one process.
-    pub in_memory: bool,
 }
 
 /// Why there is no swarm.
@@ -185,10 +179,6 @@ fn sync(cluster: &str) -> Result<request_response::Behaviour<Bytes>, SwarmError>
 
 fn transport(keypair: &Keypair, config: &SwarmConfig) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SwarmError> {
     let noise = noise::Config::new(keypair).map_err(|e| SwarmError::setup("noise")(&e))?;
-    if config.in_memory {
-        let upgraded = MemoryTransport::default().upgrade(Version::V1Lazy).authenticate(noise);
-        return Ok(upgraded.multiplex(yamux::Config::default()).timeout(HANDSHAKE_MAX).boxed());
-    }
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
     let base = match config.cluster_key {
         Some(key) => Either::Left(tcp.and_then(move |socket, _| PnetConfig::new(key).handshake(socket))),

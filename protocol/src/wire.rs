@@ -155,7 +155,7 @@ impl Message for Gossip {
     const KINDS: u8 = 3;
 }
 impl Message for Request {
-    const KINDS: u8 = 4;
+    const KINDS: u8 = 5;
 }
 impl Message for Response {
     const KINDS: u8 = 4;

@@ -17,10 +17,16 @@ use std::{
 
 use serde_json::Value;
 
+mod cluster;
+mod swarms;
+
+pub use cluster::{Cluster, NodeRef};
+pub use swarms::Swarms;
+
+use cluster::POLL;
+
 /// Set for the process that runs inside.
 const INSIDE: &str = "HEARSAY_LAB_INSIDE";
-/// How often a fact is looked at.
-const POLL: Duration = Duration::from_millis(20);
 
 /// Runs a scenario inside namespaces of its own. Where that is impossible, says so; with `LAB=full` that is a failure.
 pub fn scenario(name: &str, body: impl FnOnce(&mut Lab)) {
@@ -124,10 +130,6 @@ pub struct Node {
     log: PathBuf,
 }
 
-/// Which node of the lab.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NodeRef(usize);
-
 impl Lab {
     fn new() -> Self {
         let dir = std::env::temp_dir().join(format!("hearsay-lab-{}", std::process::id()));
@@ -225,16 +227,42 @@ impl Lab {
         get(self.nodes[node.0].http, path)
     }
 
-    /// The state in which a node sees a member of this name; of several, the one that is present.
-    pub fn sees(&self, node: NodeRef, name: &str) -> Option<String> {
-        let members = self.get(node, "/members")?;
+    /// Lines of all logs that contain this.
+    pub fn logged(&self, text: &str) -> Vec<String> {
+        let all = (0..self.nodes.len()).map(|i| self.log(NodeRef(i))).collect::<String>();
+        all.lines().filter(|line| line.contains(text)).map(Into::into).collect()
+    }
+}
+
+impl Cluster for Lab {
+    /// On a host of its own.
+    fn add(&mut self, name: &str) -> NodeRef {
+        let host = self.host();
+        self.grading(&host, name)
+    }
+
+    fn crash(&mut self, node: NodeRef) {
+        self.signal(node, "KILL");
+        self.ended(node, Duration::from_secs(5));
+    }
+
+    fn leave(&mut self, node: NodeRef) {
+        self.signal(node, "TERM");
+        assert!(self.ended(node, Duration::from_secs(5)).success());
+    }
+
+    fn name_of(&self, node: NodeRef) -> String {
+        self.nodes[node.0].name.clone()
+    }
+
+    fn sees(&self, by: NodeRef, name: &str) -> Option<String> {
+        let members = self.get(by, "/members")?;
         let states = members["members"].as_array()?.iter().filter(|m| m["name"] == name);
         states.filter_map(|m| m["state"].as_str()).min().map(Into::into)
     }
 
-    /// The names of the nodes that a node lists as providers of grading.
-    pub fn providers(&self, node: NodeRef) -> Vec<String> {
-        let services = self.get(node, "/services").unwrap_or_default();
+    fn providers(&self, by: NodeRef) -> Vec<String> {
+        let services = self.get(by, "/services").unwrap_or_default();
         let providers = services["services"]["grading"].as_array().cloned().unwrap_or_default();
         let mut names: Vec<String> =
             providers.iter().filter_map(|p| Some(p["node"].as_str()?.to_owned())).collect();
@@ -242,44 +270,8 @@ impl Lab {
         names
     }
 
-    /// Whether these nodes have equal root hashes.
-    pub fn agree(&self, nodes: &[NodeRef]) -> bool {
-        let hashes: Vec<_> =
-            nodes.iter().map(|n| self.get(*n, "/members").map(|m| m["rootHash"].clone())).collect();
-        hashes.iter().all(|h| h.is_some() && *h == hashes[0])
-    }
-
-    /// Whether each of these nodes lists exactly all of them as providers.
-    pub fn all_list_all(&self, nodes: &[NodeRef]) -> bool {
-        let mut names: Vec<String> = nodes.iter().map(|n| self.nodes[n.0].name.clone()).collect();
-        names.sort();
-        nodes.iter().all(|n| self.providers(*n) == names)
-    }
-
-    /// Waits for a fact.
-    pub fn until(&self, bound: Duration, what: &str, fact: impl Fn(&Self) -> bool) -> Duration {
-        let start = Instant::now();
-        while !fact(self) {
-            assert!(start.elapsed() < bound, "not within {bound:?}: {what}\n{}", self.describe());
-            std::thread::sleep(POLL);
-        }
-        println!("{what}: {:?}", start.elapsed());
-        start.elapsed()
-    }
-
-    /// Asserts that something stays true for as long as this: for claims that something does not happen.
-    pub fn throughout(&self, time: Duration, what: &str, fact: impl Fn(&Self) -> bool) {
-        let start = Instant::now();
-        while start.elapsed() < time {
-            assert!(fact(self), "no longer after {:?}: {what}\n{}", start.elapsed(), self.describe());
-            std::thread::sleep(POLL * 10);
-        }
-    }
-
-    /// Lines of all logs that contain this.
-    pub fn logged(&self, text: &str) -> Vec<String> {
-        let all = (0..self.nodes.len()).map(|i| self.log(NodeRef(i))).collect::<String>();
-        all.lines().filter(|line| line.contains(text)).map(Into::into).collect()
+    fn root(&self, by: NodeRef) -> Option<String> {
+        Some(self.get(by, "/members")?["rootHash"].as_str()?.to_owned())
     }
 
     fn describe(&self) -> String {

@@ -5,7 +5,7 @@
 
 use std::{io::Write as _, net::TcpStream, time::Duration};
 
-use hearsay_tests::{Lab, NodeRef, scenario};
+use hearsay_tests::{Cluster, Lab, NodeRef, Swarms, scenario};
 
 const S: Duration = Duration::from_secs(1);
 
@@ -16,6 +16,40 @@ fn lan(lab: &mut Lab, n: usize) -> (Vec<hearsay_tests::Host>, Vec<NodeRef>) {
         hosts.iter().enumerate().map(|(i, h)| lab.grading(h, &format!("m{}", i + 1))).collect();
     lab.until(5 * S, "all list all, by mDNS alone", |lab| lab.all_list_all(&nodes));
     (hosts, nodes)
+}
+
+/// What holds of every cluster, whatever it is made of.
+fn nodes_come_and_go(cluster: &mut impl Cluster) {
+    let nodes: Vec<NodeRef> = (1..=9).map(|i| cluster.add(&format!("m{i}"))).collect();
+    cluster.until(10 * S, "all list all", |c| c.all_list_all(&nodes) && c.agree(&nodes));
+    let (crashed, left, rest) = (nodes[0], nodes[1], nodes[2..].to_vec());
+    cluster.crash(crashed);
+    cluster.until(2 * S, "a crash is known", |c| {
+        rest.iter().all(|n| c.sees(*n, "m1").as_deref() == Some("failed"))
+    });
+    cluster.leave(left);
+    cluster.until(2 * S, "a farewell is known", |c| {
+        rest.iter().all(|n| c.sees(*n, "m2").as_deref() == Some("left"))
+    });
+    cluster.until(5 * S, "the others remain", |c| c.all_list_all(&rest) && c.agree(&rest));
+    let newcomer = cluster.add("m10");
+    let now: Vec<_> = rest.iter().copied().chain([newcomer]).collect();
+    cluster.until(5 * S, "a newcomer is listed", |c| c.all_list_all(&now) && c.agree(&now));
+    assert_eq!(
+        cluster.sees(newcomer, "m1").as_deref(),
+        Some("failed"),
+        "it believes what the others concluded"
+    );
+}
+
+#[test]
+fn nodes_come_and_go_as_processes() {
+    scenario("nodes_come_and_go_as_processes", nodes_come_and_go);
+}
+
+#[test]
+fn nodes_come_and_go_within_one_process() {
+    scenario("nodes_come_and_go_within_one_process", |_| nodes_come_and_go(&mut Swarms::new().unwrap()));
 }
 
 fn nobody_failed(lab: &Lab) {
