@@ -18,9 +18,11 @@ use std::{
 use serde_json::Value;
 
 mod cluster;
+mod intruder;
 mod swarms;
 
 pub use cluster::{Cluster, NodeRef};
+pub use intruder::{Intruder, spoof_mdns};
 pub use swarms::Swarms;
 
 use cluster::POLL;
@@ -227,6 +229,18 @@ impl Lab {
         get(self.nodes[node.0].http, path)
     }
 
+    /// What a node answers to a GET, as text.
+    pub fn text(&self, node: NodeRef, path: &str) -> Option<String> {
+        get_text(self.nodes[node.0].http, path)
+    }
+
+    /// The memory that a node has in use.
+    pub fn resident_kb(&self, node: NodeRef) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid(node))).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        line.and_then(|l| l.trim().split(' ').next()?.parse().ok()).expect("a running process")
+    }
+
     /// Lines of all logs that contain this.
     pub fn logged(&self, text: &str) -> Vec<String> {
         let all = (0..self.nodes.len()).map(|i| self.log(NodeRef(i))).collect::<String>();
@@ -312,11 +326,15 @@ impl Drop for Lab {
 
 /// Asks for JSON.
 pub fn get(address: SocketAddr, path: &str) -> Option<Value> {
+    serde_json::from_str(&get_text(address, path)?).ok()
+}
+
+fn get_text(address: SocketAddr, path: &str) -> Option<String> {
     let limit = Duration::from_secs(1);
     let mut stream = TcpStream::connect_timeout(&address, limit).ok()?;
     stream.set_read_timeout(Some(limit)).ok()?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
-    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+    Some(answer.split_once("\r\n\r\n")?.1.to_owned())
 }

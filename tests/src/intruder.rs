@@ -1,0 +1,185 @@
+//! A peer that means harm: it speaks the transport as a node does, is let in where the cluster is open, and then says what it likes.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use futures::StreamExt as _;
+use hearsay_node::swarm::{self, Behaviour, BehaviourEvent, SwarmConfig};
+use hearsay_protocol::{
+    Identity,
+    record::Entry,
+    wire::{self, Digest, Gossip, Received, Request, Response},
+};
+use libp2p::{
+    Multiaddr, PeerId, Swarm,
+    gossipsub::{self, IdentTopic},
+    identity::Keypair,
+    multiaddr::Protocol,
+    request_response::{self, OutboundRequestId},
+    swarm::SwarmEvent,
+};
+use tokio::runtime::Runtime;
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An intruder, connected to one node.
+pub struct Intruder {
+    runtime: Runtime,
+    swarm: Swarm<Behaviour>,
+    topic: IdentTopic,
+    victim: PeerId,
+    /// Whom it can sign as.
+    pub identity: Identity,
+}
+
+impl Intruder {
+    /// Connects to a node and takes part in its gossip.
+    ///
+    /// # Errors
+    /// The node does not answer, or does not let it in.
+    pub fn connect(seed: [u8; 32], cluster: &str, to: SocketAddr) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let inside = runtime.enter();
+        let config = SwarmConfig { cluster: cluster.into(), cluster_key: None, allowed: None, mdns: false };
+        let (mut swarm, topic) = swarm::build(&Keypair::ed25519_from_bytes(seed)?, &config)?;
+        swarm.dial(Multiaddr::from(to.ip()).with(Protocol::Tcp(to.port())))?;
+        drop(inside);
+        let identity = Identity::from_seed(&seed);
+        let mut intruder = Self { runtime, swarm, topic, victim: PeerId::random(), identity };
+        let subscribed = intruder.wait(|event| match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Gossip(gossipsub::Event::Subscribed {
+                peer_id, ..
+            })) => Some(peer_id),
+            _ => None,
+        })?;
+        intruder.victim = subscribed;
+        // It is grafted into the mesh by the next heartbeat.
+        intruder.let_pass(Duration::from_millis(1500));
+        Ok(intruder)
+    }
+
+    fn wait<T>(
+        &mut self,
+        mut found: impl FnMut(SwarmEvent<BehaviourEvent>) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let swarm = &mut self.swarm;
+        self.runtime
+            .block_on(async {
+                tokio::time::timeout(PATIENCE, async {
+                    loop {
+                        if let Some(found) = found(swarm.select_next_some().await) {
+                            return found;
+                        }
+                    }
+                })
+                .await
+            })
+            .context("it did not happen")
+    }
+
+    /// Lets the transport do its work for a while.
+    pub fn let_pass(&mut self, time: Duration) {
+        let swarm = &mut self.swarm;
+        self.runtime.block_on(async {
+            // Events of no interest; the time is up when it is up.
+            _ = tokio::time::timeout(time, async {
+                loop {
+                    swarm.select_next_some().await;
+                }
+            })
+            .await;
+        });
+    }
+
+    /// Floods bytes. Whether they are accepted is up to the others.
+    pub fn gossip(&mut self, bytes: Vec<u8>) {
+        // Refused here if it is too large or was said before.
+        _ = self.swarm.behaviour_mut().gossip.publish(self.topic.clone(), bytes);
+        self.let_pass(Duration::from_millis(1));
+    }
+
+    /// Floods entries.
+    pub fn gossip_entries(&mut self, entries: Vec<Entry>) {
+        self.gossip(wire::encode(&Gossip::Entries(entries)));
+    }
+
+    /// Asks the node it is connected to, and waits for the answer; `None` where there is none.
+    pub fn ask(&mut self, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        let victim = self.victim;
+        let id: OutboundRequestId = self.swarm.behaviour_mut().sync.send_request(&victim, bytes);
+        let answer = self.wait(|event| match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Sync(request_response::Event::Message {
+                message: request_response::Message::Response { request_id, response },
+                ..
+            })) if request_id == id => Some(Some(response)),
+            SwarmEvent::Behaviour(BehaviourEvent::Sync(request_response::Event::OutboundFailure {
+                request_id,
+                ..
+            })) if request_id == id => Some(None),
+            _ => None,
+        });
+        answer.ok().flatten()
+    }
+
+    /// Everything that the node knows, as it would tell a newcomer.
+    ///
+    /// # Errors
+    /// It answers something else.
+    pub fn everything(&mut self) -> anyhow::Result<Vec<Entry>> {
+        let compare = Request::Compare { root: [0; 16], after: None };
+        let Some(Ok(Received::Known(Response::Digests { digests, .. }))) =
+            self.ask(wire::encode(&compare)).map(|b| wire::decode::<Response>(&b))
+        else {
+            bail!("no digests");
+        };
+        let pull = Request::Pull(digests.iter().map(|d| Digest::of_nothing(d.node)).collect());
+        match self.ask(wire::encode(&pull)).map(|b| wire::decode::<Response>(&b)) {
+            Some(Ok(Received::Known(Response::Pages { pages, .. }))) => {
+                Ok(pages.into_iter().flat_map(|page| page.entries).collect())
+            }
+            other => bail!("no pages: {other:?}"),
+        }
+    }
+}
+
+/// Multicasts an answer to libp2p's mDNS question that nobody asked: this peer, at this address.
+///
+/// # Errors
+/// The socket.
+pub fn spoof_mdns(from: Ipv4Addr, peer: &str, address: &str) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind((from, 0))?;
+    socket.set_multicast_ttl_v4(255)?;
+    let instance = "spoofedspoofedspoofedspoofedspoofed";
+    let text = format!("dnsaddr={address}/p2p/{peer}");
+    let name = |labels: &[&str]| -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for label in labels {
+            bytes.push(label.len() as u8);
+            bytes.extend(label.as_bytes());
+        }
+        bytes.push(0);
+        bytes
+    };
+    // RFC 1035, section 4.1: header, then one answer (PTR) and one additional record (TXT).
+    let mut packet = vec![0, 0, 0x84, 0, 0, 0, 0, 1, 0, 0, 0, 1];
+    let mut record = |owner: Vec<u8>, kind: u8, data: Vec<u8>| {
+        packet.extend(owner);
+        packet.extend([0, kind, 0, 1, 0, 0, 0, 120]);
+        packet.extend((data.len() as u16).to_be_bytes());
+        packet.extend(data);
+    };
+    record(name(&["_p2p", "_udp", "local"]), 12, name(&[instance]));
+    let mut txt = vec![text.len() as u8];
+    txt.extend(text.as_bytes());
+    record(name(&[instance]), 16, txt);
+    socket.send_to(&packet, (Ipv4Addr::new(224, 0, 0, 251), 5353))?;
+    // And what is no packet at all.
+    for length in [0, 1, 11, 12, 13, 500] {
+        socket.send_to(&vec![0xc0; length], (Ipv4Addr::new(224, 0, 0, 251), 5353))?;
+    }
+    Ok(())
+}
