@@ -85,13 +85,16 @@ fn what_is_forged_altered_or_malformed_is_not_believed() {
                 let mut header = Header::decode(entry.fact.value.as_deref().unwrap()).unwrap();
                 header.presence = Presence::Left;
                 let fact = Fact {
+                    node: intruder.identity.id(),
                     version: Version(entry.fact.version.0 + 1),
                     value: Some(header.encode()),
                     ..entry.fact.clone()
                 };
-                lies.push(fact.sign(&intruder.identity, CLUSTER).unwrap());
-                // A true statement of another cluster.
-                lies.push(entry.fact.clone().sign(&Identity::from_seed(&[9; 32]), "elsewhere").unwrap());
+                // What it says of itself in another cluster.
+                lies.push(fact.clone().sign(&intruder.identity, "elsewhere").unwrap());
+                let mut farewell = fact.sign(&intruder.identity, CLUSTER).unwrap();
+                farewell.fact.node = entry.fact.node;
+                lies.push(farewell);
             }
         }
         let headers: Vec<Entry> = known.iter().filter(is_header).cloned().collect();
