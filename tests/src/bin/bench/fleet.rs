@@ -271,10 +271,26 @@ impl Fleet {
         Ok(now)
     }
 
+    /// The names of those that should run and have ended by themselves.
+    pub(crate) fn deserters(&mut self) -> Vec<String> {
+        let live = self.live.iter().copied();
+        live.filter(|index| self.processes[*index].has_ended()).map(sighting::name).collect()
+    }
+
     /// Makes sure that a process that was to go is gone.
     pub(crate) fn bury(&mut self, index: usize) {
         self.live.remove(&index);
         self.processes[index].end();
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        // All at once, before each is waited for: else the last would watch all others die, and work on it.
+        for index in self.live.clone() {
+            // One that ended by itself needs no signal.
+            _ = self.signal(index, Signal::KILL);
+        }
     }
 }
 

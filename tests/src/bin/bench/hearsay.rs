@@ -38,6 +38,12 @@ pub(crate) fn command(start: &Start) -> Command {
     for seed in &start.seeds {
         command.arg("--join").arg(format!("127.0.0.1:{}", swarm_port(*seed)));
     }
+    // Options are environment variables too, and none of the caller's is meant for these nodes.
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("HEARSAY_") {
+            command.env_remove(variable);
+        }
+    }
     command.env("NO_COLOR", "1").env("HEARSAY_LOG", "warn,hearsay=info");
     command
 }

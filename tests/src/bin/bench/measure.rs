@@ -112,9 +112,7 @@ impl Measuring {
     fn all(&mut self, system: System, plan: &Plan) -> Result<()> {
         match self.fleet.converge(START_BOUND) {
             Ok(time) => self.figures.converged_s = Some(time.as_secs_f64()),
-            Err(missing) => {
-                self.note(format!("{missing} pairs did not see each other {START_BOUND:?} after the start"))
-            }
+            Err(missing) => self.note_missing(missing, START_BOUND, "the start"),
         }
         self.say("settling", "");
         self.fleet.hear_for(SETTLE);
@@ -238,8 +236,16 @@ impl Measuring {
 
     fn repair(&mut self) {
         if let Err(missing) = self.fleet.converge(REPAIR_BOUND) {
-            self.note(format!("{missing} pairs did not see each other {REPAIR_BOUND:?} after an event"));
+            self.note_missing(missing, REPAIR_BOUND, "an event");
         }
+    }
+
+    fn note_missing(&mut self, pairs: usize, bound: Duration, after: &str) {
+        let ended = match self.fleet.deserters() {
+            ended if ended.is_empty() => String::new(),
+            ended => format!("; {} ended by themselves", ended.join(", ")),
+        };
+        self.note(format!("{pairs} pairs did not see each other {bound:?} after {after}{ended}"));
     }
 
     fn count_false_alarms(&mut self) {

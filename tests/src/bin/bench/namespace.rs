@@ -1,9 +1,12 @@
 //! The benchmark starts itself again in a network namespace of its own: nothing that its processes send reaches any other network, ports
 //! are all free, and the loopback interface's counters count them alone.
 
-use std::process::{Command, Stdio};
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// Set for the process that runs inside.
 const INSIDE: &str = "HEARSAY_BENCH_INSIDE";
@@ -22,6 +25,10 @@ pub(crate) enum Place {
 /// There can be no namespace (not root, or a tool is missing), or the process inside failed.
 pub(crate) fn enter() -> Result<Place> {
     if std::env::var_os(INSIDE).is_some() {
+        // The variable may have been inherited from anywhere, and traffic on a real interface cannot be taken back.
+        let net_dev = fs::read_to_string("/proc/net/dev")?;
+        let interfaces = interfaces(&net_dev);
+        ensure!(interfaces == ["lo"], "not in a namespace of its own: there are {}", interfaces.join(", "));
         run("ip", &["link", "set", "lo", "up"])?;
         return Ok(Place::Inside);
     }
@@ -40,6 +47,11 @@ pub(crate) fn enter() -> Result<Place> {
     Ok(Place::Done)
 }
 
+/// The interfaces that there are.
+fn interfaces(net_dev: &str) -> Vec<&str> {
+    net_dev.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect()
+}
+
 fn run(command: &str, arguments: &[&str]) -> Result<()> {
     let status = Command::new(command).args(arguments).stdin(Stdio::null()).status();
     let status = status.with_context(|| format!("{command} is not installed"))?;
@@ -47,4 +59,15 @@ fn run(command: &str, arguments: &[&str]) -> Result<()> {
         bail!("{command} {}: {status}", arguments.join(" "));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_listed_without_the_heads_of_the_table() {
+        let dev = "Inter-|   Receive  |  Transmit\n face |bytes  |bytes\n  eth0: 1 2\n    lo: 0 0\n";
+        assert_eq!(interfaces(dev), ["eth0", "lo"]);
+    }
 }

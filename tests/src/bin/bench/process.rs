@@ -91,6 +91,12 @@ impl Process {
         Ok(kill_process(pid, signal)?)
     }
 
+    /// Whether it has ended, by itself or otherwise.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.has_ended |= matches!(self.child.try_wait(), Ok(Some(_)));
+        self.has_ended
+    }
+
     /// Ends it, however it is, and waits until it has.
     pub(crate) fn end(&mut self) {
         if !self.has_ended {

@@ -47,7 +47,7 @@ pub(crate) fn tables(figures: &[Figures]) -> String {
         _ = write!(
             text,
             "## {size} nodes\n\n\
-             Time until one observer knows, over all pairs of event and observer:\n\n{}\n\
+             Time until one observer knows, over all pairs of event and observer (samples in the order of the columns):\n\n{}\n\
              Time until all know, over events; and what it costs:\n\n{}\n",
             observers(&figures),
             everybody(&figures)
@@ -187,7 +187,7 @@ fn two(times: &Times) -> String {
     format!("{} / {}", times.percentile(50), times.max())
 }
 
-/// How many pairs the figures of a row come from: change, crash, freeze, thaw, leave; and how many of them never came.
+/// How many pairs the figures of a row come from, in the order of the columns, and how many of them never came.
 fn samples(f: &Figures) -> String {
     let all = [&f.change, &f.crash, &f.freeze, &f.thaw, &f.leave].map(Events::pairs);
     let counts = all.each_ref().map(|times| times.len().to_string()).join(", ");
