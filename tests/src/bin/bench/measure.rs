@@ -168,7 +168,7 @@ impl Measuring {
         let mark = self.fleet.mark();
         let since = self.fleet.change(victim)?;
         let times = self.fleet.observe(mark, since, victim, &[What::Changed], &observers, EVENT_BOUND);
-        self.say_times("change", &times);
+        self.say_times("change", victim, &observers, &times);
         self.figures.change.times_us.push(times);
         Ok(())
     }
@@ -179,7 +179,7 @@ impl Measuring {
         let since = self.fleet.kill(victim)?;
         self.absences.push(Absence { subject: victim, from: since, until: NEVER });
         let times = self.fleet.observe(mark, since, victim, &[What::Failed], &observers, EVENT_BOUND);
-        self.say_times("crash", &times);
+        self.say_times("crash", victim, &observers, &times);
         self.figures.crash.times_us.push(times);
         self.replace(victim)
     }
@@ -191,7 +191,7 @@ impl Measuring {
         let absence = self.absences.len();
         self.absences.push(Absence { subject: victim, from: since, until: NEVER });
         let times = self.fleet.observe(mark, since, victim, &[What::Failed], &observers, EVENT_BOUND);
-        self.say_times("freeze", &times);
+        self.say_times("freeze", victim, &observers, &times);
         // Only who had it failed can have it back.
         let known =
             observers.iter().zip(&times).filter(|(_, time)| time.is_some()).map(|(observer, _)| *observer);
@@ -200,7 +200,7 @@ impl Measuring {
         let mark = self.fleet.mark();
         let since = self.fleet.signal(victim, Signal::CONT)?;
         let times = self.fleet.observe(mark, since, victim, &[What::Alive], &known, EVENT_BOUND);
-        self.say_times("thaw", &times);
+        self.say_times("thaw", victim, &known, &times);
         let is_back = times.iter().all(Option::is_some);
         self.figures.thaw.times_us.push(times);
         // What is still said of it before all agree again is no false alarm.
@@ -221,7 +221,7 @@ impl Measuring {
         self.absences.push(Absence { subject: victim, from: since, until: NEVER });
         let times =
             self.fleet.observe(mark, since, victim, &[What::Left, What::Failed], &observers, EVENT_BOUND);
-        self.say_times("leave", &times);
+        self.say_times("leave", victim, &observers, &times);
         self.figures.leave.times_us.push(times);
         self.replace(victim)
     }
@@ -265,10 +265,13 @@ impl Measuring {
         }
     }
 
-    fn say_times(&self, what: &str, times: &[Option<u64>]) {
+    fn say_times(&self, what: &str, victim: usize, observers: &BTreeSet<usize>, times: &[Option<u64>]) {
         let events = Events { times_us: vec![times.to_vec()], bound_s: EVENT_BOUND.as_secs() };
         let (half, all) = (events.known_by_half().max(), events.known_by_all().max());
-        self.say(what, &format!("half {half}, all {all}"));
+        // A time that never came is the longest of all.
+        let last = observers.iter().zip(times).max_by_key(|(_, time)| time.unwrap_or(u64::MAX));
+        let last = last.map_or_else(|| "nobody".into(), |(observer, _)| name(*observer));
+        self.say(what, &format!("of {}: half {half}, all {all} (last {last})", name(victim)));
     }
 
     fn note(&mut self, note: String) {
