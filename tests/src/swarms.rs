@@ -152,13 +152,9 @@ impl Swarms {
         self.nodes[by.0].view.read(|table| table.member(id).map(|m| m.state))
     }
 
-    /// Whether a node sees another's instance in good health.
-    pub fn sees_passing(&self, by: NodeRef, of: NodeRef) -> Option<bool> {
-        let id = self.nodes[of.0].id;
-        self.nodes[by.0].view.read(|table| {
-            let provider = table.providers(SERVICE).find(|p| p.node_id == id)?;
-            Some(provider.instance.health == Health::Passing)
-        })
+    /// When a node's table of services last changed.
+    pub fn services_index(&self, of: NodeRef) -> u64 {
+        self.nodes[of.0].view.read(|table| table.services_index().0)
     }
 
     /// Takes a node out of service, or back in: a change to spread.

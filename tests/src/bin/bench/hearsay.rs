@@ -1,0 +1,149 @@
+//! Hearsay as measured: the shipped binary, its log, and its event stream.
+//!
+//! Verdicts on members are taken from the log, with the moments that the node itself wrote. What members say about themselves is not
+//! logged, so each node's `/services/watch` is read, and what counts is when the event arrived here: as a client would see it.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{Ipv4Addr, TcpStream},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    clock::Moment,
+    sighting::{self, Sighting, What},
+    system::{Start, control_port, swarm_port},
+};
+
+/// A node that does not answer within this is as good as gone.
+const ANSWER_BOUND: Duration = Duration::from_secs(5);
+
+/// The binary that the environment names.
+pub(crate) fn binary() -> Option<String> {
+    std::env::var("NODE_BIN").ok()
+}
+
+/// The command line of a node.
+pub(crate) fn command(start: &Start) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", &binary().unwrap_or_default()]);
+    command.args(["--ephemeral", "--no-mdns", "--log-format", "text", "--role", "grading"]);
+    command.args(["--name", &sighting::name(start.index)]);
+    command.arg("--http").arg(format!("127.0.0.1:{}", control_port(start.index)));
+    command.arg("--swarm").arg(format!("127.0.0.1:{}", swarm_port(start.index)));
+    for seed in &start.seeds {
+        command.arg("--join").arg(format!("127.0.0.1:{}", swarm_port(*seed)));
+    }
+    // Options are environment variables too, and none of the caller's is meant for these nodes.
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("HEARSAY_") {
+            command.env_remove(variable);
+        }
+    }
+    command.env("NO_COLOR", "1").env("HEARSAY_LOG", "warn,hearsay=info");
+    command
+}
+
+/// Reads a line of the log: `2026-11-21T07:54:40.123456Z  WARN hearsay_node::driver: member failed name="n3" id=…`.
+pub(crate) fn read(line: &str) -> Option<Sighting> {
+    let (at, rest) = line.trim_start().split_once(' ')?;
+    let what = [
+        (": member is alive ", What::Alive),
+        (": member failed ", What::Failed),
+        (": member left ", What::Left),
+    ];
+    let (text, what) = what.into_iter().find(|(text, _)| rest.contains(text))?;
+    let fields = rest.split_once(text)?.1;
+    let name = fields.split_once("name=\"")?.1.split_once('"')?.0;
+    Some(Sighting { at: Moment::read(at)?, subject: sighting::index(name)?, what })
+}
+
+/// Takes a node out of service or back in, which flips the health that it announces. Returns when it was asked to.
+///
+/// # Errors
+/// The node does not answer, or refuses.
+pub(crate) fn set_maintenance(index: usize, enable: bool) -> Result<Moment> {
+    let port = control_port(index);
+    let mut stream = connect(port)?;
+    let asked = Moment::now();
+    write!(
+        stream,
+        "PUT /v1/agent/maintenance?enable={enable} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer.lines().next().unwrap_or_default();
+    ensure!(status.contains(" 200 "), "maintenance of {}: {status}", sighting::name(index));
+    Ok(asked)
+}
+
+/// Opens a node's event stream and calls back for every change, on a thread of its own, until the stream ends. Returns once the stream
+/// stands, so that no later change is missed.
+///
+/// # Errors
+/// The node does not answer with a stream.
+pub(crate) fn watch(index: usize, tell: impl Fn(Sighting) + Send + 'static) -> Result<()> {
+    let port = control_port(index);
+    let mut stream = connect(port)?;
+    // HTTP/1.0, because its answers are not chunked.
+    write!(stream, "GET /services/watch HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n")?;
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let snapshot = lines.find(|line| line.as_ref().map_or(true, |line| line == "event: snapshot"));
+    snapshot.with_context(|| format!("{} streams no events", sighting::name(index)))??;
+    stream.set_read_timeout(None)?;
+    std::thread::spawn(move || {
+        let mut is_change = false;
+        for line in lines {
+            let Ok(line) = line else { return };
+            if let Some(kind) = line.strip_prefix("event: ") {
+                is_change = kind == "changed";
+            } else if is_change && let Some(subject) = line.strip_prefix("data: ").and_then(subject) {
+                tell(Sighting { at: Moment::now(), subject, what: What::Changed });
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Whose instance an event tells of.
+fn subject(event: &str) -> Option<usize> {
+    let event: Value = serde_json::from_str(event).ok()?;
+    sighting::index(event.get("node")?.as_str()?)
+}
+
+fn connect(port: u16) -> Result<TcpStream> {
+    let address = (Ipv4Addr::LOCALHOST, port).into();
+    let stream = TcpStream::connect_timeout(&address, ANSWER_BOUND)?;
+    stream.set_read_timeout(Some(ANSWER_BOUND))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_read_from_the_log_with_their_moments() {
+        let line =
+            |text: &str| read(&format!("2026-11-21T07:54:40.000007Z  WARN hearsay_node::driver: {text}"));
+        let at = Moment::read("2026-11-21T07:54:40.000007Z").unwrap();
+        let seen = |subject, what| Some(Sighting { at, subject, what });
+        assert_eq!(line(r#"member failed name="n3" id=abc"#), seen(3, What::Failed));
+        assert_eq!(line(r#"member is alive name="n12" id=abc"#), seen(12, What::Alive));
+        assert_eq!(line(r#"member left name="n0" id=abc"#), seen(0, What::Left));
+        assert_eq!(line(r#"started name="n0" id=abc"#), None);
+        assert_eq!(line(r#"member failed name="other" id=abc"#), None);
+        assert_eq!(read("no log line"), None);
+    }
+
+    #[test]
+    fn an_event_names_the_node_it_tells_of() {
+        assert_eq!(subject(r#"{"id":"x","name":"grading","node":"n4","health":"critical"}"#), Some(4));
+        assert_eq!(subject("{}"), None);
+    }
+}

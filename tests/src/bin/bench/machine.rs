@@ -1,0 +1,72 @@
+//! Where and with what was measured: without it, a figure means little.
+
+use std::{fs, process::Command};
+
+use crate::hearsay;
+
+/// The lock file, which says what the agents were built with.
+const LOCK_FILE: &str = include_str!("../../../../Cargo.lock");
+
+/// The date, in UTC.
+pub(crate) fn date() -> String {
+    first_line("date", &["-u", "+%Y-%m-%d %H:%M UTC"]).unwrap_or_else(|| "an unknown date".into())
+}
+
+/// Processor, memory and kernel, in a sentence's worth.
+pub(crate) fn describe() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let model = field(&cpuinfo, "model name").unwrap_or("unknown processor");
+    let kib: Option<f64> = field(&meminfo, "MemTotal").and_then(|text| text.split(' ').next()?.parse().ok());
+    let gib = kib.unwrap_or_default() / 1024.0 / 1024.0;
+    format!("{cores} cores ({model}), {gib:.0} GiB of memory, Linux {}", kernel.trim())
+}
+
+/// What was measured, each as it names its own version.
+pub(crate) fn versions() -> Vec<(&'static str, String)> {
+    let node = hearsay::binary().and_then(|binary| first_line(&binary, &["--version"]));
+    let unknown = || "unknown".to_owned();
+    vec![
+        ("hearsay", node.unwrap_or_else(unknown)),
+        ("serf", first_line("serf", &["version"]).unwrap_or_else(unknown)),
+        ("foca", locked_version(LOCK_FILE, "foca").unwrap_or("unknown").into()),
+        ("chitchat", locked_version(LOCK_FILE, "chitchat").unwrap_or("unknown").into()),
+    ]
+}
+
+fn first_line(command: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(command).args(arguments).output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned())
+}
+
+/// The value of the first `name : value`.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim_start().strip_prefix(':')?.trim())
+}
+
+fn locked_version<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
+    let (_, entry) = lock.split_once(&format!("name = \"{package}\"\n"))?;
+    entry.lines().next()?.strip_prefix("version = \"")?.strip_suffix('"')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_come_from_the_lock_file() {
+        let lock = "[[package]]\nname = \"foca\"\nversion = \"2.0.0\"\nsource = \"x\"\n";
+        assert_eq!(locked_version(lock, "foca"), Some("2.0.0"));
+        assert!(locked_version(LOCK_FILE, "foca").is_some());
+        assert!(locked_version(LOCK_FILE, "chitchat").is_some());
+    }
+
+    #[test]
+    fn the_kernels_fields_are_read() {
+        assert_eq!(field("vendor_id\t: x\nmodel name\t: A B\n", "model name"), Some("A B"));
+        assert_eq!(field("MemTotal:       24000 kB\n", "MemTotal"), Some("24000 kB"));
+    }
+}

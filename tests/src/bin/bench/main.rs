@@ -1,0 +1,62 @@
+//! Benchmarks: `tests/run --bench NAME [OPTIONS]`. Each runs what is shipped, beside its peers where there are any, and writes a page of
+//! figures into `docs/bench`.
+
+mod agent;
+mod clock;
+mod cluster;
+mod fleet;
+mod hearsay;
+mod machine;
+mod measure;
+mod namespace;
+mod process;
+mod report;
+mod serf;
+mod sighting;
+mod statistics;
+mod swarms;
+mod system;
+mod table;
+mod usage;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+/// A benchmark: its name, how it is called, and what runs it.
+type Benchmark = (&'static str, &'static str, fn(&[String]) -> Result<()>);
+
+const BENCHMARKS: [Benchmark; 2] =
+    [("cluster", cluster::USAGE, cluster::run), ("swarms", swarms::USAGE, swarms::run)];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("bench: {problem:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let usage = || BENCHMARKS.map(|(_, usage, _)| usage).join("\n");
+    match arguments.first().map(String::as_str) {
+        None | Some("-h" | "--help" | "help") => {
+            print!("{}", usage());
+            Ok(())
+        }
+        // Not benchmarks: processes of one.
+        Some("agent") => agent::run(&arguments[1..]),
+        Some("swarms-of") => swarms::run_one(&arguments[1..]),
+        Some(name) => match BENCHMARKS.iter().find(|benchmark| benchmark.0 == name) {
+            Some((_, usage, _)) if arguments.iter().any(|a| a == "-h" || a == "--help") => {
+                print!("{usage}");
+                Ok(())
+            }
+            Some((_, _, run)) => run(&arguments[1..]),
+            None => bail!("no benchmark {name}\n{}", usage()),
+        },
+    }
+}

@@ -1,0 +1,136 @@
+//! One process of a system under measurement: started, listened to, signalled, and never left behind.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, PipeReader, Write as _},
+    path::Path,
+    process::{Child, Stdio},
+    sync::mpsc::Sender,
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    clock::Moment,
+    sighting::{self, Sighting},
+    system::{Start, System},
+};
+
+/// A sighting and who had it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    pub(crate) observer: usize,
+    pub(crate) sighting: Sighting,
+}
+
+/// A running process, or one that was.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    /// Reaped, so that its id may be anybody's by now.
+    has_ended: bool,
+}
+
+impl Process {
+    /// Starts a process and passes on what it sees. With a folder for logs, all that it writes is kept there too.
+    ///
+    /// # Errors
+    /// The program cannot be run, or the log not be written.
+    pub(crate) fn start(
+        system: System,
+        start: &Start,
+        to: Sender<Heard>,
+        logs: Option<&Path>,
+    ) -> Result<Self> {
+        let name = sighting::name(start.index);
+        let log = match logs {
+            Some(folder) => {
+                let file = folder.join(format!("{}-{}-{name}.log", system.name(), start.size));
+                Some(File::create(&file).with_context(|| file.display().to_string())?)
+            }
+            None => None,
+        };
+        let (output, input) = std::io::pipe()?;
+        let mut command = system.command(start);
+        command.stdin(Stdio::piped()).stdout(input.try_clone()?).stderr(input);
+        let child = command.spawn().with_context(|| format!("starting {name}: {command:?}"))?;
+        // The command holds the pipe's other end, and the reader below must see when the process has ended.
+        drop(command);
+        let observer = start.index;
+        thread::spawn(move || {
+            listen(output, log, |line| {
+                let arrived = Moment::now();
+                // Nobody listens any more when the measuring is over.
+                system
+                    .read(line, arrived)
+                    .is_none_or(|sighting| to.send(Heard { observer, sighting }).is_ok())
+            });
+        });
+        Ok(Self { child, has_ended: false })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Writes a word to an agent's standard input.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn say(&mut self, word: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut().context("no standard input")?;
+        Ok(writeln!(input, "{word}")?)
+    }
+
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid())?).context("a process id")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Whether it has ended, by itself or otherwise.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.has_ended |= matches!(self.child.try_wait(), Ok(Some(_)));
+        self.has_ended
+    }
+
+    /// Ends it, however it is, and waits until it has.
+    pub(crate) fn end(&mut self) {
+        if !self.has_ended {
+            // It may have ended by itself.
+            _ = self.child.kill();
+            _ = self.child.wait();
+            self.has_ended = true;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Reads lines until there are no more, or nobody wants them.
+fn listen(output: PipeReader, mut log: Option<File>, mut wants_more: impl FnMut(&str) -> bool) {
+    let mut output = BufReader::new(output);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if output.read_until(b'\n', &mut line).unwrap_or(0) == 0 {
+            return;
+        }
+        let text = String::from_utf8_lossy(&line);
+        let goes_on = wants_more(text.trim_end());
+        if let Some(log) = &mut log {
+            // A full disk costs the log, not the figures.
+            _ = log.write_all(&line);
+        }
+        if !goes_on {
+            return;
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! `bench swarms`: many swarms in one process. What a thousand nodes say to each other can be measured where a thousand processes cannot
+//! be run. Each size runs in a process of its own, so that memory and time are those of that size.
+
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hearsay_protocol::providers::MemberState;
+use hearsay_tests::{Cluster as _, NodeRef, Swarms};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::Moment,
+    namespace::{self, Place},
+    statistics::Events,
+    table::Table,
+    usage::{Idle, Reading},
+};
+
+/// How it is called.
+pub(crate) const USAGE: &str = "\
+bench swarms [OPTIONS]    many nodes in one process; needs root for a network namespace
+  --sizes LIST            numbers of nodes (10,1000)
+  --idle-seconds N        for how long idling is measured (60)
+";
+
+/// How many nodes start in a second: each brings its own table up to date, which takes processors.
+const STARTS_PER_SECOND: u32 = 25;
+/// How long a cluster may take to see itself whole.
+const FULL_VIEW_MAX: Duration = Duration::from_secs(600);
+/// Until unneeded connections of the start are closed.
+const SETTLE: Duration = Duration::from_secs(40);
+/// How long anything else may take.
+const BOUND: Duration = Duration::from_secs(30);
+/// How often all nodes are looked at. A look at a thousand takes well below a millisecond.
+const LOOK: Duration = Duration::from_millis(1);
+/// Events of each kind.
+const REPEATS: usize = 3;
+/// Files that a node needs: its listener, about seven connections with two ends here, timers.
+const FILES_PER_NODE: u64 = 64;
+
+/// What one size gave.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Figures {
+    size: usize,
+    full_view_seconds: f64,
+    idle: Idle,
+    /// Nodes that did not see all others alive, summed over looks once a second while idling.
+    incomplete: usize,
+    change: Events,
+    crash: Events,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// The options make no sense, there can be no namespace, or a cluster did not become whole.
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    let (mut sizes, mut idle) = (vec![10, 1000], 60u64);
+    let mut arguments = arguments.iter();
+    while let Some(name) = arguments.next() {
+        let value = arguments.next().with_context(|| format!("{name} takes a value\n{USAGE}"))?;
+        match name.as_str() {
+            "--sizes" => {
+                sizes = value.split(',').map(str::parse).collect::<Result<_, _>>().context("--sizes")?
+            }
+            "--idle-seconds" => idle = value.parse().context("--idle-seconds")?,
+            _ => bail!("no option {name}\n{USAGE}"),
+        }
+    }
+    ensure!(sizes.iter().all(|size| (3..=5000).contains(size)), "sizes are from 3 to 5000");
+    ensure!((1..=3600).contains(&idle), "idle seconds are from 1 to 3600");
+    if let Place::Done = namespace::enter()? {
+        return Ok(());
+    }
+    print!("{}", table(&measure_all(&sizes, idle)?));
+    Ok(())
+}
+
+/// Measures each size in a process of its own.
+///
+/// # Errors
+/// One of them failed.
+pub(crate) fn measure_all(sizes: &[usize], idle_seconds: u64) -> Result<Vec<Figures>> {
+    let measured = sizes.iter().map(|size| {
+        let output = Command::new(std::env::current_exe()?)
+            .args(["swarms-of", &size.to_string(), &idle_seconds.to_string()])
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()?;
+        ensure!(output.status.success(), "{size} swarms: {}", output.status);
+        Ok(serde_json::from_slice(&output.stdout)?)
+    });
+    measured.collect()
+}
+
+/// The process of one size: prints its figures as JSON.
+///
+/// # Errors
+/// The cluster did not become whole, or an event was not known by all.
+pub(crate) fn run_one(arguments: &[String]) -> Result<()> {
+    let [size, idle_seconds] = arguments else { bail!("swarms-of SIZE IDLE_SECONDS") };
+    let figures = measure(size.parse()?, Duration::from_secs(idle_seconds.parse()?))?;
+    print!("{}", serde_json::to_string(&figures)?);
+    Ok(())
+}
+
+fn measure(size: usize, idle: Duration) -> Result<Figures> {
+    allow_files(size as u64 * FILES_PER_NODE)?;
+    let mut swarms = Swarms::new()?;
+    let mut nodes: Vec<NodeRef> = Vec::new();
+    let started = Instant::now();
+    for i in 0..size {
+        // The oldest, and one in between: as with --join and a seed list.
+        let contacts: BTreeSet<usize> = [0, i / 2].into_iter().filter(|contact| *contact < i).collect();
+        let contacts: Vec<NodeRef> = contacts.into_iter().map(|contact| nodes[contact]).collect();
+        nodes.push(swarms.start(&format!("n{i}"), &contacts)?);
+        if i % 100 == 99 {
+            eprintln!("{size} swarms: {} started, {:.0?}", i + 1, started.elapsed());
+        }
+        let due = started + Duration::from_secs(1) * u32::try_from(i)? / STARTS_PER_SECOND;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    let mut told = Instant::now();
+    while !is_whole(&swarms, &nodes) {
+        ensure!(started.elapsed() < FULL_VIEW_MAX, "{size} swarms are not whole after {FULL_VIEW_MAX:?}");
+        if told.elapsed() > Duration::from_secs(10) {
+            told = Instant::now();
+            eprintln!(
+                "{size} swarms: {} not complete, {:.0?}",
+                incomplete(&swarms, &nodes),
+                started.elapsed()
+            );
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    let full_view_seconds = started.elapsed().as_secs_f64();
+    eprintln!(
+        "{size} swarms: whole after {full_view_seconds:.1} s; settling for {SETTLE:?}, idling for {idle:?}"
+    );
+    thread::sleep(SETTLE);
+
+    let me = std::process::id();
+    let before = Reading::take([me].into_iter())?;
+    let began = Instant::now();
+    let mut missing = 0;
+    while began.elapsed() < idle {
+        thread::sleep(Duration::from_secs(1));
+        missing += incomplete(&swarms, &nodes);
+    }
+    let idle = Reading::take([me].into_iter())?.since(&before, began.elapsed()).shared_by(size);
+
+    let mut change = Events::new(BOUND.as_secs());
+    let mut crash = Events::new(BOUND.as_secs());
+    for repeat in 0..REPEATS {
+        eprintln!("{size} swarms: event {} of {REPEATS}", repeat + 1);
+        let subject = nodes[1 + (repeat * 7919) % (nodes.len() - 1)];
+        let observers: Vec<NodeRef> = nodes.iter().copied().filter(|node| *node != subject).collect();
+        let indices: Vec<u64> = observers.iter().map(|node| swarms.services_index(*node)).collect();
+        let at = Moment::now();
+        swarms.maintain(subject, true)?;
+        change.times_us.push(watch(at, &observers, |i, node| swarms.services_index(node) > indices[i]));
+        let at = Moment::now();
+        swarms.crash(subject);
+        crash.times_us.push(watch(at, &observers, |_, node| {
+            swarms.state_of(node, subject) == Some(MemberState::Failed)
+        }));
+        nodes = observers;
+        // Its watchers' successors take over meanwhile.
+        thread::sleep(Duration::from_secs(3));
+    }
+    Ok(Figures { size, full_view_seconds, idle, incomplete: missing, change, crash })
+}
+
+fn allow_files(files: u64) -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let wanted = files.max(1024).min(maximum.unwrap_or(u64::MAX));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).context("the limit of open files")
+}
+
+fn incomplete(swarms: &Swarms, nodes: &[NodeRef]) -> usize {
+    nodes.iter().filter(|node| swarms.count(**node, MemberState::Alive) != nodes.len()).count()
+}
+
+fn is_whole(swarms: &Swarms, nodes: &[NodeRef]) -> bool {
+    incomplete(swarms, nodes) == 0 && swarms.agree(nodes)
+}
+
+/// When each observer knew, looking at all again and again.
+fn watch(since: Moment, observers: &[NodeRef], knows: impl Fn(usize, NodeRef) -> bool) -> Vec<Option<u64>> {
+    let mut times = vec![None; observers.len()];
+    let start = Instant::now();
+    while start.elapsed() < BOUND && times.iter().any(Option::is_none) {
+        for (i, node) in observers.iter().enumerate() {
+            if times[i].is_none() && knows(i, *node) {
+                times[i] = Some(Moment::now().micros_since(since));
+            }
+        }
+        thread::sleep(LOOK);
+    }
+    times
+}
+
+/// The figures, and how the largest compares with the smallest.
+pub(crate) fn table(figures: &[Figures]) -> String {
+    let mut table = Table::new(&[
+        "swarms in one process",
+        "all see all after",
+        "idle B/s per node",
+        "CPU per node",
+        "RSS per node",
+        "change p50 / p99",
+        "crash p50 / p99",
+        "incomplete views while idle",
+    ]);
+    for f in figures {
+        let pair = |events: &Events| {
+            let pairs = events.pairs();
+            format!("{} / {}", pairs.percentile(50), pairs.percentile(99))
+        };
+        table.row(vec![
+            f.size.to_string(),
+            format!("{:.1} s", f.full_view_seconds),
+            format!("{:.0}", f.idle.bytes_per_second),
+            format!("{:.3} %", f.idle.cpu_percent),
+            format!("{:.1} MB", f.idle.resident_kib_p50 as f64 * 1024.0 / 1e6),
+            pair(&f.change),
+            pair(&f.crash),
+            f.incomplete.to_string(),
+        ]);
+    }
+    let mut text = table.to_string();
+    if let (Some(least), Some(most)) =
+        (figures.iter().min_by_key(|f| f.size), figures.iter().max_by_key(|f| f.size))
+        && least.size != most.size
+    {
+        let ratio = most.idle.bytes_per_second / least.idle.bytes_per_second;
+        _ = write!(
+            text,
+            "\nBytes per node and second at {} are {ratio:.2} times those at {}.\n",
+            most.size, least.size
+        );
+    }
+    text
+}

@@ -1,0 +1,126 @@
+//! The systems that are measured, each with the settings it is known by: how a process of it starts, and how what it says is read.
+
+use std::process::{Command, Stdio};
+
+use crate::{agent, clock::Moment, hearsay, serf, sighting::Sighting};
+
+/// Where the swarm ports begin; process i has the i-th.
+const SWARM_PORTS: u16 = 20_000;
+/// Where the HTTP or RPC ports begin.
+const CONTROL_PORTS: u16 = 8_000;
+
+/// Where a process talks to others of its kind.
+pub(crate) fn swarm_port(index: usize) -> u16 {
+    SWARM_PORTS + u16::try_from(index).unwrap_or(u16::MAX - SWARM_PORTS)
+}
+
+/// Where a process takes orders.
+pub(crate) fn control_port(index: usize) -> u16 {
+    CONTROL_PORTS + u16::try_from(index).unwrap_or(u16::MAX - CONTROL_PORTS)
+}
+
+/// A system with its settings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum System {
+    Hearsay,
+    SerfLan,
+    SerfLocal,
+    FocaLan,
+    FocaFast,
+    ChitchatSecond,
+    ChitchatFast,
+}
+
+/// What a process needs to start.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) index: usize,
+    /// How many there will be; foca's presets ask.
+    pub(crate) size: usize,
+    /// Whom to ask for the others.
+    pub(crate) seeds: Vec<usize>,
+}
+
+impl System {
+    /// All, in the order in which they are measured and shown.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Hearsay,
+        Self::SerfLan,
+        Self::SerfLocal,
+        Self::FocaLan,
+        Self::FocaFast,
+        Self::ChitchatSecond,
+        Self::ChitchatFast,
+    ];
+
+    /// The name on the command line and in tables.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Hearsay => "hearsay",
+            Self::SerfLan => "serf-lan",
+            Self::SerfLocal => "serf-local",
+            Self::FocaLan => "foca-lan",
+            Self::FocaFast => "foca-fast",
+            Self::ChitchatSecond => "chitchat-1s",
+            Self::ChitchatFast => "chitchat-fast",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|system| system.name() == name)
+    }
+
+    /// Whether a member can say goodbye.
+    pub(crate) fn can_leave(self) -> bool {
+        !matches!(self, Self::ChitchatSecond | Self::ChitchatFast)
+    }
+
+    /// Why it cannot be measured here, if so.
+    pub(crate) fn missing(self) -> Option<String> {
+        match self {
+            Self::Hearsay => match hearsay::binary() {
+                None => Some("NODE_BIN does not name the node to measure; tests/run does".into()),
+                Some(file) if !std::path::Path::new(&file).is_file() => Some(format!("there is no {file}")),
+                Some(_) => None,
+            },
+            Self::SerfLan | Self::SerfLocal => {
+                let ran = Command::new("serf").arg("version").stdout(Stdio::null()).status();
+                (!ran.is_ok_and(|status| status.success())).then(|| "serf is not installed".into())
+            }
+            _ => None,
+        }
+    }
+
+    /// The command line of a process.
+    pub(crate) fn command(self, start: &Start) -> Command {
+        match self {
+            Self::Hearsay => hearsay::command(start),
+            Self::SerfLan => serf::command(start, "lan"),
+            Self::SerfLocal => serf::command(start, "local"),
+            Self::FocaLan => agent::command(start, "foca", "lan"),
+            Self::FocaFast => agent::command(start, "foca", "fast"),
+            Self::ChitchatSecond => agent::command(start, "chitchat", "second"),
+            Self::ChitchatFast => agent::command(start, "chitchat", "fast"),
+        }
+    }
+
+    /// What a line that a process wrote says about another, if it does.
+    pub(crate) fn read(self, line: &str, arrived: Moment) -> Option<Sighting> {
+        match self {
+            Self::Hearsay => hearsay::read(line),
+            Self::SerfLan | Self::SerfLocal => serf::read(line, arrived),
+            _ => agent::read(line),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_system_is_found_by_its_name() {
+        assert!(System::ALL.into_iter().all(|system| System::from_name(system.name()) == Some(system)));
+        assert_eq!(System::from_name("consul"), None);
+    }
+}
