@@ -81,8 +81,10 @@ struct Measuring {
 
 /// Starts a cluster, measures it, and ends it.
 ///
+/// Where a process ends by itself or does not answer, the figures so far are returned, with a note.
+///
 /// # Errors
-/// A program cannot be run, or a process ended by itself.
+/// A program cannot be run.
 pub(crate) fn measure(system: System, size: usize, plan: &Plan) -> Result<Figures> {
     let events = || Events::new(EVENT_BOUND.as_secs());
     let figures = Figures {
@@ -102,7 +104,8 @@ pub(crate) fn measure(system: System, size: usize, plan: &Plan) -> Result<Figure
     let fleet = Fleet::start(system, size, plan.logs.clone())?;
     let mut run = Measuring { fleet, figures, absences: Vec::new() };
     if let Err(problem) = run.all(system, plan) {
-        run.note(format!("given up: {problem:#}"));
+        let ended = run.deserters();
+        run.note(format!("given up: {problem:#}{ended}"));
     }
     run.count_false_alarms();
     Ok(run.figures)
@@ -241,11 +244,16 @@ impl Measuring {
     }
 
     fn note_missing(&mut self, pairs: usize, bound: Duration, after: &str) {
-        let ended = match self.fleet.deserters() {
-            ended if ended.is_empty() => String::new(),
-            ended => format!("; {} ended by themselves", ended.join(", ")),
-        };
+        let ended = self.deserters();
         self.note(format!("{pairs} pairs did not see each other {bound:?} after {after}{ended}"));
+    }
+
+    /// Who ended without being asked to, as the end of a sentence.
+    fn deserters(&mut self) -> String {
+        match self.fleet.deserters() {
+            ended if ended.is_empty() => String::new(),
+            ended => format!("; ended by themselves: {}", ended.join(", ")),
+        }
     }
 
     fn count_false_alarms(&mut self) {
