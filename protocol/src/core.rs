@@ -205,8 +205,9 @@ impl Core {
             }
             Input::Subscribed(peer) => self.on_subscribed(now, peer),
             Input::Pong(peer, rtt) => {
-                self.health.answered(now, peer, rtt);
-                self.watch.pong(now, peer);
+                if let Some(waited) = self.watch.pong(now, peer) {
+                    self.health.answered(now, peer, waited.min(rtt));
+                }
                 self.change(Change::Rtt(peer, Some(rtt)));
             }
             Input::Gossip { id, from, bytes } => self.on_gossip(now, id, from, &bytes),

@@ -55,6 +55,8 @@ struct Subject {
     /// The last proof of life.
     heard: Time,
     said: Option<Said>,
+    /// A verdict was reached since it was last heard of.
+    convicted: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +102,7 @@ impl Watch {
             unreached: None,
             heard: Time::ZERO,
             said: None,
+            convicted: false,
         })
     }
 
@@ -141,6 +144,7 @@ impl Watch {
         subject.dial_at = None;
         subject.dialled = None;
         subject.unreached = None;
+        subject.convicted = false;
     }
 
     /// The connection closed. `neighbour`: it was one that both sides want, so its end means something.
@@ -172,6 +176,7 @@ impl Watch {
         if let Some(subject) = self.subjects.get_mut(&id) {
             subject.dial_at = None;
             subject.dialled = None;
+            subject.convicted = true;
         }
     }
 
@@ -180,13 +185,15 @@ impl Watch {
         self.subjects.remove(&id);
     }
 
-    /// A ping was answered.
-    pub fn pong(&mut self, now: Time, id: NodeId) {
-        if let Some(subject) = self.subjects.get_mut(&id) {
-            subject.heard = now;
-            subject.unanswered = None;
-            subject.reported = None;
-        }
+    /// A ping was answered. Returns how long this node waited for it, as far as that tells anything about the network: not what it overslept
+    /// itself, and not while all agreed that the subject was gone, for then it is the subject that was late.
+    pub fn pong(&mut self, now: Time, id: NodeId) -> Option<Duration> {
+        let subject = self.subjects.get_mut(&id)?;
+        subject.heard = now;
+        subject.reported = None;
+        let sent = subject.unanswered.take();
+        let convicted = std::mem::take(&mut subject.convicted);
+        sent.filter(|_| !convicted).map(|sent| now.since(sent))
     }
 
     /// A dial came to nothing. Whoever dialled it and why: the outcome is evidence all the same.
@@ -354,7 +361,9 @@ mod tests {
             for t in ms {
                 for act in self.watch.due(at(t), &self.health) {
                     match act {
-                        Act::Ping(id) if alive(id) => self.watch.pong(at(t), id),
+                        Act::Ping(id) if alive(id) => {
+                            self.watch.pong(at(t), id);
+                        }
                         Act::Report(id, strength) => reports.push((t, id, strength)),
                         Act::Ping(_) | Act::Dial(_) => (),
                     }

@@ -88,6 +88,27 @@ fn a_freeze_is_known_within_two_seconds_and_so_is_the_return() {
 }
 
 #[test]
+fn many_that_froze_and_returned_make_nobody_patient() {
+    for n in [10, 30] {
+        let mut sim = cluster(40 + n as u64, n);
+        for round in 0..6 {
+            sim.freeze(round);
+            within(&mut sim, 4 * S, "freeze known", |sim| sim.all_believe(round, MemberState::Failed));
+            // Before and after the connections of the dead are closed.
+            sim.run_for(if round % 2 == 0 { S } else { 6 * S });
+            sim.thaw(round);
+            within(&mut sim, 5 * S, "thawed and back", Sim::has_converged);
+            sim.run_for(2 * S);
+        }
+        sim.freeze(7);
+        let took = within(&mut sim, 9 * S, "freeze known", |sim| sim.all_believe(7, MemberState::Failed));
+        // Two of its watchers may be among those that overslept, and doubt themselves a little longer.
+        assert!(took < 2500 * MS, "{n} nodes: {took:?}");
+        assert_eq!(sim.false_alarms, []);
+    }
+}
+
+#[test]
 fn a_farewell_is_known_at_once_and_is_not_a_failure() {
     for n in [2, 7, 30] {
         let mut sim = cluster(n as u64, n);
