@@ -299,9 +299,11 @@ impl Sim {
         self.blocked.insert((from, to));
     }
 
-    /// Passes again from one to the other.
-    pub fn unblock(&mut self, from: NodeIndex, to: NodeIndex) {
-        self.blocked.remove(&(from, to));
+    /// Between these, everything passes again from the first to the second.
+    pub fn unblock(&mut self, pairs: impl IntoIterator<Item = (NodeIndex, NodeIndex)>) {
+        for pair in pairs {
+            self.blocked.remove(&pair);
+        }
         self.release();
     }
 

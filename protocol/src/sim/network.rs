@@ -226,7 +226,10 @@ impl Sim {
 
     /// What was stalled sets out again where the way is free.
     pub(super) fn release(&mut self) {
-        for Stalled { from, to, link, message } in std::mem::take(&mut self.stalled) {
+        let blocked = &self.blocked;
+        let free: Vec<Stalled> =
+            self.stalled.extract_if(.., |s| !blocked.contains(&(s.from, s.to))).collect();
+        for Stalled { from, to, link, message } in free {
             self.send(from, to, link, message);
         }
     }
