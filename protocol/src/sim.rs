@@ -17,8 +17,10 @@ use crate::{
     Core, Identity, Incarnation, NodeId, Restored, Time,
     config::Config,
     io::{Command, Event, GossipId, Input, Judgement, Output, Profile},
+    liveness::{Claim, Strength},
     providers::{Change, Index, MemberState, ProviderTable},
     sync::Ticket,
+    wire::{self, Gossip},
 };
 
 mod network;
@@ -257,6 +259,17 @@ impl Sim {
     pub fn hint(&mut self, index: NodeIndex, of: NodeIndex) {
         let (id, at) = (self.nodes[of].id, address(of));
         self.feed(index, Input::Hint(Some(id), at));
+    }
+
+    /// Lets one node alone hear that `observer` misses `subject`: all who would have passed it on are gone that moment.
+    pub fn whisper(&mut self, observer: NodeIndex, subject: NodeIndex, to: NodeIndex) {
+        let of = self.nodes[subject].id;
+        let Some(s) = self.nodes[to].core().and_then(|core| core.state().node(of)) else { return };
+        let (incarnation, version, strength) = (s.incarnation(), s.header_version(), Strength::Weak);
+        let by = Identity::from_seed(&self.nodes[observer].seed);
+        let claim = Claim { observer: by.id(), subject: of, incarnation, version, strength };
+        let bytes = wire::encode(&Gossip::Evidence(vec![claim.sign(&by, &self.config.cluster)]));
+        self.feed(to, Input::Gossip { id: GossipId(0), from: by.id(), bytes });
     }
 
     /// Ends a process: its connections are reset at once.
