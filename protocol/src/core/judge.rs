@@ -68,9 +68,9 @@ impl Core {
     pub(super) fn hear(&mut self, now: Time, evidence: Evidence, from: NodeId, since: Time) -> Worth {
         let Claim { observer, subject, incarnation, version, .. } = evidence.claim;
         let about_me = subject == self.id;
-        // Only members bear witness: identities cost nothing, members can be counted. One that has died since has still seen it. But
-        // whoever accuses this node is answered, known here or not: others may know it. Our own words come back to us, too.
-        if observer == self.id || !about_me && !self.concluded.contains_key(&observer) {
+        // Only members bear witness: identities cost nothing, members can be counted. One that has died since has still seen it, and so has
+        // this node, if it said so in an earlier life. But whoever accuses this node is answered, known here or not: others may know it.
+        if !about_me && !self.concluded.contains_key(&observer) {
             return Worth::Stale;
         }
         let current = self.own.incarnation() == incarnation && version >= self.own_header_version();
