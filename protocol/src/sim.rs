@@ -17,59 +17,19 @@ use crate::{
     Core, Identity, Incarnation, NodeId, Restored, Time,
     config::Config,
     io::{Command, Event, GossipId, Input, Judgement, Output, Profile},
+    liveness::{Claim, Strength},
     providers::{Change, Index, MemberState, ProviderTable},
     sync::Ticket,
+    wire::{self, Gossip},
 };
 
-/// What the network does to messages.
-#[derive(Clone, Debug)]
-pub struct Weather {
-    /// The least time a message takes.
-    pub delay_min: Duration,
-    /// The most, without loss.
-    pub delay_max: Duration,
-    /// How many of a hundred packets are lost. Over TCP: the message comes later, by a retransmission of 200 ms, then 400, …
-    pub loss_percent: u8,
-}
+mod network;
 
-impl Default for Weather {
-    fn default() -> Self {
-        Self { delay_min: Duration::from_micros(50), delay_max: Duration::from_millis(2), loss_percent: 0 }
-    }
-}
+pub use network::Weather;
+use network::{Due, Link, Message, Stalled, What};
 
 /// Counts the nodes of a simulation, from 0.
 pub type NodeIndex = usize;
-
-/// How long a dial or a message to where nothing answers takes to give up. Linux would try for longer; the node's transport does not.
-const NO_ANSWER: Duration = Duration::from_secs(5);
-/// TCP's first retransmission timeout on Linux (RFC 6298 says 1 s, Linux has 200 ms as its least).
-const RTO: Duration = Duration::from_millis(200);
-/// After this many losses in a row the connection breaks.
-const RETRANSMISSIONS_MAX: u32 = 6;
-
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum What {
-    Wake,
-    Open { peer: NodeIndex, life: u64, their_life: u64, link: u64 },
-    Close { peer: NodeIndex, link: u64 },
-    Subscribe { peer: NodeIndex, link: u64 },
-    Refuse { peer: NodeId, refused: bool },
-    Gossip { from: NodeIndex, link: u64, bytes: Vec<u8> },
-    Ping { from: NodeIndex, link: u64, sent: Time },
-    Pong { from: NodeIndex, link: u64, sent: Time },
-    Request { from: NodeIndex, link: u64, ticket: u64, bytes: Vec<u8> },
-    Response { from: NodeIndex, link: u64, ticket: u64, bytes: Option<Vec<u8>> },
-}
-
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Due {
-    at: Time,
-    order: u64,
-    to: NodeIndex,
-    life: u64,
-    what: What,
-}
 
 /// One simulated process.
 #[derive(Debug)]
@@ -85,15 +45,18 @@ pub struct SimNode {
     frozen: bool,
     /// What came while it was frozen.
     backlog: Vec<What>,
-    links: BTreeMap<NodeIndex, u64>,
+    /// The connections to each peer. More than one where dials crossed; the first is used, all are listened to.
+    links: BTreeMap<NodeIndex, Vec<Link>>,
+    dialling: BTreeSet<NodeIndex>,
     subscribed: BTreeSet<NodeIndex>,
-    /// When the last message on the way to each peer arrives: within a connection order is kept.
-    arrivals: BTreeMap<NodeIndex, Time>,
+    /// When the last message on the way to each peer arrives, and over which connection.
+    arrivals: BTreeMap<NodeIndex, (u64, Time)>,
     seen_gossip: BTreeSet<[u8; 32]>,
     waiting_gossip: BTreeMap<u64, (NodeIndex, Vec<u8>)>,
     waiting_requests: BTreeMap<u64, (NodeIndex, u64, u64)>,
     next_id: u64,
     woken_at: Time,
+    inputs: u64,
     /// When its driver stopped it, and why.
     pub fatal: Option<String>,
 }
@@ -117,6 +80,21 @@ impl SimNode {
     /// Whether it runs and is not frozen.
     pub fn is_up(&self) -> bool {
         self.core.is_some() && !self.frozen
+    }
+
+    /// Whether it is frozen.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// How many inputs its core has been given, over all its lives.
+    pub fn inputs(&self) -> u64 {
+        self.inputs
+    }
+
+    /// Gossip and requests that the core was given and has not judged or answered. It must never keep one.
+    pub fn unanswered(&self) -> usize {
+        self.waiting_gossip.len() + self.waiting_requests.len()
     }
 }
 
@@ -147,7 +125,7 @@ pub struct Sim {
     /// From whom to whom nothing passes.
     blocked: BTreeSet<(NodeIndex, NodeIndex)>,
     /// What TCP keeps retransmitting meanwhile.
-    stalled: Vec<(NodeIndex, NodeIndex, What)>,
+    stalled: Vec<Stalled>,
     /// Verdicts of death on the living, since the last time they were taken.
     pub false_alarms: Vec<FalseAlarm>,
     trace: blake3::Hasher,
@@ -220,6 +198,7 @@ impl Sim {
             frozen: false,
             backlog: Vec::new(),
             links: BTreeMap::new(),
+            dialling: BTreeSet::new(),
             subscribed: BTreeSet::new(),
             arrivals: BTreeMap::new(),
             seen_gossip: BTreeSet::new(),
@@ -227,6 +206,7 @@ impl Sim {
             waiting_requests: BTreeMap::new(),
             next_id: 0,
             woken_at: Time::ZERO,
+            inputs: 0,
             fatal: None,
         });
         self.start(index, contact);
@@ -281,6 +261,17 @@ impl Sim {
         self.feed(index, Input::Hint(Some(id), at));
     }
 
+    /// Lets one node alone hear that `observer` misses `subject`: all who would have passed it on are gone that moment.
+    pub fn whisper(&mut self, observer: NodeIndex, subject: NodeIndex, to: NodeIndex) {
+        let of = self.nodes[subject].id;
+        let Some(s) = self.nodes[to].core().and_then(|core| core.state().node(of)) else { return };
+        let (incarnation, version, strength) = (s.incarnation(), s.header_version(), Strength::Weak);
+        let by = Identity::from_seed(&self.nodes[observer].seed);
+        let claim = Claim { observer: by.id(), subject: of, incarnation, version, strength };
+        let bytes = wire::encode(&Gossip::Evidence(vec![claim.sign(&by, &self.config.cluster)]));
+        self.feed(to, Input::Gossip { id: GossipId(0), from: by.id(), bytes });
+    }
+
     /// Ends a process: its connections are reset at once.
     pub fn crash(&mut self, index: NodeIndex) {
         self.nodes[index].core = None;
@@ -288,13 +279,13 @@ impl Sim {
         self.nodes[index].backlog.clear();
         self.nodes[index].waiting_gossip.clear();
         self.nodes[index].waiting_requests.clear();
+        self.nodes[index].dialling.clear();
         let links = std::mem::take(&mut self.nodes[index].links);
         self.nodes[index].subscribed.clear();
-        for (peer, link) in links {
-            // What is blocked does not carry the reset either.
-            if !self.blocked.contains(&(index, peer)) {
-                self.send(index, peer, What::Close { peer: index, link });
-            }
+        for (peer, link) in
+            links.into_iter().flat_map(|(peer, links)| links.into_iter().map(move |l| (peer, l)))
+        {
+            self.send(index, peer, link.id, Message::Close);
         }
     }
 
@@ -310,7 +301,9 @@ impl Sim {
         // The late timer comes first, as it would in the driver.
         self.feed(index, Input::Tick);
         for what in backlog {
-            self.deliver(index, what);
+            if self.nodes[index].core.is_some() {
+                self.deliver(index, what);
+            }
         }
     }
 
@@ -319,12 +312,18 @@ impl Sim {
         self.blocked.insert((from, to));
     }
 
+    /// Between these, everything passes again from the first to the second.
+    pub fn unblock(&mut self, pairs: impl IntoIterator<Item = (NodeIndex, NodeIndex)>) {
+        for pair in pairs {
+            self.blocked.remove(&pair);
+        }
+        self.release();
+    }
+
     /// Everything passes again.
     pub fn heal(&mut self) {
         self.blocked.clear();
-        for (from, to, what) in std::mem::take(&mut self.stalled) {
-            self.send(from, to, what);
-        }
+        self.release();
     }
 
     /// Cuts the cluster in two: those below `at` and the others.
@@ -369,17 +368,25 @@ impl Sim {
         let Some(Reverse(due)) = self.queue.pop() else { return false };
         self.now = self.now.max(due.at);
         let node = &mut self.nodes[due.to];
-        if node.life != due.life || node.core.is_none() {
-            return true;
-        }
-        if node.frozen {
-            if due.what != What::Wake {
-                node.backlog.push(due.what);
+        match &due.what {
+            // The host of a process that is gone still answers for it.
+            What::Carried { from, link, message } if node.core.is_none() => {
+                self.reset(due.to, *from, *link, message);
             }
-            return true;
+            What::Carried { .. } => self.hand_over(due.to, due.what),
+            _ if node.core.is_some() && node.life == due.life => self.hand_over(due.to, due.what),
+            _ => (),
         }
-        self.deliver(due.to, due.what);
         true
+    }
+
+    fn hand_over(&mut self, to: NodeIndex, what: What) {
+        let node = &mut self.nodes[to];
+        if !node.frozen {
+            self.deliver(to, what);
+        } else if what != What::Wake {
+            node.backlog.push(what);
+        }
     }
 
     fn note(&mut self, text: impl Fn() -> String) {
@@ -391,91 +398,10 @@ impl Sim {
         self.trace.update(&u64::try_from(self.now.since_start().as_micros()).unwrap_or(0).to_le_bytes());
     }
 
-    fn is_linked(&self, a: NodeIndex, b: NodeIndex, link: u64) -> bool {
-        self.nodes[a].links.get(&b) == Some(&link)
-    }
-
-    fn deliver(&mut self, to: NodeIndex, what: What) {
-        let core_time = self.nodes[to].woken_at;
-        match what {
-            What::Wake => {
-                if core_time <= self.now {
-                    self.feed(to, Input::Tick);
-                }
-            }
-            What::Open { peer, life, their_life, link } => {
-                if self.nodes[peer].life == their_life && self.nodes[to].life == life {
-                    let before = self.nodes[to].links.insert(peer, link);
-                    if before.is_none() {
-                        self.feed(to, Input::Connected(self.nodes[peer].id));
-                    }
-                }
-            }
-            What::Subscribe { peer, link } => {
-                if self.is_linked(to, peer, link) && self.nodes[to].subscribed.insert(peer) {
-                    self.feed(to, Input::Subscribed(self.nodes[peer].id));
-                }
-            }
-            What::Close { peer, link } => {
-                if self.is_linked(to, peer, link) {
-                    self.nodes[to].links.remove(&peer);
-                    self.nodes[to].subscribed.remove(&peer);
-                    self.feed(to, Input::Disconnected(self.nodes[peer].id));
-                }
-            }
-            What::Refuse { peer, refused } => self.feed(to, Input::DialFailed { peer, refused }),
-            What::Gossip { from, link, bytes } => {
-                if self.is_linked(to, from, link) {
-                    self.count(&bytes);
-                    let node = &mut self.nodes[to];
-                    if node.seen_gossip.insert(*blake3::hash(&bytes).as_bytes()) {
-                        node.next_id += 1;
-                        let id = node.next_id;
-                        node.waiting_gossip.insert(id, (from, bytes.clone()));
-                        self.feed(to, Input::Gossip { id: GossipId(id), from: self.nodes[from].id, bytes });
-                    }
-                }
-            }
-            What::Ping { from, link, sent } => {
-                if self.is_linked(to, from, link) {
-                    self.send(to, from, What::Pong { from: to, link, sent });
-                }
-            }
-            What::Pong { from, link, sent } => {
-                if self.is_linked(to, from, link) {
-                    self.feed(to, Input::Pong(self.nodes[from].id, self.now.since(sent)));
-                }
-            }
-            What::Request { from, link, ticket, bytes } => {
-                if self.is_linked(to, from, link) {
-                    self.count(&bytes);
-                    let node = &mut self.nodes[to];
-                    node.next_id += 1;
-                    let id = node.next_id;
-                    node.waiting_requests.insert(id, (from, link, ticket));
-                    self.feed(to, Input::Request { from: self.nodes[from].id, ticket: Ticket(id), bytes });
-                }
-            }
-            What::Response { from, link, ticket, bytes } => {
-                if self.is_linked(to, from, link) {
-                    self.count(bytes.as_deref().unwrap_or_default());
-                    self.feed(
-                        to,
-                        Input::Response { from: self.nodes[from].id, ticket: Ticket(ticket), bytes },
-                    );
-                }
-            }
-        }
-    }
-
-    fn count(&mut self, bytes: &[u8]) {
-        self.delivered += 1;
-        self.bytes += bytes.len() as u64;
-    }
-
     fn feed(&mut self, to: NodeIndex, input: Input) {
         let now = self.now;
         self.note(|| format!("{to} <- {}", brief(&input)));
+        self.nodes[to].inputs += 1;
         let Some(core) = self.nodes[to].core.as_mut() else { return };
         core.handle(now, input);
         while let Some(output) = self.nodes[to].core.as_mut().and_then(Core::poll_output) {
@@ -486,48 +412,6 @@ impl Sim {
             self.nodes[to].woken_at = at;
             self.push(at, to, What::Wake);
         }
-    }
-
-    fn push(&mut self, at: Time, to: NodeIndex, what: What) {
-        self.order += 1;
-        let life = self.nodes[to].life;
-        self.queue.push(Reverse(Due { at, order: self.order, to, life, what }));
-    }
-
-    /// Sends over a connection: in order, delayed, lossy as TCP is.
-    fn send(&mut self, from: NodeIndex, to: NodeIndex, what: What) {
-        if self.blocked.contains(&(from, to)) {
-            return self.stalled.push((from, to, what));
-        }
-        let Some(delay) = self.delay() else {
-            // So much was lost that the connection broke; both sides find out.
-            if let Some(link) = self.nodes[from].links.get(&to).copied() {
-                self.push(self.now + NO_ANSWER, from, What::Close { peer: to, link });
-                self.push(self.now + NO_ANSWER, to, What::Close { peer: from, link });
-            }
-            return;
-        };
-        let earliest = self.nodes[from].arrivals.get(&to).copied().unwrap_or_default();
-        let at = (self.now + delay).max(earliest);
-        self.nodes[from].arrivals.insert(to, at);
-        self.push(at, to, what);
-    }
-
-    fn delay(&mut self) -> Option<Duration> {
-        let (least, most) = (self.weather.delay_min, self.weather.delay_max);
-        let mut delay = least + (most - least).mul_f64(self.rng.f64());
-        let mut timeout = RTO;
-        for lost in 0.. {
-            if lost >= RETRANSMISSIONS_MAX {
-                return None;
-            }
-            if self.rng.u8(..100) >= self.weather.loss_percent {
-                break;
-            }
-            delay += timeout;
-            timeout *= 2;
-        }
-        Some(delay)
     }
 
     fn carry_out(&mut self, from: NodeIndex, output: Output) {
@@ -544,37 +428,29 @@ impl Sim {
                     self.flood(from, Some(relay), &bytes);
                 }
             }
-            Output::Dial(peer, _) => self.dial(from, peer),
-            Output::DialAddress(peer, address) => {
-                let index = address.parse().ok().filter(|i| *i < self.nodes.len());
-                if let Some(id) = peer.or(index.map(|i: usize| self.nodes[i].id)) {
-                    self.dial(from, id);
+            Output::Dial(peer, _) => {
+                if let Some(to) = self.by_id.get(&peer).copied() {
+                    self.dial(from, to);
+                }
+            }
+            Output::DialAddress(_, address) => {
+                if let Some(to) = address.parse().ok().filter(|i| *i < self.nodes.len()) {
+                    self.dial(from, to);
                 }
             }
             Output::Disconnect(peer) => {
-                if let Some(peer) = self.by_id.get(&peer).copied()
-                    && let Some(link) = self.nodes[from].links.get(&peer).copied()
-                {
-                    self.push(self.now, from, What::Close { peer, link });
-                    self.send(from, peer, What::Close { peer: from, link });
+                if let Some(peer) = self.by_id.get(&peer).copied() {
+                    self.part(from, peer);
                 }
             }
-            Output::Ping(peer) => {
-                self.over_link(from, peer, |link, now| What::Ping { from, link, sent: now });
-            }
+            Output::Ping(peer) => _ = self.over_link(from, peer, Message::Ping(self.now)),
             Output::Request(peer, Ticket(ticket), bytes) => {
-                let asked = self.over_link(from, peer, |link, _| What::Request { from, link, ticket, bytes });
+                let asked = self.over_link(from, peer, Message::Request(ticket, bytes));
                 if !asked && let Some(peer) = self.by_id.get(&peer).copied() {
-                    self.push(self.now, from, What::Response { from: peer, link: 0, ticket, bytes: None });
+                    self.push(self.now, from, What::Unanswered { from: peer, ticket });
                 }
             }
-            Output::Respond(Ticket(id), bytes) => {
-                if let Some((peer, link, ticket)) = self.nodes[from].waiting_requests.remove(&id)
-                    && self.is_linked(from, peer, link)
-                {
-                    self.send(from, peer, What::Response { from, link, ticket, bytes: Some(bytes) });
-                }
-            }
+            Output::Respond(Ticket(id), bytes) => self.respond(from, id, bytes),
             Output::Change(change) => {
                 self.look_for_false_alarm(from, &change);
                 let now = self.now;
@@ -585,54 +461,6 @@ impl Sim {
                 self.nodes[from].fatal = Some(fatal.to_string());
                 self.crash(from);
             }
-        }
-    }
-
-    fn over_link(&mut self, from: NodeIndex, peer: NodeId, what: impl FnOnce(u64, Time) -> What) -> bool {
-        let Some(peer) = self.by_id.get(&peer).copied() else { return false };
-        let Some(link) = self.nodes[from].links.get(&peer).copied() else { return false };
-        let what = what(link, self.now);
-        self.send(from, peer, what);
-        true
-    }
-
-    fn flood(&mut self, from: NodeIndex, except: Option<NodeIndex>, bytes: &[u8]) {
-        let peers: Vec<NodeIndex> = self.nodes[from].subscribed.iter().copied().collect();
-        for peer in peers.into_iter().filter(|peer| Some(*peer) != except) {
-            if let Some(link) = self.nodes[from].links.get(&peer).copied() {
-                self.send(from, peer, What::Gossip { from, link, bytes: bytes.to_vec() });
-            }
-        }
-    }
-
-    fn dial(&mut self, from: NodeIndex, peer: NodeId) {
-        let Some(to) = self.by_id.get(&peer).copied() else { return };
-        if to == from || self.nodes[from].links.contains_key(&to) {
-            return;
-        }
-        let there = self.delay().zip(self.delay());
-        let cut = self.blocked.contains(&(from, to)) || self.blocked.contains(&(to, from));
-        match there {
-            Some((there, back)) if !cut => {
-                if self.nodes[to].core.is_none() {
-                    self.push(self.now + there + back, from, What::Refuse { peer, refused: true });
-                } else if self.nodes[to].frozen {
-                    // The kernel accepts, nobody answers.
-                    self.push(self.now + NO_ANSWER, from, What::Refuse { peer, refused: false });
-                } else {
-                    self.next_link += 1;
-                    let (link, life, their_life) =
-                        (self.next_link, self.nodes[from].life, self.nodes[to].life);
-                    let open = |peer, life, their_life| What::Open { peer, life, their_life, link };
-                    // Noise takes one and a half round trips more.
-                    let (here, over_there) = ((there + back) * 2, there * 2 + back);
-                    self.push(self.now + here, from, open(to, life, their_life));
-                    self.push(self.now + over_there, to, open(from, their_life, life));
-                    self.push(self.now + here + back, from, What::Subscribe { peer: to, link });
-                    self.push(self.now + here + there, to, What::Subscribe { peer: from, link });
-                }
-            }
-            _ => self.push(self.now + NO_ANSWER, from, What::Refuse { peer, refused: false }),
         }
     }
 

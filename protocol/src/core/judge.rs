@@ -68,9 +68,9 @@ impl Core {
     pub(super) fn hear(&mut self, now: Time, evidence: Evidence, from: NodeId, since: Time) -> Worth {
         let Claim { observer, subject, incarnation, version, .. } = evidence.claim;
         let about_me = subject == self.id;
-        // Only members bear witness: identities cost nothing, members can be counted. One that has died since has still seen it. But
-        // whoever accuses this node is answered, known here or not: others may know it. Our own words come back to us, too.
-        if observer == self.id || !about_me && !self.concluded.contains_key(&observer) {
+        // Only members bear witness: identities cost nothing, members can be counted. One that has died since has still seen it, and so has
+        // this node, if it said so in an earlier life. But whoever accuses this node is answered, known here or not: others may know it.
+        if !about_me && !self.concluded.contains_key(&observer) {
             return Worth::Stale;
         }
         let current = self.own.incarnation() == incarnation && version >= self.own_header_version();
@@ -133,7 +133,7 @@ impl Core {
                 let since = self.liveness.accused_since(subject).unwrap_or(now);
                 let again = at.unwrap_or(since + suspicion);
                 if again <= now {
-                    self.confront(subject);
+                    self.confront(now, subject);
                 }
                 self.deadlines.insert((if again > now { again } else { now + CONFRONT_EVERY }, subject));
                 MemberState::Suspect
@@ -145,13 +145,20 @@ impl Core {
         self.place(now, subject, state);
     }
 
-    /// Nobody confirms what is said of a member, and it does not answer: perhaps it has not heard. Whoever is connected tells it.
-    fn confront(&mut self, subject: NodeId) {
-        let Some(s) = self.state.node(subject).filter(|_| self.links.is_connected(subject)) else { return };
+    /// Nobody confirms what is said of a member, and it does not answer: perhaps it has not heard, because the gossip that should have told
+    /// it was lost with the connections it was on. Whoever is connected tells it; whoever is not tells its neighbours, one at a time, and
+    /// those to whom it is news pass it on.
+    fn confront(&mut self, now: Time, subject: NodeId) {
+        let Some(s) = self.state.node(subject) else { return };
+        let neighbours: Vec<NodeId> = self.links.connected().collect();
+        let turn = now.since_start().as_secs() / CONFRONT_EVERY.as_secs();
+        let in_turn = usize::try_from(turn).unwrap_or(0).checked_rem(neighbours.len());
+        let to = if neighbours.contains(&subject) { Some(subject) } else { in_turn.map(|i| neighbours[i]) };
+        let Some(peer) = to else { return };
         let evidence: Vec<Evidence> = self.liveness.reports(subject).cloned().collect();
         let (incarnation, covers) = (s.incarnation(), Seen::default());
         let page = Page { node: subject, incarnation, covers, entries: Vec::new(), evidence };
-        self.request(Ask { peer: subject, ticket: Ticket(0), request: Request::Push(vec![page]) });
+        self.request(Ask { peer, ticket: Ticket(0), request: Request::Push(vec![page]) });
     }
 
     /// Makes a conclusion known.

@@ -244,3 +244,34 @@ fn nobody_stays_a_suspect_whom_nobody_confirms() {
     sim.heal();
     within(&mut sim, 20 * S, "all alive to all", Sim::has_converged);
 }
+
+#[test]
+fn a_report_that_reached_only_one_leaves_nobody_a_suspect() {
+    let mut sim = cluster(15, 12);
+    let is_far = |sim: &Sim, i: NodeIndex| {
+        let subject = sim.nodes()[1].id();
+        i != 1 && sim.nodes()[i].core().is_some_and(|c| c.neighbours().all(|id| id != subject))
+    };
+    let far = (0..12).find(|i| is_far(&sim, *i)).unwrap();
+    let observer = (0..12).rfind(|i| *i != far && *i != 1).unwrap();
+    sim.whisper(observer, 1, far);
+    assert!(!sim.has_converged(), "it is a suspect to one");
+    within(&mut sim, 10 * S, "all alive to all", Sim::has_converged);
+}
+
+#[test]
+fn who_restarts_believes_what_it_said_in_its_last_life() {
+    let mut sim = cluster(16, 12);
+    sim.crash(5);
+    sim.run_for(5 * S);
+    // Those that reported it are among these.
+    for i in (0..12).filter(|i| *i != 5) {
+        sim.crash(i);
+        sim.start(i, Some((i + 1) % 5));
+        within(&mut sim, 5 * S, "it sees the dead as dead", Sim::has_converged);
+        assert_eq!(
+            sim.nodes()[i].core().and_then(|c| c.concluded(sim.nodes()[5].id())),
+            Some(MemberState::Failed)
+        );
+    }
+}

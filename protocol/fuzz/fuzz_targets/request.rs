@@ -1,0 +1,17 @@
+//! Any bytes as a request, to a core in the middle of its life.
+#![no_main]
+
+use std::cell::RefCell;
+
+use libfuzzer_sys::fuzz_target;
+use live::{Live, Way};
+
+#[allow(dead_code)]
+#[path = "../../tests/garbage/live.rs"]
+mod live;
+
+thread_local!(static LIVE: RefCell<Live> = RefCell::new(Live::new()));
+
+fuzz_target!(|bytes: &[u8]| {
+    LIVE.with(|live| _ = live.borrow_mut().feed(Way::Request, bytes.to_vec()));
+});
