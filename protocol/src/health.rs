@@ -8,7 +8,8 @@
 //!
 //! One late answer may be the fault of the one that answers: a process that was frozen for five seconds answers after five seconds, and that
 //! must not make anybody patient with the others. So of the subjects the *second* worst counts, and each one's own lateness only for
-//! itself, and not without bound.
+//! itself, and not without bound. For the same reason one oversleeping of this node is none: whoever was stopped and goes on is as healthy
+//! as before, and whoever is starved oversleeps again.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,8 +23,7 @@ const FACTOR: u32 = 3;
 const EXTRA_MAX: Duration = Duration::from_secs(8);
 /// What a subject's own lateness counts at most, for itself. Covers a starved host; a host that froze is noticed that much later the next time.
 const OWN_FAULT_MAX: Duration = Duration::from_millis(500);
-/// What one oversleeping counts at most: a node that was frozen once is not slow from then on. One that is starved oversleeps again and
-/// again, and each time forgives what it missed.
+/// What one oversleeping counts at most: each time the node also forgives what it missed.
 const TIMER_LATE_MAX: Duration = Duration::from_millis(200);
 /// What a node that has seen nothing yet expects.
 const FIRST_GUESS: Duration = Duration::from_millis(50);
@@ -53,19 +53,27 @@ impl Worst {
 /// How late things have lately been.
 #[derive(Debug)]
 pub struct Health {
-    timers: Worst,
+    /// The worst and the second worst.
+    timers: [Worst; 2],
     answers: BTreeMap<NodeId, Worst>,
 }
 
 impl Health {
     /// A node that has seen nothing yet expects the network to be a little late.
     pub fn new(now: Time) -> Self {
-        Self { timers: Worst { lateness: FIRST_GUESS, at: now }, answers: BTreeMap::new() }
+        Self { timers: [Worst { lateness: FIRST_GUESS, at: now }; 2], answers: BTreeMap::new() }
     }
 
     /// One of this node's timers ran so late.
     pub fn timer_late(&mut self, now: Time, by: Duration) {
-        self.timers.observe(now, by.min(TIMER_LATE_MAX));
+        let by = by.min(TIMER_LATE_MAX);
+        let [first, second] = &mut self.timers;
+        if by >= first.now(now) {
+            *second = *first;
+            first.observe(now, by);
+        } else {
+            second.observe(now, by);
+        }
     }
 
     /// A ping was answered after this long.
@@ -80,7 +88,7 @@ impl Health {
             second = second.max(lateness.min(first));
             first = first.max(lateness);
         }
-        self.timers.now(now).max(second)
+        self.timers[1].now(now).max(second)
     }
 
     /// A base timeout, stretched by what this node has lately seen.
@@ -116,6 +124,8 @@ mod tests {
         let mut health = Health::new(Time::ZERO);
         let minute = Time::from_start(SECOND * 60);
         assert!(health.stretch(minute, BASE) < BASE + Duration::from_millis(20));
+        health.timer_late(minute, SECOND / 5);
+        assert!(health.stretch(minute, BASE) < BASE + Duration::from_millis(20), "once is none");
         health.timer_late(minute, SECOND / 5);
         assert_eq!(health.stretch(minute, BASE), BASE + SECOND * 3 / 5);
         health.timer_late(minute, Duration::from_millis(2));
