@@ -207,11 +207,14 @@ impl State {
         self.nodes.is_empty()
     }
 
-    /// Applies an entry from anywhere. The signature is checked only for what would be news.
+    /// Applies an entry from anywhere. The signature is checked only for what would be news, or fills a gap.
     pub fn apply(&mut self, entry: Entry) -> Applied {
         let fact = &entry.fact;
-        if fact.version == Version(0) || self.is_stale(&entry) {
+        if fact.version == Version(0) {
             return Applied::Stale;
+        }
+        if self.is_stale(&entry) {
+            return self.pass_over(&entry);
         }
         let known = self.nodes.get(&fact.node);
         let current = known.filter(|s| s.incarnation == fact.incarnation);
@@ -243,6 +246,22 @@ impl State {
             // Seen, and not held, and below the floor: it was superseded by a tombstone that is collected.
             None => fact.version < known.header.floor && known.seen.contains(fact.version),
         }
+    }
+
+    /// What is superseded still shows that its version is not missing, if its owner stated it: gossip that overtook gossip would leave
+    /// gaps behind, which every digest has to list and every new floor makes a reason to fetch the whole again.
+    fn pass_over(&mut self, entry: &Entry) -> Applied {
+        let fact = &entry.fact;
+        let Some(s) = self.nodes.get_mut(&fact.node).filter(|s| s.incarnation == fact.incarnation) else {
+            return Applied::Stale;
+        };
+        if fact.version >= s.unconfirmed_below && !s.seen.contains(fact.version) {
+            if let Err(error) = entry.check(&self.cluster) {
+                return Applied::Refused(error);
+            }
+            s.seen.insert(fact.version);
+        }
+        Applied::Stale
     }
 
     fn is_full_for(&self, entry: &Entry, known: Option<&Statements>, current: Option<&Statements>) -> bool {

@@ -128,6 +128,9 @@ proptest! {
         all.iter().rev().for_each(|e| _ = got.apply(e.clone()));
         prop_assert_eq!(got.root(), expected.root());
         prop_assert_eq!(held(&got), held(&expected));
+        for (id, s) in got.nodes() {
+            prop_assert_eq!(&s.seen, &Seen::up_to(Version(all.iter().filter(|e| e.fact.node == id).count() as u64)));
+        }
     }
 
     #[test]
@@ -237,6 +240,20 @@ proptest! {
 
 fn prop_assert_eq_or_stale(state: &mut State, old: &Entry) {
     assert_eq!(state.apply(old.clone()), Applied::Stale, "the old life is over");
+}
+
+#[test]
+fn what_was_overtaken_leaves_no_gap_and_a_forgery_of_it_closes_none() {
+    let all = history(1, 1000, &[Deed::Set(0), Deed::Set(0)]);
+    let mut got = witness(&[all[0].clone(), all[2].clone()]);
+    let root = got.root();
+    let mut forged = all[1].clone();
+    forged.fact.value = Some(instance(80));
+    assert_eq!(got.apply(forged), Applied::Refused(EntryError::Forged));
+    assert_eq!(got.digest(who(1).id()).seen.watermark(), Version(1));
+    assert_eq!(got.apply(all[1].clone()), Applied::Stale);
+    assert_eq!(got.digest(who(1).id()).seen, Seen::up_to(Version(3)));
+    assert_eq!(got.root(), root);
 }
 
 /// A value, its deletion, and what its owner says once the tombstone is collected.
