@@ -444,6 +444,8 @@ impl State {
         let header = s.entries.get(&Key::Header)?;
         let mut entries = Vec::new();
         let mut bytes = 0;
+        // Whatever the budget, one entry besides the header goes: who has too many gaps to remember the header asks for it each time.
+        let mut any = false;
         if !they_saw.contains(header.fact.version) {
             bytes += header.encoded_len();
             entries.push(header.clone());
@@ -453,11 +455,12 @@ impl State {
         for (version, key) in missing {
             let Some(entry) = s.entries.get(key) else { continue };
             bytes += entry.encoded_len();
-            if bytes > budget.min(PAGE_BYTES) && !entries.is_empty() {
+            if bytes > budget.min(PAGE_BYTES) && any {
                 complete_to = Some(Version(version.0 - 1));
                 break;
             }
             entries.push(entry.clone());
+            any = true;
         }
         let mut covers = complete_to.map_or_else(|| s.seen.clone(), |limit| s.seen.below(limit));
         covers = covers.without(they_saw);

@@ -256,6 +256,21 @@ fn what_was_overtaken_leaves_no_gap_and_a_forgery_of_it_closes_none() {
     assert_eq!(got.root(), root);
 }
 
+#[test]
+fn every_page_gets_ahead_even_of_one_with_too_many_gaps_to_remember_the_header() {
+    let gaps = crate::seen::RANGES_MAX as u64;
+    let header_at = |version| entry(1, 1000, version, Key::Header, Some(header(0)));
+    let key = |v| entry(1, 1000, v, Key::Kv(format!("k{v}")), Some(vec![0; 100]));
+    let last = 2 * gaps + 10;
+    let mut all = vec![header_at(1)];
+    all.extend((2..last).map(key));
+    all.push(header_at(last));
+    let full = witness(&all);
+    let mut got = witness(&all.iter().filter(|e| e.fact.version.0 % 2 == 1).cloned().collect::<Vec<_>>());
+    assert!(pull(&mut got, &full, 0).is_some());
+    assert_eq!(held(&got), held(&full));
+}
+
 /// A value, its deletion, and what its owner says once the tombstone is collected.
 fn collected() -> Vec<Entry> {
     history(1, 1000, &[Deed::Set(0), Deed::Set(2), Deed::Remove(0), Deed::Collect])
