@@ -100,6 +100,24 @@ impl Seen {
         }
     }
 
+    /// What of this is not in `other`. Keeps one range less than there is room for, so that one more version can be added; what does
+    /// not fit is the highest.
+    pub fn without(&self, other: &Self) -> Self {
+        let mut rest = Self::default();
+        let watermark = (Version(1), self.watermark);
+        for (start, end) in std::iter::once(&watermark).chain(&self.above) {
+            let first = (*start).max(other.watermark.next());
+            let mut start = first;
+            for (s, e) in other.above.iter().filter(|(s, e)| *s <= *end && first <= *e) {
+                rest.insert_range(start, Version(s.0 - 1));
+                start = e.next();
+            }
+            rest.insert_range(start, *end);
+        }
+        rest.above.truncate(RANGES_MAX - 1);
+        rest
+    }
+
     /// How many ranges lie above the watermark.
     pub fn ranges(&self) -> usize {
         self.above.len()
@@ -130,11 +148,17 @@ mod tests {
             let mut set = BTreeSet::new();
             for (start, len) in ranges {
                 let before = seen.clone();
+                let old = set.clone();
                 seen.insert_range(Version(start), Version(start + len));
                 set.extend(start..=start + len);
                 prop_assert!(seen.is_well_formed(), "{seen:?}");
                 prop_assert!(seen.contains_all(&before));
                 prop_assert_eq!(before.contains_all(&seen), before == seen);
+                let added = seen.without(&before);
+                prop_assert!(added.is_well_formed(), "{added:?}");
+                for v in 1..70 {
+                    prop_assert_eq!(added.contains(Version(v)), set.contains(&v) && !old.contains(&v));
+                }
             }
             for v in 1..70 {
                 prop_assert_eq!(seen.contains(Version(v)), set.contains(&v), "{} in {:?}", v, seen);

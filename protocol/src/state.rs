@@ -7,7 +7,9 @@
 //! - **A header opens an incarnation.** Entries of a life whose header has not come are put off; anti-entropy sends headers first.
 //! - **Tombstones** keep the deleted from coming back. Their owner collects them after an hour by raising the `floor` in its header, so
 //!   that everybody collects the same ones at the same version. Whoever has gaps below a new floor may hold what was
-//!   deleted there: it forgets what it has *seen* of that node, is sent the whole again, and drops what was not confirmed.
+//!   deleted there: it forgets what it has *seen* of that node below the floor, is sent that again, and drops what was not confirmed.
+//!   Only who knows the floor can confirm, and only what it sends or says it has nothing of: a page covers no version that its
+//!   receiver said it had seen, because the receiver may have forgotten that since.
 //! - **The collected stay away.** A member forgotten after 72 h, or a key below its node's floor, is refused when some straggler brings it.
 //!
 //! What a relay says a page covers is not signed: a *member* that lies can withhold another's entries from those that sync with it
@@ -38,7 +40,7 @@ pub struct Statements {
     /// The same entries in the order in which they were stated.
     by_version: BTreeMap<Version, Key>,
     seen: Seen,
-    /// Set after a gap below the floor: entries below it count only once a page has confirmed them.
+    /// Set after a gap below the floor: entries below it count as seen only once a page has confirmed them.
     unconfirmed_below: Version,
     hash: Hash,
     failed: bool,
@@ -78,7 +80,9 @@ impl Statements {
 
     fn put(&mut self, entry: Entry) {
         let (key, version) = (entry.fact.key.clone(), entry.fact.version);
-        self.seen.insert(version);
+        if version >= self.unconfirmed_below {
+            self.seen.insert(version);
+        }
         self.instances += usize::from(is_live_instance(&entry));
         self.by_version.insert(version, key.clone());
         xor(&mut self.hash, &entry_hash(&entry));
@@ -203,11 +207,14 @@ impl State {
         self.nodes.is_empty()
     }
 
-    /// Applies an entry from anywhere. The signature is checked only for what would be news.
+    /// Applies an entry from anywhere. The signature is checked only for what would be news, or fills a gap.
     pub fn apply(&mut self, entry: Entry) -> Applied {
         let fact = &entry.fact;
-        if fact.version == Version(0) || self.is_stale(&entry) {
+        if fact.version == Version(0) {
             return Applied::Stale;
+        }
+        if self.is_stale(&entry) {
+            return self.pass_over(&entry);
         }
         let known = self.nodes.get(&fact.node);
         let current = known.filter(|s| s.incarnation == fact.incarnation);
@@ -241,6 +248,22 @@ impl State {
         }
     }
 
+    /// What is superseded still shows that its version is not missing, if its owner stated it: gossip that overtook gossip would leave
+    /// gaps behind, which every digest has to list and every new floor makes a reason to fetch the whole again.
+    fn pass_over(&mut self, entry: &Entry) -> Applied {
+        let fact = &entry.fact;
+        let Some(s) = self.nodes.get_mut(&fact.node).filter(|s| s.incarnation == fact.incarnation) else {
+            return Applied::Stale;
+        };
+        if fact.version >= s.unconfirmed_below && !s.seen.contains(fact.version) {
+            if let Err(error) = entry.check(&self.cluster) {
+                return Applied::Refused(error);
+            }
+            s.seen.insert(fact.version);
+        }
+        Applied::Stale
+    }
+
     fn is_full_for(&self, entry: &Entry, known: Option<&Statements>, current: Option<&Statements>) -> bool {
         match current {
             None => known.is_none() && self.nodes.len() >= self.members_max,
@@ -272,7 +295,8 @@ impl State {
         self.buried.remove(&node);
         let statements = Statements {
             incarnation,
-            unconfirmed_below: Version(0),
+            // Of what was collected before, nothing is known here.
+            unconfirmed_below: header.floor.min(entry.fact.version),
             header,
             entries: BTreeMap::new(),
             by_version: BTreeMap::new(),
@@ -298,9 +322,11 @@ impl State {
         };
         let before = self.change(node, |s| {
             let before = s.entries.get(&entry.fact.key).cloned();
+            // An owner that counts wrong must not have its own header collected.
+            let floor_max = entry.fact.version;
             s.put(entry);
             if let Some(header) = header {
-                let floor = header.floor;
+                let floor = header.floor.min(floor_max);
                 let raised = floor > s.header.floor;
                 s.header = header;
                 if raised {
@@ -318,6 +344,12 @@ impl State {
         let (node, incarnation) = (page.node, page.incarnation);
         self.change(node, |s| {
             if s.incarnation != incarnation {
+                return Vec::new();
+            }
+            // Who has not seen this header may not know of the floor, and still believe in what was deleted below it.
+            if !page.covers.contains(s.header_version()) {
+                let below = Seen::up_to(Version(s.unconfirmed_below.0.saturating_sub(1)));
+                s.seen.insert_all(&page.covers.without(&below));
                 return Vec::new();
             }
             s.seen.insert_all(&page.covers);
@@ -412,6 +444,8 @@ impl State {
         let header = s.entries.get(&Key::Header)?;
         let mut entries = Vec::new();
         let mut bytes = 0;
+        // Whatever the budget, one entry besides the header goes: who has too many gaps to remember the header asks for it each time.
+        let mut any = false;
         if !they_saw.contains(header.fact.version) {
             bytes += header.encoded_len();
             entries.push(header.clone());
@@ -421,13 +455,15 @@ impl State {
         for (version, key) in missing {
             let Some(entry) = s.entries.get(key) else { continue };
             bytes += entry.encoded_len();
-            if bytes > budget.min(PAGE_BYTES) && !entries.is_empty() {
+            if bytes > budget.min(PAGE_BYTES) && any {
                 complete_to = Some(Version(version.0 - 1));
                 break;
             }
             entries.push(entry.clone());
+            any = true;
         }
         let mut covers = complete_to.map_or_else(|| s.seen.clone(), |limit| s.seen.below(limit));
+        covers = covers.without(they_saw);
         covers.insert(header.fact.version);
         let page =
             Page { node: theirs.node, incarnation: s.incarnation, covers, entries, evidence: Vec::new() };
@@ -435,13 +471,13 @@ impl State {
     }
 }
 
-/// A new floor has come: tombstones below it go, and if we have gaps there, so does our claim to have seen anything.
+/// A new floor has come: tombstones below it go, and if we have gaps there, so does our claim to have seen anything below it.
 fn collect(s: &mut Statements, floor: Version) {
     if s.seen.watermark().next() < floor {
         s.unconfirmed_below = floor;
-        let header = s.header_version();
-        s.seen = Seen::default();
-        s.seen.insert(header);
+        let below = Seen::up_to(Version(floor.0.saturating_sub(1)));
+        s.seen = s.seen.without(&below);
+        s.seen.insert(s.header_version());
     }
     let dead: Vec<Key> = s
         .by_version

@@ -15,6 +15,7 @@ use crate::{
     NodeId, Time,
     config::Config,
     liveness::Evidence,
+    seen::Seen,
     state::State,
     wire::{Digest, PAGE_BYTES, Page, Request, Response},
 };
@@ -55,8 +56,8 @@ struct Session {
     pull: BTreeMap<NodeId, Digest>,
     /// What the other has, of nodes on which it lacks something.
     push: BTreeMap<NodeId, Digest>,
-    /// How much was left to pull when the last pull was sent, to notice when it leads nowhere.
-    pulling: Option<(usize, [u8; 16])>,
+    /// What the last pull asked for, to notice when it led nowhere.
+    pulling: Option<Vec<Digest>>,
 }
 
 /// Comparisons with neighbours.
@@ -230,7 +231,12 @@ impl Session {
         for theirs in digests.into_iter().filter(|d| d.seen.is_well_formed()) {
             let ours = state.digest(theirs.node);
             if State::lacks(&theirs, &ours) {
-                self.push.insert(theirs.node, theirs.clone());
+                let mut to = theirs.clone();
+                if theirs.incarnation == ours.incarnation && theirs.seen == ours.seen {
+                    // Different things under the same versions: all of it goes, page after page.
+                    to.seen = Seen::default();
+                }
+                self.push.insert(theirs.node, to);
             }
             if State::lacks(&ours, &theirs) {
                 self.pull.insert(theirs.node, theirs);
@@ -248,27 +254,33 @@ impl Session {
 
     fn next(&mut self, state: &State, evidence: EvidenceOf<'_>) -> Option<Request> {
         if !self.pull.is_empty() {
-            let progress = (self.pull.len(), state.root());
-            if self.pulling.replace(progress) == Some(progress) {
-                // The last pull changed nothing: what they offer is refused here, or they do not keep their word.
-                self.pull.clear();
-            } else {
-                let digests = self.pull.keys().take(PULL_MAX).map(|id| state.digest(*id)).collect();
+            let digests: Vec<Digest> = self.pull.keys().take(PULL_MAX).map(|id| state.digest(*id)).collect();
+            if self.pulling.as_ref() != Some(&digests) {
+                self.pulling = Some(digests.clone());
                 return Some(Request::Pull(digests));
             }
+            // The last pull changed nothing: what they offer is refused here, or they do not keep their word.
+            self.pull.clear();
         }
         self.pulling = None;
         let (pages, unfinished) = pages(state, self.push.values(), evidence);
         let reached: Vec<NodeId> = pages.iter().map(|p| p.node).collect();
+        let mut stuck = BTreeSet::new();
         for page in &pages {
             if let Some(theirs) = self.push.get_mut(&page.node) {
+                let before = theirs.seen.clone();
                 if theirs.incarnation != page.incarnation {
-                    theirs.seen = crate::seen::Seen::default();
+                    theirs.seen = Seen::default();
                 }
                 theirs.incarnation = page.incarnation;
                 theirs.seen.insert_all(&page.covers);
+                if theirs.seen == before {
+                    // We do not count what we hold as seen ourselves: the next page would be the same.
+                    stuck.insert(page.node);
+                }
             }
         }
+        self.push.retain(|id, _| !stuck.contains(id));
         self.push.retain(|id, _| Some(*id) == unfinished || unfinished.is_some() && !reached.contains(id));
         if !pages.is_empty() {
             return Some(Request::Push(pages));
@@ -330,5 +342,70 @@ pub fn answer(state: &State, request: &Request, evidence: EvidenceOf<'_>) -> Opt
             Some(Response::Pages { pages, more: unfinished.is_some() })
         }
         Request::Push(_) | Request::Unneeded | Request::Clash(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Identity, Incarnation, Version,
+        record::{Entry, Fact, Header, Key},
+    };
+
+    /// More of one node than fits into one page.
+    fn large() -> (NodeId, State) {
+        let me = Identity::from_seed(&[1; 32]);
+        let header = Header {
+            name: "n".into(),
+            addresses: vec![],
+            http: None,
+            roles: vec![],
+            zone: None,
+            software: "test".into(),
+            protocol: 1,
+            floor: Version(0),
+            presence: Default::default(),
+            boot: 0,
+        };
+        let mut state = State::new(&Config::default());
+        let say = |version, key, value| -> Entry {
+            let fact =
+                Fact { node: me.id(), incarnation: Incarnation(1), version: Version(version), key, value };
+            fact.sign(&me, "default").unwrap()
+        };
+        state.apply(say(1, Key::Header, Some(header.encode())));
+        for version in 2..60 {
+            state.apply(say(version, Key::Kv(format!("k{version}")), Some(vec![0; 8000])));
+        }
+        (me.id(), state)
+    }
+
+    #[test]
+    fn a_contradiction_larger_than_a_page_is_pushed_once() {
+        let (id, state) = large();
+        let theirs = Digest { hash: [7; 16], ..state.digest(id) };
+        let mut session = Session {
+            ticket: Ticket(0),
+            deadline: Time::ZERO,
+            after: None,
+            pull: BTreeMap::new(),
+            push: BTreeMap::new(),
+            pulling: None,
+        };
+        session.compare(&state, vec![theirs], false);
+        session.pull.clear();
+        let mut entries = 0;
+        for _ in 0..10 {
+            match session.next(&state, &|_| Vec::new()) {
+                Some(Request::Push(pages)) => entries += pages.iter().map(|p| p.entries.len()).sum::<usize>(),
+                end => {
+                    assert_eq!(end, None);
+                    assert_eq!(entries, 59);
+                    return;
+                }
+            }
+        }
+        panic!("the push does not end");
     }
 }

@@ -83,7 +83,8 @@ pub struct Page {
     pub node: NodeId,
     /// Of which life.
     pub incarnation: Incarnation,
-    /// The versions of which this page holds everything that still counts.
+    /// The versions of which this page holds everything that still counts. The sender's header is among them always, and otherwise none
+    /// that the receiver's digest had.
     pub covers: Seen,
     /// The header first, then by version.
     pub entries: Vec<Entry>,

@@ -1,1 +1,356 @@
+//! Properties of the replicated state: what must hold for any history, in any order of arrival.
 
+use proptest::{prelude::*, sample::Index};
+
+use super::*;
+use crate::{
+    Identity,
+    record::{Fact, Health, Instance, Presence},
+};
+
+/// What an owner does next: states a value of a key, or takes it back; or collects its tombstones.
+#[derive(Clone, Debug)]
+enum Deed {
+    Set(u8),
+    Remove(u8),
+    Collect,
+}
+
+fn who(seed: u8) -> Identity {
+    Identity::from_seed(&[seed; 32])
+}
+
+fn header(floor: u64) -> Vec<u8> {
+    let header = Header {
+        name: "n".into(),
+        addresses: vec![],
+        http: None,
+        roles: vec![],
+        zone: None,
+        software: "test".into(),
+        protocol: 1,
+        floor: Version(floor),
+        presence: Presence::Running,
+        boot: 0,
+    };
+    header.encode()
+}
+
+fn instance(port: u16) -> Vec<u8> {
+    let instance = Instance {
+        service: "web".into(),
+        address: "10.0.0.1".into(),
+        port,
+        url: "http://10.0.0.1".into(),
+        tags: vec![],
+        meta: BTreeMap::new(),
+        health: Health::Passing,
+        since_ms: 0,
+    };
+    instance.encode()
+}
+
+fn entry(seed: u8, incarnation: u64, version: u64, key: Key, value: Option<Vec<u8>>) -> Entry {
+    let (node, incarnation, version) = (who(seed).id(), Incarnation(incarnation), Version(version));
+    Fact { node, incarnation, version, key, value }.sign(&who(seed), "default").unwrap()
+}
+
+/// Everything that an owner states while it does these deeds.
+fn history(seed: u8, incarnation: u64, deeds: &[Deed]) -> Vec<Entry> {
+    let mut all = vec![entry(seed, incarnation, 1, Key::Header, Some(header(0)))];
+    for deed in deeds {
+        let version = all.len() as u64 + 1;
+        let name = |k: &u8| {
+            if k.is_multiple_of(2) { Key::Instance(format!("i{k}")) } else { Key::Kv(format!("k{k}")) }
+        };
+        let (key, value) = match deed {
+            Deed::Set(k) => (name(k), Some(instance(version as u16))),
+            Deed::Remove(k) => (name(k), None),
+            Deed::Collect => (Key::Header, Some(header(version))),
+        };
+        all.push(entry(seed, incarnation, version, key, value));
+    }
+    all
+}
+
+fn deeds(max: usize) -> impl Strategy<Value = Vec<Deed>> {
+    let deed = prop_oneof![
+        6 => (0u8..6).prop_map(Deed::Set),
+        3 => (0u8..6).prop_map(Deed::Remove),
+        1 => Just(Deed::Collect),
+    ];
+    prop::collection::vec(deed, 0..max)
+}
+
+fn state() -> State {
+    State::new(&Config::default())
+}
+
+/// Who was there all the time.
+fn witness(history: &[Entry]) -> State {
+    let mut state = state();
+    history.iter().for_each(|e| _ = state.apply(e.clone()));
+    state
+}
+
+fn held(state: &State) -> Vec<Entry> {
+    state.nodes().flat_map(|(_, s)| s.entries().cloned().collect::<Vec<_>>()).collect()
+}
+
+/// Lets one pull from the other until it lacks nothing; `None` if that does not come to an end.
+fn pull(to: &mut State, from: &State, budget: usize) -> Option<usize> {
+    let nodes: Vec<NodeId> = from.nodes().map(|(id, _)| id).collect();
+    for pages in 0..1000 {
+        let page = nodes.iter().find_map(|id| from.delta(&to.digest(*id), budget));
+        let Some((page, _)) = page else { return Some(pages) };
+        page.entries.iter().for_each(|e| _ = to.apply(e.clone()));
+        to.cover(&page);
+    }
+    None
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Without collections, which refer to what was seen before: those are the business of the next one.
+    #[test]
+    fn any_order_and_repetition_of_arrival_gives_the_same_state(
+        deeds in deeds(24), order in prop::collection::vec(any::<Index>(), 0..60)
+    ) {
+        let deeds: Vec<Deed> = deeds.into_iter().filter(|d| !matches!(d, Deed::Collect)).collect();
+        let mut all = history(1, 1000, &deeds);
+        all.extend(history(2, 1000, &deeds[..deeds.len() / 2]));
+        let expected = witness(&all);
+        let mut got = state();
+        // First any of them, any number of times; what comes before its header is put off. Then everything, backwards.
+        order.iter().for_each(|i| _ = got.apply(i.get(&all).clone()));
+        all.iter().filter(|e| e.fact.key == Key::Header).for_each(|e| _ = got.apply(e.clone()));
+        all.iter().rev().for_each(|e| _ = got.apply(e.clone()));
+        prop_assert_eq!(got.root(), expected.root());
+        prop_assert_eq!(held(&got), held(&expected));
+        for (id, s) in got.nodes() {
+            prop_assert_eq!(&s.seen, &Seen::up_to(Version(all.iter().filter(|e| e.fact.node == id).count() as u64)));
+        }
+    }
+
+    #[test]
+    fn gaps_are_known_and_filled_whatever_was_missed(
+        deeds in deeds(40), arrived in prop::collection::vec(any::<Index>(), 0..40), budget in 200usize..4000
+    ) {
+        let all = history(1, 1000, &deeds);
+        let full = witness(&all);
+        let mut got = state();
+        arrived.iter().for_each(|i| _ = got.apply(i.get(&all).clone()));
+        let missed = !held(&full).iter().all(|e| held(&got).contains(e));
+        let id = who(1).id();
+        prop_assert!(!missed || State::lacks(&got.digest(id), &full.digest(id)), "what is missing is noticed");
+        prop_assert!(pull(&mut got, &full, budget).is_some(), "it comes to an end");
+        prop_assert_eq!(held(&got), held(&full));
+        prop_assert_eq!(got.root(), full.root());
+        prop_assert!(!State::lacks(&full.digest(id), &got.digest(id)));
+        // What comes late changes nothing any more.
+        all.iter().for_each(|e| _ = got.apply(e.clone()));
+        prop_assert_eq!(got.root(), full.root());
+    }
+
+    #[test]
+    fn two_that_each_missed_something_even_out(
+        deeds in deeds(30), a in prop::collection::vec(any::<Index>(), 1..30), b in prop::collection::vec(any::<Index>(), 1..30)
+    ) {
+        let deeds: Vec<Deed> = deeds.into_iter().filter(|d| !matches!(d, Deed::Collect)).collect();
+        let all = history(1, 1000, &deeds);
+        let some = |indexes: &[Index]| {
+            let mut some = vec![all[0].clone()];
+            some.extend(indexes.iter().map(|i| i.get(&all).clone()));
+            witness(&some)
+        };
+        let (mut a, mut b) = (some(&a), some(&b));
+        prop_assert!(pull(&mut a, &b, 1000).is_some());
+        prop_assert!(pull(&mut b, &a, 1000).is_some());
+        prop_assert_eq!(held(&a), held(&b));
+        prop_assert_eq!(a.root(), b.root());
+    }
+
+    /// Each of three missed something; pages pass between them that were made for what their receivers had a while ago; and only then
+    /// comes somebody who knows everything.
+    #[test]
+    fn no_exchange_among_those_who_missed_something_loses_or_revives_anything(
+        deeds in deeds(30),
+        arrived in prop::collection::vec((0usize..3, any::<Index>()), 0..60),
+        exchanges in prop::collection::vec((0usize..3, 0usize..3, 0usize..3, any::<Index>(), 200usize..2000), 0..20),
+    ) {
+        let all = history(1, 1000, &deeds);
+        let full = witness(&all);
+        let id = who(1).id();
+        let mut states = [state(), state(), state()];
+        arrived.iter().for_each(|(to, i)| _ = states[*to].apply(i.get(&all).clone()));
+        for (to, from, then, news, budget) in exchanges {
+            let asked = states[to].digest(id);
+            _ = states[then].apply(news.get(&all).clone());
+            let Some((page, _)) = states[from].delta(&asked, budget) else { continue };
+            page.entries.iter().for_each(|e| _ = states[to].apply(e.clone()));
+            states[to].cover(&page);
+        }
+        for state in &mut states {
+            prop_assert!(pull(state, &full, 1000).is_some(), "it comes to an end");
+            prop_assert_eq!(held(state), held(&full));
+            prop_assert_eq!(state.root(), full.root());
+        }
+    }
+
+    #[test]
+    fn a_higher_incarnation_replaces_the_whole_of_a_lower_one(
+        old in deeds(20), new in deeds(10), order in prop::collection::vec(any::<Index>(), 0..40)
+    ) {
+        let (old, new) = (history(1, 1000, &old), history(1, 1001, &new));
+        let mut all = old.clone();
+        all.extend(new.clone());
+        let mut got = state();
+        order.iter().for_each(|i| _ = got.apply(i.get(&all).clone()));
+        prop_assert!(pull(&mut got, &witness(&new), 1000).is_some(), "it comes to an end");
+        old.iter().for_each(|e| prop_assert_eq_or_stale(&mut got, e));
+        prop_assert_eq!(held(&got), held(&witness(&new)));
+        prop_assert_eq!(got.root(), witness(&new).root());
+        prop_assert!(witness(&old).delta(&got.digest(who(1).id()), 1000).is_none(), "the old has nothing to give");
+    }
+
+    #[test]
+    fn what_is_altered_forged_or_foreign_is_never_admitted(
+        deeds in deeds(10), which in any::<Index>(), what in 0u8..5
+    ) {
+        let all = history(1, 1000, &deeds);
+        let mut got = witness(&all[..1]);
+        let before = got.root();
+        let mut bad = which.get(&all).clone();
+        bad.fact.version = Version(bad.fact.version.0 + 1000);
+        match what {
+            0 => (),
+            1 => bad.fact.value = Some(header(7)),
+            2 => bad.fact.incarnation = Incarnation(2000),
+            3 => bad.fact.key = Key::Kv("other".into()),
+            _ => {
+                let elsewhere = Fact { version: Version(5000), ..bad.fact.clone() };
+                bad = elsewhere.sign(&who(1), "elsewhere").unwrap();
+            }
+        }
+        prop_assert!(matches!(got.apply(bad), Applied::Refused(_) | Applied::NoHeader));
+        prop_assert_eq!(got.root(), before);
+    }
+}
+
+fn prop_assert_eq_or_stale(state: &mut State, old: &Entry) {
+    assert_eq!(state.apply(old.clone()), Applied::Stale, "the old life is over");
+}
+
+#[test]
+fn what_was_overtaken_leaves_no_gap_and_a_forgery_of_it_closes_none() {
+    let all = history(1, 1000, &[Deed::Set(0), Deed::Set(0)]);
+    let mut got = witness(&[all[0].clone(), all[2].clone()]);
+    let root = got.root();
+    let mut forged = all[1].clone();
+    forged.fact.value = Some(instance(80));
+    assert_eq!(got.apply(forged), Applied::Refused(EntryError::Forged));
+    assert_eq!(got.digest(who(1).id()).seen.watermark(), Version(1));
+    assert_eq!(got.apply(all[1].clone()), Applied::Stale);
+    assert_eq!(got.digest(who(1).id()).seen, Seen::up_to(Version(3)));
+    assert_eq!(got.root(), root);
+}
+
+#[test]
+fn every_page_gets_ahead_even_of_one_with_too_many_gaps_to_remember_the_header() {
+    let gaps = crate::seen::RANGES_MAX as u64;
+    let header_at = |version| entry(1, 1000, version, Key::Header, Some(header(0)));
+    let key = |v| entry(1, 1000, v, Key::Kv(format!("k{v}")), Some(vec![0; 100]));
+    let last = 2 * gaps + 10;
+    let mut all = vec![header_at(1)];
+    all.extend((2..last).map(key));
+    all.push(header_at(last));
+    let full = witness(&all);
+    let mut got = witness(&all.iter().filter(|e| e.fact.version.0 % 2 == 1).cloned().collect::<Vec<_>>());
+    assert!(pull(&mut got, &full, 0).is_some());
+    assert_eq!(held(&got), held(&full));
+}
+
+/// A value, its deletion, and what its owner says once the tombstone is collected.
+fn collected() -> Vec<Entry> {
+    history(1, 1000, &[Deed::Set(0), Deed::Set(2), Deed::Remove(0), Deed::Collect])
+}
+
+#[test]
+fn a_floor_that_comes_in_the_page_deletes_nothing_that_the_page_left_out_as_seen() {
+    let all = history(1, 1000, &[Deed::Set(0), Deed::Set(0), Deed::Set(0), Deed::Collect]);
+    // The header of the beginning and the last value: the versions between are a gap below the floor.
+    let mut got = witness(&[all[0].clone(), all[3].clone()]);
+    assert!(pull(&mut got, &witness(&all), 1000).is_some());
+    assert_eq!(held(&got), held(&witness(&all)));
+}
+
+#[test]
+fn a_floor_that_comes_before_the_answer_deletes_nothing_that_the_answer_left_out_as_seen() {
+    let all = history(1, 1000, &[Deed::Set(0), Deed::Set(0), Deed::Set(0), Deed::Collect]);
+    let (full, mut got) = (witness(&all), witness(&[all[0].clone(), all[3].clone()]));
+    let (answer, _) = full.delta(&got.digest(who(1).id()), 1000).unwrap();
+    got.apply(all[4].clone());
+    answer.entries.iter().for_each(|e| _ = got.apply(e.clone()));
+    assert_eq!(got.cover(&answer), []);
+    assert!(pull(&mut got, &full, 1000).is_some());
+    assert_eq!(held(&got), held(&full));
+}
+
+#[test]
+fn a_newcomer_that_hears_of_the_deleted_from_a_straggler_drops_it_when_it_hears_more() {
+    let all = collected();
+    let mut newcomer = witness(&[all[4].clone(), all[1].clone()]);
+    assert!(pull(&mut newcomer, &witness(&all), 1000).is_some());
+    assert_eq!(held(&newcomer), held(&witness(&all)));
+}
+
+#[test]
+fn who_does_not_know_the_floor_confirms_nothing_below_it() {
+    let all = collected();
+    let (straggler, mut newcomer) = (witness(&all[..2]), witness(&all[4..]));
+    let (page, _) = straggler.delta(&newcomer.digest(who(1).id()), 1000).unwrap();
+    page.entries.iter().for_each(|e| _ = newcomer.apply(e.clone()));
+    newcomer.cover(&page);
+    assert!(pull(&mut newcomer, &witness(&all), 1000).is_some());
+    assert_eq!(held(&newcomer), held(&witness(&all)));
+}
+
+#[test]
+fn every_bound_holds() {
+    let config =
+        Config { members_max: 2, entries_per_node_max: 4, instances_per_node_max: 2, ..Config::default() };
+    let mut state = State::new(&config);
+    for seed in [1, 2] {
+        let header = entry(seed, 1, 1, Key::Header, Some(header(0)));
+        assert_eq!(state.apply(header), Applied::NewLife);
+    }
+    assert_eq!(state.apply(entry(3, 1, 1, Key::Header, Some(header(0)))), Applied::Full);
+    let mut state_instance =
+        |version, id: &str, value| state.apply(entry(1, 1, version, Key::Instance(id.into()), value));
+    assert_eq!(state_instance(2, "a", Some(instance(1))), Applied::News(None));
+    assert_eq!(state_instance(3, "b", Some(instance(1))), Applied::News(None));
+    assert_eq!(state_instance(4, "c", Some(instance(1))), Applied::Full, "instances");
+    assert!(matches!(state_instance(5, "a", None), Applied::News(Some(_))), "one may go");
+    assert_eq!(state_instance(6, "c", Some(instance(1))), Applied::News(None), "and another come");
+    assert_eq!(state.apply(entry(1, 1, 7, Key::Kv("k".into()), Some(vec![]))), Applied::Full, "entries");
+}
+
+#[test]
+fn the_dead_do_not_return_in_the_life_in_which_they_were_forgotten() {
+    let mut got = witness(&history(1, 1000, &[Deed::Set(0)]));
+    let empty = state().root();
+    got.bury(who(1).id());
+    assert_eq!(got.root(), empty);
+    for stale in history(1, 1000, &[Deed::Set(0), Deed::Set(1)]).iter().chain(&history(1, 999, &[])) {
+        assert!(matches!(got.apply(stale.clone()), Applied::Stale | Applied::NoHeader));
+    }
+    assert_eq!(got.root(), empty);
+    // Nor does anti-entropy ask for them.
+    let straggler = witness(&history(1, 1000, &[Deed::Set(0)]));
+    assert_eq!(
+        straggler.delta(&got.digest(who(1).id()), 1000).is_some(),
+        State::lacks(&got.digest(who(1).id()), &straggler.digest(who(1).id()))
+    );
+    assert_eq!(got.apply(history(1, 1001, &[])[0].clone()), Applied::NewLife, "a new life may begin");
+}

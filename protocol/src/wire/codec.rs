@@ -6,7 +6,8 @@
 //! (variable-length integers, little endian, no field names).
 //!
 //! Bounds: a decoder never allocates more than [`MESSAGE_BYTES_MAX`] for one message, whatever lengths the message claims, and a
-//! message followed by anything is refused, so that two byte strings never mean the same message.
+//! message followed by anything is refused, and so is one whose integers take more bytes than they need: two byte strings never mean
+//! the same message. Gossip is told apart by its bytes; otherwise one message in many spellings would flood many times.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -25,6 +26,9 @@ pub enum DecodeError {
     /// A whole message, and then more.
     #[error("{0} bytes follow the message")]
     Trailing(usize),
+    /// A whole message, in other bytes than this build would write it.
+    #[error("not the shortest encoding of the message")]
+    Spelling,
     /// The first byte names a version of the protocol that this build does not speak.
     #[error("unknown wire version {0}")]
     Version(u8),
@@ -37,10 +41,13 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 /// Decodes exactly `bytes`.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+pub(crate) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let (value, used) = decode_prefix(bytes)?;
     if used < bytes.len() {
         return Err(DecodeError::Trailing(bytes.len() - used));
+    }
+    if encode(&value) != bytes {
+        return Err(DecodeError::Spelling);
     }
     Ok(value)
 }
@@ -64,6 +71,14 @@ mod tests {
         // 0xfc announces a 32-bit length: four gigabytes of nothing.
         assert_eq!(decode::<Vec<u8>>(&[0xfc, 0xff, 0xff, 0xff, 0xff, 1, 2, 3]), Err(DecodeError::Malformed));
         assert_eq!(decode::<Vec<(u64, u64)>>(&[0xfc, 0xff, 0xff, 0xff, 0x00]), Err(DecodeError::Malformed));
+    }
+
+    #[test]
+    fn a_message_has_one_spelling() {
+        assert_eq!(decode::<u64>(&[5]), Ok(5));
+        // 0xfb announces 16 bits.
+        assert_eq!(decode::<u64>(&[0xfb, 5, 0]), Err(DecodeError::Spelling));
+        assert_eq!(decode::<u64>(&[0xfb, 0xfb, 0]), Ok(0xfb));
     }
 
     #[test]
