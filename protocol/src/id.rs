@@ -56,9 +56,54 @@ impl NodeId {
 
     /// Whether this node signed `message`.
     pub(crate) fn has_signed(&self, message: &[u8], signature: &Signature) -> bool {
+        #[cfg(feature = "sim")]
+        return verified::once(self, message, signature, || self.verify(message, signature));
+        #[cfg(not(feature = "sim"))]
+        self.verify(message, signature)
+    }
+
+    fn verify(&self, message: &[u8], signature: &Signature) -> bool {
         // `verify_strict` also refuses keys of small order, for which one signature would fit many messages.
         VerifyingKey::from_bytes(&self.0).is_ok_and(|key| {
             key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok()
+        })
+    }
+}
+
+/// A thousand simulated nodes check the same signature. The answer depends on nothing but the question, so one check is enough, and
+/// most of the time of a large simulation is saved.
+#[cfg(feature = "sim")]
+mod verified {
+    use std::{cell::RefCell, collections::BTreeSet};
+
+    use super::{NodeId, Signature};
+
+    /// Remembered by each thread, 32 bytes each; then all are forgotten.
+    const MAX: usize = 256 * 1024;
+
+    thread_local!(static VERIFIED: RefCell<BTreeSet<[u8; 32]>> = const { RefCell::new(BTreeSet::new()) });
+
+    pub(super) fn once(
+        by: &NodeId,
+        message: &[u8],
+        signature: &Signature,
+        verify: impl Fn() -> bool,
+    ) -> bool {
+        let mut question = blake3::Hasher::new();
+        question.update(&by.0).update(&signature.0).update(message);
+        let question = *question.finalize().as_bytes();
+        VERIFIED.with_borrow_mut(|verified| {
+            if verified.contains(&question) {
+                return true;
+            }
+            let valid = verify();
+            if valid {
+                if verified.len() >= MAX {
+                    verified.clear();
+                }
+                verified.insert(question);
+            }
+            valid
         })
     }
 }

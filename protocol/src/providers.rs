@@ -189,7 +189,8 @@ pub struct ProviderTable {
     index: Index,
     members: BTreeMap<NodeId, Member>,
     /// Everything that any remembered member offers or offered, in its latest incarnation.
-    offered: BTreeMap<NodeId, BTreeMap<String, Instance>>,
+    /// Boxed, because most maps hold one, and have room for eleven.
+    offered: BTreeMap<NodeId, BTreeMap<String, Box<Instance>>>,
     /// What is listed now, by service.
     listed: BTreeMap<String, BTreeMap<ProviderKey, Arc<Provider>>>,
     /// When each service last changed. Kept after its last provider went, so that a query that waits for it wakes.
@@ -274,7 +275,7 @@ impl ProviderTable {
         } else if present && (!was_listed || listed_otherwise) {
             let instances = self.offered.get(&id).cloned().unwrap_or_default();
             for (instance_id, instance) in instances {
-                self.list(now, id, instance_id, instance);
+                self.list(now, id, instance_id, *instance);
             }
         }
     }
@@ -282,7 +283,7 @@ impl ProviderTable {
     fn apply_instance(&mut self, now: Time, node: NodeId, id: String, instance: Option<Instance>) {
         let offered = self.offered.entry(node).or_default();
         let before = match &instance {
-            Some(new) => offered.insert(id.clone(), new.clone()),
+            Some(new) => offered.insert(id.clone(), Box::new(new.clone())),
             None => offered.remove(&id),
         };
         // An instance that moved to another service leaves the old one first.

@@ -36,7 +36,8 @@ pub type Hash = [u8; 16];
 pub struct Statements {
     incarnation: Incarnation,
     header: Header,
-    entries: BTreeMap<Key, Entry>,
+    /// Boxed: a map has room for eleven from its first on, and most nodes have two.
+    entries: BTreeMap<Key, Box<Entry>>,
     /// The same entries in the order in which they were stated.
     by_version: BTreeMap<Version, Key>,
     seen: Seen,
@@ -65,12 +66,12 @@ impl Statements {
 
     /// The entry of a key, tombstones included.
     pub fn entry(&self, key: &Key) -> Option<&Entry> {
-        self.entries.get(key)
+        self.entries.get(key).map(Box::as_ref)
     }
 
     /// All entries in the order of their keys, the header first, tombstones included.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values()
+        self.entries.values().map(Box::as_ref)
     }
 
     /// The highest version seen.
@@ -86,7 +87,7 @@ impl Statements {
         self.instances += usize::from(is_live_instance(&entry));
         self.by_version.insert(version, key.clone());
         xor(&mut self.hash, &entry_hash(&entry));
-        if let Some(old) = self.entries.insert(key, entry) {
+        if let Some(old) = self.entries.insert(key, Box::new(entry)) {
             self.forget(&old);
         }
     }
@@ -94,7 +95,7 @@ impl Statements {
     fn remove(&mut self, key: &Key) -> Option<Entry> {
         let old = self.entries.remove(key)?;
         self.forget(&old);
-        Some(old)
+        Some(*old)
     }
 
     fn forget(&mut self, old: &Entry) {
@@ -271,7 +272,7 @@ impl State {
                 let held = s.entries.get(&entry.fact.key);
                 held.is_none() && s.entries.len() >= self.entries_per_node_max
                     || is_live_instance(entry)
-                        && !held.is_some_and(is_live_instance)
+                        && !held.is_some_and(|held| is_live_instance(held))
                         && s.instances >= self.instances_per_node_max
             }
         }
@@ -335,7 +336,7 @@ impl State {
             }
             before
         });
-        Applied::News(before.flatten().map(Box::new))
+        Applied::News(before.flatten())
     }
 
     /// Says that everything in `page.covers` which still counts has been applied. To be called after all entries of the page were
@@ -448,7 +449,7 @@ impl State {
         let mut any = false;
         if !they_saw.contains(header.fact.version) {
             bytes += header.encoded_len();
-            entries.push(header.clone());
+            entries.push(header.as_ref().clone());
         }
         let missing = s.by_version.iter().filter(|(v, key)| !they_saw.contains(**v) && **key != Key::Header);
         let mut complete_to = None;
@@ -459,7 +460,7 @@ impl State {
                 complete_to = Some(Version(version.0 - 1));
                 break;
             }
-            entries.push(entry.clone());
+            entries.push(entry.as_ref().clone());
             any = true;
         }
         let mut covers = complete_to.map_or_else(|| s.seen.clone(), |limit| s.seen.below(limit));
