@@ -153,11 +153,13 @@ fn gossip(topic: &IdentTopic) -> Result<gossipsub::Behaviour, SwarmError> {
         .max_control_message_size(MESSAGE_BYTES_MAX)
         .heartbeat_interval(Duration::from_secs(1))
         .heartbeat_initial_delay(Duration::from_millis(100))
-        // Every link is grafted as soon as it is there, and none is pruned.
+        // The six or seven links that a node has are all in its mesh. While many nodes start at once, everybody dials everybody for a
+        // while, and a flood over all of that would cost four times as much just when it is least affordable.
         .mesh_outbound_min(0)
-        .mesh_n_low(16)
-        .mesh_n(20)
-        .mesh_n_high(CONNECTIONS_MAX as usize)
+        .mesh_n_low(6)
+        .mesh_n(8)
+        .mesh_n_high(12)
+        .prune_backoff(Duration::from_secs(10))
         .flood_publish(true)
         .allow_self_origin(false)
         .build()
@@ -172,7 +174,7 @@ fn sync(cluster: &str) -> Result<request_response::Behaviour<Bytes>, SwarmError>
     let protocol = StreamProtocol::try_from_owned(format!("/hearsay/1/{cluster}/sync"))
         .map_err(|e| SwarmError::setup("sync")(&e))?;
     let config = request_response::Config::default()
-        .with_request_timeout(Duration::from_secs(5))
+        .with_request_timeout(Duration::from_secs(15))
         .with_max_concurrent_streams(REQUESTS_MAX);
     Ok(request_response::Behaviour::with_codec(Bytes, [(protocol, ProtocolSupport::Full)], config))
 }
@@ -237,6 +239,10 @@ impl Bytes {
     async fn read<T: futures::AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         io.take(MESSAGE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).await?;
+        // Who gives up answering closes the stream: that is no message of no bytes.
+        if bytes.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         if bytes.len() > MESSAGE_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "message over the limit"));
         }

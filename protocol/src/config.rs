@@ -28,7 +28,8 @@ pub struct Config {
     pub prune_after: Duration,
     /// How often anti-entropy compares with one random neighbour. Costs one hash when nothing differs. Design: 15 s.
     pub sync_interval: Duration,
-    /// How long a request may stay unanswered before the session is given up; the next one starts afresh.
+    /// How long a request may stay unanswered before the session is given up; the next one starts afresh. Where the peer is gone the
+    /// connection says so sooner; where it is only slow, giving up early would waste its work just when there is too much of it.
     pub sync_timeout: Duration,
     /// Changes of one node within this time travel in one message. The first goes at once.
     pub coalesce: Duration,
@@ -69,7 +70,7 @@ impl Default for Config {
             full_mesh_max: 6,
             prune_after: Duration::from_secs(20),
             sync_interval: Duration::from_secs(15),
-            sync_timeout: Duration::from_secs(5),
+            sync_timeout: Duration::from_secs(15),
             coalesce: Duration::from_millis(3),
             tombstone_age: Duration::from_secs(3600),
             forget_after: Duration::from_secs(72 * 3600),

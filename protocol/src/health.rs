@@ -23,8 +23,8 @@ const FACTOR: u32 = 3;
 const EXTRA_MAX: Duration = Duration::from_secs(8);
 /// What a subject's own lateness counts at most, for itself. Covers a starved host; a host that froze is noticed that much later the next time.
 const OWN_FAULT_MAX: Duration = Duration::from_millis(500);
-/// What one oversleeping counts at most: each time the node also forgives what it missed.
-const TIMER_LATE_MAX: Duration = Duration::from_millis(200);
+/// What an oversleeping counts at most: each time the node also forgives what it missed.
+const TIMER_LATE_MAX: Duration = Duration::from_secs(2);
 /// What a node that has seen nothing yet expects.
 const FIRST_GUESS: Duration = Duration::from_millis(50);
 /// Lateness that has faded to this is not worth remembering.

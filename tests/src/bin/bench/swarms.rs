@@ -131,11 +131,7 @@ fn measure(size: usize, idle: Duration) -> Result<Figures> {
         ensure!(started.elapsed() < FULL_VIEW_MAX, "{size} swarms are not whole after {FULL_VIEW_MAX:?}");
         if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
-            eprintln!(
-                "{size} swarms: {} not complete, {:.0?}",
-                incomplete(&swarms, &nodes),
-                started.elapsed()
-            );
+            eprintln!("{size} swarms: {}, {:.0?}", views(&swarms, &nodes), started.elapsed());
         }
         thread::sleep(Duration::from_millis(100));
     }
@@ -186,6 +182,21 @@ fn allow_files(files: u64) -> Result<()> {
 
 fn incomplete(swarms: &Swarms, nodes: &[NodeRef]) -> usize {
     nodes.iter().filter(|node| swarms.count(**node, MemberState::Alive) != nodes.len()).count()
+}
+
+/// What the nodes see on average, for whoever waits.
+fn views(swarms: &Swarms, nodes: &[NodeRef]) -> String {
+    let mean = |state| {
+        let sum: usize = nodes.iter().map(|node| swarms.count(*node, state)).sum();
+        sum as f64 / nodes.len() as f64
+    };
+    format!(
+        "{} incomplete; a node sees {:.1} alive, {:.1} suspect, {:.1} failed",
+        incomplete(swarms, nodes),
+        mean(MemberState::Alive),
+        mean(MemberState::Suspect),
+        mean(MemberState::Failed)
+    )
 }
 
 fn is_whole(swarms: &Swarms, nodes: &[NodeRef]) -> bool {
