@@ -105,6 +105,19 @@ fn five_hosts_find_each_other_by_mdns_and_notice_a_crash_a_freeze_and_a_farewell
 }
 
 #[test]
+fn five_hosts_that_start_at_once_see_each_other_every_time() {
+    scenario("five_hosts_that_start_at_once_see_each_other_every_time", |lab| {
+        let hosts: Vec<_> = (0..5).map(|_| lab.host()).collect();
+        for run in 0..20 {
+            let start = |(i, host)| lab.grading(host, &format!("r{run}m{i}"));
+            let nodes: Vec<NodeRef> = hosts.iter().enumerate().map(start).collect();
+            lab.until(5 * S, "all list all, by mDNS alone", |lab| lab.all_list_all(&nodes));
+            nodes.iter().for_each(|node| lab.crash(*node));
+        }
+    });
+}
+
+#[test]
 fn a_lost_host_fails_and_returns() {
     scenario("a_lost_host_fails_and_returns", |lab| {
         let (hosts, nodes) = lan(lab, 4);
@@ -175,13 +188,15 @@ fn a_fifth_of_all_packets_lost_fails_nobody() {
 #[test]
 fn starved_processors_fail_nobody() {
     scenario("starved_processors_fail_nobody", |lab| {
-        let (_hosts, nodes) = lan(lab, 10);
+        let long = std::env::var_os("LAB_LONG").is_some();
+        let (_hosts, nodes) = lan(lab, if long { 20 } else { 10 });
         let busy: Vec<_> = (0..6)
             .map(|_| {
-                std::process::Command::new("sh").args(["-c", "ulimit -t 60; while :; do :; done"]).spawn()
+                std::process::Command::new("sh").args(["-c", "ulimit -t 700; while :; do :; done"]).spawn()
             })
             .collect();
-        lab.throughout(20 * S, "nobody is declared failed", |lab| lab.logged("member failed").is_empty());
+        let time = if long { 600 * S } else { 20 * S };
+        lab.throughout(time, "nobody is declared failed", |lab| lab.logged("member failed").is_empty());
         for child in busy {
             let mut child = child.unwrap();
             child.kill().unwrap();
