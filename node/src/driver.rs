@@ -12,8 +12,7 @@ use std::{
 use futures::StreamExt as _;
 use hearsay_protocol::{
     Core, NodeId,
-    io::{Command, Event, Fatal, GossipId, Input, Judgement, Output},
-    providers::MemberState,
+    io::{Command, Fatal, GossipId, Input, Judgement, Output},
     record::Health,
     sync::Ticket,
 };
@@ -31,6 +30,7 @@ use libp2p::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    events,
     metrics::Metrics,
     presentation::{self, Presentation},
     seek,
@@ -526,7 +526,7 @@ impl Driver {
                         _ = self.swarm.behaviour_mut().sync.send_response(channel, bytes);
                     }
                 }
-                Output::Event(event) => log(&event),
+                Output::Event(event) => events::log(&event),
                 Output::Fatal(fatal) => {
                     self.view.apply(self.view.clock().now(), changes);
                     return Err(fatal);
@@ -596,35 +596,6 @@ impl Driver {
     fn feed_refusal(&mut self, peer: Option<NodeId>) {
         if let Some(peer) = peer {
             self.core.handle(self.view.clock().now(), Input::DialFailed { peer, refused: false });
-        }
-    }
-}
-
-fn log(event: &Event) {
-    match event {
-        Event::Member(id, name, state) => {
-            let name = name.escape_debug().to_string();
-            match state {
-                MemberState::Alive => tracing::info!(name, %id, "member is alive"),
-                MemberState::Suspect => tracing::debug!(name, %id, "member is suspect"),
-                MemberState::Failed => tracing::warn!(name, %id, "member failed"),
-                MemberState::Left => tracing::info!(name, %id, "member left"),
-            }
-        }
-        Event::Accused { by, subject, strength } => {
-            tracing::debug!(%by, %subject, ?strength, "a member is reported");
-        }
-        Event::Refuted { by, version } => tracing::info!(%by, ?version, "refuted a report of this node"),
-        Event::NameTaken(by) => {
-            tracing::warn!(%by, "another live member has this node's name; give one of the two another --name")
-        }
-        Event::KeyTaken(newer) => tracing::error!(
-            newer = newer.0,
-            "another process runs under this node's key: its data dir was copied. It is being told to stop; \
-             give it a data dir of its own"
-        ),
-        Event::Misbehaved(from, what) => {
-            tracing::warn!(%from, what, "a peer sent what is forged or malformed")
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod driver;
 pub mod escape;
+pub mod events;
 pub mod http;
 pub mod logging;
 pub mod metrics;

@@ -48,7 +48,7 @@ pub(crate) fn command(start: &Start) -> Command {
     command
 }
 
-/// Reads a line of the log: `2026-11-21T07:54:40.123456Z  WARN hearsay_node::driver: member failed name="n3" id=…`.
+/// Reads a line of the log: `2026-11-21T07:54:40.123456Z  WARN hearsay_node::events: member failed name="n3" id=…`.
 pub(crate) fn read(line: &str) -> Option<Sighting> {
     let (at, rest) = line.trim_start().split_once(' ')?;
     let what = [
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn verdicts_are_read_from_the_log_with_their_moments() {
         let line =
-            |text: &str| read(&format!("2026-11-21T07:54:40.000007Z  WARN hearsay_node::driver: {text}"));
+            |text: &str| read(&format!("2026-11-21T07:54:40.000007Z  WARN hearsay_node::events: {text}"));
         let at = Moment::read("2026-11-21T07:54:40.000007Z").unwrap();
         let seen = |subject, what| Some(Sighting { at, subject, what });
         assert_eq!(line(r#"member failed name="n3" id=abc"#), seen(3, What::Failed));
