@@ -247,11 +247,13 @@ impl Driver {
     fn keep_house(&mut self) {
         let now = Instant::now();
         self.next_housekeeping = now + HOUSEKEEPING;
-        self.part_when_due(now);
-        let expired: Vec<PeerId> =
-            self.blocked_until.iter().filter(|(_, until)| **until <= now).map(|(peer, _)| *peer).collect();
-        for peer in expired {
-            self.blocked_until.remove(&peer);
+        for peer in take_due(&mut self.parting, now) {
+            _ = self.swarm.disconnect_peer_id(peer);
+        }
+        if let Some(next) = self.parting.values().min() {
+            self.next_housekeeping = self.next_housekeeping.min(*next);
+        }
+        for peer in take_due(&mut self.blocked_until, now) {
             self.swarm.behaviour_mut().blocked.unblock_peer(peer);
         }
         let mdns = self.mdns_wanted && self.core.speaks_mdns();
@@ -305,6 +307,8 @@ impl Driver {
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 self.connected.remove(&peer_id);
+                // What it opens next is a new beginning.
+                self.parting.remove(&peer_id);
                 self.tell_neighbourhood(false);
                 if let Some(node) = node_of(peer_id) {
                     self.feed(Input::Disconnected(node));
@@ -354,18 +358,6 @@ impl Driver {
             let at = Instant::now() + HEAR_BOTH;
             self.parting.entry(peer).or_insert(at);
             self.next_housekeeping = self.next_housekeeping.min(at);
-        }
-    }
-
-    fn part_when_due(&mut self, now: Instant) {
-        let due: Vec<PeerId> =
-            self.parting.iter().filter(|(_, at)| **at <= now).map(|(peer, _)| *peer).collect();
-        for peer in due {
-            self.parting.remove(&peer);
-            _ = self.swarm.disconnect_peer_id(peer);
-        }
-        if let Some(next) = self.parting.values().min() {
-            self.next_housekeeping = self.next_housekeeping.min(*next);
         }
     }
 
@@ -598,4 +590,11 @@ impl Driver {
             self.core.handle(self.view.clock().now(), Input::DialFailed { peer, refused: false });
         }
     }
+}
+
+/// Takes out the peers whose time has come.
+fn take_due(times: &mut BTreeMap<PeerId, Instant>, now: Instant) -> Vec<PeerId> {
+    let due: Vec<PeerId> = times.iter().filter(|(_, at)| **at <= now).map(|(peer, _)| *peer).collect();
+    due.iter().for_each(|peer| _ = times.remove(peer));
+    due
 }

@@ -153,8 +153,8 @@ fn gossip(topic: &IdentTopic) -> Result<gossipsub::Behaviour, SwarmError> {
         .max_control_message_size(MESSAGE_BYTES_MAX)
         .heartbeat_interval(Duration::from_secs(1))
         .heartbeat_initial_delay(Duration::from_millis(100))
-        // The six or seven links that a node has are all in its mesh. While many nodes start at once, everybody dials everybody for a
-        // while, and a flood over all of that would cost four times as much just when it is least affordable.
+        // At least six of the six or seven links that a node has. While many nodes start at once, everybody dials everybody for a while,
+        // and a flood over all of that would cost four times as much just when it is least affordable.
         .mesh_outbound_min(0)
         .mesh_n_low(6)
         .mesh_n(8)

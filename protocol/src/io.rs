@@ -205,6 +205,8 @@ pub struct Counters {
     pub table_full: u64,
     /// Entries and evidence dropped because their author sent too many.
     pub rate_limited: u64,
+    /// Claims over disputed keys passed on, and not kept for those who connect later, because there were too many.
+    pub claims_dropped: u64,
     /// Own reports of others.
     pub accusations_made: u64,
     /// Reports of others by others.
@@ -229,7 +231,7 @@ pub struct Counters {
 
 impl Counters {
     /// Name, meaning and value of each.
-    pub fn list(&self) -> [(&'static str, &'static str, u64); 20] {
+    pub fn list(&self) -> [(&'static str, &'static str, u64); 21] {
         [
             ("gossip_received", "Gossip messages received", self.gossip_received),
             ("gossip_published", "Gossip messages published", self.gossip_published),
@@ -248,6 +250,11 @@ impl Counters {
                 "rate_limited",
                 "Entries and evidence dropped because their author sent too many",
                 self.rate_limited,
+            ),
+            (
+                "claims_dropped",
+                "Claims over disputed keys not kept because there were too many",
+                self.claims_dropped,
             ),
             ("accusations_made", "Own reports that a member is gone or silent", self.accusations_made),
             ("accusations_heard", "Such reports by others", self.accusations_heard),

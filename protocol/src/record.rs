@@ -220,7 +220,7 @@ pub enum Presence {
 }
 
 /// What a node says of itself as a whole. Any member can be dialled by what its header lists.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Header {
     /// Its name, unique among the live members.
     pub name: String,

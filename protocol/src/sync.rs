@@ -356,18 +356,7 @@ mod tests {
     /// More of one node than fits into one page.
     fn large() -> (NodeId, State) {
         let me = Identity::from_seed(&[1; 32]);
-        let header = Header {
-            name: "n".into(),
-            addresses: vec![],
-            http: None,
-            roles: vec![],
-            zone: None,
-            software: "test".into(),
-            protocol: 1,
-            floor: Version(0),
-            presence: Default::default(),
-            boot: 0,
-        };
+        let header = Header { name: "n".into(), software: "test".into(), ..Header::default() };
         let mut state = State::new(&Config::default());
         let say = |version, key, value| -> Entry {
             let fact =

@@ -57,8 +57,6 @@ impl Intruder {
             _ => None,
         })?;
         intruder.victim = subscribed;
-        // It is grafted into the mesh by the next heartbeat.
-        intruder.let_pass(Duration::from_millis(1500));
         Ok(intruder)
     }
 

@@ -55,11 +55,14 @@ impl Dispute {
         self.usurper.map(|u| u.tell_at.min(u.since + RECLAIM_AFTER))
     }
 
-    fn keep(&mut self, now: Time, clash: Clash) {
+    /// Keeps a claim for those who connect. Returns whether there was room.
+    fn keep(&mut self, now: Time, clash: Clash) -> bool {
         self.claims.retain(|_, (at, _)| now.since(*at) < PASS_ON_FOR);
-        if self.claims.len() < CLAIMS_MAX || self.claims.contains_key(&clash.claim.node) {
+        let room = self.claims.len() < CLAIMS_MAX || self.claims.contains_key(&clash.claim.node);
+        if room {
             self.claims.insert(clash.claim.node, (now, clash));
         }
+        room
     }
 }
 
@@ -138,7 +141,7 @@ impl Core {
         self.evidence_limit.take(now, claim.node);
         let born = self.dispute.born;
         if claim.node != self.id {
-            self.dispute.keep(now, clash.clone());
+            self.counters.claims_dropped += u64::from(!self.dispute.keep(now, clash.clone()));
         } else if claim.older < born && claim.newer >= born {
             self.out.push_back(Output::Fatal(Fatal::KeyTaken(claim.older)));
         } else if claim.older > born {

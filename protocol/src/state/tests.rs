@@ -5,7 +5,7 @@ use proptest::{prelude::*, sample::Index};
 use super::*;
 use crate::{
     Identity,
-    record::{Fact, Health, Instance, Presence},
+    record::{Fact, Health, Instance},
 };
 
 /// What an owner does next: states a value of a key, or takes it back; or collects its tombstones.
@@ -21,18 +21,8 @@ fn who(seed: u8) -> Identity {
 }
 
 fn header(floor: u64) -> Vec<u8> {
-    let header = Header {
-        name: "n".into(),
-        addresses: vec![],
-        http: None,
-        roles: vec![],
-        zone: None,
-        software: "test".into(),
-        protocol: 1,
-        floor: Version(floor),
-        presence: Presence::Running,
-        boot: 0,
-    };
+    let header =
+        Header { name: "n".into(), software: "test".into(), floor: Version(floor), ..Header::default() };
     header.encode()
 }
 

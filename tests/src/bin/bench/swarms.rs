@@ -167,8 +167,10 @@ fn measure(size: usize, idle: Duration) -> Result<Figures> {
             swarms.state_of(node, subject) == Some(MemberState::Failed)
         }));
         nodes = observers;
-        // Its watchers' successors take over meanwhile.
-        thread::sleep(Duration::from_secs(3));
+        let since = Instant::now();
+        while !is_whole(&swarms, &nodes) && since.elapsed() < BOUND {
+            thread::sleep(Duration::from_millis(100));
+        }
     }
     Ok(Figures { size, full_view_seconds, idle, incomplete: missing, change, crash })
 }
