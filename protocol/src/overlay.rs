@@ -34,6 +34,43 @@ impl Point {
     }
 }
 
+/// Where a subject stands, and who ranks highest for it.
+#[derive(Debug)]
+struct Ranking {
+    point: Point,
+    /// The least rank that would still be taken, here so that a look at every subject touches nothing else: 0 while there is room.
+    bar: u64,
+    /// The best ranked candidates first; one more than needed, the spare, which gives a node that watches nobody its fourth edge.
+    best: Vec<(u64, NodeId)>,
+}
+
+impl Ranking {
+    /// Takes a candidate in if it ranks among the `size` best. Returns whether it does.
+    fn offer(&mut self, candidate: NodeId, at: Point, size: usize) -> bool {
+        let rank = Point::rank(self.point, at);
+        if rank < self.bar {
+            return false;
+        }
+        let rank = (rank, candidate);
+        let place = self.best.partition_point(|other| *other > rank);
+        if place == size {
+            return false;
+        }
+        if self.best.len() == size {
+            self.best.pop();
+        }
+        self.best.insert(place, rank);
+        if self.best.len() == size {
+            self.bar = self.best.last().map_or(0, |(least, _)| *least);
+        }
+        true
+    }
+
+    fn ranks(&self, at: Point) -> bool {
+        Point::rank(self.point, at) >= self.bar
+    }
+}
+
 /// Ranks for everybody who is watched.
 #[derive(Debug)]
 pub struct Overlay {
@@ -43,9 +80,8 @@ pub struct Overlay {
     full_mesh_max: usize,
     /// Who can watch: present, and not known to be in trouble.
     candidates: BTreeMap<NodeId, Point>,
-    /// Who is watched: every remembered member but those that left. The best ranked candidates first; one more than needed, the
-    /// spare, which gives a node that watches nobody its fourth edge.
-    subjects: BTreeMap<NodeId, (Point, Vec<(u64, NodeId)>)>,
+    /// Who is watched: every remembered member but those that left.
+    subjects: BTreeMap<NodeId, Ranking>,
     /// Subjects for which this node ranks among the watchers.
     watched_by_me: BTreeSet<NodeId>,
 }
@@ -76,8 +112,7 @@ impl Overlay {
             return false;
         }
         if yes {
-            let point = Point::of(id);
-            self.subjects.insert(id, (point, self.best_for(id, point)));
+            self.subjects.insert(id, self.best_for(id, Point::of(id)));
             self.note(id);
         } else {
             self.subjects.remove(&id);
@@ -90,50 +125,35 @@ impl Overlay {
         if yes == self.candidates.contains_key(&id) {
             return false;
         }
-        let keep = self.watchers + 1;
-        if yes {
-            let point = Point::of(id);
-            self.candidates.insert(id, point);
-            let mut moved = Vec::new();
-            for (subject, (at, best)) in &mut self.subjects {
-                let rank = (Point::rank(*at, point), id);
-                if *subject != id && (best.len() < keep || best.last().is_some_and(|last| rank > *last)) {
-                    let place = best.partition_point(|other| *other > rank);
-                    best.insert(place, rank);
-                    best.truncate(keep);
-                    moved.push(*subject);
-                }
-            }
-            moved.into_iter().for_each(|subject| self.note(subject));
+        let moved: Vec<NodeId> = if yes {
+            let (at, size) = (Point::of(id), self.watchers + 1);
+            self.candidates.insert(id, at);
+            let others = self.subjects.iter_mut().filter(|(subject, _)| **subject != id);
+            others.filter_map(|(subject, ranking)| ranking.offer(id, at, size).then_some(*subject)).collect()
         } else {
-            self.candidates.remove(&id);
+            let Some(at) = self.candidates.remove(&id) else { return false };
             let bereft: Vec<(NodeId, Point)> = self
                 .subjects
                 .iter()
-                .filter(|(_, (_, best))| best.iter().any(|(_, watcher)| *watcher == id))
-                .map(|(subject, (point, _))| (*subject, *point))
+                .filter(|(_, ranking)| ranking.ranks(at))
+                .map(|(subject, ranking)| (*subject, ranking.point))
                 .collect();
-            for (subject, point) in bereft {
-                let best = self.best_for(subject, point);
-                self.subjects.insert(subject, (point, best));
-                self.note(subject);
+            for (subject, point) in &bereft {
+                self.subjects.insert(*subject, self.best_for(*subject, *point));
             }
-        }
+            bereft.into_iter().map(|(subject, _)| subject).collect()
+        };
+        moved.into_iter().for_each(|subject| self.note(subject));
         true
     }
 
-    fn best_for(&self, subject: NodeId, point: Point) -> Vec<(u64, NodeId)> {
-        let keep = self.watchers + 1;
-        let mut best: Vec<(u64, NodeId)> = Vec::with_capacity(keep + 1);
+    fn best_for(&self, subject: NodeId, point: Point) -> Ranking {
+        let size = self.watchers + 1;
+        let mut ranking = Ranking { point, bar: 0, best: Vec::with_capacity(size) };
         for (id, at) in self.candidates.iter().filter(|(id, _)| **id != subject) {
-            let rank = (Point::rank(point, *at), *id);
-            if best.len() < keep || best.last().is_some_and(|last| rank > *last) {
-                let place = best.partition_point(|other| *other > rank);
-                best.insert(place, rank);
-                best.truncate(keep);
-            }
+            ranking.offer(*id, *at, size);
         }
-        best
+        ranking
     }
 
     fn note(&mut self, subject: NodeId) {
@@ -146,7 +166,7 @@ impl Overlay {
 
     /// The watchers of a member, the highest ranked first.
     pub fn watchers_of(&self, subject: NodeId) -> impl Iterator<Item = NodeId> {
-        let best = self.subjects.get(&subject).map(|(_, best)| best.as_slice()).unwrap_or_default();
+        let best = self.subjects.get(&subject).map(|ranking| ranking.best.as_slice()).unwrap_or_default();
         best.iter().take(self.watchers).map(|(_, id)| *id)
     }
 
@@ -165,9 +185,9 @@ impl Overlay {
         let mut wanted: BTreeSet<NodeId> =
             self.watched_by_me.iter().copied().chain(self.watchers_of(self.me)).filter(present).collect();
         if wanted.len() < 4
-            && let Some((_, best)) = self.subjects.get(&self.me)
+            && let Some(ranking) = self.subjects.get(&self.me)
         {
-            wanted.extend(best.iter().map(|(_, id)| *id).filter(present));
+            wanted.extend(ranking.best.iter().map(|(_, id)| *id).filter(present));
         }
         wanted
     }

@@ -109,7 +109,7 @@ pub struct Provider {
     /// That node's zone.
     pub zone: Option<String>,
     /// What it offers and where.
-    pub instance: Instance,
+    pub instance: Arc<Instance>,
 }
 
 /// What the core says to the table.
@@ -126,7 +126,7 @@ pub enum Change {
         /// Its id.
         id: String,
         /// Its new value.
-        instance: Option<Box<Instance>>,
+        instance: Option<Arc<Instance>>,
     },
     /// A round trip was measured. No query waits for this, so it moves no index.
     Rtt(NodeId, Option<Duration>),
@@ -189,8 +189,7 @@ pub struct ProviderTable {
     index: Index,
     members: BTreeMap<NodeId, Member>,
     /// Everything that any remembered member offers or offered, in its latest incarnation.
-    /// Boxed, because most maps hold one, and have room for eleven.
-    offered: BTreeMap<NodeId, BTreeMap<String, Box<Instance>>>,
+    offered: BTreeMap<ProviderKey, Arc<Instance>>,
     /// What is listed now, by service.
     listed: BTreeMap<String, BTreeMap<ProviderKey, Arc<Provider>>>,
     /// When each service last changed. Kept after its last provider went, so that a query that waits for it wakes.
@@ -232,17 +231,12 @@ impl ProviderTable {
             Change::Member(member) => self.apply_member(now, *member),
             Change::Forgotten(id) => {
                 if self.members.remove(&id).is_some() {
-                    for (instance, service) in self.listed_of(id) {
-                        self.unlist(now, id, &instance, &service);
-                    }
-                    self.offered.remove(&id);
+                    self.withdraw_all(now, id);
                     self.explanations.remove(&Subject::Member(id));
                     self.members_touched = self.tick();
                 }
             }
-            Change::Instance { node, id, instance } => {
-                self.apply_instance(now, node, id, instance.map(|i| *i))
-            }
+            Change::Instance { node, id, instance } => self.apply_instance(now, node, id, instance),
             Change::Rtt(id, rtt) => {
                 if let Some(member) = self.members.get_mut(&id) {
                     member.rtt = rtt;
@@ -256,10 +250,7 @@ impl ProviderTable {
     fn apply_member(&mut self, now: Time, mut member: Member) {
         let id = member.id;
         if self.members.get(&id).is_some_and(|before| before.incarnation != member.incarnation) {
-            for (instance, service) in self.listed_of(id) {
-                self.unlist(now, id, &instance, &service);
-            }
-            self.offered.remove(&id);
+            self.withdraw_all(now, id);
         }
         let before = self.members.get(&id);
         member.rtt = member.rtt.or(before.and_then(|m| m.rtt));
@@ -269,22 +260,20 @@ impl ProviderTable {
         self.members.insert(id, member);
         self.members_touched = self.tick();
         if was_listed && !present {
-            for (instance, service) in self.listed_of(id) {
-                self.unlist(now, id, &instance, &service);
+            for (instance_id, instance) in self.offered_by(id) {
+                self.unlist(now, id, &instance_id, &instance.service);
             }
         } else if present && (!was_listed || listed_otherwise) {
-            let instances = self.offered.get(&id).cloned().unwrap_or_default();
-            for (instance_id, instance) in instances {
-                self.list(now, id, instance_id, *instance);
+            for (instance_id, instance) in self.offered_by(id) {
+                self.list(now, id, instance_id, instance);
             }
         }
     }
 
-    fn apply_instance(&mut self, now: Time, node: NodeId, id: String, instance: Option<Instance>) {
-        let offered = self.offered.entry(node).or_default();
+    fn apply_instance(&mut self, now: Time, node: NodeId, id: String, instance: Option<Arc<Instance>>) {
         let before = match &instance {
-            Some(new) => offered.insert(id.clone(), Box::new(new.clone())),
-            None => offered.remove(&id),
+            Some(new) => self.offered.insert((node, id.clone()), Arc::clone(new)),
+            None => self.offered.remove(&(node, id.clone())),
         };
         // An instance that moved to another service leaves the old one first.
         if let Some(before) = &before
@@ -299,7 +288,7 @@ impl ProviderTable {
         }
     }
 
-    fn list(&mut self, now: Time, node: NodeId, id: String, instance: Instance) {
+    fn list(&mut self, now: Time, node: NodeId, id: String, instance: Arc<Instance>) {
         let Some(member) = self.members.get(&node) else { return };
         let service = instance.service.clone();
         let provider = Arc::new(Provider {
@@ -337,10 +326,17 @@ impl ProviderTable {
         self.explain(now, Subject::Service(service.to_owned()), node, line);
     }
 
-    /// Ids and services of what this node offers.
-    fn listed_of(&self, node: NodeId) -> Vec<(String, String)> {
-        let offered = self.offered.get(&node);
-        offered.into_iter().flatten().map(|(id, instance)| (id.clone(), instance.service.clone())).collect()
+    /// What this node offers, by id.
+    fn offered_by(&self, node: NodeId) -> Vec<(String, Arc<Instance>)> {
+        let offered = self.offered.range((node, String::new())..).take_while(|((of, _), _)| *of == node);
+        offered.map(|((_, id), instance)| (id.clone(), Arc::clone(instance))).collect()
+    }
+
+    fn withdraw_all(&mut self, now: Time, node: NodeId) {
+        for (id, instance) in self.offered_by(node) {
+            self.unlist(now, node, &id, &instance.service);
+            self.offered.remove(&(node, id));
+        }
     }
 
     fn tick(&mut self) -> Index {
@@ -487,7 +483,7 @@ mod tests {
         Change::Instance {
             node: Identity::from_seed(&[seed; 32]).id(),
             id: id.into(),
-            instance: Some(Box::new(Instance {
+            instance: Some(Arc::new(Instance {
                 service: service.into(),
                 address: "10.0.0.1".into(),
                 port: 80,

@@ -15,7 +15,10 @@
 //! What a relay says a page covers is not signed: a *member* that lies can withhold another's entries from those that sync with it
 //! alone, until they sync with somebody else (the hashes differ, and then the whole is exchanged). It can never invent one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     Incarnation, NodeId, Version,
@@ -24,6 +27,10 @@ use crate::{
     seen::Seen,
     wire::{Digest, PAGE_BYTES, Page},
 };
+
+mod entries;
+
+use entries::Entries;
 
 /// Forgotten members whose return is refused. The oldest incarnation goes first.
 const BURIED_MAX: usize = 4096;
@@ -36,10 +43,7 @@ pub type Hash = [u8; 16];
 pub struct Statements {
     incarnation: Incarnation,
     header: Header,
-    /// Boxed: a map has room for eleven from its first on, and most nodes have two.
-    entries: BTreeMap<Key, Box<Entry>>,
-    /// The same entries in the order in which they were stated.
-    by_version: BTreeMap<Version, Key>,
+    entries: Entries,
     seen: Seen,
     /// Set after a gap below the floor: entries below it count as seen only once a page has confirmed them.
     unconfirmed_below: Version,
@@ -66,12 +70,12 @@ impl Statements {
 
     /// The entry of a key, tombstones included.
     pub fn entry(&self, key: &Key) -> Option<&Entry> {
-        self.entries.get(key).map(Box::as_ref)
+        self.entries.get(key).map(Arc::as_ref)
     }
 
     /// All entries in the order of their keys, the header first, tombstones included.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values().map(Box::as_ref)
+        self.entries.iter()
     }
 
     /// The highest version seen.
@@ -80,27 +84,25 @@ impl Statements {
     }
 
     fn put(&mut self, entry: Entry) {
-        let (key, version) = (entry.fact.key.clone(), entry.fact.version);
+        let version = entry.fact.version;
         if version >= self.unconfirmed_below {
             self.seen.insert(version);
         }
         self.instances += usize::from(is_live_instance(&entry));
-        self.by_version.insert(version, key.clone());
         xor(&mut self.hash, &entry_hash(&entry));
-        if let Some(old) = self.entries.insert(key, Box::new(entry)) {
+        if let Some(old) = self.entries.insert(entry) {
             self.forget(&old);
         }
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Entry> {
+    fn remove(&mut self, key: &Key) -> Option<Arc<Entry>> {
         let old = self.entries.remove(key)?;
         self.forget(&old);
-        Some(*old)
+        Some(old)
     }
 
     fn forget(&mut self, old: &Entry) {
         self.instances -= usize::from(is_live_instance(old));
-        self.by_version.remove(&old.fact.version);
         xor(&mut self.hash, &entry_hash(old));
     }
 }
@@ -146,7 +148,7 @@ pub enum Applied {
     /// The first header of a node, or of a new life of it. Everything of the old life is gone.
     NewLife,
     /// Something new within the current life. The entry that it replaced, if there was one.
-    News(Option<Box<Entry>>),
+    News(Option<Arc<Entry>>),
     /// Known already, superseded, or collected.
     Stale,
     /// Of a life whose header has not come yet.
@@ -299,8 +301,7 @@ impl State {
             // Of what was collected before, nothing is known here.
             unconfirmed_below: header.floor.min(entry.fact.version),
             header,
-            entries: BTreeMap::new(),
-            by_version: BTreeMap::new(),
+            entries: Entries::default(),
             seen: Seen::default(),
             hash: Hash::default(),
             failed: false,
@@ -341,7 +342,7 @@ impl State {
 
     /// Says that everything in `page.covers` which still counts has been applied. To be called after all entries of the page were
     /// applied and none was refused. Returns the entries that are gone, because the page does not confirm them.
-    pub fn cover(&mut self, page: &Page) -> Vec<Entry> {
+    pub fn cover(&mut self, page: &Page) -> Vec<Arc<Entry>> {
         let (node, incarnation) = (page.node, page.incarnation);
         self.change(node, |s| {
             if s.incarnation != incarnation {
@@ -356,10 +357,10 @@ impl State {
             s.seen.insert_all(&page.covers);
             let confirmed: BTreeSet<Version> = page.entries.iter().map(|e| e.fact.version).collect();
             let gone: Vec<Key> = s
-                .by_version
-                .range(..s.unconfirmed_below)
-                .filter(|(version, _)| page.covers.contains(**version) && !confirmed.contains(version))
-                .map(|(_, key)| key.clone())
+                .entries
+                .before(s.unconfirmed_below)
+                .filter(|e| page.covers.contains(e.fact.version) && !confirmed.contains(&e.fact.version))
+                .map(|e| e.fact.key.clone())
                 .collect();
             if s.seen.watermark().next() >= s.unconfirmed_below {
                 s.unconfirmed_below = Version(0);
@@ -451,16 +452,16 @@ impl State {
             bytes += header.encoded_len();
             entries.push(header.as_ref().clone());
         }
-        let missing = s.by_version.iter().filter(|(v, key)| !they_saw.contains(**v) && **key != Key::Header);
+        let missing = s.entries.in_order();
+        let missing = missing.filter(|e| !they_saw.contains(e.fact.version) && e.fact.key != Key::Header);
         let mut complete_to = None;
-        for (version, key) in missing {
-            let Some(entry) = s.entries.get(key) else { continue };
+        for entry in missing {
             bytes += entry.encoded_len();
             if bytes > budget.min(PAGE_BYTES) && any {
-                complete_to = Some(Version(version.0 - 1));
+                complete_to = Some(Version(entry.fact.version.0 - 1));
                 break;
             }
-            entries.push(entry.as_ref().clone());
+            entries.push(entry.clone());
             any = true;
         }
         let mut covers = complete_to.map_or_else(|| s.seen.clone(), |limit| s.seen.below(limit));
@@ -480,12 +481,8 @@ fn collect(s: &mut Statements, floor: Version) {
         s.seen = s.seen.without(&below);
         s.seen.insert(s.header_version());
     }
-    let dead: Vec<Key> = s
-        .by_version
-        .range(..floor)
-        .filter(|(_, key)| s.entries.get(key).is_some_and(|e| e.fact.value.is_none()))
-        .map(|(_, key)| key.clone())
-        .collect();
+    let dead = s.entries.before(floor).filter(|e| e.fact.value.is_none());
+    let dead: Vec<Key> = dead.map(|e| e.fact.key.clone()).collect();
     dead.iter().for_each(|key| {
         s.remove(key);
     });

@@ -1,5 +1,7 @@
 //! Taking in what others state.
 
+use std::sync::Arc;
+
 use super::Core;
 use crate::{
     NodeId, Time,
@@ -78,7 +80,7 @@ impl Core {
             // Only what was taken whole counts as seen; the rest is asked for again.
             if whole && page.node != self.id {
                 for gone in self.state.cover(&page) {
-                    self.withdraw(gone.fact);
+                    self.withdraw(&gone.fact);
                     any_news = true;
                 }
             }
@@ -210,13 +212,13 @@ impl Core {
         let entry = self.state.node(node).and_then(|s| s.entry(&Key::Instance(id.to_owned())));
         let instance = entry.and_then(|e| e.fact.value.as_deref()).and_then(|v| Instance::decode(v).ok());
         if instance.is_some() || before.is_some_and(|b| b.fact.value.is_some()) {
-            self.change(Change::Instance { node, id: id.to_owned(), instance: instance.map(Box::new) });
+            self.change(Change::Instance { node, id: id.to_owned(), instance: instance.map(Arc::new) });
         }
     }
 
-    fn withdraw(&mut self, fact: Fact) {
-        if let (Key::Instance(id), Some(_)) = (fact.key, fact.value) {
-            self.change(Change::Instance { node: fact.node, id, instance: None });
+    fn withdraw(&mut self, fact: &Fact) {
+        if let (Key::Instance(id), Some(_)) = (&fact.key, &fact.value) {
+            self.change(Change::Instance { node: fact.node, id: id.clone(), instance: None });
         }
     }
 
