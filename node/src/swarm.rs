@@ -46,6 +46,8 @@ const PENDING_MAX: u32 = 256;
 const CONNECTIONS_PER_PEER_MAX: u32 = 3;
 /// Requests served at the same time. Each holds at most a message.
 const REQUESTS_MAX: usize = 64;
+/// Gossip that may wait for one neighbour. What is beyond it is dropped and counted, and anti-entropy brings it.
+const NEIGHBOUR_QUEUE_MAX: usize = 1024;
 /// How often mDNS asks while nobody answers. One lost first answer costs one of these.
 const MDNS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -160,6 +162,11 @@ fn gossip(topic: &IdentTopic) -> Result<gossipsub::Behaviour, SwarmError> {
         .mesh_n(8)
         .mesh_n_high(12)
         .prune_backoff(Duration::from_secs(10))
+        // Who is not in the mesh is told what there is, once a second. Such links are passing, and anti-entropy repairs as well.
+        .gossip_lazy(2)
+        .gossip_factor(0.0)
+        // Messages that wait for one neighbour: it is slower than all others, or gone.
+        .connection_handler_queue_len(NEIGHBOUR_QUEUE_MAX)
         .flood_publish(true)
         .allow_self_origin(false)
         .build()

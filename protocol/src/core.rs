@@ -79,6 +79,9 @@ pub struct Core {
     present: BTreeSet<NodeId>,
     /// When somebody's case must be judged again.
     deadlines: BTreeSet<(Time, NodeId)>,
+    /// Suspects whose case nobody can close; see [`Core::confront`].
+    unresolved: BTreeSet<NodeId>,
+    next_confrontation: Time,
     /// Who is connected to whom may have to change.
     overlay_moved: bool,
     root_shown: Hash,
@@ -118,6 +121,8 @@ impl Core {
             concluded: BTreeMap::new(),
             present: BTreeSet::new(),
             deadlines: BTreeSet::new(),
+            unresolved: BTreeSet::new(),
+            next_confrontation: now,
             overlay_moved: false,
             root_shown: Hash::default(),
             entries_limit: Limit::new(config.entries_per_signer_per_s, config.entries_per_signer_burst),
@@ -233,7 +238,8 @@ impl Core {
         let links = self.links.next_due(now);
         let flush = self.own.flush_at();
         let clash = self.dispute.next_due().filter(|_| !self.own.has_left());
-        let due = [deadline, watch, links, flush, clash, self.own.next_due(&self.config)];
+        let own = self.own.next_due(&self.config);
+        let due = [deadline, watch, links, flush, clash, own, self.next_confrontation()];
         neighbours.into_iter().chain(due.into_iter().flatten()).min().unwrap_or(self.next_tidy)
     }
 
@@ -257,6 +263,7 @@ impl Core {
             self.deadlines.pop_first();
             self.judge(now, id);
         }
+        self.confront(now);
         for act in self.watch.due(now, &self.health) {
             self.observe(now, act);
         }
@@ -271,8 +278,8 @@ impl Core {
                 }
             }
         }
-        let neighbours: Vec<NodeId> = self.links.connected().collect();
-        for ask in self.sync.due(now, &self.state, &neighbours) {
+        let neighbours = || self.links.connected().collect();
+        for ask in self.sync.due(now, &self.state, neighbours) {
             self.request(ask);
         }
         self.own_due(now);

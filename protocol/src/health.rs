@@ -19,7 +19,7 @@ use crate::{NodeId, Time};
 const HALF_LIFE: Duration = Duration::from_secs(20);
 /// How many times the worst lateness is waited on top of the base. The next one may be worse than any seen.
 const FACTOR: u32 = 3;
-/// Patience is never stretched beyond this: a node this slow is no use as a witness, and its subjects have two more.
+/// Patience is never stretched beyond this. A node that would have to be is no use as a witness of silence, and its subjects have two more.
 const EXTRA_MAX: Duration = Duration::from_secs(8);
 /// What a subject's own lateness counts at most, for itself. Covers a starved host; a host that froze is noticed that much later the next time.
 const OWN_FAULT_MAX: Duration = Duration::from_millis(500);
@@ -96,6 +96,11 @@ impl Health {
         base + (self.worst(now) * FACTOR).min(EXTRA_MAX)
     }
 
+    /// Whether things have lately been so late that silence says nothing at all.
+    pub fn is_beyond_patience(&self, now: Time) -> bool {
+        self.worst(now) * FACTOR > EXTRA_MAX
+    }
+
     /// What is to be added for one subject that is later than the others.
     pub fn extra(&self, now: Time, subject: NodeId) -> Duration {
         let own = self.answers.get(&subject).map(|w| w.now(now)).unwrap_or_default();
@@ -157,5 +162,7 @@ mod tests {
         assert!(health.stretch(Time::ZERO, BASE) <= BASE + TIMER_LATE_MAX * 3);
         (0..9).for_each(|n| health.answered(Time::ZERO, who(n), SECOND * 86_400));
         assert!(health.stretch(Time::ZERO, BASE) <= BASE + EXTRA_MAX);
+        assert!(health.is_beyond_patience(Time::ZERO));
+        assert!(!health.is_beyond_patience(Time::from_start(SECOND * 60)), "it is not for ever");
     }
 }

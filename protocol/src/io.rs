@@ -209,6 +209,8 @@ pub struct Counters {
     pub claims_dropped: u64,
     /// Own reports of others.
     pub accusations_made: u64,
+    /// Own reports of silence not made, because everything was late.
+    pub accusations_withheld: u64,
     /// Reports of others by others.
     pub accusations_heard: u64,
     /// Reports of this node that it refuted.
@@ -231,7 +233,7 @@ pub struct Counters {
 
 impl Counters {
     /// Name, meaning and value of each.
-    pub fn list(&self) -> [(&'static str, &'static str, u64); 21] {
+    pub fn list(&self) -> [(&'static str, &'static str, u64); 22] {
         [
             ("gossip_received", "Gossip messages received", self.gossip_received),
             ("gossip_published", "Gossip messages published", self.gossip_published),
@@ -257,6 +259,11 @@ impl Counters {
                 self.claims_dropped,
             ),
             ("accusations_made", "Own reports that a member is gone or silent", self.accusations_made),
+            (
+                "accusations_withheld",
+                "Own reports of silence not made, because everything was late",
+                self.accusations_withheld,
+            ),
             ("accusations_heard", "Such reports by others", self.accusations_heard),
             ("refutations", "Reports of this node that it refuted", self.refutations),
             ("verdicts_failed", "Members concluded to be dead", self.verdicts_failed),

@@ -245,8 +245,8 @@ impl Liveness {
     }
 
     /// Those with evidence against them who are not failed.
-    pub fn accused(&self) -> impl Iterator<Item = NodeId> {
-        self.accused.iter().copied()
+    pub fn accused(&self) -> impl ExactSizeIterator<Item = &NodeId> {
+        self.accused.iter()
     }
 
     /// Whether there is evidence against it, and it is not failed.

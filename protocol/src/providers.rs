@@ -364,7 +364,8 @@ impl ProviderTable {
                 self.explanations.iter().min_by_key(|(_, lines)| last(lines)).map(|(s, _)| s.clone());
             stalest.and_then(|s| self.explanations.remove(&s));
         }
-        let lines = self.explanations.entry(subject).or_default();
+        // Of most members there is one thing to tell: that they joined.
+        let lines = self.explanations.entry(subject).or_insert_with(|| VecDeque::with_capacity(1));
         lines.push_back((now, about, explanation));
         if lines.len() > EXPLANATIONS_MAX {
             lines.pop_front();

@@ -120,14 +120,14 @@ impl Sync {
     }
 
     /// Begins what is due.
-    pub fn due(&mut self, now: Time, state: &State, neighbours: &[NodeId]) -> Vec<Ask> {
+    pub fn due(&mut self, now: Time, state: &State, neighbours: impl Fn() -> Vec<NodeId>) -> Vec<Ask> {
         let before = self.sessions.len();
         self.sessions.retain(|_, session| session.deadline > now);
         self.timeouts += (before - self.sessions.len()) as u64;
         if self.next_round <= now {
             self.next_round = now + self.interval.mul_f64(0.75 + self.rng.f64() / 2.0);
-            if let Some(peer) = self.rng.choice(neighbours) {
-                self.soon(now, *peer);
+            if let Some(peer) = self.rng.choice(neighbours()) {
+                self.soon(now, peer);
             }
         }
         let mut asks = Vec::new();

@@ -11,8 +11,10 @@ use crate::{
     wire::{self, Gossip, Page, Request},
 };
 
-/// How often a suspect is told what is said of it, while nobody confirms it.
+/// How often suspects are told what is said of them, while nobody confirms it; longer where everything is late.
 const CONFRONT_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
+/// Suspects in one such message. Where there are more, all is late anyway.
+const CONFRONTED_MAX: usize = 64;
 
 /// A connection to the dead is kept for this long, in case they answer after all. Then it goes: TCP would take minutes to notice that a
 /// partition has healed, a new dial takes seconds.
@@ -24,6 +26,10 @@ impl Core {
     /// This node saw something of a member. Says so, unless everybody knows.
     pub(super) fn report(&mut self, now: Time, subject: NodeId, strength: Strength) {
         if !self.present.contains(&subject) || self.own.has_left() {
+            return;
+        }
+        if strength == Strength::Weak && self.health.is_beyond_patience(now) {
+            self.counters.accusations_withheld += 1;
             return;
         }
         let Some(s) = self.state.node(subject) else { return };
@@ -133,7 +139,7 @@ impl Core {
                 let since = self.liveness.accused_since(subject).unwrap_or(now);
                 let again = at.unwrap_or(since + suspicion);
                 if again <= now {
-                    self.confront(now, subject);
+                    self.unresolved.insert(subject);
                 }
                 self.deadlines.insert((if again > now { again } else { now + CONFRONT_EVERY }, subject));
                 MemberState::Suspect
@@ -145,20 +151,43 @@ impl Core {
         self.place(now, subject, state);
     }
 
-    /// Nobody confirms what is said of a member, and it does not answer: perhaps it has not heard, because the gossip that should have told
-    /// it was lost with the connections it was on. Whoever is connected tells it; whoever is not tells its neighbours, one at a time, and
-    /// those to whom it is news pass it on.
-    fn confront(&mut self, now: Time, subject: NodeId) {
-        let Some(s) = self.state.node(subject) else { return };
+    /// Nobody confirms what is said of some members, and they do not answer: perhaps they have not heard, because the gossip that should
+    /// have told them was lost with the connections it was on. Whoever is connected tells them; of those that are not it tells a
+    /// neighbour, another one each time, and to whomever it is news passes it on. One message for all, because where many are
+    /// suspects the nodes are late, and must not make each other later.
+    pub(super) fn confront(&mut self, now: Time) {
+        if self.unresolved.is_empty() || now < self.next_confrontation {
+            return;
+        }
+        self.next_confrontation = now + self.health.stretch(now, CONFRONT_EVERY);
+        let unresolved = std::mem::take(&mut self.unresolved);
+        let suspects = unresolved.into_iter().filter(|id| self.concluded(*id) == Some(MemberState::Suspect));
+        let (near, far): (Vec<NodeId>, Vec<NodeId>) = suspects.partition(|id| self.links.is_connected(*id));
+        for suspect in near {
+            self.tell_accusations(suspect, vec![suspect]);
+        }
         let neighbours: Vec<NodeId> = self.links.connected().collect();
         let turn = now.since_start().as_secs() / CONFRONT_EVERY.as_secs();
-        let in_turn = usize::try_from(turn).unwrap_or(0).checked_rem(neighbours.len());
-        let to = if neighbours.contains(&subject) { Some(subject) } else { in_turn.map(|i| neighbours[i]) };
-        let Some(peer) = to else { return };
-        let evidence: Vec<Evidence> = self.liveness.reports(subject).cloned().collect();
-        let (incarnation, covers) = (s.incarnation(), Seen::default());
-        let page = Page { node: subject, incarnation, covers, entries: Vec::new(), evidence };
-        self.request(Ask { peer, ticket: Ticket(0), request: Request::Push(vec![page]) });
+        if let Some(in_turn) = usize::try_from(turn).unwrap_or(0).checked_rem(neighbours.len())
+            && !far.is_empty()
+        {
+            self.tell_accusations(neighbours[in_turn], far);
+        }
+    }
+
+    fn tell_accusations(&mut self, peer: NodeId, suspects: Vec<NodeId>) {
+        let page = |node: NodeId| {
+            let incarnation = self.state.node(node)?.incarnation();
+            let evidence: Vec<Evidence> = self.liveness.reports(node).cloned().collect();
+            Some(Page { node, incarnation, covers: Seen::default(), entries: Vec::new(), evidence })
+        };
+        let pages = suspects.into_iter().take(CONFRONTED_MAX).filter_map(page).collect();
+        self.request(Ask { peer, ticket: Ticket(0), request: Request::Push(pages) });
+    }
+
+    /// When suspects are to be told next what is said of them.
+    pub(super) fn next_confrontation(&self) -> Option<Time> {
+        (!self.unresolved.is_empty()).then_some(self.next_confrontation)
     }
 
     /// Makes a conclusion known.
@@ -191,9 +220,9 @@ impl Core {
             self.event(Event::Member(id, name, state));
             self.change(Change::Explained(id, Explanation::Became(state)));
         }
-        let accused: Vec<NodeId> = self.liveness.accused().filter(|other| *other != id).collect();
-        if self.present.len() <= accused.len() + FEW {
-            self.deadlines.extend(accused.into_iter().map(|other| (now, other)));
+        if self.present.len() <= self.liveness.accused().len() + FEW {
+            let others = self.liveness.accused().filter(|other| **other != id);
+            self.deadlines.extend(others.map(|other| (now, *other)));
         }
     }
 

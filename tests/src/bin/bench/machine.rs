@@ -16,11 +16,9 @@ pub(crate) fn date() -> String {
 pub(crate) fn describe() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let model = field(&cpuinfo, "model name").unwrap_or("unknown processor");
-    let kib: Option<f64> = field(&meminfo, "MemTotal").and_then(|text| text.split(' ').next()?.parse().ok());
-    let gib = kib.unwrap_or_default() / 1024.0 / 1024.0;
+    let gib = kib("/proc/meminfo", "MemTotal").unwrap_or(0) as f64 / f64::from(1 << 30);
     format!("{cores} cores ({model}), {gib:.0} GiB of memory, Linux {}", kernel.trim())
 }
 
@@ -34,6 +32,23 @@ pub(crate) fn versions() -> Vec<(&'static str, String)> {
         ("foca", locked_version(LOCK_FILE, "foca").unwrap_or("unknown").into()),
         ("chitchat", locked_version(LOCK_FILE, "chitchat").unwrap_or("unknown").into()),
     ]
+}
+
+/// Memory that can be had without swapping, in bytes.
+pub(crate) fn available_memory() -> Option<u64> {
+    kib("/proc/meminfo", "MemAvailable")
+}
+
+/// The most memory that this process has held, in bytes; 0 where that is not told.
+pub(crate) fn peak_memory() -> u64 {
+    kib("/proc/self/status", "VmHWM").unwrap_or(0)
+}
+
+/// A field of the kernel's that counts KiB, in bytes.
+fn kib(file: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let kib: u64 = field(&text, name)?.split(' ').next()?.parse().ok()?;
+    Some(kib * 1024)
 }
 
 fn first_line(command: &str, arguments: &[&str]) -> Option<String> {

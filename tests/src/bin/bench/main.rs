@@ -13,6 +13,7 @@ mod process;
 mod report;
 mod serf;
 mod sighting;
+mod simulation;
 mod statistics;
 mod swarms;
 mod system;
@@ -26,8 +27,11 @@ use anyhow::{Result, bail};
 /// A benchmark: its name, how it is called, and what runs it.
 type Benchmark = (&'static str, &'static str, fn(&[String]) -> Result<()>);
 
-const BENCHMARKS: [Benchmark; 2] =
-    [("cluster", cluster::USAGE, cluster::run), ("swarms", swarms::USAGE, swarms::run)];
+const BENCHMARKS: [Benchmark; 3] = [
+    ("cluster", cluster::USAGE, cluster::run),
+    ("simulation", simulation::USAGE, simulation::run),
+    ("swarms", swarms::USAGE, swarms::run),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
