@@ -57,6 +57,9 @@ pub struct Restored {
     pub remembered: Vec<(NodeId, String)>,
 }
 
+/// Who did not answer for this long may have been given up: a ping's timeout and the time to refute.
+const ABSENT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// One node's protocol state.
 #[derive(Debug)]
 pub struct Core {
@@ -82,6 +85,8 @@ pub struct Core {
     /// Suspects whose case nobody can close; see [`Core::confront`].
     unresolved: BTreeSet<NodeId>,
     next_confrontation: Time,
+    /// When it last overslept for so long that others may have given it up.
+    absent_at: Option<Time>,
     /// Who is connected to whom may have to change.
     overlay_moved: bool,
     root_shown: Hash,
@@ -123,6 +128,7 @@ impl Core {
             deadlines: BTreeSet::new(),
             unresolved: BTreeSet::new(),
             next_confrontation: now,
+            absent_at: None,
             overlay_moved: false,
             root_shown: Hash::default(),
             entries_limit: Limit::new(config.entries_per_signer_per_s, config.entries_per_signer_burst),
@@ -251,8 +257,11 @@ impl Core {
             self.counters.overslept += 1;
             self.watch.forgive(now);
             self.liveness.forgive(now);
-            // Whatever was concluded of this node meanwhile, its neighbours know.
-            self.links.connected().for_each(|peer| self.sync.soon(now, peer));
+            // Whatever was concluded of this node meanwhile, its neighbours know. Who is late again and again asks them in its turn.
+            if late >= ABSENT && self.absent_at.is_none_or(|at| now.since(at) >= self.config.sync_interval) {
+                self.absent_at = Some(now);
+                self.links.connected().for_each(|peer| self.sync.soon(now, peer));
+            }
         }
     }
 
@@ -407,7 +416,7 @@ impl Core {
         let response = match wire::decode::<Request>(bytes) {
             Ok(Received::Known(Request::Push(pages))) => {
                 if self.take_pages(now, pages, from) {
-                    self.sync.spread(now, from, self.links.connected());
+                    self.spread(now, from);
                 }
                 Response::Done
             }
@@ -438,6 +447,12 @@ impl Core {
         self.respond(ticket, &response);
     }
 
+    /// Anti-entropy brought what gossip did not. Perhaps gossip is only late.
+    fn spread(&mut self, now: Time, from: NodeId) {
+        let at = now + self.health.stretch(now, sync::SETTLE);
+        self.sync.spread(at, from, self.links.connected());
+    }
+
     fn respond(&mut self, ticket: Ticket, response: &Response) {
         self.out.push_back(Output::Respond(ticket, wire::encode(response)));
     }
@@ -461,7 +476,7 @@ impl Core {
         if let Response::Pages { pages, .. } = &response
             && self.take_pages(now, pages.clone(), from)
         {
-            self.sync.spread(now, from, self.links.connected());
+            self.spread(now, from);
         }
         let liveness = &self.liveness;
         let evidence = |id| liveness.reports(id).cloned().collect();

@@ -38,6 +38,15 @@ const BURIED_MAX: usize = 4096;
 /// Over everything that two nodes should agree on.
 pub type Hash = [u8; 16];
 
+/// Into so many parts the table is divided by the nodes' ids, so that two that differ in little need not list everything.
+const PARTS: usize = 64;
+/// All parts, a bit for each.
+pub const ALL_PARTS: u64 = u64::MAX;
+
+fn part_of(node: NodeId) -> usize {
+    usize::from(node.public_key()[0]) % PARTS
+}
+
 /// What one node has stated in its current life.
 #[derive(Debug)]
 pub struct Statements {
@@ -165,6 +174,7 @@ pub struct State {
     cluster: String,
     nodes: BTreeMap<NodeId, Statements>,
     root: Hash,
+    parts: [u64; PARTS],
     buried: BTreeMap<NodeId, Incarnation>,
     members_max: usize,
     entries_per_node_max: usize,
@@ -178,6 +188,7 @@ impl State {
             cluster: config.cluster.clone(),
             nodes: BTreeMap::new(),
             root: Hash::default(),
+            parts: [0; PARTS],
             buried: BTreeMap::new(),
             members_max: config.members_max,
             entries_per_node_max: config.entries_per_node_max,
@@ -188,6 +199,18 @@ impl State {
     /// Equal on two nodes when they hold the same and believe the same nodes dead.
     pub fn root(&self) -> Hash {
         self.root
+    }
+
+    /// What the root is made of, by parts of the table.
+    pub fn parts(&self) -> &[u64] {
+        &self.parts
+    }
+
+    /// The parts in which somebody holds something else, a bit for each; all of them if that cannot be told.
+    pub fn differing_parts(&self, theirs: &[u64]) -> u64 {
+        let differs = |part: usize| theirs.get(part) != self.parts.get(part);
+        let parts = (0..PARTS).filter(|part| differs(*part)).fold(0, |parts, part| parts | 1 << part);
+        if parts == 0 { ALL_PARTS } else { parts }
     }
 
     /// What this node has stated.
@@ -283,10 +306,20 @@ impl State {
     /// Keeps the root hash true over any change to a node.
     fn change<R>(&mut self, node: NodeId, change: impl FnOnce(&mut Statements) -> R) -> Option<R> {
         let statements = self.nodes.get_mut(&node)?;
-        xor(&mut self.root, &node_hash(node, statements));
+        let before = node_hash(node, statements);
         let result = change(statements);
-        xor(&mut self.root, &node_hash(node, statements));
+        let after = node_hash(node, statements);
+        self.mix(node, &before);
+        self.mix(node, &after);
         Some(result)
+    }
+
+    /// Takes a node's hash into those that it is part of, or out of them.
+    fn mix(&mut self, node: NodeId, hash: &Hash) {
+        xor(&mut self.root, hash);
+        let mut short = [0; 8];
+        short.copy_from_slice(&hash[..8]);
+        self.parts[part_of(node)] ^= u64::from_le_bytes(short);
     }
 
     fn begin(&mut self, entry: Entry) -> Applied {
@@ -307,7 +340,7 @@ impl State {
             failed: false,
             instances: 0,
         };
-        xor(&mut self.root, &node_hash(node, &statements));
+        self.mix(node, &node_hash(node, &statements));
         self.nodes.insert(node, statements);
         self.change(node, |s| s.put(entry));
         Applied::NewLife
@@ -388,7 +421,7 @@ impl State {
 
     fn drop_node(&mut self, node: NodeId) -> Option<Incarnation> {
         let statements = self.nodes.remove(&node)?;
-        xor(&mut self.root, &node_hash(node, &statements));
+        self.mix(node, &node_hash(node, &statements));
         Some(statements.incarnation)
     }
 
@@ -409,15 +442,13 @@ impl State {
         }
     }
 
-    /// The digests of all nodes above `after`, in order, at most `max`, and whether there are more.
-    pub fn digests(&self, after: Option<NodeId>, max: usize) -> (Vec<Digest>, bool) {
+    /// The nodes in these parts of the table above `after`, in order.
+    pub fn nodes_in(&self, parts: u64, after: Option<NodeId>) -> impl Iterator<Item = NodeId> {
         let from = match after {
             Some(id) => (std::ops::Bound::Excluded(id), std::ops::Bound::Unbounded),
             None => (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded),
         };
-        let mut nodes = self.nodes.range(from);
-        let digests = nodes.by_ref().take(max).map(|(id, _)| self.digest(*id)).collect();
-        (digests, nodes.next().is_some())
+        self.nodes.range(from).map(|(id, _)| *id).filter(move |id| parts >> part_of(*id) & 1 == 1)
     }
 
     /// Whether the holder of `mine` would gain from pulling of the holder of `theirs`.

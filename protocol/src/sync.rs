@@ -20,16 +20,14 @@ use crate::{
     wire::{Digest, PAGE_BYTES, Page, Request, Response},
 };
 
-/// Digests in one message. Each takes about 70 bytes plus its gaps, at most 1.4 kB; a hundred always fit.
-const DIGESTS_MAX: usize = 1024;
-/// Bytes of digests in one message, by a cautious estimate of each.
+/// Bytes of digests in one message, by a cautious estimate of each: about 70 plus its gaps, at most 1.4 kB.
 const DIGESTS_BYTES: usize = 200 * 1024;
 /// Nodes pulled in one request.
 const PULL_MAX: usize = 128;
 /// Sessions that this node conducts at the same time. The others wait: two full transfers at once gain nothing.
 const SESSIONS_MAX: usize = 2;
-/// How long gossip gets to bring the same news everywhere before the other neighbours are asked.
-const SETTLE: Duration = Duration::from_millis(300);
+/// How long gossip gets, where nothing is late, to bring the same news everywhere before the other neighbours are asked.
+pub const SETTLE: Duration = Duration::from_millis(300);
 
 /// Names a request, so that its answer finds its session.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -50,7 +48,11 @@ pub struct Ask {
 struct Session {
     ticket: Ticket,
     deadline: Time,
-    /// The last id of the digests received so far, if there are more.
+    /// The parts of the table that are compared, a bit for each.
+    parts: u64,
+    /// Whether digests of them are still to be asked for.
+    unlisted: bool,
+    /// The last id of the digests received so far.
     after: Option<NodeId>,
     /// What the other has, of nodes on which we lack something.
     pull: BTreeMap<NodeId, Digest>,
@@ -106,10 +108,10 @@ impl Sync {
         *due = (*due).min(now);
     }
 
-    /// A session or a push brought news: compares with the others too, once gossip has had its chance.
-    pub fn spread(&mut self, now: Time, from: NodeId, neighbours: impl Iterator<Item = NodeId>) {
+    /// A session or a push brought news: compares with the others too, once gossip has had its chance, `at`.
+    pub fn spread(&mut self, at: Time, from: NodeId, neighbours: impl Iterator<Item = NodeId>) {
         for peer in neighbours.filter(|peer| *peer != from) {
-            self.queue.entry(peer).or_insert(now + SETTLE);
+            self.queue.entry(peer).or_insert(at);
         }
     }
 
@@ -138,16 +140,8 @@ impl Sync {
             self.queue.remove(&peer);
             self.rounds += 1;
             let ticket = self.ticket();
-            let session = Session {
-                ticket,
-                deadline: now + self.timeout,
-                after: None,
-                pull: BTreeMap::new(),
-                push: BTreeMap::new(),
-                pulling: None,
-            };
-            self.sessions.insert(peer, session);
-            asks.push(Ask { peer, ticket, request: Request::Compare { root: state.root(), after: None } });
+            self.sessions.insert(peer, Session::new(ticket, now + self.timeout));
+            asks.push(Ask { peer, ticket, request: Request::Compare { root: state.root() } });
         }
         asks
     }
@@ -175,12 +169,12 @@ impl Sync {
         session.deadline = now + self.timeout;
         match response {
             Response::Same => (),
-            Response::Digests { digests, more } => {
-                if session.after.is_none() {
-                    self.differences += 1;
-                }
-                session.compare(state, digests, more);
+            Response::Parts(theirs) => {
+                self.differences += 1;
+                session.parts = state.differing_parts(&theirs);
+                session.unlisted = true;
             }
+            Response::Digests { digests, more } => session.compare(state, digests, more),
             Response::Pages { .. } => {
                 session.pull.retain(|id, theirs| State::lacks(&state.digest(*id), theirs))
             }
@@ -224,8 +218,20 @@ impl Sync {
 }
 
 impl Session {
+    fn new(ticket: Ticket, deadline: Time) -> Self {
+        Self {
+            ticket,
+            deadline,
+            parts: 0,
+            unlisted: false,
+            after: None,
+            pull: BTreeMap::new(),
+            push: BTreeMap::new(),
+            pulling: None,
+        }
+    }
+
     fn compare(&mut self, state: &State, digests: Vec<Digest>, more: bool) {
-        let first = self.after;
         let last = digests.last().map(|d| d.node);
         let listed: BTreeSet<NodeId> = digests.iter().map(|d| d.node).collect();
         for theirs in digests.into_iter().filter(|d| d.seen.is_well_formed()) {
@@ -243,13 +249,13 @@ impl Session {
             }
         }
         // Of whom they know nothing at all, within the range that this page of digests covers.
-        let within = |id: &NodeId| {
-            first.is_none_or(|first| *id > first) && (!more || last.is_some_and(|last| *id <= last))
-        };
-        for (id, _) in state.nodes().filter(|(id, _)| within(id) && !listed.contains(id)) {
+        let within = |id: &NodeId| !more || last.is_some_and(|last| *id <= last);
+        for id in state.nodes_in(self.parts, self.after).filter(|id| within(id) && !listed.contains(id)) {
             self.push.insert(id, Digest::of_nothing(id));
         }
-        self.after = if more { last } else { None };
+        // What does not go on would go on for ever.
+        self.unlisted = more && last > self.after;
+        self.after = last;
     }
 
     fn next(&mut self, state: &State, evidence: EvidenceOf<'_>) -> Option<Request> {
@@ -285,7 +291,7 @@ impl Session {
         if !pages.is_empty() {
             return Some(Request::Push(pages));
         }
-        self.after.map(|after| Request::Compare { root: state.root(), after: Some(after) })
+        std::mem::take(&mut self.unlisted).then_some(Request::List { parts: self.parts, after: self.after })
     }
 }
 
@@ -316,25 +322,22 @@ fn pages<'a>(
     (pages, None)
 }
 
-/// Answers a neighbour's `Compare` or `Pull`. Reads only.
+/// Answers a neighbour's `Compare`, `List` or `Pull`. Reads only.
 pub fn answer(state: &State, request: &Request, evidence: EvidenceOf<'_>) -> Option<Response> {
     match request {
-        Request::Compare { root, after } => {
-            if *root == state.root() && after.is_none() {
-                return Some(Response::Same);
+        Request::Compare { root } if *root == state.root() => Some(Response::Same),
+        Request::Compare { .. } => Some(Response::Parts(state.parts().to_vec())),
+        Request::List { parts, after } => {
+            let (mut digests, mut bytes) = (Vec::new(), 0);
+            let mut nodes = state.nodes_in(*parts, *after);
+            while let Some(digest) = nodes.next().map(|id| state.digest(id)) {
+                bytes += 75 + 20 * digest.seen.ranges();
+                if bytes > DIGESTS_BYTES {
+                    return Some(Response::Digests { digests, more: true });
+                }
+                digests.push(digest);
             }
-            let (mut digests, mut more) = state.digests(*after, DIGESTS_MAX);
-            let mut bytes = 0;
-            let fit = digests
-                .iter()
-                .take_while(|d| {
-                    bytes += 75 + 20 * d.seen.ranges();
-                    bytes <= DIGESTS_BYTES
-                })
-                .count();
-            more |= fit < digests.len();
-            digests.truncate(fit);
-            Some(Response::Digests { digests, more })
+            Some(Response::Digests { digests, more: false })
         }
         Request::Pull(digests) => {
             let well_formed = digests.iter().filter(|d| d.seen.is_well_formed()).take(PULL_MAX);
@@ -374,14 +377,7 @@ mod tests {
     fn a_contradiction_larger_than_a_page_is_pushed_once() {
         let (id, state) = large();
         let theirs = Digest { hash: [7; 16], ..state.digest(id) };
-        let mut session = Session {
-            ticket: Ticket(0),
-            deadline: Time::ZERO,
-            after: None,
-            pull: BTreeMap::new(),
-            push: BTreeMap::new(),
-            pulling: None,
-        };
+        let mut session = Session::new(Ticket(0), Time::ZERO);
         session.compare(&state, vec![theirs], false);
         session.pull.clear();
         let mut entries = 0;

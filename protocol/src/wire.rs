@@ -95,13 +95,10 @@ pub struct Page {
 /// Asked by one neighbour of another.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Answer [`Response::Same`] if your root hash is this one; otherwise with the digests of all nodes whose id is above `after`, in
-    /// order, as many as fit.
+    /// Answer [`Response::Same`] if your root hash is this one; otherwise [`Response::Parts`].
     Compare {
         /// The asker's root hash.
         root: [u8; 16],
-        /// Where the last page of digests ended.
-        after: Option<NodeId>,
     },
     /// Answer with pages of what the asker lacks by its digests, as much as fits.
     Pull(Vec<Digest>),
@@ -112,6 +109,13 @@ pub enum Request {
     Unneeded,
     /// Take it as if it came by gossip. Answer [`Response::Done`].
     Clash(Clash),
+    /// Answer with the digests of the nodes in these parts of the table whose id is above `after`, in order, as many as fit.
+    List {
+        /// A bit for each part, the lowest for part 0.
+        parts: u64,
+        /// Where the last page of digests ended.
+        after: Option<NodeId>,
+    },
 }
 
 /// Answers a [`Request`].
@@ -119,7 +123,7 @@ pub enum Request {
 pub enum Response {
     /// The root hashes are equal.
     Same,
-    /// The answer to `Compare`.
+    /// The answer to `List`.
     Digests {
         /// In the order of their nodes.
         digests: Vec<Digest>,
@@ -135,6 +139,9 @@ pub enum Response {
     },
     /// It was done.
     Done,
+    /// The root hashes differ. These are the hashes of the 64 parts of the table: a node belongs to the part that the lowest six bits of
+    /// its id's first byte number.
+    Parts(Vec<u64>),
 }
 
 /// What came.
@@ -156,10 +163,10 @@ impl Message for Gossip {
     const KINDS: u8 = 3;
 }
 impl Message for Request {
-    const KINDS: u8 = 5;
+    const KINDS: u8 = 6;
 }
 impl Message for Response {
-    const KINDS: u8 = 4;
+    const KINDS: u8 = 5;
 }
 
 /// The bytes of a message.

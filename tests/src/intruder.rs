@@ -128,9 +128,9 @@ impl Intruder {
     /// # Errors
     /// It answers something else.
     pub fn everything(&mut self) -> anyhow::Result<Vec<Entry>> {
-        let compare = Request::Compare { root: [0; 16], after: None };
+        let list = Request::List { parts: u64::MAX, after: None };
         let Some(Ok(Received::Known(Response::Digests { digests, .. }))) =
-            self.ask(wire::encode(&compare)).map(|b| wire::decode::<Response>(&b))
+            self.ask(wire::encode(&list)).map(|b| wire::decode::<Response>(&b))
         else {
             bail!("no digests");
         };

@@ -344,3 +344,33 @@ fn the_dead_do_not_return_in_the_life_in_which_they_were_forgotten() {
     );
     assert_eq!(got.apply(history(1, 1001, &[])[0].clone()), Applied::NewLife, "a new life may begin");
 }
+
+#[test]
+fn only_the_parts_that_differ_are_listed() {
+    let first = |seed| entry(seed, 1, 1, Key::Header, Some(header(0)));
+    let (mut a, mut b) = (state(), state());
+    for seed in 1..=200 {
+        a.apply(first(seed));
+        b.apply(first(seed));
+    }
+    assert_eq!(a.parts(), b.parts());
+    let second = entry(9, 1, 2, Key::Kv("k".into()), Some(vec![1]));
+    a.apply(second);
+    b.bury(who(77).id());
+    let parts = a.differing_parts(b.parts());
+    assert_eq!(parts.count_ones(), 2);
+    assert_eq!(parts, b.differing_parts(a.parts()));
+    let listed: Vec<NodeId> = a.nodes_in(parts, None).collect();
+    assert!(
+        listed.contains(&who(9).id()) && listed.contains(&who(77).id()) && listed.len() < 30,
+        "{listed:?}"
+    );
+    assert_eq!(a.nodes_in(ALL_PARTS, None).count(), 200);
+    assert_eq!(a.nodes_in(parts, listed.first().copied()).count(), listed.len() - 1);
+    // The parts make up the root, so that they cannot all be equal while it is not, but for a chance of 2^-64.
+    for state in [&a, &b] {
+        let sum = state.parts().iter().fold(0, |sum, part| sum ^ part);
+        assert_eq!(sum.to_le_bytes(), state.root()[..8]);
+    }
+    assert_eq!(a.differing_parts(&[]), ALL_PARTS, "who tells nothing is told everything");
+}

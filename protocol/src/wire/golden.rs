@@ -15,10 +15,9 @@ pub(super) const CLASH: &str = concat!(
     "cf7aac68df1ca0417bfe90e6f7185ff27c72e107b3bc6d07904d89eca23e6ad254e93e749448d099a1eeaa5983bd3a90",
     "699ea40f",
 );
-pub(super) const COMPARE: &str = concat!(
-    "01000101010101010101010101010101010101ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea6914",
-    "46d22c",
-);
+pub(super) const COMPARE: &str = "010001010101010101010101010101010101";
+pub(super) const LIST: &str =
+    "0105fd010000000000008001ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c";
 pub(super) const PULL: &str = concat!(
     "010101ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c05010701fb2c01fb2d01090909",
     "09090909090909090909090909",
@@ -46,3 +45,4 @@ pub(super) const PAGES: &str = concat!(
     "5eae925dfc488f551a3bfe87219b270d741398d67591d1c3d34e22ea441635c2d663450b1eb6ca96df3f53720000",
 );
 pub(super) const DONE: &str = "0103";
+pub(super) const PARTS: &str = "01040201fdffffffffffffffff";

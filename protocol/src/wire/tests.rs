@@ -74,7 +74,8 @@ fn requests_and_responses_keep_their_bytes() {
         entries: vec![entry()],
         evidence: vec![evidence()],
     };
-    check(Request::Compare { root: [1; 16], after: Some(me().id()) }, golden::COMPARE);
+    check(Request::Compare { root: [1; 16] }, golden::COMPARE);
+    check(Request::List { parts: 1 << 63 | 1, after: Some(me().id()) }, golden::LIST);
     check(Request::Pull(vec![digest()]), golden::PULL);
     check(Request::Push(vec![page.clone()]), golden::PUSH);
     check(Request::Unneeded, golden::UNNEEDED);
@@ -82,6 +83,7 @@ fn requests_and_responses_keep_their_bytes() {
     let clash = Clash { claim, signature: me().sign(b"golden") };
     check(Request::Clash(clash), &golden::CLASH.replacen("0102", "0104", 1));
     check(Response::Same, golden::SAME);
+    check(Response::Parts(vec![1, u64::MAX]), golden::PARTS);
     check(Response::Digests { digests: vec![digest()], more: true }, golden::DIGESTS);
     check(Response::Pages { pages: vec![page], more: false }, golden::PAGES);
     check(Response::Done, golden::DONE);

@@ -82,7 +82,10 @@ fn simulate(nodes: usize, seed: u64) -> Result<Table> {
     let mut sim = Sim::new(seed, Config::default());
     let say = |sim: &Sim, what: &str| {
         let (virtual_s, wall_s) = (sim.now().since_start().as_secs_f64(), begin.elapsed().as_secs_f64());
-        eprintln!("{wall_s:6.0} s, {virtual_s:7.2} s virtual, {:6} MB: {what}", machine::peak_memory() / 1_000_000);
+        eprintln!(
+            "{wall_s:6.0} s, {virtual_s:7.2} s virtual, {:6} MB: {what}",
+            machine::peak_memory() / 1_000_000
+        );
     };
 
     sim.add(None);
