@@ -10,6 +10,7 @@ pub mod escape;
 pub mod events;
 pub mod http;
 pub mod logging;
+mod memory;
 pub mod metrics;
 pub mod ports;
 pub mod presentation;

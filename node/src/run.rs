@@ -22,6 +22,7 @@ use crate::{
     control::Control,
     driver::{Driver, Neighbourhood, Order, Parts},
     http::{self, HostNames, Limits, NodeHost, Readiness, Site},
+    memory,
     metrics::Metrics,
     ports,
     presentation::{Offer, Presentation},
@@ -173,6 +174,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     for target in &config.join {
         tokio::spawn(seek::join(target.clone(), orders.clone(), neighbours.clone()));
     }
+    tokio::spawn(memory::give_back_after_bursts(neighbours));
     for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
         tokio::spawn(task);
     }

@@ -4,6 +4,10 @@
 //! strong evidence, *authenticated* is life, *no answer* is weak. A ping that stays unanswered is weak. On hearing
 //! somebody else's accusation the watchers look for themselves instead of repeating it.
 //!
+//! Before it accuses anybody of silence, a node pings others: if they do not answer either, it is more likely this node that cannot be
+//! heard, or a machine that is busy with something else. In a calm network that takes a round trip, and a burst of work that delays
+//! everything delays the question as well.
+//!
 //! The same thing is not said twice: after a report about one header only a stronger one follows; and once the subject has refuted, an
 //! observer that still cannot reach it keeps quiet for a minute ([`HOLD`]), because then the fault is between the two of them.
 
@@ -18,6 +22,10 @@ const HOLD: Duration = Duration::from_secs(60);
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 /// Neighbours that do not watch the lost one give its watchers this long to settle the case, then look for themselves.
 const BYSTANDER_DELAY: Duration = Duration::from_millis(60);
+/// How many others are asked before an accusation.
+const CONTROLS: usize = 2;
+/// How many timeouts longer silence is borne while none of them answers.
+const CONTROL_PATIENCE: u32 = 2;
 /// If this node was itself asleep for this long, unanswered pings say nothing.
 pub const OVERSLEPT: Duration = Duration::from_millis(200);
 
@@ -41,6 +49,10 @@ struct Subject {
     next_ping: Time,
     /// When the unanswered ping was sent.
     unanswered: Option<Time>,
+    /// That ping only serves to find out whether this node is heard: nobody asked about the subject.
+    as_control: bool,
+    /// Others were asked, because that ping stayed unanswered for too long.
+    checked: bool,
     /// Ping it now, watched or not: somebody says that it is not there.
     doubted: bool,
     /// When its silence was last reported; repeated every ping interval, because the header to which the report referred may be
@@ -67,6 +79,19 @@ struct Said {
     strength: Strength,
 }
 
+impl Subject {
+    fn ping(&mut self, now: Time) {
+        self.unanswered = Some(now);
+        self.as_control = false;
+        self.checked = false;
+    }
+
+    /// When its silence begins to mean something, if it is silent.
+    fn silent_at(&self, patience: Duration) -> Option<Time> {
+        self.unanswered.filter(|_| !self.as_control).map(|sent| sent + patience)
+    }
+}
+
 /// This node's own observations.
 #[derive(Debug)]
 pub struct Watch {
@@ -74,6 +99,8 @@ pub struct Watch {
     ping_interval: Duration,
     ping_timeout: Duration,
     unreached: Duration,
+    /// When the latest of all pings that were answered had been sent.
+    proof: Time,
     rng: fastrand::Rng,
 }
 
@@ -85,6 +112,7 @@ impl Watch {
             ping_interval: config.ping_interval,
             ping_timeout: config.ping_timeout,
             unreached: config.unreached,
+            proof: Time::ZERO,
             rng: fastrand::Rng::with_seed(seed),
         }
     }
@@ -95,6 +123,8 @@ impl Watch {
             connected: false,
             next_ping: now,
             unanswered: None,
+            as_control: false,
+            checked: false,
             doubted: false,
             reported: None,
             dial_at: None,
@@ -192,6 +222,7 @@ impl Watch {
         subject.heard = now;
         subject.reported = None;
         let sent = subject.unanswered.take();
+        self.proof = self.proof.max(sent.unwrap_or(Time::ZERO));
         let convicted = std::mem::take(&mut subject.convicted);
         sent.filter(|_| !convicted).map(|sent| now.since(sent))
     }
@@ -211,6 +242,7 @@ impl Watch {
         for subject in self.subjects.values_mut() {
             if let Some(sent) = &mut subject.unanswered {
                 *sent = now;
+                subject.checked = false;
             }
             if let Some(dialled) = &mut subject.dialled {
                 *dialled = now;
@@ -255,23 +287,32 @@ impl Watch {
     /// What is due now.
     pub fn due(&mut self, now: Time, health: &Health) -> Vec<Act> {
         let mut acts = Vec::new();
-        let (patience, interval) = (self.patience(now, health), self.ping_interval);
+        let (patience, interval) = (health.stretch(now, self.ping_timeout), self.ping_interval);
+        let (proof, alone) = (self.proof, self.is_alone());
+        let mut in_doubt = false;
         for (id, s) in &mut self.subjects {
             if s.connected {
                 let ping_due = s.watched && s.next_ping <= now;
-                if s.unanswered.is_none() && (ping_due || s.doubted) {
-                    s.unanswered = Some(now);
-                    acts.push(Act::Ping(*id));
+                if ping_due || s.doubted {
+                    s.as_control = false;
+                    if s.unanswered.is_none() {
+                        s.ping(now);
+                        acts.push(Act::Ping(*id));
+                    }
                 }
                 s.doubted = false;
                 if ping_due {
                     s.next_ping = now + interval;
                 }
-                if s.unanswered.is_some_and(|sent| sent + patience + health.extra(now, *id) <= now)
-                    && s.reported.is_none_or(|at| at + interval <= now)
+                if let Some(silent) = s.silent_at(patience + health.extra(now, *id))
+                    && silent <= now
                 {
-                    s.reported = Some(now);
-                    acts.push(Act::Report(*id, Strength::Weak));
+                    in_doubt |= !std::mem::replace(&mut s.checked, true);
+                    let believed = alone || proof >= silent || silent + patience * CONTROL_PATIENCE <= now;
+                    if believed && s.reported.is_none_or(|at| at + interval <= now) {
+                        s.reported = Some(now);
+                        acts.push(Act::Report(*id, Strength::Weak));
+                    }
                 }
                 continue;
             }
@@ -290,28 +331,54 @@ impl Watch {
                 acts.push(Act::Report(*id, Strength::Weak));
             }
         }
+        if in_doubt {
+            acts.extend(self.ask_others(now));
+        }
         acts
     }
 
-    /// How long silence is borne. Doubled while most of those pinged are silent at once: then it is more likely this node
-    /// that cannot be heard.
-    fn patience(&self, now: Time, health: &Health) -> Duration {
-        let patience = health.stretch(now, self.ping_timeout);
-        let pinged = self.subjects.values().filter(|s| s.connected && s.watched);
-        let silent = |s: &&Subject| s.unanswered.is_some_and(|sent| sent + patience <= now);
-        let (pinged, silent) = pinged.fold((0, 0), |(p, q), s| (p + 1, q + usize::from(silent(&s))));
-        if silent > 1 && silent * 2 > pinged { patience * 2 } else { patience }
+    /// Pings those of whom it heard last.
+    fn ask_others(&mut self, now: Time) -> Vec<Act> {
+        let mut others: Vec<(Time, NodeId)> = self
+            .subjects
+            .iter()
+            .filter(|(_, s)| s.connected && s.unanswered.is_none())
+            .map(|(id, s)| (s.heard, *id))
+            .collect();
+        others.sort_unstable_by(|a, b| b.cmp(a));
+        others.truncate(CONTROLS);
+        for (_, id) in &others {
+            if let Some(s) = self.subjects.get_mut(id) {
+                s.ping(now);
+                s.as_control = !s.watched;
+            }
+        }
+        others.into_iter().map(|(_, id)| Act::Ping(id)).collect()
+    }
+
+    /// Nobody else could be asked.
+    fn is_alone(&self) -> bool {
+        self.subjects.values().filter(|s| s.connected).count() < 2
     }
 
     /// When something will be due. Never in the past of `now`.
     pub fn next_due(&self, now: Time, health: &Health) -> Option<Time> {
-        let patience = self.patience(now, health);
+        let patience = health.stretch(now, self.ping_timeout);
+        let alone = self.is_alone();
         let due = |(id, s): (&NodeId, &Subject)| {
             if s.connected {
                 let ping = s.watched.then_some(s.next_ping);
                 let doubt = s.doubted.then_some(now);
                 let repeat = s.reported.map_or(Time::ZERO, |at| at + self.ping_interval);
-                let silence = s.unanswered.map(|sent| repeat.max(sent + patience + health.extra(now, *id)));
+                let silence = s.silent_at(patience + health.extra(now, *id)).map(|silent| {
+                    if !s.checked {
+                        silent
+                    } else if alone || self.proof >= silent {
+                        repeat.max(silent)
+                    } else {
+                        repeat.max(silent + patience * CONTROL_PATIENCE)
+                    }
+                });
                 ping.into_iter().chain(doubt).chain(silence).min()
             } else {
                 let dial = s.dialled.map(|at| at + patience * 2);
@@ -391,6 +458,31 @@ mod tests {
         bench.run(100_000..110_000, |_| true);
         let all = bench.run(110_000..115_000, |_| false);
         assert!(all.iter().map(|r| r.0).max().unwrap() > one, "{all:?}");
+    }
+
+    #[test]
+    fn a_burst_that_delays_everything_accuses_nobody() {
+        let mut bench = Bench::watching(3);
+        bench.run(100_000..110_000, |_| true);
+        assert_eq!(bench.run(110_000..111_100, |_| false), []);
+        (1..=3).for_each(|n| _ = bench.watch.pong(at(111_100), id(n)));
+        assert_eq!(bench.run(111_100..115_000, |_| true), []);
+    }
+
+    #[test]
+    fn others_are_asked_before_anybody_is_accused_and_not_accused_for_that() {
+        let mut bench = Bench::watching(1);
+        bench.watch.connected(at(100_000), id(9));
+        let mut asked = false;
+        for t in 100_000..101_500 {
+            for act in bench.watch.due(at(t), &bench.health) {
+                asked |= act == Act::Ping(id(9));
+                assert!(!matches!(act, Act::Report(..)), "{act:?} at {t}: nobody has answered");
+            }
+        }
+        assert!(asked);
+        bench.watch.pong(at(101_500), id(9));
+        assert_eq!(bench.watch.due(at(101_500), &bench.health), [Act::Report(id(1), Strength::Weak)]);
     }
 
     #[test]
