@@ -295,9 +295,12 @@ impl Watch {
                 let ping_due = s.watched && s.next_ping <= now;
                 if ping_due || s.doubted {
                     s.as_control = false;
+                    // One that stays unanswered is repeated: it may have been lost with one of two connections. What counts is the first.
+                    if ping_due || s.unanswered.is_none() {
+                        acts.push(Act::Ping(*id));
+                    }
                     if s.unanswered.is_none() {
                         s.ping(now);
-                        acts.push(Act::Ping(*id));
                     }
                 }
                 s.doubted = false;
@@ -458,6 +461,24 @@ mod tests {
         bench.run(100_000..110_000, |_| true);
         let all = bench.run(110_000..115_000, |_| false);
         assert!(all.iter().map(|r| r.0).max().unwrap() > one, "{all:?}");
+    }
+
+    #[test]
+    fn a_ping_that_was_lost_is_followed_by_another() {
+        let mut bench = Bench::watching(3);
+        let lost = (110_000..).find(|t| {
+            let acts = bench.watch.due(at(*t), &bench.health);
+            let pinged = acts.iter().filter(|act| **act != Act::Ping(id(2)));
+            pinged.for_each(|act| {
+                if let Act::Ping(other) = act {
+                    _ = bench.watch.pong(at(*t), *other)
+                }
+            });
+            acts.contains(&Act::Ping(id(2)))
+        });
+        let lost = lost.unwrap();
+        let reports = bench.run(lost + 1..lost + 10_000, |_| true);
+        assert!(reports.iter().all(|(t, ..)| *t < lost + 1000), "{reports:?}");
     }
 
     #[test]

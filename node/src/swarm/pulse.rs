@@ -5,7 +5,7 @@
 //! byte back, because only one is ever on its way.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -37,6 +37,9 @@ pub struct Pong {
 /// Sends pings and answers them.
 #[derive(Debug, Default)]
 pub struct Behaviour {
+    connections: BTreeMap<PeerId, Vec<ConnectionId>>,
+    /// Over which connection a ping is on its way, or its answer.
+    underway: BTreeMap<PeerId, ConnectionId>,
     pings: VecDeque<PeerId>,
     pongs: VecDeque<Pong>,
     waker: Option<Waker>,
@@ -82,9 +85,33 @@ impl NetworkBehaviour for Behaviour {
         Ok(Handler::default())
     }
 
-    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionEstablished(new) => {
+                self.connections.entry(new.peer_id).or_default().push(new.connection_id);
+            }
+            FromSwarm::ConnectionClosed(closed) => {
+                let peer = closed.peer_id;
+                let Some(left) = self.connections.get_mut(&peer) else { return };
+                left.retain(|id| *id != closed.connection_id);
+                let is_gone = left.is_empty();
+                if is_gone {
+                    self.connections.remove(&peer);
+                }
+                // Of two connections that crossed one is closed, and a ping lost with it would look like silence.
+                if self.underway.get(&peer) == Some(&closed.connection_id) {
+                    self.underway.remove(&peer);
+                    if !is_gone {
+                        self.ping(peer);
+                    }
+                }
+            }
+            _ => (),
+        }
+    }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, rtt: THandlerOutEvent<Self>) {
+        self.underway.remove(&peer);
         self.pongs.push_back(Pong { peer, rtt });
     }
 
@@ -92,8 +119,13 @@ impl NetworkBehaviour for Behaviour {
         if let Some(pong) = self.pongs.pop_front() {
             return Poll::Ready(ToSwarm::GenerateEvent(pong));
         }
-        if let Some(peer_id) = self.pings.pop_front() {
-            return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::Any, event: Ping });
+        while let Some(peer_id) = self.pings.pop_front() {
+            let Some(connection) = self.connections.get(&peer_id).and_then(|all| all.first()) else {
+                continue;
+            };
+            self.underway.insert(peer_id, *connection);
+            let handler = NotifyHandler::One(*connection);
+            return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event: Ping });
         }
         self.waker = Some(cx.waker().clone());
         Poll::Pending
@@ -185,7 +217,7 @@ impl ConnectionHandler for Handler {
                         self.outbound = Outbound::Idle(stream);
                         return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(rtt));
                     }
-                    // The next ping opens a new stream; this one stays unanswered, which is what the core watches for.
+                    // The next ping opens a new stream; this one stays unanswered, which is what the core watches for and repeats.
                     Poll::Ready(Err(_)) => (),
                 },
                 waiting => {
