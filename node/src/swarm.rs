@@ -48,6 +48,8 @@ const CONNECTIONS_PER_PEER_MAX: u32 = 3;
 const REQUESTS_MAX: usize = 64;
 /// Gossip that may wait for one neighbour. What is beyond it is dropped and counted, and anti-entropy brings it.
 const NEIGHBOUR_QUEUE_MAX: usize = 1024;
+/// How long it may wait. On a machine that is busy for a second (gossipsub's own bound) all links would drop it, and nobody would hear.
+const NEIGHBOUR_LATE_MAX: Duration = Duration::from_secs(10);
 /// How often mDNS asks while nobody answers. One lost first answer costs one of these.
 const MDNS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -167,6 +169,8 @@ fn gossip(topic: &IdentTopic) -> Result<gossipsub::Behaviour, SwarmError> {
         .gossip_factor(0.0)
         // Messages that wait for one neighbour: it is slower than all others, or gone.
         .connection_handler_queue_len(NEIGHBOUR_QUEUE_MAX)
+        .publish_queue_duration(NEIGHBOUR_LATE_MAX)
+        .forward_queue_duration(NEIGHBOUR_LATE_MAX)
         .flood_publish(true)
         .allow_self_origin(false)
         .build()
