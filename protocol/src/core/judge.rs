@@ -13,7 +13,7 @@ use crate::{
 
 /// How often suspects are told what is said of them, while nobody confirms it; longer where everything is late.
 const CONFRONT_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
-/// Suspects in one such message. Where there are more, all is late anyway.
+/// Suspects in one such message. Where there are more, the others have their turn later.
 const CONFRONTED_MAX: usize = 64;
 
 /// A connection to the dead is kept for this long, in case they answer after all. Then it goes: TCP would take minutes to notice that a
@@ -164,24 +164,26 @@ impl Core {
         let suspects = unresolved.into_iter().filter(|id| self.concluded(*id) == Some(MemberState::Suspect));
         let (near, far): (Vec<NodeId>, Vec<NodeId>) = suspects.partition(|id| self.links.is_connected(*id));
         for suspect in near {
-            self.tell_accusations(suspect, vec![suspect]);
+            self.tell_accusations(suspect, &[suspect]);
         }
         let neighbours: Vec<NodeId> = self.links.connected().collect();
-        let turn = now.since_start().as_secs() / CONFRONT_EVERY.as_secs();
-        if let Some(in_turn) = usize::try_from(turn).unwrap_or(0).checked_rem(neighbours.len())
-            && !far.is_empty()
-        {
-            self.tell_accusations(neighbours[in_turn], far);
+        let turn = usize::try_from(now.since_start().as_secs() / CONFRONT_EVERY.as_secs()).unwrap_or(0);
+        let in_turn = |of: usize| turn.checked_rem(of);
+        let peer = in_turn(neighbours.len()).map(|i| neighbours[i]);
+        let share =
+            in_turn(far.len().div_ceil(CONFRONTED_MAX)).and_then(|i| far.chunks(CONFRONTED_MAX).nth(i));
+        if let (Some(peer), Some(share)) = (peer, share) {
+            self.tell_accusations(peer, share);
         }
     }
 
-    fn tell_accusations(&mut self, peer: NodeId, suspects: Vec<NodeId>) {
+    fn tell_accusations(&mut self, peer: NodeId, suspects: &[NodeId]) {
         let page = |node: NodeId| {
             let incarnation = self.state.node(node)?.incarnation();
             let evidence: Vec<Evidence> = self.liveness.reports(node).cloned().collect();
             Some(Page { node, incarnation, covers: Seen::default(), entries: Vec::new(), evidence })
         };
-        let pages = suspects.into_iter().take(CONFRONTED_MAX).filter_map(page).collect();
+        let pages = suspects.iter().copied().filter_map(page).collect();
         self.request(Ask { peer, ticket: Ticket(0), request: Request::Push(pages) });
     }
 

@@ -1,10 +1,6 @@
 //! `bench cluster`: Hearsay beside its peers, at several sizes, system by system in turn and so under the same conditions.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -119,9 +115,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
                 Ok(measured) => figures.push(measured),
                 Err(problem) => eprintln!("{} at {size}: {problem:#}", system.name()),
             }
-            write(&options.out, &report::page(&figures, &[], &plan))?;
+            report::write(&options.out, &report::page(&figures, &[], &plan))?;
             if let Some(json) = &options.json {
-                write(json, &serde_json::to_string_pretty(&figures)?)?;
+                report::write(json, &serde_json::to_string_pretty(&figures)?)?;
             }
         }
     }
@@ -129,14 +125,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     print!("{}", report::tables(&figures));
     let swarms = swarms::measure_all(&options.swarms, options.idle_seconds)?;
     print!("{}", swarms::table(&swarms));
-    write(&options.out, &report::page(&figures, &swarms, &plan))
-}
-
-fn write(file: &Path, text: &str) -> Result<()> {
-    if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    }
-    fs::write(file, text).with_context(|| file.display().to_string())
+    report::write(&options.out, &report::page(&figures, &swarms, &plan))
 }
 
 #[cfg(test)]

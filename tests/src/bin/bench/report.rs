@@ -1,6 +1,8 @@
 //! What is told of the figures: tables for people, and the page that is kept with the sources.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, fs, path::Path};
+
+use anyhow::{Context as _, Result};
 
 use crate::{
     machine,
@@ -38,6 +40,17 @@ pub(crate) fn page(figures: &[Figures], swarms: &[swarms::Figures], plan: &Plan)
     }
     page.push_str(METHOD);
     page
+}
+
+/// Writes a page, into a folder that need not exist yet.
+///
+/// # Errors
+/// The system refuses.
+pub(crate) fn write(file: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    fs::write(file, text).with_context(|| file.display().to_string())
 }
 
 /// All tables, size by size, and what was noted on the way.

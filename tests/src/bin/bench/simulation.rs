@@ -2,7 +2,7 @@
 //! what it takes to compute that. All times are virtual unless they say otherwise; the same seed gives the same figures.
 
 use std::{
-    fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,7 @@ use hearsay_protocol::{
     sim::{NodeIndex, Sim},
 };
 
-use crate::{machine, table::Table};
+use crate::{machine, report, table::Table};
 
 /// How it is called.
 pub(crate) const USAGE: &str = "\
@@ -67,14 +67,12 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let page = format!(
         "# A large cluster, simulated\n\n\
          Computed {} on {}, by `tests/run --bench simulation --nodes {nodes} --seed {seed}`.\n\n{table}\n\
-         Times are virtual, from what happens until all know, except the two of the computation. Messages take 0.05 to 2 ms, and computing\n\
+         Times are virtual, from what happens until all know, except that of the computation. Messages take 0.05 to 2 ms, and computing\n\
          takes no time. Idling is what gossip and anti-entropy send, without pings and without what TCP adds.\n",
         machine::date(),
         machine::describe(),
     );
-    fs::write(&out, page).with_context(|| format!("cannot write {out}"))?;
-    eprintln!("written: {out}");
-    Ok(())
+    report::write(Path::new(&out), &page)
 }
 
 fn simulate(nodes: usize, seed: u64) -> Result<Table> {
