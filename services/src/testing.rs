@@ -52,7 +52,7 @@ impl MemoryHost {
             node_id: self_id(),
             node: node.to_owned(),
             zone: None,
-            instance: Instance {
+            instance: Arc::new(Instance {
                 service: service.to_owned(),
                 address: "10.0.0.1".to_owned(),
                 port: 7500,
@@ -61,7 +61,7 @@ impl MemoryHost {
                 meta: BTreeMap::new(),
                 health: Health::Passing,
                 since_ms: 0,
-            },
+            }),
         };
         providers.push(Arc::new(provider));
         self

@@ -228,7 +228,7 @@ fn instance(seed: u8, id: &str, service: &str) -> (NodeId, String, Instance) {
 }
 
 fn offered((node, id, instance): (NodeId, String, Instance)) -> Change {
-    Change::Instance { node, id, instance: Some(Box::new(instance)) }
+    Change::Instance { node, id, instance: Some(Arc::new(instance)) }
 }
 
 fn withdrawn(seed: u8, id: &str) -> Change {
