@@ -23,7 +23,11 @@ pub(crate) async fn give_back_after_bursts(mut neighbourhood: watch::Receiver<Ne
         {
             return;
         }
-        tokio::time::sleep(CALM).await;
+        while let Ok(changed) = tokio::time::timeout(CALM, neighbourhood.changed()).await {
+            if changed.is_err() {
+                return;
+            }
+        }
         if neighbourhood.borrow().neighbours < BURST {
             give_back();
         }

@@ -169,7 +169,8 @@ impl Sync {
         session.deadline = now + self.timeout;
         match response {
             Response::Same => (),
-            Response::Parts(theirs) => {
+            // Once: who is asked for digests and tells hashes again would be asked for ever.
+            Response::Parts(theirs) if session.parts == 0 => {
                 self.differences += 1;
                 session.parts = state.differing_parts(&theirs);
                 session.unlisted = true;
@@ -178,7 +179,7 @@ impl Sync {
             Response::Pages { .. } => {
                 session.pull.retain(|id, theirs| State::lacks(&state.digest(*id), theirs))
             }
-            Response::Done => (),
+            Response::Parts(_) | Response::Done => (),
         }
         let request = session.next(state, evidence);
         match request {
@@ -371,6 +372,26 @@ mod tests {
             state.apply(say(version, Key::Kv(format!("k{version}")), Some(vec![0; 8000])));
         }
         (me.id(), state)
+    }
+
+    #[test]
+    fn who_never_gets_to_the_point_is_not_asked_for_ever() {
+        let (peer, state) = large();
+        let digest = state.digest(peer);
+        for answer in [
+            Response::Parts(vec![1; 64]),
+            Response::Parts(Vec::new()),
+            Response::Digests { digests: vec![digest], more: true },
+            Response::Digests { digests: Vec::new(), more: true },
+        ] {
+            let mut sync = Sync::new(&Config::default(), 1, Time::ZERO);
+            sync.soon(Time::ZERO, peer);
+            assert_eq!(sync.due(Time::ZERO, &state, Vec::new).len(), 1);
+            let answered = (0..10).take_while(|_| {
+                sync.answered(Time::ZERO, peer, answer.clone(), &state, &|_| Vec::new()).is_some()
+            });
+            assert!(answered.count() < 4, "{answer:?}");
+        }
     }
 
     #[test]

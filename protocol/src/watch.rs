@@ -92,6 +92,23 @@ impl Subject {
     }
 }
 
+/// What decides whether silence is believed.
+#[derive(Debug, Clone, Copy)]
+struct Belief {
+    patience: Duration,
+    /// When the latest of all pings that were answered had been sent.
+    proof: Time,
+    /// Nobody else could be asked.
+    alone: bool,
+}
+
+impl Belief {
+    /// When somebody who has been silent since then may be accused, as far as is known.
+    fn accusable_at(self, silent: Time) -> Time {
+        if self.alone || self.proof >= silent { silent } else { silent + self.patience * CONTROL_PATIENCE }
+    }
+}
+
 /// This node's own observations.
 #[derive(Debug)]
 pub struct Watch {
@@ -287,8 +304,8 @@ impl Watch {
     /// What is due now.
     pub fn due(&mut self, now: Time, health: &Health) -> Vec<Act> {
         let mut acts = Vec::new();
-        let (patience, interval) = (health.stretch(now, self.ping_timeout), self.ping_interval);
-        let (proof, alone) = (self.proof, self.is_alone());
+        let (belief, interval) = (self.belief(now, health), self.ping_interval);
+        let patience = belief.patience;
         let mut in_doubt = false;
         for (id, s) in &mut self.subjects {
             if s.connected {
@@ -311,8 +328,8 @@ impl Watch {
                     && silent <= now
                 {
                     in_doubt |= !std::mem::replace(&mut s.checked, true);
-                    let believed = alone || proof >= silent || silent + patience * CONTROL_PATIENCE <= now;
-                    if believed && s.reported.is_none_or(|at| at + interval <= now) {
+                    if belief.accusable_at(silent) <= now && s.reported.is_none_or(|at| at + interval <= now)
+                    {
                         s.reported = Some(now);
                         acts.push(Act::Report(*id, Strength::Weak));
                     }
@@ -359,29 +376,26 @@ impl Watch {
         others.into_iter().map(|(_, id)| Act::Ping(id)).collect()
     }
 
-    /// Nobody else could be asked.
-    fn is_alone(&self) -> bool {
-        self.subjects.values().filter(|s| s.connected).count() < 2
+    fn belief(&self, now: Time, health: &Health) -> Belief {
+        Belief {
+            patience: health.stretch(now, self.ping_timeout),
+            proof: self.proof,
+            alone: self.subjects.values().filter(|s| s.connected).count() < 2,
+        }
     }
 
     /// When something will be due. Never in the past of `now`.
     pub fn next_due(&self, now: Time, health: &Health) -> Option<Time> {
-        let patience = health.stretch(now, self.ping_timeout);
-        let alone = self.is_alone();
+        let belief = self.belief(now, health);
+        let patience = belief.patience;
         let due = |(id, s): (&NodeId, &Subject)| {
             if s.connected {
                 let ping = s.watched.then_some(s.next_ping);
                 let doubt = s.doubted.then_some(now);
                 let repeat = s.reported.map_or(Time::ZERO, |at| at + self.ping_interval);
-                let silence = s.silent_at(patience + health.extra(now, *id)).map(|silent| {
-                    if !s.checked {
-                        silent
-                    } else if alone || self.proof >= silent {
-                        repeat.max(silent)
-                    } else {
-                        repeat.max(silent + patience * CONTROL_PATIENCE)
-                    }
-                });
+                let silence = s
+                    .silent_at(patience + health.extra(now, *id))
+                    .map(|silent| if s.checked { repeat.max(belief.accusable_at(silent)) } else { silent });
                 ping.into_iter().chain(doubt).chain(silence).min()
             } else {
                 let dial = s.dialled.map(|at| at + patience * 2);
