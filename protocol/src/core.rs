@@ -93,6 +93,8 @@ pub struct Core {
     entries_limit: Limit,
     evidence_limit: Limit,
     misdeeds: Limit,
+    /// How often a forgotten member is asked to show itself.
+    reminders: Limit,
     unknown_relayed: Limit,
     next_tidy: Time,
     counters: Counters,
@@ -137,6 +139,7 @@ impl Core {
                 config.evidence_per_observer_burst,
             ),
             misdeeds: Limit::new(MISDEEDS.0, MISDEEDS.1),
+            reminders: Limit::new(1, 1),
             unknown_relayed: Limit::new(UNKNOWN_RELAYED.0, UNKNOWN_RELAYED.1),
             next_tidy: now + TIDY,
             counters: Counters::default(),
@@ -146,7 +149,7 @@ impl Core {
         };
         core.state_header(now);
         for (peer, address) in restored.remembered {
-            core.links.hint(now, Some(peer), address);
+            core.links.remember(peer, address);
         }
         core.settle(now);
         core
@@ -281,6 +284,16 @@ impl Core {
             match act {
                 links::Act::Dial(id) => self.dial(now, id),
                 links::Act::DialStranger(id, address) => self.out.push_back(Output::DialAddress(id, address)),
+                // Whoever is connected for so long and says nothing of itself is no member, and will not be asked whether it minds.
+                links::Act::Offer(peer)
+                    if !self.concluded.contains_key(&peer)
+                        && self
+                            .links
+                            .age(now, peer)
+                            .is_some_and(|age| age >= 2 * self.config.prune_after) =>
+                {
+                    self.out.push_back(Output::Disconnect(peer));
+                }
                 links::Act::Offer(peer) => {
                     // The answer closes the connection or says nothing; no session waits for it.
                     self.request(Ask { peer, ticket: Ticket(0), request: Request::Unneeded });
@@ -301,9 +314,13 @@ impl Core {
     fn tidy(&mut self, now: Time) {
         self.liveness.tidy(now);
         self.health.tidy(now);
-        for limit in
-            [&mut self.entries_limit, &mut self.evidence_limit, &mut self.misdeeds, &mut self.unknown_relayed]
-        {
+        for limit in [
+            &mut self.entries_limit,
+            &mut self.evidence_limit,
+            &mut self.misdeeds,
+            &mut self.reminders,
+            &mut self.unknown_relayed,
+        ] {
             limit.tidy(now);
         }
         let old = |(state, since): &(MemberState, Time)| {
@@ -482,6 +499,9 @@ impl Core {
         let evidence = |id| liveness.reports(id).cloned().collect();
         if let Some(ask) = self.sync.answered(now, from, response, &self.state, &evidence) {
             self.request(ask);
+        }
+        for id in std::mem::take(&mut self.sync.forgotten) {
+            self.forget(id);
         }
     }
 

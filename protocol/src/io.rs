@@ -205,7 +205,7 @@ pub struct Counters {
     pub table_full: u64,
     /// Entries and evidence dropped because their author sent too many.
     pub rate_limited: u64,
-    /// Claims over disputed keys passed on, and not kept for those who connect later, because there were too many.
+    /// Claims over disputed keys neither kept nor passed on, because there were too many.
     pub claims_dropped: u64,
     /// Own reports of others.
     pub accusations_made: u64,

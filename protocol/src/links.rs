@@ -32,8 +32,8 @@ const HINTS_MAX: usize = 256;
 const STRANGERS_MAX: usize = 8;
 /// The pause between dialling strangers while not alone.
 const STRANGER_INTERVAL: Duration = Duration::from_millis(250);
-/// How long an address that was hinted at is not tried again.
-const HINT_REPEAT: Duration = Duration::from_secs(5);
+/// How long an address that was hinted at is not tried again. A little less than the first pause of those who hint again.
+const HINT_REPEAT: Duration = Duration::from_millis(400);
 
 /// What to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,6 +72,9 @@ pub struct Links {
     attempts: BTreeMap<NodeId, Attempt>,
     wanted: BTreeSet<NodeId>,
     hints: VecDeque<(Option<NodeId>, String)>,
+    /// Hints out of an earlier life: taken in turn with the others, so that neither makes the other wait.
+    memory: VecDeque<(Option<NodeId>, String)>,
+    from_memory: bool,
     tried: BTreeMap<String, Time>,
     next_stranger: Time,
     next_background: Time,
@@ -90,6 +93,8 @@ impl Links {
             attempts: BTreeMap::new(),
             wanted: BTreeSet::new(),
             hints: VecDeque::new(),
+            memory: VecDeque::new(),
+            from_memory: true,
             tried: BTreeMap::new(),
             next_stranger: Time::ZERO,
             next_background: Time::ZERO,
@@ -155,6 +160,11 @@ impl Links {
         if let Some(attempt) = self.attempts.get_mut(&id) {
             attempt.in_flight = None;
             attempt.failures = attempt.failures.saturating_add(1);
+            if attempt.lost.is_some_and(|since| now.since(since) > FRESH) {
+                // Behind all others that wait for their turn.
+                attempt.next = attempt.next.max(now + BACKGROUND);
+                return;
+            }
             let pause = RETRY * 2u32.saturating_pow(attempt.failures.min(8) - 1);
             attempt.next = now + pause.min(RETRY_MAX).mul_f64(jitter);
         }
@@ -194,6 +204,13 @@ impl Links {
         self.wanted = wanted;
     }
 
+    /// A member of an earlier life may still be there. The first are the best.
+    pub fn remember(&mut self, id: NodeId, address: String) {
+        if self.memory.len() < HINTS_MAX && id != self.me {
+            self.memory.push_back((Some(id), address));
+        }
+    }
+
     /// Somebody may be reached there.
     pub fn hint(&mut self, now: Time, id: Option<NodeId>, address: String) {
         self.tried.retain(|_, at| now.since(*at) < HINT_REPEAT);
@@ -211,6 +228,7 @@ impl Links {
     /// What is due now. `is_member` says who is in the table and present: such a one is no stranger.
     pub fn due(&mut self, now: Time, is_member: impl Fn(NodeId) -> bool) -> Vec<Act> {
         let mut acts = Vec::new();
+        let mut in_turn: Option<(Time, NodeId)> = None;
         for (id, attempt) in &mut self.attempts {
             if attempt.in_flight.is_some_and(|at| now.since(at) >= DIAL_MAX) {
                 attempt.in_flight = None;
@@ -219,15 +237,22 @@ impl Links {
                 continue;
             }
             if attempt.lost.is_some_and(|since| now.since(since) > FRESH) {
-                if self.next_background > now {
-                    continue;
-                }
-                self.next_background = now + BACKGROUND.mul_f64(0.75 + self.rng.f64() / 2.0);
-                // Takes its turn behind all others that wait.
-                attempt.next = now + BACKGROUND;
+                let waits = (attempt.next, *id);
+                in_turn = Some(in_turn.map_or(waits, |other| other.min(waits)));
+                continue;
             }
             attempt.in_flight = Some(now);
             acts.push(Act::Dial(*id));
+        }
+        // Of those lost for long, whoever has waited for longest.
+        if self.next_background <= now
+            && let Some((_, id)) = in_turn
+            && let Some(attempt) = self.attempts.get_mut(&id)
+        {
+            self.next_background = now + BACKGROUND.mul_f64(0.75 + self.rng.f64() / 2.0);
+            attempt.next = now + BACKGROUND;
+            attempt.in_flight = Some(now);
+            acts.push(Act::Dial(id));
         }
         while let Some((id, address)) = self.next_hint(now) {
             if id.is_some_and(|id| is_member(id) || self.links.contains_key(&id)) {
@@ -248,16 +273,25 @@ impl Links {
     fn next_hint(&mut self, now: Time) -> Option<(Option<NodeId>, String)> {
         if self.links.is_empty() {
             let trying = self.tried.values().filter(|at| now.since(**at) < RETRY).count();
-            return if trying < STRANGERS_MAX { self.hints.pop_front() } else { None };
+            return if trying < STRANGERS_MAX { self.pop_hint() } else { None };
         }
         if self.next_stranger > now {
             return None;
         }
-        let hint = self.hints.pop_front();
+        let hint = self.pop_hint();
         if hint.is_some() {
             self.next_stranger = now + STRANGER_INTERVAL;
         }
         hint
+    }
+
+    fn pop_hint(&mut self) -> Option<(Option<NodeId>, String)> {
+        self.from_memory = !self.from_memory;
+        let (first, second) = match self.from_memory {
+            true => (&mut self.hints, &mut self.memory),
+            false => (&mut self.memory, &mut self.hints),
+        };
+        first.pop_front().or_else(|| second.pop_front())
     }
 
     /// When something will be due.
@@ -268,7 +302,7 @@ impl Links {
                 let pace = if fresh { Time::ZERO } else { self.next_background };
                 attempt.in_flight.map_or(attempt.next.max(pace), |at| at + DIAL_MAX)
             });
-        let hints = (!self.hints.is_empty()).then(|| {
+        let hints = (!self.hints.is_empty() || !self.memory.is_empty()).then(|| {
             if self.links.is_empty() { now + Duration::from_millis(50) } else { self.next_stranger }
         });
         let prune = self.links.values().filter_map(|l| l.unneeded).map(|since| since + self.prune_after);
@@ -278,5 +312,47 @@ impl Links {
     /// How long the connection has been open.
     pub fn age(&self, now: Time, id: NodeId) -> Option<Duration> {
         self.links.get(&id).map(|link| now.since(link.since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8) -> NodeId {
+        NodeId::from_public_key([n; 32])
+    }
+
+    #[test]
+    fn everybody_lost_for_long_has_its_turn_though_all_refuse() {
+        let mut links = Links::new(id(0), &Config::default(), 1);
+        let lost: BTreeMap<NodeId, Time> = (1..=4).map(|n| (id(n), Time::ZERO)).collect();
+        links.set_wanted(Time::ZERO, BTreeSet::new(), &lost);
+        let mut now = Time::ZERO + FRESH * 2;
+        let until = now + Duration::from_secs(60);
+        let mut dialled = BTreeSet::new();
+        let mut dials = 0;
+        while now < until {
+            for act in links.due(now, |_| false) {
+                let Act::Dial(id) = act else { panic!("{act:?}") };
+                dialled.insert(id);
+                dials += 1;
+                links.dial_failed(now, id);
+            }
+            now = links.next_due(now).map_or(until, |at| at.max(now + Duration::from_millis(1)));
+        }
+        assert_eq!(dialled.len(), 4);
+        assert!(dials <= 9, "{dials} dials in a minute");
+    }
+
+    #[test]
+    fn memory_and_hints_take_turns() {
+        let mut links = Links::new(id(0), &Config::default(), 1);
+        (1..=100).for_each(|n| links.remember(id(n), format!("/ip4/10.0.0.{n}/tcp/7600")));
+        links.hint(Time::ZERO, None, "/ip4/127.0.0.1/tcp/7601".into());
+        let first = links.due(Time::ZERO, |_| false);
+        assert_eq!(first.len(), STRANGERS_MAX);
+        assert!(first.contains(&Act::DialStranger(None, "/ip4/127.0.0.1/tcp/7601".into())));
+        assert!(first.contains(&Act::DialStranger(Some(id(1)), "/ip4/10.0.0.1/tcp/7600".into())));
     }
 }

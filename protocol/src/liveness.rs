@@ -102,10 +102,29 @@ pub enum Verdict {
 struct Case {
     incarnation: Incarnation,
     version: Version,
-    reports: BTreeMap<NodeId, Evidence>,
-    /// When the first of the reports came.
-    since: Option<Time>,
+    /// Of this header, and of later ones: evidence may be faster than the header to which it refers. It weighs nothing until that has come,
+    /// because what nobody has stated nobody can refute.
+    reports: BTreeMap<NodeId, Report>,
     failed: bool,
+}
+
+#[derive(Debug)]
+struct Report {
+    evidence: Evidence,
+    /// Since when its subject could refute it.
+    since: Time,
+}
+
+impl Case {
+    /// The reports that count.
+    fn current(&self) -> impl Iterator<Item = &Report> {
+        self.reports.values().filter(|report| report.evidence.claim.version == self.version)
+    }
+
+    /// When the first of them came.
+    fn since(&self) -> Option<Time> {
+        self.current().map(|report| report.since).min()
+    }
 }
 
 /// The evidence against every member.
@@ -124,20 +143,21 @@ impl Liveness {
             incarnation,
             version,
             reports: BTreeMap::new(),
-            since: None,
             failed: false,
         });
         if (incarnation, version) <= (case.incarnation, case.version) {
             return false;
         }
+        let was = case.failed || case.current().next().is_some();
         (case.incarnation, case.version) = (incarnation, version);
-        let was = case.failed || !case.reports.is_empty();
         case.failed = false;
-        // Evidence may be faster than the header to which it refers.
-        case.reports.retain(|_, r| (r.claim.incarnation, r.claim.version) >= (incarnation, version));
-        if case.reports.is_empty() {
-            case.since = None;
-            self.accused.remove(&subject);
+        case.reports.retain(|_, report| {
+            let claim = &report.evidence.claim;
+            (claim.incarnation, claim.version) >= (incarnation, version)
+        });
+        match case.current().next() {
+            Some(_) => _ = self.accused.insert(subject),
+            None => _ = self.accused.remove(&subject),
         }
         was
     }
@@ -157,7 +177,10 @@ impl Liveness {
         {
             return Heard::Void;
         }
-        let known = case.reports.get(&claim.observer).is_some_and(|r| r.claim.strength >= claim.strength);
+        let known = case.reports.get(&claim.observer).is_some_and(|report| {
+            let known = &report.evidence.claim;
+            (known.version, known.strength) >= (claim.version, claim.strength)
+        });
         if case.failed || known || case.reports.len() >= REPORTS_MAX { Heard::Known } else { Heard::News }
     }
 
@@ -167,11 +190,15 @@ impl Liveness {
         if heard == Heard::News
             && let Some(case) = self.cases.get_mut(&evidence.claim.subject)
         {
-            let Claim { observer, subject, .. } = evidence.claim;
-            case.since.get_or_insert(since);
-            case.reports.insert(observer, evidence);
-            self.accused.insert(subject);
-            self.count_accusation(now, observer, subject);
+            let Claim { observer, subject, version, .. } = evidence.claim;
+            let before =
+                case.reports.get(&observer).filter(|report| report.evidence.claim.version == version);
+            let since = before.map_or(since, |report| report.since.min(since));
+            case.reports.insert(observer, Report { evidence, since });
+            if version == case.version {
+                self.accused.insert(subject);
+                self.count_accusation(now, observer, subject);
+            }
         }
         heard
     }
@@ -206,20 +233,20 @@ impl Liveness {
         if case.failed {
             return Verdict::Failed;
         }
-        let Some(since) = case.since else { return Verdict::Clear };
-        let strong = case
-            .reports
-            .values()
-            .filter(|r| r.claim.strength == Strength::Strong && !self.is_doubtful(now, r.claim.observer))
+        let Some(since) = case.since() else { return Verdict::Clear };
+        let observers: BTreeSet<NodeId> =
+            case.current().map(|report| report.evidence.claim.observer).collect();
+        let claims = case.current().map(|report| &report.evidence.claim);
+        let strong = claims
+            .filter(|claim| claim.strength == Strength::Strong && !self.is_doubtful(now, claim.observer))
             .count();
         // Who could still confirm: present, unaccused, neither the subject (it is accused) nor one that has reported already.
-        let other = present
-            .iter()
-            .any(|id| !self.accused.contains(id) && !case.reports.contains_key(id) && *id != subject);
+        let other =
+            present.iter().any(|id| !self.accused.contains(id) && !observers.contains(id) && *id != subject);
         let needed = if other { 2 } else { 1 };
         let verdict = if strong >= needed {
             Verdict::Failed
-        } else if case.reports.len() < needed {
+        } else if observers.len() < needed {
             Verdict::Suspect(None)
         } else if since + suspicion <= now {
             Verdict::Failed
@@ -239,7 +266,7 @@ impl Liveness {
     pub fn forgive(&mut self, now: Time) {
         for subject in &self.accused {
             if let Some(case) = self.cases.get_mut(subject) {
-                case.since = case.since.map(|since| since.max(now));
+                case.reports.values_mut().for_each(|report| report.since = report.since.max(now));
             }
         }
     }
@@ -258,19 +285,19 @@ impl Liveness {
     pub fn is_doubted(&self, now: Time, subject: NodeId, suspicion: Duration) -> bool {
         self.cases.get(&subject).is_some_and(|case| {
             case.failed
-                || case.reports.values().any(|r| r.claim.strength == Strength::Strong)
-                || case.since.is_some_and(|since| since + suspicion <= now)
+                || case.current().any(|report| report.evidence.claim.strength == Strength::Strong)
+                || case.since().is_some_and(|since| since + suspicion <= now)
         })
     }
 
     /// Since when somebody has been accusing it.
     pub fn accused_since(&self, subject: NodeId) -> Option<Time> {
-        self.cases.get(&subject).and_then(|case| case.since)
+        self.cases.get(&subject).and_then(Case::since)
     }
 
     /// What speaks against it, for those who do not know.
     pub fn reports(&self, subject: NodeId) -> impl Iterator<Item = &Evidence> {
-        self.cases.get(&subject).into_iter().flat_map(|case| case.reports.values())
+        self.cases.get(&subject).into_iter().flat_map(Case::current).map(|report| &report.evidence)
     }
 
     /// Drops what only served counting.
@@ -312,11 +339,22 @@ mod tests {
         }
 
         fn accuse(&mut self, ms: u64, observer: u8, subject: u8, strength: Strength) -> Heard {
+            self.accuse_header(ms, observer, subject, Version(1), strength)
+        }
+
+        fn accuse_header(
+            &mut self,
+            ms: u64,
+            observer: u8,
+            subject: u8,
+            version: Version,
+            strength: Strength,
+        ) -> Heard {
             let claim = Claim {
                 observer: who(observer).id(),
                 subject: who(subject).id(),
                 incarnation: Incarnation(1),
-                version: Version(1),
+                version,
                 strength,
             };
             self.liveness.hear(at(ms), claim.sign(&who(observer), "home"), at(ms))
@@ -348,6 +386,22 @@ mod tests {
         assert!(court.liveness.renew(who(0).id(), Incarnation(1), Version(2)));
         assert_eq!(court.verdict(900, 0), Verdict::Clear);
         assert_eq!(court.accuse(900, 3, 0, Strong), Heard::Void, "it refers to the header that was refuted");
+    }
+
+    #[test]
+    fn what_refers_to_a_header_that_nobody_has_stated_weighs_nothing_until_it_comes() {
+        let mut court = Court::of(5);
+        for observer in [1, 2] {
+            court.accuse_header(0, observer, 0, Version(u64::MAX), Strong);
+        }
+        court.accuse_header(0, 3, 0, Version(2), Strong);
+        assert_eq!(court.verdict(10_000, 0), Verdict::Clear);
+        assert!(!court.liveness.is_doubted(at(10_000), who(0).id(), SUSPICION));
+        assert_eq!(court.liveness.reports(who(0).id()).count(), 0);
+        court.liveness.renew(who(0).id(), Incarnation(1), Version(2));
+        assert_eq!(court.verdict(10_000, 0), Verdict::Suspect(None), "the third was only early");
+        court.liveness.renew(who(0).id(), Incarnation(1), Version(3));
+        assert_eq!(court.verdict(20_000, 0), Verdict::Clear);
     }
 
     #[test]

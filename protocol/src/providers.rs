@@ -198,6 +198,8 @@ pub struct ProviderTable {
     history: VecDeque<(Index, ServiceChange)>,
     /// Changes up to this index have left the history.
     forgotten: Index,
+    /// Up to here there may have been changes of services that have no index of their own any more.
+    pruned: Index,
     explanations: BTreeMap<Subject, VecDeque<(Time, NodeId, Explanation)>>,
     root_hash: [u8; 16],
 }
@@ -220,6 +222,7 @@ impl ProviderTable {
             members_touched: start,
             history: VecDeque::new(),
             forgotten: start,
+            pruned: start,
             explanations: BTreeMap::new(),
             root_hash: [0; 16],
         }
@@ -349,11 +352,15 @@ impl ProviderTable {
         self.touched.insert(service.to_owned(), index);
         self.history.push_back((index, change));
         if self.history.len() > HISTORY_MAX
-            && let Some((index, _)) = self.history.pop_front()
+            && let Some((index, change)) = self.history.pop_front()
         {
             self.forgotten = index;
             // A service that is gone, and whose going is no longer remembered, needs no index of its own.
-            self.touched.retain(|service, touched| *touched > index || self.listed.contains_key(service));
+            let service = &change.provider().instance.service;
+            if self.touched.get(service) == Some(&index) && !self.listed.contains_key(service) {
+                self.touched.remove(service);
+                self.pruned = index;
+            }
         }
     }
 
@@ -377,10 +384,10 @@ impl ProviderTable {
         self.index
     }
 
-    /// When the providers of this service last changed. For a service never seen: when the history begins, so that a query
-    /// which waits for it does wait.
+    /// When the providers of this service last changed. For a service never seen: when the last one was forgotten that is gone, so that a
+    /// query which waits for it does wait.
     pub fn service_index(&self, service: &str) -> Index {
-        self.touched.get(service).copied().unwrap_or(self.forgotten)
+        self.touched.get(service).copied().unwrap_or(self.pruned)
     }
 
     /// When any service last changed.
@@ -550,6 +557,30 @@ mod tests {
         assert!(t.service_index("db") > web);
         t.apply(Time::ZERO, instance(1, "b", "db"));
         assert_eq!(t.changes_after(web).unwrap().count(), 1, "the same value again is no change");
+    }
+
+    #[test]
+    fn a_query_that_waits_for_a_service_not_there_is_not_woken_by_others() {
+        let mut t = table([member(1, MemberState::Alive)]);
+        let never = t.service_index("never");
+        let Change::Instance { node, id, instance: Some(web) } = instance(1, "a", "web") else {
+            unreachable!()
+        };
+        for port in 0..2 * HISTORY_MAX {
+            let web = Instance { port: u16::try_from(port).unwrap(), ..(*web).clone() };
+            t.apply(Time::ZERO, Change::Instance { node, id: id.clone(), instance: Some(Arc::new(web)) });
+        }
+        assert_eq!(t.service_index("never"), never);
+        // One that goes, and is forgotten, moves it: a reader may have been waiting for that one.
+        let gone = t.index();
+        t.apply(Time::ZERO, Change::Instance { node, id, instance: None });
+        for port in 0..2 * HISTORY_MAX {
+            let other =
+                Instance { service: "db".into(), port: u16::try_from(port).unwrap(), ..(*web).clone() };
+            t.apply(Time::ZERO, Change::Instance { node, id: "b".into(), instance: Some(Arc::new(other)) });
+        }
+        assert!(t.service_index("web") > gone);
+        assert_eq!(t.touched.len(), 1);
     }
 
     #[test]

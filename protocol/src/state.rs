@@ -10,20 +10,21 @@
 //!   deleted there: it forgets what it has *seen* of that node below the floor, is sent that again, and drops what was not confirmed.
 //!   Only who knows the floor can confirm, and only what it sends or says it has nothing of: a page covers no version that its
 //!   receiver said it had seen, because the receiver may have forgotten that since.
-//! - **The collected stay away.** A member forgotten after 72 h, or a key below its node's floor, is refused when some straggler brings it.
+//! - **The collected stay away.** A member forgotten after 72 h, or a key below its node's floor, is refused when some straggler brings it;
+//!   the member itself comes back by stating a newer header, and is asked to.
 //!
 //! What a relay says a page covers is not signed: a *member* that lies can withhold another's entries from those that sync with it
 //! alone, until they sync with somebody else (the hashes differ, and then the whole is exchanged). It can never invent one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
 use crate::{
     Incarnation, NodeId, Version,
     config::Config,
-    record::{Entry, EntryError, Header, Key},
+    record::{Entry, EntryError, Header, Key, Presence},
     seen::Seen,
     wire::{Digest, PAGE_BYTES, Page},
 };
@@ -34,6 +35,8 @@ use entries::Entries;
 
 /// Forgotten members whose return is refused. The oldest incarnation goes first.
 const BURIED_MAX: usize = 4096;
+/// Of them so many are listed to others. They are compared with within seconds, and hardly ever are so many forgotten in that time.
+const LATELY_MAX: usize = 256;
 
 /// Over everything that two nodes should agree on.
 pub type Hash = [u8; 16];
@@ -175,7 +178,10 @@ pub struct State {
     nodes: BTreeMap<NodeId, Statements>,
     root: Hash,
     parts: [u64; PARTS],
-    buried: BTreeMap<NodeId, Incarnation>,
+    /// The forgotten: which life and header of them was the last.
+    buried: BTreeMap<NodeId, (Incarnation, Version)>,
+    /// The last of them to be forgotten, some more than once.
+    lately_buried: VecDeque<NodeId>,
     members_max: usize,
     entries_per_node_max: usize,
     instances_per_node_max: usize,
@@ -190,6 +196,7 @@ impl State {
             root: Hash::default(),
             parts: [0; PARTS],
             buried: BTreeMap::new(),
+            lately_buried: VecDeque::new(),
             members_max: config.members_max,
             entries_per_node_max: config.entries_per_node_max,
             instances_per_node_max: config.instances_per_node_max,
@@ -262,7 +269,10 @@ impl State {
     fn is_stale(&self, entry: &Entry) -> bool {
         let fact = &entry.fact;
         let Some(known) = self.nodes.get(&fact.node) else {
-            return self.buried.get(&fact.node).is_some_and(|buried| fact.incarnation <= *buried);
+            return self.buried.get(&fact.node).is_some_and(|(incarnation, version)| {
+                let newer_header = fact.key == Key::Header && fact.version > *version;
+                fact.incarnation < *incarnation || fact.incarnation == *incarnation && !newer_header
+            });
         };
         if fact.incarnation != known.incarnation {
             return fact.incarnation < known.incarnation;
@@ -408,21 +418,35 @@ impl State {
         self.change(node, |s| std::mem::replace(&mut s.failed, failed) != failed).unwrap_or(false)
     }
 
-    /// Forgets a member; a straggler that still has this life of it brings it back no more.
+    /// Forgets a member; a straggler that still has this life of it brings it back no more. Only itself can, by a newer header.
     pub fn bury(&mut self, node: NodeId) {
-        if let Some(incarnation) = self.drop_node(node) {
-            self.buried.insert(node, incarnation);
+        if let Some(last) = self.drop_node(node) {
+            self.buried.insert(node, last);
             if self.buried.len() > BURIED_MAX {
-                let oldest = self.buried.iter().min_by_key(|(_, i)| **i).map(|(id, _)| *id);
+                let oldest = self.buried.iter().min_by_key(|(_, last)| **last).map(|(id, _)| *id);
                 oldest.and_then(|id| self.buried.remove(&id));
+            }
+            self.lately_buried.push_back(node);
+            if self.lately_buried.len() > LATELY_MAX {
+                self.lately_buried.pop_front();
             }
         }
     }
 
-    fn drop_node(&mut self, node: NodeId) -> Option<Incarnation> {
+    /// The last that was known of a forgotten member: which life, which header.
+    pub fn buried(&self, node: NodeId) -> Option<(Incarnation, Version)> {
+        self.buried.get(&node).copied()
+    }
+
+    /// Whether it is known, and not there.
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|s| s.failed || s.header.presence == Presence::Left)
+    }
+
+    fn drop_node(&mut self, node: NodeId) -> Option<(Incarnation, Version)> {
         let statements = self.nodes.remove(&node)?;
         self.mix(node, &node_hash(node, &statements));
-        Some(statements.incarnation)
+        Some((statements.incarnation, statements.header_version()))
     }
 
     /// How we stand to a node's entries.
@@ -436,7 +460,8 @@ impl State {
                 hash: s.hash,
             },
             None => {
-                let incarnation = self.buried.get(&node).copied().unwrap_or_default();
+                let incarnation =
+                    self.buried.get(&node).map(|(incarnation, _)| *incarnation).unwrap_or_default();
                 Digest { incarnation, ..Digest::of_nothing(node) }
             }
         }
@@ -449,6 +474,21 @@ impl State {
             None => (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded),
         };
         self.nodes.range(from).map(|(id, _)| *id).filter(move |id| parts >> part_of(*id) & 1 == 1)
+    }
+
+    /// What to list of these parts above `after`, in order: the nodes, and those lately forgotten, so that others forget them too. How long
+    /// ago somebody died each node counts from when it heard of it, and a young one would keep the dead for others as young.
+    pub fn listed_in(&self, parts: u64, after: Option<NodeId>) -> impl Iterator<Item = NodeId> {
+        let forgotten = self.lately_buried.iter().copied().filter(move |id| {
+            self.buried.contains_key(id) && parts >> part_of(*id) & 1 == 1 && Some(*id) > after
+        });
+        let mut forgotten = forgotten.collect::<BTreeSet<NodeId>>().into_iter().peekable();
+        let mut held = self.nodes_in(parts, after).peekable();
+        std::iter::from_fn(move || match (held.peek(), forgotten.peek()) {
+            (Some(a), Some(b)) if b < a => forgotten.next(),
+            (None, _) => forgotten.next(),
+            _ => held.next(),
+        })
     }
 
     /// Whether the holder of `mine` would gain from pulling of the holder of `theirs`.

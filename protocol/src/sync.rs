@@ -15,6 +15,7 @@ use crate::{
     NodeId, Time,
     config::Config,
     liveness::Evidence,
+    record::Key,
     seen::Seen,
     state::State,
     wire::{Digest, PAGE_BYTES, Page, Request, Response},
@@ -22,6 +23,10 @@ use crate::{
 
 /// Bytes of digests in one message, by a cautious estimate of each: about 70 plus its gaps, at most 1.4 kB.
 const DIGESTS_BYTES: usize = 200 * 1024;
+/// A range of versions: two integers of at most nine bytes.
+const RANGE_BYTES: usize = 18;
+/// A session ends after so many timeouts, however much it brings. A full table takes a few seconds.
+const SESSION_TIMEOUTS_MAX: u32 = 8;
 /// Nodes pulled in one request.
 const PULL_MAX: usize = 128;
 /// Sessions that this node conducts at the same time. The others wait: two full transfers at once gain nothing.
@@ -48,6 +53,8 @@ pub struct Ask {
 struct Session {
     ticket: Ticket,
     deadline: Time,
+    /// Whatever comes, it ends then: who has always more to tell would keep this node from comparing with others.
+    end: Time,
     /// The parts of the table that are compared, a bit for each.
     parts: u64,
     /// Whether digests of them are still to be asked for.
@@ -73,6 +80,8 @@ pub struct Sync {
     interval: Duration,
     timeout: Duration,
     rng: fastrand::Rng,
+    /// Members that are gone here and forgotten elsewhere. Whoever reads this empties it.
+    pub forgotten: Vec<NodeId>,
     /// Comparisons begun.
     pub rounds: u64,
     /// Comparisons that found a difference.
@@ -96,6 +105,7 @@ impl Sync {
             interval: config.sync_interval,
             timeout: config.sync_timeout,
             rng,
+            forgotten: Vec::new(),
             rounds: 0,
             differences: 0,
             timeouts: 0,
@@ -140,7 +150,7 @@ impl Sync {
             self.queue.remove(&peer);
             self.rounds += 1;
             let ticket = self.ticket();
-            self.sessions.insert(peer, Session::new(ticket, now + self.timeout));
+            self.sessions.insert(peer, Session::new(ticket, now, self.timeout));
             asks.push(Ask { peer, ticket, request: Request::Compare { root: state.root() } });
         }
         asks
@@ -166,7 +176,7 @@ impl Sync {
         evidence: EvidenceOf<'_>,
     ) -> Option<Ask> {
         let session = self.sessions.get_mut(&peer)?;
-        session.deadline = now + self.timeout;
+        session.deadline = session.end.min(now + self.timeout);
         match response {
             Response::Same => (),
             // Once: who is asked for digests and tells hashes again would be asked for ever.
@@ -175,7 +185,9 @@ impl Sync {
                 session.parts = state.differing_parts(&theirs);
                 session.unlisted = true;
             }
-            Response::Digests { digests, more } => session.compare(state, digests, more),
+            Response::Digests { digests, more } => {
+                self.forgotten.extend(session.compare(state, digests, more));
+            }
             Response::Pages { .. } => {
                 session.pull.retain(|id, theirs| State::lacks(&state.digest(*id), theirs))
             }
@@ -219,10 +231,11 @@ impl Sync {
 }
 
 impl Session {
-    fn new(ticket: Ticket, deadline: Time) -> Self {
+    fn new(ticket: Ticket, now: Time, timeout: Duration) -> Self {
         Self {
             ticket,
-            deadline,
+            deadline: now + timeout,
+            end: now + timeout * SESSION_TIMEOUTS_MAX,
             parts: 0,
             unlisted: false,
             after: None,
@@ -232,11 +245,20 @@ impl Session {
         }
     }
 
-    fn compare(&mut self, state: &State, digests: Vec<Digest>, more: bool) {
+    /// Notes what either side lacks. Returns whom to forget.
+    fn compare(&mut self, state: &State, digests: Vec<Digest>, more: bool) -> Vec<NodeId> {
+        let mut forgotten = Vec::new();
         let last = digests.last().map(|d| d.node);
         let listed: BTreeSet<NodeId> = digests.iter().map(|d| d.node).collect();
         for theirs in digests.into_iter().filter(|d| d.seen.is_well_formed()) {
             let ours = state.digest(theirs.node);
+            let gone = state.is_gone(theirs.node);
+            if theirs.is_of_forgotten() && (gone || state.node(theirs.node).is_none()) {
+                if gone && theirs.incarnation >= ours.incarnation {
+                    forgotten.push(theirs.node);
+                }
+                continue;
+            }
             if State::lacks(&theirs, &ours) {
                 let mut to = theirs.clone();
                 if theirs.incarnation == ours.incarnation && theirs.seen == ours.seen {
@@ -257,6 +279,7 @@ impl Session {
         // What does not go on would go on for ever.
         self.unlisted = more && last > self.after;
         self.after = last;
+        forgotten
     }
 
     fn next(&mut self, state: &State, evidence: EvidenceOf<'_>) -> Option<Request> {
@@ -309,11 +332,14 @@ fn pages<'a>(
             return (pages, Some(digest.node));
         }
         let Some((mut page, more)) = state.delta(digest, budget) else { continue };
-        if state.digest(digest.node).failed && !digest.failed {
+        // They may believe it dead of an older life or header, and a newer one clears it.
+        let clears = page.entries.first().is_some_and(|entry| entry.fact.key == Key::Header);
+        if state.digest(digest.node).failed && (!digest.failed || clears) {
             page.evidence = evidence(digest.node);
         }
         let bytes: usize = page.entries.iter().map(crate::record::Entry::encoded_len).sum();
-        budget = budget.saturating_sub(bytes + 100 + 180 * page.evidence.len());
+        budget = budget
+            .saturating_sub(bytes + 100 + RANGE_BYTES * page.covers.ranges() + 180 * page.evidence.len());
         let node = page.node;
         pages.push(page);
         if more {
@@ -330,7 +356,7 @@ pub fn answer(state: &State, request: &Request, evidence: EvidenceOf<'_>) -> Opt
         Request::Compare { .. } => Some(Response::Parts(state.parts().to_vec())),
         Request::List { parts, after } => {
             let (mut digests, mut bytes) = (Vec::new(), 0);
-            let mut nodes = state.nodes_in(*parts, *after);
+            let mut nodes = state.listed_in(*parts, *after);
             while let Some(digest) = nodes.next().map(|id| state.digest(id)) {
                 bytes += 75 + 20 * digest.seen.ranges();
                 if bytes > DIGESTS_BYTES {
@@ -398,7 +424,7 @@ mod tests {
     fn a_contradiction_larger_than_a_page_is_pushed_once() {
         let (id, state) = large();
         let theirs = Digest { hash: [7; 16], ..state.digest(id) };
-        let mut session = Session::new(Ticket(0), Time::ZERO);
+        let mut session = Session::new(Ticket(0), Time::ZERO, Duration::from_secs(15));
         session.compare(&state, vec![theirs], false);
         session.pull.clear();
         let mut entries = 0;

@@ -86,6 +86,15 @@ impl Subject {
         self.checked = false;
     }
 
+    /// Whether there is anything to remember of it. Strangers come and go, and each would be looked at with every input.
+    fn matters(&self) -> bool {
+        self.watched
+            || self.connected
+            || self.dial_at.is_some()
+            || self.dialled.is_some()
+            || self.said.is_some()
+    }
+
     /// When its silence begins to mean something, if it is silent.
     fn silent_at(&self, patience: Duration) -> Option<Time> {
         self.unanswered.filter(|_| !self.as_control).map(|sent| sent + patience)
@@ -174,9 +183,7 @@ impl Watch {
                 }
             }
         }
-        self.subjects.retain(|_, s| {
-            s.watched || s.connected || s.dial_at.is_some() || s.dialled.is_some() || s.said.is_some()
-        });
+        self.subjects.retain(|_, subject| subject.matters());
     }
 
     /// An authenticated connection: proof of life.
@@ -205,6 +212,9 @@ impl Watch {
             subject.dial_at = Some(now);
         } else if neighbour {
             subject.dial_at = Some(now + BYSTANDER_DELAY);
+        }
+        if !subject.matters() {
+            self.subjects.remove(&id);
         }
     }
 
@@ -540,6 +550,16 @@ mod tests {
         bench.watch.due(at(102_000), &bench.health);
         bench.watch.connected(at(102_010), id(1));
         assert_eq!(bench.run(102_010..104_000, |_| true), [], "it was there all the time");
+    }
+
+    #[test]
+    fn strangers_that_come_and_go_leave_nothing_behind() {
+        let mut watch = Watch::new(&Config::default(), 1);
+        for n in 0..100 {
+            watch.connected(at(n), id(5));
+            watch.disconnected(at(n), id(5), false);
+            assert!(watch.subjects.is_empty());
+        }
     }
 
     #[test]

@@ -54,7 +54,8 @@ pub struct ClashClaim {
     pub round: u32,
 }
 
-/// How one node stands to another's entries: enough to compute what either lacks.
+/// How one node stands to another's entries: enough to compute what either lacks. One that names a life and has seen nothing of it says that
+/// the sender has forgotten it: forget it too, if you hold it for gone.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Digest {
     /// Whose entries.
@@ -73,6 +74,11 @@ impl Digest {
     /// How one stands who has never heard of the node.
     pub fn of_nothing(node: NodeId) -> Self {
         Self { node, incarnation: Incarnation(0), failed: false, seen: Seen::default(), hash: [0; 16] }
+    }
+
+    /// Whether the sender has forgotten the node. Of one that it holds it has seen the header.
+    pub fn is_of_forgotten(&self) -> bool {
+        self.incarnation != Incarnation(0) && self.seen == Seen::default()
     }
 }
 

@@ -129,6 +129,10 @@ impl Core {
 
     pub(super) fn on_clash(&mut self, now: Time, clash: &Clash, from: NodeId) -> Judgement {
         let claim = &clash.claim;
+        // Keys cost nothing: of those that are nobody's there is no end.
+        if claim.node != self.id && !self.concluded.contains_key(&claim.node) {
+            return Judgement::Ignore;
+        }
         if !self.evidence_limit.has_left(now, claim.node) {
             self.counters.rate_limited += 1;
             return Judgement::Ignore;
@@ -141,7 +145,10 @@ impl Core {
         self.evidence_limit.take(now, claim.node);
         let born = self.dispute.born;
         if claim.node != self.id {
-            self.counters.claims_dropped += u64::from(!self.dispute.keep(now, clash.clone()));
+            if !self.dispute.keep(now, clash.clone()) {
+                self.counters.claims_dropped += 1;
+                return Judgement::Ignore;
+            }
         } else if claim.older < born && claim.newer >= born {
             self.out.push_back(Output::Fatal(Fatal::KeyTaken(claim.older)));
         } else if claim.older > born {

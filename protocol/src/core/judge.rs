@@ -79,7 +79,7 @@ impl Core {
         if !about_me && !self.concluded.contains_key(&observer) {
             return Worth::Stale;
         }
-        let current = self.own.incarnation() == incarnation && version >= self.own_header_version();
+        let current = self.own.incarnation() == incarnation && version == self.own_header_version();
         match about_me {
             true if !current => return Worth::Stale,
             false if self.liveness.weigh(&evidence.claim) != Heard::News => return Worth::Stale,
@@ -175,6 +175,27 @@ impl Core {
         if let (Some(peer), Some(share)) = (peer, share) {
             self.tell_accusations(peer, share);
         }
+    }
+
+    /// A neighbour holds a life of a member for present that this node has forgotten: it was away for longer than it is remembered. Whatever
+    /// it states of that life is refused here, so it is asked to state something newer, as any suspect is.
+    pub(super) fn remind(&mut self, now: Time, subject: NodeId, from: NodeId) {
+        let Some((incarnation, version)) = self.state.buried(subject) else { return };
+        if !self.reminders.has_left(now, subject) {
+            return;
+        }
+        self.reminders.take(now, subject);
+        let claim = Claim { observer: self.id, subject, incarnation, version, strength: Strength::Weak };
+        let evidence = claim.sign(&self.me, &self.config.cluster);
+        let page = Page {
+            node: subject,
+            incarnation,
+            covers: Seen::default(),
+            entries: Vec::new(),
+            evidence: vec![evidence.clone()],
+        };
+        self.request(Ask { peer: from, ticket: Ticket(0), request: Request::Push(vec![page]) });
+        self.publish_evidence(evidence);
     }
 
     fn tell_accusations(&mut self, peer: NodeId, suspects: &[NodeId]) {

@@ -7,7 +7,7 @@ use crate::{
     NodeId, Time,
     io::{Event, Judgement},
     providers::{Change, Explanation, Member, MemberState},
-    record::{Entry, Fact, Instance, Key, Presence},
+    record::{Entry, Fact, Header, Instance, Key, Presence},
     state::Applied,
     wire::Page,
 };
@@ -64,7 +64,7 @@ impl Core {
             }
             let was_present = self.present.contains(&page.node);
             let evidence = std::mem::take(&mut page.evidence);
-            let mut whole = true;
+            let (mut whole, mut returned) = (true, false);
             for entry in &page.entries {
                 if (entry.fact.node, entry.fact.incarnation) != (page.node, page.incarnation) {
                     self.malformed(now, from, "page");
@@ -73,9 +73,13 @@ impl Core {
                 }
                 match self.learn(now, entry.clone(), from) {
                     Worth::News => any_news = true,
-                    Worth::Stale => (),
+                    Worth::Stale => returned |= entry.fact.key == Key::Header,
                     Worth::PutOff | Worth::Bad => whole = false,
                 }
+            }
+            let returned = returned && evidence.is_empty() && self.state.node(page.node).is_none();
+            if returned && page.entries.first().is_some_and(is_running) {
+                self.remind(now, page.node, from);
             }
             // Only what was taken whole counts as seen; the rest is asked for again.
             if whole && page.node != self.id {
@@ -246,4 +250,10 @@ impl Core {
             self.event(Event::NameTaken(node));
         }
     }
+}
+
+/// Whether this is a header of a node that has not left.
+fn is_running(entry: &Entry) -> bool {
+    let header = entry.fact.value.as_deref().and_then(|value| Header::decode(value).ok());
+    entry.fact.key == Key::Header && header.is_some_and(|header| header.presence == Presence::Running)
 }

@@ -18,6 +18,9 @@ const PROTOCOL: u16 = 1;
 /// A floor is raised at most this often: each time costs a header.
 const FLOOR_INTERVAL: Duration = Duration::from_secs(300);
 
+/// Two refutations are at least so far apart. A tenth of the time that there is for one.
+const REFUTE_INTERVAL: Duration = Duration::from_millis(100);
+
 /// What this node says, and what it has to defend.
 #[derive(Debug)]
 pub(super) struct Own {
@@ -36,6 +39,9 @@ pub(super) struct Own {
     flush_at: Option<Time>,
     /// Who has our name, and since when we know.
     namesake: Option<(NodeId, Time)>,
+    /// When it last refuted, and whom it has to answer when it may again.
+    refuted: Option<Time>,
+    to_refute: Option<NodeId>,
 }
 
 impl Own {
@@ -53,6 +59,8 @@ impl Own {
             last_flush: Time::ZERO,
             flush_at: None,
             namesake: None,
+            refuted: None,
+            to_refute: None,
         }
     }
 
@@ -76,7 +84,9 @@ impl Own {
         if self.has_left() {
             return None;
         }
-        self.namesake.map(|(_, since)| since + config.name_clash)
+        let namesake = self.namesake.map(|(_, since)| since + config.name_clash);
+        let refutation = self.to_refute.and(self.refuted).map(|at| at + REFUTE_INTERVAL);
+        namesake.into_iter().chain(refutation).min()
     }
 
     /// Notes a member with this node's name. Returns whether that is news.
@@ -168,11 +178,17 @@ impl Core {
         }
     }
 
-    /// Somebody says that this node is gone. A newer header says otherwise.
+    /// Somebody says that this node is gone. A newer header says otherwise; a little later if one has just done so, because each costs a flood,
+    /// and somebody could accuse each new header at once.
     pub(super) fn refute(&mut self, now: Time, by: NodeId) {
         if self.own.has_left() {
             return;
         }
+        if self.own.refuted.is_some_and(|at| now < at + REFUTE_INTERVAL) {
+            self.own.to_refute = Some(by);
+            return;
+        }
+        (self.own.refuted, self.own.to_refute) = (Some(now), None);
         self.counters.refutations += 1;
         self.state_header(now);
         self.flush(now);
@@ -236,6 +252,9 @@ impl Core {
         }
         if self.own.has_left() {
             return;
+        }
+        if let Some(by) = self.own.to_refute {
+            self.refute(now, by);
         }
         self.raise_floor(now);
         self.clash_due(now);

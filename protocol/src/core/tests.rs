@@ -13,7 +13,11 @@ const S: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
 fn cluster(seed: u64, n: usize) -> Sim {
-    let mut sim = Sim::new(seed, Config::default());
+    cluster_with(Config::default(), seed, n)
+}
+
+fn cluster_with(config: Config, seed: u64, n: usize) -> Sim {
+    let mut sim = Sim::new(seed, config);
     sim.add(None);
     for i in 1..n {
         let contact = sim.pick(i);
@@ -257,6 +261,39 @@ fn a_report_that_reached_only_one_leaves_nobody_a_suspect() {
     sim.whisper(observer, 1, far);
     assert!(!sim.has_converged(), "it is a suspect to one");
     within(&mut sim, 10 * S, "all alive to all", Sim::has_converged);
+}
+
+fn forgetful() -> Config {
+    Config { forget_after: 60 * S, ..Config::default() }
+}
+
+#[test]
+fn who_was_away_for_longer_than_anybody_remembers_comes_back() {
+    for n in [2, 5, 12] {
+        let mut sim = cluster_with(forgetful(), 17, n);
+        let id = sim.nodes()[0].id();
+        sim.freeze(0);
+        let forgotten = |sim: &Sim| (1..n).all(|i| sim.nodes()[i].table().member(id).is_none());
+        within(&mut sim, 120 * S, "it is forgotten", forgotten);
+        sim.thaw(0);
+        within(&mut sim, 60 * S, "it is back", Sim::has_converged);
+    }
+}
+
+#[test]
+fn the_dead_are_forgotten_by_the_young_when_the_old_forget_them() {
+    let mut sim = cluster_with(forgetful(), 18, 6);
+    let id = sim.nodes()[5].id();
+    sim.crash(5);
+    for i in 0..4 {
+        // Each learns of the dead anew.
+        sim.run_for(25 * S);
+        sim.crash(i);
+        sim.start(i, Some((i + 1) % 5));
+    }
+    let forgotten = |sim: &Sim| (0..5).all(|i| sim.nodes()[i].table().member(id).is_none());
+    within(&mut sim, 40 * S, "it is forgotten by all", forgotten);
+    within(&mut sim, 10 * S, "all agree", Sim::has_converged);
 }
 
 #[test]
