@@ -146,7 +146,8 @@ fn start(
         ));
     }
     let config = Config::load(cli.options, cli.config, environment, roles)?;
-    logging::init(config.log_format, environment).map_err(|error| Failure::Usage(error.to_string()))?;
+    let _log =
+        logging::init(config.log_format, environment).map_err(|error| Failure::Usage(error.to_string()))?;
     run(config).map_err(Failure::Failed)?;
     Ok(ExitCode::SUCCESS)
 }

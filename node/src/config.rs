@@ -181,8 +181,10 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let file = file.or_else(|| environment.get("HEARSAY_CONFIG").map(PathBuf::from));
         let from_file = file.as_deref().map(Options::from_file).transpose()?.unwrap_or_default();
-        let options = flags.or(environment.options()?).or(from_file);
+        let options = flags.over(environment.options()?).over(from_file);
         let mut config = Self::check(options, environment, roles)?;
+        let idle = config.idle_options();
+        config.warnings.extend(idle.map(|option| format!("--{option} has no effect in this version")));
         let unknown = environment.unknown();
         config
             .warnings
@@ -212,7 +214,7 @@ impl Config {
             swarm: listen("swarm", options.swarm, Ipv4Addr::UNSPECIFIED, SWARM_PORT)?,
             gateway: listen("gateway", options.gateway, Ipv4Addr::UNSPECIFIED, GATEWAY_PORT)?,
             dns: listen("dns", options.dns, Ipv4Addr::LOCALHOST, DNS_PORT)?,
-            advertise: parse_all("advertise", &options.advertise)?,
+            advertise: advertised(&options.advertise)?,
             join: parse_all("join", &options.join)?,
             mdns: !options.no_mdns.unwrap_or(false),
             cluster_key,
@@ -234,12 +236,27 @@ impl Config {
         })
     }
 
+    /// Options that were given and belong to what is not built yet. They are checked, so that a file that is right stays right.
+    fn idle_options(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let is_set = |listen: Listen, ip: Ipv4Addr, port: u16| listen != Listen::Ladder((ip, port).into());
+        let idle = [
+            ("gateway", is_set(self.gateway, Ipv4Addr::UNSPECIFIED, GATEWAY_PORT)),
+            ("dns", is_set(self.dns, Ipv4Addr::LOCALHOST, DNS_PORT)),
+            ("replicas-expected", self.replicas_expected.is_some()),
+            ("open", self.open),
+        ];
+        idle.into_iter().filter(|(_, given)| *given).map(|(option, _)| option)
+    }
+
     /// The node's name: the one it was given, or its host's name and the end of its id. The latter is a DNS label, and no other node's.
     pub fn name_of(&self, id: NodeId) -> String {
-        self.name
-            .clone()
-            .unwrap_or_else(|| default_name(&rustix::system::uname().nodename().to_string_lossy(), id))
+        self.name.clone().unwrap_or_else(|| default_name(&hostname(), id))
     }
+}
+
+/// What this machine calls itself.
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 fn default_name(hostname: &str, id: NodeId) -> String {
@@ -275,6 +292,18 @@ fn parse_all<T: FromStr<Err = String>>(
     texts.map(|text| text.parse().map_err(|problem| ConfigError::option(option, problem))).collect()
 }
 
+fn advertised(texts: &[String]) -> Result<Vec<Host>, ConfigError> {
+    let hosts: Vec<Host> = parse_all("advertise", texts)?;
+    // With a port it must fit where others write it down.
+    let max = ID_CHARS_MAX - ":65535".len();
+    match hosts.iter().map(ToString::to_string).find(|host| host.len() > max) {
+        Some(host) => {
+            Err(ConfigError::option("advertise", format!("{host} is longer than {max} characters")))
+        }
+        None => Ok(hosts),
+    }
+}
+
 fn check_roles(given: Vec<String>, known: &[&str]) -> Result<Vec<String>, ConfigError> {
     let mut roles = Vec::new();
     for role in given.iter().map(|role| role.trim()).filter(|role| !role.is_empty()) {
@@ -292,7 +321,9 @@ fn check_roles(given: Vec<String>, known: &[&str]) -> Result<Vec<String>, Config
     Ok(roles)
 }
 
-fn check_tags(tags: Vec<String>) -> Result<Vec<String>, ConfigError> {
+fn check_tags(given: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    let tags = given.iter().map(|tag| tag.trim()).filter(|tag| !tag.is_empty());
+    let tags: Vec<String> = tags.map(str::to_owned).collect();
     if tags.len() > TAGS_MAX {
         let count = tags.len();
         return Err(ConfigError::option(
@@ -300,10 +331,7 @@ fn check_tags(tags: Vec<String>) -> Result<Vec<String>, ConfigError> {
             format!("there are {count} tags; at most {TAGS_MAX} are allowed"),
         ));
     }
-    match tags
-        .iter()
-        .find(|t| t.is_empty() || t.chars().count() > ID_CHARS_MAX || t.chars().any(char::is_control))
-    {
+    match tags.iter().find(|t| t.chars().count() > ID_CHARS_MAX || t.chars().any(char::is_control)) {
         Some(tag) => Err(ConfigError::option(
             "tag",
             format!("{tag:?} is no tag: 1 to {ID_CHARS_MAX} characters, none of them a control character"),

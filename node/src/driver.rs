@@ -3,6 +3,8 @@
 //! It runs on a thread of its own with a runtime of its own, so that neither a flood of HTTP requests nor a slow disk makes this node late
 //! at answering pings. Nothing here concludes anything.
 
+mod dial;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -22,21 +24,18 @@ use libp2p::{
     gossipsub::{self, IdentTopic, MessageAcceptance, MessageId},
     identify, mdns,
     request_response::{self, OutboundRequestId, ResponseChannel},
-    swarm::{
-        DialError, SwarmEvent,
-        dial_opts::{DialOpts, PeerCondition},
-    },
+    swarm::SwarmEvent,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    events,
+    events, logging,
     metrics::Metrics,
     presentation::{self, Presentation},
-    seek,
-    swarm::{self, Behaviour, BehaviourEvent, node_of, peer_of, proves_absence},
+    swarm::{self, Behaviour, BehaviourEvent, node_of, peer_of},
     view::View,
 };
+use dial::Dials;
 
 /// A second connection from a peer, the other way round than the first, is a crossing dial while the first is younger than this. Any other
 /// means that the peer restarted before its old connection was noticed to be gone.
@@ -50,6 +49,8 @@ const BLOCK_FOR: Duration = Duration::from_secs(60);
 const BLOCKED_MAX: usize = 1024;
 /// How often counters are copied for `/metrics`, and what is slow to change is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Nodes that mDNS may have heard of. It keeps them for as long as whoever announced them said, and looks at all of them each time.
+const ANNOUNCED_MAX: usize = 1024;
 /// How long a goodbye waits for the neighbours to have it.
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
 
@@ -70,6 +71,8 @@ pub enum Order {
     Command(Command),
     /// Somebody may be reached at this address.
     Hint(Option<NodeId>, Multiaddr),
+    /// The user wants a connection to whoever is at one of these addresses. Answered with whether there has been one already.
+    Join(Vec<(Option<NodeId>, Multiaddr)>, oneshot::Sender<bool>),
     /// Offer the node's own instances as critical, or as passing.
     Maintenance(bool),
     /// Say goodbye; answered when the neighbours have it, or after half a second.
@@ -81,8 +84,6 @@ pub enum Order {
 pub struct Neighbourhood {
     /// Open connections.
     pub neighbours: usize,
-    /// How many connections have been opened so far.
-    pub opened: u64,
 }
 
 /// The driver's state.
@@ -110,15 +111,9 @@ pub struct Driver {
     next_housekeeping: Instant,
     gossip_undelivered: u64,
     strangers: u64,
-    /// Addresses of members that are known by name, on their way back from the resolver.
-    resolved: (mpsc::Sender<Resolved>, mpsc::Receiver<Resolved>),
+    mdns_floods: u64,
+    dials: Dials,
 }
-
-/// Whom to dial where.
-type Resolved = (Option<NodeId>, Vec<Multiaddr>);
-
-/// Names being resolved at the same time; a dial beyond it is made when the core asks again.
-const RESOLVING_MAX: usize = 64;
 
 /// What a driver is made of.
 pub struct Parts {
@@ -170,7 +165,8 @@ impl Driver {
             next_housekeeping: Instant::now(),
             gossip_undelivered: 0,
             strangers: 0,
-            resolved: mpsc::channel(RESOLVING_MAX),
+            mdns_floods: 0,
+            dials: Dials::default(),
         }
     }
 
@@ -212,7 +208,7 @@ impl Driver {
                     Some(order) => self.on_order(order),
                     None => return Ok(()),
                 },
-                Some((peer, addresses)) = self.resolved.1.recv() => self.dial_now(peer, addresses),
+                Some((peer, addresses)) = self.dials.resolved() => self.dial_now(peer, addresses),
                 () = tokio::time::sleep_until(due.into()) => self.feed(Input::Tick),
             }
             self.carry_out()?;
@@ -230,6 +226,7 @@ impl Driver {
         match order {
             Order::Command(command) => self.feed(Input::Command(command)),
             Order::Hint(peer, address) => self.feed(Input::Hint(peer, address.to_string())),
+            Order::Join(addresses, tell) => self.join(addresses, tell),
             Order::Maintenance(enable) => {
                 self.presentation.health = if enable { Health::Critical } else { Health::Passing };
                 self.present_addresses();
@@ -256,12 +253,7 @@ impl Driver {
         for peer in take_due(&mut self.blocked_until, now) {
             self.swarm.behaviour_mut().blocked.unblock_peer(peer);
         }
-        let mdns = self.mdns_wanted && self.core.speaks_mdns();
-        if mdns != self.mdns_on {
-            self.mdns_on = mdns;
-            let id = *self.swarm.local_peer_id();
-            self.swarm.behaviour_mut().mdns = swarm::speak_mdns(mdns, id);
-        }
+        self.keep_mdns();
         self.conclude_farewell();
         let mut counters = self.core.counters().list().to_vec();
         counters.push((
@@ -274,6 +266,12 @@ impl Driver {
             "Connections parted from because the peer is of another cluster",
             self.strangers,
         ));
+        counters.push((
+            "mdns_floods",
+            "Times mDNS was begun anew because somebody announced too many nodes",
+            self.mdns_floods,
+        ));
+        counters.push(("log_lines_dropped", "Lines of the log that nobody took", logging::lines_dropped()));
         self.metrics.set_protocol(counters);
         let lateness = self.core.lateness(self.view.clock().now());
         self.metrics.set_protocol_gauges(vec![
@@ -284,6 +282,20 @@ impl Driver {
                 lateness.as_secs_f64(),
             ),
         ]);
+    }
+
+    /// Few of a large cluster speak mDNS, and nobody listens to a flood of it.
+    fn keep_mdns(&mut self) {
+        let mdns = self.mdns_wanted && self.core.speaks_mdns();
+        let announced = self.swarm.behaviour().mdns.as_ref().map_or(0, |mdns| mdns.discovered_nodes().len());
+        let flooded = announced > ANNOUNCED_MAX;
+        if mdns != self.mdns_on || flooded {
+            self.mdns_on = mdns;
+            self.mdns_floods += u64::from(flooded);
+            let id = *self.swarm.local_peer_id();
+            let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
+            self.swarm.behaviour_mut().mdns = swarm::speak_mdns(mdns, id, &listening);
+        }
     }
 
     /// Whether everybody nearby knows that this node leaves.
@@ -302,28 +314,23 @@ impl Driver {
     fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::ConnectionEstablished { peer_id, endpoint, num_established, .. } => {
+            SwarmEvent::ConnectionEstablished {
+                peer_id, connection_id, endpoint, num_established, ..
+            } => {
+                self.dials.opened(peer_id, connection_id, &endpoint);
                 self.on_established(peer_id, &endpoint, num_established.get());
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 self.connected.remove(&peer_id);
                 // What it opens next is a new beginning.
                 self.parting.remove(&peer_id);
-                self.tell_neighbourhood(false);
+                self.tell_neighbourhood();
                 if let Some(node) = node_of(peer_id) {
                     self.feed(Input::Disconnected(node));
                 }
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
-                // A dial that was not made proves nothing.
-                let made = !matches!(
-                    error,
-                    DialError::DialPeerConditionFalse(_) | DialError::Aborted | DialError::Denied { .. }
-                );
-                if made && let Some(peer) = node_of(peer) {
-                    let refused = proves_absence(&error);
-                    self.feed(Input::DialFailed { peer, refused });
-                }
+            SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
+                self.on_dial_failed(peer_id, connection_id, &error);
             }
             SwarmEvent::NewListenAddr { .. } => self.present_addresses(),
             SwarmEvent::ExpiredListenAddr { address, .. } => {
@@ -347,7 +354,7 @@ impl Driver {
                 ConnectedPoint::Dialer { .. } => None,
             };
             self.connected.insert(peer, First { since: Instant::now(), dialled, here });
-            self.tell_neighbourhood(true);
+            self.tell_neighbourhood();
             return self.feed(Input::Connected(node));
         }
         // gossipsub greets only on a first connection: a peer that restarted, or a second process under its key, would never be told
@@ -375,12 +382,12 @@ impl Driver {
         }
     }
 
-    fn tell_neighbourhood(&mut self, opened: bool) {
+    fn tell_neighbourhood(&mut self) {
         let neighbours = self.connected.len();
-        self.neighbourhood.send_modify(|n| {
-            n.neighbours = neighbours;
-            n.opened += u64::from(opened);
-        });
+        if neighbours == 0 {
+            self.dials.alone();
+        }
+        self.neighbourhood.send_replace(Neighbourhood { neighbours });
     }
 
     /// The interfaces changed: say so in the header and in every instance.
@@ -544,50 +551,6 @@ impl Driver {
                 .behaviour_mut()
                 .gossip
                 .report_message_validation_result(&message, &source, acceptance);
-        }
-    }
-
-    fn dial(&mut self, peer: Option<NodeId>, addresses: Vec<String>) {
-        let addresses: Vec<Multiaddr> = addresses.iter().filter_map(|a| a.parse().ok()).collect();
-        let (named, numbered): (Vec<_>, Vec<_>) =
-            addresses.into_iter().partition(|a| seek::dns_name(a).is_some());
-        if named.is_empty() {
-            return self.dial_now(peer, numbered);
-        }
-        let Ok(permit) = self.resolved.0.clone().try_reserve_owned() else { return };
-        tokio::spawn(async move {
-            let mut addresses = numbered;
-            for (name, port) in named.iter().filter_map(seek::dns_name) {
-                // An unknown name is an address less.
-                addresses.extend(seek::lookup(&name, port).await.unwrap_or_default());
-            }
-            permit.send((peer, addresses));
-        });
-    }
-
-    fn dial_now(&mut self, peer: Option<NodeId>, addresses: Vec<Multiaddr>) {
-        let id = peer.and_then(peer_of);
-        let options = match (id, addresses.first()) {
-            (_, None) => return self.feed_refusal(peer),
-            (Some(id), _) => DialOpts::peer_id(id)
-                .condition(PeerCondition::DisconnectedAndNotDialing)
-                .addresses(addresses)
-                .allocate_new_port()
-                .build(),
-            (None, Some(address)) => {
-                DialOpts::unknown_peer_id().address(address.clone()).allocate_new_port().build()
-            }
-        };
-        // What it comes to is told by an event, except that it was not made at all.
-        if let Err(error) = self.swarm.dial(options) {
-            tracing::debug!(%error, "dial");
-        }
-    }
-
-    /// A member whose addresses make no sense cannot be dialled, which is not evidence of anything.
-    fn feed_refusal(&mut self, peer: Option<NodeId>) {
-        if let Some(peer) = peer {
-            self.core.handle(self.view.clock().now(), Input::DialFailed { peer, refused: false });
         }
     }
 }

@@ -5,8 +5,18 @@
 //!
 //! Names in the log come from other nodes, so every line is escaped as it is written. That is also why there are no colours: here, an
 //! escape sequence is always somebody else's.
+//!
+//! Lines wait in a bounded queue for a thread of their own. Whoever reads standard error may be slow, stuck or gone, and none of that may
+//! make a node late at answering pings; what does not fit is dropped and counted.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    time::Duration,
+};
 
 use tracing_subscriber::EnvFilter;
 
@@ -17,6 +27,38 @@ use crate::{
 
 /// Libraries from warnings, everything of ours (`hearsay_node`, `hearsay_services`…) from information.
 const DEFAULT_FILTER: &str = "warn,libp2p_gossipsub=error,hearsay=info";
+
+/// Lines that wait to be written. A few seconds of the worst that was seen, and at most about a megabyte.
+const LINES_MAX: usize = 4096;
+/// How long the last lines are waited for when the process ends.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Lines dropped so far because nobody took them.
+pub fn lines_dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+enum Line {
+    Text(String),
+    /// Everything before is to be written now.
+    Flush(SyncSender<()>),
+}
+
+/// The log of this process. Dropped, it waits for its last lines to be written, for a second at most.
+#[derive(Debug)]
+pub struct Log(SyncSender<Line>);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let (written, told) = sync_channel(1);
+        // A queue that is full is one that nobody reads.
+        if self.0.try_send(Line::Flush(written)).is_ok() {
+            _ = told.recv_timeout(FLUSH_MAX);
+        }
+    }
+}
 
 /// Why there is no log. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -32,22 +74,66 @@ pub enum LoggingError {
     /// Somebody has already set up a log for this process.
     #[error("this process has a log already")]
     Twice,
+    /// The system gives no thread.
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(#[from] io::Error),
 }
 
 /// Starts logging, for the whole process and once.
 ///
 /// # Errors
 /// Names the variable whose filter is wrong.
-pub fn init(format: LogFormat, environment: &Environment) -> Result<(), LoggingError> {
+pub fn init(format: LogFormat, environment: &Environment) -> Result<Log, LoggingError> {
+    let filter = filter(environment)?;
+    let (lines, to_write) = sync_channel(LINES_MAX);
+    std::thread::Builder::new().name("log".into()).spawn(move || write_all(&to_write, io::stderr()))?;
+    let queue = lines.clone();
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter(environment)?)
+        .with_env_filter(filter)
         .with_ansi(false)
-        .with_writer(|| EscapingWriter(io::stderr()));
+        // They would be told on standard error, which is what failed.
+        .log_internal_errors(false)
+        .with_writer(move || EscapingWriter(Queue(queue.clone())));
     let started = match format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
-    started.map_err(|_| LoggingError::Twice)
+    started.map_err(|_| LoggingError::Twice).map(|()| Log(lines))
+}
+
+/// Writes what comes. A line that cannot be written is lost: there is nobody left to tell.
+fn write_all(lines: &Receiver<Line>, mut to: impl Write) {
+    let mut told = 0;
+    for line in lines {
+        match line {
+            Line::Text(text) => _ = to.write_all(text.as_bytes()),
+            Line::Flush(written) => {
+                _ = to.flush();
+                _ = written.send(());
+            }
+        }
+        let dropped = lines_dropped();
+        if dropped > told {
+            _ = writeln!(to, "{} lines of this log were dropped: nobody read them in time", dropped - told);
+            told = dropped;
+        }
+    }
+}
+
+/// The way to the thread that writes.
+struct Queue(SyncSender<Line>);
+
+impl Write for Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.try_send(Line::Text(String::from_utf8_lossy(line).into_owned())).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn filter(environment: &Environment) -> Result<EnvFilter, LoggingError> {
@@ -132,6 +218,41 @@ mod tests {
         tracing::subscriber::with_default(log, || tracing::info!(name = %"a\u{9b}\n\"b", "joined"));
         let event: serde_json::Value = serde_json::from_str(&captured.text()).unwrap();
         assert_eq!(event["name"], "a\u{9b}\n\"b");
+    }
+
+    /// Takes a line when it is let, and none when nobody lets it.
+    struct Slow(Receiver<()>, Captured);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.recv().map_err(io::Error::other)?;
+            self.1.write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_is_stuck_or_gone_holds_nobody_up() {
+        let (lines, to_write) = sync_channel(2);
+        let (let_go, gate) = sync_channel(64);
+        let captured = Captured::default();
+        let slow = Slow(gate, captured.clone());
+        let writer = std::thread::spawn(move || write_all(&to_write, slow));
+        let before = lines_dropped();
+        let mut queue = Queue(lines.clone());
+        for n in 0..10 {
+            queue.write_all(format!("line {n}\n").as_bytes()).unwrap();
+        }
+        // Two in the queue and at most one being written.
+        let dropped = lines_dropped() - before;
+        assert!((7..=8).contains(&dropped), "{dropped}");
+        (0..64).for_each(|_| _ = let_go.try_send(()));
+        drop((queue, let_go, Log(lines)));
+        writer.join().unwrap();
+        let text = captured.text();
+        assert!(text.starts_with("line 0\n") && text.contains("were dropped"), "{text}");
     }
 
     #[test]

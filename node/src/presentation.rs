@@ -9,9 +9,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
 };
 
+use anyhow::Context as _;
 use hearsay_protocol::{
     io::{Command, Profile},
-    record::{Health, Instance},
+    record::{ENTRY_BYTES_MAX, Health, Instance},
 };
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
@@ -49,7 +50,29 @@ pub struct Presentation {
     pub health: Health,
 }
 
+/// What an instance's value may take of an entry; the rest is its key, its author and the signature.
+const INSTANCE_BYTES_MAX: usize = ENTRY_BYTES_MAX - 512;
+
 impl Presentation {
+    /// Whether others would take what this states. Otherwise the node would seem to run well, and nobody would ever see its services.
+    ///
+    /// # Errors
+    /// Names the service, the field and its limit.
+    pub fn check(&self) -> anyhow::Result<()> {
+        for command in self.at(&[]) {
+            let Command::SetInstance(_, instance) = command else { continue };
+            let refused = || format!("the service {} with its own tags and those of --tag", instance.service);
+            instance.check().with_context(refused)?;
+            let bytes = instance.encode().len();
+            if bytes > INSTANCE_BYTES_MAX {
+                let problem =
+                    anyhow::anyhow!("takes {bytes} bytes; at most {INSTANCE_BYTES_MAX} are allowed");
+                return Err(problem.context(refused()));
+            }
+        }
+        Ok(())
+    }
+
     /// What to state while the swarm listens at these addresses.
     pub fn at(&self, listening: &[Multiaddr]) -> Vec<Command> {
         let addresses = self.addresses(listening);
@@ -188,6 +211,20 @@ mod tests {
         let (profile, instance) = stated(&p, &["/ip4/127.0.0.1/tcp/7600"]);
         assert_eq!(profile.addresses, ["/ip4/127.0.0.1/tcp/7600"]);
         assert_eq!((instance.address.as_str(), instance.port), ("127.0.0.1", 7500));
+    }
+
+    #[test]
+    fn what_nobody_would_take_is_refused_at_the_start() {
+        let with_tags = |count: usize, chars: usize| {
+            let mut p = presentation(&[]);
+            p.offers[0].tags = (0..count).map(|i| format!("{i:0chars$}")).collect();
+            p.check().map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(with_tags(64, 8), Ok(()));
+        let many = with_tags(65, 8).unwrap_err();
+        assert!(many.contains("grading") && many.contains("at most 64"), "{many}");
+        let large = with_tags(32, 256).unwrap_err();
+        assert!(large.contains("--tag") && large.contains("bytes"), "{large}");
     }
 
     #[test]

@@ -2,13 +2,19 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write as _,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
-use hearsay_protocol::{Core, Identity, NodeId, Restored, io::Profile, providers::Index, record::Health};
+use hearsay_protocol::{
+    Core, Identity, NodeId, Restored,
+    io::Profile,
+    providers::{Index, Member},
+    record::Health,
+};
 use hearsay_services::Service;
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
 use tokio::{
@@ -18,7 +24,7 @@ use tokio::{
 
 use crate::{
     banner::Banner,
-    config::Config,
+    config::{Config, hostname},
     control::Control,
     driver::{Driver, Neighbourhood, Order, Parts},
     http::{self, HostNames, Limits, NodeHost, Readiness, Site},
@@ -50,19 +56,24 @@ pub fn run(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Result<()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(1, 4)))
         .enable_all()
         .build()?;
-    runtime.block_on(serve(config, services))
+    let ended = runtime.block_on(serve(config, services));
+    // A resolver that does not answer keeps a thread for as long as it likes, and nobody needs its answer any more.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Result<()> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    let files = raise_file_limit();
     let plugins: Vec<Arc<dyn Service>> =
         services.into_iter().filter(|s| config.roles.iter().any(|role| role == s.name())).collect();
     // What can be refused is refused before anything is written or anybody is told.
-    let swarm_port = ports::claim_swarm(config.swarm)?;
+    // HTTP first: where its ladder has grown into the swarm's, it must not take the rung that was just claimed.
     let listener = ports::listen("http", config.http)?;
     let http = listener.local_addr()?;
+    let swarm_port = ports::claim_swarm(config.swarm)?;
     let mut storage = Storage::open(&config.data_dir, &config.cluster)?;
     let started_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
     let incarnation = storage.next_incarnation(started_ms)?;
@@ -86,7 +97,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         cluster: config.cluster.clone(),
         metrics: Arc::clone(&metrics),
         control,
-        token: Some(storage.api_token().clone()),
+        // One that is kept nowhere is known to nobody.
+        token: storage.dir().map(|_| storage.api_token().clone()),
         readiness: ready,
         names: HostNames::new(
             config
@@ -94,9 +106,10 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
                 .iter()
                 .chain(&config.allowed_hosts)
                 .map(ToString::to_string)
-                .chain([name.clone()]),
+                .chain([name.clone(), hostname()]),
         ),
-        waiters: http::Waiters::default(),
+        waiters: http::Waiters::new(Limits::default().within(files).connections / 2),
+        answers: http::Answers::default(),
     });
     let host = Arc::new(NodeHost {
         view: Arc::clone(&view),
@@ -124,6 +137,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         since_ms: started_ms,
         health: Health::Passing,
     };
+    presentation.check()?;
     let remembered = storage.remembered();
     let core = Core::new(
         identity,
@@ -147,7 +161,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     std::thread::Builder::new().name("driver".into()).stack_size(DRIVER_STACK_BYTES).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-            runtime.block_on(async move {
+            let ended = runtime.block_on(async move {
                 let (mut swarm, topic) = swarm::build(&keypair, &swarm_config)?;
                 swarm.listen_on(listen_on.clone()).with_context(|| format!("--swarm {listen_on}"))?;
                 let driver = Driver::new(Parts {
@@ -163,7 +177,9 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
                     mdns: swarm_config.mdns,
                 });
                 Ok(driver.run().await?)
-            })
+            });
+            runtime.shutdown_background();
+            ended
         });
         // Nobody listens any more once the node stops by itself.
         _ = fatal_sender.send(ended);
@@ -179,11 +195,14 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         tokio::spawn(task);
     }
     let (stop, stopping) = watch::channel(false);
+    let limits = Limits::default().within(files);
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let mut serving =
-        tokio::spawn(http::serve(listener, router, Limits::default(), Arc::clone(&metrics), stopping));
+    let mut serving = tokio::spawn(http::serve(listener, router, limits, Arc::clone(&metrics), stopping));
 
-    print!("{}", banner(&config, &name, id, http, swarm_port.address, &storage, remembered.len()).render());
+    // The node is there, whether or not anybody can be told so.
+    _ = std::io::stdout().write_all(
+        banner(&config, &name, id, http, swarm_port.address, &storage, remembered.len()).render().as_bytes(),
+    );
     tracing::info!(name, %id, incarnation = incarnation.0, cluster = config.cluster, "started");
     readiness.send_replace(Readiness::Ready);
 
@@ -237,7 +256,6 @@ impl Node {
                 _ = remember.tick() => self.remember(),
             }
         }
-        tracing::info!("leaving; a second signal stops at once");
         tokio::spawn(async move {
             tokio::select! {
                 _ = terminate.recv() => (),
@@ -245,26 +263,38 @@ impl Node {
             }
             std::process::exit(1);
         });
+        tracing::info!("leaving; a second signal stops at once");
         Ok(())
     }
 
-    /// Writes down who is there, for the next start.
+    /// Writes down whom to try at the next start: those present first. The last of a cluster to leave sees nobody any more, so those
+    /// that went before it count too.
     fn remember(&self) {
         let peers: Vec<Remembered> = self.view.read(|table| {
-            let others = table.members().filter(|m| m.id != self.me && m.state.is_present());
-            let remembered = |m: &hearsay_protocol::providers::Member| Remembered {
-                id: m.id,
-                name: m.name.clone(),
-                addresses: m.addresses.clone(),
-            };
-            others.take(REMEMBERED_MAX).map(remembered).collect()
+            let mut others: Vec<_> =
+                table.members().filter(|m| m.id != self.me && !m.addresses.is_empty()).collect();
+            others.sort_by_key(|member| !member.state.is_present());
+            let remembered =
+                |m: &Member| Remembered { id: m.id, name: m.name.clone(), addresses: m.addresses.clone() };
+            others.into_iter().take(REMEMBERED_MAX).map(remembered).collect()
         });
-        // Alone, the last known ones are worth more than nobody.
+        // Before it met anybody, those of the life before are worth more than nobody.
         if !peers.is_empty()
             && let Err(error) = self.storage.remember(&peers)
         {
             tracing::warn!(%error, "the members known now are not written down");
         }
+    }
+}
+
+/// Lets this process open as many files as it may: each connection is one. Returns how many.
+fn raise_file_limit() -> u64 {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
     }
 }
 
@@ -276,7 +306,9 @@ fn offer(plugin: &dyn Service, tags: &[String]) -> Offer {
 }
 
 fn addresses_of(remembered: &[Remembered]) -> Vec<(NodeId, String)> {
-    remembered.iter().flat_map(|peer| peer.addresses.iter().map(|a| (peer.id, a.clone()))).collect()
+    // The first are those that lead out, and one that answers is enough.
+    let addresses = |peer: &Remembered| peer.addresses.iter().take(2).cloned().collect::<Vec<_>>();
+    remembered.iter().flat_map(|peer| addresses(peer).into_iter().map(|a| (peer.id, a))).collect()
 }
 
 fn random_seed() -> anyhow::Result<u64> {
@@ -300,7 +332,7 @@ fn banner(
         cluster: config.cluster.clone(),
         roles: config.roles.clone(),
         http,
-        advertised: config.advertise.iter().map(ToString::to_string).collect(),
+        advertised: config.advertise.iter().map(|host| format!("http://{host}:{}", http.port())).collect(),
         gateway: None,
         dns: None,
         swarm,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hearsay_protocol::NodeId;
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     config::{Host, Join},
@@ -42,7 +42,7 @@ pub async fn climb(
     }
 }
 
-/// Hints at the addresses of one `--join` target until a connection comes of it, and again whenever the node is alone.
+/// Hints at the addresses of one `--join` target until it is reached or a member, and again whenever the node is alone.
 pub async fn join(
     target: Join,
     orders: mpsc::Sender<Order>,
@@ -50,34 +50,30 @@ pub async fn join(
 ) {
     let mut pause = PAUSE;
     loop {
-        let before = neighbourhood.borrow().opened;
+        let mut joined = false;
         match resolve(&target).await {
             Ok(addresses) => {
-                for (peer, address) in addresses {
-                    if orders.send(Order::Hint(peer, address)).await.is_err() {
-                        return;
-                    }
+                let (tell, told) = oneshot::channel();
+                if orders.send(Order::Join(addresses, tell)).await.is_err() {
+                    return;
                 }
+                // An error: the driver is gone, and the next order will say so.
+                joined = told.await.unwrap_or(false);
             }
             Err(problem) => tracing::warn!(
-                target = %target,
+                join = %target,
                 problem,
                 "cannot resolve what --join names; trying again until it works"
             ),
         }
-        tokio::time::sleep(pause).await;
-        // Any connection opened since counts: which one it was, the core knows, and a member leads to all others.
-        let Ok(joined) =
-            neighbourhood.wait_for(|_| true).await.map(|n| n.opened > before && n.neighbours > 0)
-        else {
-            return;
-        };
+        // Connections to others do not count: this node and its neighbours may all be waiting for the one that was named.
         if joined {
             pause = PAUSE;
             if neighbourhood.wait_for(|n| n.neighbours == 0).await.is_err() {
                 return;
             }
         } else {
+            tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
@@ -91,7 +87,8 @@ async fn resolve(target: &Join) -> Result<Vec<(Option<NodeId>, Multiaddr)>, Stri
                 _ => None,
             });
             let plain: Multiaddr = address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
-            Ok(vec![(peer, plain)])
+            let addresses = if dns_name(&plain).is_some() { resolve_all(&plain).await? } else { vec![plain] };
+            Ok(addresses.into_iter().map(|address| (peer, address)).collect())
         }
         Join::Host(Host::Ip(ip), port) => Ok(vec![(None, Multiaddr::from(*ip).with(Protocol::Tcp(*port)))]),
         Join::Host(Host::Name(name), port) => {
@@ -109,6 +106,25 @@ pub async fn lookup(name: &str, port: u16) -> Result<Vec<Multiaddr>, String> {
     let addresses =
         answer.map_err(|_| "the resolver does not answer".to_owned())?.map_err(|e| e.to_string())?;
     Ok(addresses.map(|a| Multiaddr::from(a.ip()).with(Protocol::Tcp(a.port()))).collect())
+}
+
+/// All addresses that an address with a name stands for: `/dns4` and `/dns6` of their family alone.
+///
+/// # Errors
+/// The resolver's words.
+pub async fn resolve_all(address: &Multiaddr) -> Result<Vec<Multiaddr>, String> {
+    let Some((name, port)) = dns_name(address) else { return Ok(vec![address.clone()]) };
+    let family = address.iter().next();
+    let mut addresses = lookup(&name, port).await?;
+    let is_other_family = |found: &Multiaddr| {
+        matches!(
+            (&family, found.iter().next()),
+            (Some(Protocol::Dns4(_)), Some(Protocol::Ip6(_)))
+                | (Some(Protocol::Dns6(_)), Some(Protocol::Ip4(_)))
+        )
+    };
+    addresses.retain(|found| !is_other_family(found));
+    Ok(addresses)
 }
 
 /// The name and port of an address that has no number yet.

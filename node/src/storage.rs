@@ -36,6 +36,10 @@ pub use slot::SLOTS_MAX;
 /// must stay below 2^53, which is what JSON carries exactly.
 const INCARNATION_MS_MAX: u64 = 8_000_000_000_000;
 
+/// How far a life begins above the last where the clock says less: the table's index goes on in microseconds from there, so that sixty million
+/// changes of the last life have lower ones.
+const BEHIND_MS: u64 = 60_000;
+
 /// Where a node keeps its state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DataDir {
@@ -196,7 +200,12 @@ impl Storage {
     /// # Errors
     /// It could not be written, and must not be used.
     pub fn next_incarnation(&mut self, now_ms: u64) -> Result<Incarnation, StorageError> {
-        let next = now_ms.max(self.last_incarnation_ms.saturating_add(1)).min(INCARNATION_MS_MAX);
+        let next = if now_ms > self.last_incarnation_ms {
+            now_ms
+        } else {
+            self.last_incarnation_ms.saturating_add(BEHIND_MS)
+        };
+        let next = next.min(INCARNATION_MS_MAX);
         if let Some(path) = self.path("incarnation") {
             file::write(&path, format!("{next}\n").as_bytes(), file::PUBLIC)
                 .map_err(|source| StorageError::Unwritable { path, source })?;

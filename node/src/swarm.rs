@@ -17,14 +17,24 @@ use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, Transport as _,
     allow_block_list::{self, AllowedPeers},
     connection_limits::{self, ConnectionLimits},
-    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
-    gossipsub::{self, IdentTopic, MessageAuthenticity, ValidationMode},
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, ListenerId},
+        upgrade::Version,
+    },
+    gossipsub::{
+        self, IdentTopic, MaxCountSubscriptionFilter, MessageAuthenticity, ValidationMode,
+        WhitelistSubscriptionFilter,
+    },
     identify,
     identity::Keypair,
     mdns, noise,
     pnet::{PnetConfig, PreSharedKey},
     request_response::{self, ProtocolSupport},
-    swarm::behaviour::toggle::Toggle,
+    swarm::{
+        NetworkBehaviour as _,
+        behaviour::{FromSwarm, NewListenAddr, toggle::Toggle},
+    },
     tcp, yamux,
 };
 
@@ -44,12 +54,16 @@ const PENDING_MAX: u32 = 256;
 /// Two nodes may dial each other at the same moment; both connections must be allowed, or each side kills the other's. A third is of a
 /// process that restarted, or of a second one under the same key, and must be heard to be told apart.
 const CONNECTIONS_PER_PEER_MAX: u32 = 3;
-/// Requests served at the same time. Each holds at most a message.
-const REQUESTS_MAX: usize = 64;
+/// Requests of one peer served at the same time. Each holds at most a message. A peer conducts one session at a time.
+const REQUESTS_MAX: usize = 16;
 /// Gossip that may wait for one neighbour. What is beyond it is dropped and counted, and anti-entropy brings it.
 const NEIGHBOUR_QUEUE_MAX: usize = 1024;
 /// How long it may wait. On a machine that is busy for a second (gossipsub's own bound) all links would drop it, and nobody would hear.
 const NEIGHBOUR_LATE_MAX: Duration = Duration::from_secs(10);
+/// Streams of one connection: two of gossip, one of each request, and those that come and go with a connection.
+const STREAMS_MAX: usize = 64;
+/// Topics that a peer may name at once. There is one here, and one in each other cluster.
+const SUBSCRIPTIONS_MAX: usize = 8;
 /// How often mDNS asks while nobody answers. One lost first answer costs one of these.
 const MDNS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -109,13 +123,13 @@ pub fn build(keypair: &Keypair, config: &SwarmConfig) -> Result<(Swarm<Behaviour
                 .with_cache_size(0)
                 .with_interval(Duration::from_secs(24 * 3600)),
         ),
-        mdns: speak_mdns(config.mdns, id),
+        mdns: speak_mdns(config.mdns, id, &[]),
     };
     let transport = transport(keypair, config)?;
     // Idle connections are closed by the overlay, which knows which are needed.
     let swarm_config = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(Duration::from_secs(3600 * 24 * 365))
-        .with_max_negotiating_inbound_streams(REQUESTS_MAX);
+        .with_max_negotiating_inbound_streams(STREAMS_MAX);
     Ok((Swarm::new(transport, behaviour, id, swarm_config), topic))
 }
 
@@ -124,14 +138,21 @@ pub fn identify_protocol(cluster: &str) -> String {
     format!("hearsay/1/{cluster}")
 }
 
-/// mDNS, or its absence: also while the node runs, because in a large cluster only a few speak it.
-pub fn speak_mdns(wanted: bool, id: PeerId) -> Toggle<mdns::tokio::Behaviour> {
+/// mDNS, or its absence: also while the node runs, because in a large cluster only a few speak it. It answers with these addresses, and those
+/// that the swarm begins to listen at later.
+pub fn speak_mdns(wanted: bool, id: PeerId, listening: &[Multiaddr]) -> Toggle<mdns::tokio::Behaviour> {
     let behaviour = wanted.then(|| {
         let config = mdns::Config { query_interval: MDNS_INTERVAL, ..mdns::Config::default() };
         mdns::tokio::Behaviour::new(config, id)
     });
     match behaviour.transpose() {
-        Ok(behaviour) => behaviour.into(),
+        Ok(mut behaviour) => {
+            for addr in listening {
+                let event = NewListenAddr { listener_id: ListenerId::next(), addr };
+                behaviour.iter_mut().for_each(|mdns| mdns.on_swarm_event(FromSwarm::NewListenAddr(event)));
+            }
+            behaviour.into()
+        }
         Err(error) => {
             tracing::warn!(%error, "no mDNS: nodes on other hosts are found by --join only");
             None.into()
@@ -147,7 +168,12 @@ fn allow(nodes: &[NodeId]) -> allow_block_list::Behaviour<AllowedPeers> {
     behaviour
 }
 
-fn gossip(topic: &IdentTopic) -> Result<gossipsub::Behaviour, SwarmError> {
+/// Only the cluster's own topic: what else a peer subscribes to would be kept for it, however much it is.
+pub type Topics = MaxCountSubscriptionFilter<WhitelistSubscriptionFilter>;
+/// Gossip on those.
+pub type Gossip = gossipsub::Behaviour<gossipsub::IdentityTransform, Topics>;
+
+fn gossip(topic: &IdentTopic) -> Result<Gossip, SwarmError> {
     let setup = SwarmError::setup("gossip");
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(ValidationMode::Anonymous)
@@ -175,8 +201,13 @@ fn gossip(topic: &IdentTopic) -> Result<gossipsub::Behaviour, SwarmError> {
         .allow_self_origin(false)
         .build()
         .map_err(|e| setup(&e))?;
-    let mut gossip =
-        gossipsub::Behaviour::new(MessageAuthenticity::Anonymous, config).map_err(|e| setup(&e))?;
+    let topics = Topics {
+        filter: WhitelistSubscriptionFilter([topic.hash()].into()),
+        max_subscribed_topics: 1,
+        max_subscriptions_per_request: SUBSCRIPTIONS_MAX,
+    };
+    let mut gossip = Gossip::new_with_subscription_filter(MessageAuthenticity::Anonymous, config, topics)
+        .map_err(|e| setup(&e))?;
     gossip.subscribe(topic).map_err(|e| setup(&e))?;
     Ok(gossip)
 }
@@ -198,7 +229,9 @@ fn transport(keypair: &Keypair, config: &SwarmConfig) -> Result<Boxed<(PeerId, S
         None => Either::Right(tcp),
     };
     let upgraded = base.upgrade(Version::V1Lazy).authenticate(noise);
-    Ok(upgraded.multiplex(yamux::Config::default()).timeout(HANDSHAKE_MAX).boxed())
+    let mut streams = yamux::Config::default();
+    streams.set_max_num_streams(STREAMS_MAX);
+    Ok(upgraded.multiplex(streams).timeout(HANDSHAKE_MAX).boxed())
 }
 
 /// The node behind a PeerId; `None` for keys of a kind that Hearsay does not use.
@@ -211,24 +244,52 @@ pub fn peer_of(node: NodeId) -> Option<PeerId> {
     PeerId::from_bytes(&node.to_peer_id_bytes()).ok()
 }
 
-/// Whether the outcome of a dial proves that no process of this peer is there: each address refused or reset the connection, or somebody
-/// else answered.
-pub fn proves_absence(error: &libp2p::swarm::DialError) -> bool {
+/// What the outcome of a dial proves; of several addresses, what the one proves that proves least.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Proof {
+    /// No process of this peer is there: each address refused the connection, or somebody else answered.
+    Absent,
+    /// Somebody took the connection and dropped it: a process that was just dying, and whose port will refuse now, or one that is alive and
+    /// has too much to do.
+    Dropped,
+    /// Anything.
+    Nothing,
+}
+
+/// What this failure proves.
+pub fn proof(error: &libp2p::swarm::DialError) -> Proof {
     use libp2p::swarm::DialError;
     match error {
-        DialError::WrongPeerId { .. } => true,
+        DialError::WrongPeerId { .. } => Proof::Absent,
         DialError::Transport(attempts) => {
-            !attempts.is_empty() && attempts.iter().all(|(_, error)| is_refusal(&format!("{error:?}")))
+            let proofs = attempts.iter().map(|(_, error)| proof_of_text(&format!("{error:?}")));
+            proofs.max().unwrap_or(Proof::Nothing)
         }
-        _ => false,
+        _ => Proof::Nothing,
     }
 }
 
+/// Whether a dial failed for want of something on this machine, which says nothing about the peer.
+pub fn is_own_shortage(error: &libp2p::swarm::DialError) -> bool {
+    let libp2p::swarm::DialError::Transport(attempts) = error else { return false };
+    attempts.iter().any(|(_, error)| {
+        let error = format!("{error:?}");
+        ["Too many open files", "AddrNotAvailable", "Cannot assign requested address"]
+            .iter()
+            .any(|sign| error.contains(sign))
+    })
+}
+
 /// The layers of the transport wrap the system's error so deeply that its text is the one thing that all of them pass on.
-fn is_refusal(error: &str) -> bool {
-    ["ConnectionRefused", "Connection refused", "ConnectionReset", "Connection reset", "WrongPeerId"]
-        .iter()
-        .any(|sign| error.contains(sign))
+fn proof_of_text(error: &str) -> Proof {
+    let has = |signs: &[&str]| signs.iter().any(|sign| error.contains(sign));
+    if has(&["ConnectionRefused", "Connection refused", "WrongPeerId"]) {
+        Proof::Absent
+    } else if has(&["ConnectionReset", "Connection reset"]) {
+        Proof::Dropped
+    } else {
+        Proof::Nothing
+    }
 }
 
 /// Whether an address is one that only this machine can reach.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     response::{IntoResponse, Response},
     routing::{MethodRouter, get},
 };
@@ -117,8 +117,12 @@ fn limit(parameters: &Parameters<'_>) -> Result<usize, Problem> {
     }
 }
 
-async fn one(State(book): State<Arc<Book>>, Path(id): Path<String>) -> Result<Response, Problem> {
-    // An id that is no number is the id of nobody.
+async fn one(
+    State(book): State<Arc<Book>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    // An id that is no number, or not even text, is the id of nobody.
+    let Path(id) = id.map_err(|_| Problem::not_found("the id of the student is not UTF-8"))?;
     match id.parse().ok().and_then(|id| book.student(id)) {
         Some(student) => Ok(Json(student).into_response()),
         None => Err(Problem::not_found(format!("no student has the id {id}"))),
@@ -172,7 +176,14 @@ mod tests {
     #[tokio::test]
     async fn without_demo_the_book_is_empty() {
         assert_eq!(get(false, "/students").await.json(), json!([]));
-        assert_eq!(get(false, "/students/1").await.status, 404);
+        for path in ["/students/1", "/students/x", "/students/%FF"] {
+            let answer = get(false, path).await;
+            assert_eq!(
+                (answer.status.as_u16(), answer.content_type()),
+                (404, "application/problem+json"),
+                "{path}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -13,6 +13,10 @@ use super::{
 /// Who offers what, or who offers `name`.
 pub(super) async fn services(client: &Client, output: Output, name: Option<&str>) -> Result<(), Failure> {
     let answer = match name {
+        // At its own path is the stream of events.
+        Some("watch") => {
+            return Err(Failure::NoMatch("the service \"watch\" is only among all: `node services`".into()));
+        }
         Some(name) => client.get(&format!("/services/{}", segment(name))).await?,
         None => client.get("/services").await?,
     };
@@ -88,6 +92,7 @@ pub(super) async fn leave(client: &Client, output: Output) -> Result<(), Failure
     let answer = client.ask(Method::PUT, "/v1/agent/leave").await?.expect_success()?;
     match serde_json::from_slice::<Value>(&answer.body) {
         Ok(_) if output.json => output.json(&answer.body),
+        _ if output.json => output.print("{\"leaving\":true}\n"),
         _ => output.line(Tone::Good, &format!("the node at {} is leaving", client.url())),
     }
 }

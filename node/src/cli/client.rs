@@ -62,6 +62,10 @@ impl Client {
         {
             return Err(wrong("write http://host:port and nothing else"));
         }
+        // What follows the host and is no port would quietly become port 80.
+        if authority.port_u16().is_none() && authority.as_str() != authority.host() {
+            return Err(wrong("its port is none; write http://host:port"));
+        }
         Ok(Self {
             url: format!("http://{authority}"),
             authority: authority.to_string(),

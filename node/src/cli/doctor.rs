@@ -55,6 +55,7 @@ impl Finding {
 /// Checks everything and prints the findings. A failed check makes the command fail.
 pub(super) async fn doctor(client: &Client, output: Output) -> Result<(), Failure> {
     let mut findings = Vec::new();
+    let mut unreachable = None;
     match members(client).await {
         Ok(ours) => {
             findings.push(Finding::ok(format!("the node {:?} at {} answers", ours.node, client.url())));
@@ -66,13 +67,20 @@ pub(super) async fn doctor(client: &Client, output: Output) -> Result<(), Failur
             let neighbours = probe::nodes_on_this_host(client).await;
             findings.extend(cluster::judge_neighbours(&ours, &neighbours));
         }
-        Err(failure) => findings.push(Finding::fail(
-            failure.to_string(),
-            "start one with `node`, or name another with --node URL; the port it took is among the lines it printed",
-        )),
+        Err(failure) => {
+            findings.push(Finding::fail(
+                failure.to_string(),
+                "start one with `node`, or name another with --node URL; the port it took is among the lines it printed",
+            ));
+            unreachable = Some(failure).filter(|failure| matches!(failure, Failure::Unreachable { .. }));
+        }
     }
     findings.extend(host::judge(&host::interfaces(), host::mdns_port()));
     print(output, &findings)?;
+    // What could not be asked is worse than what was found, and has an exit code of its own.
+    if let Some(failure) = unreachable {
+        return Err(failure);
+    }
     match findings.iter().filter(|finding| finding.verdict == Verdict::Fail).count() {
         0 => Ok(()),
         1 => Err(Failure::Refused("one check failed".into())),

@@ -151,6 +151,18 @@ impl Options {
         toml::from_str(&content.text).map_err(|error| failed(error.to_string().trim_end().to_owned()))
     }
 
+    /// As [`or`](Self::or), for a layer that outranks another. Keeping nothing and keeping it somewhere exclude each other, so either, said
+    /// here, silences the other below.
+    pub fn over(self, mut lower: Self) -> Self {
+        if self.ephemeral == Some(true) {
+            lower.data_dir = None;
+        }
+        if self.data_dir.is_some() {
+            lower.ephemeral = None;
+        }
+        self.or(lower)
+    }
+
     /// Lets whatever was said here stand, and takes the rest from `lower`.
     pub fn or(self, lower: Self) -> Self {
         fn list(upper: Vec<String>, lower: Vec<String>) -> Vec<String> {

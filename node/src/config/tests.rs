@@ -152,12 +152,32 @@ fn state_goes_where_xdg_says_and_ephemeral_contradicts_a_directory() {
     assert_eq!(at(&[("XDG_STATE_HOME", "/state")]), DataDir::Slots("/state/hearsay".into()));
     assert_eq!(at(&[("XDG_STATE_HOME", "relative")]), DataDir::Slots("/home/me/.local/state/hearsay".into()));
     assert_eq!(load(&["--ephemeral"], "", &[]).unwrap().data_dir, DataDir::Ephemeral);
-    let both = load(&["--ephemeral"], "data-dir = '/x'", &[]).unwrap_err();
+    let both = load(&["--ephemeral", "--data-dir=/x"], "", &[]).unwrap_err();
     assert!(matches!(both, ConfigError::EphemeralDataDir));
+    let both = load(&[], "data-dir = '/x'\nephemeral = true", &[]).unwrap_err();
+    assert!(matches!(both, ConfigError::EphemeralDataDir));
+    // Whoever outranks decides.
+    let outranked = load(&["--ephemeral"], "", &[("HEARSAY_DATA_DIR", "/x")]).unwrap();
+    assert_eq!(outranked.data_dir, DataDir::Ephemeral);
+    let outranked = load(&["--data-dir=/x"], "ephemeral = true", &[]).unwrap();
+    assert_eq!(outranked.data_dir, DataDir::Exactly("/x".into()));
     let freed = load(&["--ephemeral=false"], "data-dir = '/x'\nephemeral = true", &[]).unwrap();
     assert_eq!(freed.data_dir, DataDir::Exactly("/x".into()));
     let homeless = Config::load(Options::default(), None, &Environment::default(), &ROLES);
     assert!(matches!(homeless, Err(ConfigError::Homeless)));
+}
+
+#[test]
+fn what_has_no_effect_yet_is_taken_and_said() {
+    let config = load(&["--gateway", "127.0.0.1:9000", "--open"], "dns = '127.0.0.1'", &[]).unwrap();
+    assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+    assert!(config.warnings[0].contains("--gateway") && config.warnings[1].contains("--open"));
+}
+
+#[test]
+fn tags_are_a_list_as_the_others_are() {
+    let config = load(&[], "", &[("HEARSAY_TAG", "a, b,")]).unwrap();
+    assert_eq!(config.tags, ["a", "b"]);
 }
 
 #[test]

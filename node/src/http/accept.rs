@@ -9,12 +9,16 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use axum::{Router, body::Body, http::Request};
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, StatusCode},
+};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -26,6 +30,7 @@ use tokio::{
 };
 use tower::Service;
 
+use super::refusal;
 use crate::metrics::Metrics;
 
 /// What clients may hold, and for how long.
@@ -67,6 +72,19 @@ impl Default for Limits {
     }
 }
 
+/// Files that are not for HTTP: the swarm's connections, the data dir, the log.
+const FILES_FOR_OTHERS: u64 = 512;
+
+impl Limits {
+    /// As these, for a process that may open so many files. Out of files, it could neither refuse with words nor reach its neighbours.
+    #[must_use]
+    pub fn within(mut self, files: u64) -> Self {
+        let left = files.saturating_sub(FILES_FOR_OTHERS).max(files / 2);
+        self.connections = self.connections.min(usize::try_from(left).unwrap_or(usize::MAX));
+        self
+    }
+}
+
 /// What handlers may know of the connection that a request came over.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
@@ -90,10 +108,10 @@ impl Connection {
     }
 }
 
-/// What a connection over the limit is told. The text is fixed, so that refusing costs nothing.
-const OVERFULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-connection: close\r\ncontent-length: 124\r\n\r\n\
-{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"too many connections; try again or ask another\"}\n";
+/// What a connection over the limit is told. Made once, so that refusing costs nothing.
+static OVERFULL: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    refusal::answer(StatusCode::SERVICE_UNAVAILABLE, "too many connections; try again or ask another")
+});
 
 /// How long to wait when the system has no socket to give (it is out of descriptors): long enough for one to be closed.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -125,7 +143,7 @@ pub async fn serve(
                 // A fresh socket has room for this; if not, the client misses only the words. Taking in what it has sent
                 // lets the close be a close: with bytes unread it would be a reset, which can overtake the words.
                 let _ = stream.try_read(&mut [0; 4096]);
-                let _ = stream.try_write(OVERFULL);
+                let _ = stream.try_write(&OVERFULL);
             }
             Ok((stream, peer)) => {
                 let connection = Connection { peer: Some(peer), ..base.clone() };
@@ -183,16 +201,23 @@ async fn serve_one(
         router.clone().call(request)
     });
     let io = TokioIo::new(Impatient::new(stream, limits.write_stall));
-    let mut serving = std::pin::pin!(builder.serve_connection(io, service));
+    let mut serving = builder.serve_connection(io, service);
     let result = tokio::select! {
-        result = serving.as_mut() => result,
+        result = &mut serving => result,
         () = stopped(&mut stop) => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+            Pin::new(&mut serving).graceful_shutdown();
+            (&mut serving).await
         }
     };
     if let Err(error) = result {
         metrics.http.ended(cause(&error));
+        let parts = serving.into_parts();
+        // An idle connection ends without a word: the client may be about to send its next request, and would take it for the answer.
+        if error.is_timeout() && !parts.read_buf.is_empty() {
+            let detail = "the head of the request took too long to arrive";
+            // The client may be gone.
+            _ = parts.io.into_inner().stream.try_write(&refusal::answer(StatusCode::REQUEST_TIMEOUT, detail));
+        }
     }
 }
 
@@ -237,11 +262,13 @@ struct Impatient {
     /// Made once, set anew at the start of each stall.
     timer: Option<Pin<Box<Sleep>>>,
     stalled: bool,
+    /// Written in place of what was given, which had no words.
+    words: Vec<u8>,
 }
 
 impl Impatient {
     fn new(stream: TcpStream, patience: Duration) -> Self {
-        Self { stream, patience, timer: None, stalled: false }
+        Self { stream, patience, timer: None, stalled: false, words: Vec::new() }
     }
 
     /// Passes on what a write said, and fails when the answer has been "not yet" for too long.
@@ -273,6 +300,20 @@ impl AsyncRead for Impatient {
 
 impl AsyncWrite for Impatient {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.words.is_empty()
+            && let Some(words) = refusal::words_for(buf)
+        {
+            self.words = words;
+        }
+        while !self.words.is_empty() {
+            let this = &mut *self;
+            let written = Pin::new(&mut this.stream).poll_write(cx, &this.words);
+            let written = ready!(self.watch(cx, written))?;
+            self.words.drain(..written);
+            if self.words.is_empty() {
+                return Poll::Ready(Ok(buf.len()));
+            }
+        }
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.watch(cx, written)
     }
@@ -282,6 +323,12 @@ impl AsyncWrite for Impatient {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // A bare error comes alone.
+        if let [only] = bufs
+            && (!self.words.is_empty() || refusal::words_for(only).is_some())
+        {
+            return self.poll_write(cx, only);
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.watch(cx, written)
     }
@@ -304,14 +351,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fixed_refusal_announces_its_own_length() {
-        let text = std::str::from_utf8(OVERFULL).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.contains(&format!("content-length: {}", body.len())),
-            "the body has {} bytes",
-            body.len()
-        );
-        assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["status"], 503);
+    fn connections_leave_files_for_the_swarm() {
+        let connections = |files| Limits::default().within(files).connections;
+        assert_eq!(connections(u64::MAX), 4096);
+        assert_eq!(connections(4096), 3584);
+        assert_eq!(connections(1024), 512);
+        assert_eq!(connections(256), 128);
     }
 }

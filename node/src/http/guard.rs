@@ -84,7 +84,8 @@ impl Guard {
         {
             return Err(("host", foreign_host(authority.host())));
         }
-        if matches!(head.method, Method::GET | Method::HEAD) {
+        // Nothing here changes anything on a safe method; one that a path does not take is refused by the router, with those it takes.
+        if head.method.is_safe() {
             return Ok(());
         }
         check_origin(&head.headers, authority.as_ref()).map_err(|problem| ("origin", problem))?;
@@ -135,7 +136,7 @@ fn authority(head: &Parts) -> Result<Option<Authority>, Problem> {
 fn foreign_host(host: &str) -> Problem {
     let host: String = host.chars().take(128).collect();
     let detail = format!(
-        "this node does not go by the name {host:?}; use its address, localhost, or a name that it is configured with"
+        "this node does not go by the name {host:?}; use its address, localhost, or a name given to it by --advertise or --allow-host"
     );
     Problem::new(StatusCode::MISDIRECTED_REQUEST, detail)
 }

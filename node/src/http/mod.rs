@@ -8,13 +8,15 @@
 //! | `site` | what handlers know and may do |
 //! | `accept` | the accept loop and every bound on connections |
 //! | `body` | bounds on request bodies, before any handler |
+//! | `refusal` | errors written below HTTP's library, which has no words for them |
+//! | `unread` | the bound on answers that wait for their readers |
 //! | `guard` | who may ask what: `Host`, `Origin`, content type, token |
 //! | `errors` | every error a problem+json, plain text under `/v1`; counting |
 //! | `plugins` | who answers below a plug-in's prefix |
 //! | `wait` | blocking queries |
 //! | `services`, `watch`, `members`, `why`, `probes`, `agent`, `ui`, `openapi` | the paths |
 //!
-//! A request passes counting, `errors`, `guard` and `body` in this order, then reaches a handler here or a plug-in's router.
+//! A request passes counting, `errors`, `unread`, `guard` and `body` in this order, then reaches a handler here or a plug-in's router.
 
 mod accept;
 mod agent;
@@ -28,10 +30,12 @@ mod members;
 mod openapi;
 mod plugins;
 mod probes;
+mod refusal;
 mod routes;
 mod services;
 mod site;
 mod ui;
+mod unread;
 mod wait;
 mod watch;
 mod why;
@@ -46,7 +50,7 @@ use hearsay_services::{Host, PrefixClash, Service, prefixes};
 
 pub use accept::{Limits, serve};
 pub use host::NodeHost;
-pub use site::{HostNames, Readiness, Site, Waiters};
+pub use site::{Answers, HostNames, Readiness, Site, Waiters};
 
 use plugins::Plugins;
 use routes::Routes;
@@ -73,6 +77,7 @@ pub fn router(
         .fallback(move |request| others.clone().answer(request))
         .layer(middleware::from_fn_with_state(Arc::clone(&site), body::bound))
         .layer(middleware::from_fn_with_state(guard, guard::check))
+        .layer(middleware::from_fn_with_state(Arc::clone(&site), unread::bound))
         .layer(middleware::from_fn_with_state(site, errors::finish)))
 }
 

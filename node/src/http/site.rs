@@ -44,6 +44,8 @@ pub struct Site {
     pub names: HostNames,
     /// Places for requests that wait.
     pub waiters: Waiters,
+    /// Room for answers that are being read.
+    pub answers: Answers,
 }
 
 impl Site {
@@ -91,9 +93,33 @@ impl Waiters {
 }
 
 impl Default for Waiters {
-    /// 2048, half of the connections of [`Limits`](super::Limits). Guess; watch `hearsay_http_waiting`.
+    /// 2048: half of the connections of [`Limits`](super::Limits). Guess; watch `hearsay_http_waiting`.
     fn default() -> Self {
         Self::new(2048)
+    }
+}
+
+/// Memory for large answers, until their readers have taken them. A slow reader may take as long as it likes, but many of them together may
+/// not take everything.
+#[derive(Debug)]
+pub struct Answers(Arc<Semaphore>);
+
+impl Answers {
+    /// So many bytes.
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// Room for so many, until it is dropped.
+    pub(super) fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0).try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
+    }
+}
+
+impl Default for Answers {
+    /// 256 MiB: a thousand readers of a table of a thousand instances.
+    fn default() -> Self {
+        Self::new(256 * 1024 * 1024)
     }
 }
 

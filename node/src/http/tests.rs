@@ -52,11 +52,12 @@ struct Setup {
     roles: &'static [&'static str],
     token: Option<Secret<String>>,
     waiters: usize,
+    answers: usize,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { limits: Limits::default(), roles: &["grading"], token: None, waiters: 100 }
+        Self { limits: Limits::default(), roles: &["grading"], token: None, waiters: 100, answers: 1 << 28 }
     }
 }
 
@@ -83,6 +84,7 @@ impl Server {
             readiness: is_ready,
             names: HostNames::default(),
             waiters: Waiters::new(setup.waiters),
+            answers: Answers::new(setup.answers),
         });
         let host = Arc::new(NodeHost { view: Arc::clone(&view), id, name, cluster, demo: true });
         let plugins: Vec<_> =

@@ -20,7 +20,7 @@ use axum::{
 use futures::stream;
 use hearsay_protocol::providers::{Index, Provider, ProviderTable, ServiceChange};
 use hearsay_services::{Problem, parameters::Parameters};
-use tokio::sync::watch::Receiver;
+use tokio::sync::{OwnedSemaphorePermit, watch::Receiver};
 
 use super::{
     Site,
@@ -45,6 +45,7 @@ pub(super) async fn watch(
         position: last_event_id(&headers),
         ready: VecDeque::new(),
         newest: site.view.subscribe(),
+        room: None,
         _seat: site.seat()?,
         site,
     };
@@ -67,6 +68,8 @@ struct Follower {
     /// Read from the table, not yet written to the reader.
     ready: VecDeque<Event>,
     newest: Receiver<Index>,
+    /// For the snapshot, until the reader has it.
+    room: Option<OwnedSemaphorePermit>,
     _seat: Seat,
 }
 
@@ -83,9 +86,11 @@ impl Follower {
             if let Some(event) = self.ready.pop_front() {
                 return Some((Ok(event), self));
             }
+            // Asked for more: what was given is taken.
+            self.room = None;
             // Marked as seen before looking, so that a change after the look wakes us.
             self.newest.mark_unchanged();
-            if self.refill() {
+            if self.refill()? {
                 continue;
             }
             tokio::select! {
@@ -95,16 +100,22 @@ impl Follower {
         }
     }
 
-    /// Reads on, and says whether there was anything.
-    fn refill(&mut self) -> bool {
+    /// Reads on, and says whether there was anything; `None`: there is no room for it, and the reader must come again.
+    fn refill(&mut self) -> Option<bool> {
         let batch = self.site.read(|table| read(table, self.position, self.service.as_deref()));
         match batch {
             Batch::Snapshot(index, providers) => {
                 self.position = Some(index);
                 let providers = providers.iter().map(Arc::as_ref);
                 let json = ServicesJson::new(&self.site, index, self.service.as_deref(), providers);
-                self.ready.extend(event("snapshot", index, &json));
-                true
+                let data = serde_json::to_string(&json).ok()?;
+                self.room = self.site.answers.take(data.len());
+                if self.room.is_none() {
+                    self.site.metrics.http.refused("answers");
+                    return None;
+                }
+                self.ready.push_back(event("snapshot", index, data));
+                Some(true)
             }
             Batch::Changes(position, changes) => {
                 self.position = Some(position);
@@ -114,9 +125,11 @@ impl Follower {
                         ServiceChange::Changed(_) => "changed",
                         ServiceChange::Removed(_) => "removed",
                     };
-                    event(kind, *index, &InstanceJson::from(change.provider().as_ref()))
+                    // These shapes always serialise; should one not, the reader misses it rather than the node its life.
+                    let data = serde_json::to_string(&InstanceJson::from(change.provider().as_ref())).ok()?;
+                    Some(event(kind, *index, data))
                 }));
-                !changes.is_empty()
+                Some(!changes.is_empty())
             }
         }
     }
@@ -143,8 +156,6 @@ fn read(table: &ProviderTable, position: Option<Index>, service: Option<&str>) -
     Batch::Changes(position, batch)
 }
 
-fn event(kind: &str, index: Index, json: &impl serde::Serialize) -> Option<Event> {
-    // These shapes always serialise; should one not, the reader misses it rather than the node its life.
-    let data = serde_json::to_string(json).ok()?;
-    Some(Event::default().event(kind).id(index.0.to_string()).data(data))
+fn event(kind: &str, index: Index, data: String) -> Event {
+    Event::default().event(kind).id(index.0.to_string()).data(data)
 }

@@ -50,14 +50,14 @@ fn the_incarnation_grows_even_when_the_clock_goes_backwards() {
     let dir = tempfile::tempdir().unwrap();
     let mut storage = open(dir.path()).unwrap();
     assert_eq!(storage.next_incarnation(1000).unwrap(), Incarnation(1000));
-    assert_eq!(storage.next_incarnation(1000).unwrap(), Incarnation(1001));
+    assert_eq!(storage.next_incarnation(1000).unwrap(), Incarnation(1000 + BEHIND_MS));
     drop(storage);
     let mut restarted = open(dir.path()).unwrap();
-    assert_eq!(restarted.next_incarnation(5).unwrap(), Incarnation(1002));
-    assert_eq!(restarted.next_incarnation(9000).unwrap(), Incarnation(9000));
+    assert_eq!(restarted.next_incarnation(5).unwrap(), Incarnation(1000 + 2 * BEHIND_MS));
+    assert_eq!(restarted.next_incarnation(900_000).unwrap(), Incarnation(900_000));
     let mut ephemeral = Storage::open(&DataDir::Ephemeral, "home").unwrap();
     assert_eq!(ephemeral.next_incarnation(7).unwrap(), Incarnation(7));
-    assert_eq!(ephemeral.next_incarnation(7).unwrap(), Incarnation(8));
+    assert_eq!(ephemeral.next_incarnation(7).unwrap(), Incarnation(7 + BEHIND_MS));
 }
 
 #[test]

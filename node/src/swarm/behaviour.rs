@@ -2,7 +2,7 @@
 
 use libp2p::{
     allow_block_list::{self, AllowedPeers, BlockedPeers},
-    connection_limits, gossipsub, identify, mdns, request_response,
+    connection_limits, identify, mdns, request_response,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
@@ -16,7 +16,7 @@ pub struct Behaviour {
     /// Bounds on connections.
     pub limits: connection_limits::Behaviour,
     /// Floods.
-    pub gossip: gossipsub::Behaviour,
+    pub gossip: super::Gossip,
     /// Anti-entropy.
     pub sync: request_response::Behaviour<super::Bytes>,
     /// Pings.

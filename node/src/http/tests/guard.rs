@@ -42,6 +42,18 @@ async fn a_page_of_another_origin_may_not_write() {
 }
 
 #[tokio::test]
+async fn asking_what_a_path_takes_is_no_write() {
+    let server =
+        Server::with(Setup { token: Some(Secret::new("s3cret".to_owned())), ..Setup::default() }).await;
+    let elsewhere = ["x-forwarded-for: 10.0.0.1", "origin: http://evil.example"];
+    for path in ["/services", "/students"] {
+        let reply = server.send(&format!("OPTIONS {path}"), &elsewhere, "").await;
+        reply.problem(405);
+        assert!(reply.header("allow").contains("GET"), "{reply:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_form_can_send_is_not_taken_but_where_a_plugin_asks_for_it() {
     let server = Server::with(Setup { roles: &["grading", "log"], ..Setup::default() }).await;
     for content_type in
