@@ -27,12 +27,13 @@ pub use swarms::Swarms;
 
 use cluster::POLL;
 
-/// Set for the process that runs inside.
+/// Set for the process that runs inside, to a file by which it shows that it ran.
 const INSIDE: &str = "HEARSAY_LAB_INSIDE";
 
 /// Runs a scenario inside namespaces of its own. Where that is impossible, says so; with `LAB=full` that is a failure.
 pub fn scenario(name: &str, body: impl FnOnce(&mut Lab)) {
-    if std::env::var_os(INSIDE).is_some() {
+    if let Some(sign) = std::env::var_os(INSIDE) {
+        fs::write(sign, name).expect("a place for a sign of life");
         return body(&mut Lab::new());
     }
     if let Err(why) = can_unshare() {
@@ -41,14 +42,17 @@ pub fn scenario(name: &str, body: impl FnOnce(&mut Lab)) {
         return;
     }
     let me = std::env::current_exe().expect("a test has a file");
+    let sign = std::env::temp_dir().join(format!("hearsay-scenario-{}-{name}", std::process::id()));
     let status = Command::new("unshare")
         .args(["--net", "--mount", "--"])
         .arg(me)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
+        .env(INSIDE, &sign)
         .status()
         .expect("unshare was there a moment ago");
     assert!(status.success(), "{name} failed; see above");
+    // A name that matches no test runs none, and succeeds.
+    fs::remove_file(&sign).unwrap_or_else(|_| panic!("{name} is not the name of the test that calls it"));
 }
 
 fn can_unshare() -> Result<(), String> {
@@ -121,6 +125,27 @@ impl Host {
     }
 }
 
+/// Processes that do nothing, as fast as they can, until this is dropped; not for longer than 700 s of processor time each.
+#[derive(Debug)]
+pub struct Busy(Vec<Child>);
+
+impl Busy {
+    /// So many of them.
+    pub fn start(count: usize) -> Self {
+        let spin = || Command::new("sh").args(["-c", "ulimit -t 700; while :; do :; done"]).spawn();
+        Self((0..count).map(|_| spin().expect("there is a shell")).collect())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            _ = child.kill();
+            _ = child.wait();
+        }
+    }
+}
+
 /// A node process.
 #[derive(Debug)]
 pub struct Node {
@@ -184,8 +209,15 @@ impl Lab {
             }
             None => Command::new(binary),
         };
+        // What tests read in logs must not depend on who runs them.
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("HEARSAY_") {
+                command.env_remove(variable);
+            }
+        }
         command
             .args(arguments)
+            .env_remove("RUST_LOG")
             .env("XDG_STATE_HOME", self.dir.join(name))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null());

@@ -5,7 +5,7 @@
 
 use std::{io::Write as _, net::TcpStream, time::Duration};
 
-use hearsay_tests::{Cluster, Lab, NodeRef, Swarms, scenario};
+use hearsay_tests::{Busy, Cluster, Lab, NodeRef, Swarms, scenario};
 
 const S: Duration = Duration::from_secs(1);
 
@@ -62,7 +62,8 @@ fn two_nodes_with_no_flags_find_each_other_on_loopback() {
         let first = lab.start(None, "home", 7500, &["--role", "grading"]);
         lab.until(5 * S, "the first answers", |lab| lab.providers(first).len() == 1);
         let second = lab.start(None, "home", 7501, &["--role", "grading"]);
-        lab.until(S, "both list both", |lab| {
+        // A process that starts syncs its files, which takes as long as the disk likes.
+        lab.until(5 * S, "both list both", |lab| {
             [first, second].iter().all(|n| lab.providers(*n).len() == 2) && lab.agree(&[first, second])
         });
         let services = lab.command(None, "home", &["services", "grading"]).output().unwrap();
@@ -190,18 +191,10 @@ fn starved_processors_fail_nobody() {
     scenario("starved_processors_fail_nobody", |lab| {
         let long = std::env::var_os("LAB_LONG").is_some();
         let (_hosts, nodes) = lan(lab, if long { 20 } else { 10 });
-        let busy: Vec<_> = (0..6)
-            .map(|_| {
-                std::process::Command::new("sh").args(["-c", "ulimit -t 700; while :; do :; done"]).spawn()
-            })
-            .collect();
+        let busy = Busy::start(6);
         let time = if long { 600 * S } else { 20 * S };
         lab.throughout(time, "nobody is declared failed", |lab| lab.logged("member failed").is_empty());
-        for child in busy {
-            let mut child = child.unwrap();
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
+        drop(busy);
         lab.until(10 * S, "all list all", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
     });
 }
@@ -282,6 +275,80 @@ fn a_join_that_leads_nowhere_yet_is_tried_until_it_works() {
 }
 
 #[test]
+fn neighbours_that_wait_for_the_same_seed_still_join_it() {
+    scenario("neighbours_that_wait_for_the_same_seed_still_join_it", |lab| {
+        let (a, b) = (lab.host(), lab.host());
+        let seed = format!("{}:7600", b.ip);
+        let arguments = |name: &'static str| {
+            ["--role", "grading", "--name", name, "--no-mdns", "--join", &seed].map(str::to_owned)
+        };
+        let start = |lab: &mut Lab, name: &'static str, http| {
+            let arguments = arguments(name);
+            lab.start(Some(&a), name, http, &arguments.each_ref().map(String::as_str))
+        };
+        let (m1, m2) = (start(lab, "m1", 7500), start(lab, "m2", 7501));
+        lab.until(5 * S, "the two of one host are a cluster", |lab| lab.all_list_all(&[m1, m2]));
+        lab.until(5 * S, "what fails is told", |lab| lab.log(m1).contains("cannot reach what --join names"));
+        let m3 = lab.start(Some(&b), "m3", 7500, &["--role", "grading", "--name", "m3", "--no-mdns"]);
+        lab.until(20 * S, "joined", |lab| lab.all_list_all(&[m1, m2, m3]));
+    });
+}
+
+#[test]
+fn an_address_that_means_another_node_here_is_no_evidence() {
+    scenario("an_address_that_means_another_node_here_is_no_evidence", |lab| {
+        let (a, b) = (lab.host(), lab.host());
+        for host in [&a, &b] {
+            // As of Docker's bridge: the same on every host, and so never the way to the other.
+            host.sh("ip link add docker0 type bridge");
+            host.sh("ip addr add 172.17.0.1/16 dev docker0");
+            host.sh("ip link set docker0 up");
+        }
+        let seed = format!("{}:7600", a.ip);
+        let mut nodes = Vec::new();
+        for (host, side) in [(&a, "a"), (&b, "b")] {
+            for n in 0..3 {
+                let name = format!("{side}{n}");
+                let arguments = ["--role", "grading", "--name", &name, "--no-mdns", "--join", &seed];
+                nodes.push(lab.start(Some(host), &name, 7500 + n, &arguments));
+            }
+        }
+        lab.until(20 * S, "all list all", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
+        // Connections that are lost are made again by what the headers say.
+        b.deafen(&[&a]);
+        lab.until(10 * S, "each side is alone", |lab| {
+            lab.all_list_all(&nodes[..3]) && lab.all_list_all(&nodes[3..])
+        });
+        b.hear();
+        lab.until(10 * S, "healed", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
+        let verdicts = lab.logged("member failed").len();
+        lab.throughout(10 * S, "nobody is believed dead any more", |lab| {
+            lab.logged("member failed").len() == verdicts
+        });
+    });
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_ends_no_node() {
+    scenario("a_log_that_nobody_reads_any_more_ends_no_node", |lab| {
+        let host = lab.host();
+        let mut deaf = lab.command(Some(&host), "deaf", &["--role", "grading", "--name", "deaf"]);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut deaf = deaf.stdout(full).stderr(writer).spawn().unwrap();
+        let other = lab.add("other");
+        lab.until(10 * S, "they see each other", |lab| lab.providers(other) == ["deaf", "other"]);
+        // It has something to say.
+        lab.crash(other);
+        let third = lab.add("third");
+        lab.until(10 * S, "it is still there", |lab| lab.providers(third) == ["deaf", "third"]);
+        hearsay_tests::sh(&format!("kill -TERM {}", deaf.id()));
+        assert!(deaf.wait().unwrap().success());
+    });
+}
+
+#[test]
 fn bad_input_is_refused_in_words() {
     scenario("bad_input_is_refused_in_words", |lab| {
         let file = lab.dir().join("file");
@@ -299,12 +366,13 @@ fn bad_input_is_refused_in_words() {
             (&["--role", "teaching"], 2, "teaching"),
         ];
         for (arguments, code, names) in cases {
-            let output = lab.command(None, "bad", arguments).output().unwrap();
-            let said = String::from_utf8_lossy(&output.stderr);
+            let refused = lab.start(None, "bad", 7500, arguments);
+            let ended = lab.ended(refused, 5 * S);
+            let said = lab.log(refused);
             assert!(said.contains(names), "{arguments:?}: {said}");
             assert!(
-                output.status.code().is_some_and(|c| c == code || c == 2 && code == 1),
-                "{arguments:?}: {output:?}"
+                ended.code().is_some_and(|c| c == code || c == 2 && code == 1),
+                "{arguments:?}: {ended:?}"
             );
         }
     });

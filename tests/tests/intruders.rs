@@ -279,8 +279,11 @@ fn spoofed_mdns_is_a_hint_and_no_more() {
     scenario("spoofed_mdns_is_a_hint_and_no_more", |lab| {
         let mut nodes = lan(lab, 3);
         let from = "10.77.0.1".parse().unwrap();
-        for i in 0..200u8 {
-            let peer = libp2p::identity::Keypair::ed25519_from_bytes([i; 32]).unwrap().public().to_peer_id();
+        // More than a node keeps.
+        for i in 0..1_500u16 {
+            let mut seed = [0; 32];
+            seed[..2].copy_from_slice(&i.to_le_bytes());
+            let peer = libp2p::identity::Keypair::ed25519_from_bytes(seed).unwrap().public().to_peer_id();
             spoof_mdns(from, &peer.to_string(), &format!("/ip4/10.77.1.{}/tcp/7600", 1 + i % 5)).unwrap();
         }
         // A true member at a false address.
@@ -288,6 +291,9 @@ fn spoofed_mdns_is_a_hint_and_no_more() {
         let id = members["members"][1]["id"].as_str().unwrap().to_owned();
         spoof_mdns(from, &id, "/ip4/10.77.1.1/tcp/9").unwrap();
         lab.throughout(3 * S, "nobody is misled", |lab| lab.all_list_all(&nodes));
+        lab.until(5 * S, "a flood is noticed", |lab| {
+            nodes.iter().all(|node| counted(lab, *node, "mdns_floods") >= 1.0)
+        });
         let host = lab.host();
         nodes.push(lab.grading(&host, "m4"));
         assert_eq!(lab.logged("member failed"), [""; 0]);
