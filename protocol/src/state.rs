@@ -107,6 +107,16 @@ impl Statements {
         }
     }
 
+    /// Which entry there is no room for if this one is to have some: the last stated of those that compete with it, if it was stated later.
+    /// So everybody keeps the same of a node that states too much, whatever came first; otherwise they would never agree.
+    fn later_than(&self, entry: &Entry) -> Option<Key> {
+        let competes = |other: &&Entry| {
+            other.fact.key != Key::Header && (!is_live_instance(entry) || is_live_instance(other))
+        };
+        let last = self.entries.latest().find(competes)?;
+        (last.fact.version > entry.fact.version).then(|| last.fact.key.clone())
+    }
+
     fn remove(&mut self, key: &Key) -> Option<Arc<Entry>> {
         let old = self.entries.remove(key)?;
         self.forget(&old);
@@ -182,6 +192,7 @@ pub struct State {
     buried: BTreeMap<NodeId, (Incarnation, Version)>,
     /// The last of them to be forgotten, some more than once.
     lately_buried: VecDeque<NodeId>,
+    evicted: Vec<Arc<Entry>>,
     members_max: usize,
     entries_per_node_max: usize,
     instances_per_node_max: usize,
@@ -196,6 +207,7 @@ impl State {
             root: Hash::default(),
             parts: [0; PARTS],
             buried: BTreeMap::new(),
+            evicted: Vec::new(),
             lately_buried: VecDeque::new(),
             members_max: config.members_max,
             entries_per_node_max: config.entries_per_node_max,
@@ -254,16 +266,29 @@ impl State {
         if current.is_none() && fact.key != Key::Header {
             return Applied::NoHeader;
         }
+        let mut gives_way = None;
         if self.is_full_for(&entry, known, current) {
-            return Applied::Full;
+            gives_way = current.and_then(|s| s.later_than(&entry));
+            if gives_way.is_none() {
+                return Applied::Full;
+            }
         }
         if let Err(error) = entry.check(&self.cluster) {
             return Applied::Refused(error);
         }
-        match current {
-            Some(_) => self.put(entry),
-            None => self.begin(entry),
+        if let Some(key) = gives_way {
+            let evicted = self.change(entry.fact.node, |s| s.remove(&key)).flatten();
+            self.evicted.extend(evicted);
         }
+        match self.nodes.get(&entry.fact.node).is_some_and(|s| s.incarnation == entry.fact.incarnation) {
+            true => self.put(entry),
+            false => self.begin(entry),
+        }
+    }
+
+    /// What gave way since this was asked last, so that a node that states more than it may keeps its earliest statements.
+    pub fn take_evicted(&mut self) -> Vec<Arc<Entry>> {
+        std::mem::take(&mut self.evicted)
     }
 
     fn is_stale(&self, entry: &Entry) -> bool {

@@ -263,7 +263,7 @@ fn a_flood_of_announcements_delays_no_verdict_and_fills_no_memory() {
                     services["services"]["flood"].as_array().is_none_or(Vec::is_empty)
                 })
         });
-        lab.until(10 * S, "equal roots", |lab| lab.agree(&rest));
+        lab.until(20 * S, "equal roots", |lab| lab.agree(&rest));
         for node in &rest {
             assert!(lab.resident_kb(*node) < 200_000, "{} kB resident", lab.resident_kb(*node));
             assert_eq!(lab.sees(*node, "m1").as_deref(), Some("alive"));

@@ -116,7 +116,12 @@ impl Core {
         if unknown_header && self.state.len() >= self.config.members_max {
             self.make_room();
         }
-        match self.state.apply(entry) {
+        let applied = self.state.apply(entry);
+        for evicted in self.state.take_evicted() {
+            self.counters.table_full += 1;
+            self.withdraw(&evicted.fact);
+        }
+        match applied {
             Applied::NewLife => {
                 self.counters.entries_applied += 1;
                 self.begin_life(now, node);

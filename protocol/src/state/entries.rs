@@ -36,6 +36,11 @@ impl Entries {
         self.by_version.iter().map(Arc::as_ref)
     }
 
+    /// The last stated first.
+    pub(super) fn latest(&self) -> impl Iterator<Item = &Entry> {
+        self.by_version.iter().rev().map(Arc::as_ref)
+    }
+
     /// Those stated before this version.
     pub(super) fn before(&self, version: Version) -> impl Iterator<Item = &Entry> {
         self.in_order().take_while(move |entry| entry.fact.version < version)

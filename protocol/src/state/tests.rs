@@ -374,3 +374,26 @@ fn only_the_parts_that_differ_are_listed() {
     }
     assert_eq!(a.differing_parts(&[]), ALL_PARTS, "who tells nothing is told everything");
 }
+
+#[test]
+fn of_a_node_that_states_too_much_everybody_keeps_the_same() {
+    let config = Config { instances_per_node_max: 10, ..Config::default() };
+    let named = |n: u64| entry(1, 1, n + 1, Key::Instance(format!("i{n:02}")), Some(instance(1)));
+    let all: Vec<Entry> = (1..=15).map(named).collect();
+    let orders: [Vec<usize>; 3] =
+        [(0..15).collect(), (0..15).rev().collect(), (0..15).map(|n| n * 7 % 15).collect()];
+    let states = orders.map(|order| {
+        let mut state = State::new(&config);
+        state.apply(entry(1, 1, 1, Key::Header, Some(header(0))));
+        let mut evicted = 0;
+        for place in order {
+            state.apply(all[place].clone());
+            evicted += state.take_evicted().len();
+        }
+        (state, evicted)
+    });
+    assert!(states.iter().all(|(state, _)| state.root() == states[0].0.root()));
+    let kept: Vec<u64> = states[1].0.node(who(1).id()).unwrap().entries().map(|e| e.fact.version.0).collect();
+    assert_eq!(kept, (1..=11).collect::<Vec<u64>>());
+    assert_eq!((states[0].1, states[1].1), (0, 5));
+}
