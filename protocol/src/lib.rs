@@ -7,6 +7,7 @@
 //! - [`overlay`] says who watches whom and so who is connected to whom, [`links`] dials and prunes accordingly.
 //! - [`providers`] is the table that users query.
 //! - [`wire`] is the messages and their bytes.
+//! - [`journal`] is what replicas write down together and never lose: a machine of its own, beside [`Core`]. No node runs it yet.
 //!
 //! No sockets, files, clocks or randomness: time and seeds are arguments. So a cluster of thousands runs in a loop (`sim`), and what
 //! went wrong once goes wrong again with the same seed.
@@ -16,6 +17,7 @@ mod core;
 pub mod health;
 pub mod id;
 pub mod io;
+pub mod journal;
 mod limit;
 pub mod links;
 pub mod liveness;

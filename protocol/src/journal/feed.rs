@@ -1,0 +1,299 @@
+//! What one writer wrote: entries in a chain, signed in runs.
+//!
+//! A feed belongs to one life of one writer. A sequence number that was used twice would be two entries under one name, and no replica
+//! could tell; so nobody ever continues an old feed. Every start begins a new one under a random number, even after a backup was restored or
+//! a data dir copied.
+//!
+//! Each entry's hash covers the one before it, so a signature of one hash covers everything up to there, and a writer signs once for
+//! each time its disk is asked, not once for each entry. A [`Run`] is what lies between two signatures: the smallest piece that proves
+//! itself without anything before it, and so what is stored, sent and repaired.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::clock::HybridTime;
+use crate::{
+    Identity, NodeId, Version,
+    id::Signature,
+    record::signed_bytes,
+    wire::{PAGE_BYTES, codec},
+};
+
+/// Numbers the entries of a feed from 1, without gaps.
+pub type Seq = Version;
+
+/// The largest body of an entry. A quarter of what a message may hold.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+/// The longest idempotency key, in bytes. What HTTP APIs with such keys commonly allow.
+pub const KEY_BYTES_MAX: usize = 255;
+/// The most entries in a run. Guess: at a thousand, signing costs less than a hundredth of the rest.
+pub const RUN_ENTRIES_MAX: usize = 1024;
+/// The most bytes of entries in a run; one entry always fits.
+pub const RUN_BYTES_MAX: usize = PAGE_BYTES;
+/// What an entry costs beside its key and body: a time of at most 9 bytes, two lengths and a flag.
+const ENTRY_OVERHEAD_BYTES: usize = 20;
+
+/// One life of one writer, within a topic.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FeedId {
+    /// Who writes.
+    pub writer: NodeId,
+    /// Drawn at random when that life began.
+    pub boot: u64,
+}
+
+impl fmt::Debug for FeedId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}/{:04x}", self.writer, self.boot & 0xffff)
+    }
+}
+
+/// Names an entry of a topic, for ever and everywhere. Written as `WRITER-BOOT-SEQ`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct EntryId {
+    /// Of which feed.
+    pub feed: FeedId,
+    /// Its how-manieth entry.
+    pub seq: Seq,
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:016x}-{}", self.feed.writer, self.feed.boot, self.seq.0)
+    }
+}
+
+/// Why a text is not an [`EntryId`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not the id of an entry: expected WRITER-BOOT-SEQ, such as 12D3KooW…-00000000000000ff-7")]
+pub struct NotAnEntryId;
+
+impl FromStr for EntryId {
+    type Err = NotAnEntryId;
+    fn from_str(text: &str) -> Result<Self, NotAnEntryId> {
+        let mut parts = text.split('-');
+        let mut part = || parts.next().ok_or(NotAnEntryId);
+        let (writer, boot, seq) = (part()?, part()?, part()?);
+        let id = Self {
+            feed: FeedId {
+                writer: writer.parse().map_err(|_| NotAnEntryId)?,
+                boot: u64::from_str_radix(boot, 16).map_err(|_| NotAnEntryId)?,
+            },
+            seq: Version(seq.parse().map_err(|_| NotAnEntryId)?),
+        };
+        // One name in one spelling: whoever compares ids as texts is right.
+        if id.to_string() == text { Ok(id) } else { Err(NotAnEntryId) }
+    }
+}
+
+/// Where a chain stands: over one entry and everything before it in its feed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ChainHash(pub [u8; 32]);
+
+impl fmt::Debug for ChainHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}{:02x}…", self.0[0], self.0[1])
+    }
+}
+
+impl ChainHash {
+    /// Where the chain of a feed begins: bound to its cluster, topic, writer and life, so that no entry fits into another feed.
+    pub fn root(cluster: &str, topic: &str, feed: FeedId) -> Self {
+        Self(*blake3::hash(&signed_bytes("feed", cluster, &(topic, feed))).as_bytes())
+    }
+
+    /// One entry further.
+    #[must_use]
+    pub fn then(self, entry: &Entry) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.0).update(&codec::encode(entry));
+        Self(*hasher.finalize().as_bytes())
+    }
+}
+
+/// Something that was written down.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// When, by the writer's hybrid clock: later than all that it had written or read.
+    pub time: HybridTime,
+    /// Tells a retry from a second write: entries of a topic that carry the same key are the same write.
+    pub key: Option<String>,
+    /// What the topic's plug-in makes of it.
+    pub body: Vec<u8>,
+}
+
+impl Entry {
+    /// What it takes in a run, by a cautious estimate.
+    pub fn cost_bytes(&self) -> usize {
+        ENTRY_OVERHEAD_BYTES + self.body.len() + self.key.as_ref().map_or(0, String::len)
+    }
+}
+
+/// Consecutive entries of a feed, up to one whose hash the writer signed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// Whose.
+    pub feed: FeedId,
+    /// The number of the first.
+    pub start: Seq,
+    /// The hash before the first.
+    pub before: ChainHash,
+    /// At least one.
+    pub entries: Vec<Entry>,
+    pub(crate) signature: Signature,
+}
+
+/// Why a run was refused. Nothing of it was used.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RunError {
+    /// No entries, or numbers that no feed has.
+    #[error("no run has these numbers")]
+    Numbers,
+    /// More or larger entries than a run may hold.
+    #[error(
+        "over the limit of {RUN_ENTRIES_MAX} entries, {RUN_BYTES_MAX} bytes, {BODY_BYTES_MAX} bytes of body or {KEY_BYTES_MAX} of key"
+    )]
+    TooLarge,
+    /// The writer did not sign this.
+    #[error("the signature is not the writer's")]
+    Forged,
+}
+
+fn signed(cluster: &str, topic: &str, feed: FeedId, end: Seq, hash: ChainHash) -> Vec<u8> {
+    signed_bytes("run", cluster, &(topic, feed, end, hash))
+}
+
+impl Run {
+    /// Signs entries that follow `before`. Returns the run and the hash of its last entry.
+    pub fn sign(
+        me: &Identity,
+        cluster: &str,
+        topic: &str,
+        at: (EntryId, ChainHash),
+        entries: Vec<Entry>,
+    ) -> (Self, ChainHash) {
+        let (EntryId { feed, seq: start }, before) = at;
+        debug_assert_eq!(feed.writer, me.id(), "a node writes only its own feeds");
+        let end = entries.iter().fold(before, ChainHash::then);
+        let last = Version(start.0 + entries.len() as u64 - 1);
+        let signature = me.sign(&signed(cluster, topic, feed, last, end));
+        (Self { feed, start, before, entries, signature }, end)
+    }
+
+    /// The number of the last entry.
+    pub fn end(&self) -> Seq {
+        Version(self.start.0.saturating_add(self.entries.len() as u64).saturating_sub(1))
+    }
+
+    /// Checks a run that came from elsewhere, or from a disk: bounds first, the costly signature last. Returns the hash of each entry.
+    ///
+    /// # Errors
+    /// Says what is wrong; the run must then be dropped and counted.
+    pub fn check(&self, cluster: &str, topic: &str) -> Result<Vec<ChainHash>, RunError> {
+        let starts_chain = self.before == ChainHash::root(cluster, topic, self.feed);
+        if self.entries.is_empty() || self.start.0 == 0 || (self.start.0 == 1) != starts_chain {
+            return Err(RunError::Numbers);
+        }
+        if self.start.0.checked_add(self.entries.len() as u64).is_none() {
+            return Err(RunError::Numbers);
+        }
+        let oversize = |e: &Entry| {
+            e.body.len() > BODY_BYTES_MAX || e.key.as_ref().is_some_and(|k| k.len() > KEY_BYTES_MAX)
+        };
+        let cost: usize = self.entries.iter().map(Entry::cost_bytes).sum();
+        let too_many =
+            self.entries.len() > RUN_ENTRIES_MAX || (cost > RUN_BYTES_MAX && self.entries.len() > 1);
+        if too_many || self.entries.iter().any(oversize) {
+            return Err(RunError::TooLarge);
+        }
+        let mut hash = self.before;
+        let mut hashes = Vec::with_capacity(self.entries.len());
+        for entry in &self.entries {
+            hash = hash.then(entry);
+            hashes.push(hash);
+        }
+        let signed = signed(cluster, topic, self.feed, self.end(), hash);
+        if self.feed.writer.has_signed(&signed, &self.signature) { Ok(hashes) } else { Err(RunError::Forged) }
+    }
+
+    /// The signature's bytes, to be stored.
+    pub fn signature_bytes(&self) -> [u8; 64] {
+        self.signature.0
+    }
+
+    /// A run as a disk gave it back. Nothing is believed of it until [`check`](Self::check).
+    pub fn from_parts(at: (EntryId, ChainHash), entries: Vec<Entry>, signature: [u8; 64]) -> Self {
+        let (EntryId { feed, seq: start }, before) = at;
+        Self { feed, start, before, entries, signature: Signature(signature) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: &str = "test";
+
+    fn run(from: u64, bodies: &[&str]) -> (Identity, Run) {
+        let me = Identity::from_seed(&[1; 32]);
+        let feed = FeedId { writer: me.id(), boot: 9 };
+        let before = match from {
+            1 => ChainHash::root(CLUSTER, "log", feed),
+            _ => ChainHash([7; 32]),
+        };
+        let entries = bodies.iter().map(|body| Entry {
+            time: HybridTime::from_wall(5),
+            key: None,
+            body: body.as_bytes().to_vec(),
+        });
+        let at = (EntryId { feed, seq: Version(from) }, before);
+        let (run, _) = Run::sign(&me, CLUSTER, "log", at, entries.collect());
+        (me, run)
+    }
+
+    #[test]
+    fn a_run_proves_itself_without_what_was_before() {
+        for from in [1, 2, 1_000_000] {
+            let (_, run) = run(from, &["a", "b", "c"]);
+            assert_eq!(run.check(CLUSTER, "log").map(|hashes| hashes.len()), Ok(3));
+            assert_eq!(run.end(), Version(from + 2));
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_run_can_be_changed() {
+        let (_, good) = run(1, &["a", "b", "c"]);
+        let forged = |change: fn(&mut Run)| {
+            let mut run = good.clone();
+            change(&mut run);
+            run.check(CLUSTER, "log")
+        };
+        assert_eq!(forged(|run| run.entries[1].body = b"x".to_vec()), Err(RunError::Forged));
+        assert_eq!(forged(|run| run.entries[1].key = Some("k".into())), Err(RunError::Forged));
+        assert_eq!(forged(|run| run.entries.swap(0, 1)), Err(RunError::Forged));
+        assert_eq!(forged(|run| run.entries.truncate(2)), Err(RunError::Forged));
+        assert_eq!(forged(|run| run.start = Version(2)), Err(RunError::Numbers));
+        assert_eq!(forged(|run| run.feed.boot += 1), Err(RunError::Numbers));
+        assert_eq!(forged(|run| run.entries.clear()), Err(RunError::Numbers));
+        assert_eq!(forged(|run| run.entries[0].body = vec![0; BODY_BYTES_MAX + 1]), Err(RunError::TooLarge));
+        assert_eq!(good.check("another", "log"), Err(RunError::Numbers));
+        assert_eq!(good.check(CLUSTER, "grading"), Err(RunError::Numbers));
+        let (_, later) = run(2, &["a"]);
+        assert_eq!(later.check("another", "log"), Err(RunError::Forged));
+    }
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        let (_, run) = run(1, &["a"]);
+        let id = EntryId { feed: run.feed, seq: Version(7) };
+        let text = id.to_string();
+        assert_eq!(text.parse(), Ok(id));
+        assert!(text.ends_with("-0000000000000009-7"), "{text}");
+        for wrong in
+            ["", "x", "--", &text.replace("-7", "-07"), &text.replace("-7", "-+7"), &format!("{text}-1")]
+        {
+            assert_eq!(wrong.parse::<EntryId>(), Err(NotAnEntryId), "{wrong}");
+        }
+    }
+}

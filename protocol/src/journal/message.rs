@@ -1,0 +1,69 @@
+//! What the replicas of a topic ask of each other. All of it goes between two nodes that are connected, and so authenticated: a receipt needs
+//! no signature of its own, because nobody passes it on.
+
+use serde::{Deserialize, Serialize};
+
+use super::feed::{FeedId, Run, Seq};
+use crate::{seen::Seen, wire::Message};
+
+/// How far a replica has a feed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Extent {
+    /// Which feed.
+    pub feed: FeedId,
+    /// What of it is on its disk, or was and is no longer kept.
+    pub seen: Seen,
+}
+
+/// Asked by one replica of another, under the name of a topic.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum JournalRequest {
+    /// Check and store; once it is on your disk answer [`JournalResponse::Receipt`].
+    Push(Run),
+    /// Answer [`JournalResponse::Same`] if your root hash is this one, otherwise with your extents from the beginning.
+    Compare {
+        /// Over all the asker's extents.
+        root: [u8; 16],
+    },
+    /// Answer with the extents of the feeds above `after`, in order, as many as fit.
+    List {
+        /// Where the last page ended.
+        after: FeedId,
+    },
+    /// Answer with runs of this feed that hold what `seen` lacks, the earliest first, as many as fit.
+    Pull(Extent),
+    /// Answer [`JournalResponse::Receipt`] for this feed as it is on your disk now.
+    Confirm(FeedId),
+}
+
+/// Answers a [`JournalRequest`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum JournalResponse {
+    /// This is on the disk of who answers.
+    Receipt(Extent),
+    /// It is not, for now: the disk is full or refuses. Ask again later.
+    Unable,
+    /// The root hashes are equal: each has all that the other has.
+    Same,
+    /// The answer to a list, or to a comparison that found a difference.
+    Extents {
+        /// In the order of their feeds.
+        extents: Vec<Extent>,
+        /// Whether there are more after the last of these.
+        more: bool,
+    },
+    /// The answer to a pull.
+    Runs {
+        /// Everything up to here is gone, by age or size: do not ask for it again.
+        dropped: Seq,
+        /// What fitted; empty: there is nothing of what was asked for.
+        runs: Vec<Run>,
+    },
+}
+
+impl Message for JournalRequest {
+    const KINDS: u8 = 5;
+}
+impl Message for JournalResponse {
+    const KINDS: u8 = 5;
+}

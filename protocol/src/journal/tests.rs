@@ -1,0 +1,517 @@
+//! Replicas on disks in memory, joined by a network that loses, delays and reorders; killed and started again at any moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{append::Level, *};
+use crate::wire;
+
+const TOPIC: &str = "grading";
+
+/// A disk: what was stored survives its node.
+#[derive(Default)]
+struct Disk {
+    entries: BTreeMap<EntryId, (ChainHash, Entry)>,
+    /// The runs that were stored, by feed and first number.
+    runs: BTreeMap<(FeedId, Seq), Run>,
+    full: bool,
+}
+
+impl Disk {
+    fn store(&mut self, run: &Run, hashes: &[ChainHash]) {
+        for (index, (entry, hash)) in run.entries.iter().zip(hashes).enumerate() {
+            let id = EntryId { feed: run.feed, seq: Version(run.start.0 + index as u64) };
+            let (held, _) = self.entries.entry(id).or_insert_with(|| (*hash, entry.clone()));
+            assert_eq!(held, hash, "one number, two entries");
+        }
+        self.runs.insert((run.feed, run.start), run.clone());
+    }
+
+    fn restored(&self) -> Restored {
+        let mut feeds: BTreeMap<FeedId, Seen> = BTreeMap::new();
+        self.entries.keys().for_each(|id| feeds.entry(id.feed).or_default().insert(id.seq));
+        Restored {
+            extents: feeds.into_iter().map(|(feed, seen)| Extent { feed, seen }).collect(),
+            latest: self.entries.values().map(|(_, entry)| entry.time).max().unwrap_or_default(),
+        }
+    }
+
+    fn load(&self, wanted: &Extent) -> Vec<Run> {
+        let lacking = |run: &&Run| (run.start.0..=run.end().0).any(|seq| !wanted.seen.contains(Version(seq)));
+        let feed = self.runs.range((wanted.feed, Version(0))..=(wanted.feed, Version(u64::MAX)));
+        feed.map(|(_, run)| run).filter(lacking).take(3).cloned().collect()
+    }
+
+    fn with_key(&self, key: &str) -> Option<(EntryId, Entry)> {
+        let found = self.entries.iter().find(|(_, (_, entry))| entry.key.as_deref() == Some(key));
+        found.map(|(id, (_, entry))| (*id, entry.clone()))
+    }
+}
+
+struct Node {
+    journal: Option<Journal>,
+    disk: Disk,
+    /// Writes on their way to the disk.
+    storing: Vec<(Time, WriteId, Run, Vec<ChainHash>)>,
+}
+
+enum Packet {
+    Request(Ticket, JournalRequest),
+    Response(Ticket, JournalResponse),
+}
+
+/// A few nodes, a network and a clock.
+struct Net {
+    now: Time,
+    nodes: Vec<Node>,
+    rng: fastrand::Rng,
+    /// When, from, to, what.
+    packets: Vec<(Time, usize, usize, Packet)>,
+    cut: BTreeSet<(usize, usize)>,
+    loss: f64,
+    lives: u64,
+    answers: BTreeMap<AppendId, Result<Appended, AppendError>>,
+    next_append: u64,
+    misbehaved: usize,
+}
+
+fn identity(node: usize) -> Identity {
+    Identity::from_seed(&[u8::try_from(node).unwrap() + 1; 32])
+}
+
+impl Net {
+    fn new(nodes: usize, seed: u64) -> Self {
+        let node = |_| Node { journal: None, disk: Disk::default(), storing: Vec::new() };
+        let mut net = Self {
+            now: Time::ZERO,
+            nodes: (0..nodes).map(node).collect(),
+            rng: fastrand::Rng::with_seed(seed),
+            packets: Vec::new(),
+            cut: BTreeSet::new(),
+            loss: 0.0,
+            lives: seed << 32,
+            answers: BTreeMap::new(),
+            next_append: 0,
+            misbehaved: 0,
+        };
+        (0..nodes).for_each(|node| net.start(node));
+        net
+    }
+
+    fn node_of(&self, id: NodeId) -> usize {
+        (0..self.nodes.len()).find(|n| identity(*n).id() == id).unwrap()
+    }
+
+    fn is_up(&self, node: usize) -> bool {
+        self.nodes[node].journal.is_some()
+    }
+
+    fn start(&mut self, node: usize) {
+        self.lives += 1;
+        let config = Config {
+            replicas_expected: NonZeroUsize::new(self.nodes.len()).unwrap(),
+            ..Config::new("test", TOPIC)
+        };
+        let restored = self.nodes[node].disk.restored();
+        self.nodes[node].journal = Some(Journal::new(identity(node), config, restored, self.lives));
+        self.tell_replicas();
+    }
+
+    fn crash(&mut self, node: usize) {
+        self.nodes[node].journal = None;
+        // What was on its way may have arrived or not.
+        let storing = std::mem::take(&mut self.nodes[node].storing);
+        for (_, _, run, hashes) in storing {
+            if self.rng.bool() {
+                self.nodes[node].disk.store(&run, &hashes);
+            }
+        }
+        self.packets.retain(|(_, from, to, _)| *from != node && *to != node);
+        self.tell_replicas();
+    }
+
+    /// The table, which here knows at once.
+    fn tell_replicas(&mut self) {
+        let up: Vec<usize> = (0..self.nodes.len()).filter(|n| self.is_up(*n)).collect();
+        for node in up.clone() {
+            let others = up.iter().filter(|n| **n != node).map(|n| identity(*n).id()).collect();
+            self.feed(node, Input::Replicas(others));
+            for other in 0..self.nodes.len() {
+                let linked = up.contains(&other) && other != node && !self.is_cut(node, other);
+                let id = identity(other).id();
+                self.feed(node, if linked { Input::Connected(id) } else { Input::Disconnected(id) });
+            }
+        }
+    }
+
+    fn is_cut(&self, a: usize, b: usize) -> bool {
+        self.cut.contains(&(a.min(b), a.max(b)))
+    }
+
+    fn cut(&mut self, a: usize, b: usize) {
+        self.cut.insert((a.min(b), a.max(b)));
+        self.packets.retain(|(_, from, to, _)| (*from, *to) != (a, b) && (*from, *to) != (b, a));
+        self.tell_replicas();
+    }
+
+    fn heal(&mut self) {
+        self.cut.clear();
+        self.loss = 0.0;
+        self.tell_replicas();
+    }
+
+    fn append(&mut self, node: usize, body: &str, key: Option<&str>, level: Option<Level>) -> AppendId {
+        self.next_append += 1;
+        let id = AppendId(self.next_append);
+        let deadline = self.now + Duration::from_secs(2);
+        let append = Append { id, key: key.map(Into::into), body: body.into(), level, deadline };
+        self.feed(node, Input::Append(append));
+        id
+    }
+
+    fn feed(&mut self, node: usize, input: Input) {
+        let now = self.now;
+        let Some(journal) = &mut self.nodes[node].journal else { return };
+        journal.handle(now, u64::try_from(now.since_start().as_millis()).unwrap(), input);
+        let mut replies = Vec::new();
+        while let Some(output) = self.nodes[node].journal.as_mut().and_then(Journal::poll_output) {
+            match output {
+                Output::LookUp(id, key) => {
+                    replies.push(Input::LookedUp(id, self.nodes[node].disk.with_key(&key)));
+                }
+                Output::Store(_, _, _) if self.nodes[node].disk.full => {
+                    let Output::Store(write, ..) = output else { unreachable!() };
+                    replies.push(Input::NotStored(write, DiskError::Full));
+                }
+                Output::Store(write, run, hashes) => {
+                    let at = now + Duration::from_micros(self.rng.u64(100..3_000));
+                    self.nodes[node].storing.push((at, write, run, hashes));
+                }
+                Output::Load(load, wanted) => {
+                    let runs = self.nodes[node].disk.load(&wanted);
+                    replies.push(Input::Loaded { load, dropped: Version(0), runs });
+                }
+                Output::Forgo(..) => unreachable!("nothing is dropped here"),
+                Output::Request(to, ticket, request) => {
+                    let bytes = wire::encode(&request);
+                    assert!(bytes.len() <= wire::MESSAGE_BYTES_MAX);
+                    assert_eq!(wire::decode(&bytes), Ok(wire::Received::Known(request.clone())));
+                    self.send(node, to, Packet::Request(ticket, request));
+                }
+                Output::Respond(to, ticket, response) => {
+                    self.send(node, to, Packet::Response(ticket, response))
+                }
+                Output::Answer(id, answer) => {
+                    assert!(self.answers.insert(id, answer).is_none(), "answered twice");
+                }
+                Output::Misbehaved(..) => self.misbehaved += 1,
+            }
+        }
+        replies.into_iter().for_each(|input| self.feed(node, input));
+    }
+
+    fn send(&mut self, from: usize, to: NodeId, packet: Packet) {
+        let to = self.node_of(to);
+        if !self.is_up(to) || self.is_cut(from, to) {
+            return;
+        }
+        let at = self.now + Duration::from_micros(self.rng.u64(200..20_000));
+        if self.rng.f64() < self.loss {
+            // A request that is lost ends without an answer, a while later.
+            if let Packet::Request(ticket, _) = packet {
+                let late = self.now + Duration::from_secs(1);
+                self.packets.push((late, to, from, Packet::Response(ticket, JournalResponse::Unable)));
+            }
+            return;
+        }
+        self.packets.push((at, from, to, packet));
+    }
+
+    /// Lets this much time pass.
+    fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.now < until {
+            self.now = self.now + Duration::from_millis(1);
+            for node in 0..self.nodes.len() {
+                let now = self.now;
+                let (done, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.nodes[node].storing)
+                    .into_iter()
+                    .partition(|(at, ..)| *at <= now);
+                self.nodes[node].storing = rest;
+                for (_, write, run, hashes) in done {
+                    self.nodes[node].disk.store(&run, &hashes);
+                    self.feed(node, Input::Stored(write));
+                }
+                let due = self.nodes[node].journal.as_ref().and_then(Journal::poll_timeout);
+                if due.is_some_and(|at| at <= now) {
+                    self.feed(node, Input::Tick);
+                    let next = self.nodes[node].journal.as_ref().and_then(Journal::poll_timeout);
+                    assert!(next.is_none_or(|at| at > now), "due in the past: {next:?} at {now:?}");
+                }
+            }
+            let now = self.now;
+            let (due, rest): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.packets).into_iter().partition(|(at, ..)| *at <= now);
+            self.packets = rest;
+            for (_, from, to, packet) in due {
+                let from = identity(from).id();
+                match packet {
+                    Packet::Request(ticket, request) => {
+                        self.feed(to, Input::Request { from, ticket, request })
+                    }
+                    Packet::Response(ticket, response) => {
+                        self.feed(to, Input::Response { from, ticket, response: Some(response) });
+                    }
+                }
+            }
+        }
+    }
+
+    fn agree(&self) -> bool {
+        let up = self.nodes.iter().filter_map(|node| Some((node.journal.as_ref()?, &node.disk)));
+        let states: Vec<_> = up
+            .map(|(journal, disk)| (journal.extents().root(), disk.entries.keys().collect::<Vec<_>>()))
+            .collect();
+        states.windows(2).all(|pair| pair[0] == pair[1])
+    }
+
+    fn answer(&self, id: AppendId) -> &Result<Appended, AppendError> {
+        self.answers.get(&id).expect("answered by now")
+    }
+
+    fn has(&self, node: usize, body: &str) -> usize {
+        self.nodes[node].disk.entries.values().filter(|(_, entry)| entry.body == body.as_bytes()).count()
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_write_is_acknowledged_at_the_level_it_reached() {
+    let mut net = Net::new(3, 1);
+    net.run(SECOND);
+    let ids = [Some(Level::Local), Some(Level::Replicated), Some(Level::Majority), None]
+        .map(|level| net.append(0, "x", None, level));
+    net.run(SECOND);
+    let levels = ids.map(|id| net.answer(id).as_ref().unwrap().level);
+    assert_eq!(levels[0], Level::Local);
+    assert!(levels[1..].iter().all(|level| *level >= Level::Replicated), "{levels:?}");
+    assert_eq!(levels[2], Level::Majority);
+    assert!(net.agree() && net.has(2, "x") == 4);
+}
+
+#[test]
+fn alone_a_write_is_local_by_default_and_indeterminate_where_more_was_asked_for() {
+    let mut net = Net::new(2, 1);
+    net.crash(1);
+    net.run(SECOND);
+    let plain = net.append(0, "a", None, None);
+    let replicated = net.append(0, "b", None, Some(Level::Replicated));
+    net.run(3 * SECOND);
+    assert_eq!(net.answer(plain).as_ref().unwrap().level, Level::Local);
+    assert!(matches!(net.answer(replicated), Err(AppendError::Indeterminate(_))));
+    net.start(1);
+    net.run(SECOND);
+    assert!(net.agree() && net.has(1, "b") == 1, "it was only not known in time");
+}
+
+#[test]
+fn a_replica_that_dies_while_it_is_waited_for_is_waited_for_no_longer() {
+    let mut net = Net::new(2, 1);
+    net.run(SECOND);
+    net.cut(0, 1);
+    let id = net.append(0, "a", None, None);
+    net.run(SECOND / 2);
+    assert!(!net.answers.contains_key(&id), "the other is alive, as far as anybody knows");
+    net.crash(1);
+    net.run(SECOND / 2);
+    assert_eq!(net.answer(id).as_ref().unwrap().level, Level::Local);
+}
+
+#[test]
+fn a_retry_is_the_same_write_and_another_body_is_refused() {
+    let mut net = Net::new(2, 1);
+    net.run(SECOND);
+    let (first, at_once) = (net.append(0, "a", Some("k"), None), net.append(0, "a", Some("k"), None));
+    let other = net.append(0, "b", Some("k"), None);
+    net.run(SECOND);
+    let elsewhere = net.append(1, "a", Some("k"), None);
+    net.run(SECOND);
+    net.crash(0);
+    net.start(0);
+    net.run(SECOND);
+    let later = net.append(0, "a", Some("k"), Some(Level::Replicated));
+    net.run(SECOND);
+    let written = net.answer(first).as_ref().unwrap();
+    assert!(!written.repeated);
+    for id in [at_once, elsewhere, later] {
+        let again = net.answer(id).as_ref().unwrap();
+        assert!(again.id == written.id && again.repeated, "{again:?}");
+    }
+    assert_eq!(*net.answer(other), Err(AppendError::KeyTaken(written.id)));
+    assert_eq!(net.has(1, "a"), 1);
+}
+
+#[test]
+fn a_full_disk_refuses_loses_nothing_and_recovers() {
+    let mut net = Net::new(2, 1);
+    net.run(SECOND);
+    let before = net.append(0, "before", None, None);
+    net.run(SECOND);
+    net.nodes[0].disk.full = true;
+    let refused = net.append(0, "refused", None, None);
+    let elsewhere = net.append(1, "elsewhere", None, None);
+    net.run(3 * SECOND);
+    assert_eq!(*net.answer(refused), Err(AppendError::DiskFull));
+    assert!(matches!(net.answer(elsewhere), Err(AppendError::Indeterminate(_))));
+    net.nodes[0].disk.full = false;
+    let after = net.append(0, "after", None, None);
+    net.run(10 * SECOND);
+    assert!(net.answer(before).is_ok() && net.answer(after).is_ok());
+    assert!(net.agree());
+    assert_eq!((net.has(0, "refused"), net.has(1, "refused"), net.has(0, "elsewhere")), (0, 0, 1));
+}
+
+#[test]
+fn a_body_or_key_over_the_limit_and_too_much_at_once_are_refused() {
+    let mut net = Net::new(1, 1);
+    let large = net.append(0, &"x".repeat(feed::BODY_BYTES_MAX + 1), None, None);
+    let key = net.append(0, "x", Some(""), None);
+    assert_eq!(*net.answer(large), Err(AppendError::BodyTooLarge(feed::BODY_BYTES_MAX + 1)));
+    assert_eq!(*net.answer(key), Err(AppendError::BadKey(0)));
+    let body = "x".repeat(feed::BODY_BYTES_MAX);
+    let many: Vec<AppendId> = (0..300).map(|_| net.append(0, &body, None, None)).collect();
+    net.run(3 * SECOND);
+    let (stored, busy): (Vec<AppendId>, Vec<AppendId>) = many.iter().partition(|id| net.answer(**id).is_ok());
+    assert!(stored.len() > 200 && !busy.is_empty(), "{} stored", stored.len());
+    assert!(busy.iter().all(|id| *net.answer(*id) == Err(AppendError::Busy)));
+    assert_eq!(net.has(0, &body), stored.len());
+}
+
+#[test]
+fn both_sides_of_a_partition_keep_what_was_written() {
+    let mut net = Net::new(4, 7);
+    net.run(SECOND);
+    for (a, b) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
+        net.cut(a, b);
+    }
+    let ids: Vec<AppendId> = (0..200).map(|i| net.append(i % 4, &format!("w{i}"), None, None)).collect();
+    net.run(2 * SECOND);
+    assert!(ids.iter().all(|id| net.answer(*id).is_ok()));
+    net.heal();
+    net.run(2 * SECOND);
+    assert!(net.agree());
+    assert!((0..200).all(|i| (0..4).all(|node| net.has(node, &format!("w{i}")) == 1)));
+}
+
+#[test]
+fn a_replica_with_an_empty_disk_gets_everything() {
+    let mut net = Net::new(2, 3);
+    net.crash(1);
+    for i in 0..50 {
+        (0..40).for_each(|j| _ = net.append(0, &format!("{i}-{j}"), None, None));
+        net.run(Duration::from_millis(10));
+        if i % 10 == 9 {
+            // Several feeds.
+            net.run(SECOND);
+            net.crash(0);
+            net.start(0);
+        }
+    }
+    net.run(SECOND);
+    net.start(1);
+    net.run(10 * SECOND);
+    assert!(net.agree());
+    assert_eq!(net.nodes[1].disk.entries.len(), 2_000);
+}
+
+#[test]
+fn what_a_disk_lost_comes_back_from_the_others() {
+    let mut net = Net::new(2, 3);
+    net.run(SECOND);
+    (0..20).for_each(|i| _ = net.append(0, &format!("{i}"), None, None));
+    net.run(SECOND);
+    let feed = net.nodes[0].journal.as_ref().unwrap().extents().iter().next().unwrap().0;
+    net.nodes[0].disk = Disk::default();
+    net.crash(0);
+    net.start(0);
+    net.run(SECOND);
+    assert!(net.agree() && net.nodes[0].disk.entries.len() == 20);
+    // Found while it runs.
+    net.nodes[1].disk = Disk::default();
+    net.feed(1, Input::Damaged(Extent { feed, seen: Seen::default() }));
+    net.run(SECOND);
+    assert!(net.agree() && net.nodes[1].disk.entries.len() == 20);
+}
+
+#[test]
+fn what_is_forged_is_refused_and_counted() {
+    let mut net = Net::new(2, 3);
+    net.run(SECOND);
+    let me = identity(0);
+    let feed = FeedId { writer: me.id(), boot: 77 };
+    let entry = Entry { time: HybridTime::default(), key: None, body: b"x".to_vec() };
+    let at = (EntryId { feed, seq: Version(1) }, ChainHash::root("test", TOPIC, feed));
+    let (mut run, _) = Run::sign(&me, "test", TOPIC, at, vec![entry]);
+    run.entries[0].body = b"y".to_vec();
+    let push = |run| Input::Request { from: me.id(), ticket: Ticket(1), request: JournalRequest::Push(run) };
+    net.feed(1, push(run));
+    // In the feed that the receiver writes itself.
+    let own = net.nodes[1].journal.as_ref().unwrap().own.0.feed;
+    let entry = Entry { time: HybridTime::default(), key: None, body: b"x".to_vec() };
+    let at = (EntryId { feed: own, seq: Version(1) }, ChainHash::root("test", TOPIC, own));
+    let (run, _) = Run::sign(&identity(1), "test", TOPIC, at, vec![entry]);
+    net.feed(1, push(run));
+    net.run(SECOND);
+    assert_eq!(net.misbehaved, 2);
+    assert!(net.nodes[1].disk.entries.is_empty());
+}
+
+/// Everything at once, many times: nothing acknowledged is lost, nothing is there twice, all agree in the end.
+#[test]
+fn nothing_acknowledged_is_lost_whatever_dies() {
+    let seeds: u64 = std::env::var("SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(100);
+    for seed in 0..seeds.div_ceil(10) {
+        let mut net = Net::new(3, seed);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        net.loss = rng.f64() * 0.2;
+        let mut written: Vec<(AppendId, String, usize)> = Vec::new();
+        for step in 0..200 {
+            let node = rng.usize(0..3);
+            match rng.u32(0..20) {
+                0 if (0..3).filter(|n| net.is_up(*n)).count() > 1 => net.crash(node),
+                1 | 2 if !net.is_up(node) => net.start(node),
+                3 => net.cut(node, (node + 1) % 3),
+                4 => net.heal(),
+                _ if net.is_up(node) => {
+                    let body = format!("{seed}/{step}");
+                    let key = rng.bool().then(|| format!("k{step}"));
+                    let level = rng.choice([
+                        None,
+                        Some(Level::Local),
+                        Some(Level::Replicated),
+                        Some(Level::Majority),
+                    ]);
+                    let id = net.append(node, &body, key.as_deref(), level.unwrap());
+                    written.push((id, body, node));
+                }
+                _ => (),
+            }
+            net.run(Duration::from_millis(rng.u64(1..60)));
+        }
+        (0..3).filter(|n| !net.is_up(*n)).collect::<Vec<_>>().into_iter().for_each(|n| net.start(n));
+        net.heal();
+        net.run(20 * SECOND);
+        assert!(net.agree(), "seed {seed}: the replicas differ");
+        for (id, body, _) in written {
+            let there = net.has(0, &body);
+            match net.answers.get(&id) {
+                Some(Ok(_)) => assert_eq!(there, 1, "seed {seed}: {body} was acknowledged"),
+                Some(Err(AppendError::Indeterminate(_))) | None => {
+                    assert!(there <= 1, "seed {seed}: {body} twice")
+                }
+                Some(Err(_)) => assert_eq!(there, 0, "seed {seed}: {body} was refused"),
+            }
+        }
+        assert_eq!(net.misbehaved, 0, "seed {seed}");
+    }
+}
