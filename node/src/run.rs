@@ -66,7 +66,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let files = raise_file_limit();
+    let limits = Limits::default().within(raise_file_limit());
     let plugins: Vec<Arc<dyn Service>> =
         services.into_iter().filter(|s| config.roles.iter().any(|role| role == s.name())).collect();
     // What can be refused is refused before anything is written or anybody is told.
@@ -108,7 +108,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
                 .map(ToString::to_string)
                 .chain([name.clone(), hostname()]),
         ),
-        waiters: http::Waiters::new(Limits::default().within(files).connections / 2),
+        waiters: http::Waiters::new(limits.connections / 2),
         answers: http::Answers::default(),
     });
     let host = Arc::new(NodeHost {
@@ -195,7 +195,6 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         tokio::spawn(task);
     }
     let (stop, stopping) = watch::channel(false);
-    let limits = Limits::default().within(files);
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut serving = tokio::spawn(http::serve(listener, router, limits, Arc::clone(&metrics), stopping));
 

@@ -385,19 +385,10 @@ impl Journal {
         if entries.is_empty() {
             return;
         }
-        let (at, before) = self.own;
-        let (run, _) = Run::sign(&self.me, &self.config.cluster, &self.config.topic, (at, before), entries);
-        let mut hash = before;
-        let hashes: Vec<ChainHash> = run
-            .entries
-            .iter()
-            .map(|entry| {
-                hash = hash.then(entry);
-                hash
-            })
-            .collect();
+        let (run, hashes) = Run::sign(&self.me, &self.config.cluster, &self.config.topic, self.own, entries);
         let write = self.begin_write(Purpose::Own, &run);
-        self.own = (EntryId { feed: run.feed, seq: run.end().next() }, hash);
+        let end = hashes.last().copied().unwrap_or(run.before);
+        self.own = (EntryId { feed: run.feed, seq: run.end().next() }, end);
         self.unpushed.insert(write, run.clone());
         self.out.push_back(Output::Store(write, run, hashes));
     }

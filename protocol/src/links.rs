@@ -206,7 +206,9 @@ impl Links {
 
     /// A member of an earlier life may still be there. The first are the best.
     pub fn remember(&mut self, id: NodeId, address: String) {
-        if self.memory.len() < HINTS_MAX && id != self.me {
+        if self.memory.len() >= HINTS_MAX {
+            self.hints_dropped += 1;
+        } else if id != self.me {
             self.memory.push_back((Some(id), address));
         }
     }

@@ -234,19 +234,20 @@ impl Liveness {
             return Verdict::Failed;
         }
         let Some(since) = case.since() else { return Verdict::Clear };
-        let observers: BTreeSet<NodeId> =
-            case.current().map(|report| report.evidence.claim.observer).collect();
+        let has_reported = |id: &NodeId| {
+            case.reports.get(id).is_some_and(|report| report.evidence.claim.version == case.version)
+        };
         let claims = case.current().map(|report| &report.evidence.claim);
         let strong = claims
             .filter(|claim| claim.strength == Strength::Strong && !self.is_doubtful(now, claim.observer))
             .count();
         // Who could still confirm: present, unaccused, neither the subject (it is accused) nor one that has reported already.
         let other =
-            present.iter().any(|id| !self.accused.contains(id) && !observers.contains(id) && *id != subject);
+            present.iter().any(|id| !self.accused.contains(id) && !has_reported(id) && *id != subject);
         let needed = if other { 2 } else { 1 };
         let verdict = if strong >= needed {
             Verdict::Failed
-        } else if observers.len() < needed {
+        } else if case.current().count() < needed {
             Verdict::Suspect(None)
         } else if since + suspicion <= now {
             Verdict::Failed

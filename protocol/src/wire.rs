@@ -115,7 +115,8 @@ pub enum Request {
     Unneeded,
     /// Take it as if it came by gossip. Answer [`Response::Done`].
     Clash(Clash),
-    /// Answer with the digests of the nodes in these parts of the table whose id is above `after`, in order, as many as fit.
+    /// Answer with the digests of the nodes in these parts of the table whose id is above `after`, and of those lately forgotten, in order,
+    /// as many as fit.
     List {
         /// A bit for each part, the lowest for part 0.
         parts: u64,

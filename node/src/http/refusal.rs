@@ -7,6 +7,9 @@ use axum::http::StatusCode;
 use hearsay_services::problem::CONTENT_TYPE;
 use serde_json::json;
 
+/// No bare answer of hyper's is longer: a status line and three headers.
+const BARE_BYTES_MAX: usize = 512;
+
 /// A whole answer, after which the connection is closed.
 pub(super) fn answer(status: StatusCode, detail: &str) -> Vec<u8> {
     let title = status.canonical_reason().unwrap_or("Error");
@@ -23,6 +26,10 @@ pub(super) fn answer(status: StatusCode, detail: &str) -> Vec<u8> {
 
 /// The words for an answer that hyper wrote by itself; `None` for any other. Nothing behind it answers an error without a body.
 pub(super) fn words_for(written: &[u8]) -> Option<Vec<u8>> {
+    // Seen by every write, so the glance comes first.
+    if written.len() > BARE_BYTES_MAX || written.get(..3) != Some(b"HTT") {
+        return None;
+    }
     let head = std::str::from_utf8(written).ok()?;
     let status = head.strip_prefix("HTTP/1.1 ").or_else(|| head.strip_prefix("HTTP/1.0 "))?.get(..3)?;
     if !head.ends_with("\r\n\r\n") || !head.contains("\r\ncontent-length: 0\r\n") {

@@ -5,7 +5,8 @@
 //! was, as browsers do by themselves. When the table no longer remembers that far, it gets a new snapshot instead.
 //!
 //! There is no queue per reader. A reader pulls: when its socket takes more, the next few changes are read out of the table's own
-//! history. So a slow reader costs one batch, and one that falls behind the history gets a snapshot like one that was away.
+//! history. So a slow reader costs one batch, and one that falls behind the history gets a snapshot like one that was away, for which there
+//! must be room (see `unread`).
 
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 

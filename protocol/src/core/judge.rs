@@ -2,7 +2,7 @@
 
 use super::{Core, learn::Worth};
 use crate::{
-    NodeId, Time,
+    Incarnation, NodeId, Time,
     io::{Event, Judgement, Output},
     liveness::{Claim, Evidence, Heard, Strength, Verdict},
     providers::{Change, Explanation, MemberState},
@@ -187,13 +187,7 @@ impl Core {
         self.reminders.take(now, subject);
         let claim = Claim { observer: self.id, subject, incarnation, version, strength: Strength::Weak };
         let evidence = claim.sign(&self.me, &self.config.cluster);
-        let page = Page {
-            node: subject,
-            incarnation,
-            covers: Seen::default(),
-            entries: Vec::new(),
-            evidence: vec![evidence.clone()],
-        };
+        let page = page_of_evidence(subject, incarnation, vec![evidence.clone()]);
         self.request(Ask { peer: from, ticket: Ticket(0), request: Request::Push(vec![page]) });
         self.publish_evidence(evidence);
     }
@@ -201,8 +195,7 @@ impl Core {
     fn tell_accusations(&mut self, peer: NodeId, suspects: &[NodeId]) {
         let page = |node: NodeId| {
             let incarnation = self.state.node(node)?.incarnation();
-            let evidence: Vec<Evidence> = self.liveness.reports(node).cloned().collect();
-            Some(Page { node, incarnation, covers: Seen::default(), entries: Vec::new(), evidence })
+            Some(page_of_evidence(node, incarnation, self.liveness.reports(node).cloned().collect()))
         };
         let pages = suspects.iter().copied().filter_map(page).collect();
         self.request(Ask { peer, ticket: Ticket(0), request: Request::Push(pages) });
@@ -260,4 +253,9 @@ impl Core {
         let reliable = state.is_present() && !self.liveness.is_doubted(now, id, suspicion);
         self.overlay_moved |= self.overlay.set(id, true, reliable);
     }
+}
+
+/// A page that states nothing and tells what speaks against a node.
+fn page_of_evidence(node: NodeId, incarnation: Incarnation, evidence: Vec<Evidence>) -> Page {
+    Page { node, incarnation, covers: Seen::default(), entries: Vec::new(), evidence }
 }

@@ -43,11 +43,6 @@ impl Extents {
         Extent { feed, seen: self.feeds.get(&feed).cloned().unwrap_or_default() }
     }
 
-    /// Whether this entry is here, or was.
-    pub fn contains(&self, feed: FeedId, seq: Seq) -> bool {
-        self.feeds.get(&feed).is_some_and(|seen| seen.contains(seq))
-    }
-
     /// Whether everything that somebody else has of a feed is here, or was.
     pub fn covers(&self, theirs: &Extent) -> bool {
         match self.feeds.get(&theirs.feed) {

@@ -160,25 +160,36 @@ pub enum RunError {
     Forged,
 }
 
-fn signed(cluster: &str, topic: &str, feed: FeedId, end: Seq, hash: ChainHash) -> Vec<u8> {
-    signed_bytes("run", cluster, &(topic, feed, end, hash))
-}
-
 impl Run {
-    /// Signs entries that follow `before`. Returns the run and the hash of its last entry.
+    /// Signs entries, at least one, that follow a hash. Returns the run and the hash of each entry.
     pub fn sign(
         me: &Identity,
         cluster: &str,
         topic: &str,
         at: (EntryId, ChainHash),
         entries: Vec<Entry>,
-    ) -> (Self, ChainHash) {
+    ) -> (Self, Vec<ChainHash>) {
         let (EntryId { feed, seq: start }, before) = at;
         debug_assert_eq!(feed.writer, me.id(), "a node writes only its own feeds");
-        let end = entries.iter().fold(before, ChainHash::then);
-        let last = Version(start.0 + entries.len() as u64 - 1);
-        let signature = me.sign(&signed(cluster, topic, feed, last, end));
-        (Self { feed, start, before, entries, signature }, end)
+        let mut run = Self { feed, start, before, entries, signature: Signature([0; 64]) };
+        let hashes = run.hashes();
+        run.signature = me.sign(&run.signed(cluster, topic, &hashes));
+        (run, hashes)
+    }
+
+    /// The hash of each entry.
+    fn hashes(&self) -> Vec<ChainHash> {
+        let next = |hash: &mut ChainHash, entry: &Entry| {
+            *hash = hash.then(entry);
+            Some(*hash)
+        };
+        self.entries.iter().scan(self.before, next).collect()
+    }
+
+    /// What the signature covers: where the chain stands at the end.
+    fn signed(&self, cluster: &str, topic: &str, hashes: &[ChainHash]) -> Vec<u8> {
+        let hash = hashes.last().copied().unwrap_or(self.before);
+        signed_bytes("run", cluster, &(topic, self.feed, self.end(), hash))
     }
 
     /// The number of the last entry.
@@ -207,13 +218,8 @@ impl Run {
         if too_many || self.entries.iter().any(oversize) {
             return Err(RunError::TooLarge);
         }
-        let mut hash = self.before;
-        let mut hashes = Vec::with_capacity(self.entries.len());
-        for entry in &self.entries {
-            hash = hash.then(entry);
-            hashes.push(hash);
-        }
-        let signed = signed(cluster, topic, self.feed, self.end(), hash);
+        let hashes = self.hashes();
+        let signed = self.signed(cluster, topic, &hashes);
         if self.feed.writer.has_signed(&signed, &self.signature) { Ok(hashes) } else { Err(RunError::Forged) }
     }
 
