@@ -37,8 +37,8 @@ use crate::{
 };
 use dial::Dials;
 
-/// A second connection from a peer, the other way round than the first, is a crossing dial while the first is younger than this. Any other
-/// means that the peer restarted before its old connection was noticed to be gone.
+/// A second connection to the same process, the other way round than the first, is a crossing dial while the first is younger than this.
+/// Any other means that the peer lost the first and this node has not noticed.
 const CROSSING: Duration = Duration::from_secs(2);
 /// How long both connections of a peer that came back, or of two processes under one key, are left open, so that what either has to say
 /// is heard before both are closed.
@@ -62,6 +62,8 @@ struct First {
     dialled: bool,
     /// This end of it, where it is known: of a dial it is not.
     here: Option<Multiaddr>,
+    /// Which process the peer is, once it has said so. A peer that restarted is another, and so is a second one under its key.
+    process: Option<String>,
 }
 
 /// What others ask of the driver.
@@ -353,19 +355,31 @@ impl Driver {
                 ConnectedPoint::Listener { local_addr, .. } => Some(local_addr.clone()),
                 ConnectedPoint::Dialer { .. } => None,
             };
-            self.connected.insert(peer, First { since: Instant::now(), dialled, here });
+            self.connected.insert(peer, First { since: Instant::now(), dialled, here, process: None });
             self.tell_neighbourhood();
             return self.feed(Input::Connected(node));
         }
-        // gossipsub greets only on a first connection: a peer that restarted, or a second process under its key, would never be told
-        // what we listen to. So part from it wholly; the core dials at once to see what happened.
         let crossing =
             |first: &First| connections == 2 && first.dialled != dialled && first.since.elapsed() <= CROSSING;
         if !self.connected.get(&peer).is_some_and(crossing) {
-            let at = Instant::now() + HEAR_BOTH;
-            self.parting.entry(peer).or_insert(at);
-            self.next_housekeeping = self.next_housekeeping.min(at);
+            self.begin_anew(peer);
         }
+    }
+
+    /// A peer has said which process it is.
+    fn on_identified(&mut self, peer: PeerId, process: &str) {
+        let Some(first) = self.connected.get_mut(&peer) else { return };
+        if first.process.get_or_insert_with(|| process.to_owned()) != process {
+            self.begin_anew(peer);
+        }
+    }
+
+    /// gossipsub greets only on a first connection: a peer that restarted, or a second process under its key, would never be told
+    /// what we listen to. So part from it wholly; the core dials at once to see what happened.
+    fn begin_anew(&mut self, peer: PeerId) {
+        let at = Instant::now() + HEAR_BOTH;
+        self.parting.entry(peer).or_insert(at);
+        self.next_housekeeping = self.next_housekeeping.min(at);
     }
 
     /// This machine has lost an address, and with it the connections from there, which TCP would not notice for minutes. Of those this
@@ -410,6 +424,8 @@ impl Driver {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 if info.protocol_version != swarm::identify_protocol(&self.cluster) {
                     self.block(peer_id, &info.protocol_version);
+                } else {
+                    self.on_identified(peer_id, &info.agent_version);
                 }
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {

@@ -116,7 +116,7 @@ pub fn build(keypair: &Keypair, config: &SwarmConfig) -> Result<(Swarm<Behaviour
         pulse: pulse::Behaviour::default(),
         identify: identify::Behaviour::new(
             identify::Config::new(identify_protocol(&config.cluster), keypair.public())
-                .with_agent_version(concat!("hearsay/", env!("CARGO_PKG_VERSION")).into())
+                .with_agent_version(process().map_err(|error| SwarmError::setup("identify")(&error))?)
                 // Headers carry addresses and are signed; identify only tells who is at the other end, once.
                 .with_hide_listen_addrs(true)
                 .with_push_listen_addr_updates(false)
@@ -131,6 +131,13 @@ pub fn build(keypair: &Keypair, config: &SwarmConfig) -> Result<(Swarm<Behaviour
         .with_idle_connection_timeout(Duration::from_secs(3600 * 24 * 365))
         .with_max_negotiating_inbound_streams(STREAMS_MAX);
     Ok((Swarm::new(transport, behaviour, id, swarm_config), topic))
+}
+
+/// What identify says of this process: no two say the same, not even one after the other under one key.
+fn process() -> Result<String, getrandom::Error> {
+    let mut mark = [0; 8];
+    getrandom::fill(&mut mark)?;
+    Ok(format!("hearsay/{} {:016x}", env!("CARGO_PKG_VERSION"), u64::from_le_bytes(mark)))
 }
 
 /// What identify calls the protocol of a cluster.

@@ -3,7 +3,7 @@
 // In a test, what cannot be unwrapped is the failure.
 #![allow(clippy::unwrap_used)]
 
-use std::{io::Write as _, net::TcpStream, time::Duration};
+use std::{io::Write as _, net::TcpStream, path::Path, process::Command, time::Duration};
 
 use hearsay_tests::{Busy, Cluster, Lab, NodeRef, Swarms, scenario};
 
@@ -204,11 +204,7 @@ fn a_copied_data_dir_and_a_taken_name_stop_the_newer_process() {
     scenario("a_copied_data_dir_and_a_taken_name_stop_the_newer_process", |lab| {
         let (hosts, nodes) = lan(lab, 3);
         let dir = lab.dir().clone();
-        std::process::Command::new("cp")
-            .arg("-r")
-            .args([dir.join("m3"), dir.join("clone")])
-            .status()
-            .unwrap();
+        copy_dir(&dir.join("m3"), &dir.join("clone"));
         let clone = lab.start(Some(&hosts[0]), "clone", 7501, &["--role", "grading", "--name", "m3"]);
         assert!(!lab.ended(clone, 5 * S).success());
         assert!(lab.log(clone).contains("already runs under this node's key"), "{}", lab.log(clone));
@@ -219,6 +215,40 @@ fn a_copied_data_dir_and_a_taken_name_stop_the_newer_process() {
         assert!(lab.log(namesake).contains("the name \"m2\" is already used"), "{}", lab.log(namesake));
         assert_eq!(lab.sees(nodes[0], "m2").as_deref(), Some("alive"));
     });
+}
+
+/// To those who have just dialled the original, the clone's connection looks like a dial of the original's that crossed theirs.
+#[test]
+fn a_clone_of_a_node_that_was_dialled_a_moment_ago_is_stopped() {
+    scenario("a_clone_of_a_node_that_was_dialled_a_moment_ago_is_stopped", |lab| {
+        let hosts: Vec<_> = (0..4).map(|_| lab.host()).collect();
+        let original = lab.start(Some(&hosts[0]), "m1", 7500, &["--name", "m1", "--no-mdns"]);
+        lab.until(5 * S, "the original is there", |lab| lab.sees(original, "m1").as_deref() == Some("alive"));
+        let joins = format!("{}:7600", hosts[0].ip);
+        let others: Vec<_> = [(&hosts[1], "m2"), (&hosts[2], "m3")]
+            .map(|(host, name)| {
+                lab.start(Some(host), name, 7500, &["--name", name, "--no-mdns", "--join", &joins])
+            })
+            .to_vec();
+        lab.until(5 * S, "they have dialled it", |lab| {
+            others.iter().all(|n| lab.sees(*n, "m1").as_deref() == Some("alive"))
+        });
+        copy_dir(&lab.dir().join("m1"), &lab.dir().join("clone"));
+        let joins = [&hosts[1], &hosts[2]].map(|host| format!("{}:7600", host.ip));
+        let arguments = ["--name", "m1", "--no-mdns", "--join", &joins[0], "--join", &joins[1]];
+        let clone = lab.start(Some(&hosts[3]), "clone", 7500, &arguments);
+        assert!(!lab.ended(clone, 5 * S).success());
+        assert!(lab.log(clone).contains("already runs under this node's key"), "{}", lab.log(clone));
+        lab.until(15 * S, "the original is back", |lab| {
+            lab.sees(others[0], "m1").as_deref() == Some("alive")
+                && lab.agree(&[original, others[0], others[1]])
+        });
+    });
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-r").args([from, to]).status().unwrap();
+    assert!(copied.success());
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Two processes under one key: a data dir was copied, or restored twice.
 //!
 //! Both sign validly, so no third node can tell them apart by what they say. The older one can: it hears of a life under its own key that it
-//! did not begin. It says so, signed, and the younger process stops. Between the two stand neighbours for whom both are the same peer, and
-//! which can hold a connection to one of them only; so the claim is repeated by gossip, and whoever has heard it tells it to whatever
-//! connects under that key. If the younger process does not stop, the older one begins a life above its.
+//! did not begin. It says so, signed, and the younger process stops. Between the two stand neighbours for whom both are the same peer: gossip
+//! is not passed back to the key it came from, and of two connections each message takes one. So the claim is repeated, by gossip and
+//! to each neighbour by itself, and whoever has heard it tells it to whatever is or gets connected under that key. If the younger process
+//! does not stop, the older one begins a life above its.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -104,7 +105,12 @@ impl Core {
         self.dispute.usurper = Some(Usurper { tell_at: now + CLASH_INTERVAL, told: round + 1, ..usurper });
         let claim = ClashClaim { node: self.id, older: self.dispute.born, newer: usurper.incarnation, round };
         let signature = self.me.sign(&signed_bytes("clash", &self.config.cluster, &claim));
-        self.publish(&Gossip::Clash(Clash { claim, signature }));
+        let clash = Clash { claim, signature };
+        let neighbours: Vec<NodeId> = self.links.connected().collect();
+        for peer in neighbours {
+            self.request(Ask { peer, ticket: Ticket(0), request: Request::Clash(clash.clone()) });
+        }
+        self.publish(&Gossip::Clash(clash));
     }
 
     pub(super) fn clash_due(&mut self, now: Time) {
@@ -117,7 +123,7 @@ impl Core {
         }
     }
 
-    /// A peer connected: if its key is disputed, it is told, whichever of the two it is.
+    /// If the key of a peer is disputed, it is told, whichever of the two it is.
     pub(super) fn pass_on_clash(&mut self, now: Time, peer: NodeId) {
         if let Some((at, clash)) = self.dispute.claims.get(&peer)
             && now.since(*at) < PASS_ON_FOR
@@ -148,6 +154,9 @@ impl Core {
             if !self.dispute.keep(now, clash.clone()) {
                 self.counters.claims_dropped += 1;
                 return Judgement::Ignore;
+            }
+            if self.links.is_connected(claim.node) {
+                self.pass_on_clash(now, claim.node);
             }
         } else if claim.older < born && claim.newer >= born {
             self.out.push_back(Output::Fatal(Fatal::KeyTaken(claim.older)));
