@@ -4,6 +4,7 @@
 //! at answering pings. Nothing here concludes anything.
 
 mod dial;
+mod replicas;
 
 use std::{
     collections::BTreeMap,
@@ -29,13 +30,16 @@ use libp2p::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    events, logging,
+    events,
+    journal::Journals,
+    logging,
     metrics::Metrics,
     presentation::{self, Presentation},
     swarm::{self, Behaviour, BehaviourEvent, node_of, peer_of},
     view::View,
 };
 use dial::Dials;
+use replicas::Replication;
 
 /// A second connection to the same process, the other way round than the first, is a crossing dial while the first is younger than this.
 /// Any other means that the peer lost the first and this node has not noticed.
@@ -75,6 +79,12 @@ pub enum Order {
     Hint(Option<NodeId>, Multiaddr),
     /// The user wants a connection to whoever is at one of these addresses. Answered with whether there has been one already.
     Join(Vec<(Option<NodeId>, Multiaddr)>, oneshot::Sender<bool>),
+    /// Ask a replica of a topic.
+    AskReplica(NodeId, String, Ticket, Vec<u8>),
+    /// Answer a replica of a topic.
+    AnswerReplica(Ticket, Vec<u8>),
+    /// A peer sent what it should not have.
+    Misbehaved(NodeId, &'static str),
     /// Offer the node's own instances as critical, or as passing.
     Maintenance(bool),
     /// Say goodbye; answered when the neighbours have it, or after half a second.
@@ -115,6 +125,7 @@ pub struct Driver {
     strangers: u64,
     mdns_floods: u64,
     dials: Dials,
+    replication: Replication,
 }
 
 /// What a driver is made of.
@@ -139,6 +150,8 @@ pub struct Parts {
     pub neighbourhood: watch::Sender<Neighbourhood>,
     /// Whether multicast may be used.
     pub mdns: bool,
+    /// The journals that this node keeps.
+    pub journals: Arc<Journals>,
 }
 
 impl Driver {
@@ -169,6 +182,7 @@ impl Driver {
             strangers: 0,
             mdns_floods: 0,
             dials: Dials::default(),
+            replication: Replication::new(parts.journals),
         }
     }
 
@@ -229,6 +243,9 @@ impl Driver {
             Order::Command(command) => self.feed(Input::Command(command)),
             Order::Hint(peer, address) => self.feed(Input::Hint(peer, address.to_string())),
             Order::Join(addresses, tell) => self.join(addresses, tell),
+            Order::AskReplica(peer, topic, ticket, bytes) => self.ask_replica(peer, topic, ticket, bytes),
+            Order::AnswerReplica(ticket, bytes) => self.answer_replica(ticket, bytes),
+            Order::Misbehaved(peer, how) => self.feed(Input::Misbehaved(peer, how)),
             Order::Maintenance(enable) => {
                 self.presentation.health = if enable { Health::Critical } else { Health::Passing };
                 self.present_addresses();
@@ -328,6 +345,7 @@ impl Driver {
                 self.parting.remove(&peer_id);
                 self.tell_neighbourhood();
                 if let Some(node) = node_of(peer_id) {
+                    self.replication.journals.connected(node, false);
                     self.feed(Input::Disconnected(node));
                 }
             }
@@ -357,6 +375,7 @@ impl Driver {
             };
             self.connected.insert(peer, First { since: Instant::now(), dialled, here, process: None });
             self.tell_neighbourhood();
+            self.replication.journals.connected(node, true);
             return self.feed(Input::Connected(node));
         }
         let crossing =
@@ -421,6 +440,7 @@ impl Driver {
             }
             BehaviourEvent::Gossip(event) => self.on_gossip(event),
             BehaviourEvent::Sync(event) => self.on_sync(event),
+            BehaviourEvent::Journal(event) => self.on_replica(event),
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 if info.protocol_version != swarm::identify_protocol(&self.cluster) {
                     self.block(peer_id, &info.protocol_version);
@@ -549,7 +569,12 @@ impl Driver {
             }
         }
         if !changes.is_empty() {
+            let moved = changes.iter().any(replicas::may_move);
             self.view.apply(self.view.clock().now(), changes);
+            if moved && self.tell_replicas() {
+                // What the core says to that is carried out like everything else.
+                return self.carry_out();
+            }
         }
         Ok(())
     }

@@ -28,6 +28,7 @@ use crate::{
     control::Control,
     driver::{Driver, Neighbourhood, Order, Parts},
     http::{self, HostNames, Limits, NodeHost, Readiness, Site},
+    journal::{Ground, Journals},
     memory,
     metrics::Metrics,
     ports,
@@ -111,12 +112,24 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         waiters: http::Waiters::new(limits.connections / 2),
         answers: http::Answers::default(),
     });
+    let journals = Arc::new(Journals::open(
+        &plugins,
+        &Ground {
+            dir: storage.dir(),
+            me: &|| Identity::from_seed(storage.seed().expose()),
+            cluster: &config.cluster,
+            replicas_expected: config.replicas_expected,
+            clock,
+            orders: orders.clone(),
+        },
+    )?);
     let host = Arc::new(NodeHost {
         view: Arc::clone(&view),
         id,
         name: name.clone(),
         cluster: config.cluster.clone(),
         demo: config.demo,
+        journals: Arc::clone(&journals),
     });
     let router = http::router(site, &plugins, host.clone())?;
 
@@ -175,6 +188,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
                     orders: order_receiver,
                     neighbourhood,
                     mdns: swarm_config.mdns,
+                    journals,
                 });
                 Ok(driver.run().await?)
             });

@@ -56,12 +56,14 @@ const PENDING_MAX: u32 = 256;
 const CONNECTIONS_PER_PEER_MAX: u32 = 3;
 /// Requests of one peer served at the same time. Each holds at most a message. A peer conducts one session at a time.
 const REQUESTS_MAX: usize = 16;
+/// Requests of one replica served at the same time: the runs it pushes to each of a few topics.
+const REPLICA_REQUESTS_MAX: usize = 64;
 /// Gossip that may wait for one neighbour. What is beyond it is dropped and counted, and anti-entropy brings it.
 const NEIGHBOUR_QUEUE_MAX: usize = 1024;
 /// How long it may wait. On a machine that is busy for a second (gossipsub's own bound) all links would drop it, and nobody would hear.
 const NEIGHBOUR_LATE_MAX: Duration = Duration::from_secs(10);
 /// Streams of one connection: two of gossip, one of each request, and those that come and go with a connection.
-const STREAMS_MAX: usize = 64;
+const STREAMS_MAX: usize = 128;
 /// Topics that a peer may name at once. There is one here, and one in each other cluster.
 const SUBSCRIPTIONS_MAX: usize = 8;
 /// How often mDNS asks while nobody answers. One lost first answer costs one of these.
@@ -112,7 +114,8 @@ pub fn build(keypair: &Keypair, config: &SwarmConfig) -> Result<(Swarm<Behaviour
                 .with_max_pending_outgoing(Some(PENDING_MAX)),
         ),
         gossip: gossip(&topic)?,
-        sync: sync(&config.cluster)?,
+        sync: asking(&config.cluster, "sync", Duration::from_secs(15), REQUESTS_MAX)?,
+        journal: asking(&config.cluster, "journal", Duration::from_secs(10), REPLICA_REQUESTS_MAX)?,
         pulse: pulse::Behaviour::default(),
         identify: identify::Behaviour::new(
             identify::Config::new(identify_protocol(&config.cluster), keypair.public())
@@ -219,12 +222,18 @@ fn gossip(topic: &IdentTopic) -> Result<Gossip, SwarmError> {
     Ok(gossip)
 }
 
-fn sync(cluster: &str) -> Result<request_response::Behaviour<Bytes>, SwarmError> {
-    let protocol = StreamProtocol::try_from_owned(format!("/hearsay/1/{cluster}/sync"))
-        .map_err(|e| SwarmError::setup("sync")(&e))?;
+/// A protocol of requests and their answers.
+fn asking(
+    cluster: &str,
+    name: &'static str,
+    timeout: Duration,
+    requests_max: usize,
+) -> Result<request_response::Behaviour<Bytes>, SwarmError> {
+    let protocol = StreamProtocol::try_from_owned(format!("/hearsay/1/{cluster}/{name}"))
+        .map_err(|e| SwarmError::setup(name)(&e))?;
     let config = request_response::Config::default()
-        .with_request_timeout(Duration::from_secs(15))
-        .with_max_concurrent_streams(REQUESTS_MAX);
+        .with_request_timeout(timeout)
+        .with_max_concurrent_streams(requests_max);
     Ok(request_response::Behaviour::with_codec(Bytes, [(protocol, ProtocolSupport::Full)], config))
 }
 

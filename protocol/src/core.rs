@@ -87,6 +87,8 @@ pub struct Core {
     next_confrontation: Time,
     /// When it last overslept for so long that others may have given it up.
     absent_at: Option<Time>,
+    /// Whom to stay connected to for another reason than the overlay's.
+    kept: BTreeSet<NodeId>,
     /// Who is connected to whom may have to change.
     overlay_moved: bool,
     root_shown: Hash,
@@ -131,6 +133,7 @@ impl Core {
             unresolved: BTreeSet::new(),
             next_confrontation: now,
             absent_at: None,
+            kept: BTreeSet::new(),
             overlay_moved: false,
             root_shown: Hash::default(),
             entries_limit: Limit::new(config.entries_per_signer_per_s, config.entries_per_signer_burst),
@@ -209,6 +212,7 @@ impl Core {
         self.notice_lateness(now);
         match input {
             Input::Tick => (),
+            Input::Misbehaved(peer, what) => _ = self.malformed(now, peer, what),
             Input::Connected(peer) => self.on_connected(now, peer),
             Input::Disconnected(peer) => self.on_disconnected(now, peer),
             Input::DialFailed { peer, refused } => {
@@ -344,7 +348,9 @@ impl Core {
             let lost: BTreeMap<NodeId, Time> = lost.collect();
             let present =
                 watched.iter().copied().filter(|id| *id != self.id && !lost.contains_key(id)).collect();
-            self.links.set_wanted(now, self.overlay.wanted(), &lost);
+            let mut wanted = self.overlay.wanted();
+            wanted.extend(self.kept.intersection(&self.present).filter(|id| **id != self.id));
+            self.links.set_wanted(now, wanted, &lost);
             let liveness = &self.liveness;
             self.watch.set_watched(now, &present, |id| liveness.is_accused(id));
         }
@@ -526,6 +532,10 @@ impl Core {
             Command::SetProfile(profile) => self.set_profile(now, profile),
             Command::SetInstance(id, instance) => self.set_instance(now, id, Some(*instance)),
             Command::RemoveInstance(id) => self.set_instance(now, id, None),
+            Command::KeepLinks(peers) => {
+                self.overlay_moved |= self.kept != peers;
+                self.kept = peers;
+            }
             Command::Leave => self.leave(now),
         }
     }

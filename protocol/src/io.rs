@@ -1,5 +1,7 @@
 //! What goes into the core and what comes out of it.
 
+use std::collections::BTreeSet;
+
 use crate::{
     Incarnation, NodeId, Version,
     liveness::Strength,
@@ -38,6 +40,8 @@ pub enum Command {
     SetInstance(String, Box<Instance>),
     /// Offer it no longer.
     RemoveInstance(String),
+    /// Stay connected to these members, too, while they are present, whatever the overlay makes of them.
+    KeepLinks(BTreeSet<NodeId>),
     /// Say goodbye. Afterwards the core states nothing more.
     Leave,
 }
@@ -47,6 +51,8 @@ pub enum Command {
 pub enum Input {
     /// It is as late as [`Core::poll_timeout`](crate::Core::poll_timeout) said, or later.
     Tick,
+    /// A peer sent something malformed or forged, of which the core knows nothing else.
+    Misbehaved(NodeId, &'static str),
     /// The first connection to an authenticated peer opened.
     Connected(NodeId),
     /// The last connection to it closed.

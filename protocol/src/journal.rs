@@ -24,6 +24,7 @@ use crate::{Identity, NodeId, Time, Version, seen::Seen, sync::Ticket};
 
 pub mod append;
 pub mod clock;
+pub mod disk;
 pub mod extents;
 pub mod feed;
 pub mod message;
@@ -103,6 +104,8 @@ pub enum Input {
     Append(Append),
     /// The answer to [`Output::LookUp`].
     LookedUp(AppendId, Option<(EntryId, Entry)>),
+    /// It cannot be said whether there is an entry with that key.
+    NotLookedUp(AppendId),
     /// The run is on the disk, synced, and folded into the plug-in's tables.
     Stored(WriteId),
     /// It is not.
@@ -313,6 +316,11 @@ impl Journal {
             Input::LookedUp(id, Some((entry_id, entry))) => {
                 let appends: Vec<Append> = self.queue.known_key(id).collect();
                 appends.into_iter().for_each(|append| self.repeated(append, entry_id, &entry));
+            }
+            Input::NotLookedUp(id) => {
+                // Writing it might write it twice.
+                let appends: Vec<Append> = self.queue.known_key(id).collect();
+                self.refuse(appends, &AppendError::DiskFailed);
             }
             Input::Stored(write) => self.stored(now, write),
             Input::NotStored(write, error) => self.not_stored(now, write, error),

@@ -1,11 +1,10 @@
 //! What a node is to a plug-in.
-//!
-//! The journal (append, read) and an HTTP client belong here as well and come with the replicated record; until then a plug-in
-//! that would need them answers 501.
 
 use std::sync::Arc;
 
 use hearsay_protocol::{NodeId, providers::Provider};
+
+use crate::journal::Journal;
 
 /// The node, as its plug-ins see it. Cheap to ask: every answer comes from the node's own memory.
 pub trait Host: Send + Sync + 'static {
@@ -20,6 +19,10 @@ pub trait Host: Send + Sync + 'static {
 
     /// Whether sample data was asked for (`--demo`).
     fn demo(&self) -> bool;
+
+    /// The journal of a topic that this node keeps: a plug-in that has a [`projection`](crate::Service::projection) finds its own under its
+    /// name.
+    fn journal(&self, topic: &str) -> Option<Arc<dyn Journal>>;
 
     /// Who offers this service now, whatever its health, in the order of node and id. Empty for an unknown one.
     fn providers(&self, service: &str) -> Vec<Arc<Provider>>;

@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod grading;
 pub mod host;
 pub mod html;
+pub mod journal;
 pub mod log;
 pub mod parameters;
 pub mod plan;
@@ -21,6 +22,7 @@ pub mod service;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod visits;
+pub mod writing;
 
 use std::sync::Arc;
 

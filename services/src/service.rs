@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 use axum::Router;
 use serde_json::Value;
 
-use crate::Host;
+use crate::{Host, journal::Projection};
 
 /// A background task: runs beside the router and is dropped when the node stops.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -31,6 +31,12 @@ pub trait Service: Send + Sync + 'static {
     /// Runs beside the router for as long as the node runs. Called once.
     fn task(&self, host: Arc<dyn Host>) -> Option<Task> {
         let _ = host;
+        None
+    }
+
+    /// What it makes of the entries of its journal, if it keeps one. The journal's topic is the plug-in's [`name`](Self::name), and the
+    /// nodes that announce that service are its replicas.
+    fn projection(&self) -> Option<Arc<dyn Projection>> {
         None
     }
 

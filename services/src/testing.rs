@@ -21,20 +21,42 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::{Host, Service, prefixes, problem};
+use crate::{Host, Service, journal::Journal, prefixes, problem};
 
-/// A node that exists only in memory.
-#[derive(Clone, Debug)]
+mod journal;
+
+pub use journal::{Kept, MemoryJournal};
+
+/// A node that exists only in memory, but for its journals, which lie in a directory that goes with it.
+#[derive(Clone)]
 pub struct MemoryHost {
     node: String,
     demo: bool,
     providers: BTreeMap<String, Vec<Arc<Provider>>>,
+    journals: BTreeMap<String, Arc<MemoryJournal>>,
 }
 
 impl MemoryHost {
     /// A node of this name in the cluster `test`, that knows of no service.
     pub fn new(node: &str) -> Self {
-        Self { node: node.to_owned(), demo: false, providers: BTreeMap::new() }
+        Self { node: node.to_owned(), demo: false, providers: BTreeMap::new(), journals: BTreeMap::new() }
+    }
+
+    /// Keeps the journal of this plug-in, if it has one.
+    ///
+    /// # Panics
+    /// If no database can be made in the system's directory for temporary files.
+    #[must_use]
+    pub fn keeping(mut self, service: &dyn Service) -> Self {
+        if let Some(projection) = service.projection() {
+            self.journals.insert(service.name().to_owned(), Arc::new(MemoryJournal::new(projection)));
+        }
+        self
+    }
+
+    /// The journal of a topic that it keeps.
+    pub fn memory_journal(&self, topic: &str) -> Option<&Arc<MemoryJournal>> {
+        self.journals.get(topic)
     }
 
     /// With or without `--demo`.
@@ -90,6 +112,10 @@ impl Host for MemoryHost {
         self.demo
     }
 
+    fn journal(&self, topic: &str) -> Option<Arc<dyn Journal>> {
+        self.journals.get(topic).map(|journal| Arc::clone(journal) as Arc<dyn Journal>)
+    }
+
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {
         self.providers.get(service).cloned().unwrap_or_default()
     }
@@ -134,6 +160,11 @@ impl Answer {
 pub async fn ask(router: Router, method: Method, path: &str) -> Answer {
     let request = Request::builder().method(method).uri(path).body(Body::empty());
     let request = request.unwrap_or_else(|error| panic!("{path:?} is not a path: {error}"));
+    send(router, request).await
+}
+
+/// Sends a router a whole request without a network. Give it a fresh clone each time.
+pub async fn send(router: Router, request: Request<Body>) -> Answer {
     let response = match router.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use hearsay_protocol::{NodeId, providers::Provider};
-use hearsay_services::Host;
+use hearsay_services::{Host, journal::Journal};
 
-use crate::view::View;
+use crate::{journal::Journals, view::View};
 
 /// Answers plug-ins from the table.
-#[derive(Debug)]
 pub struct NodeHost {
     /// The table.
     pub view: Arc<View>,
@@ -20,6 +19,8 @@ pub struct NodeHost {
     pub cluster: String,
     /// Whether `--demo` was given.
     pub demo: bool,
+    /// The journals that it keeps.
+    pub journals: Arc<Journals>,
 }
 
 impl Host for NodeHost {
@@ -37,6 +38,10 @@ impl Host for NodeHost {
 
     fn demo(&self) -> bool {
         self.demo
+    }
+
+    fn journal(&self, topic: &str) -> Option<Arc<dyn Journal>> {
+        self.journals.topic(topic).map(|topic| Arc::clone(topic) as Arc<dyn Journal>)
     }
 
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {

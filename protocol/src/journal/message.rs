@@ -4,7 +4,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::feed::{FeedId, Run, Seq};
-use crate::{seen::Seen, wire::Message};
+use crate::{
+    seen::Seen,
+    wire::{self, Message},
+};
 
 /// How far a replica has a feed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -66,4 +69,24 @@ impl Message for JournalRequest {
 }
 impl Message for JournalResponse {
     const KINDS: u8 = 5;
+}
+
+/// The longest name of a topic: that of a service.
+const TOPIC_BYTES_MAX: usize = 128;
+
+/// A request as it travels: the length of its topic's name in one byte, the name, the request.
+pub fn address(topic: &str, request: &JournalRequest) -> Vec<u8> {
+    let length = u8::try_from(topic.len()).unwrap_or(u8::MAX);
+    let mut bytes = vec![length];
+    bytes.extend_from_slice(topic.as_bytes());
+    bytes.extend(wire::encode(request));
+    bytes
+}
+
+/// Takes a request's topic off; `None`: it has none.
+pub fn addressed(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (length, rest) = bytes.split_first()?;
+    let (topic, request) = rest.split_at_checked(usize::from(*length))?;
+    let topic = std::str::from_utf8(topic).ok()?;
+    (!topic.is_empty() && topic.len() <= TOPIC_BYTES_MAX).then_some((topic, request))
 }

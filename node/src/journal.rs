@@ -1,0 +1,353 @@
+//! The journals of this node's plug-ins: one database, one machine and one thread for each topic.
+//!
+//! A topic's thread owns all of it ([`keeper`]): appends come from HTTP, requests and answers of other replicas from the driver, both through
+//! one queue, and everything that came while the disk was syncing shares the next sync. It never waits for anybody but its disk.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Instant,
+};
+
+use futures::future::join_all;
+use hearsay_protocol::{
+    Identity, NodeId,
+    journal::{
+        Config, Counters, Restored,
+        append::{AppendError, Appended, Level},
+        feed::EntryId,
+    },
+    sync::Ticket,
+};
+use hearsay_services::{
+    Service,
+    journal::{Answers, Projection, Readers, Wanted, Write},
+};
+use tokio::sync::{mpsc::Sender, oneshot, watch};
+
+use crate::{driver::Order, view::Clock};
+
+mod keeper;
+mod store;
+
+pub use store::{Store, StoreError};
+
+/// Bytes of appends and requests that may wait for a topic's thread. What is over it is refused.
+const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// What a topic's thread is told.
+pub(crate) enum Told {
+    /// By a plug-in.
+    Append(Write, Option<Level>, Instant, oneshot::Sender<Result<Appended, AppendError>>),
+    /// These live members, other than this node, keep the topic.
+    Replicas(BTreeSet<NodeId>),
+    /// A connection to a peer opened.
+    Connected(NodeId),
+    /// The last one closed.
+    Disconnected(NodeId),
+    /// A replica asks.
+    Request(NodeId, Ticket, Vec<u8>),
+    /// A replica answers; `None`: it will not.
+    Response(NodeId, Ticket, Option<Vec<u8>>),
+}
+
+impl Told {
+    fn bytes(&self) -> usize {
+        let body = match self {
+            Self::Append(write, ..) => write.body.len() + write.key.as_ref().map_or(0, String::len),
+            Self::Request(_, _, bytes) | Self::Response(_, _, Some(bytes)) => bytes.len(),
+            Self::Replicas(_) | Self::Connected(_) | Self::Disconnected(_) | Self::Response(..) => 0,
+        };
+        size_of::<Self>() + body
+    }
+}
+
+/// One topic's journal.
+pub struct Topic {
+    name: String,
+    inbox: mpsc::Sender<Told>,
+    waiting_bytes: Arc<AtomicUsize>,
+    readers: Arc<Readers>,
+    changes: watch::Receiver<u64>,
+    shown: Arc<Shown>,
+}
+
+/// What a topic's thread shows of itself.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    counters: Mutex<Counters>,
+    commits: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Topic {
+    /// Tells the thread; `false`: too much waits for it, and it was not told.
+    fn tell(&self, told: Told) -> bool {
+        let bytes = told.bytes();
+        if self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) > WAITING_BYTES_MAX {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.shown.refused.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        self.inbox.send(told).is_ok()
+    }
+
+    /// Its counters, for `/metrics`.
+    pub fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let c = *self.shown.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        vec![
+            ("journal_appended", "Entries written here", c.appended),
+            ("journal_replicated", "Entries of others stored here", c.replicated),
+            ("journal_refused", "Runs refused because they were forged or break a bound", c.refused),
+            ("journal_put_off", "Runs of others put off because too much waited for the disk", c.put_off),
+            ("journal_differences", "Comparisons of journals that found a difference", c.differences),
+            ("journal_damaged", "Entries found damaged on the disk", c.damaged),
+            (
+                "journal_commits",
+                "Transactions synced to the disk",
+                self.shown.commits.load(Ordering::Relaxed),
+            ),
+            (
+                "journal_overflows",
+                "Appends and requests refused because too much waited for the journal's thread",
+                self.shown.refused.load(Ordering::Relaxed),
+            ),
+        ]
+    }
+}
+
+impl hearsay_services::journal::Journal for Topic {
+    fn append(&self, writes: Vec<Write>, wanted: Wanted) -> Answers<'_> {
+        let deadline = Instant::now() + wanted.timeout;
+        let answers: Vec<_> = writes
+            .into_iter()
+            .map(|write| {
+                let (answer, answered) = oneshot::channel();
+                self.tell(Told::Append(write, wanted.level, deadline, answer)).then_some(answered)
+            })
+            .collect();
+        Box::pin(join_all(answers.into_iter().map(|answered| async move {
+            match answered {
+                None => Err(AppendError::Busy),
+                // The thread is gone, and with it the disk.
+                Some(answered) => answered.await.unwrap_or(Err(AppendError::DiskFailed)),
+            }
+        })))
+    }
+
+    fn readers(&self) -> &Arc<Readers> {
+        &self.readers
+    }
+
+    fn has(&self, id: EntryId) -> rusqlite::Result<bool> {
+        store::holds(&*self.readers.open()?, id)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+}
+
+/// What journals need of their node.
+pub struct Ground<'a> {
+    /// Where the data dir is; `None`: nothing is kept, and the databases go with the process.
+    pub dir: Option<&'a Path>,
+    /// The node's key.
+    pub me: &'a dyn Fn() -> Identity,
+    /// The cluster's name.
+    pub cluster: &'a str,
+    /// How many replicas there should be of each topic; `None`: one.
+    pub replicas_expected: Option<NonZeroU32>,
+    /// The node's clock.
+    pub clock: Clock,
+    /// The way to the driver.
+    pub orders: Sender<Order>,
+}
+
+/// All topics of a node.
+#[derive(Default)]
+pub struct Journals {
+    topics: BTreeMap<String, Arc<Topic>>,
+    /// Databases of a node that keeps nothing. Removed with this.
+    _scratch: Option<Scratch>,
+}
+
+impl Journals {
+    /// Opens the journal of each plug-in that has one, and starts its thread.
+    ///
+    /// # Errors
+    /// A database cannot be used: says which, and what to do.
+    pub fn open(plugins: &[Arc<dyn Service>], ground: &Ground<'_>) -> anyhow::Result<Self> {
+        let kept: Vec<(String, Arc<dyn Projection>)> = plugins
+            .iter()
+            .filter_map(|plugin| Some((plugin.name().to_owned(), plugin.projection()?)))
+            .collect();
+        if kept.is_empty() {
+            return Ok(Self::default());
+        }
+        let scratch = if ground.dir.is_none() { Some(Scratch::make()?) } else { None };
+        let dir = match (ground.dir, &scratch) {
+            (Some(dir), _) => dir.join("journal"),
+            (None, Some(scratch)) => scratch.0.clone(),
+            (None, None) => anyhow::bail!("no directory for the journal; this is a defect"),
+        };
+        std::fs::create_dir_all(&dir)
+            .map_err(|error| anyhow::anyhow!("cannot make {}: {error}", dir.display()))?;
+        let mut topics = BTreeMap::new();
+        for (name, projection) in kept {
+            let path = dir.join(format!("{name}.db"));
+            let topic = start(&path, &name, projection, ground)?;
+            topics.insert(name, Arc::new(topic));
+        }
+        Ok(Self { topics, _scratch: scratch })
+    }
+
+    /// A topic's journal.
+    pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.topics.get(name)
+    }
+
+    /// The names of all topics.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.topics.keys().map(String::as_str)
+    }
+
+    /// A connection to a peer opened, or the last one closed.
+    pub fn connected(&self, peer: NodeId, is: bool) {
+        for topic in self.topics.values() {
+            topic.tell(if is { Told::Connected(peer) } else { Told::Disconnected(peer) });
+        }
+    }
+
+    /// The live members that keep a topic.
+    pub fn replicas(&self, topic: &str, replicas: BTreeSet<NodeId>) {
+        if let Some(topic) = self.topics.get(topic) {
+            topic.tell(Told::Replicas(replicas));
+        }
+    }
+
+    /// A replica asks something of a topic; `false`: nobody will answer.
+    pub fn asked(&self, topic: &str, from: NodeId, ticket: Ticket, bytes: Vec<u8>) -> bool {
+        self.topics.get(topic).is_some_and(|topic| topic.tell(Told::Request(from, ticket, bytes)))
+    }
+
+    /// A replica answered, or will not.
+    pub fn answered(&self, topic: &str, from: NodeId, ticket: Ticket, bytes: Option<Vec<u8>>) {
+        if let Some(topic) = self.topics.get(topic) {
+            topic.tell(Told::Response(from, ticket, bytes));
+        }
+    }
+
+    /// The counters of all topics.
+    pub fn counters(&self) -> impl Iterator<Item = (&str, Vec<(&'static str, &'static str, u64)>)> {
+        self.topics.values().map(|topic| (topic.name.as_str(), topic.counters()))
+    }
+}
+
+fn start(
+    path: &Path,
+    name: &str,
+    projection: Arc<dyn Projection>,
+    ground: &Ground<'_>,
+) -> anyhow::Result<Topic> {
+    let (store, restored) = open(path, name, projection.as_ref(), ground.cluster)?;
+    let mut config = Config::new(ground.cluster, name);
+    if let Some(expected) = ground.replicas_expected {
+        config.replicas_expected = expected.try_into()?;
+    }
+    let (inbox, told) = mpsc::channel();
+    let (changed, changes) = watch::channel(0);
+    let waiting_bytes = Arc::new(AtomicUsize::new(0));
+    let shown = Arc::new(Shown::default());
+    let readers = Arc::new(Readers::new(path));
+    let parts = keeper::Parts {
+        store,
+        projection,
+        restored,
+        me: (ground.me)(),
+        config,
+        clock: ground.clock,
+        told,
+        orders: ground.orders.clone(),
+        changed,
+        waiting_bytes: Arc::clone(&waiting_bytes),
+        shown: Arc::clone(&shown),
+    };
+    let keeper = keeper::Keeper::new(parts)?;
+    std::thread::Builder::new().name(format!("journal-{name}")).spawn(move || keeper.run())?;
+    Ok(Topic { name: name.to_owned(), inbox, waiting_bytes, readers, changes, shown })
+}
+
+/// Opens a topic's file. One that is damaged is put aside, and everything that other replicas have comes back from them.
+fn open(
+    path: &Path,
+    name: &str,
+    projection: &dyn Projection,
+    cluster: &str,
+) -> anyhow::Result<(Store, Restored)> {
+    let attempt = || -> Result<(Store, Restored), StoreError> {
+        let store = Store::open(path, cluster, name, projection)?;
+        let restored = store.restored()?;
+        Ok((store, restored))
+    };
+    match attempt() {
+        Ok(opened) => Ok(opened),
+        Err(StoreError::Damaged(error)) => {
+            let aside = put_aside(path)?;
+            tracing::error!(
+                topic = name,
+                %error,
+                kept = %aside.display(),
+                "the journal's database is damaged; it was put aside, and what other replicas have comes back from them"
+            );
+            attempt().map_err(|error| anyhow::anyhow!("cannot use {}: {error}", path.display()))
+        }
+        Err(error) => Err(anyhow::anyhow!(
+            "cannot use {}: {error}; move it away, or name another --data-dir",
+            path.display()
+        )),
+    }
+}
+
+/// Renames a database and what belongs to it.
+fn put_aside(path: &Path) -> anyhow::Result<PathBuf> {
+    let taken = |n: &u32| !path.with_extension(format!("damaged-{n}")).exists();
+    let number = (1..1000)
+        .find(taken)
+        .ok_or_else(|| anyhow::anyhow!("too many damaged databases beside {}", path.display()))?;
+    let aside = path.with_extension(format!("damaged-{number}"));
+    std::fs::rename(path, &aside)?;
+    for suffix in ["-wal", "-shm"] {
+        let with = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+        // Often there is none.
+        _ = std::fs::rename(with(path), with(&aside));
+    }
+    Ok(aside)
+}
+
+/// A directory that goes with the process.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make() -> anyhow::Result<Self> {
+        let mut mark = [0; 8];
+        getrandom::fill(&mut mark)
+            .map_err(|e| anyhow::anyhow!("this system gives no random numbers: {e}"))?;
+        let dir = std::env::temp_dir().join(format!("hearsay-{:016x}", u64::from_le_bytes(mark)));
+        std::fs::create_dir(&dir).map_err(|e| anyhow::anyhow!("cannot make {}: {e}", dir.display()))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Whoever asked for nothing to be kept can live with what the system clears later.
+        _ = std::fs::remove_dir_all(&self.0);
+    }
+}

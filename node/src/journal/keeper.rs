@@ -1,0 +1,282 @@
+//! The thread of one topic: feeds the journal's machine, and does what it says on the disk.
+//!
+//! The order that the machine relies on: runs are put into one transaction; when nothing more has come, it is committed, which syncs; and only
+//! then the machine is told that they are stored, and what depends on it leaves.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hearsay_protocol::{
+    Identity, Time,
+    journal::{
+        Config, Input, Journal, LoadId, Output, Restored, WriteId,
+        append::{Append, AppendError, AppendId, Appended},
+        feed::{FeedId, Seq},
+        message::{Extent, JournalRequest, JournalResponse, address},
+    },
+    sync::Ticket,
+    wire::{self, Received},
+};
+use hearsay_services::journal::Projection;
+use tokio::sync::{mpsc::Sender, oneshot, watch};
+
+use super::{
+    Shown, Told,
+    store::{Store, disk_error},
+};
+use crate::{driver::Order, view::Clock};
+
+/// What is taken from the queue before the disk is asked. More would only make the first wait.
+const TAKE_MAX: usize = 4096;
+/// The thread looks around at least so often.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What a keeper is made of.
+pub(super) struct Parts {
+    pub(super) store: Store,
+    pub(super) projection: Arc<dyn Projection>,
+    pub(super) restored: Restored,
+    pub(super) me: Identity,
+    pub(super) config: Config,
+    pub(super) clock: Clock,
+    pub(super) told: Receiver<Told>,
+    pub(super) orders: Sender<Order>,
+    pub(super) changed: watch::Sender<u64>,
+    pub(super) waiting_bytes: Arc<AtomicUsize>,
+    pub(super) shown: Arc<Shown>,
+}
+
+/// Keeps one topic.
+pub(super) struct Keeper {
+    store: Store,
+    projection: Arc<dyn Projection>,
+    machine: Journal,
+    topic: String,
+    clock: Clock,
+    told: Receiver<Told>,
+    orders: Sender<Order>,
+    changed: watch::Sender<u64>,
+    waiting_bytes: Arc<AtomicUsize>,
+    shown: Arc<Shown>,
+    /// In the open transaction.
+    uncommitted: Vec<WriteId>,
+    asked: BTreeMap<AppendId, oneshot::Sender<Result<Appended, AppendError>>>,
+    next_append: u64,
+    /// Runs that did not stand the check when they were read.
+    damaged: Vec<(FeedId, Vec<Seq>)>,
+}
+
+impl Keeper {
+    pub(super) fn new(parts: Parts) -> anyhow::Result<Self> {
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed)
+            .map_err(|e| anyhow::anyhow!("this system gives no random numbers: {e}"))?;
+        let topic = parts.config.topic.clone();
+        Ok(Self {
+            machine: Journal::new(parts.me, parts.config, parts.restored, u64::from_le_bytes(seed)),
+            store: parts.store,
+            projection: parts.projection,
+            topic,
+            clock: parts.clock,
+            told: parts.told,
+            orders: parts.orders,
+            changed: parts.changed,
+            waiting_bytes: parts.waiting_bytes,
+            shown: parts.shown,
+            uncommitted: Vec::new(),
+            asked: BTreeMap::new(),
+            next_append: 0,
+            damaged: Vec::new(),
+        })
+    }
+
+    /// Until nobody can tell it anything any more.
+    pub(super) fn run(mut self) {
+        loop {
+            let now = self.clock.now();
+            let wait = self.machine.poll_timeout().map_or(IDLE, |at| at.since(now).min(IDLE));
+            match self.told.recv_timeout(wait) {
+                Ok(told) => self.take(told),
+                Err(RecvTimeoutError::Timeout) => self.feed(Input::Tick),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.carry_out();
+            // What came meanwhile shares the sync.
+            for _ in 0..TAKE_MAX {
+                let Ok(told) = self.told.try_recv() else { break };
+                self.take(told);
+                self.carry_out();
+            }
+            self.commit();
+            *self.shown.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.machine.counters();
+        }
+    }
+
+    fn take(&mut self, told: Told) {
+        self.waiting_bytes.fetch_sub(told.bytes(), Ordering::Relaxed);
+        match told {
+            Told::Append(write, level, deadline, answer) => {
+                self.next_append += 1;
+                let id = AppendId(self.next_append);
+                self.asked.insert(id, answer);
+                let left = deadline.saturating_duration_since(std::time::Instant::now());
+                let deadline = self.clock.now() + left;
+                self.feed(Input::Append(Append { id, key: write.key, body: write.body, level, deadline }));
+            }
+            Told::Replicas(replicas) => self.feed(Input::Replicas(replicas)),
+            Told::Connected(peer) => self.feed(Input::Connected(peer)),
+            Told::Disconnected(peer) => self.feed(Input::Disconnected(peer)),
+            Told::Request(from, ticket, bytes) => match wire::decode::<JournalRequest>(&bytes) {
+                Ok(Received::Known(request)) => self.feed(Input::Request { from, ticket, request }),
+                Ok(Received::Unknown) => self.respond(ticket, &JournalResponse::Unable),
+                Err(_) => {
+                    self.order(Order::Misbehaved(from, "journal request"));
+                    self.respond(ticket, &JournalResponse::Unable);
+                }
+            },
+            Told::Response(from, ticket, bytes) => {
+                let response = match bytes.as_deref().map(wire::decode::<JournalResponse>) {
+                    Some(Ok(Received::Known(response))) => Some(response),
+                    Some(Err(_)) => {
+                        self.order(Order::Misbehaved(from, "journal response"));
+                        None
+                    }
+                    Some(Ok(Received::Unknown)) | None => None,
+                };
+                self.feed(Input::Response { from, ticket, response });
+            }
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
+        let now: Time = self.clock.now();
+        self.machine.handle(now, wall_ms, input);
+    }
+
+    /// Does what the machine says, until it says nothing more.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::LookUp(id, key) => match self.store.with_key(&key) {
+                    Ok(found) => self.feed(Input::LookedUp(id, found)),
+                    Err(error) => {
+                        self.complain(&error, "looking for a key");
+                        self.feed(Input::NotLookedUp(id));
+                    }
+                },
+                Output::Store(id, run, _) => match self.store.put(&run, self.projection.as_ref()) {
+                    Ok(()) => self.uncommitted.push(id),
+                    Err(error) => {
+                        self.uncommitted.push(id);
+                        self.give_up(&error);
+                    }
+                },
+                Output::Load(id, wanted) => self.load(id, &wanted),
+                Output::Forgo(feed, up_to) => {
+                    if let Err(error) = self.store.forgo(feed, up_to) {
+                        self.give_up(&error);
+                    }
+                }
+                Output::Request(peer, ticket, request) => {
+                    let bytes = address(&self.topic, &request);
+                    self.order(Order::AskReplica(peer, self.topic.clone(), ticket, bytes));
+                }
+                Output::Respond(_, ticket, response) => self.respond(ticket, &response),
+                Output::Answer(id, answer) => self.answer(id, answer),
+                Output::Misbehaved(peer, how) => self.order(Order::Misbehaved(peer, how)),
+            }
+        }
+    }
+
+    fn load(&mut self, id: LoadId, wanted: &Extent) {
+        match self.store.load(wanted) {
+            Ok(loaded) => {
+                if !loaded.damaged.is_empty() {
+                    self.damaged.push((wanted.feed, loaded.damaged));
+                }
+                self.feed(Input::Loaded { load: id, dropped: loaded.dropped, runs: loaded.runs });
+            }
+            Err(error) => {
+                self.complain(&error, "reading for a replica");
+                self.feed(Input::Loaded { load: id, dropped: Default::default(), runs: Vec::new() });
+            }
+        }
+    }
+
+    /// Syncs what was put, until nothing more follows from it.
+    fn commit(&mut self) {
+        while self.store.is_dirty() {
+            match self.store.commit() {
+                Ok(()) => {
+                    self.shown.commits.fetch_add(1, Ordering::Relaxed);
+                    // Readers that wake up find it.
+                    self.changed.send_modify(|changes| *changes += 1);
+                    let stored = std::mem::take(&mut self.uncommitted);
+                    stored.into_iter().for_each(|id| self.feed(Input::Stored(id)));
+                }
+                Err(error) => self.give_up(&error),
+            }
+            self.carry_out();
+        }
+        self.mend();
+    }
+
+    /// Nothing of the open transaction is on the disk, or nobody knows.
+    fn give_up(&mut self, error: &rusqlite::Error) {
+        self.complain(error, "writing");
+        self.store.roll_back();
+        let how = disk_error(error);
+        let lost = std::mem::take(&mut self.uncommitted);
+        lost.into_iter().for_each(|id| self.feed(Input::NotStored(id, how)));
+    }
+
+    /// Takes out what was found damaged; it comes back from another replica.
+    fn mend(&mut self) {
+        for (feed, starts) in std::mem::take(&mut self.damaged) {
+            tracing::error!(
+                topic = self.topic,
+                ?feed,
+                runs = starts.len(),
+                "entries on the disk are damaged; fetching them from another replica"
+            );
+            match self.store.discard(feed, &starts, self.projection.as_ref()) {
+                Ok(left) => self.feed(Input::Damaged(left)),
+                Err(error) => {
+                    tracing::error!(topic = self.topic, %error, "cannot take out what is damaged");
+                    self.store.roll_back();
+                }
+            }
+            self.changed.send_modify(|changes| *changes += 1);
+            self.carry_out();
+        }
+    }
+
+    fn complain(&self, error: &rusqlite::Error, doing: &'static str) {
+        tracing::error!(topic = self.topic, %error, doing, "the journal's disk");
+    }
+
+    fn respond(&self, ticket: Ticket, response: &JournalResponse) {
+        self.order(Order::AnswerReplica(ticket, wire::encode(response)));
+    }
+
+    fn order(&self, order: Order) {
+        // The driver is gone: so is the node.
+        _ = self.orders.blocking_send(order);
+    }
+
+    fn answer(&mut self, id: AppendId, answer: Result<Appended, AppendError>) {
+        if let Some(asked) = self.asked.remove(&id) {
+            // Whoever asked may have gone.
+            _ = asked.send(answer);
+        }
+    }
+}
