@@ -57,7 +57,7 @@ mod tests {
     async fn every_built_in_plugin_conforms_with_and_without_demo() {
         for service in builtin() {
             for demo in [false, true] {
-                let host = Arc::new(testing::MemoryHost::new("n1").with_demo(demo));
+                let host = Arc::new(testing::MemoryHost::new("n1").with_demo(demo).keeping(service.as_ref()));
                 let breaches = testing::breaches(service.as_ref(), host).await;
                 assert!(breaches.is_empty(), "{} (demo: {demo}): {breaches:#?}", service.name());
             }

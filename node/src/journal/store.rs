@@ -91,7 +91,7 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 /// How a write that failed is told to the journal.
-pub fn disk_error(error: &rusqlite::Error) -> DiskError {
+pub(super) fn disk_error(error: &rusqlite::Error) -> DiskError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => DiskError::Full,
         _ => DiskError::Failed,
@@ -542,7 +542,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// What the database said.
-pub fn holds(db: &Connection, id: EntryId) -> rusqlite::Result<bool> {
+pub(super) fn holds(db: &Connection, id: EntryId) -> rusqlite::Result<bool> {
     let mut find = db.prepare_cached("SELECT seen FROM journal_feeds WHERE writer = ?1 AND boot = ?2")?;
     let key = params![id.feed.writer.public_key(), id.feed.boot.cast_signed()];
     let seen: Option<Vec<u8>> = find.query_row(key, |row| row.get(0)).optional()?;
