@@ -555,8 +555,9 @@ fn run_of(feed: FeedId, row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Run>
         (Ok(before), Ok(signature)) => (before, signature),
         _ => return Ok(None),
     };
-    let bytes: Vec<u8> = row.get(4)?;
-    let Ok(entries) = entries_from_bytes(&bytes) else { return Ok(None) };
+    // On a disk that decays, even what kind of value it is.
+    let entries = row.get_ref(4)?.as_blob().ok().and_then(|bytes| entries_from_bytes(bytes).ok());
+    let Some(entries) = entries else { return Ok(None) };
     Ok(Some(Run::from_parts((EntryId { feed, seq: start }, ChainHash(before)), entries, signature)))
 }
 
