@@ -33,6 +33,8 @@ use tokio::sync::{mpsc::Sender, oneshot, watch};
 
 use crate::{driver::Order, view::Clock};
 
+#[cfg(feature = "broken")]
+mod broken;
 mod keeper;
 mod store;
 

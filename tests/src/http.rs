@@ -13,7 +13,7 @@ use serde_json::Value;
 pub struct Reply {
     /// The status.
     pub status: u16,
-    /// The lines of the head, in small letters.
+    /// The lines of the head.
     pub head: String,
     /// The body.
     pub body: String,
@@ -27,7 +27,8 @@ impl Reply {
 
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        let mut headers = self.head.lines().filter_map(|line| line.split_once(": "));
+        headers.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 }
 
@@ -67,7 +68,7 @@ pub fn send(
         let status = head.split(' ').nth(1)?.parse().ok()?;
         let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
         let body = if chunked { unchunked(body)? } else { body.to_owned() };
-        Some(Reply { status, head: head.to_ascii_lowercase(), body })
+        Some(Reply { status, head: head.to_owned(), body })
     };
     exchange().ok_or(Silence::Unknown)
 }

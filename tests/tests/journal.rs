@@ -23,16 +23,21 @@ struct Books {
 
 impl Books {
     fn start(lab: &mut Lab, count: usize) -> Self {
+        Self::named(lab, "m", count)
+    }
+
+    fn named(lab: &mut Lab, prefix: &str, count: usize) -> Self {
         let hosts: Vec<_> = (0..count).map(|_| lab.host()).collect();
-        let nodes =
-            hosts.iter().enumerate().map(|(i, host)| lab.grading(host, &format!("m{}", i + 1))).collect();
+        let start = |(i, host)| lab.grading(host, &format!("{prefix}{}", i + 1));
+        let nodes = hosts.iter().enumerate().map(start).collect();
         let books = Self { hosts, nodes };
         lab.until(5 * S, "all list all", |lab| lab.all_list_all(&books.nodes));
         books
     }
 
     fn restart(&mut self, lab: &mut Lab, which: usize) {
-        self.nodes[which] = lab.grading(&self.hosts[which], &format!("m{}", which + 1));
+        let name = lab.name_of(self.nodes[which]);
+        self.nodes[which] = lab.grading(&self.hosts[which], &name);
     }
 
     /// Waits until all have the same book, and returns it.
@@ -62,8 +67,8 @@ fn student(last_name: &str) -> Value {
 }
 
 /// Kills a random node every two seconds under writers on all, and returns the faults.
-fn killing_nodes(lab: &mut Lab, rounds: u32) -> BTreeSet<Fault> {
-    let mut books = Books::start(lab, 3);
+fn killing_nodes(lab: &mut Lab, prefix: &str, rounds: u32) -> BTreeSet<Fault> {
+    let mut books = Books::named(lab, prefix, 3);
     let addresses: Vec<_> = books.nodes.iter().map(|node| lab.address(*node)).collect();
     let writers = Writers::start(&addresses);
     let mut state = 7u32;
@@ -93,7 +98,29 @@ fn killing_nodes(lab: &mut Lab, rounds: u32) -> BTreeSet<Fault> {
 fn nothing_acknowledged_is_lost_though_nodes_are_killed_under_load() {
     scenario("nothing_acknowledged_is_lost_though_nodes_are_killed_under_load", |lab| {
         let rounds = if std::env::var_os("LAB_LONG").is_some() { 300 } else { 8 };
-        assert_eq!(killing_nodes(lab, rounds), BTreeSet::new());
+        assert_eq!(killing_nodes(lab, "m", rounds), BTreeSet::new());
+    });
+}
+
+/// A checker that has never failed proves nothing.
+#[test]
+fn a_journal_that_breaks_its_word_is_found_out() {
+    let Some(broken) = std::env::var_os("NODE_BROKEN_BIN") else {
+        println!("skipped: NODE_BROKEN_BIN does not name a node with the feature `broken`; tests/run does");
+        assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and there is no broken node");
+        return;
+    };
+    scenario("a_journal_that_breaks_its_word_is_found_out", |lab| {
+        for way in ["early-ack", "lost-range", "reused-number", "replay"] {
+            lab.begin_anew(&broken, &[("HEARSAY_BROKEN", way)]);
+            let faults = killing_nodes(lab, way, 4);
+            let kinds: BTreeSet<_> = faults
+                .iter()
+                .map(|fault| format!("{fault:?}").split(' ').next().unwrap().to_owned())
+                .collect();
+            println!("{way}: {} faults: {kinds:?}", faults.len());
+            assert!(!faults.is_empty(), "nobody noticed {way}");
+        }
     });
 }
 
@@ -105,12 +132,14 @@ fn a_grade_is_on_all_nodes_at_once_and_survives_its_writer() {
         let reply = post(lab, books.nodes[0], "/students?ack=majority", &student("first"));
         assert_eq!((reply.status, reply.header("hearsay-ack")), (201, Some("majority")));
         let path = reply.header("location").unwrap().to_owned();
+        let mut token = reply.header("hearsay-token").unwrap().to_owned();
         for score in 0..20 {
             let grade = json!({ "title": "Essay", "type": "Homework", "score": score });
-            let writer = books.nodes[score % 5];
-            let reply = post(lab, writer, &format!("{path}/grades"), &grade);
+            let writer = lab.address(books.nodes[score % 5]);
+            let (request, headers) = (format!("POST {path}/grades"), [JSON, ("hearsay-token", &token)]);
+            let reply = send(writer, &request, &headers, &grade.to_string(), 8 * S).unwrap();
             assert_eq!(reply.status, 201, "{}", reply.body);
-            let token = reply.header("hearsay-token").unwrap().to_owned();
+            token = reply.header("hearsay-token").unwrap().to_owned();
             // Whoever names what was written sees it, whichever node is asked.
             let other = lab.address(books.nodes[(score + 1) % 5]);
             let seen = send(other, &format!("GET {path}"), &[("hearsay-token", &token)], "", 5 * S).unwrap();
@@ -119,7 +148,7 @@ fn a_grade_is_on_all_nodes_at_once_and_survives_its_writer() {
         }
         let last = post(lab, books.nodes[4], "/students", &student("last words"));
         lab.crash(books.nodes[4]);
-        assert_eq!(last.header("hearsay-ack").is_some_and(|ack| ack != "local"), true, "{last:?}");
+        assert!(last.header("hearsay-ack").is_some_and(|ack| ack != "local"), "{last:?}");
         let rest = Books { hosts: Vec::new(), nodes: books.nodes[..4].to_vec() };
         lab.until(5 * S, "it outlives its writer everywhere", |lab| {
             rest.nodes
