@@ -86,7 +86,8 @@ impl Server {
             waiters: Waiters::new(setup.waiters),
             answers: Answers::new(setup.answers),
         });
-        let host = Arc::new(NodeHost { view: Arc::clone(&view), id, name, cluster, demo: true });
+        let listeners = Default::default();
+        let host = Arc::new(NodeHost { view: Arc::clone(&view), id, name, cluster, demo: true, listeners });
         let plugins: Vec<_> =
             builtin().into_iter().filter(|plugin| setup.roles.contains(&plugin.name())).collect();
         let router = router(site, &plugins, host).unwrap();
