@@ -205,9 +205,12 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
 
     // The node is there, whether or not anybody can be told so.
     _ = std::io::stdout().write_all(
-        Banner { gateway, ..banner(&config, &name, id, http, swarm_port.address, &storage, remembered.len()) }
-            .render()
-            .as_bytes(),
+        Banner {
+            gateway,
+            ..banner(&config, &name, id, http, swarm_port.address, &storage, remembered.len())
+        }
+        .render()
+        .as_bytes(),
     );
     tracing::info!(name, %id, incarnation = incarnation.0, cluster = config.cluster, "started");
     readiness.send_replace(Readiness::Ready);

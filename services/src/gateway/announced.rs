@@ -38,7 +38,8 @@ impl Announced {
 
     fn understand(text: &str) -> Result<Self, &'static str> {
         let mut words = text.split_ascii_whitespace();
-        let (host, prefix) = match words.next().and_then(|route| route.find('/').map(|at| route.split_at(at))) {
+        let (host, prefix) = match words.next().and_then(|route| route.find('/').map(|at| route.split_at(at)))
+        {
             Some(route) => route,
             None => return Err("it has no path; write urlprefix-/path or urlprefix-host/path"),
         };

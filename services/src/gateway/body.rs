@@ -15,7 +15,12 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{access::Access, pool::Lease, shared::Flight, stream::{Active, Connection}};
+use super::{
+    access::Access,
+    pool::Lease,
+    shared::Flight,
+    stream::{Active, Connection},
+};
 
 /// Why a body ended early.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;

@@ -102,7 +102,10 @@ mod tests {
     fn equals_are_chosen_equally_often() {
         for n in [2, 3, 10] {
             let counts = chosen(&group(n), &[]);
-            assert!(counts.len() == n && counts.values().all(|c| (700 / n..1400 / n).contains(c)), "{counts:?}");
+            assert!(
+                counts.len() == n && counts.values().all(|c| (700 / n..1400 / n).contains(c)),
+                "{counts:?}"
+            );
         }
     }
 
@@ -126,7 +129,8 @@ mod tests {
         group.members[1].target.eject(5);
         let keys = |counts: BTreeMap<String, usize>| counts.into_keys().collect::<Vec<_>>();
         assert_eq!(keys(chosen(&group, &[])), ["i2", "i3"]);
-        let tried = |ids: &[usize]| ids.iter().map(|i| Arc::clone(&group.members[*i].target)).collect::<Vec<_>>();
+        let tried =
+            |ids: &[usize]| ids.iter().map(|i| Arc::clone(&group.members[*i].target)).collect::<Vec<_>>();
         assert_eq!(keys(chosen(&group, &tried(&[2]))), ["i3"]);
         assert_eq!(keys(chosen(&group, &tried(&[2, 3]))), ["i1"], "ejected is better than critical");
         assert_eq!(keys(chosen(&group, &tried(&[1, 2, 3]))), ["i0"], "critical is better than nobody");

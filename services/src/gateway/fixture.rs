@@ -46,7 +46,8 @@ pub(super) fn group(instances: usize) -> Group {
 }
 
 pub(super) fn group_with(instances: usize, health: impl Fn(usize) -> Health) -> Group {
-    let of = |i| provider_with("web", &format!("i{i}"), &format!("http://10.0.0.1:{}", i + 1), &[], health(i));
+    let of =
+        |i| provider_with("web", &format!("i{i}"), &format!("http://10.0.0.1:{}", i + 1), &[], health(i));
     let providers: Vec<_> = (0..instances).map(|i| Arc::new(of(i))).collect();
     Routes::default().learn(&providers, 1, 0).find("h", "/web").unwrap().route.group.clone()
 }

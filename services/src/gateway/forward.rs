@@ -220,11 +220,14 @@ mod tests {
             ("expect", "100-continue"),
         ]);
         assert_eq!(headers[FOR], "1.2.3.4, 5.6.7.8, 10.0.0.7");
-        assert_eq!((&headers[PROTO], &headers[HOST], &headers[PREFIX]), (
-            &HeaderValue::from_static("http"),
-            &HeaderValue::from_static("shop:8080"),
-            &HeaderValue::from_static("/shop"),
-        ));
+        assert_eq!(
+            (&headers[PROTO], &headers[HOST], &headers[PREFIX]),
+            (
+                &HeaderValue::from_static("http"),
+                &HeaderValue::from_static("shop:8080"),
+                &HeaderValue::from_static("/shop"),
+            )
+        );
         assert_eq!(headers[header::VIA], "1.0 first, 1.1 hearsay-abc");
         assert!(!headers.contains_key(header::FORWARDED) && !headers.contains_key(header::EXPECT));
         assert_eq!(headers["traceparent"].len(), 55);
@@ -244,7 +247,10 @@ mod tests {
         let mut one = map(&[("te", "trailers"), ("cookie", "a=1"), ("cookie", "b=2")]);
         let mut two = one.clone();
         address(&mut one, Version::HTTP_11, &host);
-        assert_eq!((&one[header::HOST], &one[header::COOKIE]), (&host, &HeaderValue::from_static("a=1; b=2")));
+        assert_eq!(
+            (&one[header::HOST], &one[header::COOKIE]),
+            (&host, &HeaderValue::from_static("a=1; b=2"))
+        );
         assert!(!one.contains_key(header::TE));
         two.insert(header::HOST, host.clone());
         address(&mut two, Version::HTTP_2, &host);

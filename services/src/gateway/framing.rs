@@ -90,7 +90,9 @@ mod tests {
 
     #[test]
     fn both_in_one_head_are_seen_in_either_order() {
-        assert!(said_both("POST / HTTP/1.1\r\nContent-Length: 5\r\nA: b\r\ntransfer-ENCODING: chunked\r\n\r\n"));
+        assert!(said_both(
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\nA: b\r\ntransfer-ENCODING: chunked\r\n\r\n"
+        ));
         assert!(said_both("POST / HTTP/1.1\nTransfer-Encoding:chunked\ncontent-length:5\n\n"));
     }
 
@@ -105,7 +107,8 @@ mod tests {
     #[test]
     fn what_a_body_contained_is_forgotten_with_it() {
         let mut framing = Framing::default();
-        framing.read(b"POST / HTTP/1.1\r\ncontent-length: 50\r\n\r\ncontent-length: 1\ntransfer-encoding: x\n");
+        framing
+            .read(b"POST / HTTP/1.1\r\ncontent-length: 50\r\n\r\ncontent-length: 1\ntransfer-encoding: x\n");
         assert!(framing.said_both());
         framing.forget();
         framing.read(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");

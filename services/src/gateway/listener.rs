@@ -44,7 +44,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection over the limit is told. Made once, so that refusing costs nothing.
 static OVERFULL: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections; try again or ask another");
+    let problem =
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections; try again or ask another");
     let body = problem.to_json();
     let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {}\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
@@ -189,13 +190,8 @@ async fn serve_one(
         Err(_) => return worker.shared.counters.refused(Reason::HeadTime),
     };
     let connection = Arc::new(Connection::new(Client { address: address_of(peer.ip()) }));
-    let stream = ClientStream::new(
-        stream,
-        Bytes::from(beginning),
-        !is_http2,
-        Arc::clone(&connection),
-        WRITE_STALL,
-    );
+    let stream =
+        ClientStream::new(stream, Bytes::from(beginning), !is_http2, Arc::clone(&connection), WRITE_STALL);
     if is_http2 {
         serve_http2(worker, connection, stream, stopping).await;
     } else {
@@ -222,7 +218,8 @@ async fn sniff(stream: &mut TcpStream, beginning: &mut Vec<u8>) -> io::Result<bo
 
 /// As a list of addresses in a header has it. A mapped address is shown as what it is.
 fn address_of(ip: IpAddr) -> HeaderValue {
-    HeaderValue::from_str(&ip.to_canonical().to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    HeaderValue::from_str(&ip.to_canonical().to_string())
+        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
 async fn serve_http1(

@@ -155,7 +155,9 @@ impl Pool {
         let Some(kept) = target.kept.get(self.thread) else { return };
         kept.lock().retain(|idle| idle.since.elapsed() < self.limits.keep && !idle.sender.is_closed());
         if let Ok(mut two) = kept.two.try_lock()
-            && two.as_ref().is_some_and(|two| two.used.elapsed() >= self.limits.http2_idle || two.sender.is_closed())
+            && two
+                .as_ref()
+                .is_some_and(|two| two.used.elapsed() >= self.limits.http2_idle || two.sender.is_closed())
         {
             *two = None;
         }
@@ -217,7 +219,8 @@ impl Pool {
             match address {
                 Address::Ip(ip) => TcpStream::connect(ip).await,
                 Address::Name(name, port) => {
-                    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address to connect to");
+                    let mut last =
+                        io::Error::new(io::ErrorKind::NotFound, "the name has no address to connect to");
                     for ip in tokio::net::lookup_host((name.as_str(), *port)).await? {
                         if is_link_local(ip.ip()) {
                             continue;

@@ -97,7 +97,11 @@ enum Sender {
 
 impl Worker {
     /// Answers a request.
-    pub async fn serve(self: Arc<Self>, connection: Arc<Connection>, mut request: Request<Incoming>) -> Response<Answer> {
+    pub async fn serve(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        mut request: Request<Incoming>,
+    ) -> Response<Answer> {
         let shared = &self.shared;
         shared.counters.requests.fetch_add(1, Relaxed);
         let active = connection.begin();
@@ -132,7 +136,10 @@ impl Worker {
         let has_body = !body.is_end_stream();
         let admitted = admit(&head, has_body, connection.said_both(), &shared.me.name)?;
         let mut flight = shared.begin().ok_or_else(|| {
-            let detail = format!("{} requests are in flight here, which is the limit; try again", shared.limits.in_flight);
+            let detail = format!(
+                "{} requests are in flight here, which is the limit; try again",
+                shared.limits.in_flight
+            );
             (Reason::InFlight, Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
         })?;
         let routes = shared.routes();
@@ -210,7 +217,9 @@ impl Worker {
         let mut tried: Vec<Arc<Target>> = Vec::new();
         let mut failure: Option<Refusal> = None;
         while tried.len() < shared.limits.attempts {
-            let Some(member) = choose(group, &tried, shared.now_ms(), |n| fastrand::usize(..n)) else { break };
+            let Some(member) = choose(group, &tried, shared.now_ms(), |n| fastrand::usize(..n)) else {
+                break;
+            };
             let target = Arc::clone(&member.target);
             // The first attempt is free.
             let is_late = passing.started.elapsed() >= shared.limits.answer;
@@ -360,7 +369,9 @@ impl Worker {
                 }
                 match passing.upload.as_ref().map_or(Upload::Fine, |upload| upload.get()) {
                     Upload::Fine if is_kept && may_reuse => Attempt::Stale { was_sent },
-                    Upload::Fine if !was_sent => Attempt::NotOpened(ConnectError::Refused(told(failed.error()))),
+                    Upload::Fine if !was_sent => {
+                        Attempt::NotOpened(ConnectError::Refused(told(failed.error())))
+                    }
                     Upload::Fine => Attempt::Broken(told(failed.error())),
                     bad => Attempt::BadUpload(bad),
                 }
@@ -368,7 +379,12 @@ impl Worker {
         }
     }
 
-    async fn sender(&self, target: &Arc<Target>, http2: bool, may_reuse: bool) -> Result<Sender, ConnectError> {
+    async fn sender(
+        &self,
+        target: &Arc<Target>,
+        http2: bool,
+        may_reuse: bool,
+    ) -> Result<Sender, ConnectError> {
         if http2 {
             return self.pool.two(target).await.map(Sender::Two);
         }
@@ -497,7 +513,9 @@ fn nobody(group: &Group) -> Refusal {
     let detail = match (group.unusable, group.gone_ms) {
         (0, Some(_)) => "every instance of this service has gone; try again".to_owned(),
         (0, None) => "this service has no instance that could be asked".to_owned(),
-        (n, _) => format!("this service has {n} instances, to none of which anything can be sent; GET /gateway says why"),
+        (n, _) => format!(
+            "this service has {n} instances, to none of which anything can be sent; GET /gateway says why"
+        ),
     };
     (Reason::Unreachable, Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
 }
@@ -509,7 +527,8 @@ fn not_opened(target: &Target, why: &ConnectError) -> Refusal {
             (Reason::Unreachable, Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
         }
         ConnectError::TimedOut => {
-            let detail = format!("no instance could be reached; {} last: it did not answer in time", target.id);
+            let detail =
+                format!("no instance could be reached; {} last: it did not answer in time", target.id);
             (Reason::AnswerTime, Problem::new(StatusCode::GATEWAY_TIMEOUT, detail))
         }
     }
@@ -518,7 +537,9 @@ fn not_opened(target: &Target, why: &ConnectError) -> Refusal {
 fn bad_upload(upload: Upload) -> Refusal {
     let (status, detail) = match upload {
         Upload::Stalled => (StatusCode::REQUEST_TIMEOUT, "the body of the request took too long to arrive"),
-        Upload::Fine | Upload::Broken => (StatusCode::BAD_REQUEST, "the body of the request is malformed or incomplete"),
+        Upload::Fine | Upload::Broken => {
+            (StatusCode::BAD_REQUEST, "the body of the request is malformed or incomplete")
+        }
     };
     (Reason::BodyTime, Problem::new(status, detail))
 }
@@ -538,7 +559,9 @@ fn own_words(problem: &Problem) -> Response<Answer> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
     match problem.status() {
-        StatusCode::SERVICE_UNAVAILABLE => _ = headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1")),
+        StatusCode::SERVICE_UNAVAILABLE => {
+            _ = headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"))
+        }
         StatusCode::METHOD_NOT_ALLOWED => _ = headers.insert(header::ALLOW, ALLOWED),
         // What follows on this connection may be what was smuggled.
         StatusCode::BAD_REQUEST => _ = headers.insert(header::CONNECTION, HeaderValue::from_static("close")),

@@ -205,7 +205,11 @@ mod tests {
         }
         let chunked = head("/", &[HOST, ("transfer-encoding", "Chunked")]);
         assert!(admit(&chunked, true, false, ME).is_ok());
-        assert_eq!(admit(&chunked, true, true, ME).unwrap_err().0, Reason::Framing, "dropped by hyper, seen below it");
+        assert_eq!(
+            admit(&chunked, true, true, ME).unwrap_err().0,
+            Reason::Framing,
+            "dropped by hyper, seen below it"
+        );
     }
 
     #[test]
@@ -220,7 +224,14 @@ mod tests {
 
     #[test]
     fn there_is_one_host_and_an_absolute_target_outranks_it() {
-        for headers in [&[][..], &[HOST, HOST], &[("host", "")], &[("host", "u@a")], &[("host", "a/b")], &[("host", "a,b")]] {
+        for headers in [
+            &[][..],
+            &[HOST, HOST],
+            &[("host", "")],
+            &[("host", "u@a")],
+            &[("host", "a/b")],
+            &[("host", "a,b")],
+        ] {
             assert_eq!(refused(&head("/", headers)), (Reason::Host, 400), "{headers:?}");
         }
         let absolute = admit(&head("http://b:81/", &[HOST]), false, false, ME).unwrap();

@@ -148,8 +148,7 @@ impl Routes {
             let target = self.target(provider, threads);
             let instance = &provider.instance;
             let mut join = |key: Key, manner: Manner| {
-                let route =
-                    building.entry(key).or_insert_with(|| Route { manner, group: Group::default() });
+                let route = building.entry(key).or_insert_with(|| Route { manner, group: Group::default() });
                 match &target {
                     Ok(target) => route.group.join(Arc::clone(target), provider),
                     Err(_) => route.group.unusable += 1,
@@ -198,7 +197,13 @@ impl Routes {
     fn remember(&self, building: &mut BTreeMap<Key, Route>, now_ms: u64) {
         let lost = self.all.iter().filter(|(key, _)| !building.contains_key(key)).map(|(key, route)| {
             let gone_ms = route.group.gone_ms.unwrap_or(now_ms);
-            (key.clone(), Route { group: Group { gone_ms: Some(gone_ms), ..Group::default() }, manner: route.manner.clone() })
+            (
+                key.clone(),
+                Route {
+                    group: Group { gone_ms: Some(gone_ms), ..Group::default() },
+                    manner: route.manner.clone(),
+                },
+            )
         });
         let is_recent = |gone_ms: Option<u64>| {
             gone_ms.is_some_and(|at| u128::from(now_ms.saturating_sub(at)) < REMEMBERED.as_millis())
@@ -238,11 +243,8 @@ impl Routes {
         }
         let rest = path.get(1..)?;
         let name = &rest[..memchr::memchr(b'/', rest.as_bytes()).unwrap_or(rest.len())];
-        let route = match self.services.get(name) {
-            Some(route) => Some(route),
-            None => self.services.get(&*decoded(name)?),
-        };
-        match route {
+        let encoded = || decoded(name).and_then(|name| self.services.get(&*name));
+        match self.services.get(name).or_else(encoded) {
             Some(route) => Some(Found { route, stripped: 1 + name.len() }),
             None => self.prefixes.all().map(|found| announced(found, path)),
         }
@@ -380,11 +382,10 @@ mod tests {
 
     #[test]
     fn what_was_learnt_of_an_instance_stays_while_it_does_and_the_gone_are_told() {
-        let (a, b) = (provider("web", "a", "http://10.0.0.1:1", &[]), provider("web", "b", "http://10.0.0.1:2", &[]));
+        let (a, b) =
+            (provider("web", "a", "http://10.0.0.1:1", &[]), provider("web", "b", "http://10.0.0.1:2", &[]));
         let first = routes(&[a.clone(), b.clone()]);
-        let target = |routes: &Routes, id: &str| {
-            routes.targets().find(|t| t.id == id).cloned().unwrap()
-        };
+        let target = |routes: &Routes, id: &str| routes.targets().find(|t| t.id == id).cloned().unwrap();
         let (was_a, was_b) = (target(&first, "a"), target(&first, "b"));
         let moved = provider("web", "b", "http://10.0.0.1:3", &[]);
         let second = learn(&first, &[a, moved], 1);

@@ -3,8 +3,8 @@
 use std::{
     io,
     pin::Pin,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     sync::Arc,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };

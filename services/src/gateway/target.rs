@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, uri::Authority};
 use hearsay_protocol::{NodeId, providers::Provider};
+use http::{HeaderValue, uri::Authority};
 
 use super::pool::Kept;
 
@@ -33,10 +33,12 @@ const FORGIVEN: Duration = Duration::from_secs(60);
 
 /// The weight of a new sample in the moving average of latencies.
 const WEIGHT: f32 = 0.1;
-/// What an instance that has not been measured, or asked lately, tends to: half the distance each second. So a slow one is asked again.
-const HALF_LIFE_MS: f32 = 1000.0;
-/// A failure counts as this latency at least: refusing is quick, and must not look like being quick.
-const FAILED_US: f32 = 500_000.0;
+/// The expected latency of an instance that is not asked halves in this time, so that a slow one is asked again: one of 100 ms among
+/// others of 1 ms every 1.7 s.
+const HALF_LIFE_MS: f32 = 250.0;
+/// A failure counts as this latency at least: refusing is quick, and must not look like being quick. Little enough that under load the
+/// instance is soon asked again, and ejected if it fails again.
+const FAILED_US: f32 = 20_000.0;
 
 /// Where to connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -273,7 +275,8 @@ fn locate(provider: &Provider) -> Result<(Authority, Address), Unusable> {
         Some(_) => return Err(Unusable::Scheme),
         None => return Err(Unusable::NoAddress),
     }
-    let authority = uri.into_parts().authority.filter(|a| !a.as_str().contains('@')).ok_or(Unusable::NoAddress)?;
+    let authority =
+        uri.into_parts().authority.filter(|a| !a.as_str().contains('@')).ok_or(Unusable::NoAddress)?;
     let host = authority.host();
     let port = authority.port_u16().unwrap_or(80);
     if host.is_empty() || port == 0 {
@@ -326,7 +329,7 @@ mod tests {
             target.answered(Duration::from_millis(8), 1_000);
         }
         assert!((7_900.0..8_100.0).contains(&target.latency_us(1_000)));
-        assert!((3_900.0..4_100.0).contains(&target.latency_us(2_000)), "halved after a second");
+        assert!((3_900.0..4_100.0).contains(&target.latency_us(1_250)), "halved after a quarter of a second");
         assert!(target.latency_us(60_000) < 1.0);
         let idle = target.cost(1_000);
         target.begin();
