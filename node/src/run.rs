@@ -3,8 +3,8 @@
 use std::{
     collections::BTreeMap,
     io::Write as _,
-    net::SocketAddr,
-    sync::Arc,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     banner::Banner,
-    config::{Config, hostname},
+    config::{Config, Listen, hostname},
     control::Control,
     driver::{Driver, Neighbourhood, Order, Parts},
     http::{self, HostNames, Limits, NodeHost, Readiness, Site},
@@ -74,6 +74,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     // HTTP first: where its ladder has grown into the swarm's, it must not take the rung that was just claimed.
     let listener = ports::listen("http", config.http)?;
     let http = listener.local_addr()?;
+    let listeners = plugin_listeners(&plugins, &config)?;
     let swarm_port = ports::claim_swarm(config.swarm)?;
     let mut storage = Storage::open(&config.data_dir, &config.cluster)?;
     let started_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
@@ -86,6 +87,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     // Microseconds of the incarnation: above every index of an earlier life that made less than a million changes a second.
     let view = Arc::new(View::new(Index(incarnation.0.saturating_mul(1000)), clock));
     let metrics = Arc::new(Metrics::new(Arc::clone(&view)));
+    metrics.set_plugins(plugins.clone());
     let (orders, order_receiver) = mpsc::channel(ORDERS_MAX);
     let (control, control_receiver) = mpsc::channel(16);
     let (readiness, ready) = watch::channel(Readiness::Starting);
@@ -123,6 +125,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
             orders: orders.clone(),
         },
     )?);
+    let gateway = listeners.get("gateway").map(TcpListener::local_addr).transpose()?;
+    let offers = plugins.iter().map(|plugin| offer(plugin.as_ref(), &config.tags, &listeners)).collect();
     let host = Arc::new(NodeHost {
         view: Arc::clone(&view),
         id,
@@ -130,6 +134,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         cluster: config.cluster.clone(),
         demo: config.demo,
         journals: Arc::clone(&journals),
+        listeners: Mutex::new(listeners),
     });
     let router = http::router(site, &plugins, host.clone())?;
 
@@ -142,7 +147,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
             zone: config.zone.clone(),
             software: concat!("hearsay ", env!("CARGO_PKG_VERSION")).into(),
         },
-        offers: plugins.iter().map(|plugin| offer(plugin.as_ref(), &config.tags)).collect(),
+        offers,
         suffix: id.short(),
         advertise: config.advertise.clone(),
         swarm_port: swarm_port.address.port(),
@@ -214,7 +219,12 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
 
     // The node is there, whether or not anybody can be told so.
     _ = std::io::stdout().write_all(
-        banner(&config, &name, id, http, swarm_port.address, &storage, remembered.len()).render().as_bytes(),
+        Banner {
+            gateway,
+            ..banner(&config, &name, id, http, swarm_port.address, &storage, remembered.len())
+        }
+        .render()
+        .as_bytes(),
     );
     tracing::info!(name, %id, incarnation = incarnation.0, cluster = config.cluster, "started");
     readiness.send_replace(Readiness::Ready);
@@ -228,8 +238,16 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         _ = told.await;
     }
     stop.send_replace(true);
+    let draining: Vec<_> = plugins.iter().filter_map(|plugin| plugin.drain()).map(tokio::spawn).collect();
     node.remember();
-    if tokio::time::timeout(DRAIN_MAX, &mut serving).await.is_err() {
+    let ended = async {
+        _ = (&mut serving).await;
+        for plugin in draining {
+            // One that panicked is done, too.
+            _ = plugin.await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_MAX, ended).await.is_err() {
         tracing::warn!("requests were still being answered; not waiting for them any longer");
     }
     tracing::info!("left");
@@ -311,10 +329,31 @@ fn raise_file_limit() -> u64 {
     }
 }
 
-fn offer(plugin: &dyn Service, tags: &[String]) -> Offer {
+/// Opens the listeners of plug-ins that want one of their own.
+fn plugin_listeners(
+    plugins: &[Arc<dyn Service>],
+    config: &Config,
+) -> anyhow::Result<BTreeMap<String, TcpListener>> {
+    let mut listeners = BTreeMap::new();
+    for (plugin, port) in plugins.iter().filter_map(|plugin| Some((plugin, plugin.listener()?))) {
+        let listener = match plugin.name() {
+            "gateway" => ports::listen("gateway", config.gateway)?,
+            // No option says otherwise, and the message would name one.
+            name => ports::listen("role", Listen::Ladder((Ipv4Addr::UNSPECIFIED, port).into()))
+                .with_context(|| format!("the listener of {name}"))?,
+        };
+        listeners.insert(plugin.name().to_owned(), listener);
+    }
+    Ok(listeners)
+}
+
+fn offer(plugin: &dyn Service, tags: &[String], listeners: &BTreeMap<String, TcpListener>) -> Offer {
     let mut all: Vec<String> = plugin.tags();
     all.extend(tags.iter().filter(|t| !plugin.tags().contains(t)).cloned());
-    let meta: BTreeMap<String, String> = plugin.meta();
+    let mut meta: BTreeMap<String, String> = plugin.meta();
+    // The instance's address is the node's HTTP, as that of every plug-in; this is how others find the listener of its own.
+    let own = listeners.get(plugin.name()).and_then(|listener| listener.local_addr().ok());
+    meta.extend(own.map(|address| ("listener-port".to_owned(), address.port().to_string())));
     Offer { service: plugin.name().to_owned(), tags: all, meta }
 }
 

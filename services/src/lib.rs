@@ -37,7 +37,7 @@ pub fn builtin() -> Vec<Arc<dyn Service>> {
         Arc::new(log::Log),
         Arc::new(grading::Grading),
         Arc::new(portal::Portal),
-        Arc::new(gateway::Gateway),
+        Arc::new(gateway::Gateway::default()),
         Arc::new(visits::Visits),
     ]
 }

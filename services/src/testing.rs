@@ -8,12 +8,12 @@
 //! # }
 //! ```
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::TcpListener, sync::Arc};
 
 use axum::{Router, body::Body};
 use hearsay_protocol::{
     NodeId,
-    providers::Provider,
+    providers::{Index, Provider},
     record::{Health, Instance, check_service_name},
 };
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -21,7 +21,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::{Host, Service, journal::Journal, prefixes, problem};
+use crate::{Host, Service, journal::Journal, prefixes, problem, service::Task};
 
 mod journal;
 
@@ -118,6 +118,23 @@ impl Host for MemoryHost {
 
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {
         self.providers.get(service).cloned().unwrap_or_default()
+    }
+
+    fn all_providers(&self) -> (Index, Vec<Arc<Provider>>) {
+        (Index(1), self.providers.values().flatten().cloned().collect())
+    }
+
+    /// Nothing changes here.
+    fn services_changed(&self, since: Index) -> Task {
+        Box::pin(async move {
+            if since == Index(1) {
+                std::future::pending().await
+            }
+        })
+    }
+
+    fn take_listener(&self, _plugin: &str) -> Option<TcpListener> {
+        None
     }
 }
 

@@ -102,7 +102,15 @@ impl Server {
             orders,
         };
         let journals = Arc::new(Journals::open(&plugins, &ground).unwrap());
-        let host = Arc::new(NodeHost { view: Arc::clone(&view), id, name, cluster, demo: true, journals });
+        let host = Arc::new(NodeHost {
+            view: Arc::clone(&view),
+            id,
+            name,
+            cluster,
+            demo: true,
+            journals,
+            listeners: Default::default(),
+        });
         for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
             within(task).await;
         }
