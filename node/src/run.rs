@@ -100,6 +100,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         // One that is kept nowhere is known to nobody.
         token: storage.dir().map(|_| storage.api_token().clone()),
         readiness: ready,
+        neighbours: neighbours.clone(),
         names: HostNames::new(
             config
                 .advertise
@@ -117,6 +118,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         name: name.clone(),
         cluster: config.cluster.clone(),
         demo: config.demo,
+        client: hearsay_services::Client::default(),
     });
     let router = http::router(site, &plugins, host.clone())?;
 

@@ -8,7 +8,12 @@
 //! # }
 //! ```
 
-use std::{collections::BTreeMap, sync::Arc};
+pub mod markup;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use axum::{Router, body::Body};
 use hearsay_protocol::{
@@ -21,20 +26,21 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::{Host, Service, prefixes, problem};
+use crate::{Client, Host, Service, prefixes, problem};
 
 /// A node that exists only in memory.
 #[derive(Clone, Debug)]
 pub struct MemoryHost {
     node: String,
     demo: bool,
-    providers: BTreeMap<String, Vec<Arc<Provider>>>,
+    client: Client,
+    providers: Arc<Mutex<BTreeMap<String, Vec<Arc<Provider>>>>>,
 }
 
 impl MemoryHost {
     /// A node of this name in the cluster `test`, that knows of no service.
     pub fn new(node: &str) -> Self {
-        Self { node: node.to_owned(), demo: false, providers: BTreeMap::new() }
+        Self { node: node.to_owned(), demo: false, client: Client::default(), providers: Arc::default() }
     }
 
     /// With or without `--demo`.
@@ -45,11 +51,18 @@ impl MemoryHost {
 
     /// Knows of one more instance, offered by a node of this name.
     #[must_use]
-    pub fn with_provider(mut self, service: &str, node: &str, url: &str) -> Self {
-        let providers = self.providers.entry(service.to_owned()).or_default();
+    pub fn with_provider(self, service: &str, node: &str, url: &str) -> Self {
+        self.offer(service, node, url, Health::Passing);
+        self
+    }
+
+    /// Hears of one more instance, offered by a node of this name.
+    pub fn offer(&self, service: &str, node: &str, url: &str, health: Health) {
+        let mut all = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        let providers = all.entry(service.to_owned()).or_default();
         let provider = Provider {
-            id: format!("{service}-{}", providers.len()),
-            node_id: self_id(),
+            id: format!("{service}-{node}-{}", providers.len()),
+            node_id: id_of(node),
             node: node.to_owned(),
             zone: None,
             instance: Arc::new(Instance {
@@ -59,18 +72,27 @@ impl MemoryHost {
                 url: url.to_owned(),
                 tags: vec![],
                 meta: BTreeMap::new(),
-                health: Health::Passing,
+                health,
                 since_ms: 0,
             }),
         };
         providers.push(Arc::new(provider));
-        self
+    }
+
+    /// Hears that a node offers a service no longer.
+    pub fn withdraw(&self, service: &str, node: &str) {
+        let mut all = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(providers) = all.get_mut(service) {
+            providers.retain(|provider| provider.node != node);
+        }
     }
 }
 
-/// An id that belongs to nobody: in memory nothing is signed.
-fn self_id() -> NodeId {
-    NodeId::from_public_key([7; 32])
+/// The id of the node of a name. It belongs to nobody: in memory nothing is signed.
+fn id_of(name: &str) -> NodeId {
+    let mut key = [7; 32];
+    key.iter_mut().zip(name.bytes()).for_each(|(k, b)| *k = b);
+    NodeId::from_public_key(key)
 }
 
 impl Host for MemoryHost {
@@ -83,15 +105,20 @@ impl Host for MemoryHost {
     }
 
     fn node_id(&self) -> NodeId {
-        self_id()
+        id_of(&self.node)
     }
 
     fn demo(&self) -> bool {
         self.demo
     }
 
+    fn client(&self) -> &Client {
+        &self.client
+    }
+
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {
-        self.providers.get(service).cloned().unwrap_or_default()
+        let all = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(service).cloned().unwrap_or_default()
     }
 }
 
@@ -133,7 +160,11 @@ impl Answer {
 /// If the path is not one.
 pub async fn ask(router: Router, method: Method, path: &str) -> Answer {
     let request = Request::builder().method(method).uri(path).body(Body::empty());
-    let request = request.unwrap_or_else(|error| panic!("{path:?} is not a path: {error}"));
+    send(router, request.unwrap_or_else(|error| panic!("{path:?} is not a path: {error}"))).await
+}
+
+/// Sends a router a request that has more to it. Give it a fresh clone each time.
+pub async fn send(router: Router, request: Request<Body>) -> Answer {
     let response = match router.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hearsay_protocol::{NodeId, providers::Provider};
-use hearsay_services::Host;
+use hearsay_services::{Client, Host};
 
 use crate::view::View;
 
@@ -20,6 +20,8 @@ pub struct NodeHost {
     pub cluster: String,
     /// Whether `--demo` was given.
     pub demo: bool,
+    /// The plug-ins' way to other services.
+    pub client: Client,
 }
 
 impl Host for NodeHost {
@@ -37,6 +39,10 @@ impl Host for NodeHost {
 
     fn demo(&self) -> bool {
         self.demo
+    }
+
+    fn client(&self) -> &Client {
+        &self.client
     }
 
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {

@@ -5,6 +5,7 @@
 mod bounds;
 mod contract;
 mod guard;
+mod ui;
 mod waiting;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
@@ -25,6 +26,7 @@ use tokio::{
 use super::*;
 use crate::{
     control::Control,
+    driver::Neighbourhood,
     metrics::Metrics,
     storage::Secret,
     view::{Clock, View},
@@ -41,6 +43,7 @@ struct Server {
     view: Arc<View>,
     metrics: Arc<Metrics>,
     readiness: watch::Sender<Readiness>,
+    neighbours: watch::Sender<Neighbourhood>,
     stop: watch::Sender<bool>,
     control: mpsc::Receiver<Control>,
     serving: tokio::task::JoinHandle<()>,
@@ -72,6 +75,7 @@ impl Server {
         let (control, commands) = mpsc::channel(1);
         let (readiness, is_ready) = watch::channel(Readiness::Ready);
         let (stop, is_stopped) = watch::channel(false);
+        let (neighbours, neighbourhood) = watch::channel(Neighbourhood::default());
         let (id, name, cluster) = (node_id(1), "n1".to_owned(), "test".to_owned());
         let site = Arc::new(Site {
             view: Arc::clone(&view),
@@ -82,18 +86,26 @@ impl Server {
             control,
             token: setup.token,
             readiness: is_ready,
+            neighbours: neighbourhood,
             names: HostNames::default(),
             waiters: Waiters::new(setup.waiters),
             answers: Answers::new(setup.answers),
         });
-        let host = Arc::new(NodeHost { view: Arc::clone(&view), id, name, cluster, demo: true });
+        let host = Arc::new(NodeHost {
+            view: Arc::clone(&view),
+            id,
+            name,
+            cluster,
+            demo: true,
+            client: hearsay_services::Client::default(),
+        });
         let plugins: Vec<_> =
             builtin().into_iter().filter(|plugin| setup.roles.contains(&plugin.name())).collect();
         let router = router(site, &plugins, host).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(serve(listener, router, setup.limits, Arc::clone(&metrics), is_stopped));
-        Self { address, view, metrics, readiness, stop, control: commands, serving }
+        Self { address, view, metrics, readiness, neighbours, stop, control: commands, serving }
     }
 
     /// Tells the table something.
