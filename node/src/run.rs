@@ -103,6 +103,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         // One that is kept nowhere is known to nobody.
         token: storage.dir().map(|_| storage.api_token().clone()),
         readiness: ready,
+        neighbours: neighbours.clone(),
         names: HostNames::new(
             config
                 .advertise
@@ -135,6 +136,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         demo: config.demo,
         journals: Arc::clone(&journals),
         listeners: Mutex::new(listeners),
+        client: hearsay_services::Client::default(),
     });
     let router = http::router(site, &plugins, host.clone())?;
 

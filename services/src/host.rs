@@ -11,6 +11,8 @@ use crate::service::Task;
 
 use crate::journal::Journal;
 
+use crate::Client;
+
 /// The node, as its plug-ins see it. Cheap to ask: every answer comes from the node's own memory.
 pub trait Host: Send + Sync + 'static {
     /// The name of the cluster.
@@ -40,4 +42,6 @@ pub trait Host: Send + Sync + 'static {
 
     /// The listener of the plug-in of this name, non-blocking. Once: then it is the plug-in's. `None` for one that asked for none.
     fn take_listener(&self, plugin: &str) -> Option<TcpListener>;
+    /// The client for requests to other services. One for the whole node, so that its plug-ins share connections.
+    fn client(&self) -> &Client;
 }

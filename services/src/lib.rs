@@ -7,6 +7,7 @@
 //!
 //! To add a plug-in: write one module, and add one line to [`builtin`].
 
+pub mod client;
 pub mod gateway;
 pub mod grading;
 pub mod host;
@@ -26,6 +27,7 @@ pub mod writing;
 
 use std::sync::Arc;
 
+pub use client::Client;
 pub use host::Host;
 pub use prefixes::PrefixClash;
 pub use problem::Problem;

@@ -49,7 +49,8 @@ pub trait Service: Send + Sync + 'static {
     /// Answers requests, with the full path as the client sent it. Called once.
     ///
     /// When a request gets here, the node has checked `Host` and `Origin`, and holds its whole body in memory, within its
-    /// limits. It has *not* asked for the node's API token: plug-in paths are for the network.
+    /// limits. It has *not* asked for the node's API token: plug-in paths are for the network. The node bounds how many event streams
+    /// are open, and ends them when it leaves.
     fn router(&self, host: Arc<dyn Host>) -> Router;
 
     /// Runs beside the router for as long as the node runs. Called once.

@@ -10,7 +10,7 @@ use hearsay_protocol::{
     NodeId,
     providers::{Index, Provider},
 };
-use hearsay_services::{Host, journal::Journal, service::Task};
+use hearsay_services::{Client, Host, journal::Journal, service::Task};
 
 use crate::{journal::Journals, view::View};
 
@@ -30,6 +30,8 @@ pub struct NodeHost {
     pub journals: Arc<Journals>,
     /// The listeners of plug-ins that want one of their own, by plug-in, until they are taken.
     pub listeners: Mutex<BTreeMap<String, TcpListener>>,
+    /// The plug-ins' way to other services.
+    pub client: Client,
 }
 
 impl Host for NodeHost {
@@ -51,6 +53,10 @@ impl Host for NodeHost {
 
     fn journal(&self, topic: &str) -> Option<Arc<dyn Journal>> {
         self.journals.topic(topic).map(|topic| Arc::clone(topic) as Arc<dyn Journal>)
+    }
+
+    fn client(&self) -> &Client {
+        &self.client
     }
 
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {
