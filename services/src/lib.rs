@@ -7,6 +7,7 @@
 //!
 //! To add a plug-in: write one module, and add one line to [`builtin`].
 
+pub mod client;
 pub mod gateway;
 pub mod grading;
 pub mod host;
@@ -19,8 +20,10 @@ pub mod portal;
 pub mod prefixes;
 pub mod problem;
 pub mod service;
+pub mod shipping;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod timestamp;
 pub mod visits;
 pub mod writing;
 
@@ -34,7 +37,7 @@ pub use service::Service;
 /// The plug-ins that come with every node; `--role` chooses among them by name. This is the one list.
 pub fn builtin() -> Vec<Arc<dyn Service>> {
     vec![
-        Arc::new(log::Log),
+        Arc::new(log::Log::default()),
         Arc::new(grading::Grading),
         Arc::new(portal::Portal),
         Arc::new(gateway::Gateway),
@@ -57,7 +60,7 @@ mod tests {
     async fn every_built_in_plugin_conforms_with_and_without_demo() {
         for service in builtin() {
             for demo in [false, true] {
-                let host = Arc::new(testing::MemoryHost::new("n1").with_demo(demo));
+                let host = Arc::new(testing::MemoryHost::new("n1").with_demo(demo).keeping(service.as_ref()));
                 let breaches = testing::breaches(service.as_ref(), host).await;
                 assert!(breaches.is_empty(), "{} (demo: {demo}): {breaches:#?}", service.name());
             }

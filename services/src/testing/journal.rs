@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::journal::{
     Answers, AppendError, Appended, BODY_BYTES_MAX, EntryId, Journal, Level, Projection, Readers, Recorded,
-    Wanted, Write,
+    Seq, Wanted, Write,
 };
 
 /// An entry, as a test may fold it anywhere.
@@ -97,6 +97,17 @@ impl MemoryJournal {
             inner.keys.entry(key).or_insert(index);
         }
         inner.entries.push(entry);
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    /// Everything of this feed up to this number is no longer kept.
+    ///
+    /// # Panics
+    /// If the plug-in cannot take it out of its tables.
+    #[expect(clippy::expect_used, reason = "for tests, where a panic is the message")]
+    pub fn drop_up_to(&self, feed: FeedId, up_to: Seq) {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        self.projection.dropped(&inner.db, feed, up_to).expect("the plug-in takes out what is dropped");
         self.changed.send_modify(|changes| *changes += 1);
     }
 
