@@ -173,6 +173,11 @@ enum Unsent {
 }
 
 impl Waiting {
+    /// The next event, if one waits.
+    pub fn take(&mut self) -> Option<Event> {
+        self.events.try_recv().ok()
+    }
+
     /// Ships events until `stop` holds true or its sender is gone. Keeps what it cannot send in `dir`; without one, a little of it in memory.
     ///
     /// Works with files as it goes, so give it a thread of its own.

@@ -7,32 +7,41 @@ use std::sync::Arc;
 
 use axum::{
     Router,
+    body::Body,
     extract::Request,
+    http::header,
     response::{IntoResponse, Response},
 };
+use futures::StreamExt as _;
 use hearsay_services::{Host, Service, prefixes::covers};
 use tower::ServiceExt;
 
-use super::errors::{Route, unknown_path};
+use super::{
+    Site,
+    errors::{Route, unknown_path},
+};
 
 /// The routers of all plug-ins, by prefix.
 #[derive(Clone)]
-pub(super) struct Plugins(Arc<[(String, Router)]>);
+pub(super) struct Plugins {
+    routers: Arc<[(String, Router)]>,
+    site: Arc<Site>,
+}
 
 impl Plugins {
     /// Asks each plug-in for its router. Their prefixes have been checked.
-    pub(super) fn new(plugins: &[Arc<dyn Service>], host: &Arc<dyn Host>) -> Self {
+    pub(super) fn new(plugins: &[Arc<dyn Service>], host: &Arc<dyn Host>, site: Arc<Site>) -> Self {
         let routed = plugins.iter().flat_map(|plugin| {
             let router = plugin.router(Arc::clone(host));
             plugin.prefixes().iter().map(move |prefix| ((*prefix).to_owned(), router.clone()))
         });
-        Self(routed.collect())
+        Self { routers: routed.collect(), site }
     }
 
     /// Passes a request on to the plug-in that it is for.
     pub(super) async fn answer(self, request: Request) -> Response {
         let path = request.uri().path();
-        let Some((prefix, router)) = self.0.iter().find(|(prefix, _)| covers(prefix, path)) else {
+        let Some((prefix, router)) = self.routers.iter().find(|(prefix, _)| covers(prefix, path)) else {
             return unknown_path(request.uri()).into_response();
         };
         let mut response = match router.clone().oneshot(request).await {
@@ -40,6 +49,17 @@ impl Plugins {
             Err(never) => match never {},
         };
         response.extensions_mut().insert(Route(prefix.clone()));
-        response
+        if is_event_stream(&response) { self.until_leaving(response) } else { response }
     }
+
+    /// A stream of events has no end of its own; it would hold a node that leaves until the end of its patience.
+    fn until_leaving(self, response: Response) -> Response {
+        let leaving = async move { self.site.leaving().await };
+        response.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(leaving))))
+    }
+}
+
+fn is_event_stream(response: &Response) -> bool {
+    let content_type = response.headers().get(header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
