@@ -351,3 +351,6 @@ impl Drop for Scratch {
         _ = std::fs::remove_dir_all(&self.0);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -209,7 +209,7 @@ const RECORD: &str = r#"{"id":"x","node":"n1","offset":0,"time":"T","service":"w
 #[test]
 fn the_log_is_searched_and_an_empty_answer_ends_with_2() {
     let page = |records: &str| Reply::ok(&format!(r#"{{"records":[{records}],"next":null}}"#));
-    let request = "GET /log?level=warn&newest=true&limit=50&q=slow%20query";
+    let request = "GET /log?level=warn&before=end&limit=50&q=slow%20query";
     let search = |json: &'static [&'static str], page: Reply| {
         let args = [&["log", "search", "slow", "query", "--level", "warn"], json].concat();
         ask(&[("GET /services/log", Reply::ok(LOG)), (request, page)], &args)

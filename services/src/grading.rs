@@ -1,27 +1,42 @@
-//! `grading`: the grade book.
+//! `grading`: the grade book, one for all grading nodes.
 //!
-//! It reads so far: the sample students of `--demo`, which are the same on every node. Writes, and with them a book that all
-//! grading nodes share, come with the journal; until then they are refused with 501 rather than kept in one node's memory.
+//! Whatever is saved on one of them is an entry of their common journal, and so is on the others at once, and still there when the one that took it is not.
+//! `change.rs` is what is written, `tables.rs` what it comes to.
 
 pub mod book;
+pub mod change;
+mod csv;
+mod input;
+mod tables;
 
 use std::sync::Arc;
 
 use axum::{
     Json, Router,
+    body::Bytes,
     extract::{Path, State, rejection::PathRejection},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get},
+    routing::{delete, get, post},
 };
-use http::{Method, Uri};
+use http::{HeaderMap, StatusCode, Uri, header};
 use serde_json::{Value, json};
 
-use crate::{Host, Problem, Service, parameters::Parameters, plan};
-use book::{Book, Selection};
+use crate::{
+    Host, Problem, Service,
+    journal::{self, Journal, Projection},
+    parameters::Parameters,
+    service::Task,
+    writing::{self, Wish},
+};
+use book::{Grade, Student};
+use change::{Change, Changes, NewGrade, new_id};
+use tables::{Selection, Tables};
 
 const ROLE: &str = "grading";
 /// The most students in one answer. A client that wants more follows with `?after=`.
 pub const STUDENTS_PER_PAGE_MAX: usize = 1000;
+/// The idempotency key of the sample students: however many nodes bring them, they come once.
+const SAMPLE_KEY: &str = "sample-students";
 
 /// The plug-in.
 #[derive(Debug)]
@@ -36,76 +51,83 @@ impl Service for Grading {
         &["/students"]
     }
 
+    fn projection(&self) -> Option<Arc<dyn Projection>> {
+        Some(Arc::new(Tables))
+    }
+
     fn router(&self, host: Arc<dyn Host>) -> Router {
-        let book = if host.demo() { Book::sample() } else { Book::default() };
-        let refuse = |path, methods| plan::refuse(path, methods, ROLE);
+        let book = Book { journal: host.journal(ROLE) };
         Router::new()
-            .route("/students", refuse(get(list), &[Method::POST]))
-            .route("/students/{id}", refuse(get(one), &[Method::PUT, Method::DELETE]))
-            .route("/students/{id}/grades", refuse(MethodRouter::new(), &[Method::POST]))
-            .route("/students/{id}/grades/{gid}", refuse(MethodRouter::new(), &[Method::DELETE]))
-            .with_state(Arc::new(book))
+            .route("/students", get(list).post(add))
+            .route("/students/export", get(csv::export))
+            .route("/students/import", post(csv::import))
+            .route("/students/{id}", get(one).put(replace).delete(remove))
+            .route("/students/{id}/grades", post(give))
+            .route("/students/{id}/grades/{gid}", delete(take_back))
+            .with_state(book)
+    }
+
+    fn task(&self, host: Arc<dyn Host>) -> Option<Task> {
+        let journal = host.journal(ROLE).filter(|_| host.demo())?;
+        Some(Box::pin(async move {
+            let wish = Wish { key: Some(SAMPLE_KEY.to_owned()), ..Wish::default() };
+            let body = Changes { changes: vec![Change::Sample] }.to_body();
+            // A disk that is full tells everybody who writes. The sample comes with the next start.
+            _ = wish.write(journal.as_ref(), body).await;
+        }))
     }
 
     fn openapi(&self) -> Value {
-        let refused = |summary: &str| json!({ "summary": summary, "responses": { "501": { "$ref": "#/components/responses/Problem" } } });
-        let id = json!([{ "$ref": "#/components/parameters/studentId" }]);
-        json!({
-            "/students": {
-                "get": {
-                    "summary": "The students of the grade book, in the order of their ids",
-                    "parameters": [
-                        { "name": "after", "in": "query", "schema": { "type": "integer", "minimum": 0 },
-                          "description": "Only students with a higher id" },
-                        { "name": "limit", "in": "query",
-                          "schema": { "type": "integer", "minimum": 1, "maximum": STUDENTS_PER_PAGE_MAX } },
-                        { "name": "q", "in": "query", "schema": { "type": "string" },
-                          "description": "Only students whose name contains this" },
-                    ],
-                    "responses": {
-                        "200": { "description": "The students", "content": { "application/json": {
-                            "schema": { "type": "array", "items": { "$ref": "#/components/schemas/Student" } } } } },
-                        "400": { "$ref": "#/components/responses/Problem" },
-                    },
-                },
-                "post": refused("Add a student: not yet, needs the journal"),
-            },
-            "/students/{id}": {
-                "parameters": id,
-                "get": {
-                    "summary": "One student",
-                    "responses": {
-                        "200": { "description": "The student", "content": { "application/json": {
-                            "schema": { "$ref": "#/components/schemas/Student" } } } },
-                        "404": { "$ref": "#/components/responses/Problem" },
-                    },
-                },
-                "put": refused("Replace a student: not yet, needs the journal"),
-                "delete": refused("Remove a student: not yet, needs the journal"),
-            },
-            "/students/{id}/grades": {
-                "parameters": id,
-                "post": refused("Add a grade: not yet, needs the journal"),
-            },
-            "/students/{id}/grades/{gid}": {
-                "parameters": [
-                    { "$ref": "#/components/parameters/studentId" },
-                    { "name": "gid", "in": "path", "required": true, "schema": { "type": "integer" } },
-                ],
-                "delete": refused("Remove a grade: not yet, needs the journal"),
-            },
-        })
+        openapi()
     }
 }
 
-async fn list(State(book): State<Arc<Book>>, uri: Uri) -> Result<Response, Problem> {
+/// What the handlers share.
+#[derive(Clone)]
+struct Book {
+    journal: Option<Arc<dyn Journal>>,
+}
+
+impl Book {
+    fn journal(&self) -> Result<&dyn Journal, Problem> {
+        self.journal.as_deref().ok_or_else(|| {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this node keeps no journal for the grade book")
+        })
+    }
+
+    async fn student(&self, id: u64) -> Result<Student, Problem> {
+        let found = journal::read(self.journal()?, move |db| tables::student(db, id)).await?;
+        found.ok_or_else(|| nobody(id))
+    }
+}
+
+fn nobody(id: impl std::fmt::Display) -> Problem {
+    Problem::not_found(format!("no student has the id {id}"))
+}
+
+/// An id out of a path. One that is no number, or not even text, is the id of nobody.
+fn id_of(text: &str) -> Result<u64, Problem> {
+    text.parse().map_err(|_| nobody(text))
+}
+
+fn path<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Problem> {
+    path.map(|Path(path)| path).map_err(|_| Problem::not_found("the id in the path is not UTF-8"))
+}
+
+async fn list(State(book): State<Book>, headers: HeaderMap, uri: Uri) -> Result<Response, Problem> {
     let parameters = Parameters::read(uri.query(), &["after", "limit", "q"])?;
     let selection = Selection {
         after: parameters.parse("after", "the id of a student, a whole number")?.unwrap_or(0),
         limit: limit(&parameters)?,
-        name_part: parameters.one("q")?.unwrap_or_default(),
+        name_part: parameters.one("q")?.unwrap_or_default().to_owned(),
     };
-    Ok(Json(book.select(&selection)).into_response())
+    if i64::try_from(selection.after).is_err() {
+        return Ok(Json(json!([])).into_response());
+    }
+    let journal = book.journal()?;
+    writing::catch_up(journal, &headers).await?;
+    let students = journal::read(journal, move |db| tables::select(db, &selection)).await?;
+    Ok(Json(students).into_response())
 }
 
 fn limit(parameters: &Parameters<'_>) -> Result<usize, Problem> {
@@ -118,113 +140,190 @@ fn limit(parameters: &Parameters<'_>) -> Result<usize, Problem> {
 }
 
 async fn one(
-    State(book): State<Arc<Book>>,
+    State(book): State<Book>,
+    headers: HeaderMap,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    // An id that is no number, or not even text, is the id of nobody.
-    let Path(id) = id.map_err(|_| Problem::not_found("the id of the student is not UTF-8"))?;
-    match id.parse().ok().and_then(|id| book.student(id)) {
-        Some(student) => Ok(Json(student).into_response()),
-        None => Err(Problem::not_found(format!("no student has the id {id}"))),
+    let id = id_of(&path(id)?)?;
+    writing::catch_up(book.journal()?, &headers).await?;
+    Ok(Json(book.student(id).await?).into_response())
+}
+
+/// Gives each grade an id, if it has none.
+fn with_ids(grades: Vec<NewGrade>, key: Option<&str>) -> Vec<Grade> {
+    let with_id = |(i, grade): (usize, NewGrade)| grade.with_id(|| new_id(key, i + 1));
+    grades.into_iter().enumerate().map(with_id).collect()
+}
+
+fn wish(uri: &Uri, headers: &HeaderMap) -> Result<Wish, Problem> {
+    Wish::read(headers, &Parameters::read(uri.query(), &["ack"])?)
+}
+
+async fn add(
+    State(book): State<Book>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let wish = wish(&uri, &headers)?;
+    let new = input::student(&body)?;
+    let id = new.id.unwrap_or_else(|| new_id(wish.key.as_deref(), 0));
+    let journal = book.journal()?;
+    if new.id.is_some() && wish.key.is_none() && book.student(id).await.is_ok() {
+        let detail = format!("id: a student with the id {id} is in the book already; PUT replaces it");
+        return Err(Problem::new(StatusCode::CONFLICT, detail).with("field", "id"));
     }
+    let grades = with_ids(new.grades.unwrap_or_default(), wish.key.as_deref());
+    let student = Student { id, first_name: new.first_name, last_name: new.last_name, grades };
+    let mut changes = vec![Change::Put {
+        student: id,
+        first_name: student.first_name.clone(),
+        last_name: student.last_name.clone(),
+    }];
+    changes.extend(student.grades.iter().map(|grade| Change::Grade { student: id, grade: grade.clone() }));
+    let appended = wish.write(journal, Changes { changes }.to_body()).await?;
+    let location = [(header::LOCATION, format!("/students/{id}"))];
+    Ok(writing::told(&appended, (StatusCode::CREATED, location, Json(student))))
+}
+
+async fn replace(
+    State(book): State<Book>,
+    id: Result<Path<String>, PathRejection>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let id = id_of(&path(id)?)?;
+    let wish = wish(&uri, &headers)?;
+    let new = input::student(&body)?;
+    if let Some(other) = new.id.filter(|other| *other != id) {
+        let detail = format!("id: the body says {other} and the path {id}; an id does not change");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail).with("field", "id"));
+    }
+    let before = book.student(id).await?;
+    let mut changes = vec![Change::Put {
+        student: id,
+        first_name: new.first_name.clone(),
+        last_name: new.last_name.clone(),
+    }];
+    let grades = match new.grades {
+        None => before.grades,
+        Some(grades) => {
+            let grades = with_ids(grades, wish.key.as_deref());
+            changes.push(Change::Clear { student: id });
+            changes.extend(grades.iter().map(|grade| Change::Grade { student: id, grade: grade.clone() }));
+            grades
+        }
+    };
+    let appended = wish.write(book.journal()?, Changes { changes }.to_body()).await?;
+    let student = Student { id, first_name: new.first_name, last_name: new.last_name, grades };
+    Ok(writing::told(&appended, Json(student)))
+}
+
+async fn remove(
+    State(book): State<Book>,
+    id: Result<Path<String>, PathRejection>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let id = id_of(&path(id)?)?;
+    let wish = wish(&uri, &headers)?;
+    if wish.key.is_none() {
+        book.student(id).await?;
+    }
+    let body = Changes { changes: vec![Change::Remove { student: id }] }.to_body();
+    let appended = wish.write(book.journal()?, body).await?;
+    Ok(writing::told(&appended, StatusCode::NO_CONTENT))
+}
+
+async fn give(
+    State(book): State<Book>,
+    id: Result<Path<String>, PathRejection>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let id = id_of(&path(id)?)?;
+    let wish = wish(&uri, &headers)?;
+    let new = input::grade(&body)?;
+    book.student(id).await?;
+    let grade = new.with_id(|| new_id(wish.key.as_deref(), 0));
+    let changes = vec![Change::Grade { student: id, grade: grade.clone() }];
+    let appended = wish.write(book.journal()?, Changes { changes }.to_body()).await?;
+    Ok(writing::told(&appended, (StatusCode::CREATED, Json(grade))))
+}
+
+async fn take_back(
+    State(book): State<Book>,
+    ids: Result<Path<(String, String)>, PathRejection>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (id, grade) = path(ids)?;
+    let id = id_of(&id)?;
+    let wish = wish(&uri, &headers)?;
+    let gone = || Problem::not_found(format!("the student {id} has no grade with the id {grade}"));
+    let grade: u64 = grade.parse().map_err(|_| gone())?;
+    if wish.key.is_none() && !book.student(id).await?.grades.iter().any(|g| g.id == grade) {
+        return Err(gone());
+    }
+    let body = Changes { changes: vec![Change::Ungrade { student: id, grade }] }.to_body();
+    let appended = wish.write(book.journal()?, body).await?;
+    Ok(writing::told(&appended, StatusCode::NO_CONTENT))
+}
+
+fn openapi() -> Value {
+    let problem = json!({ "$ref": "#/components/responses/Problem" });
+    let student = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/Student" } } });
+    let id = json!({ "$ref": "#/components/parameters/studentId" });
+    let write = |summary: &str, status: &str, answer: &str| json!({ "summary": summary, "responses": { status: { "description": answer }, "default": problem } });
+    json!({
+        "/students": {
+            "get": {
+                "summary": "The students of the grade book, in the order of their ids",
+                "parameters": [
+                    { "name": "after", "in": "query", "schema": { "type": "integer", "minimum": 0 },
+                      "description": "Only students with a higher id" },
+                    { "name": "limit", "in": "query",
+                      "schema": { "type": "integer", "minimum": 1, "maximum": STUDENTS_PER_PAGE_MAX } },
+                    { "name": "q", "in": "query", "schema": { "type": "string" },
+                      "description": "Only students whose name contains this" },
+                ],
+                "responses": {
+                    "200": { "description": "The students", "content": { "application/json": {
+                        "schema": { "type": "array", "items": { "$ref": "#/components/schemas/Student" } } } } },
+                    "default": problem,
+                },
+            },
+            "post": write("Add a student", "201", "The student"),
+        },
+        "/students/export": { "get": {
+            "summary": "The whole book as CSV, one line for each grade",
+            "responses": { "200": { "description": "The book", "content": { "text/csv": {} } }, "default": problem },
+        } },
+        "/students/import": {
+            "post": write("Add what CSV lines say; lines that make no sense are listed and left out", "200", "What was taken, and what was not"),
+        },
+        "/students/{id}": {
+            "parameters": [id],
+            "get": {
+                "summary": "One student",
+                "responses": { "200": { "description": "The student", "content": student }, "default": problem },
+            },
+            "put": write("Change a student's name, and its grades if they are given", "200", "The student"),
+            "delete": write("Remove a student", "204", "Done"),
+        },
+        "/students/{id}/grades": {
+            "parameters": [id],
+            "post": write("Give a grade", "201", "The grade"),
+        },
+        "/students/{id}/grades/{gid}": {
+            "parameters": [id,
+                { "name": "gid", "in": "path", "required": true, "schema": { "type": "integer" } }],
+            "delete": write("Take a grade back", "204", "Done"),
+        },
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{Answer, MemoryHost, ask};
-
-    async fn get(demo: bool, path: &str) -> Answer {
-        let host = Arc::new(MemoryHost::new("n1").with_demo(demo));
-        ask(Grading.router(host), Method::GET, path).await
-    }
-
-    #[tokio::test]
-    async fn the_demo_book_holds_five_students_in_the_promised_order() {
-        let students = get(true, "/students").await.json();
-        let names: Vec<String> = students
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|s| {
-                format!(
-                    "{} {} {}",
-                    s["id"],
-                    s["firstName"].as_str().unwrap(),
-                    s["lastName"].as_str().unwrap()
-                )
-            })
-            .collect();
-        let expected =
-            ["1 Nick Carter", "2 Roberto Baggio", "3 Emma Stone", "4 Rachel McAdams", "5 Kelly Clarkson"];
-        assert_eq!(names, expected);
-        assert_eq!(get(true, "/students/3").await.json(), students[2]);
-    }
-
-    #[tokio::test]
-    async fn a_student_has_exactly_the_fields_of_the_contract() {
-        let student = get(true, "/students/1").await.json();
-        let keys = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        assert_eq!(keys(&student), ["average", "firstName", "grades", "id", "lastName"]);
-        assert_eq!(keys(&student["grades"][0]), ["id", "score", "title", "type"]);
-        let scores: Vec<f64> =
-            student["grades"].as_array().unwrap().iter().map(|g| g["score"].as_f64().unwrap()).collect();
-        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
-        assert!((student["average"].as_f64().unwrap() - mean).abs() < 1e-9);
-    }
-
-    #[tokio::test]
-    async fn without_demo_the_book_is_empty() {
-        assert_eq!(get(false, "/students").await.json(), json!([]));
-        for path in ["/students/1", "/students/x", "/students/%FF"] {
-            let answer = get(false, path).await;
-            assert_eq!(
-                (answer.status.as_u16(), answer.content_type()),
-                (404, "application/problem+json"),
-                "{path}"
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn the_list_is_paged_and_searched() {
-        let ids = async |path: &str| -> Vec<u64> {
-            let list = get(true, path).await.json();
-            list.as_array().unwrap().iter().map(|s| s["id"].as_u64().unwrap()).collect()
-        };
-        assert_eq!(ids("/students?after=2&limit=2").await, [3, 4]);
-        assert_eq!(ids("/students?q=cLaRk").await, [5]);
-        assert_eq!(ids("/students?q=emma%20stone").await, [3]);
-        assert_eq!(ids("/students?after=5").await, [0; 0]);
-    }
-
-    #[tokio::test]
-    async fn a_bad_parameter_is_named_with_what_is_allowed() {
-        for (query, words) in [
-            ("limit=0", ["limit", "1 to 1000"]),
-            ("after=x", ["after", "whole number"]),
-            ("page=2", ["page", "limit"]),
-        ] {
-            let answer = get(true, &format!("/students?{query}")).await;
-            let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-            assert!(answer.status == 400 && words.iter().all(|w| detail.contains(w)), "{query}: {detail}");
-        }
-    }
-
-    #[tokio::test]
-    async fn writes_are_refused_with_the_reason() {
-        let host = Arc::new(MemoryHost::new("n1"));
-        let router = Grading.router(host);
-        for (method, path) in [
-            (Method::POST, "/students"),
-            (Method::PUT, "/students/1"),
-            (Method::DELETE, "/students/1"),
-            (Method::POST, "/students/1/grades"),
-            (Method::DELETE, "/students/1/grades/2"),
-        ] {
-            let answer = ask(router.clone(), method, path).await;
-            assert_eq!((answer.status.as_u16(), answer.content_type()), (501, "application/problem+json"));
-            assert!(answer.json()["detail"].as_str().unwrap().contains("journal"));
-        }
-    }
-}
+mod tests;

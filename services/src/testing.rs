@@ -8,7 +8,10 @@
 //! # }
 //! ```
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use axum::{Router, body::Body};
 use hearsay_protocol::{
@@ -32,14 +35,14 @@ pub use journal::{Kept, MemoryJournal};
 pub struct MemoryHost {
     node: String,
     demo: bool,
-    providers: BTreeMap<String, Vec<Arc<Provider>>>,
+    providers: Arc<Mutex<BTreeMap<String, Vec<Arc<Provider>>>>>,
     journals: BTreeMap<String, Arc<MemoryJournal>>,
 }
 
 impl MemoryHost {
     /// A node of this name in the cluster `test`, that knows of no service.
     pub fn new(node: &str) -> Self {
-        Self { node: node.to_owned(), demo: false, providers: BTreeMap::new(), journals: BTreeMap::new() }
+        Self { node: node.to_owned(), demo: false, providers: Arc::default(), journals: BTreeMap::new() }
     }
 
     /// Keeps the journal of this plug-in, if it has one.
@@ -49,7 +52,7 @@ impl MemoryHost {
     #[must_use]
     pub fn keeping(mut self, service: &dyn Service) -> Self {
         if let Some(projection) = service.projection() {
-            self.journals.insert(service.name().to_owned(), Arc::new(MemoryJournal::new(projection)));
+            self.journals.insert(service.name().to_owned(), Arc::new(MemoryJournal::of(projection, self.node_id())));
         }
         self
     }
@@ -67,11 +70,18 @@ impl MemoryHost {
 
     /// Knows of one more instance, offered by a node of this name.
     #[must_use]
-    pub fn with_provider(mut self, service: &str, node: &str, url: &str) -> Self {
-        let providers = self.providers.entry(service.to_owned()).or_default();
+    pub fn with_provider(self, service: &str, node: &str, url: &str) -> Self {
+        self.offer(service, node, url, Health::Passing);
+        self
+    }
+
+    /// Hears of one more instance, offered by a node of this name.
+    pub fn offer(&self, service: &str, node: &str, url: &str, health: Health) {
+        let mut all = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        let providers = all.entry(service.to_owned()).or_default();
         let provider = Provider {
-            id: format!("{service}-{}", providers.len()),
-            node_id: self_id(),
+            id: format!("{service}-{node}-{}", providers.len()),
+            node_id: id_of(node),
             node: node.to_owned(),
             zone: None,
             instance: Arc::new(Instance {
@@ -81,18 +91,27 @@ impl MemoryHost {
                 url: url.to_owned(),
                 tags: vec![],
                 meta: BTreeMap::new(),
-                health: Health::Passing,
+                health,
                 since_ms: 0,
             }),
         };
         providers.push(Arc::new(provider));
-        self
+    }
+
+    /// Hears that a node offers a service no longer.
+    pub fn withdraw(&self, service: &str, node: &str) {
+        let mut all = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(providers) = all.get_mut(service) {
+            providers.retain(|provider| provider.node != node);
+        }
     }
 }
 
-/// An id that belongs to nobody: in memory nothing is signed.
-fn self_id() -> NodeId {
-    NodeId::from_public_key([7; 32])
+/// The id of the node of a name. It belongs to nobody: in memory nothing is signed.
+fn id_of(name: &str) -> NodeId {
+    let mut key = [7; 32];
+    key.iter_mut().zip(name.bytes()).for_each(|(k, b)| *k = b);
+    NodeId::from_public_key(key)
 }
 
 impl Host for MemoryHost {
@@ -105,7 +124,7 @@ impl Host for MemoryHost {
     }
 
     fn node_id(&self) -> NodeId {
-        self_id()
+        id_of(&self.node)
     }
 
     fn demo(&self) -> bool {
@@ -117,7 +136,8 @@ impl Host for MemoryHost {
     }
 
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {
-        self.providers.get(service).cloned().unwrap_or_default()
+        let all = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(service).cloned().unwrap_or_default()
     }
 }
 

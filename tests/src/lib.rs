@@ -18,12 +18,16 @@ use std::{
 use serde_json::Value;
 
 mod cluster;
+pub mod history;
+pub mod http;
 mod intruder;
 mod swarms;
+mod writers;
 
 pub use cluster::{Cluster, NodeRef};
 pub use intruder::{Intruder, spoof_mdns};
 pub use swarms::Swarms;
+pub use writers::{Writers, all_written};
 
 use cluster::POLL;
 
@@ -227,6 +231,11 @@ impl Lab {
     /// Starts a named grading node with the default ports on a host.
     pub fn grading(&mut self, on: &Host, name: &str) -> NodeRef {
         self.start(Some(on), name, 7500, &["--role", "grading", "--name", name])
+    }
+
+    /// Where a node answers HTTP.
+    pub fn address(&self, node: NodeRef) -> SocketAddr {
+        self.nodes[node.0].http
     }
 
     /// A node's process id.

@@ -118,7 +118,7 @@ pub(super) async fn log(client: &Client, output: Output, command: &Command) -> R
         }
         Command::Search { words, which, limit } => {
             let mut query = which.query();
-            query.extend([("newest", "true".to_owned()), ("limit", limit.to_string())]);
+            query.extend([("before", "end".to_owned()), ("limit", limit.to_string())]);
             query.extend((!words.is_empty()).then(|| ("q", words.join(" "))));
             search(&keeper, output, &path("/log", &query)).await
         }

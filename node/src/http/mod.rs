@@ -70,7 +70,7 @@ pub fn router(
     prefixes::check(plugins)?;
     let front = plugins.iter().find_map(|plugin| plugin.front_page()).unwrap_or(FRONT_PAGE).to_owned();
     let own = own_routes(&front, openapi::document(plugins)).into_router().with_state(Arc::clone(&site));
-    let others = Plugins::new(plugins, &host, Arc::clone(&site));
+    let others = Plugins::new(Arc::clone(&site), plugins, &host);
     let guard = Arc::new(guard::Guard::new(Arc::clone(&site), plugins));
     // The layer that is added last is the first to see a request.
     Ok(own

@@ -1,7 +1,8 @@
 //! Which plug-in answers what is no path of the node's own.
 //!
 //! Plug-ins are asked by prefix and not merged into the node's routes: so a plug-in gets all that lies below its prefixes, cannot
-//! take anything else, and sees none of the parameters of a route above it.
+//! take anything else, and sees none of the parameters of a route above it. Their event streams are held like the node's own: each
+//! takes a place among those who wait, and ends when the node leaves.
 
 use std::sync::Arc;
 
@@ -24,18 +25,18 @@ use super::{
 /// The routers of all plug-ins, by prefix.
 #[derive(Clone)]
 pub(super) struct Plugins {
-    routers: Arc<[(String, Router)]>,
     site: Arc<Site>,
+    routers: Arc<[(String, Router)]>,
 }
 
 impl Plugins {
     /// Asks each plug-in for its router. Their prefixes have been checked.
-    pub(super) fn new(plugins: &[Arc<dyn Service>], host: &Arc<dyn Host>, site: Arc<Site>) -> Self {
+    pub(super) fn new(site: Arc<Site>, plugins: &[Arc<dyn Service>], host: &Arc<dyn Host>) -> Self {
         let routed = plugins.iter().flat_map(|plugin| {
             let router = plugin.router(Arc::clone(host));
             plugin.prefixes().iter().map(move |prefix| ((*prefix).to_owned(), router.clone()))
         });
-        Self { routers: routed.collect(), site }
+        Self { site, routers: routed.collect() }
     }
 
     /// Passes a request on to the plug-in that it is for.
@@ -48,14 +49,26 @@ impl Plugins {
             Ok(response) => response,
             Err(never) => match never {},
         };
+        if is_event_stream(&response) {
+            response = self.hold(response);
+        }
         response.extensions_mut().insert(Route(prefix.clone()));
-        if is_event_stream(&response) { self.until_leaving(response) } else { response }
+        response
     }
 
-    /// A stream of events has no end of its own; it would hold a node that leaves until the end of its patience.
-    fn until_leaving(self, response: Response) -> Response {
-        let leaving = async move { self.site.leaving().await };
-        response.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(leaving))))
+    /// Lets an event stream run until the node leaves, if there is a place for it.
+    fn hold(&self, response: Response) -> Response {
+        let seat = match self.site.seat() {
+            Ok(seat) => seat,
+            Err(problem) => return problem.into_response(),
+        };
+        let (head, body) = response.into_parts();
+        let site = Arc::clone(&self.site);
+        let until = async move {
+            let _seat = seat;
+            site.leaving().await;
+        };
+        Response::from_parts(head, Body::from_stream(body.into_data_stream().take_until(Box::pin(until))))
     }
 }
 

@@ -25,6 +25,7 @@ use tokio::{
 use super::*;
 use crate::{
     control::Control,
+    journal::{Ground, Journals},
     metrics::Metrics,
     storage::Secret,
     view::{Clock, View},
@@ -44,6 +45,9 @@ struct Server {
     stop: watch::Sender<bool>,
     control: mpsc::Receiver<Control>,
     serving: tokio::task::JoinHandle<()>,
+    _dir: tempfile::TempDir,
+    /// What journals order of the driver, if there were one.
+    _orders: mpsc::Receiver<crate::driver::Order>,
 }
 
 /// How a server differs from the usual one.
@@ -86,14 +90,37 @@ impl Server {
             waiters: Waiters::new(setup.waiters),
             answers: Answers::new(setup.answers),
         });
-        let host = Arc::new(NodeHost { view: Arc::clone(&view), id, name, cluster, demo: true });
         let plugins: Vec<_> =
             builtin().into_iter().filter(|plugin| setup.roles.contains(&plugin.name())).collect();
+        let (dir, (orders, ordered)) = (tempfile::tempdir().unwrap(), mpsc::channel(16));
+        let ground = Ground {
+            dir: Some(dir.path()),
+            me: &|| Identity::from_seed(&[1; 32]),
+            cluster: &cluster,
+            replicas_expected: None,
+            clock: view.clock(),
+            orders,
+        };
+        let journals = Arc::new(Journals::open(&plugins, &ground).unwrap());
+        let host = Arc::new(NodeHost { view: Arc::clone(&view), id, name, cluster, demo: true, journals });
+        for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
+            within(task).await;
+        }
         let router = router(site, &plugins, host).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(serve(listener, router, setup.limits, Arc::clone(&metrics), is_stopped));
-        Self { address, view, metrics, readiness, stop, control: commands, serving }
+        Self {
+            address,
+            view,
+            metrics,
+            readiness,
+            stop,
+            control: commands,
+            serving,
+            _dir: dir,
+            _orders: ordered,
+        }
     }
 
     /// Tells the table something.

@@ -91,7 +91,7 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 /// How a write that failed is told to the journal.
-pub fn disk_error(error: &rusqlite::Error) -> DiskError {
+pub(super) fn disk_error(error: &rusqlite::Error) -> DiskError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => DiskError::Full,
         _ => DiskError::Failed,
@@ -542,7 +542,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// What the database said.
-pub fn holds(db: &Connection, id: EntryId) -> rusqlite::Result<bool> {
+pub(super) fn holds(db: &Connection, id: EntryId) -> rusqlite::Result<bool> {
     let mut find = db.prepare_cached("SELECT seen FROM journal_feeds WHERE writer = ?1 AND boot = ?2")?;
     let key = params![id.feed.writer.public_key(), id.feed.boot.cast_signed()];
     let seen: Option<Vec<u8>> = find.query_row(key, |row| row.get(0)).optional()?;
@@ -555,8 +555,9 @@ fn run_of(feed: FeedId, row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Run>
         (Ok(before), Ok(signature)) => (before, signature),
         _ => return Ok(None),
     };
-    let bytes: Vec<u8> = row.get(4)?;
-    let Ok(entries) = entries_from_bytes(&bytes) else { return Ok(None) };
+    // On a disk that decays, even what kind of value it is.
+    let entries = row.get_ref(4)?.as_blob().ok().and_then(|bytes| entries_from_bytes(bytes).ok());
+    let Some(entries) = entries else { return Ok(None) };
     Ok(Some(Run::from_parts((EntryId { feed, seq: start }, ChainHash(before)), entries, signature)))
 }
 

@@ -1,11 +1,11 @@
 //! The grade book itself: students and their grades, without HTTP.
 
-use std::collections::BTreeMap;
+use std::{fmt, str::FromStr};
 
-use serde::{Serialize, Serializer, ser::SerializeStruct};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 
 /// What kind of work was graded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum GradeType {
     /// A short test.
     Quiz,
@@ -17,8 +17,37 @@ pub enum GradeType {
     Homework,
 }
 
+impl GradeType {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Quiz, Self::Test, Self::Exam, Self::Homework];
+}
+
+impl fmt::Display for GradeType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quiz => "Quiz",
+            Self::Test => "Test",
+            Self::Exam => "Exam",
+            Self::Homework => "Homework",
+        })
+    }
+}
+
+/// The text is no type of grade.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected Quiz, Test, Exam or Homework")]
+pub struct NotAGradeType;
+
+impl FromStr for GradeType {
+    type Err = NotAGradeType;
+    fn from_str(text: &str) -> Result<Self, NotAGradeType> {
+        let same = |kind: &Self| kind.to_string().eq_ignore_ascii_case(text);
+        Self::ALL.into_iter().find(same).ok_or(NotAGradeType)
+    }
+}
+
 /// One grade of a student.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Grade {
     /// Unique within its student.
     pub id: u64,
@@ -40,14 +69,14 @@ pub struct Student {
     pub first_name: String,
     /// Family name.
     pub last_name: String,
-    /// In the order of their ids.
+    /// In the order in which they were given.
     pub grades: Vec<Grade>,
 }
 
 impl Student {
-    /// A student without grades, and without a place in a book.
-    fn new(first_name: &str, last_name: &str) -> Self {
-        Self { id: 0, first_name: first_name.to_owned(), last_name: last_name.to_owned(), grades: Vec::new() }
+    /// A student without grades.
+    pub fn new(id: u64, first_name: &str, last_name: &str) -> Self {
+        Self { id, first_name: first_name.to_owned(), last_name: last_name.to_owned(), grades: Vec::new() }
     }
 
     /// With one more grade.
@@ -55,6 +84,11 @@ impl Student {
         let id = self.grades.len() as u64 + 1;
         self.grades.push(Grade { id, title: title.to_owned(), kind, score });
         self
+    }
+
+    /// Given and family name.
+    pub fn full_name(&self) -> String {
+        format!("{} {}", self.first_name, self.last_name)
     }
 
     /// The mean of the scores; `None` without grades.
@@ -77,64 +111,32 @@ impl Serialize for Student {
     }
 }
 
-/// Which students a reader asks for.
-#[derive(Clone, Copy, Debug)]
-pub struct Selection<'a> {
-    /// Only those with a higher id.
-    pub after: u64,
-    /// At most so many.
-    pub limit: usize,
-    /// Only those whose full name contains this, in either case.
-    pub name_part: &'a str,
-}
-
-/// The book.
-#[derive(Clone, Debug, Default)]
-pub struct Book(BTreeMap<u64, Student>);
-
-impl Book {
-    /// The five sample students of `--demo`. Fixed in the program, so every node has the same.
-    pub fn sample() -> Self {
-        use GradeType::{Exam, Homework, Quiz, Test};
-        let students = [
-            Student::new("Nick", "Carter")
-                .graded("Quiz 1", Quiz, 85.0)
-                .graded("Final Exam", Exam, 94.0)
-                .graded("Essay", Homework, 82.0),
-            Student::new("Roberto", "Baggio")
-                .graded("Quiz 1", Quiz, 100.0)
-                .graded("Final Exam", Exam, 100.0)
-                .graded("Essay", Homework, 81.0),
-            Student::new("Emma", "Stone").graded("Quiz 1", Quiz, 67.0).graded("Midterm", Test, 0.0).graded(
-                "Final Exam",
-                Exam,
-                75.5,
-            ),
-            Student::new("Rachel", "McAdams")
-                .graded("Quiz 1", Quiz, 67.0)
-                .graded("Midterm", Test, 100.0)
-                .graded("Final Exam", Exam, 74.0),
-            Student::new("Kelly", "Clarkson")
-                .graded("Quiz 1", Quiz, 86.0)
-                .graded("Midterm", Test, 77.0)
-                .graded("Essay", Homework, 77.0),
-        ];
-        Self((1..).zip(students).map(|(id, student)| (id, Student { id, ..student })).collect())
-    }
-
-    /// The students that a reader asks for, in the order of their ids.
-    pub fn select(&self, selection: &Selection<'_>) -> Vec<&Student> {
-        let name_part = selection.name_part.to_lowercase();
-        let matches =
-            |s: &&Student| format!("{} {}", s.first_name, s.last_name).to_lowercase().contains(&name_part);
-        let after = (std::ops::Bound::Excluded(selection.after), std::ops::Bound::Unbounded);
-        self.0.range(after).map(|(_, student)| student).filter(matches).take(selection.limit).collect()
-    }
-
-    /// The student with this id.
-    pub fn student(&self, id: u64) -> Option<&Student> {
-        self.0.get(&id)
-    }
+/// The five sample students of `--demo`. Fixed in the program, so every node has the same.
+pub fn sample() -> [Student; 5] {
+    use GradeType::{Exam, Homework, Quiz, Test};
+    [
+        Student::new(1, "Nick", "Carter")
+            .graded("Quiz 1", Quiz, 85.0)
+            .graded("Final Exam", Exam, 94.0)
+            .graded("Essay", Homework, 82.0),
+        Student::new(2, "Roberto", "Baggio")
+            .graded("Quiz 1", Quiz, 100.0)
+            .graded("Final Exam", Exam, 100.0)
+            .graded("Essay", Homework, 81.0),
+        Student::new(3, "Emma", "Stone").graded("Quiz 1", Quiz, 67.0).graded("Midterm", Test, 0.0).graded(
+            "Final Exam",
+            Exam,
+            75.5,
+        ),
+        Student::new(4, "Rachel", "McAdams")
+            .graded("Quiz 1", Quiz, 67.0)
+            .graded("Midterm", Test, 100.0)
+            .graded("Final Exam", Exam, 74.0),
+        Student::new(5, "Kelly", "Clarkson")
+            .graded("Quiz 1", Quiz, 86.0)
+            .graded("Midterm", Test, 77.0)
+            .graded("Essay", Homework, 77.0),
+    ]
 }
 
 #[cfg(test)]
@@ -143,14 +145,14 @@ mod tests {
 
     #[test]
     fn the_average_of_no_grades_is_null() {
-        let student = Student::new("A", "B");
+        let student = Student::new(1, "A", "B");
         assert_eq!(serde_json::to_value(&student).unwrap()["average"], serde_json::Value::Null);
     }
 
     #[test]
     fn ids_count_from_one_in_the_book_and_within_each_student() {
-        let book = Book::sample();
-        assert_eq!(book.0.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-        assert!(book.0.values().all(|s| s.grades.iter().map(|g| g.id).eq(1..=3)));
+        let book = sample();
+        assert!(book.iter().map(|s| s.id).eq(1..=5));
+        assert!(book.iter().all(|s| s.grades.iter().map(|g| g.id).eq(1..=3)));
     }
 }

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use super::{
     numbers,
-    page::{Filter, Question, page},
+    page::{Filter, Question, Way, page},
     record::{Level, Said, Stored},
     search::Words,
     tables::Tables,
@@ -88,8 +88,7 @@ fn a_million_records() {
     let question = |words: Option<&str>, filter: Filter, is_newest| Question {
         filter,
         words: words.map(|words| Words::read(words).unwrap()),
-        from: None,
-        is_newest,
+        way: if is_newest { Way::Back(None) } else { Way::On(None) },
         limit: 100,
         me,
     };

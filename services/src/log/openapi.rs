@@ -53,12 +53,13 @@ pub(super) fn paths() -> Value {
                         "The most records on the page"),
                     service, level,
                     query("q", text(), "Only records with all of these words; \"…\" is a phrase, err* any word that begins so"),
-                    query("newest", json!({ "type": "boolean" }), "The last records instead of the first"),
+                    query("before", text(), "Back instead of on: the last records before the prev of an earlier page; end: the last there are"),
                 ],
                 "responses": {
                     "200": json_answer("The page", &json!({ "type": "object", "properties": {
                         "records": { "type": "array", "items": record },
                         "next": { "type": ["string", "null"], "description": "Where to go on; null: nothing more is here now" },
+                        "prev": { "type": ["string", "null"], "description": "Where to go back; null: this is the beginning" },
                         "resume": { "type": "string", "description": "Where to go on later" } } })),
                     "400": refused(), "410": refused(), "503": refused(),
                 },

@@ -1,9 +1,10 @@
-//! Pages of records: in the order of time, or the newest. Pages of a search are in `search`.
+//! Pages of records, in the order of time, onwards or back. Pages of a search are in `search`.
 //!
 //! A page has three ends besides its own: so many bytes, so much time, and the end of its window. Whichever comes first, it says where to go on; so
 //! a page may be short, or even empty, and only the absence of `next` means that there is nothing more.
 
 use std::{
+    cmp::Ordering,
     collections::BTreeMap,
     time::{Duration, Instant},
 };
@@ -64,17 +65,24 @@ pub(super) struct Question {
     pub(super) filter: Filter,
     /// Only with these words; then in the order of arrival.
     pub(super) words: Option<Words>,
-    /// From where; `None`: from the beginning.
-    pub(super) from: Option<From>,
-    /// The last ones instead of the first.
-    pub(super) is_newest: bool,
+    /// From where, and which way.
+    pub(super) way: Way,
     /// At most so many.
     pub(super) limit: usize,
     /// Whose offsets are what is here.
     pub(super) me: NodeId,
 }
 
-/// Where a reader goes on.
+/// Which way a reader goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Way {
+    /// On from there; `None`: from the beginning.
+    On(Option<From>),
+    /// The last ones before there; `None`: the last there are.
+    Back(Option<Cursor>),
+}
+
+/// Where a reader is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum From {
     /// Where a page ended.
@@ -103,7 +111,9 @@ pub(super) struct Page {
     pub(super) records: Vec<Listed>,
     /// Where to go on; `None`: nothing more is here now.
     pub(super) next: Option<String>,
-    /// Where to go on later, for what will have come by then.
+    /// Where to go back; `None`: this is the beginning.
+    pub(super) prev: Option<String>,
+    /// Where to go on later, after this page and for what will have come by then.
     pub(super) resume: String,
 }
 
@@ -165,31 +175,62 @@ pub(super) fn page(db: &Connection, question: &Question) -> Result<Page, PageErr
     let made = tables::made(&moment)?;
     let now = tables::newest(&moment)?;
     let budget = Budget::new(question.limit);
-    if question.is_newest {
-        let rows = match &question.words {
-            Some(words) => search::newest(&moment, words, &question.filter, now, budget)?,
-            None => newest(&moment, &question.filter, now, budget)?,
-        };
-        let resume = Cursor::after(&made, now).to_string();
-        return Ok(Page { records: list(&moment, rows, question.me)?, next: None, resume });
+    let place = match &question.way {
+        Way::On(Some(from)) => Some(find(&moment, from, &made, now)?),
+        Way::Back(Some(cursor)) => Some(find(&moment, &From::Cursor(cursor.clone()), &made, now)?),
+        Way::On(None) | Way::Back(None) => None,
+    };
+    let (rows, prev, next) = match (&question.way, &question.words) {
+        (Way::On(_), Some(words)) => {
+            let low = place.map_or(0, |place| place.low);
+            let (rows, read) = search::after(&moment, words, &question.filter, (low, now), budget)?;
+            let prev = rows.first().filter(|_| low > 0).map(|row| Cursor::after(&made, row.id - 1));
+            (rows, prev, (read < now).then(|| Cursor::after(&made, read)))
+        }
+        (Way::On(_), None) => {
+            let is_first = place.is_none();
+            let begin = place.unwrap_or_else(|| Cursor { made: made.clone(), low: 0, high: now, at: None });
+            let (rows, next) = windows(&moment, &question.filter, begin, now, budget)?;
+            let prev = rows.first().filter(|_| !is_first).map(|row| at_row(&made, now, row));
+            (rows, prev, next)
+        }
+        (Way::Back(_), Some(words)) => {
+            let high = place.as_ref().map_or(now, |place| place.low);
+            let (rows, read) = search::before(&moment, words, &question.filter, high, budget)?;
+            (rows, (read > 0).then(|| Cursor::after(&made, read)), place)
+        }
+        (Way::Back(_), None) => {
+            let high = place.as_ref().map_or(now, |place| place.high);
+            let before = place.as_ref().and_then(|place| place.at);
+            let (rows, read) = back(&moment, &question.filter, (high, before), budget)?;
+            let next = rows.last().filter(|_| place.is_some()).map(|row| at_row(&made, high, row));
+            (rows, read.map(|at| Cursor { made: made.clone(), low: 0, high, at: Some(at) }), next)
+        }
+    };
+    let resume = match (&question.way, &next) {
+        (Way::On(_), Some(next)) => next.to_string(),
+        _ => Cursor::after(&made, now).to_string(),
+    };
+    let text = |cursor: Option<Cursor>| cursor.map(|cursor| cursor.to_string());
+    Ok(Page { records: list(&moment, rows, question.me)?, next: text(next), prev: text(prev), resume })
+}
+
+/// The place of a row among all that had arrived.
+fn at_row(made: &str, high: i64, row: &Row) -> Cursor {
+    let at = At { time: row.time, feed: row.feed, seq: row.seq };
+    Cursor { made: made.to_owned(), low: 0, high, at: Some(at) }
+}
+
+/// What a client named, as a place in these tables.
+fn find(db: &Connection, from: &From, made: &str, now: i64) -> Result<Cursor, PageError> {
+    match from {
+        From::Cursor(cursor) if cursor.made != made || cursor.high > now => Err(PageError::Stranger),
+        From::Cursor(cursor) => Ok(cursor.clone()),
+        From::Record(id) => {
+            let arrival = numbers::row_of(db, *id)?.ok_or(PageError::NoRecord)?;
+            Ok(Cursor::after(made, arrival))
+        }
     }
-    let from = match &question.from {
-        None => Cursor { made: made.clone(), low: 0, high: now, at: None },
-        Some(From::Cursor(cursor)) if cursor.made != made || cursor.high > now => return Err(PageError::Stranger),
-        Some(From::Cursor(cursor)) => cursor.clone(),
-        Some(From::Record(id)) => {
-            Cursor::after(&made, numbers::row_of(&moment, *id)?.ok_or(PageError::NoRecord)?)
-        }
-    };
-    let (rows, next) = match &question.words {
-        Some(words) => {
-            let (rows, read) = search::after(&moment, words, &question.filter, (from.low, now), budget)?;
-            (rows, (read < now).then(|| Cursor::after(&made, read)))
-        }
-        None => windows(&moment, &question.filter, from, now, budget)?,
-    };
-    let resume = next.clone().unwrap_or_else(|| Cursor::after(&made, now)).to_string();
-    Ok(Page { records: list(&moment, rows, question.me)?, next: next.map(|c| c.to_string()), resume })
 }
 
 /// Reads windows until one holds something, or there are no more.
@@ -231,7 +272,7 @@ fn window(
     // Takes the rows of one moment together; `true`: enough.
     let mut step = |row: Row| -> rusqlite::Result<bool> {
         let is_over = order.ties.first().is_some_and(|tied| tied.time != row.time)
-            && walk.over(order.settle(cursor.at)?);
+            && walk.over(order.settle(cursor.at, Ordering::Greater)?);
         order.ties.push(row);
         Ok(is_over)
     };
@@ -265,7 +306,7 @@ fn window(
             }
         }
     }
-    let is_over = is_over || walk.over(order.settle(cursor.at)?);
+    let is_over = is_over || walk.over(order.settle(cursor.at, Ordering::Greater)?);
     Ok((walk.rows, walk.last.filter(|_| is_over)))
 }
 
@@ -286,10 +327,10 @@ impl Order<'_> {
         Ok(feed)
     }
 
-    /// Gives those after a place, in order, and begins anew.
-    fn settle(&mut self, after: Option<At>) -> rusqlite::Result<Vec<Row>> {
+    /// Gives those on one side of a place (where there is one), in order, and begins anew.
+    fn settle(&mut self, place: Option<At>, side: Ordering) -> rusqlite::Result<Vec<Row>> {
         let mut rows = std::mem::take(&mut self.ties);
-        let after = after.filter(|at| rows.first().is_some_and(|row| row.time == at.time));
+        let after = place.filter(|at| rows.first().is_some_and(|row| row.time == at.time));
         if rows.len() > 1 || after.is_some() {
             let mut named = Vec::with_capacity(rows.len());
             for row in rows {
@@ -297,7 +338,7 @@ impl Order<'_> {
             }
             if let Some(at) = after {
                 let place = (self.feed(at.feed)?, at.seq);
-                named.retain(|(name, _)| *name > place);
+                named.retain(|(name, _)| name.cmp(&place) == side);
             }
             named.sort_by_key(|(name, _)| *name);
             rows = named.into_iter().map(|(_, row)| row).collect();
@@ -324,8 +365,7 @@ impl Walk<'_> {
             self.seen += 1;
             let is_late = self.seen.is_multiple_of(64) && self.budget.is_late();
             if self.budget.is_full() || is_late {
-                // A page that goes on says from where, also where the first row is already too much.
-                self.last = self.last.or(self.after).or(Some(At { time: HybridTime(0), feed: row.feed, seq: 0 }));
+                self.last = self.last.or(self.after);
                 return true;
             }
             self.last = Some(At { time: row.time, feed: row.feed, seq: row.seq });
@@ -338,42 +378,43 @@ impl Walk<'_> {
     }
 }
 
-/// The last records that are asked for, the earliest of them first.
-fn newest(db: &Connection, filter: &Filter, now: i64, mut budget: Budget) -> rusqlite::Result<Vec<Row>> {
+/// The last records before a place, the earliest of them first; and how far back it looked, unless that was to the beginning.
+fn back(
+    db: &Connection,
+    filter: &Filter,
+    (high, before): (i64, Option<At>),
+    mut budget: Budget,
+) -> rusqlite::Result<(Vec<Row>, Option<At>)> {
     let (index, condition) = filter.index();
     let mut find = db.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM log_records r INDEXED BY {index} WHERE r.time >= ?1 AND r.id > ?2 AND r.id <= ?3
+        "SELECT {COLUMNS} FROM log_records r INDEXED BY {index} WHERE r.time <= ?1 AND r.id > ?2 AND r.id <= ?3
          AND {condition} ORDER BY r.time DESC"
     ))?;
-    let found = find.query_and_then(params![i64::MIN, 0, now, filter.service], Row::read)?;
+    let latest = before.map_or(i64::MAX, |at| sortable(at.time.0));
+    let found = find.query_and_then(params![latest, 0, high, filter.service], Row::read)?;
     let mut order = Order { db, ties: Vec::new(), feeds: BTreeMap::new() };
-    let mut rows = Vec::new();
-    let mut seen = 0u32;
+    let mut walk = Walk { filter, after: before, rows: Vec::new(), last: None, seen: 0, budget: &mut budget };
+    let mut is_over = false;
     for row in found {
         let row = row?;
-        seen += 1;
-        if order.ties.first().is_some_and(|tied| tied.time != row.time) {
-            take_back(&mut rows, order.settle(None)?, filter, &mut budget);
-            if budget.is_full() || seen.is_multiple_of(64) && budget.is_late() {
-                break;
-            }
+        is_over = order.ties.first().is_some_and(|tied| tied.time != row.time) && {
+            let mut settled = order.settle(before, Ordering::Less)?;
+            settled.reverse();
+            walk.over(settled)
+        };
+        if is_over {
+            break;
         }
         order.ties.push(row);
     }
-    if !budget.is_full() {
-        take_back(&mut rows, order.settle(None)?, filter, &mut budget);
+    if !is_over {
+        let mut settled = order.settle(before, Ordering::Less)?;
+        settled.reverse();
+        is_over = walk.over(settled);
     }
+    let (mut rows, last) = (walk.rows, walk.last.filter(|_| is_over));
     rows.reverse();
-    Ok(rows)
-}
-
-fn take_back(rows: &mut Vec<Row>, tied: Vec<Row>, filter: &Filter, budget: &mut Budget) {
-    for row in tied.into_iter().rev().filter(|row| filter.takes(row)) {
-        if !budget.is_full() {
-            budget.take(&row);
-            rows.push(row);
-        }
-    }
+    Ok((rows, last))
 }
 
 /// Rows as clients see them.

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{
     Desk,
     numbers::{self, Found},
-    page::{self, Filter, From, PageError, Question, RECORDS_PER_PAGE_MAX},
+    page::{self, Filter, From, PageError, Question, RECORDS_PER_PAGE_MAX, Way},
     record::Level,
     search::Words,
     write::BASE64,
@@ -31,19 +31,15 @@ const LIMIT_DEFAULT: usize = 100;
 
 /// `GET /log`.
 pub(super) async fn list(State(desk): State<Desk>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let known = ["after", "limit", "service", "level", "q", "newest"];
+    let known = ["after", "before", "limit", "service", "level", "q"];
     let parameters = Parameters::read(uri.query(), &known)?;
     let question = Question {
         filter: filter(&parameters)?,
         words: words(&parameters)?,
-        from: from(&parameters, "after")?,
-        is_newest: parameters.parse("newest", "true or false")?.unwrap_or(false),
+        way: way(&parameters)?,
         limit: limit(&parameters)?,
         me: desk.me(),
     };
-    if question.is_newest && question.from.is_some() {
-        return Err(Problem::parameter("newest", "goes without after: it means the last records there are"));
-    }
     let journal = desk.journal()?;
     catch_up(journal.as_ref(), &headers).await?;
     let page = read(journal.as_ref(), move |db| match page::page(db, &question) {
@@ -59,12 +55,12 @@ pub(super) async fn list(State(desk): State<Desk>, uri: Uri, headers: HeaderMap)
 pub(super) fn refused(error: &PageError) -> Problem {
     let detail = match error {
         PageError::Stranger => {
-            "after: this cursor is not of this node, or from before its tables were made anew; ask the node that gave it, or begin anew"
+            "this cursor is not of this node, or from before its tables were made anew; ask the node that gave it, or begin anew"
         }
-        PageError::NoRecord => "after: no record with this id is here, or it is no longer kept",
+        PageError::NoRecord => "no record with this id is here, or it is no longer kept",
         PageError::Database(_) => "the database cannot be read",
     };
-    Problem::new(StatusCode::GONE, detail).with("parameter", "after")
+    Problem::new(StatusCode::GONE, detail)
 }
 
 pub(super) fn filter(parameters: &Parameters<'_>) -> Result<Filter, Problem> {
@@ -77,6 +73,20 @@ fn words(parameters: &Parameters<'_>) -> Result<Option<Words>, Problem> {
         // An empty field of a form asks for nothing.
         None | Some("") => Ok(None),
         Some(text) => Words::read(text).map(Some).map_err(|why| Problem::parameter("q", why)),
+    }
+}
+
+/// Which way, and from where: `before=end` is from the end.
+fn way(parameters: &Parameters<'_>) -> Result<Way, Problem> {
+    let after = from(parameters, "after")?;
+    match parameters.one("before")? {
+        None | Some("") => Ok(Way::On(after)),
+        Some(_) if after.is_some() => Err(Problem::parameter("before", "goes without after")),
+        Some("end") => Ok(Way::Back(None)),
+        Some(text) => match place(text) {
+            Some(From::Cursor(cursor)) => Ok(Way::Back(Some(cursor))),
+            _ => Err(Parameters::refuse("before", text, "end or the prev of an earlier page")),
+        },
     }
 }
 

@@ -88,7 +88,7 @@ pub(super) fn after(
     words: &Words,
     filter: &Filter,
     (low, now): (i64, i64),
-    mut budget: Budget,
+    budget: Budget,
 ) -> rusqlite::Result<(Vec<Row>, i64)> {
     let expression = words.expression(filter);
     let indexed = tables::indexed(db)?.min(now);
@@ -96,76 +96,99 @@ pub(super) fn after(
         "SELECT {COLUMNS} FROM log_search s CROSS JOIN log_records r ON r.id = s.rowid
          WHERE s.log_search MATCH ?1 AND s.rowid > ?2 AND s.rowid <= ?3 ORDER BY s.rowid"
     ))?;
-    let (mut rows, mut read, mut seen) = (Vec::new(), low, 0u32);
+    let mut taken = Taken { filter, budget, rows: Vec::new(), seen: 0 };
+    let mut read = low;
     while read < indexed {
         let end = indexed.min(read.saturating_add(STRIDE));
-        let mut found = find.query_and_then(params![expression, read, end], Row::read)?;
-        while let Some(row) = found.next().transpose()? {
-            seen += 1;
-            if budget.is_full() || seen.is_multiple_of(64) && budget.is_late() {
-                return Ok((rows, read));
+        for row in find.query_and_then(params![expression, read, end], Row::read)? {
+            let row = row?;
+            let id = row.id;
+            if !taken.take(row) {
+                return Ok((taken.rows, read));
             }
-            read = row.id;
-            if filter.takes(&row) {
-                budget.take(&row);
-                rows.push(row);
-            }
+            read = id;
         }
         read = end;
         if budget.is_late() {
-            return Ok((rows, read));
+            return Ok((taken.rows, read));
         }
     }
     for row in unindexed(db, &expression, read.max(indexed), now)? {
-        if budget.is_full() {
-            return Ok((rows, read));
+        let id = row.id;
+        if !taken.take(row) {
+            return Ok((taken.rows, read));
         }
-        read = row.id;
-        if filter.takes(&row) {
-            budget.take(&row);
-            rows.push(row);
-        }
+        read = id;
     }
-    Ok((rows, now))
+    Ok((taken.rows, now))
 }
 
-/// The last records with these words, the earliest of them first.
-pub(super) fn newest(
+/// What was found so far.
+struct Taken<'a> {
+    filter: &'a Filter,
+    budget: Budget,
+    rows: Vec<Row>,
+    seen: u32,
+}
+
+impl Taken<'_> {
+    /// Takes a row, if it is asked for. `false`: there is no room or no time for it.
+    fn take(&mut self, row: Row) -> bool {
+        self.seen += 1;
+        if self.budget.is_full() || self.seen.is_multiple_of(64) && self.budget.is_late() {
+            return false;
+        }
+        if self.filter.takes(&row) {
+            self.budget.take(&row);
+            self.rows.push(row);
+        }
+        true
+    }
+}
+
+/// The last records with these words that arrived up to `high`, the earliest of them first. Returns up to where it did not look.
+pub(super) fn before(
     db: &Connection,
     words: &Words,
     filter: &Filter,
-    now: i64,
-    mut budget: Budget,
-) -> rusqlite::Result<Vec<Row>> {
+    high: i64,
+    budget: Budget,
+) -> rusqlite::Result<(Vec<Row>, i64)> {
     let expression = words.expression(filter);
-    let indexed = tables::indexed(db)?.min(now);
-    let mut rows = Vec::new();
-    let mut take = |row: Row, budget: &mut Budget| {
-        if filter.takes(&row) && !budget.is_full() {
-            budget.take(&row);
-            rows.push(row);
+    let indexed = tables::indexed(db)?.min(high);
+    let mut taken = Taken { filter, budget, rows: Vec::new(), seen: 0 };
+    let mut unread = high;
+    for row in unindexed(db, &expression, indexed, high)?.into_iter().rev() {
+        let id = row.id;
+        if !taken.take(row) {
+            taken.rows.reverse();
+            return Ok((taken.rows, unread));
         }
-    };
-    unindexed(db, &expression, indexed, now)?.into_iter().rev().for_each(|row| take(row, &mut budget));
+        unread = id - 1;
+    }
+    unread = indexed;
     let mut find = db.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM log_search s CROSS JOIN log_records r ON r.id = s.rowid
          WHERE s.log_search MATCH ?1 AND s.rowid > ?2 AND s.rowid <= ?3 ORDER BY s.rowid DESC"
     ))?;
-    let (mut end, mut seen) = (indexed, 0u32);
-    while end > 0 && !budget.is_full() && !budget.is_late() {
+    let mut end = indexed;
+    'strides: while end > 0 {
         let start = (end - STRIDE).max(0);
-        let mut found = find.query_and_then(params![expression, start, end], Row::read)?;
-        while let Some(row) = found.next().transpose()? {
-            seen += 1;
-            if budget.is_full() || seen.is_multiple_of(64) && budget.is_late() {
-                break;
+        for row in find.query_and_then(params![expression, start, end], Row::read)? {
+            let row = row?;
+            let id = row.id;
+            if !taken.take(row) {
+                break 'strides;
             }
-            take(row, &mut budget);
+            unread = id - 1;
         }
-        end = start;
+        (end, unread) = (start, start);
+        if budget.is_late() {
+            break;
+        }
     }
-    rows.reverse();
-    Ok(rows)
+    taken.rows.reverse();
+    Ok((taken.rows, unread))
 }
 
 /// Matching rows of those that are not in the index yet. A few hundred at most, so an index is made of them here and now: what matches is

@@ -45,6 +45,21 @@ async fn all(router: &Router, query: &str) -> (Vec<Value>, String) {
     }
 }
 
+/// The same, backwards from the end.
+async fn all_back(router: &Router, query: &str) -> Vec<Value> {
+    let (mut records, mut before) = (Vec::new(), "end".to_owned());
+    loop {
+        let page = get(router, &format!("/log?{query}&before={before}")).await.json();
+        let mut part = page["records"].as_array().unwrap().clone();
+        part.append(&mut records);
+        records = part;
+        match page["prev"].as_str() {
+            Some(prev) => before = prev.to_owned(),
+            None => return records,
+        }
+    }
+}
+
 fn messages(records: &[Value]) -> Vec<&str> {
     records.iter().map(|record| record["message"].as_str().unwrap()).collect()
 }
@@ -167,9 +182,14 @@ async fn a_page_goes_on_where_the_last_one_ended_and_nothing_is_told_twice() {
     let id = records[23]["id"].as_str().unwrap();
     let page = get(&router, &format!("/log?after={id}")).await.json();
     assert_eq!(messages(page["records"].as_array().unwrap()), ["24", "later"]);
-    let newest = get(&router, "/log?newest=true&limit=2").await.json();
+    let newest = get(&router, "/log?before=end&limit=2").await.json();
     assert_eq!(messages(newest["records"].as_array().unwrap()), ["24", "later"]);
     assert_eq!(newest["next"], Value::Null);
+    let before = get(&router, &format!("/log?before={}&limit=2", newest["prev"].as_str().unwrap())).await.json();
+    assert_eq!(messages(before["records"].as_array().unwrap()), ["22", "23"]);
+    let onwards = get(&router, &format!("/log?after={}", before["next"].as_str().unwrap())).await.json();
+    assert_eq!(onwards["records"], newest["records"]);
+    assert_eq!(all_back(&router, "limit=4").await, all(&router, "").await.0);
     let page = get(&router, &format!("/log?after={}", newest["resume"].as_str().unwrap())).await.json();
     assert_eq!(page["records"], json!([]));
 }
@@ -186,7 +206,7 @@ async fn records_are_chosen_by_service_level_and_words() {
     post(&router, "/log", "application/x-ndjson", lines.join("\n")).await;
     let found = async |query: &str| {
         let (records, _) = all(&router, query).await;
-        let newest = get(&router, &format!("/log?newest=true&{query}")).await.json();
+        let newest = get(&router, &format!("/log?before=end&{query}")).await.json();
         assert_eq!(newest["records"], json!(records), "{query}");
         records.iter().map(|r| r["offset"].as_u64().unwrap()).collect::<Vec<_>>()
     };
@@ -233,7 +253,8 @@ async fn a_search_finds_the_same_in_the_index_and_beside_it() {
     let (records, _) = all(&router, "q=WORD1&limit=50").await;
     let offsets: Vec<u64> = records.iter().map(|r| r["offset"].as_u64().unwrap()).collect();
     assert_eq!(offsets, (0..total).filter(|n| n % 3 == 1).collect::<Vec<_>>());
-    let newest = get(&router, "/log?newest=true&q=word1&limit=40").await.json();
+    assert_eq!(all_back(&router, "q=word1&limit=50").await, records);
+    let newest = get(&router, "/log?before=end&q=word1&limit=40").await.json();
     assert_eq!(newest["records"], json!(records[records.len() - 40..]));
 }
 
@@ -247,8 +268,8 @@ async fn what_cannot_be_asked_is_refused_with_what_can() {
         ("after=x", "cursor"),
         ("q=---", "no letter"),
         ("page=2", "unknown parameter"),
-        ("newest=yes", "true or false"),
-        ("newest=true&after=c.00000000.0.0", "without after"),
+        ("before=end&after=c.00000000.0.0", "without after"),
+        ("before=x", "end or the prev"),
     ] {
         let answer = get(&router, &format!("/log?{query}")).await;
         assert!(answer.status == 400 && answer.text().contains(words), "{query}: {}", answer.text());

@@ -54,8 +54,16 @@ impl MemoryJournal {
     ///
     /// # Panics
     /// If the database or the plug-in's tables cannot be made.
-    #[expect(clippy::expect_used, reason = "for tests, where a panic is the message")]
     pub fn new(projection: Arc<dyn Projection>) -> Self {
+        Self::of(projection, NodeId::from_public_key([7; 32]))
+    }
+
+    /// An empty one, of the node with this id.
+    ///
+    /// # Panics
+    /// If the database or the plug-in's tables cannot be made.
+    #[expect(clippy::expect_used, reason = "for tests, where a panic is the message")]
+    pub fn of(projection: Arc<dyn Projection>, writer: NodeId) -> Self {
         let dir = tempfile::tempdir().expect("a directory for temporary files");
         let path = dir.path().join("journal.db");
         let db = Connection::open(&path).expect("a database can be made");
@@ -67,7 +75,7 @@ impl MemoryJournal {
             inner: Mutex::new(inner),
             readers: Arc::new(Readers::new(&path)),
             changed: watch::channel(0).0,
-            feed: FeedId { writer: NodeId::from_public_key([7; 32]), boot: 1 },
+            feed: FeedId { writer, boot: 1 },
             _dir: dir,
         }
     }

@@ -48,7 +48,7 @@ async fn a_body_over_the_limit_is_413_announced_or_not() {
     assert!(server.send("POST /students", &announced, "").await.problem(413).contains("10 bytes"));
     let chunked = ["transfer-encoding: chunked", json];
     server.send("POST /students", &chunked, "8\r\n12345678\r\n8\r\n12345678\r\n0\r\n\r\n").await.problem(413);
-    server.send("POST /students", &chunked, "8\r\n12345678\r\n0\r\n\r\n").await.problem(501);
+    server.send("POST /students", &chunked, "8\r\n12345678\r\n0\r\n\r\n").await.problem(400);
     assert_eq!(server.metrics.http.refused_count("body_size"), 2);
 }
 
@@ -66,8 +66,8 @@ async fn bodies_share_a_bounded_room() {
     let reply = server.send("POST /students", &[json], &"x".repeat(101)).await;
     reply.problem(503);
     assert_eq!(reply.header("retry-after"), "1");
-    server.send("POST /students", &[json], &"x".repeat(100)).await.problem(501);
-    server.send("POST /students", &[json], &"x".repeat(100)).await.problem(501);
+    server.send("POST /students", &[json], &"x".repeat(100)).await.problem(400);
+    server.send("POST /students", &[json], &"x".repeat(100)).await.problem(400);
 }
 
 #[tokio::test]

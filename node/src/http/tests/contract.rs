@@ -225,8 +225,8 @@ async fn plugins_answer_below_their_prefix_and_nowhere_else() {
         server
             .send("POST /students", &["content-type: application/json"], "{}")
             .await
-            .problem(501)
-            .contains("journal")
+            .problem(400)
+            .contains("firstName")
     );
 }
 

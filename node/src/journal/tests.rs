@@ -1,0 +1,222 @@
+use std::time::Duration;
+
+use hearsay_protocol::{Version, journal::feed::Run};
+use hearsay_services::{
+    builtin,
+    journal::{Journal as _, read},
+};
+
+use super::*;
+
+const CLUSTER: &str = "test";
+
+/// A node's journals, and what they order of a driver that is not there.
+struct Bench {
+    dir: tempfile::TempDir,
+    journals: Journals,
+    orders: tokio::sync::mpsc::Receiver<Order>,
+}
+
+fn open_in(dir: tempfile::TempDir) -> Bench {
+    let (orders, ordered) = tokio::sync::mpsc::channel(1024);
+    let plugins: Vec<_> = builtin().into_iter().filter(|p| p.name() == "grading").collect();
+    let ground = Ground {
+        dir: Some(dir.path()),
+        me: &|| Identity::from_seed(&[1; 32]),
+        cluster: CLUSTER,
+        replicas_expected: None,
+        clock: Clock::start(),
+        orders,
+    };
+    let journals = Journals::open(&plugins, &ground).unwrap();
+    Bench { dir, journals, orders: ordered }
+}
+
+impl Bench {
+    fn new() -> Self {
+        open_in(tempfile::tempdir().unwrap())
+    }
+
+    fn book(&self) -> &Arc<Topic> {
+        self.journals.topic("grading").unwrap()
+    }
+
+    async fn put(&self, id: u64, level: Option<Level>) -> Result<Appended, AppendError> {
+        let body = format!(
+            r#"{{"changes":[{{"change":"put","student":{id},"firstName":"A","lastName":"B{id}"}}]}}"#
+        );
+        let write = Write { key: None, body: body.into_bytes() };
+        let wanted = Wanted { level, timeout: Duration::from_millis(200) };
+        self.book().append(vec![write], wanted).await.remove(0)
+    }
+
+    async fn count(&self, table: &str) -> i64 {
+        let sql = format!("SELECT count(*) FROM {table}");
+        read(self.book().as_ref(), move |db| db.query_row(&sql, [], |row| row.get(0))).await.unwrap()
+    }
+
+    /// Stops the thread and waits for it.
+    fn stop(self) -> tempfile::TempDir {
+        let Self { dir, journals, mut orders } = self;
+        drop(journals);
+        // The thread holds the only sender.
+        while orders.blocking_recv().is_some() {}
+        dir
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("journal/grading.db")
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_restart_and_a_new_feed_begins() {
+    let bench = Bench::new();
+    let first = block_on(bench.put(1000, None)).unwrap();
+    assert_eq!((first.level, first.id.seq), (Level::Local, Version(1)));
+    let again = open_in(bench.stop());
+    let second = block_on(again.put(1001, None)).unwrap();
+    assert_ne!(second.id.feed, first.id.feed);
+    assert!(second.time > first.time);
+    assert!(again.book().has(first.id).unwrap() && again.book().has(second.id).unwrap());
+    assert_eq!(block_on(again.count("students")), 2);
+}
+
+#[test]
+fn a_level_that_is_not_reached_is_indeterminate_and_never_success() {
+    let bench = Bench::new();
+    let me = Identity::from_seed(&[1; 32]).id();
+    let other = Identity::from_seed(&[2; 32]).id();
+    bench.journals.replicas("grading", [other].into());
+    let answer = block_on(bench.put(1000, None));
+    assert!(matches!(answer, Err(AppendError::Indeterminate(id)) if id.feed.writer == me), "{answer:?}");
+    assert!(block_on(bench.put(1001, Some(Level::Local))).is_ok());
+}
+
+#[test]
+fn many_writers_share_syncs() {
+    let bench = Bench::new();
+    let count = 200u64;
+    block_on(async {
+        let writes = (0..count).map(|i| bench.put(1000 + i, None));
+        assert!(futures::future::join_all(writes).await.iter().all(Result::is_ok));
+    });
+    assert_eq!(block_on(bench.count("students")), 200);
+    let commits = bench.book().shown.commits.load(Ordering::Relaxed);
+    assert!(commits < count / 2, "{commits} commits for {count} writes");
+}
+
+#[test]
+fn a_foreign_file_is_refused_and_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.db");
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    drop(other);
+    let before = std::fs::read(&path).unwrap();
+    let grading = builtin().into_iter().find(|p| p.name() == "grading").unwrap();
+    let projection = grading.projection().unwrap();
+    let error = open(&path, "grading", projection.as_ref(), CLUSTER).err().unwrap().to_string();
+    assert!(error.contains("database of something else") && error.contains("x.db"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    let path = dir.path().join("y.db");
+    drop(open(&path, "grading", projection.as_ref(), "another").unwrap());
+    let error = open(&path, "grading", projection.as_ref(), CLUSTER).err().unwrap().to_string();
+    assert!(error.contains("cluster \"another\""), "{error}");
+}
+
+#[test]
+fn a_damaged_file_is_put_aside_and_the_node_starts() {
+    let bench = Bench::new();
+    block_on(bench.put(1000, None)).unwrap();
+    let path = bench.path();
+    let dir = bench.stop();
+    std::fs::write(&path, vec![7; 100_000]).unwrap();
+    let again = open_in(dir);
+    assert!(path.with_extension("damaged-1").exists());
+    assert!(block_on(again.put(1001, None)).is_ok());
+}
+
+#[test]
+fn a_flipped_bit_in_a_run_is_found_before_it_is_sent_and_the_run_taken_out() {
+    let bench = Bench::new();
+    for id in 1000..1003 {
+        block_on(bench.put(id, None)).unwrap();
+    }
+    let path = bench.path();
+    let dir = bench.stop();
+    let grading = builtin().into_iter().find(|p| p.name() == "grading").unwrap();
+    let projection = grading.projection().unwrap();
+    let (mut store, restored) = open(&path, "grading", projection.as_ref(), CLUSTER).unwrap();
+    let extent = restored.extents[0].clone();
+    let nothing = hearsay_protocol::journal::message::Extent { feed: extent.feed, seen: Default::default() };
+    assert_eq!(store.load(&nothing).unwrap().runs.len(), 3);
+    store
+        .connection()
+        .execute(
+            "UPDATE journal_runs SET entries = substr(entries, 1, 20) || x'ff' || substr(entries, 22) WHERE start = 2",
+            [],
+        )
+        .unwrap();
+    let loaded = store.load(&nothing).unwrap();
+    assert_eq!((loaded.runs.len(), loaded.damaged.as_slice()), (2, &[Version(2)][..]));
+    let left = store.discard(extent.feed, &loaded.damaged, projection.as_ref()).unwrap();
+    assert!(
+        left.seen.contains(Version(1)) && !left.seen.contains(Version(2)) && left.seen.contains(Version(3))
+    );
+    let students = |store: &Store| -> i64 {
+        store.connection().query_row("SELECT count(*) FROM students", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(students(&store), 2);
+    drop(dir);
+}
+
+#[test]
+fn tables_of_another_version_are_made_anew_and_come_to_the_same() {
+    let bench = Bench::new();
+    for id in 1000..1010 {
+        block_on(bench.put(id, None)).unwrap();
+    }
+    let path = bench.path();
+    let dir = bench.stop();
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch("UPDATE journal_meta SET value = 0 WHERE name = 'projection'; DELETE FROM students")
+        .unwrap();
+    drop(db);
+    let again = open_in(dir);
+    assert_eq!(block_on(again.count("students")), 10);
+}
+
+#[test]
+fn a_run_that_comes_twice_or_overlaps_is_folded_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let grading = builtin().into_iter().find(|p| p.name() == "grading").unwrap();
+    let projection = grading.projection().unwrap();
+    let (mut store, _) = open(&dir.path().join("x.db"), "grading", projection.as_ref(), CLUSTER).unwrap();
+    let me = Identity::from_seed(&[2; 32]);
+    let feed = hearsay_protocol::journal::feed::FeedId { writer: me.id(), boot: 7 };
+    let root = hearsay_protocol::journal::feed::ChainHash::root(CLUSTER, "grading", feed);
+    let entry = |i: u64| hearsay_protocol::journal::feed::Entry {
+        time: hearsay_protocol::journal::clock::HybridTime(i),
+        key: Some(format!("k{i}")),
+        body: format!(r#"{{"changes":[{{"change":"put","student":{i},"firstName":"A","lastName":"B"}}]}}"#)
+            .into_bytes(),
+    };
+    let at = |seq| EntryId { feed, seq: Version(seq) };
+    let (short, _) = Run::sign(&me, CLUSTER, "grading", (at(1), root), vec![entry(1), entry(2)]);
+    let (long, _) = Run::sign(&me, CLUSTER, "grading", (at(1), root), vec![entry(1), entry(2), entry(3)]);
+    for run in [&short, &short, &long, &short] {
+        store.put(run, projection.as_ref()).unwrap();
+        store.commit().unwrap();
+    }
+    let count = |sql: &str| -> i64 { store.connection().query_row(sql, [], |row| row.get(0)).unwrap() };
+    assert_eq!(count("SELECT count(*) FROM students"), 3);
+    assert_eq!(count("SELECT count(*) FROM journal_runs"), 1);
+    let (id, found) = store.with_key("k3").unwrap().unwrap();
+    assert_eq!((id, found), (at(3), entry(3)));
+    assert!(store.with_key("k4").unwrap().is_none());
+}
