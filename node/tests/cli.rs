@@ -203,7 +203,8 @@ fn watch_prints_a_line_a_change_and_resumes_where_it_was() {
     assert!(requests[1].to_lowercase().contains("last-event-id: 41"), "{requests:?}");
 }
 
-const LOG: &str = r#"{"node":"n1","services":{"log":[{"node":"n1","url":"http://10.0.0.1:7500","health":"passing"}]}}"#;
+const LOG: &str =
+    r#"{"node":"n1","services":{"log":[{"node":"n1","url":"http://10.0.0.1:7500","health":"passing"}]}}"#;
 const RECORD: &str = r#"{"id":"x","node":"n1","offset":0,"time":"T","service":"web","level":"warn","message":"slow \u001b[2J"}"#;
 
 #[test]
@@ -228,7 +229,10 @@ fn the_log_is_searched_and_an_empty_answer_ends_with_2() {
 #[test]
 fn the_log_is_written_and_read_at_a_node_that_keeps_it() {
     let keeper = Server::start(&[("POST /log", Reply::ok(r#"{"id":"w-1","offset":0,"ack":"replicated"}"#))]);
-    let elsewhere = format!(r#"{{"node":"n1","services":{{"log":[{{"node":"n2","url":"{}","health":"passing"}}]}}}}"#, keeper.url);
+    let elsewhere = format!(
+        r#"{{"node":"n1","services":{{"log":[{{"node":"n2","url":"{}","health":"passing"}}]}}}}"#,
+        keeper.url
+    );
     let asked = [("GET /services/log", Reply::ok(&elsewhere))];
     let (code, stdout, stderr) = ask(&asked, &["log", "append", "it", "works", "--token", "secret"]);
     assert_eq!(code, 0, "{stderr}");
@@ -251,7 +255,8 @@ fn a_tail_is_a_line_for_each_record_and_goes_on_where_it_was() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let lines: Vec<_> = BufReader::new(tail.stdout.take().unwrap()).lines().take(2).map(Result::unwrap).collect();
+    let lines: Vec<_> =
+        BufReader::new(tail.stdout.take().unwrap()).lines().take(2).map(Result::unwrap).collect();
     tail.kill().unwrap();
     tail.wait().unwrap();
     assert!(lines.iter().all(|line| line == "T  warn   web@n1  slow \\u001b[2J"), "{lines:?}");

@@ -112,7 +112,10 @@ struct Desk {
 impl Desk {
     fn journal(&self) -> Result<Arc<dyn Journal>, Problem> {
         self.host.journal(ROLE).ok_or_else(|| {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this node keeps no journal of the log; ask another")
+            Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this node keeps no journal of the log; ask another",
+            )
         })
     }
 

@@ -244,7 +244,9 @@ impl Shipper {
     async fn last_words(&mut self, events: &mut mpsc::Receiver<Event>) {
         loop {
             let mut left = Vec::new();
-            while left.len() < BATCH_MAX && let Ok(event) = events.try_recv() {
+            while left.len() < BATCH_MAX
+                && let Ok(event) = events.try_recv()
+            {
                 left.push(event);
             }
             if left.is_empty() {
@@ -330,7 +332,8 @@ impl Shipper {
             {
                 Err(Unsent::Refused)
             }
-            Ok(_) | Err(AskError::NoInstance { .. } | AskError::TooLarge { .. } | AskError::AllFailed { .. }) => {
+            Ok(_)
+            | Err(AskError::NoInstance { .. } | AskError::TooLarge { .. } | AskError::AllFailed { .. }) => {
                 Err(Unsent::Later)
             }
         }

@@ -40,10 +40,7 @@ impl Service for Visits {
     }
 
     fn router(&self, host: Arc<dyn Host>) -> Router {
-        Router::new()
-            .route("/visits", get(total).post(hit))
-            .route("/visits/hit", get(hit))
-            .with_state(host)
+        Router::new().route("/visits", get(total).post(hit)).route("/visits/hit", get(hit)).with_state(host)
     }
 
     fn projection(&self) -> Option<Arc<dyn Projection>> {
@@ -173,7 +170,8 @@ mod tests {
     }
 
     async fn post(router: Router, key: &str) -> Answer {
-        let request = Request::post("/visits").header("idempotency-key", key).body(Body::from("a=b")).unwrap();
+        let request =
+            Request::post("/visits").header("idempotency-key", key).body(Body::from("a=b")).unwrap();
         send(router, request).await
     }
 
@@ -222,7 +220,10 @@ mod tests {
         // The same writes, done on another node that did not know of them, and something that is none.
         let others: Vec<Kept> = entries
             .iter()
-            .map(|kept| Kept { id: crate::journal::EntryId { seq: hearsay_protocol::Version(kept.id.seq.0 + 50), ..kept.id }, ..kept.clone() })
+            .map(|kept| Kept {
+                id: crate::journal::EntryId { seq: hearsay_protocol::Version(kept.id.seq.0 + 50), ..kept.id },
+                ..kept.clone()
+            })
             .collect();
         entries.extend(others);
         entries.push(Kept { body: b"2".to_vec(), key: None, ..entries[0].clone() });

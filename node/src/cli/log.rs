@@ -54,8 +54,10 @@ pub(super) enum Command {
         grep: Option<String>,
     },
     /// Print the last records with all of these words; exit code 2 if there are none
-    #[command(after_help = "Examples:\n  node log search disk full\n  node log search '\"connection refused\"' --service web\n  \
-                            node log search 'time*' --level warn --json | jq -r '.records[].message'")]
+    #[command(
+        after_help = "Examples:\n  node log search disk full\n  node log search '\"connection refused\"' --service web\n  \
+                            node log search 'time*' --level warn --json | jq -r '.records[].message'"
+    )]
     Search {
         /// Words; \"two words\" in quotation marks is a phrase, and err* any word that begins so
         words: Vec<String>,
@@ -275,10 +277,12 @@ mod tests {
 
     #[test]
     fn a_record_is_a_line_with_who_speaks() {
-        let record = json!({ "time": "T", "level": "warn", "service": "web", "node": "n1", "message": "slow" });
+        let record =
+            json!({ "time": "T", "level": "warn", "service": "web", "node": "n1", "message": "slow" });
         let record: Record = serde_json::from_value(record).unwrap();
         assert_eq!(describe(&record), (Tone::Warning, "T  warn   web@n1  slow".to_owned()));
-        let record: Record = serde_json::from_value(json!({ "level": "info", "service": null, "node": "n1" })).unwrap();
+        let record: Record =
+            serde_json::from_value(json!({ "level": "info", "service": null, "node": "n1" })).unwrap();
         assert_eq!(describe(&record).1, "  info   n1  ");
     }
 

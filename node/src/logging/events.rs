@@ -131,7 +131,9 @@ mod tests {
 
     #[test]
     fn what_is_said_because_of_shipping_is_not_shipped() {
-        for (thread, taken) in [(shipping::THREAD, 0), ("journal-log", 0), ("journal-visits", 1), ("driver", 1)] {
+        for (thread, taken) in
+            [(shipping::THREAD, 0), ("journal-log", 0), ("journal-visits", 1), ("driver", 1)]
+        {
             let (outbox, mut waiting) = shipping::queue();
             let speaking = thread::Builder::new().name(thread.to_owned()).spawn(move || {
                 let log = tracing_subscriber::registry().with(Shipped(outbox));

@@ -88,8 +88,16 @@ mod tests {
         for cursor in [begun, Cursor::after("00ab34cd", 5)] {
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
-        for text in ["", "c", "c.00ab34cd.1", "c.00ab34cd.9.3", "c.00ab34cd.-1.3", "c.x.1.2", "c.00ab34cd.1.2.3", "d.00ab34cd.1.2"]
-        {
+        for text in [
+            "",
+            "c",
+            "c.00ab34cd.1",
+            "c.00ab34cd.9.3",
+            "c.00ab34cd.-1.3",
+            "c.x.1.2",
+            "c.00ab34cd.1.2.3",
+            "d.00ab34cd.1.2",
+        ] {
             assert_eq!(text.parse::<Cursor>(), Err(NotACursor), "{text}");
         }
     }

@@ -37,7 +37,10 @@ impl Input {
         }
         match essence(headers).as_str() {
             "application/json" | "text/json" => json(body),
-            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => {
+            "application/x-ndjson"
+            | "application/ndjson"
+            | "application/jsonl"
+            | "application/x-jsonlines" => {
                 Ok(Self::Many(lines(body)?.into_iter().map(|line| line.said).collect()))
             }
             "multipart/form-data" => Err(Problem::new(
@@ -61,7 +64,9 @@ fn bad(detail: impl Into<String>) -> Problem {
 /// The problem of a message over the limit.
 pub(super) fn too_long(bytes: usize, at: impl fmt::Display) -> Problem {
     let detail = format!("message{at}: {bytes} bytes are over the limit of {MESSAGE_BYTES_MAX}");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with("field", "message").with("limit", MESSAGE_BYTES_MAX)
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+        .with("field", "message")
+        .with("limit", MESSAGE_BYTES_MAX)
 }
 
 /// One record of plain text. The end of its last line belongs to the transport: `echo` writes one.
@@ -219,7 +224,9 @@ fn level<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Level>, D::Error> 
         other => {
             let text = other.text("level")?;
             let shown: String = text.chars().take(32).collect();
-            text.parse().map(Some).map_err(|expected| D::Error::custom(format_args!("level: {shown:?} is not {expected}")))
+            text.parse()
+                .map(Some)
+                .map_err(|expected| D::Error::custom(format_args!("level: {shown:?} is not {expected}")))
         }
     }
 }
@@ -231,9 +238,9 @@ fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
         Scalar::Number(ms) => Some(ms),
         Scalar::Text(text) => timestamp::parse_ms(&text),
     };
-    ms.filter(|ms| *ms <= TIME_MS_MAX)
-        .map(Some)
-        .ok_or_else(|| D::Error::custom("time: not an RFC 3339 time or milliseconds since 1970, to the year 9999"))
+    ms.filter(|ms| *ms <= TIME_MS_MAX).map(Some).ok_or_else(|| {
+        D::Error::custom("time: not an RFC 3339 time or milliseconds since 1970, to the year 9999")
+    })
 }
 
 /// A value that names its field when it is of another type than was expected.
@@ -250,7 +257,9 @@ impl Scalar {
         match self {
             Self::Text(text) => Ok(text),
             Self::Null => Err(E::custom(format_args!("{field}: expected a string, found null"))),
-            Self::Number(number) => Err(E::custom(format_args!("{field}: expected a string, found {number}"))),
+            Self::Number(number) => {
+                Err(E::custom(format_args!("{field}: expected a string, found {number}")))
+            }
         }
     }
 }
@@ -319,11 +328,13 @@ mod tests {
 
     #[test]
     fn json_is_one_record_or_an_array_and_ndjson_a_line_each() {
-        let full = r#"{"message":"m","level":"WARN","service":"web","time":"1970-01-01T00:00:01Z","more":[1]}"#;
+        let full =
+            r#"{"message":"m","level":"WARN","service":"web","time":"1970-01-01T00:00:01Z","more":[1]}"#;
         let expected =
             Said { level: Level::Warn, service: Some("web".into()), time_ms: Some(1000), ..said("m") };
         assert_eq!(read("application/json; charset=utf-8", full), Ok(Input::One(expected.clone())));
-        let many = read("application/json", &format!("[{full},{{\"message\":\"x\",\"time\":7,\"level\":null}}]"));
+        let many =
+            read("application/json", &format!("[{full},{{\"message\":\"x\",\"time\":7,\"level\":null}}]"));
         let second = Said { time_ms: Some(7), ..said("x") };
         assert_eq!(many, Ok(Input::Many(vec![expected.clone(), second])));
         assert_eq!(read("application/x-ndjson", &format!("{full}\n\r\n")), Ok(Input::Many(vec![expected])));
@@ -356,7 +367,9 @@ mod tests {
 
     #[test]
     fn a_bad_line_refuses_all_and_is_numbered() {
-        for (bad_line, words) in [("{\"message\":1}", "message"), ("nonsense", "column"), ("{\"message\":\"\"}", "empty")] {
+        for (bad_line, words) in
+            [("{\"message\":1}", "message"), ("nonsense", "column"), ("{\"message\":\"\"}", "empty")]
+        {
             let body = format!("{{\"message\":\"m\"}}\n\n{bad_line}\n{{\"message\":\"m\"}}");
             let problem = read("application/x-ndjson", &body).unwrap_err();
             let detail = problem.detail();
@@ -377,6 +390,8 @@ mod tests {
             let named = ["32768", "1000"].iter().any(|limit| problem.detail().contains(limit));
             assert!(problem.status() == 413 && named, "{}", problem.detail());
         }
-        assert!(read("application/x-ndjson", &"{\"message\":\"m\"}\n".repeat(RECORDS_PER_REQUEST_MAX)).is_ok());
+        assert!(
+            read("application/x-ndjson", &"{\"message\":\"m\"}\n".repeat(RECORDS_PER_REQUEST_MAX)).is_ok()
+        );
     }
 }

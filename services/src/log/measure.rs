@@ -22,8 +22,30 @@ const RECORDS: u64 = 1_000_000;
 const PER_COMMIT: u64 = 64;
 
 const WORDS: [&str; 24] = [
-    "request", "accepted", "from", "client", "connection", "closed", "timeout", "retry", "user", "session", "payment", "order", "cache",
-    "miss", "hit", "query", "slow", "index", "queue", "worker", "started", "finished", "upstream", "response",
+    "request",
+    "accepted",
+    "from",
+    "client",
+    "connection",
+    "closed",
+    "timeout",
+    "retry",
+    "user",
+    "session",
+    "payment",
+    "order",
+    "cache",
+    "miss",
+    "hit",
+    "query",
+    "slow",
+    "index",
+    "queue",
+    "worker",
+    "started",
+    "finished",
+    "upstream",
+    "response",
 ];
 
 fn body(rng: &mut fastrand::Rng, n: u64) -> Vec<u8> {
@@ -109,7 +131,10 @@ fn a_million_records() {
         ("a rare word", question(Some("needle"), Filter::default(), false)),
         ("no such word", question(Some("nowhere"), Filter::default(), false)),
         ("a phrase", question(Some("\"payment timeout\""), Filter::default(), false)),
-        ("a phrase that is nowhere", question(Some("\"from from from from from\""), Filter::default(), false)),
+        (
+            "a phrase that is nowhere",
+            question(Some("\"from from from from from\""), Filter::default(), false),
+        ),
         ("a prefix", question(Some("need*"), Filter::default(), false)),
         ("a common prefix", question(Some("re*"), Filter::default(), true)),
         ("a word of a rare service", question(Some("request"), service("rare"), false)),

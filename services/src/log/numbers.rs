@@ -26,8 +26,9 @@ pub(super) struct Feed {
 
 /// Finds the row of a feed, or makes it. `time` is that of one of its entries.
 pub(super) fn feed(db: &Connection, feed: FeedId, time: HybridTime) -> rusqlite::Result<Feed> {
-    let mut find =
-        db.prepare_cached("SELECT id, next, posted, early, first FROM log_feeds WHERE writer = ?1 AND boot = ?2")?;
+    let mut find = db.prepare_cached(
+        "SELECT id, next, posted, early, first FROM log_feeds WHERE writer = ?1 AND boot = ?2",
+    )?;
     let name = params![feed.writer.public_key(), sortable(feed.boot)];
     let found = find
         .query_row(name, |row| {
@@ -38,7 +39,8 @@ pub(super) fn feed(db: &Connection, feed: FeedId, time: HybridTime) -> rusqlite:
     let time = sortable(time.0);
     if let Some((feed, first)) = found {
         if time < first {
-            db.prepare_cached("UPDATE log_feeds SET first = ?2 WHERE id = ?1")?.execute(params![feed.id, time])?;
+            db.prepare_cached("UPDATE log_feeds SET first = ?2 WHERE id = ?1")?
+                .execute(params![feed.id, time])?;
         }
         return Ok(feed);
     }
@@ -108,7 +110,9 @@ pub(super) fn forget(db: &Connection, feed: FeedId, up_to: Seq) -> rusqlite::Res
             .prepare_cached("DELETE FROM log_early WHERE feed = ?1 AND seq <= ?2")?
             .execute(params![id, up_to])?;
         let posted: i64 = db
-            .prepare_cached("SELECT count(*) FROM log_records WHERE feed = ?1 AND seq >= ?2 AND seq <= ?3 AND posted")?
+            .prepare_cached(
+                "SELECT count(*) FROM log_records WHERE feed = ?1 AND seq >= ?2 AND seq <= ?3 AND posted",
+            )?
             .query_row(params![id, next, up_to], |row| row.get(0))?;
         db.prepare_cached(
             "UPDATE log_feeds SET next = ?2, posted = posted + ?3, early = early - ?4, exact = 0 WHERE id = ?1",
@@ -181,9 +185,8 @@ pub(super) enum Found {
 
 /// The record that was posted to a node under this offset.
 pub(super) fn at_offset(db: &Connection, writer: NodeId, offset: u64) -> rusqlite::Result<Found> {
-    let mut feeds = db.prepare_cached(
-        "SELECT id, next, posted FROM log_feeds WHERE writer = ?1 ORDER BY first, boot",
-    )?;
+    let mut feeds =
+        db.prepare_cached("SELECT id, next, posted FROM log_feeds WHERE writer = ?1 ORDER BY first, boot")?;
     let mut rows = feeds.query([writer.public_key()])?;
     let mut base = 0u64;
     while let Some(row) = rows.next()? {
@@ -220,9 +223,11 @@ fn in_feed(db: &Connection, feed: i64, next: i64, before: i64) -> rusqlite::Resu
 }
 
 fn message(db: &Connection, feed: i64, seq: i64) -> rusqlite::Result<Found> {
-    db.prepare_cached("SELECT coalesce(raw, CAST(message AS BLOB)) FROM log_records WHERE feed = ?1 AND seq = ?2")?
-        .query_row(params![feed, seq], |row| row.get(0))
-        .map(Found::Here)
+    db.prepare_cached(
+        "SELECT coalesce(raw, CAST(message AS BLOB)) FROM log_records WHERE feed = ?1 AND seq = ?2",
+    )?
+    .query_row(params![feed, seq], |row| row.get(0))
+    .map(Found::Here)
 }
 
 /// How many records were posted to a node so far: the offset of the next one.
@@ -239,10 +244,9 @@ pub(super) fn row_of(db: &Connection, id: EntryId) -> rusqlite::Result<Option<i6
         "SELECT r.id FROM log_feeds f JOIN log_records r ON r.feed = f.id AND r.seq = ?3
          WHERE f.writer = ?1 AND f.boot = ?2",
     )?;
-    find.query_row(
-        params![id.feed.writer.public_key(), sortable(id.feed.boot), signed(id.seq)],
-        |row| row.get(0),
-    )
+    find.query_row(params![id.feed.writer.public_key(), sortable(id.feed.boot), signed(id.seq)], |row| {
+        row.get(0)
+    })
     .optional()
 }
 

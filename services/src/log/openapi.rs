@@ -7,9 +7,7 @@ use super::{input::RECORDS_PER_REQUEST_MAX, page::RECORDS_PER_PAGE_MAX, record::
 /// The paths of the log.
 pub(super) fn paths() -> Value {
     let refused = || json!({ "$ref": "#/components/responses/Problem" });
-    let query = |name: &str, schema: Value, what: &str| {
-        json!({ "name": name, "in": "query", "schema": schema, "description": what })
-    };
+    let query = |name: &str, schema: Value, what: &str| json!({ "name": name, "in": "query", "schema": schema, "description": what });
     let text = || json!({ "type": "string" });
     let service = query("service", text(), "Only records of this service");
     let level = query(
@@ -31,14 +29,13 @@ pub(super) fn paths() -> Value {
         "level": text(), "message": text() } });
     let written = json!({ "type": "object", "properties": {
         "id": text(), "offset": { "type": ["integer", "null"] }, "ack": text() } });
-    let several = json!({ "type": "object", "properties": { "records": { "type": "array", "items": written } } });
+    let several =
+        json!({ "type": "object", "properties": { "records": { "type": "array", "items": written } } });
     let incoming = json!({ "type": "object", "required": ["message"], "properties": {
         "message": { "type": "string", "description": format!("At most {MESSAGE_BYTES_MAX} bytes") },
         "level": text(), "service": text(),
         "time": { "type": ["string", "integer"], "description": "RFC 3339, or milliseconds since 1970" } } });
-    let json_answer = |what: &str, schema: &Value| {
-        json!({ "description": what, "content": { "application/json": { "schema": schema } } })
-    };
+    let json_answer = |what: &str, schema: &Value| json!({ "description": what, "content": { "application/json": { "schema": schema } } });
     let value = json!({ "type": "object", "properties": { "record": { "type": "object", "properties": {
         "value": { "type": "string", "format": "byte" }, "offset": { "type": "integer" } } } } });
     json!({

@@ -51,7 +51,9 @@ impl Filter {
     fn index(&self) -> (&'static str, &'static str) {
         match self {
             // The fourth parameter stands in each, so that all take the same.
-            Self { level: Some(level), .. } if *level >= Level::Warn => ("log_warnings", "r.level >= 4 AND ?4 IS ?4"),
+            Self { level: Some(level), .. } if *level >= Level::Warn => {
+                ("log_warnings", "r.level >= 4 AND ?4 IS ?4")
+            }
             Self { service: Some(_), .. } => ("log_by_service", "r.service = ?4"),
             _ => ("log_by_time", "?4 IS ?4"),
         }

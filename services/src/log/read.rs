@@ -19,18 +19,17 @@ use super::{
     search::Words,
     write::BASE64,
 };
-use crate::{
-    Problem,
-    journal::read,
-    parameters::Parameters,
-    writing::catch_up,
-};
+use crate::{Problem, journal::read, parameters::Parameters, writing::catch_up};
 
 /// Records on a page where nobody says.
 const LIMIT_DEFAULT: usize = 100;
 
 /// `GET /log`.
-pub(super) async fn list(State(desk): State<Desk>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(desk): State<Desk>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let known = ["after", "before", "limit", "service", "level", "q"];
     let parameters = Parameters::read(uri.query(), &known)?;
     let question = Question {
@@ -93,7 +92,9 @@ fn way(parameters: &Parameters<'_>) -> Result<Way, Problem> {
 /// A cursor or the id of a record.
 pub(super) fn from(parameters: &Parameters<'_>, name: &str) -> Result<Option<From>, Problem> {
     let Some(text) = parameters.one(name)?.filter(|text| !text.is_empty()) else { return Ok(None) };
-    place(text).map(Some).ok_or_else(|| Parameters::refuse(name, text, "a cursor of an earlier page or the id of a record"))
+    place(text)
+        .map(Some)
+        .ok_or_else(|| Parameters::refuse(name, text, "a cursor of an earlier page or the id of a record"))
 }
 
 /// Reads a cursor or the id of a record.
@@ -163,10 +164,9 @@ async fn one(desk: &Desk, headers: &HeaderMap, offset: u64) -> Result<Response, 
             let value = BASE64.encode(value);
             Ok(Json(json!({ "record": { "value": value, "offset": offset } })).into_response())
         }
-        Found::Dropped => Err(Problem::new(
-            StatusCode::GONE,
-            format!("the record at offset {offset} is no longer kept"),
-        )),
+        Found::Dropped => {
+            Err(Problem::new(StatusCode::GONE, format!("the record at offset {offset} is no longer kept")))
+        }
         Found::PastTheEnd(count) => {
             let detail = format!("no record has the offset {offset}: this node has {count}, from 0");
             Err(Problem::not_found(detail).with("count", count))

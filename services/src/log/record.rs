@@ -131,7 +131,9 @@ impl Stored {
         let head: Head = serde_json::from_slice(body.get(..end)?).ok()?;
         let message = body.get(end + 1..)?.to_vec();
         let is_long = |name: &String| name.len() > NAME_BYTES_MAX;
-        if message.len() > MESSAGE_BYTES_MAX || is_long(&head.node) || head.service.as_ref().is_some_and(is_long)
+        if message.len() > MESSAGE_BYTES_MAX
+            || is_long(&head.node)
+            || head.service.as_ref().is_some_and(is_long)
         {
             return None;
         }

@@ -202,17 +202,21 @@ fn unindexed(db: &Connection, expression: &str, low: i64, high: i64) -> rusqlite
         "CREATE VIRTUAL TABLE log_search USING fts5(message, service, content='', columnsize=0, tokenize='{TOKENIZER}'); BEGIN"
     ))?;
     {
-        let mut rows = db
-            .prepare_cached(&format!("SELECT {INDEXED} FROM log_records WHERE id > ?1 AND id <= ?2 ORDER BY id"))?;
+        let mut rows = db.prepare_cached(&format!(
+            "SELECT {INDEXED} FROM log_records WHERE id > ?1 AND id <= ?2 ORDER BY id"
+        ))?;
         let mut rows = rows.query(params![low, high])?;
-        let mut insert = passing.prepare("INSERT INTO log_search (rowid, message, service) VALUES (?1, ?2, ?3)")?;
+        let mut insert =
+            passing.prepare("INSERT INTO log_search (rowid, message, service) VALUES (?1, ?2, ?3)")?;
         while let Some(row) = rows.next()? {
             let borrowed = |column| row.get_ref(column).map(ToSqlOutput::Borrowed);
             insert.execute(params![borrowed(0)?, borrowed(1)?, borrowed(2)?])?;
         }
     }
-    let mut matching = passing.prepare("SELECT rowid FROM log_search WHERE log_search MATCH ?1 ORDER BY rowid")?;
-    let ids: Vec<i64> = matching.query_map([expression], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let mut matching =
+        passing.prepare("SELECT rowid FROM log_search WHERE log_search MATCH ?1 ORDER BY rowid")?;
+    let ids: Vec<i64> =
+        matching.query_map([expression], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let mut find = db.prepare_cached(&format!("SELECT {COLUMNS} FROM log_records r WHERE r.id = ?1"))?;
     ids.into_iter().map(|id| find.query_row([id], Row::read)).collect()
 }

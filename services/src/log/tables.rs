@@ -213,8 +213,13 @@ fn insert(
 /// was told is kept: each side of a partition may take one, and neither may be lost.)
 fn join_equals(db: &Connection, key: &str, record: i64) -> rusqlite::Result<()> {
     db.prepare_cached("INSERT INTO log_keys (key, record) VALUES (?1, ?2)")?.execute(params![key, record])?;
-    let mut others = db.prepare_cached("SELECT EXISTS (SELECT 1 FROM log_keys WHERE key = ?1 AND record <> ?2)")?;
-    if others.query_row(params![key, record], |row| row.get(0))? { show_first(db, key, record) } else { Ok(()) }
+    let mut others =
+        db.prepare_cached("SELECT EXISTS (SELECT 1 FROM log_keys WHERE key = ?1 AND record <> ?2)")?;
+    if others.query_row(params![key, record], |row| row.get(0))? {
+        show_first(db, key, record)
+    } else {
+        Ok(())
+    }
 }
 
 /// Of the records that equal this one, shows the earliest and hides the others.

@@ -19,8 +19,8 @@ use axum::{
     },
 };
 use futures::stream;
-use http::{HeaderMap, StatusCode, Uri};
 use hearsay_protocol::NodeId;
+use http::{HeaderMap, StatusCode, Uri};
 use rusqlite::{Connection, params};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -53,7 +53,11 @@ const LAST_MAX: usize = 1000;
 const PART_BYTES_MAX: usize = 256;
 
 /// Answers with the stream.
-pub(super) async fn tail(State(desk): State<Desk>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn tail(
+    State(desk): State<Desk>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let parameters = Parameters::read(uri.query(), &["service", "level", "q", "after", "last"])?;
     let filter = read::filter(&parameters)?;
     let part = parameters.one("q")?.filter(|part| !part.is_empty()).map(str::to_lowercase);
@@ -70,7 +74,8 @@ pub(super) async fn tail(State(desk): State<Desk>, uri: Uri, headers: HeaderMap)
     let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
     let journal = desk.journal()?;
     let Ok(place) = Arc::clone(&desk.tails).try_acquire_owned() else {
-        let detail = format!("{TAILS_MAX} tails are followed here; ask another node, or read /log page by page");
+        let detail =
+            format!("{TAILS_MAX} tails are followed here; ask another node, or read /log page by page");
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
     };
     let changes = journal.changes();
@@ -94,7 +99,9 @@ pub(super) async fn tail(State(desk): State<Desk>, uri: Uri, headers: HeaderMap)
         has_ended: false,
         _place: place,
     };
-    Ok(Sse::new(stream::unfold(follower, Follower::next)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    Ok(Sse::new(stream::unfold(follower, Follower::next))
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+        .into_response())
 }
 
 /// Where a stream begins.
@@ -138,7 +145,8 @@ impl Begin {
         let mut events = Vec::new();
         if self.last > 0 {
             let rows = self.last_rows(&moment, now)?;
-            events.extend(page::list(&moment, rows, self.me)?.iter().filter_map(|listed| event(&made, listed)));
+            events
+                .extend(page::list(&moment, rows, self.me)?.iter().filter_map(|listed| event(&made, listed)));
         }
         Ok(Some(Begun { made, position: now, events }))
     }
@@ -247,7 +255,8 @@ impl Follower {
     /// Reads on, and says whether there may be more.
     async fn refill(&mut self) -> Result<bool, Problem> {
         let (position, filter, part, me) = (self.position, self.filter.clone(), self.part.clone(), self.me);
-        let batch = journal::read(self.journal.as_ref(), move |db| batch(db, position, &filter, part.as_deref(), me));
+        let batch =
+            journal::read(self.journal.as_ref(), move |db| batch(db, position, &filter, part.as_deref(), me));
         let batch = batch.await?;
         if batch.made != self.made {
             let detail = "the tables of this node were made anew; begin anew";

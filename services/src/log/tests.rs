@@ -113,7 +113,8 @@ async fn several_records_are_answered_together_and_a_bad_line_stores_nothing() {
 async fn a_retry_is_the_same_record_and_another_body_is_a_conflict() {
     let router = router();
     let with_key = async |content_type: &str, body: &'static str| {
-        let request = Request::post("/log").header("idempotency-key", "k").header("content-type", content_type);
+        let request =
+            Request::post("/log").header("idempotency-key", "k").header("content-type", content_type);
         send(router.clone(), request.body(Body::from(body)).unwrap()).await
     };
     let first = with_key("text/plain", "a").await;
@@ -130,7 +131,8 @@ async fn numbered_records_come_back_byte_for_byte_and_share_one_sequence_with_th
     let router = router();
     let value = BASE64.encode([0, 159, 255, 10]);
     let add = async |value: &str| {
-        post(&router, "/records", "application/json", json!({ "record": { "value": value } }).to_string()).await
+        post(&router, "/records", "application/json", json!({ "record": { "value": value } }).to_string())
+            .await
     };
     assert_eq!(add(&value).await.json(), json!({ "offset": 0 }));
     assert_eq!(post(&router, "/log", "text/plain", "text").await.json()["offset"], 1);
@@ -142,7 +144,8 @@ async fn numbered_records_come_back_byte_for_byte_and_share_one_sequence_with_th
     for (offset, expected) in [(0, value.as_str()), (1, "dGV4dA=="), (2, "YQ==")] {
         let record = json!({ "record": { "value": expected, "offset": offset } });
         assert_eq!(get(&router, &format!("/records/{offset}")).await.json(), record);
-        let request = Request::get("/records").body(Body::from(json!({ "offset": offset }).to_string())).unwrap();
+        let request =
+            Request::get("/records").body(Body::from(json!({ "offset": offset }).to_string())).unwrap();
         assert_eq!(send(router.clone(), request).await.json(), record);
     }
     assert_eq!(get(&router, "/records").await.json()["count"], 3);
@@ -185,7 +188,8 @@ async fn a_page_goes_on_where_the_last_one_ended_and_nothing_is_told_twice() {
     let newest = get(&router, "/log?before=end&limit=2").await.json();
     assert_eq!(messages(newest["records"].as_array().unwrap()), ["24", "later"]);
     assert_eq!(newest["next"], Value::Null);
-    let before = get(&router, &format!("/log?before={}&limit=2", newest["prev"].as_str().unwrap())).await.json();
+    let before =
+        get(&router, &format!("/log?before={}&limit=2", newest["prev"].as_str().unwrap())).await.json();
     assert_eq!(messages(before["records"].as_array().unwrap()), ["22", "23"]);
     let onwards = get(&router, &format!("/log?after={}", before["next"].as_str().unwrap())).await.json();
     assert_eq!(onwards["records"], newest["records"]);
@@ -330,8 +334,9 @@ mod tail {
             if let Some(id) = last_id {
                 request = request.header("last-event-id", id);
             }
-            let response =
-                tower::ServiceExt::oneshot(router.clone(), request.body(Body::empty()).unwrap()).await.unwrap();
+            let response = tower::ServiceExt::oneshot(router.clone(), request.body(Body::empty()).unwrap())
+                .await
+                .unwrap();
             assert_eq!(response.status(), 200);
             Self { body: response.into_body(), text: String::new() }
         }
@@ -344,7 +349,11 @@ mod tail {
                         let line = event.lines().find_map(|line| line.strip_prefix(name));
                         line.unwrap_or_default().trim().to_owned()
                     };
-                    let found = (field("event:"), field("id:"), serde_json::from_str(&field("data:")).unwrap_or_default());
+                    let found = (
+                        field("event:"),
+                        field("id:"),
+                        serde_json::from_str(&field("data:")).unwrap_or_default(),
+                    );
                     self.text = rest.to_owned();
                     return found;
                 }
@@ -371,21 +380,35 @@ mod tail {
         assert_eq!((name.as_str(), &data["message"], &data["offset"]), ("", &json!("one"), &json!(1)));
         let mut second = Reader::open(&router, "/log/tail", Some(&id)).await;
         assert_eq!([second.message().await, second.message().await], ["two", "three"]);
-        let mut after = Reader::open(&router, &format!("/log/tail?after={}", data["id"].as_str().unwrap()), None).await;
+        let mut after =
+            Reader::open(&router, &format!("/log/tail?after={}", data["id"].as_str().unwrap()), None).await;
         assert_eq!(after.message().await, "two");
     }
 
     #[tokio::test]
     async fn a_tail_is_filtered_and_may_begin_with_the_last_records() {
         let router = router();
-        let line = |message: &str, level: &str, service: &str| json!({ "message": message, "level": level, "service": service }).to_string();
-        let lines = [line("Alpha", "warn", "web"), line("beta", "warn", "web"), line("alphabet", "info", "web"), line("alpha", "error", "db")];
+        let line = |message: &str, level: &str, service: &str| {
+            json!({ "message": message, "level": level, "service": service }).to_string()
+        };
+        let lines = [
+            line("Alpha", "warn", "web"),
+            line("beta", "warn", "web"),
+            line("alphabet", "info", "web"),
+            line("alpha", "error", "db"),
+        ];
         post(&router, "/log", "application/x-ndjson", lines.join("\n")).await;
         let mut reader = Reader::open(&router, "/log/tail?last=10&q=ALPHA&service=web", None).await;
         assert_eq!([reader.message().await, reader.message().await], ["Alpha", "alphabet"]);
         let mut reader = Reader::open(&router, "/log/tail?last=1&level=warn", None).await;
         assert_eq!(reader.message().await, "alpha");
-        post(&router, "/log", "application/x-ndjson", [line("quiet", "info", "web"), line("loud", "error", "web")].join("\n")).await;
+        post(
+            &router,
+            "/log",
+            "application/x-ndjson",
+            [line("quiet", "info", "web"), line("loud", "error", "web")].join("\n"),
+        )
+        .await;
         assert_eq!(reader.message().await, "loud");
     }
 

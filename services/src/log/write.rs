@@ -7,8 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{
-    Engine as _,
-    alphabet,
+    Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use hearsay_protocol::NodeId;
@@ -83,7 +82,10 @@ pub(super) async fn events(
     let wish = Wish::read(&headers, &parameters)?;
     let journal = desk.journal()?;
     if body.is_empty() {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is empty; send a JSON object in each line"));
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "the body is empty; send a JSON object in each line",
+        ));
     }
     let lines = input::lines(&body)?;
     let bodies = lines.into_iter().map(|Line { said, node }| {
@@ -120,8 +122,9 @@ pub(super) async fn numbered(
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail).with("field", "record.value");
     let Numbered { record } = serde_json::from_slice(&body)
         .map_err(|error| bad(format!("{error}; expected {{\"record\":{{\"value\":\"<base64>\"}}}}")))?;
-    let message =
-        BASE64.decode(record.value.as_bytes()).map_err(|error| bad(format!("record.value: no base64: {error}")))?;
+    let message = BASE64
+        .decode(record.value.as_bytes())
+        .map_err(|error| bad(format!("record.value: no base64: {error}")))?;
     if message.len() > MESSAGE_BYTES_MAX {
         return Err(input::too_long(message.len(), " (record.value)"));
     }
@@ -137,15 +140,22 @@ fn posted(desk: &Desk, said: Said) -> Vec<u8> {
 
 /// Writes all of these. With a key, each has one of its own made of it, so that a repetition of all is the same writes, however many of
 /// them were done the first time.
-async fn append_all(journal: &dyn Journal, wish: &Wish, bodies: Vec<Vec<u8>>) -> Result<Vec<Appended>, Problem> {
+async fn append_all(
+    journal: &dyn Journal,
+    wish: &Wish,
+    bodies: Vec<Vec<u8>>,
+) -> Result<Vec<Appended>, Problem> {
     if wish.key.as_ref().is_some_and(|key| key.len() + NUMBER_BYTES_MAX > KEY_BYTES_MAX) {
-        let detail =
-            format!("Idempotency-Key: for several records, at most {} bytes", KEY_BYTES_MAX - NUMBER_BYTES_MAX);
+        let detail = format!(
+            "Idempotency-Key: for several records, at most {} bytes",
+            KEY_BYTES_MAX - NUMBER_BYTES_MAX
+        );
         return Err(Problem::new(StatusCode::BAD_REQUEST, detail).with("header", "Idempotency-Key"));
     }
     let total = bodies.len();
     let key = |number: usize| wish.key.as_ref().map(|key| format!("{key}/{number}"));
-    let writes = bodies.into_iter().enumerate().map(|(number, body)| Write { key: key(number), body }).collect();
+    let writes =
+        bodies.into_iter().enumerate().map(|(number, body)| Write { key: key(number), body }).collect();
     let mut appended = Vec::with_capacity(total);
     let mut failed = None;
     for answer in journal.append(writes, wish.wanted).await {
@@ -158,7 +168,9 @@ async fn append_all(journal: &dyn Journal, wish: &Wish, bodies: Vec<Vec<u8>>) ->
         None => Ok(appended),
         Some(error) => {
             let stored = appended.len();
-            let detail = format!("{error}; {stored} of {total} records were stored: repeat all under an Idempotency-Key");
+            let detail = format!(
+                "{error}; {stored} of {total} records were stored: repeat all under an Idempotency-Key"
+            );
             Err(Problem::new(writing::problem(&error).status(), detail).with("stored", stored))
         }
     }
@@ -168,7 +180,8 @@ async fn answer_many(desk: &Desk, journal: &dyn Journal, appended: &[Appended], 
     let all = appended.to_vec();
     let me = desk.me();
     let offsets = if numbered { look_up(journal, me, all).await } else { vec![None; appended.len()] };
-    let records: Vec<Told> = appended.iter().zip(offsets).map(|(appended, offset)| tell(appended, offset)).collect();
+    let records: Vec<Told> =
+        appended.iter().zip(offsets).map(|(appended, offset)| tell(appended, offset)).collect();
     let Some(weakest) = appended.iter().min_by_key(|appended| appended.level) else {
         return Json(json!({ "records": records })).into_response();
     };
@@ -196,7 +209,8 @@ async fn offsets<const N: usize>(desk: &Desk, journal: &dyn Journal, of: [&Appen
 async fn look_up(journal: &dyn Journal, me: NodeId, appended: Vec<Appended>) -> Vec<Option<u64>> {
     let length = appended.len();
     let found = read(journal, move |db| {
-        let own = |a: &Appended| if a.id.feed.writer == me { numbers::offset(db, a.id, me) } else { Ok(None) };
+        let own =
+            |a: &Appended| if a.id.feed.writer == me { numbers::offset(db, a.id, me) } else { Ok(None) };
         appended.iter().map(own).collect::<rusqlite::Result<Vec<_>>>()
     });
     found.await.unwrap_or_else(|_| vec![None; length])

@@ -100,7 +100,10 @@ async fn events_reach_a_log_node_with_their_own_time_and_node_and_without_an_off
     until("both arrive", async || messages(log.router()).await == ["one", "two"]).await;
     let page = ask(log.router(), Method::GET, "/log").await.json();
     let record = &page["records"][0];
-    assert_eq!((&record["node"], &record["service"], &record["level"]), (&"n1".into(), &"node".into(), &"warn".into()));
+    assert_eq!(
+        (&record["node"], &record["service"], &record["level"]),
+        (&"n1".into(), &"node".into(), &"warn".into())
+    );
     assert_eq!((&record["time"], &record["offset"]), (&"2023-11-14T22:13:20.000Z".into(), &Value::Null));
     until("they are counted", async || ships.count("events_shipped") == 2).await;
 }
@@ -169,7 +172,11 @@ async fn an_answer_that_got_lost_does_not_double_what_it_confirmed() {
         }
     });
     let url = |address: SocketAddr| format!("http://{address}");
-    let host = MemoryHost::new("n1").with_provider("log", "front", &url(front)).with_provider("log", "back", &url(back));
+    let host = MemoryHost::new("n1").with_provider("log", "front", &url(front)).with_provider(
+        "log",
+        "back",
+        &url(back),
+    );
     let ships = Ships::start(Arc::new(host), None);
     for n in 0..5 {
         ships.outbox.put(event(&n.to_string()));

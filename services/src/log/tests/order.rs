@@ -67,7 +67,8 @@ async fn the_same_entries_make_the_same_log_in_any_order() {
         let mut entries = entries(seed, 20, true);
         let (expected, _) = all(&taking(&entries).0, "limit=7").await;
         let order: Vec<String> = {
-            let mut stamps: Vec<Stamp> = entries.iter().map(|kept| Stamp { time: kept.time, id: kept.id }).collect();
+            let mut stamps: Vec<Stamp> =
+                entries.iter().map(|kept| Stamp { time: kept.time, id: kept.id }).collect();
             stamps.sort();
             stamps.iter().map(|stamp| stamp.id.to_string()).collect()
         };
@@ -86,7 +87,10 @@ async fn the_same_entries_make_the_same_log_in_any_order() {
                     "service=s1" => r["service"] == "s1",
                     _ => r["level"] == "error" && r["service"] == "s2",
                 };
-                assert_eq!(filtered.iter().collect::<Vec<_>>(), expected.iter().filter(takes).collect::<Vec<_>>());
+                assert_eq!(
+                    filtered.iter().collect::<Vec<_>>(),
+                    expected.iter().filter(takes).collect::<Vec<_>>()
+                );
             }
         }
     }
@@ -128,7 +132,8 @@ async fn of_equal_writes_under_one_key_the_earliest_shows_and_others_are_not_los
         key: Some("k".into()),
         body: body(message),
     };
-    let mut entries = vec![entry(1, 20, "same"), entry(2, 10, "same"), entry(3, 30, "same"), entry(7, 40, "another")];
+    let mut entries =
+        vec![entry(1, 20, "same"), entry(2, 10, "same"), entry(3, 30, "same"), entry(7, 40, "another")];
     for _ in 0..4 {
         entries.rotate_left(1);
         let (router, host) = taking(&entries);
@@ -157,9 +162,16 @@ async fn a_reader_that_follows_misses_nothing_that_comes_late() {
         let mut left = entries.iter();
         let mut found = Vec::new();
         loop {
-            let more = left.by_ref().take(rng.usize(0..30)).cloned().inspect(|kept| journal.take(kept.clone())).count();
+            let more = left
+                .by_ref()
+                .take(rng.usize(0..30))
+                .cloned()
+                .inspect(|kept| journal.take(kept.clone()))
+                .count();
             let page = get(&router, &format!("/log?limit={}&after={after}", rng.u8(1..20))).await.json();
-            seen.extend(page["records"].as_array().unwrap().iter().map(|r| r["id"].as_str().unwrap().to_owned()));
+            seen.extend(
+                page["records"].as_array().unwrap().iter().map(|r| r["id"].as_str().unwrap().to_owned()),
+            );
             after = page["resume"].as_str().unwrap().to_owned();
             // Words are found in the order of arrival, which misses nothing either.
             if page["next"].is_null() && more == 0 && left.len() == 0 {
@@ -191,7 +203,8 @@ async fn a_long_log_is_read_in_the_same_order_as_a_short_one() {
     assert_eq!(newest["records"], json!(records[records.len() - 500..]));
     for query in ["service=s1", "level=warn", "level=error&service=s0"] {
         let (filtered, _) = all(&router, &format!("{query}&limit=333")).await;
-        let services = filtered.iter().filter(|r| query.contains("service") && r["service"] != query[query.len() - 2..]);
+        let services =
+            filtered.iter().filter(|r| query.contains("service") && r["service"] != query[query.len() - 2..]);
         assert!(services.count() == 0 && filtered.len() > 100, "{query}: {}", filtered.len());
     }
 }
@@ -201,7 +214,13 @@ async fn what_is_no_longer_kept_is_gone_from_everywhere_and_numbers_stay() {
     let host = host();
     let router = Log::default().router(host.clone());
     for n in 0..600 {
-        post(&router, "/log", "text/plain", format!("number {n} {}", if n % 2 == 0 { "even" } else { "odd" })).await;
+        post(
+            &router,
+            "/log",
+            "text/plain",
+            format!("number {n} {}", if n % 2 == 0 { "even" } else { "odd" }),
+        )
+        .await;
     }
     let (_, resume) = all(&router, "").await;
     let journal = host.memory_journal(ROLE).unwrap();
@@ -235,7 +254,8 @@ async fn a_replica_that_never_got_the_beginning_numbers_what_it_can() {
     let router = Log::default().router(host);
     let (records, _) = all(&router, "").await;
     let prefix = format!("{}-{:016x}", other.writer, other.boot);
-    let of_other: Vec<&Value> = records.iter().filter(|r| r["id"].as_str().unwrap().starts_with(&prefix)).collect();
+    let of_other: Vec<&Value> =
+        records.iter().filter(|r| r["id"].as_str().unwrap().starts_with(&prefix)).collect();
     assert!(!of_other.is_empty() && of_other.iter().all(|r| r["offset"].is_null()), "nobody can say");
     assert!(records.iter().any(|r| r["node"] == "n7" && r["offset"] == 0));
 }
