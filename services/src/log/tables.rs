@@ -85,7 +85,7 @@ pub(super) fn signed(seq: Seq) -> i64 {
 
 /// The log's tables.
 #[derive(Clone, Copy, Debug)]
-pub struct Tables {
+pub(super) struct Tables {
     retention: Retention,
 }
 
@@ -99,7 +99,7 @@ impl Default for Tables {
 
 impl Tables {
     /// Tables whose records are kept so long.
-    pub fn keeping(retention: Retention) -> Self {
+    pub(super) fn keeping(retention: Retention) -> Self {
         Self { retention }
     }
 }

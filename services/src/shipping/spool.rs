@@ -245,8 +245,8 @@ mod tests {
         let dropped = AtomicU64::new(0);
         let mut spool = Spool::in_dir(dir.path().join("spool"), &dropped);
         assert!(spool.is_empty());
-        (0..5).for_each(|number| spool.push(batch(number, 300_000), &dropped));
-        assert_eq!(spool.first(&dropped).unwrap(), batch(0, 300_000));
+        (0..5).for_each(|number| spool.push(batch(number, 100_000), &dropped));
+        assert_eq!(spool.first(&dropped).unwrap(), batch(0, 100_000));
         spool.done();
         drop(spool);
         let mut spool = Spool::in_dir(dir.path().join("spool"), &dropped);
