@@ -291,6 +291,7 @@ impl Driver {
             self.mdns_floods,
         ));
         counters.push(("log_lines_dropped", "Lines of the log that nobody took", logging::lines_dropped()));
+        counters.extend(logging::shipped());
         self.metrics.set_protocol(counters);
         let lateness = self.core.lateness(self.view.clock().now());
         self.metrics.set_protocol_gauges(vec![

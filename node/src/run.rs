@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::Write as _,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -15,7 +16,7 @@ use hearsay_protocol::{
     providers::{Index, Member},
     record::Health,
 };
-use hearsay_services::Service;
+use hearsay_services::{Host, Service, shipping};
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -29,7 +30,7 @@ use crate::{
     driver::{Driver, Neighbourhood, Order, Parts},
     http::{self, HostNames, Limits, NodeHost, Readiness, Site},
     journal::{Ground, Journals},
-    memory,
+    logging, memory,
     metrics::Metrics,
     ports,
     presentation::{Offer, Presentation},
@@ -45,6 +46,8 @@ const ORDERS_MAX: usize = 256;
 const REMEMBER_EVERY: Duration = Duration::from_secs(30);
 /// Requests that are being answered when the node leaves get this long.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// What was said last gets this long to be shipped or spooled.
+const SHIP_MAX: Duration = Duration::from_secs(2);
 /// The stack of the driver's thread.
 const DRIVER_STACK_BYTES: usize = 2 * 1024 * 1024;
 
@@ -215,6 +218,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
         tokio::spawn(task);
     }
+    let (still, shipping) = ship(host.clone(), storage.dir())?;
     let (stop, stopping) = watch::channel(false);
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut serving = tokio::spawn(http::serve(listener, router, limits, Arc::clone(&metrics), stopping));
@@ -253,7 +257,30 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         tracing::warn!("requests were still being answered; not waiting for them any longer");
     }
     tracing::info!("left");
+    // Its last words go to the log, or to the spool for the next life.
+    still.send_replace(true);
+    _ = tokio::time::timeout(SHIP_MAX, shipping).await;
     Ok(())
+}
+
+/// Ships what this process says to the log, until it is told to stop. The other end hears when it has.
+fn ship(
+    host: Arc<dyn Host>,
+    data_dir: Option<&Path>,
+) -> anyhow::Result<(watch::Sender<bool>, oneshot::Receiver<()>)> {
+    let (stop, stopping) = watch::channel(false);
+    let (done, ended) = oneshot::channel();
+    if let Some(waiting) = logging::to_ship() {
+        let spool = data_dir.map(|dir| dir.join("events"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name(shipping::THREAD.into()).spawn(move || {
+            runtime.block_on(waiting.ship(host, spool, stopping));
+            runtime.shutdown_background();
+            // Whoever waited may have given up.
+            _ = done.send(());
+        })?;
+    }
+    Ok((stop, ended))
 }
 
 struct Node {

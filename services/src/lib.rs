@@ -20,8 +20,10 @@ pub mod portal;
 pub mod prefixes;
 pub mod problem;
 pub mod service;
+pub mod shipping;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod timestamp;
 pub mod visits;
 pub mod writing;
 
@@ -36,7 +38,7 @@ pub use service::Service;
 /// The plug-ins that come with every node; `--role` chooses among them by name. This is the one list.
 pub fn builtin() -> Vec<Arc<dyn Service>> {
     vec![
-        Arc::new(log::Log),
+        Arc::new(log::Log::default()),
         Arc::new(grading::Grading),
         Arc::new(portal::Portal),
         Arc::new(gateway::Gateway::default()),

@@ -62,7 +62,8 @@ impl MemoryHost {
     #[must_use]
     pub fn keeping(mut self, service: &dyn Service) -> Self {
         if let Some(projection) = service.projection() {
-            self.journals.insert(service.name().to_owned(), Arc::new(MemoryJournal::new(projection)));
+            self.journals
+                .insert(service.name().to_owned(), Arc::new(MemoryJournal::of(projection, self.node_id())));
         }
         self
     }

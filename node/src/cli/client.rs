@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -103,12 +103,29 @@ impl Client {
         self.ask(Method::GET, path).await?.expect_success()
     }
 
+    /// Sends a body of this type, which must be taken.
+    pub(super) async fn post(&self, path: &str, content_type: &str, body: Bytes) -> Result<Answer, Failure> {
+        let headers = [(header::ACCEPT, "application/json"), (header::CONTENT_TYPE, content_type)];
+        let response = self.exchange(Method::POST, path, &headers, body).await?;
+        self.read(response).await?.expect_success()
+    }
+
     /// Sends a request and leaves the body of the answer to the caller.
     pub(super) async fn send(
         &self,
         method: Method,
         path: &str,
         headers: &[(header::HeaderName, &str)],
+    ) -> Result<Response<Incoming>, Failure> {
+        self.exchange(method, path, headers, Bytes::new()).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(header::HeaderName, &str)],
+        body: Bytes,
     ) -> Result<Response<Incoming>, Failure> {
         let connect = timeout(CONNECT_MAX, TcpStream::connect((self.host.as_str(), self.port)));
         let stream = match connect.await {
@@ -121,7 +138,7 @@ impl Client {
         // Ends by itself with the body or with the sender. What goes wrong shows there.
         tokio::spawn(connection);
         let request =
-            self.request(method, path, headers).map_err(|error| Failure::Usage(error.to_string()))?;
+            self.request(method, path, headers, body).map_err(|error| Failure::Usage(error.to_string()))?;
         match timeout(ANSWER_MAX, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(self.unreachable(format!("that is no HTTP: {error}"))),
@@ -134,7 +151,8 @@ impl Client {
         method: Method,
         path: &str,
         headers: &[(header::HeaderName, &str)],
-    ) -> http::Result<Request<Empty<Bytes>>> {
+        body: Bytes,
+    ) -> http::Result<Request<Full<Bytes>>> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -148,7 +166,7 @@ impl Client {
             bearer.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, bearer);
         }
-        request.body(Empty::new())
+        request.body(Full::new(body))
     }
 
     fn unreachable(&self, problem: impl ToString) -> Failure {
