@@ -14,6 +14,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use axum::body::Bytes;
+use hearsay_protocol::{NodeId, providers::Provider};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -21,7 +22,6 @@ use hyper_util::{
     client::legacy::{Client as Pool, Error as PoolError, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use hearsay_protocol::{NodeId, providers::Provider};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -279,7 +279,11 @@ impl Client {
     }
 
     /// The answer of one instance, unless it is a failure of that instance.
-    async fn whole(&self, provider: &Provider, call: &Call) -> Result<(StatusCode, HeaderMap, Bytes), Trouble> {
+    async fn whole(
+        &self,
+        provider: &Provider,
+        call: &Call,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), Trouble> {
         let response = self.head(provider, call).await?;
         if response.status().is_server_error() && call.is_repeatable() {
             return Err(self.refused(response).await);
@@ -330,9 +334,9 @@ fn request(provider: &Provider, call: &Call) -> Result<Request<Full<Bytes>>, Tro
     if !url.starts_with("http://") {
         return Err(Trouble::of_address(format!("{url:?} is no http:// address")));
     }
-    let uri: Uri = format!("{url}{}", call.path).parse().map_err(|error| {
-        Trouble::of_address(format!("{url:?} is no address: {error}"))
-    })?;
+    let uri: Uri = format!("{url}{}", call.path)
+        .parse()
+        .map_err(|error| Trouble::of_address(format!("{url:?} is no address: {error}")))?;
     let mut request = Request::new(Full::new(call.body.clone()));
     *request.method_mut() = call.method.clone();
     *request.uri_mut() = uri;
@@ -350,7 +354,13 @@ impl Trouble {
     }
 
     fn late() -> Self {
-        Self { sent: true, ails: true, too_large: false, status: None, why: "did not answer in time".to_owned() }
+        Self {
+            sent: true,
+            ails: true,
+            too_large: false,
+            status: None,
+            why: "did not answer in time".to_owned(),
+        }
     }
 
     fn of_pool(error: &PoolError) -> Self {
@@ -359,7 +369,13 @@ impl Trouble {
             cause = deeper;
         }
         let what = if error.is_connect() { "cannot be reached" } else { "broke off before its answer" };
-        Self { sent: !error.is_connect(), ails: true, too_large: false, status: None, why: format!("{what}: {cause}") }
+        Self {
+            sent: !error.is_connect(),
+            ails: true,
+            too_large: false,
+            status: None,
+            why: format!("{what}: {cause}"),
+        }
     }
 }
 

@@ -81,7 +81,8 @@ impl Service for Portal {
     fn openapi(&self) -> Value {
         let answer =
             |what: &str, media: &str| json!({ "200": { "description": what, "content": { media: {} } } });
-        let page = |summary: &str| json!({ "summary": summary, "responses": answer("The page", "text/html") });
+        let page =
+            |summary: &str| json!({ "summary": summary, "responses": answer("The page", "text/html") });
         let file = |summary: &str, media: &str| json!({ "get": { "summary": summary, "responses": answer("The file", media) } });
         let form = |summary: &str| {
             json!({

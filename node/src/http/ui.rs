@@ -9,11 +9,7 @@ mod topology;
 use std::{collections::BTreeMap, sync::Arc};
 
 use askama::Template;
-use axum::{
-    extract::State,
-    http::StatusCode,
-    response::Response,
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use hearsay_protocol::{
     Time,
     providers::{Member, MemberState, Provider},
@@ -32,7 +28,8 @@ use crate::{
 use topology::{Drawing, Part};
 
 /// What the page runs.
-pub(super) static LIVE_SCRIPT: Asset = Asset::new("text/javascript; charset=utf-8", include_str!("ui/live.js"));
+pub(super) static LIVE_SCRIPT: Asset =
+    Asset::new("text/javascript; charset=utf-8", include_str!("ui/live.js"));
 
 /// The most rows of a table. Nobody reads further; `/members` and `/services` have them all.
 const ROWS_MAX: usize = 300;
@@ -195,7 +192,13 @@ fn content(site: &Site, taken: &Taken) -> Content {
             },
         ],
         drawing: Drawing::of(site.id, drawn, &neighbours),
-        events: taken.events.iter().rev().take(EVENTS_MAX).map(|(at, line)| Event::of(site, *at, line)).collect(),
+        events: taken
+            .events
+            .iter()
+            .rev()
+            .take(EVENTS_MAX)
+            .map(|(at, line)| Event::of(site, *at, line))
+            .collect(),
         members: members.iter().take(ROWS_MAX).map(|member| MemberRow::of(site, member)).collect(),
         members_len: members.len(),
         groups: groups(&taken.providers),
@@ -260,7 +263,11 @@ impl MemberRow {
                 .flatten(),
             http,
             // A microsecond is as exact as it is measured.
-            rtt: member.rtt.filter(|_| !is_me).map(|rtt| format!("{:.2} ms", rtt.as_secs_f64() * 1000.0)).unwrap_or_default(),
+            rtt: member
+                .rtt
+                .filter(|_| !is_me)
+                .map(|rtt| format!("{:.2} ms", rtt.as_secs_f64() * 1000.0))
+                .unwrap_or_default(),
             since: moment_of(&time),
             time,
             software: member.software.clone(),

@@ -97,10 +97,7 @@ pub(super) struct Line {
 
 /// Puts lines into words. Who reports first accuses; whoever reports the same after it, with nothing between that settled the
 /// matter, confirms.
-pub(super) fn tell(
-    table: &ProviderTable,
-    lines: Vec<(Time, NodeId, Explanation)>,
-) -> Vec<(Time, Line)> {
+pub(super) fn tell(table: &ProviderTable, lines: Vec<(Time, NodeId, Explanation)>) -> Vec<(Time, Line)> {
     let mut accused: BTreeSet<NodeId> = BTreeSet::new();
     let tell = |(at, about, explanation): (Time, NodeId, Explanation)| {
         let confirms = match &explanation {

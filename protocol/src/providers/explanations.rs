@@ -31,8 +31,7 @@ impl Explanations {
         }
         if !self.by_subject.contains_key(&subject) && self.by_subject.len() >= EXPLAINED_SUBJECTS_MAX {
             let last = |lines: &VecDeque<Line>| lines.back().map(|(at, ..)| *at);
-            let stalest =
-                self.by_subject.iter().min_by_key(|(_, lines)| last(lines)).map(|(s, _)| s.clone());
+            let stalest = self.by_subject.iter().min_by_key(|(_, lines)| last(lines)).map(|(s, _)| s.clone());
             stalest.and_then(|s| self.by_subject.remove(&s));
         }
         // Of most members there is one thing to tell: that they joined.

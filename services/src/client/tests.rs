@@ -41,7 +41,8 @@ impl Instance {
             let (head, _) = request.into_parts();
             does.asked.lock().unwrap().push((head.method, head.uri.to_string(), head.headers));
             tokio::time::sleep(does.delay).await;
-            (StatusCode::from_u16(does.status).unwrap(), [("location", "/elsewhere")], does.body).into_response()
+            (StatusCode::from_u16(does.status).unwrap(), [("location", "/elsewhere")], does.body)
+                .into_response()
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -101,7 +102,10 @@ async fn nobody_there_is_told_apart_from_nobody_able() {
     assert_eq!(none.to_string(), "no instance of web is alive");
     let unable = client.ask(&host(&[&nobody().await, "ftp://x"]), "web", &Call::get("/")).await.unwrap_err();
     let told = unable.to_string();
-    assert!(told.contains("n0: cannot be reached") && told.contains("n1: \"ftp://x\" is no http:// address"), "{told}");
+    assert!(
+        told.contains("n0: cannot be reached") && told.contains("n1: \"ftp://x\" is no http:// address"),
+        "{told}"
+    );
 }
 
 #[tokio::test]
@@ -158,7 +162,8 @@ async fn what_says_that_nothing_was_written_leaves_no_doubt() {
 
 #[tokio::test]
 async fn an_answer_that_is_too_large_is_not_taken_in() {
-    let (large, other) = (Instance::answering(200, &"x".repeat(1001)).await, Instance::answering(200, "").await);
+    let (large, other) =
+        (Instance::answering(200, &"x".repeat(1001)).await, Instance::answering(200, "").await);
     let error = quick().ask(&host(&[&large.url, &other.url]), "web", &Call::get("/")).await.unwrap_err();
     assert!(matches!(error, AskError::TooLarge { bytes_max: 1000, .. }), "{error}");
     assert_eq!(other.asked(), 0, "it would be as large there");

@@ -128,8 +128,12 @@ struct Heading {
 }
 
 fn headings(selection: &Selection) -> Vec<Heading> {
-    let columns =
-        [(Sort::Id, "No.", "num"), (Sort::Name, "Student", ""), (Sort::Grades, "Grades", "num"), (Sort::Average, "Average", "num")];
+    let columns = [
+        (Sort::Id, "No.", "num"),
+        (Sort::Name, "Student", ""),
+        (Sort::Grades, "Grades", "num"),
+        (Sort::Average, "Average", "num"),
+    ];
     let heading = |(sort, label, class)| {
         let is_sorted = selection.sort == sort;
         // Numbers are first wanted from the top, names from the beginning.
@@ -194,7 +198,11 @@ struct BookPage {
 }
 
 /// Shows the book.
-pub(super) async fn page(State(desk): State<Desk>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+pub(super) async fn page(
+    State(desk): State<Desk>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
     let after = After::read(&headers);
     let selection = Selection::read(query.as_deref());
     let list = list(&desk, &selection, after.token.as_deref()).await;
@@ -212,9 +220,16 @@ pub(super) async fn page(State(desk): State<Desk>, RawQuery(query): RawQuery, he
 }
 
 /// Adds a student.
-pub(super) async fn add(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
+pub(super) async fn add(
+    State(desk): State<Desk>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
     let form = Form::read(&headers, &body)?;
-    let new = NewStudent { first_name: form.get("firstName").to_owned(), last_name: form.get("lastName").to_owned() };
+    let new = NewStudent {
+        first_name: form.get("firstName").to_owned(),
+        last_name: form.get("lastName").to_owned(),
+    };
     let call = Call::new(Method::POST, "/students")
         .header(IDEMPOTENCY_KEY, form.key())
         .json(&json!({ "firstName": new.first_name, "lastName": new.last_name }));

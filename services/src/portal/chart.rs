@@ -68,7 +68,8 @@ impl Chart {
     pub(super) fn of(mut bars: Vec<Bar>, average: Option<f64>) -> Option<Self> {
         let omitted = bars.len().saturating_sub(BARS_MAX);
         bars.drain(..omitted);
-        let (lowest, highest) = bars.iter().fold((f64::MAX, f64::MIN), |(l, h), b| (l.min(b.score), h.max(b.score)));
+        let (lowest, highest) =
+            bars.iter().fold((f64::MAX, f64::MIN), |(l, h), b| (l.min(b.score), h.max(b.score)));
         let count = bars.len();
         if count == 0 {
             return None;
@@ -139,7 +140,10 @@ mod tests {
             assert!(drawn.y.0 >= TOP && (drawn.y.0 + drawn.height.0 - BOTTOM).abs() < 1e-9, "{}", drawn.y);
             assert!(drawn.x.0 >= LEFT && drawn.x.0 + drawn.width.0 <= RIGHT);
         }
-        assert!(chart.bars[1].height.0 > chart.bars[0].height.0 && chart.bars[2].height.0 > chart.bars[1].height.0);
+        assert!(
+            chart.bars[1].height.0 > chart.bars[0].height.0
+                && chart.bars[2].height.0 > chart.bars[1].height.0
+        );
     }
 
     #[test]

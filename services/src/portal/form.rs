@@ -23,7 +23,8 @@ impl Form {
     /// 403 for one from elsewhere, 415 for a body of another kind, 400 without a key.
     pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem> {
         check_site(headers)?;
-        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let content_type =
+            headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             let detail = "this path takes the forms of the portal's pages (application/x-www-form-urlencoded); \
@@ -87,8 +88,11 @@ impl Refused {
     /// What a grading node objects to.
     pub(super) fn from_problem(status: StatusCode, body: &[u8]) -> Self {
         let problem: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-        let text = |name: &str| problem.get(name).and_then(|v| v.as_str()).map(|t| t.chars().take(300).collect::<String>());
-        let why = text("detail").or_else(|| text("title")).unwrap_or_else(|| format!("refused with {status}"));
+        let text = |name: &str| {
+            problem.get(name).and_then(|v| v.as_str()).map(|t| t.chars().take(300).collect::<String>())
+        };
+        let why =
+            text("detail").or_else(|| text("title")).unwrap_or_else(|| format!("refused with {status}"));
         // A detail begins with the field, if one is meant: "score: 101 is not …".
         let named = || why.split_once(':').map(|(name, _)| name.to_owned());
         let field = text("field").or_else(|| text("parameter")).or_else(named);

@@ -224,7 +224,9 @@ async fn show(desk: &Desk, filter: &Filter, place: Place, at: Option<NodeId>) ->
     }
     let part = part(&reply)?;
     let by = By::from(&reply.provider);
-    let link = |name: &str, cursor: &str| format!("/portal/log?{name}={}&at={}{}", encoded(cursor), by.id, filter.encoded());
+    let link = |name: &str, cursor: &str| {
+        format!("/portal/log?{name}={}&at={}{}", encoded(cursor), by.id, filter.encoded())
+    };
     let newest_first = matches!(place, Place::Newest | Place::Before(_));
     let at_end = matches!(place, Place::Newest) || !newest_first && part.next.is_none();
     let mut lines: Vec<Line> = part.records.iter().map(Line::from).collect();
@@ -232,7 +234,8 @@ async fn show(desk: &Desk, filter: &Filter, place: Place, at: Option<NodeId>) ->
     if newest_first {
         lines.reverse();
     }
-    let tail = (at_end && filter.q.is_empty()).then(|| format!("/portal/log/tail?{}", filter.encoded().trim_start_matches('&')));
+    let tail = (at_end && filter.q.is_empty())
+        .then(|| format!("/portal/log/tail?{}", filter.encoded().trim_start_matches('&')));
     Ok(Shown {
         newest_first,
         older: part.prev.as_deref().map(|cursor| link("before", cursor)),
@@ -273,7 +276,7 @@ mod tests {
             "level": "WARNING", "message": "a\u{1b}[31mred\u{0}",
         }));
         assert_eq!((line.day.as_str(), line.clock.as_str()), ("2026-02-11", "12:00:03.250"));
-        assert_eq!((line.class, line.message.as_str()), ("warn", "a␛[31mred␀"));
+        assert_eq!((line.class, line.message.as_str()), ("warn", "a\\u001b[31mred\\u0000"));
     }
 
     #[test]

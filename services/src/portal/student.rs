@@ -69,7 +69,8 @@ pub(super) fn path_of(id: &str) -> Option<String> {
 }
 
 fn is_id(id: &str) -> bool {
-    (1..=ID_CHARS_MAX).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    (1..=ID_CHARS_MAX).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
 }
 
 #[derive(Debug, Deserialize)]
@@ -155,7 +156,11 @@ struct StudentPage {
 }
 
 /// Shows a student.
-pub(super) async fn page(State(desk): State<Desk>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn page(
+    State(desk): State<Desk>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let student = Address::of(&id)?;
     let after = After::read(&headers);
     let page = show(&desk, &student, &after, new_key(), Typed::default(), Failed::default()).await;
@@ -226,7 +231,8 @@ async fn find(desk: &Desk, path: &str, token: Option<&str>) -> Result<(Student, 
         return Err(Outage::strange(provider, detail));
     }
     let student: Student = read.reply.json().map_err(|error| Outage::strange(provider, error))?;
-    let rows: Vec<Row> = student.grades.iter().enumerate().map(|(i, grade)| Row::of(path, i + 1, grade)).collect();
+    let rows: Vec<Row> =
+        student.grades.iter().enumerate().map(|(i, grade)| Row::of(path, i + 1, grade)).collect();
     let bars: Vec<Bar> = rows
         .iter()
         .map(|row| Bar { place: row.place, title: row.title.clone(), class: row.class, score: row.score.0 })
@@ -284,7 +290,8 @@ pub(super) async fn grade(
     // Where people write a comma, they mean it.
     let score = typed.score.replace(',', ".").parse::<f64>().ok().filter(|score| score.is_finite());
     let Some(score) = score else {
-        let refused = Refused::field("score", format!("score: {:?} is no number; 0 to 100 are allowed", typed.score));
+        let refused =
+            Refused::field("score", format!("score: {:?} is no number; 0 to 100 are allowed", typed.score));
         let failed = Failed { form: "grade", refused: Some(refused), unsaved: None };
         return Ok(show(&desk, &student, &After::default(), new_key(), typed, failed).await);
     };

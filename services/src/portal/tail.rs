@@ -69,7 +69,9 @@ pub(super) async fn tail(State(desk): State<Desk>, RawQuery(query): RawQuery) ->
         told_absent: false,
         _place: place,
     };
-    let events = stream::unfold(follower, async |mut follower| Some((Ok::<_, Infallible>(follower.next().await), follower)));
+    let events = stream::unfold(follower, async |mut follower| {
+        Some((Ok::<_, Infallible>(follower.next().await), follower))
+    });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
@@ -152,7 +154,8 @@ impl Follower {
         let path = format!("/log?limit={ROWS}&before=end{}", self.filter.encoded());
         let Ok(reply) = self.desk.ask("log", &Call::get(path).prefer(Some(by.id))).await else { return };
         let Ok(part) = part(&reply) else { return };
-        let known = part.records.iter().rposition(|record| record.id.as_deref().is_some_and(|id| self.seen.has(id)));
+        let known =
+            part.records.iter().rposition(|record| record.id.as_deref().is_some_and(|id| self.seen.has(id)));
         match known {
             Some(last) => part.records.iter().skip(last + 1).for_each(|record| self.show(record)),
             None if part.records.is_empty() => (),
@@ -168,15 +171,20 @@ impl Follower {
                 source.last_heard = Instant::now();
                 let Ok(data) = frame.into_data() else { return true };
                 let records: Vec<Record> = source.lines.take(&data);
-                records.iter().filter(|record| self.filter.takes(record)).cloned().collect::<Vec<_>>().iter().for_each(
-                    |record| self.show(record),
-                );
+                records
+                    .iter()
+                    .filter(|record| self.filter.takes(record))
+                    .cloned()
+                    .collect::<Vec<_>>()
+                    .iter()
+                    .for_each(|record| self.show(record));
                 true
             }
             Ok(None | Some(Err(_))) => false,
             Err(_) => {
                 let listed = self.desk.host.providers("log");
-                let is_listed = listed.iter().any(|p| p.node_id == source.by.id && p.id == source.provider_id);
+                let is_listed =
+                    listed.iter().any(|p| p.node_id == source.by.id && p.id == source.provider_id);
                 is_listed && source.last_heard.elapsed() < SILENCE_MAX
             }
         }
@@ -289,8 +297,11 @@ mod tests {
         let text = ": hello\n\nid: 1\nevent: record\ndata: {\"id\":1,\"message\":\"a\"}\n\ndata:{\"message\":\r\ndata: \"b\"}\r\n\r\n";
         for size in [1, 3, 7, text.len()] {
             let mut lines = Lines::default();
-            let found: Vec<Record> =
-                text.as_bytes().chunks(size).flat_map(|piece| lines.take(&Bytes::copy_from_slice(piece))).collect();
+            let found: Vec<Record> = text
+                .as_bytes()
+                .chunks(size)
+                .flat_map(|piece| lines.take(&Bytes::copy_from_slice(piece)))
+                .collect();
             assert_eq!(found.len(), 2, "in pieces of {size}");
             assert_eq!(found[0].id.as_deref(), Some("1"));
         }

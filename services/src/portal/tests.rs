@@ -91,7 +91,10 @@ impl Setup {
 
 /// The hidden key of the first form on a page with this action.
 fn key_of(page: &str, action: &str) -> String {
-    let form = page.split(&format!("action=\"{action}\" method=\"post\"")).nth(1).unwrap_or_else(|| panic!("no form for {action} in {page}"));
+    let form = page
+        .split(&format!("action=\"{action}\" method=\"post\""))
+        .nth(1)
+        .unwrap_or_else(|| panic!("no form for {action} in {page}"));
     form.split("name=\"key\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
 }
 
@@ -121,7 +124,12 @@ async fn a_node_that_cannot_answer_is_named_with_its_reason() {
     let answer = setup.get("/portal").await;
     let page = answer.text();
     assert_eq!(answer.status, 503);
-    assert!(page.contains("No grading node could answer") && page.contains("the disk has failed") && page.contains("<b>g1</b>"), "{page}");
+    assert!(
+        page.contains("No grading node could answer")
+            && page.contains("the disk has failed")
+            && page.contains("<b>g1</b>"),
+        "{page}"
+    );
     fake.kill();
     let page = setup.get("/portal/log").await.text();
     assert!(page.contains("No log node could answer"), "{page}");

@@ -109,7 +109,8 @@ pub fn skeleton(html: &str) -> Result<Vec<String>, String> {
 }
 
 /// Attributes from which a browser would load something, or to which it would send something.
-const LOADING: [&str; 8] = ["src", "srcset", "action", "formaction", "data", "poster", "background", "xlink:href"];
+const LOADING: [&str; 8] =
+    ["src", "srcset", "action", "formaction", "data", "poster", "background", "xlink:href"];
 
 /// Everything that a page must not hold: scripts and styles within it, handlers, and anything that is loaded from, or sent, elsewhere.
 /// Links may lead elsewhere, to the web and nowhere else.
@@ -134,7 +135,8 @@ pub fn breaches(html: &str) -> Vec<String> {
             expect(!LOADING.contains(&name.as_str()) || is_own(value), "something from elsewhere");
             if name == "href" {
                 let is_link = tag.name == "a";
-                let is_web = value.starts_with("http://") || value.starts_with("https://") || value.starts_with('#');
+                let is_web =
+                    value.starts_with("http://") || value.starts_with("https://") || value.starts_with('#');
                 expect(is_own(value) || is_link && is_web, "a link to something that is not the web");
             }
         }
@@ -145,7 +147,10 @@ pub fn breaches(html: &str) -> Vec<String> {
         }
         if tag.name == "meta" && tag.get("http-equiv").is_some() {
             let content = tag.get("content").unwrap_or_default();
-            expect(content.bytes().all(|b| b.is_ascii_digit()), "a header in the page that is more than a reload");
+            expect(
+                content.bytes().all(|b| b.is_ascii_digit()),
+                "a header in the page that is more than a reload",
+            );
         }
     }
     breaches

@@ -15,7 +15,13 @@ async fn called(text: &str) -> Server {
     let server = Server::start().await;
     let (node, id, mut odd) = instance(1, "a", "web");
     (odd.service, odd.url, odd.tags) = (text.into(), text.into(), vec![text.into(), "b".into()]);
-    let named = |seed| Member { name: text.into(), software: text.into(), roles: vec![text.into()], http: Some(text.into()), ..member(seed) };
+    let named = |seed| Member {
+        name: text.into(),
+        software: text.into(),
+        roles: vec![text.into()],
+        http: Some(text.into()),
+        ..member(seed)
+    };
     server.apply([
         joined(named(1)),
         joined(named(2)),
@@ -86,7 +92,10 @@ async fn everything_the_page_loads_is_there() {
         }
     }
     assert_eq!(loaded, 3, "a style, a script, an icon");
-    assert!(page.contains("<noscript><meta http-equiv=\"refresh\""), "and without scripts it loads itself again");
+    assert!(
+        page.contains("<noscript><meta http-equiv=\"refresh\""),
+        "and without scripts it loads itself again"
+    );
 }
 
 #[tokio::test]
@@ -110,7 +119,11 @@ async fn a_large_cluster_makes_a_bounded_page() {
     server.apply([joined(member(1))]);
     server.apply((0..1000).map(|n| joined(numbered(n))));
     let page = server.get("/ui").await.body;
-    assert!(page.contains("942 more</text>") && page.contains("and 701 more: <a href=\"/members\">"), "{}", page.len());
+    assert!(
+        page.contains("942 more</text>") && page.contains("and 701 more: <a href=\"/members\">"),
+        "{}",
+        page.len()
+    );
     assert!(page.len() < 300_000, "{}", page.len());
 }
 
@@ -119,7 +132,8 @@ async fn kinds(stream: &mut TcpStream, count: usize) -> Vec<String> {
     let (mut text, mut bytes) = (String::new(), [0; 1024]);
     let reading = async {
         loop {
-            let kinds: Vec<String> = text.lines().filter_map(|l| l.strip_prefix("event: ")).map(str::to_owned).collect();
+            let kinds: Vec<String> =
+                text.lines().filter_map(|l| l.strip_prefix("event: ")).map(str::to_owned).collect();
             if kinds.len() >= count {
                 return kinds;
             }

@@ -3,10 +3,14 @@
 //! A node knows its own connections. Those of the others it computes, as they do themselves: everybody derives from the same table who
 //! watches whom (see `protocol::overlay`). So its own are drawn as they are, and the others as they should be, and lighter.
 
-use std::{collections::{BTreeMap, BTreeSet}, f64::consts::TAU};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    f64::consts::TAU,
+};
 
 use hearsay_protocol::{
-    NodeId, config::Config,
+    NodeId,
+    config::Config,
     overlay::Overlay,
     providers::{Member, MemberState},
 };
@@ -134,12 +138,18 @@ fn watch_edges(me: NodeId, members: &[Part]) -> BTreeSet<(NodeId, NodeId)> {
     let mut overlay = Overlay::new(me, config.watchers, config.full_mesh_max);
     let present: Vec<NodeId> = members.iter().filter(|m| m.state.is_present()).map(|m| m.id).collect();
     if present.len() <= config.full_mesh_max {
-        return present.iter().flat_map(|a| present.iter().filter(move |b| a < b).map(|b| edge(*a, *b))).collect();
+        return present
+            .iter()
+            .flat_map(|a| present.iter().filter(move |b| a < b).map(|b| edge(*a, *b)))
+            .collect();
     }
     for member in members.iter().filter(|m| m.state != MemberState::Left) {
         overlay.set(member.id, true, member.state == MemberState::Alive);
     }
-    present.iter().flat_map(|subject| overlay.watchers_of(*subject).map(|watcher| edge(*subject, watcher))).collect()
+    present
+        .iter()
+        .flat_map(|subject| overlay.watchers_of(*subject).map(|watcher| edge(*subject, watcher)))
+        .collect()
 }
 
 /// Where things stand.
@@ -199,7 +209,10 @@ impl Circle {
 
     fn many(&self, place: usize, rest: usize) -> Dot {
         let radius = if self.crowded() { 9.0 } else { 12.0 };
-        Dot { is_many: true, ..self.at(place, radius, format!("{rest} more"), format!("{rest} more members")) }
+        Dot {
+            is_many: true,
+            ..self.at(place, radius, format!("{rest} more"), format!("{rest} more members"))
+        }
     }
 
     fn at(&self, place: usize, radius: f64, label: String, title: String) -> Dot {
@@ -272,8 +285,16 @@ mod tests {
             let drawing = Drawing::of(id(0), parts(count), &neighbours(1..4.min(count).max(1)));
             for dot in &drawing.dots {
                 let inside = |at: f64, to: f64| (0.0..=to).contains(&at);
-                assert!(inside(dot.x.0, WIDTH) && inside(dot.y.0, drawing.height.0), "{count}: {}", dot.title);
-                assert!(inside(dot.label_x.0, WIDTH) && inside(dot.label_y.0, drawing.height.0), "{count}: {}", dot.title);
+                assert!(
+                    inside(dot.x.0, WIDTH) && inside(dot.y.0, drawing.height.0),
+                    "{count}: {}",
+                    dot.title
+                );
+                assert!(
+                    inside(dot.label_x.0, WIDTH) && inside(dot.label_y.0, drawing.height.0),
+                    "{count}: {}",
+                    dot.title
+                );
             }
         }
     }

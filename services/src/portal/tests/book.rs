@@ -27,22 +27,32 @@ async fn the_book_is_sorted_by_whatever_is_asked_for() {
     };
     assert_eq!(last_names("").await, ["Carter", "Baggio", "Stone", "McAdams", "Clarkson"]);
     assert_eq!(last_names("sort=name").await, ["Baggio", "Carter", "Clarkson", "McAdams", "Stone"]);
-    assert_eq!(last_names("sort=average&dir=desc").await, ["Baggio", "Carter", "Clarkson", "McAdams", "Stone"]);
+    assert_eq!(
+        last_names("sort=average&dir=desc").await,
+        ["Baggio", "Carter", "Clarkson", "McAdams", "Stone"]
+    );
     assert_eq!(last_names("sort=grades&dir=desc").await[..2], ["McAdams", "Carter"]);
     assert_eq!(last_names("q=AR").await, ["Carter", "Clarkson"]);
     assert_eq!(last_names("sort=nonsense&page=999&dir=x").await.len(), 5, "what is not understood is left");
     let page = setup.get("/portal?sort=name").await.text();
-    assert!(page.contains("aria-sort=\"ascending\"") && page.contains("89.5") && page.contains("Answered by node <b>g1</b>"));
+    assert!(
+        page.contains("aria-sort=\"ascending\"")
+            && page.contains("89.5")
+            && page.contains("Answered by node <b>g1</b>")
+    );
     assert!(setup.get("/portal?q=nobody").await.text().contains("Nobody is called that"));
 }
 
 #[tokio::test]
 async fn a_large_book_is_paged_and_read_in_parts_that_fit() {
     let long = "x".repeat(300);
-    let students = (1..=1234).map(|n| student(n, "S", &format!("{n:04}"), &[(long.as_str(), "Quiz", 1.0); 40]));
+    let students =
+        (1..=1234).map(|n| student(n, "S", &format!("{n:04}"), &[(long.as_str(), "Quiz", 1.0); 40]));
     let (setup, fake) = Setup::with(students).await;
     let page = setup.get("/portal?page=25&sort=name").await.text();
-    assert!(page.contains("Page 25 of 25") && page.contains("rel=\"prev\"") && !page.contains("rel=\"next\""));
+    assert!(
+        page.contains("Page 25 of 25") && page.contains("rel=\"prev\"") && !page.contains("rel=\"next\"")
+    );
     assert_eq!(names(&page).len(), 34);
     assert!(page.contains(">1234</dd>"));
     // 500 of these are 7 MB.
@@ -54,12 +64,18 @@ async fn a_student_is_added_and_shown() {
     let (setup, _fake) = Setup::with(five()).await;
     let page = setup.get("/portal").await.text();
     let key = key_of(&page, "/portal");
-    let answer = setup.post("/portal", &[("key", &key), ("firstName", "Ada"), ("lastName", "Lovelace")]).await;
+    let answer =
+        setup.post("/portal", &[("key", &key), ("firstName", "Ada"), ("lastName", "Lovelace")]).await;
     assert_eq!(answer.status, 303, "{}", answer.text());
     let to = answer.headers["location"].to_str().unwrap();
     let answer = setup.get_with(to, &cookies(&answer)).await;
     let page = answer.text();
-    assert!(page.contains("Ada Lovelace") && page.contains("The student is in the book.") && page.contains("No grades yet"), "{page}");
+    assert!(
+        page.contains("Ada Lovelace")
+            && page.contains("The student is in the book.")
+            && page.contains("No grades yet"),
+        "{page}"
+    );
     assert!(cookies(&answer).contains("hearsay-done="), "it is told once");
     assert_eq!(answer.headers["set-cookie"].to_str().unwrap().contains("Max-Age=0"), true);
 }
@@ -71,7 +87,10 @@ async fn a_form_that_is_sent_twice_is_one_write() {
     let fields = [("key", key.as_str()), ("title", "Quiz 9"), ("type", "Quiz"), ("score", "87,5")];
     for _ in 0..2 {
         let answer = setup.post("/portal/students/3/grades", &fields).await;
-        assert_eq!((answer.status.as_u16(), answer.headers["location"].to_str().unwrap()), (303, "/portal/students/3"));
+        assert_eq!(
+            (answer.status.as_u16(), answer.headers["location"].to_str().unwrap()),
+            (303, "/portal/students/3")
+        );
     }
     assert_eq!(fake.state.shared.lock().unwrap().writes, 1);
     let page = setup.get("/portal/students/3").await.text();
@@ -83,19 +102,35 @@ async fn what_is_wrong_stands_beside_what_was_typed() {
     let (setup, fake) = Setup::with(five()).await;
     let path = "/portal/students/1/grades";
     let key = key_of(&setup.get("/portal/students/1").await.text(), path);
-    for (score, words) in [("101", "a number from 0 to 100 is"), ("many", "is no number"), ("NaN", "is no number"), ("1e999", "is no number")] {
+    for (score, words) in [
+        ("101", "a number from 0 to 100 is"),
+        ("many", "is no number"),
+        ("NaN", "is no number"),
+        ("1e999", "is no number"),
+    ] {
         let fields = [("key", key.as_str()), ("title", "Kept <title>"), ("type", "Exam"), ("score", score)];
         let answer = setup.post(path, &fields).await;
         let page = answer.text();
         assert_eq!(answer.status, 422, "{page}");
         assert!(page.contains(words) && page.contains("aria-invalid"), "{score}: {page}");
-        assert!(page.contains("value=\"Kept &#60;title&#62;\"") && page.contains("<option selected>Exam") && page.contains(&format!("value=\"{score}\"")), "{page}");
+        assert!(
+            page.contains("value=\"Kept &#60;title&#62;\"")
+                && page.contains("<option selected>Exam")
+                && page.contains(&format!("value=\"{score}\"")),
+            "{page}"
+        );
         assert_ne!(key_of(&page, path), key, "put right, it is another write");
     }
     let answer = setup.post("/portal", &[("key", &key), ("firstName", ""), ("lastName", "Only")]).await;
     let page = answer.text();
-    assert!(answer.status == 422 && page.contains("firstName: has 0 characters") && page.contains("value=\"Only\""), "{page}");
-    let answer = setup.post("/portal/students/1", &[("key", &key), ("firstName", "A"), ("lastName", "")]).await;
+    assert!(
+        answer.status == 422
+            && page.contains("firstName: has 0 characters")
+            && page.contains("value=\"Only\""),
+        "{page}"
+    );
+    let answer =
+        setup.post("/portal/students/1", &[("key", &key), ("firstName", "A"), ("lastName", "")]).await;
     assert!(answer.status == 422 && answer.text().contains("<details class=\"card\" open>"));
     assert_eq!(fake.state.shared.lock().unwrap().writes, 0);
 }
@@ -112,13 +147,27 @@ async fn grades_names_and_students_are_changed_and_removed() {
     let page = setup.get_with("/portal/students/4", &cookies(&again)).await.text();
     assert!(page.contains("It had been removed before.") && !page.contains(remove));
 
-    let answer = setup.post("/portal/students/4", &[("key", &key_of(&page, "/portal/students/4")), ("firstName", "Rachel Anne"), ("lastName", "McAdams")]).await;
+    let answer = setup
+        .post(
+            "/portal/students/4",
+            &[
+                ("key", &key_of(&page, "/portal/students/4")),
+                ("firstName", "Rachel Anne"),
+                ("lastName", "McAdams"),
+            ],
+        )
+        .await;
     assert_eq!(answer.status, 303);
     let page = setup.get("/portal/students/4").await.text();
     assert!(page.contains("Rachel Anne McAdams") && page.contains("12.5"), "the grades are still there");
 
-    let answer = setup.post("/portal/students/4/delete", &[("key", &key_of(&page, "/portal/students/4/delete"))]).await;
-    assert_eq!((answer.status.as_u16(), &answer.headers["location"]), (303, &http::HeaderValue::from_static("/portal")));
+    let answer = setup
+        .post("/portal/students/4/delete", &[("key", &key_of(&page, "/portal/students/4/delete"))])
+        .await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.headers["location"]),
+        (303, &http::HeaderValue::from_static("/portal"))
+    );
     assert!(!fake.state.shared.lock().unwrap().students.contains_key(&4));
     let gone = setup.get("/portal/students/4").await;
     assert!(gone.status == 404 && gone.text().contains("This student is not in the book"));
@@ -177,7 +226,9 @@ async fn what_could_not_be_saved_keeps_its_key_so_that_trying_again_is_the_same_
     *fake.state.fails.lock().unwrap() = None;
     setup.host.withdraw("grading", "g1");
     setup.offer("g1", &fake);
-    let answer = setup.post("/portal/students/1", &[("key", &format!("{key}-n")), ("firstName", "A"), ("lastName", "")]).await;
+    let answer = setup
+        .post("/portal/students/1", &[("key", &format!("{key}-n")), ("firstName", "A"), ("lastName", "")])
+        .await;
     assert_eq!(answer.status, 422);
     // A node that failed for one request answers the page itself: the form is there with its key.
     *fake.state.fails.lock().unwrap() = None;
@@ -194,7 +245,8 @@ async fn only_our_own_pages_write() {
         assert!(answer.status == 403 && answer.is_problem());
     }
     assert_eq!(setup.post("/portal", &fields[1..]).await.status, 400, "without a key");
-    let request = Request::post("/portal").header("content-type", "application/json").body(Body::from("{}")).unwrap();
+    let request =
+        Request::post("/portal").header("content-type", "application/json").body(Body::from("{}")).unwrap();
     assert_eq!(send(setup.router.clone(), request).await.status, 415);
     assert_eq!(fake.state.shared.lock().unwrap().writes, 0);
 }

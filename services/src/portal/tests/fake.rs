@@ -110,15 +110,18 @@ async fn note(
     request: axum::extract::Request,
     next: axum::middleware::Next,
 ) -> Response {
-    let (method, uri, headers) = (request.method().clone(), request.uri().to_string(), request.headers().clone());
+    let (method, uri, headers) =
+        (request.method().clone(), request.uri().to_string(), request.headers().clone());
     state.asked.lock().unwrap().push((method, uri, headers.clone()));
     let fails = state.fails.lock().unwrap().clone();
-    if let Some((status, detail)) = fails.filter(|(status, _)| *status != 409 || !request.method().is_safe()) {
+    if let Some((status, detail)) = fails.filter(|(status, _)| *status != 409 || !request.method().is_safe())
+    {
         return Problem::new(StatusCode::from_u16(status).unwrap(), detail).into_response();
     }
     let token = headers.get("hearsay-token").map(|t| t.to_str().unwrap().to_owned());
     if token.is_some_and(|token| state.behind.lock().unwrap().contains(&token)) {
-        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this node does not have that write yet").into_response();
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this node does not have that write yet")
+            .into_response();
     }
     next.run(request).await
 }
@@ -130,7 +133,11 @@ async fn list(State(state): State<FakeState>, Query(query): Query1) -> Json<Vec<
     let (after, limit) = (number("after", 0), number("limit", 1000));
     let q = query.get("q").map(|q| q.to_lowercase()).unwrap_or_default();
     let shared = state.shared.lock().unwrap();
-    let matches = |s: &&Value| format!("{} {}", s["firstName"].as_str().unwrap(), s["lastName"].as_str().unwrap()).to_lowercase().contains(&q);
+    let matches = |s: &&Value| {
+        format!("{} {}", s["firstName"].as_str().unwrap(), s["lastName"].as_str().unwrap())
+            .to_lowercase()
+            .contains(&q)
+    };
     let found = shared.students.range(after + 1..).map(|(_, s)| s).filter(matches).take(limit as usize);
     Json(found.cloned().collect())
 }
@@ -143,13 +150,20 @@ async fn one(State(state): State<FakeState>, Path(id): Path<u64>) -> Response {
 }
 
 /// Carries a write out once for each key.
-fn once(state: &FakeState, headers: &HeaderMap, body: &[u8], write: impl FnOnce(&mut Shared) -> (u16, Value)) -> Response {
+fn once(
+    state: &FakeState,
+    headers: &HeaderMap,
+    body: &[u8],
+    write: impl FnOnce(&mut Shared) -> (u16, Value),
+) -> Response {
     let key = headers.get("idempotency-key").map(|key| key.to_str().unwrap().to_owned());
     let body = String::from_utf8(body.to_vec()).unwrap();
     let mut shared = state.shared.lock().unwrap();
     let known = key.as_ref().and_then(|key| shared.keys.get(key).cloned());
     let (status, value) = match known {
-        Some((first, ..)) if first != body => (409, json!({ "detail": "this key was used for something else" })),
+        Some((first, ..)) if first != body => {
+            (409, json!({ "detail": "this key was used for something else" }))
+        }
         Some((_, status, value)) => (status, value),
         None => {
             let (status, value) = write(&mut shared);
@@ -178,16 +192,23 @@ async fn add(State(state): State<FakeState>, headers: HeaderMap, body: Bytes) ->
         }
         let id = shared.next_id.max(1);
         shared.next_id = id + 1;
-        let student = student(id, input["firstName"].as_str().unwrap(), input["lastName"].as_str().unwrap(), &[]);
+        let student =
+            student(id, input["firstName"].as_str().unwrap(), input["lastName"].as_str().unwrap(), &[]);
         shared.students.insert(id, student.clone());
         (201, student)
     })
 }
 
-async fn rename(State(state): State<FakeState>, Path(id): Path<u64>, headers: HeaderMap, body: Bytes) -> Response {
+async fn rename(
+    State(state): State<FakeState>,
+    Path(id): Path<u64>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let input: Value = serde_json::from_slice(&body).unwrap();
     once(&state, &headers, &body, |shared| match shared.students.get_mut(&id) {
         _ if input["lastName"] == "" => bad("lastName: has 0 characters; 1 to 128 are allowed"),
+        _ if input["firstName"] == "" => bad("firstName: has 0 characters; 1 to 128 are allowed"),
         Some(student) => {
             student["firstName"] = input["firstName"].clone();
             student["lastName"] = input["lastName"].clone();
@@ -197,21 +218,33 @@ async fn rename(State(state): State<FakeState>, Path(id): Path<u64>, headers: He
     })
 }
 
-async fn remove(State(state): State<FakeState>, Path(id): Path<u64>, headers: HeaderMap, body: Bytes) -> Response {
+async fn remove(
+    State(state): State<FakeState>,
+    Path(id): Path<u64>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     once(&state, &headers, &body, |shared| match shared.students.remove(&id) {
         Some(student) => (200, student),
         None => (404, json!({ "detail": "no such student" })),
     })
 }
 
-async fn grade(State(state): State<FakeState>, Path(id): Path<u64>, headers: HeaderMap, body: Bytes) -> Response {
+async fn grade(
+    State(state): State<FakeState>,
+    Path(id): Path<u64>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let input: Value = serde_json::from_slice(&body).unwrap();
     once(&state, &headers, &body, |shared| {
         let score = input["score"].as_f64().unwrap_or(-1.0);
         if !(0.0..=100.0).contains(&score) {
             return bad(&format!("score: {score} is not allowed; a number from 0 to 100 is"));
         }
-        let Some(student) = shared.students.get_mut(&id) else { return (404, json!({ "detail": "no such student" })) };
+        let Some(student) = shared.students.get_mut(&id) else {
+            return (404, json!({ "detail": "no such student" }));
+        };
         let grades = student["grades"].as_array_mut().unwrap();
         let grade = json!({ "id": 100 + grades.len(), "title": input["title"], "type": input["type"], "score": score });
         grades.push(grade.clone());
@@ -227,9 +260,13 @@ async fn ungrade(
     body: Bytes,
 ) -> Response {
     once(&state, &headers, &body, |shared| {
-        let Some(student) = shared.students.get_mut(&id) else { return (404, json!({ "detail": "no such student" })) };
+        let Some(student) = shared.students.get_mut(&id) else {
+            return (404, json!({ "detail": "no such student" }));
+        };
         let grades = student["grades"].as_array_mut().unwrap();
-        let Some(at) = grades.iter().position(|g| g["id"] == gid) else { return (404, json!({ "detail": "no such grade" })) };
+        let Some(at) = grades.iter().position(|g| g["id"] == gid) else {
+            return (404, json!({ "detail": "no such grade" }));
+        };
         let gone = grades.remove(at);
         average(student);
         (200, gone)
@@ -237,7 +274,8 @@ async fn ungrade(
 }
 
 fn average(student: &mut Value) {
-    let scores: Vec<f64> = student["grades"].as_array().unwrap().iter().map(|g| g["score"].as_f64().unwrap()).collect();
+    let scores: Vec<f64> =
+        student["grades"].as_array().unwrap().iter().map(|g| g["score"].as_f64().unwrap()).collect();
     let mean = (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64);
     student["average"] = json!(mean);
 }
@@ -263,12 +301,17 @@ pub(super) fn record(n: usize, service: &str, level: &str, message: &str) -> Val
 async fn log(State(state): State<FakeState>, Query(query): Query1) -> Response {
     let position = |cursor: &String| cursor.strip_prefix('c').and_then(|n| n.parse::<usize>().ok());
     if query.contains_key("before") && !state.reads_back {
-        return Problem::parameter("before", "unknown parameter; known here are after, limit, service, level, q").into_response();
+        return Problem::parameter(
+            "before",
+            "unknown parameter; known here are after, limit, service, level, q",
+        )
+        .into_response();
     }
     let limit: usize = query.get("limit").map_or(100, |n| n.parse().unwrap());
     let shared = state.shared.lock().unwrap();
     let is = |record: &Value, name: &str| query.get(name).is_none_or(|wanted| record[name] == *wanted);
-    let finds = |record: &Value| query.get("q").is_none_or(|q| record["message"].as_str().unwrap().contains(q));
+    let finds =
+        |record: &Value| query.get("q").is_none_or(|q| record["message"].as_str().unwrap().contains(q));
     let wanted = |(_, r): &(usize, &Value)| is(r, "service") && is(r, "level") && finds(r);
     let all: Vec<(usize, &Value)> = shared.records.iter().enumerate().filter(wanted).collect();
     let len = shared.records.len();

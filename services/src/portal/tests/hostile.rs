@@ -6,7 +6,12 @@ use crate::testing::markup::{HOSTILE, breaches, skeleton};
 /// A portal that meets one text everywhere: names of nodes, cluster, students, titles, types, records, details, and what was typed.
 async fn pages(text: &str) -> Vec<(String, String)> {
     let setup = Setup::on(MemoryHost::new(text));
-    setup.shared.lock().unwrap().students.insert(1, student(1, text, text, &[(text, text, 50.0), (text, "Quiz", 10.0)]));
+    setup
+        .shared
+        .lock()
+        .unwrap()
+        .students
+        .insert(1, student(1, text, text, &[(text, text, 50.0), (text, "Quiz", 10.0)]));
     let mut odd = record(1, text, text, text);
     (odd["node"], odd["time"], odd["id"]) = (text.into(), text.into(), text.into());
     setup.shared.lock().unwrap().records = vec![record(0, "web", "info", text), odd];
@@ -14,13 +19,27 @@ async fn pages(text: &str) -> Vec<(String, String)> {
     setup.offer(text, &fake);
     let typed: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
     let key = "0123456789abcdef0123456789abcdef";
-    let fields = [("key", key), ("title", text), ("type", text), ("score", text), ("firstName", ""), ("lastName", text)];
+    let fields = [
+        ("key", key),
+        ("title", text),
+        ("type", text),
+        ("score", text),
+        ("firstName", ""),
+        ("lastName", text),
+    ];
     let mut pages = Vec::new();
     let mut add = |name: &str, answer: Answer| pages.push((name.to_owned(), answer.text()));
     for path in ["/portal", "/portal/students/1", "/portal/log"] {
         add(path, ask(setup.router.clone(), Method::GET, path).await);
     }
-    for path in ["/portal?q=", "/portal?sort=", "/portal/log?q=", "/portal/log?service=", "/portal/log?level=", "/portal/log?after=c0&at="] {
+    for path in [
+        "/portal?q=",
+        "/portal?sort=",
+        "/portal/log?q=",
+        "/portal/log?service=",
+        "/portal/log?level=",
+        "/portal/log?after=c0&at=",
+    ] {
         add(path, ask(setup.router.clone(), Method::GET, &format!("{path}{typed}")).await);
     }
     for path in ["/portal", "/portal/students/1", "/portal/students/1/grades"] {
@@ -61,8 +80,13 @@ async fn hostile_text_stays_text_on_every_page() {
 async fn the_harmless_pages_are_pages() {
     // The comparison above is worth nothing if it compares errors.
     let pages = pages("harmless text").await;
-    let shown = |name: &str| pages.iter().find(|(n, _)| n == name).unwrap().1.matches("harmless text").count();
+    let shown =
+        |name: &str| pages.iter().find(|(n, _)| n == name).unwrap().1.matches("harmless text").count();
     assert!(shown("/portal/students/1") >= 8 && shown("/portal/log") >= 6 && shown("failing /portal") >= 2);
     assert!(shown("POST /portal/students/1/grades") >= 8 && shown("refused") >= 5);
-    assert_eq!(pages.iter().filter(|(_, page)| page.starts_with("<!doctype")).count(), pages.len() - 1, "all but POST /portal/log");
+    assert_eq!(
+        pages.iter().filter(|(_, page)| page.starts_with("<!doctype")).count(),
+        pages.len() - 1,
+        "all but POST /portal/log"
+    );
 }

@@ -13,7 +13,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 async fn with_records(count: usize) -> (Setup, Fake) {
     let (setup, fake) = Setup::with([]).await;
     setup.shared.lock().unwrap().records = (0..count)
-        .map(|n| record(n, if n % 2 == 0 { "web" } else { "db" }, if n % 10 == 0 { "error" } else { "info" }, &format!("message {n}")))
+        .map(|n| {
+            record(
+                n,
+                if n % 2 == 0 { "web" } else { "db" },
+                if n % 10 == 0 { "error" } else { "info" },
+                &format!("message {n}"),
+            )
+        })
         .collect();
     (setup, fake)
 }
@@ -51,7 +58,8 @@ async fn a_log_node_that_only_reads_forward_is_read_from_the_beginning() {
     let setup = Setup::new();
     let fake = Fake::with(&setup.shared, false).await;
     setup.offer("g1", &fake);
-    setup.shared.lock().unwrap().records = (0..150).map(|n| record(n, "web", "info", &format!("message {n}"))).collect();
+    setup.shared.lock().unwrap().records =
+        (0..150).map(|n| record(n, "web", "info", &format!("message {n}"))).collect();
     let page = setup.get("/portal/log").await.text();
     assert_eq!((messages(&page).len(), messages(&page)[0].as_str()), (100, "message 0"));
     let page = setup.get(&link(&page, "← Newer").unwrap()).await.text();
@@ -66,9 +74,19 @@ async fn records_are_filtered_and_searched() {
     assert_eq!(messages(&setup.get("/portal/log?level=error&service=web").await.text()).len(), 5);
     let page = setup.get("/portal/log?q=message+4&level=").await.text();
     assert_eq!(messages(&page).len(), 11);
-    assert!(page.contains("value=\"message 4\"") && !page.contains("data-tail"), "no live records while searching");
+    assert!(
+        page.contains("value=\"message 4\"") && !page.contains("data-tail"),
+        "no live records while searching"
+    );
     assert!(setup.get("/portal/log?q=none").await.text().contains("No record matches."));
-    assert!(fake.state.asked.lock().unwrap().iter().any(|(_, path, _)| path == "/log?limit=100&before=end&q=message+4"));
+    assert!(
+        fake.state
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|(_, path, _)| path == "/log?limit=100&before=end&q=message+4")
+    );
 }
 
 /// What an open page hears.
@@ -92,7 +110,9 @@ impl Tail {
                 if let Some((event, rest)) = self.text.split_once("\n\n") {
                     let (event, rest) = (event.to_owned(), rest.to_owned());
                     self.text = rest;
-                    let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name).map(|v| v.trim().to_owned()));
+                    let field = |name: &str| {
+                        event.lines().find_map(|line| line.strip_prefix(name).map(|v| v.trim().to_owned()))
+                    };
                     if let (Some(kind), Some(data)) = (field("event:"), field("data:")) {
                         return (kind, serde_json::from_str(&data).unwrap());
                     }
@@ -133,7 +153,10 @@ async fn new_records_come_as_they_are_written_and_only_those_that_are_wanted() {
     fake.log(record(3, "db", "info", "not for us"));
     fake.log(record(4, "WEB", "warn", "a\u{1b}[31m<b>"));
     let (kind, data) = tail.next().await;
-    assert_eq!((kind.as_str(), data["message"].as_str(), data["class"].as_str()), ("record", Some("a␛[31m<b>"), Some("warn")));
+    assert_eq!(
+        (kind.as_str(), data["message"].as_str(), data["class"].as_str()),
+        ("record", Some("a\\u001b[31m<b>"), Some("warn"))
+    );
     drop(tail);
     fake.log(record(5, "web", "info", "wakes it"));
     until("a page that is closed is followed no longer", || fake.followers() == 0).await;
