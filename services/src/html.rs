@@ -8,7 +8,7 @@ use std::fmt::{self, Display, Write};
 
 use askama::Template;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, Uri, header};
 
 use crate::Problem;
 
@@ -130,15 +130,24 @@ pub fn page(status: StatusCode, frame: &Frame<'_>, content: &impl Template) -> R
     (status, headers, html).into_response()
 }
 
-/// An address that may become a link: one of the web. `None` for `javascript:` and the like, which stay text.
+/// An address that may become a link: one of the web, of a host and perhaps a port. `None` for `javascript:` and the like, and for what
+/// shows one host and leads to another (`http://bank@evil`); they stay text.
 pub fn web_address(url: &str) -> Option<&str> {
-    let scheme = url.split_once("://")?.0;
-    let is_web = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
-    (is_web && !url.contains(|c: char| c.is_control() || c.is_whitespace())).then_some(url)
+    let uri: Uri = url.parse().ok()?;
+    let authority = uri.authority()?;
+    let plain = match authority.port_u16() {
+        Some(port) => format!("{}:{port}", authority.host()),
+        None => authority.host().to_owned(),
+    };
+    // A host as the DNS has it, or an address; the library takes more than any resolver does.
+    let is_host = |c: char| c.is_ascii_alphanumeric() || "-_.[]:".contains(c);
+    let has_host = !authority.host().is_empty() && authority.host().chars().all(is_host);
+    let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
+    (is_web && has_host && authority.as_str() == plain).then_some(url)
 }
 
-/// Text from strangers with nothing hidden in it: control characters become their pictures (␛), characters that turn the direction of
-/// writing or have no width become their code. Line breaks and tabs stay, as a log's lines need them. Not escaped; templates do that.
+/// Text from strangers with nothing hidden in it: control characters, and those that turn the direction of writing or have no width, are
+/// spelt out as `\u001b`. Line breaks and tabs stay, as the lines of a log need them. Not escaped; templates do that.
 #[derive(Clone, Copy, Debug)]
 pub struct Visible<'a>(pub &'a str);
 
@@ -146,15 +155,14 @@ impl Display for Visible<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.chars().try_for_each(|c| match c {
             '\n' | '\t' => f.write_char(c),
-            '\0'..='\u{1f}' => f.write_char(char::from_u32(0x2400 + u32::from(c)).unwrap_or('\u{fffd}')),
-            '\u{7f}' => f.write_char('\u{2421}'),
             // Not the joiners U+200C and U+200D, without which several scripts and many emoji cannot be written.
-            '\u{80}'..='\u{9f}'
+            '\0'..='\u{1f}'
+            | '\u{7f}'..='\u{9f}'
             | '\u{200b}'
             | '\u{200e}'..='\u{200f}'
             | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{2069}'
-            | '\u{feff}' => write!(f, "\u{27e8}U+{:04X}\u{27e9}", u32::from(c)),
+            | '\u{feff}' => write!(f, "\\u{:04x}", u32::from(c)),
             c => f.write_char(c),
         })
     }
@@ -186,19 +194,33 @@ mod tests {
 
     #[test]
     fn only_web_addresses_become_links() {
-        for url in
-            ["javascript:alert(1)", "java\nscript://x", "data:text/html,x", "//evil", "", "http:x", "ftp://a"]
-        {
+        for url in [
+            "javascript:alert(1)",
+            "java\nscript://x",
+            "data:text/html,x",
+            "//evil",
+            "",
+            "http:x",
+            "http://",
+            "ftp://a",
+            "http://a b",
+            "http://<b>/",
+            "http://a:b(1)/",
+            "http://&lt;a/",
+            "http://bank@evil/",
+        ] {
             assert_eq!(web_address(url), None, "{url:?}");
         }
-        assert_eq!(web_address("HTTPS://a/\""), Some("HTTPS://a/\""));
-        assert_eq!(web_address("http://a b"), None);
+        for url in ["http://a", "https://a.example:8443/x?y=z#f", "http://[::1]:7500/ui", "HTTP://10.0.0.1/"]
+        {
+            assert_eq!(web_address(url), Some(url));
+        }
     }
 
     #[test]
     fn nothing_hides_in_text() {
-        assert_eq!(Visible("a\u{1b}[2J\u{7f}").to_string(), "a␛[2J␡");
-        assert_eq!(Visible("ab\u{202e}cd\u{9b}").to_string(), "ab⟨U+202E⟩cd⟨U+009B⟩");
+        assert_eq!(Visible("a\u{1b}[2J\u{7f}").to_string(), "a\\u001b[2J\\u007f");
+        assert_eq!(Visible("ab\u{202e}cd\u{9b}").to_string(), "ab\\u202ecd\\u009b");
         assert_eq!(Visible("one\n\ttwo, Grüße, 世界").to_string(), "one\n\ttwo, Grüße, 世界");
     }
 

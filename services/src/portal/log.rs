@@ -276,7 +276,7 @@ mod tests {
             "level": "WARNING", "message": "a\u{1b}[31mred\u{0}",
         }));
         assert_eq!((line.day.as_str(), line.clock.as_str()), ("2026-02-11", "12:00:03.250"));
-        assert_eq!((line.class, line.message.as_str()), ("warn", "a␛[31mred␀"));
+        assert_eq!((line.class, line.message.as_str()), ("warn", "a\\u001b[31mred\\u0000"));
     }
 
     #[test]

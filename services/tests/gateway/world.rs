@@ -13,8 +13,9 @@ use hearsay_protocol::{
     record::{Health, Instance},
 };
 use hearsay_services::{
-    Host, Service,
+    Client, Host, Service,
     gateway::{Gateway, limits::Limits},
+    journal::Journal,
     service::Task,
     testing::ask,
 };
@@ -33,6 +34,7 @@ pub(crate) struct Table {
     providers: Mutex<Vec<Arc<Provider>>>,
     index: watch::Sender<u64>,
     listener: Mutex<Option<TcpListener>>,
+    client: Client,
 }
 
 impl Table {
@@ -87,6 +89,12 @@ impl Host for Table {
     fn demo(&self) -> bool {
         false
     }
+    fn journal(&self, _topic: &str) -> Option<Arc<dyn Journal>> {
+        None
+    }
+    fn client(&self) -> &Client {
+        &self.client
+    }
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {
         let all = self.providers.lock().unwrap();
         all.iter().filter(|p| p.instance.service == service).cloned().collect()
@@ -126,6 +134,7 @@ impl World {
             providers: Mutex::default(),
             index: watch::Sender::new(1),
             listener: Mutex::new(Some(listener)),
+            client: Client::default(),
         });
         let gateway = Gateway::new(limits, 1);
         let task = tokio::spawn(gateway.task(Arc::clone(&table) as Arc<dyn Host>).unwrap());

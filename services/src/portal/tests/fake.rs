@@ -208,6 +208,7 @@ async fn rename(
     let input: Value = serde_json::from_slice(&body).unwrap();
     once(&state, &headers, &body, |shared| match shared.students.get_mut(&id) {
         _ if input["lastName"] == "" => bad("lastName: has 0 characters; 1 to 128 are allowed"),
+        _ if input["firstName"] == "" => bad("firstName: has 0 characters; 1 to 128 are allowed"),
         Some(student) => {
             student["firstName"] = input["firstName"].clone();
             student["lastName"] = input["lastName"].clone();

@@ -155,7 +155,7 @@ async fn new_records_come_as_they_are_written_and_only_those_that_are_wanted() {
     let (kind, data) = tail.next().await;
     assert_eq!(
         (kind.as_str(), data["message"].as_str(), data["class"].as_str()),
-        ("record", Some("a␛[31m<b>"), Some("warn"))
+        ("record", Some("a\\u001b[31m<b>"), Some("warn"))
     );
     drop(tail);
     fake.log(record(5, "web", "info", "wakes it"));
