@@ -49,7 +49,7 @@ pub(super) fn paths() -> Value {
                     query("limit", json!({ "type": "integer", "minimum": 1, "maximum": RECORDS_PER_PAGE_MAX, "default": 100 }),
                         "The most records on the page"),
                     service, level,
-                    query("q", text(), "Only records with all of these words; \"…\" is a phrase, err* any word that begins so"),
+                    query("q", text(), "Only records with all of these words; \"…\" is a phrase, err* (three letters at least) any word that begins so"),
                     query("before", text(), "Back instead of on: the last records before the prev of an earlier page; end: the last there are"),
                 ],
                 "responses": {

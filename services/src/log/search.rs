@@ -3,8 +3,12 @@
 //! What users type is not the search language of the database: each word is quoted, so that nothing in it means anything. `"two words"` is a
 //! phrase, and `err*` any word that begins so.
 //!
+//! The database cannot be told to stop after so much time. So it is asked for some rows after the other, as many as it was quick enough for.
+//!
 //! Pages of a search are in the order of arrival. That is the order of the index, so a page costs what is on it, and not what there is in all;
 //! and it is the order in which nothing is ever late.
+
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params, types::ToSqlOutput};
 
@@ -17,12 +21,22 @@ use super::{
 pub(super) const QUERY_BYTES_MAX: usize = 256;
 /// The most words and phrases in it.
 pub(super) const WORDS_MAX: usize = 16;
-/// Rows looked through between two looks at the clock. With the commonest words, a few milliseconds.
-const STRIDE: i64 = 64 * 1024;
+/// The fewest letters that a word's beginning has. The index puts together all words that begin so, before it gives the first row.
+pub(super) const BEGINNING_MIN: usize = 3;
+/// Rows looked through before the first look at the clock. A phrase of the commonest words takes 20 ms for as many.
+const STRIDE_MIN: i64 = 16 * 1024;
+/// And at most.
+const STRIDE_MAX: i64 = 512 * 1024;
+/// A stride that took less is followed by one of twice the length.
+const STRIDE_TIME: Duration = Duration::from_millis(2);
 
 /// Words to search for.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Words(String);
+pub(super) struct Words {
+    terms: String,
+    /// For a beginning of words the index does all its work each time that it is asked, whatever for.
+    has_beginning: bool,
+}
 
 /// Why a text cannot be searched for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -33,6 +47,8 @@ pub(super) enum NoWords {
     TooMany,
     #[error("has no letter or digit in it")]
     Empty,
+    #[error("at least {BEGINNING_MIN} letters before *")]
+    TooWide,
 }
 
 impl Words {
@@ -44,32 +60,56 @@ impl Words {
         if !text.contains(char::is_alphanumeric) {
             return Err(NoWords::Empty);
         }
-        let mut terms = Vec::new();
+        let (mut terms, mut has_beginning) = (Vec::new(), false);
         // Between the first and the second quotation mark is a phrase, and so on; one without an end goes to the end.
         for (number, piece) in text.split('"').enumerate() {
             if number % 2 == 1 {
                 terms.extend(term(piece, false));
                 continue;
             }
-            terms.extend(piece.split_whitespace().filter_map(|word| match word.strip_suffix('*') {
-                Some(start) => term(start, true),
-                None => term(word, false),
-            }));
+            for word in piece.split_whitespace() {
+                let beginning = word.strip_suffix('*').filter(|rest| rest.contains(char::is_alphanumeric));
+                if beginning.is_some_and(|rest| rest.chars().count() < BEGINNING_MIN) {
+                    return Err(NoWords::TooWide);
+                }
+                has_beginning |= beginning.is_some();
+                terms.extend(term(beginning.unwrap_or(word), beginning.is_some()));
+            }
         }
         if terms.len() > WORDS_MAX {
             return Err(NoWords::TooMany);
         }
-        Ok(Self(terms.join(" ")))
+        Ok(Self { terms: terms.join(" "), has_beginning })
     }
 
     /// As the database's search language has it.
     fn expression(&self, filter: &Filter) -> String {
-        let words = format!("message : ({})", self.0);
+        let words = format!("message : ({})", self.terms);
         match filter.service.as_deref().and_then(|service| term(service, false)) {
             // It finds more than is meant ("web" in "web 2"), and never less.
             Some(service) => format!("service : {service} AND {words}"),
             None => words,
         }
+    }
+}
+
+/// How many rows to ask for next.
+struct Stride {
+    rows: i64,
+    begun: Instant,
+}
+
+impl Stride {
+    fn new(words: &Words) -> Self {
+        Self { rows: if words.has_beginning { i64::MAX } else { STRIDE_MIN }, begun: Instant::now() }
+    }
+
+    /// Was walked to its end.
+    fn done(&mut self) {
+        if self.rows <= STRIDE_MAX / 2 && self.begun.elapsed() < STRIDE_TIME {
+            self.rows *= 2;
+        }
+        self.begun = Instant::now();
     }
 }
 
@@ -97,9 +137,9 @@ pub(super) fn after(
          WHERE s.log_search MATCH ?1 AND s.rowid > ?2 AND s.rowid <= ?3 ORDER BY s.rowid"
     ))?;
     let mut taken = Taken { filter, budget, rows: Vec::new(), seen: 0 };
-    let mut read = low;
+    let (mut read, mut stride) = (low, Stride::new(words));
     while read < indexed {
-        let end = indexed.min(read.saturating_add(STRIDE));
+        let end = indexed.min(read.saturating_add(stride.rows));
         for row in find.query_and_then(params![expression, read, end], Row::read)? {
             let row = row?;
             let id = row.id;
@@ -109,6 +149,7 @@ pub(super) fn after(
             read = id;
         }
         read = end;
+        stride.done();
         if budget.is_late() {
             return Ok((taken.rows, read));
         }
@@ -171,9 +212,9 @@ pub(super) fn before(
         "SELECT {COLUMNS} FROM log_search s CROSS JOIN log_records r ON r.id = s.rowid
          WHERE s.log_search MATCH ?1 AND s.rowid > ?2 AND s.rowid <= ?3 ORDER BY s.rowid DESC"
     ))?;
-    let mut end = indexed;
+    let (mut end, mut stride) = (indexed, Stride::new(words));
     'strides: while end > 0 {
-        let start = (end - STRIDE).max(0);
+        let start = end.saturating_sub(stride.rows).max(0);
         for row in find.query_and_then(params![expression, start, end], Row::read)? {
             let row = row?;
             let id = row.id;
@@ -183,6 +224,7 @@ pub(super) fn before(
             unread = id - 1;
         }
         (end, unread) = (start, start);
+        stride.done();
         if budget.is_late() {
             break;
         }
@@ -236,13 +278,19 @@ mod tests {
             ("message:x^2", "\"message:x^2\""),
             ("a\0b", "\"a b\""),
         ] {
-            assert_eq!(Words::read(text), Ok(Words(expression.to_owned())), "{text}");
+            let words = Words::read(text).unwrap();
+            assert_eq!(
+                (words.terms.as_str(), words.has_beginning),
+                (expression, text.contains("r*")),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn a_text_without_words_or_with_too_many_is_refused() {
         assert_eq!(Words::read("--- \"\" *"), Err(NoWords::Empty));
+        assert_eq!(Words::read("disk fu*"), Err(NoWords::TooWide));
         assert_eq!(Words::read(&"x".repeat(QUERY_BYTES_MAX + 1)), Err(NoWords::TooLong));
         assert_eq!(Words::read(&"x ".repeat(WORDS_MAX + 1)), Err(NoWords::TooMany));
     }

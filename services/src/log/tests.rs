@@ -224,7 +224,7 @@ async fn records_are_chosen_by_service_level_and_words() {
     assert_eq!(found("q=KOLN&service=web%202").await, [2]);
     assert_eq!(found("q=koln&service=web").await, [0; 0]);
     assert_eq!(found("q=%22is%20full%22").await, [0]);
-    assert_eq!(found("q=fu*").await, [0, 3]);
+    assert_eq!(found("q=ful*").await, [0, 3]);
     assert_eq!(found("q=dev%2Fsda").await, [0]);
     // The name of a service is no word of the message.
     assert_eq!(found("q=web").await, [0; 0]);
@@ -242,8 +242,11 @@ async fn nothing_that_is_typed_into_a_search_is_an_error_of_the_database() {
         let text: String = (0..rng.usize(0..20)).map(|_| *rng.choice(&alphabet).unwrap()).collect();
         let q: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
         let status = get(&router, &format!("/log?q={q}")).await.status.as_u16();
-        let has_word = text.contains(char::is_alphanumeric) || text.is_empty();
-        assert_eq!(status, if has_word { 200 } else { 400 }, "{text:?}");
+        match text.contains(char::is_alphanumeric) || text.is_empty() {
+            false => assert_eq!(status, 400, "{text:?}"),
+            // The beginning of a word may be too short.
+            true => assert!(status == 200 || status == 400 && text.contains('*'), "{status} {text:?}"),
+        }
     }
 }
 
