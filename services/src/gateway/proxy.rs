@@ -75,6 +75,7 @@ struct Passing {
 }
 
 /// What became of an attempt.
+#[expect(clippy::large_enum_variant, reason = "on the stack for a moment, and nearly always the large one")]
 enum Attempt {
     /// An answer, and the connection it came by, where that is to be used again.
     Answered(Response<Incoming>, Option<Lease>),

@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn a_route_without_instances_is_remembered_for_an_hour() {
         let web = provider("web", "a", "http://10.0.0.1:1", &["urlprefix-/shop"]);
-        let first = routes(&[web.clone()]);
+        let first = routes(std::slice::from_ref(&web));
         let gone = learn(&first, &[], 1_000);
         for path in ["/web/x", "/shop/1"] {
             let group = &gone.find("h", path).unwrap().route.group;
