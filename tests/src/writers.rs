@@ -1,4 +1,4 @@
-//! Clients that write into the grade book without a pause, each to a node of its own, and remember what they were told.
+//! Clients that write into the grade book and the log without a pause, each to a node of its own, and remember what they were told.
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +20,11 @@ use crate::{
 
 /// How long a client waits for an answer: longer than the node takes to say that it does not know.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How the names of writes begin.
+const STUDENT: &str = "student-";
+const RECORD: &str = "record-";
+/// The first name of all students that writers add.
+const WRITER: &str = "Writer";
 /// The pause of a client whose node is not there.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -66,7 +71,7 @@ fn write(nodes: &[SocketAddr], me: usize, stop: &AtomicBool, acknowledged: &Atom
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let name = format!("w{me}-{n}");
+        let name = format!("{}{me}-{n}", if n % 2 == 0 { STUDENT } else { RECORD });
         let told = match n % 3 {
             0 => once(nodes[me], &name, Some("local"), None),
             1 => once(nodes[me], &name, None, None),
@@ -87,19 +92,24 @@ fn write(nodes: &[SocketAddr], me: usize, stop: &AtomicBool, acknowledged: &Atom
 }
 
 fn once(to: SocketAddr, name: &str, ack: Option<&str>, key: Option<&str>) -> Result<Told, Silence> {
-    let body = json!({ "firstName": "Writer", "lastName": name }).to_string();
-    let request = match ack {
-        Some(ack) => format!("POST /students?ack={ack}"),
-        None => "POST /students".to_owned(),
+    let (path, content_type, body) = match is_student(name) {
+        true => {
+            ("/students", "application/json", json!({ "firstName": WRITER, "lastName": name }).to_string())
+        }
+        false => ("/log", "text/plain", name.to_owned()),
     };
-    let mut headers = vec![("content-type", "application/json")];
+    let request = match ack {
+        Some(ack) => format!("POST {path}?ack={ack}"),
+        None => format!("POST {path}"),
+    };
+    let mut headers = vec![("content-type", content_type)];
     headers.extend(key.map(|key| ("idempotency-key", key)));
     send(to, &request, &headers, &body, PATIENCE).map(|reply| told(&reply))
 }
 
 fn told(reply: &Reply) -> Told {
     match reply.status {
-        201 => Told::Acknowledged {
+        200 | 201 => Told::Acknowledged {
             entry: reply.header("hearsay-token").unwrap_or_default().to_owned(),
             level: reply.header("hearsay-ack").unwrap_or_default().to_owned(),
         },
@@ -122,8 +132,31 @@ fn until_certain(nodes: &[SocketAddr], me: usize, name: &str) -> Result<Told, Si
     Err(if sent { Silence::Unknown } else { Silence::NotSent })
 }
 
+fn is_student(name: &str) -> bool {
+    name.starts_with(STUDENT)
+}
+
 /// The names of all writes that a node has, each as often as it is there.
-pub(crate) fn written(node: SocketAddr) -> Option<Vec<String>> {
+fn written(node: SocketAddr) -> Option<Vec<String>> {
+    let mut names = students(node)?;
+    names.extend(records(node)?);
+    Some(names)
+}
+
+fn records(node: SocketAddr) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    let mut request = "GET /log?limit=1000".to_owned();
+    loop {
+        let page = send(node, &request, &[], "", PATIENCE).ok()?.json();
+        let messages = page["records"].as_array()?.iter().filter_map(|r| r["message"].as_str());
+        // Nodes tell the log what happens to them, too.
+        names.extend(messages.filter(|message| message.starts_with(RECORD)).map(str::to_owned));
+        let Some(next) = page["next"].as_str() else { return Some(names) };
+        request = format!("GET /log?limit=1000&after={next}");
+    }
+}
+
+fn students(node: SocketAddr) -> Option<Vec<String>> {
     let mut names = Vec::new();
     let mut after = 0;
     loop {
@@ -132,7 +165,7 @@ pub(crate) fn written(node: SocketAddr) -> Option<Vec<String>> {
         let students = students.as_array()?;
         let Some(last) = students.last() else { return Some(names) };
         after = last["id"].as_u64()?;
-        let writers = students.iter().filter(|s| s["firstName"] == "Writer");
+        let writers = students.iter().filter(|s| s["firstName"] == WRITER);
         names.extend(writers.filter_map(|s| Some(s["lastName"].as_str()?.to_owned())));
     }
 }

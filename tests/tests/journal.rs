@@ -28,7 +28,7 @@ impl Books {
 
     fn named(lab: &mut Lab, prefix: &str, count: usize) -> Self {
         let hosts: Vec<_> = (0..count).map(|_| lab.host()).collect();
-        let start = |(i, host)| lab.grading(host, &format!("{prefix}{}", i + 1));
+        let start = |(i, host)| keeper(lab, host, &format!("{prefix}{}", i + 1));
         let nodes = hosts.iter().enumerate().map(start).collect();
         let books = Self { hosts, nodes };
         lab.until(5 * S, "all list all", |lab| lab.all_list_all(&books.nodes));
@@ -37,7 +37,7 @@ impl Books {
 
     fn restart(&mut self, lab: &mut Lab, which: usize) {
         let name = lab.name_of(self.nodes[which]);
-        self.nodes[which] = lab.grading(&self.hosts[which], &name);
+        self.nodes[which] = keeper(lab, &self.hosts[which], &name);
     }
 
     /// Waits until all have the same book, and returns it.
@@ -56,6 +56,11 @@ impl Books {
         println!("{acknowledged} acknowledged, {refused} refused, {unknown} indeterminate");
         history.check(&all_written(&addresses))
     }
+}
+
+/// A node that keeps both journals.
+fn keeper(lab: &mut Lab, host: &Host, name: &str) -> NodeRef {
+    lab.start(Some(host), name, 7500, &["--role", "grading,log", "--name", name])
 }
 
 fn post(lab: &Lab, node: NodeRef, path: &str, body: &Value) -> hearsay_tests::http::Reply {
