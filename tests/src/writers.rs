@@ -123,7 +123,11 @@ fn until_certain(nodes: &[SocketAddr], me: usize, name: &str) -> Result<Told, Si
     let mut sent = false;
     for turn in 0..200 {
         match once(nodes[(me + turn) % nodes.len()], name, None, Some(name)) {
-            Ok(told @ Told::Acknowledged { .. }) => return Ok(told),
+            Ok(told @ Told::Acknowledged { .. }) => {
+                // Whoever did not hear the answer says it again.
+                _ = once(nodes[me], name, None, Some(name));
+                return Ok(told);
+            }
             Ok(Told::Refused | Told::Indeterminate) | Err(Silence::Unknown) => sent = true,
             Err(Silence::NotSent) => (),
         }

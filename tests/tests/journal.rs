@@ -77,15 +77,20 @@ fn killing_nodes(lab: &mut Lab, prefix: &str, rounds: u32) -> BTreeSet<Fault> {
     let addresses: Vec<_> = books.nodes.iter().map(|node| lab.address(*node)).collect();
     let writers = Writers::start(&addresses);
     let mut state = 7u32;
-    for _ in 0..rounds {
+    for round in 0..rounds {
         // Under load, whatever the machine's speed: some writes lie between any two deaths.
         let before = writers.acknowledged();
         std::thread::sleep(2 * S);
         lab.until(20 * S, "writes go on", |_| writers.acknowledged() > before + 10);
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let which = (state >> 16) as usize % 3;
-        lab.crash(books.nodes[which]);
-        books.restart(lab, which);
+        // In every fourth round all at once: what one has not synced, the others cannot give back.
+        let dying: Vec<usize> = if round % 4 == 3 { (0..3).collect() } else { vec![which] };
+        dying.iter().for_each(|which| lab.signal(books.nodes[*which], "KILL"));
+        for which in dying {
+            lab.ended(books.nodes[which], 5 * S);
+            books.restart(lab, which);
+        }
     }
     let history = writers.stop();
     lab.until(20 * S, "all list all again", |lab| lab.all_list_all(&books.nodes));

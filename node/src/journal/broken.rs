@@ -18,7 +18,7 @@ enum Way {
     LostRange,
     /// Numbers its entries as the life before did.
     ReusedNumber,
-    /// Takes one run in twenty twice.
+    /// Takes a write that is repeated under its key for another one.
     Replay,
 }
 
@@ -64,16 +64,13 @@ impl Broken {
 
     /// Whether to forget this run of another node's.
     pub(super) fn drops(&mut self, run: &Run) -> bool {
-        self.way == Some(Way::LostRange) && run.feed.writer != self.me && self.is_chosen()
+        let foreign = self.way == Some(Way::LostRange) && run.feed.writer != self.me;
+        self.runs += u64::from(foreign);
+        foreign && self.runs.is_multiple_of(ONE_IN)
     }
 
-    /// Whether to take this run once more.
-    pub(super) fn takes_twice(&mut self) -> bool {
-        self.way == Some(Way::Replay) && self.is_chosen()
-    }
-
-    fn is_chosen(&mut self) -> bool {
-        self.runs += 1;
-        self.runs.is_multiple_of(ONE_IN)
+    /// Whether to take a write for a new one, whatever its key.
+    pub(super) fn forgets_keys(&self) -> bool {
+        self.way == Some(Way::Replay)
     }
 }

@@ -25,6 +25,8 @@ use hearsay_protocol::{
     wire::{self, Received},
 };
 use hearsay_services::journal::Projection;
+#[cfg(feature = "broken")]
+use hearsay_services::journal::Write;
 use tokio::sync::{mpsc::Sender, oneshot, watch};
 
 use super::{
@@ -132,6 +134,8 @@ impl Keeper {
         self.waiting_bytes.fetch_sub(told.bytes(), Ordering::Relaxed);
         match told {
             Told::Append(write, level, deadline, answer) => {
+                #[cfg(feature = "broken")]
+                let write = if self.broken.forgets_keys() { Write { key: None, ..write } } else { write };
                 self.next_append += 1;
                 let id = AppendId(self.next_append);
                 self.asked.insert(id, answer);
@@ -206,11 +210,6 @@ impl Keeper {
             return self.feed(Input::Stored(id));
         }
         let put = self.store.put(run, self.projection.as_ref());
-        #[cfg(feature = "broken")]
-        let put = match put {
-            Ok(()) if self.broken.takes_twice() => self.store.fold_again(run, self.projection.as_ref()),
-            put => put,
-        };
         #[cfg(feature = "broken")]
         if self.broken.tells_early() && put.is_ok() {
             return self.feed(Input::Stored(id));

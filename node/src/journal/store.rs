@@ -260,16 +260,6 @@ impl Store {
         Ok(())
     }
 
-    /// Folds a run that is there already once more, which is a fault.
-    #[cfg(feature = "broken")]
-    pub(super) fn fold_again(&mut self, run: &Run, projection: &dyn Projection) -> rusqlite::Result<()> {
-        let (feed, ..) = self.feed(run.feed)?;
-        for (seq, entry) in (run.start.0..).map(Version).zip(&run.entries) {
-            self.fold(feed, EntryId { feed: run.feed, seq }, entry, projection)?;
-        }
-        Ok(())
-    }
-
     fn fold(
         &self,
         feed: i64,
