@@ -21,10 +21,10 @@ impl Replica {
 }
 
 impl Journal {
-    /// What was just synced goes to all at once.
-    pub(super) fn push(&mut self, run: &Run) {
-        let connected = self.replicas.iter().filter(|(_, replica)| replica.connected);
-        let peers: Vec<NodeId> = connected.map(|(id, _)| *id).collect();
+    /// What was just synced goes to all at once, but for whom it came from.
+    pub(super) fn push(&mut self, run: &Run, from: Option<NodeId>) {
+        let others = self.replicas.iter().filter(|(id, replica)| replica.connected && Some(**id) != from);
+        let peers: Vec<NodeId> = others.map(|(id, _)| *id).collect();
         peers.into_iter().for_each(|peer| self.push_to(peer, run));
     }
 
@@ -164,7 +164,12 @@ impl Journal {
         match run.check(&self.config.cluster, &self.config.topic) {
             Ok(hashes) => {
                 run.entries.iter().for_each(|entry| self.clock.observe(wall_ms, entry.time));
+                let pushed = matches!(purpose, Purpose::Pushed { .. });
                 let write = self.begin_write(purpose, &run);
+                // Whoever is not connected here may not be connected to the writer either.
+                if pushed && self.replicas.values().any(|replica| !replica.connected) {
+                    self.unpushed.insert(write, run.clone());
+                }
                 self.out.push_back(Output::Store(write, run, hashes));
                 Taken::Storing
             }
