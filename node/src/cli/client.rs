@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -23,6 +23,8 @@ pub(super) const DEFAULT_NODE: &str = "http://127.0.0.1:7500";
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// A node answers from memory. Above what a blocked event loop should ever take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A write of many entries waits for disks, here and elsewhere.
+const WRITTEN_MAX: Duration = Duration::from_secs(60);
 /// The largest answer: ten thousand instances on each of ten nodes, at half a kilobyte apiece.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How much of a refusal is shown.
@@ -103,6 +105,14 @@ impl Client {
         self.ask(Method::GET, path).await?.expect_success()
     }
 
+    /// Sends something to be written, and reads the whole answer, whatever its status.
+    pub(super) async fn post(&self, path: &str, content_type: &str, body: Bytes) -> Result<Answer, Failure> {
+        let headers = [(header::ACCEPT, "application/json"), (header::CONTENT_TYPE, content_type)];
+        let request = self.request(Method::POST, path, &headers, body);
+        let response = self.exchange(request, WRITTEN_MAX).await?;
+        self.read(response).await
+    }
+
     /// Sends a request and leaves the body of the answer to the caller.
     pub(super) async fn send(
         &self,
@@ -110,6 +120,15 @@ impl Client {
         path: &str,
         headers: &[(header::HeaderName, &str)],
     ) -> Result<Response<Incoming>, Failure> {
+        self.exchange(self.request(method, path, headers, Bytes::new()), ANSWER_MAX).await
+    }
+
+    async fn exchange(
+        &self,
+        request: http::Result<Request<Full<Bytes>>>,
+        answer_max: Duration,
+    ) -> Result<Response<Incoming>, Failure> {
+        let request = request.map_err(|error| Failure::Usage(error.to_string()))?;
         let connect = timeout(CONNECT_MAX, TcpStream::connect((self.host.as_str(), self.port)));
         let stream = match connect.await {
             Ok(Ok(stream)) => stream,
@@ -120,9 +139,7 @@ impl Client {
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error))?;
         // Ends by itself with the body or with the sender. What goes wrong shows there.
         tokio::spawn(connection);
-        let request =
-            self.request(method, path, headers).map_err(|error| Failure::Usage(error.to_string()))?;
-        match timeout(ANSWER_MAX, sender.send_request(request)).await {
+        match timeout(answer_max, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(self.unreachable(format!("that is no HTTP: {error}"))),
             Err(_) => Err(self.unreachable("it accepts and does not answer")),
@@ -134,7 +151,8 @@ impl Client {
         method: Method,
         path: &str,
         headers: &[(header::HeaderName, &str)],
-    ) -> http::Result<Request<Empty<Bytes>>> {
+        body: Bytes,
+    ) -> http::Result<Request<Full<Bytes>>> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -148,7 +166,7 @@ impl Client {
             bearer.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, bearer);
         }
-        request.body(Empty::new())
+        request.body(Full::new(body))
     }
 
     fn unreachable(&self, problem: impl ToString) -> Failure {

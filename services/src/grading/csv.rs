@@ -32,10 +32,15 @@ use crate::{
 
 /// The columns, in the order in which they are exported. They are found by name, in any order and either case.
 const COLUMNS: [&str; 6] = ["ID", "FirstName", "LastName", "Title", "Type", "Score"];
+/// A column that may be there besides: which of several grades of the same student, title and type the line is, from 1. Without it they are
+/// counted within the request; whoever sends a file in several requests counts over all of it.
+const OCCURRENCE: &str = "Occurrence";
+/// The highest of them.
+const OCCURRENCE_MAX: u64 = 1_000_000;
 /// The most lines in one request. Whoever has more sends more requests, each with the header.
 pub(super) const LINES_MAX: usize = 2000;
-/// Lines that are listed as refused. The rest of them are counted.
-const REFUSED_LISTED_MAX: usize = 100;
+/// Lines that are listed as refused. The rest of them are counted. As many as `node grades import` sends at a time.
+const REFUSED_LISTED_MAX: usize = 1000;
 
 /// `GET /students/export`.
 pub(super) async fn export(
@@ -81,6 +86,7 @@ struct Line {
     first_name: String,
     last_name: String,
     grade: Option<(String, GradeType, f64)>,
+    occurrence: Option<u64>,
 }
 
 /// A line that is left out, and why.
@@ -147,7 +153,7 @@ fn read(body: &[u8]) -> Result<(Vec<Line>, Vec<Refused>), Problem> {
     let header = reader.headers().map_err(|error| bad(format!("line 1: {error}")))?.clone();
     let mut places = BTreeMap::new();
     for (place, name) in header.iter().enumerate() {
-        let column = COLUMNS.iter().find(|column| column.eq_ignore_ascii_case(name));
+        let column = COLUMNS.iter().chain([&OCCURRENCE]).find(|column| column.eq_ignore_ascii_case(name));
         let column = column.ok_or_else(|| {
             bad(format!("line 1: unknown column {name:?}; known are {}", COLUMNS.join(", ")))
         })?;
@@ -209,8 +215,18 @@ fn line(
             Some((title, kind, score(points).map_err(told)?))
         }
     };
+    let occurrence = match value(OCCURRENCE) {
+        "" => None,
+        text => match text.parse().ok().filter(|number| (1..=OCCURRENCE_MAX).contains(number)) {
+            Some(number) => Some(number),
+            None => {
+                return Err(format!("Occurrence: {text:?} is not a whole number from 1 to {OCCURRENCE_MAX}"));
+            }
+        },
+    };
     Ok(Line {
         number,
+        occurrence,
         id,
         first_name: text("FirstName", value("FirstName"), NAME_CHARS_MAX).map_err(told)?,
         last_name: text("LastName", value("LastName"), NAME_CHARS_MAX).map_err(told)?,
@@ -255,7 +271,7 @@ fn plan(db: &Connection, lines: Vec<Line>) -> rusqlite::Result<Plan> {
         numbers.push(line.number);
         if let Some((title, kind, points)) = line.grade {
             let time = times.entry((id, title.clone(), kind.to_string())).or_default();
-            *time += 1;
+            *time = line.occurrence.unwrap_or(*time + 1);
             let same = tables::student(db, id)?.and_then(|student| {
                 let alike = |g: &&Grade| g.title == title && g.kind == kind;
                 student.grades.iter().filter(alike).nth(*time as usize - 1).map(|g| g.id)

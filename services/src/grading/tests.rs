@@ -278,6 +278,32 @@ async fn what_was_exported_is_imported_again_without_a_change() {
 }
 
 #[tokio::test]
+async fn grades_of_one_title_stay_apart_over_several_requests_where_the_lines_are_counted() {
+    let book = BookUnderTest::new(false).await;
+    let part = |score: u32, occurrence: u32| {
+        format!(
+            "FirstName,LastName,Title,Type,Score,occurrence\nAda,Lovelace,Essay,Homework,{score},{occurrence}\n"
+        )
+    };
+    // Twice, because an import can be repeated.
+    for _ in 0..2 {
+        for (score, occurrence) in [(90, 1), (80, 2), (70, 3)] {
+            let report = book.send("POST", "/students/import", None, part(score, occurrence)).await.json();
+            assert_eq!((&report["grades"], &report["refused"]), (&json!(1), &json!(0)), "{report}");
+        }
+    }
+    let students = book.get("/students").await.json();
+    let scores: Vec<_> =
+        students[0]["grades"].as_array().unwrap().iter().map(|g| g["score"].as_f64().unwrap()).collect();
+    assert_eq!((students.as_array().unwrap().len(), scores), (1, vec![90.0, 80.0, 70.0]));
+    for wrong in ["0", "x", "1000001"] {
+        let line = format!("FirstName,LastName,Title,Type,Score,Occurrence\nA,B,Essay,Homework,1,{wrong}\n");
+        let report = book.send("POST", "/students/import", None, line).await.json();
+        assert!(report["problems"][0]["problem"].as_str().unwrap().starts_with("Occurrence: "), "{report}");
+    }
+}
+
+#[tokio::test]
 async fn lines_that_make_no_sense_are_listed_and_the_others_taken() {
     let book = BookUnderTest::new(false).await;
     let csv = "firstname,LastName,title,type,score\n\
