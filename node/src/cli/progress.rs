@@ -12,7 +12,7 @@ const DRAW_EVERY: Duration = Duration::from_millis(100);
 /// Characters of the bar itself.
 const BAR: usize = 24;
 /// With the bar below the 80 columns that every terminal has: a longer line would not draw over itself.
-const TEXT_CHARS_MAX: usize = 50;
+const TEXT_CHARS_MAX: usize = 44;
 
 /// The line.
 #[derive(Debug)]

@@ -272,18 +272,32 @@ fn plan(db: &Connection, lines: Vec<Line>) -> rusqlite::Result<Plan> {
         if let Some((title, kind, points)) = line.grade {
             let time = times.entry((id, title.clone(), kind.to_string())).or_default();
             *time = line.occurrence.unwrap_or(*time + 1);
-            let same = tables::student(db, id)?.and_then(|student| {
-                let alike = |g: &&Grade| g.title == title && g.kind == kind;
-                student.grades.iter().filter(alike).nth(*time as usize - 1).map(|g| g.id)
-            });
-            let grade =
-                same.unwrap_or_else(|| new_id(Some(&format!("grade\n{id}\n{title}\n{kind}\n{time}")), 0));
+            let before = tables::student(db, id)?.map(|student| student.grades).unwrap_or_default();
+            let grade = grade_id(id, &before, &title, kind, *time);
             changes
                 .push(Change::Grade { student: id, grade: Grade { id: grade, title, kind, score: points } });
         }
     }
     plan.writes.extend(students.into_values().flat_map(|(numbers, changes)| split(numbers, changes)));
     Ok(plan)
+}
+
+/// The id of the how-manieth grade of this title and type: the same for the same line, in whatever requests and on whatever nodes it comes. A grade
+/// that was given otherwise than by an import is taken for the line of its place, by ids, because those do not change when it is given again.
+fn grade_id(student: u64, before: &[Grade], title: &str, kind: GradeType, occurrence: u64) -> u64 {
+    // Imported before and taken back since, there may be higher ones than there are grades.
+    const TAKEN_BACK_MAX: u64 = 64;
+    let made = |number: u64| new_id(Some(&format!("grade\n{student}\n{title}\n{kind}\n{number}")), 0);
+    let mut alike: Vec<u64> =
+        before.iter().filter(|g| g.title == title && g.kind == kind).map(|g| g.id).collect();
+    let own = made(occurrence);
+    if alike.is_empty() || alike.contains(&own) {
+        return own;
+    }
+    let imported: Vec<u64> = (1..=alike.len() as u64 + TAKEN_BACK_MAX).map(made).collect();
+    alike.retain(|id| !imported.contains(id));
+    alike.sort_unstable();
+    usize::try_from(occurrence - 1).ok().and_then(|place| alike.get(place).copied()).unwrap_or(own)
 }
 
 /// Changes of one student in entries that are not too large. A line makes one change after the first.
