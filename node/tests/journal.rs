@@ -84,7 +84,7 @@ fn a_data_directory_is_verified_and_what_is_wrong_is_named_with_what_to_do() {
     assert_eq!(code, 1);
     assert!(stdout.contains("run") && stdout.contains("0000000000000007 4–4"), "{stdout}");
     assert!(stdout.contains("what to do: stop the node and run `node journal rebuild`"), "{stdout}");
-    assert!(stderr.contains("something wrong"), "{stderr}");
+    assert!(stderr.contains("something is wrong with 1 of 1"), "{stderr}");
     let (code, stdout, _) = node(home.path(), &["journal", "verify", "--json", path.to_str().unwrap()]);
     let told: Value = serde_json::from_str(&stdout).unwrap();
     let database = &told["databases"][0];

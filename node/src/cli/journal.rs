@@ -203,7 +203,7 @@ fn told(output: Output, reports: &[Report]) -> Result<(), Failure> {
     match reports.iter().filter(|report| !report.is_clean()).count() {
         0 => Ok(()),
         damaged => {
-            Err(Failure::Refused(format!("of {} databases, {damaged} have something wrong", reports.len())))
+            Err(Failure::Refused(format!("something is wrong with {damaged} of {} databases", reports.len())))
         }
     }
 }
