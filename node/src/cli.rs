@@ -9,19 +9,25 @@ mod client;
 mod doctor;
 mod failure;
 mod follow;
+mod grades;
+mod journal;
 mod log;
 mod output;
+mod progress;
 mod sse;
 mod watch;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use hearsay_services::Service;
 
 use self::{
     client::{Client, DEFAULT_NODE},
     failure::Failure,
+    grades::GradesCommand,
+    journal::JournalCommand,
     output::Output,
 };
 use crate::{
@@ -100,6 +106,12 @@ enum Command {
     Log(log::Command),
     /// Let the node say goodbye, finish its requests and stop
     Leave,
+    /// Bring the grade book in from CSV, or take it out
+    #[command(subcommand)]
+    Grades(GradesCommand),
+    /// Check, mend and back up what this machine's nodes keep on disk
+    #[command(subcommand)]
+    Journal(JournalCommand),
     /// Make a cluster key, without which nobody can join
     #[command(
         after_help = "Example:\n  (umask 077; node keygen > cluster.key)\n  node --key-file cluster.key\n\n\
@@ -120,10 +132,13 @@ enum Command {
     },
 }
 
-/// Does what the command line says. `roles` names the plug-ins of this program; `run` runs a node until it has left.
+/// Does what the command line says. `services` are the plug-ins of this program; `run` runs a node with them until it has left.
 ///
 /// For a program with plug-ins of its own, this is the whole of `main`.
-pub fn main(roles: &[&str], run: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
+pub fn main(
+    services: Vec<Arc<dyn Service>>,
+    run: impl FnOnce(Config, Vec<Arc<dyn Service>>) -> anyhow::Result<()>,
+) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -134,31 +149,37 @@ pub fn main(roles: &[&str], run: impl FnOnce(Config) -> anyhow::Result<()>) -> E
     };
     let environment = Environment::of_process();
     let ended = match &cli.command {
-        Some(command) => ask(&cli, command, &environment).map(|()| ExitCode::SUCCESS),
-        None => start(cli, roles, &environment, run),
+        Some(command) => ask(&cli, command, &services, &environment).map(|()| ExitCode::SUCCESS),
+        None => start(cli, services, &environment, run),
     };
     ended.unwrap_or_else(|failure| failure.report())
 }
 
 fn start(
     cli: Cli,
-    roles: &[&str],
+    services: Vec<Arc<dyn Service>>,
     environment: &Environment,
-    run: impl FnOnce(Config) -> anyhow::Result<()>,
+    run: impl FnOnce(Config, Vec<Arc<dyn Service>>) -> anyhow::Result<()>,
 ) -> Result<ExitCode, Failure> {
     if cli.node.is_some() || cli.token.is_some() || cli.json {
         return Err(Failure::Usage(
             "--node, --token and --json belong to commands such as `node services`".into(),
         ));
     }
-    let config = Config::load(cli.options, cli.config, environment, roles)?;
+    let roles: Vec<&str> = services.iter().map(|service| service.name()).collect();
+    let config = Config::load(cli.options, cli.config, environment, &roles)?;
     let _log =
         logging::init(config.log_format, environment).map_err(|error| Failure::Usage(error.to_string()))?;
-    run(config).map_err(Failure::Failed)?;
+    run(config, services).map_err(Failure::Failed)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(cli: &Cli, command: &Command, environment: &Environment) -> Result<(), Failure> {
+fn ask(
+    cli: &Cli,
+    command: &Command,
+    services: &[Arc<dyn Service>],
+    environment: &Environment,
+) -> Result<(), Failure> {
     if cli.config.is_some() || cli.options != Options::default() {
         return Err(Failure::Usage("a command takes no options of a node".into()));
     }
@@ -173,6 +194,10 @@ fn ask(cli: &Cli, command: &Command, environment: &Environment) -> Result<(), Fa
             clap_complete::generate(*shell, &mut Cli::command(), "node", &mut script);
             return output.print(&String::from_utf8_lossy(&script));
         }
+        Command::Journal(_) if cli.node.is_some() || cli.token.is_some() => {
+            return Err(Failure::Usage("`node journal` asks no node: it works on a data directory".into()));
+        }
+        Command::Journal(command) => return journal::run(command, services, output, environment),
         _ => {}
     }
     let said = |flag: &Option<String>, variable| {
@@ -191,7 +216,8 @@ fn ask(cli: &Cli, command: &Command, environment: &Environment) -> Result<(), Fa
             Command::Leave => ask::leave(&client, output).await,
             Command::Health => ask::health(&client, output).await,
             Command::Doctor => doctor::doctor(&client, output).await,
-            Command::Keygen | Command::Completions { .. } => Ok(()),
+            Command::Grades(command) => grades::run(command, &client, output, environment).await,
+            Command::Journal(_) | Command::Keygen | Command::Completions { .. } => Ok(()),
         }
     });
     // A name that is still being resolved has a thread of its own; the answer is no longer of interest.

@@ -348,7 +348,8 @@ fn check_tags(given: Vec<String>) -> Result<Vec<String>, ConfigError> {
     }
 }
 
-fn data_dir(
+/// Where a node that is told this keeps its state.
+pub(crate) fn data_dir(
     ephemeral: Option<bool>,
     dir: Option<PathBuf>,
     environment: &Environment,

@@ -33,12 +33,18 @@ use tokio::sync::{mpsc::Sender, oneshot, watch};
 
 use crate::{driver::Order, view::Clock};
 
+mod backup;
 #[cfg(feature = "broken")]
 mod broken;
 mod keeper;
+mod rebuild;
 mod store;
+mod verify;
 
+pub use backup::{BackupError, backup};
+pub use rebuild::{RebuildError, Rebuilt, rebuild};
 pub use store::{Store, StoreError};
+pub use verify::{Part, Problem, Projections, Report, Tell, verify};
 
 /// Bytes of appends and requests that may wait for a topic's thread. What is over it is refused.
 const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -317,13 +323,15 @@ fn open(
     }
 }
 
+/// A free name beside a database that is damaged. `None`: there are too many already.
+fn name_aside(path: &Path) -> Option<PathBuf> {
+    (1..1000).map(|n| path.with_extension(format!("damaged-{n}"))).find(|aside| !aside.exists())
+}
+
 /// Renames a database and what belongs to it.
 fn put_aside(path: &Path) -> anyhow::Result<PathBuf> {
-    let taken = |n: &u32| !path.with_extension(format!("damaged-{n}")).exists();
-    let number = (1..1000)
-        .find(taken)
+    let aside = name_aside(path)
         .ok_or_else(|| anyhow::anyhow!("too many damaged databases beside {}", path.display()))?;
-    let aside = path.with_extension(format!("damaged-{number}"));
     std::fs::rename(path, &aside)?;
     for suffix in ["-wal", "-shm"] {
         let with = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));

@@ -3,8 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let services = hearsay_services::builtin();
-    let roles: Vec<String> = services.iter().map(|s| s.name().to_owned()).collect();
-    let roles: Vec<&str> = roles.iter().map(String::as_str).collect();
-    hearsay_node::cli::main(&roles, |config| hearsay_node::run(config, services))
+    hearsay_node::cli::main(hearsay_services::builtin(), hearsay_node::run)
 }

@@ -32,6 +32,7 @@ use hearsay_protocol::Incarnation;
 pub(crate) use file::{Content, read as read_file};
 pub use peers::{REMEMBERED_MAX, Remembered};
 pub use secret::Secret;
+pub(crate) use slot::Lock;
 pub use slot::SLOTS_MAX;
 
 /// The greatest incarnation there is, in milliseconds since 1970 (the year 2223). The provider table's index starts at it in microseconds and
@@ -139,6 +140,29 @@ impl StorageError {
             Self::NoRandomness(_) => "this machine cannot run a node safely".into(),
         }
     }
+}
+
+impl DataDir {
+    /// The directories in which nodes of a cluster have kept state, as far as they are there.
+    pub(crate) fn existing(&self, cluster: &str) -> Vec<PathBuf> {
+        let candidates = match self {
+            Self::Ephemeral => Vec::new(),
+            Self::Exactly(dir) => vec![dir.clone()],
+            Self::Slots(under) => {
+                let under = under.join(dir_name(cluster));
+                (0..SLOTS_MAX).map(|slot| under.join(slot.to_string())).collect()
+            }
+        };
+        candidates.into_iter().filter(|dir| dir.is_dir()).collect()
+    }
+}
+
+/// Keeps every node out of a directory that is there, for as long as the lock lives.
+///
+/// # Errors
+/// A node runs on it, or it cannot be written.
+pub(crate) fn lock(dir: &Path) -> Result<Lock, StorageError> {
+    slot::exactly(dir)
 }
 
 /// A node's state, locked against every other node for as long as this lives.

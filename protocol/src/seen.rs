@@ -118,6 +118,12 @@ impl Seen {
         rest
     }
 
+    /// All of them as ranges, ascending, both ends included.
+    pub fn iter(&self) -> impl Iterator<Item = (Version, Version)> {
+        let up_to = (self.watermark > Version(0)).then_some((Version(1), self.watermark));
+        up_to.into_iter().chain(self.above.iter().copied())
+    }
+
     /// How many ranges lie above the watermark.
     pub fn ranges(&self) -> usize {
         self.above.len()
@@ -165,6 +171,7 @@ mod tests {
                 prop_assert_eq!(seen.below(Version(limit)).contains(Version(v)), v <= limit && set.contains(&v));
             }
             prop_assert_eq!(seen.highest().0, set.last().copied().unwrap_or(0));
+            prop_assert!(seen.iter().flat_map(|(start, end)| start.0..=end.0).eq(set.iter().copied()));
         }
     }
 

@@ -44,6 +44,14 @@ pub trait Projection: Send + Sync + 'static {
     /// What the database said. The entry is then not stored.
     fn fold(&self, db: &Connection, entry: &Recorded<'_>) -> rusqlite::Result<()>;
 
+    /// What of the tables is the same wherever the same entries are: pairs of a name and a query, whose rows may come in any order. `None`:
+    /// all of them, but for virtual ones. A plug-in that numbers rows as they arrive names here what does not depend on that.
+    ///
+    /// `node journal verify` compares it with what all entries, folded anew, come to.
+    fn compared(&self) -> Option<&'static [(&'static str, &'static str)]> {
+        None
+    }
+
     /// How long entries are kept. By default for ever.
     fn retention(&self) -> Retention {
         Retention::default()

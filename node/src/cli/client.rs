@@ -23,6 +23,8 @@ pub(super) const DEFAULT_NODE: &str = "http://127.0.0.1:7500";
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// A node answers from memory. Above what a blocked event loop should ever take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A write of many entries waits for disks, here and elsewhere.
+const WRITTEN_MAX: Duration = Duration::from_secs(60);
 /// The largest answer: ten thousand instances on each of ten nodes, at half a kilobyte apiece.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How much of a refusal is shown.
@@ -103,11 +105,12 @@ impl Client {
         self.ask(Method::GET, path).await?.expect_success()
     }
 
-    /// Sends a body of this type, which must be taken.
+    /// Sends something to be written, and reads the whole answer, whatever its status.
     pub(super) async fn post(&self, path: &str, content_type: &str, body: Bytes) -> Result<Answer, Failure> {
         let headers = [(header::ACCEPT, "application/json"), (header::CONTENT_TYPE, content_type)];
-        let response = self.exchange(Method::POST, path, &headers, body).await?;
-        self.read(response).await?.expect_success()
+        let request = self.request(Method::POST, path, &headers, body);
+        let response = self.exchange(request, WRITTEN_MAX).await?;
+        self.read(response).await
     }
 
     /// Sends a request and leaves the body of the answer to the caller.
@@ -117,16 +120,15 @@ impl Client {
         path: &str,
         headers: &[(header::HeaderName, &str)],
     ) -> Result<Response<Incoming>, Failure> {
-        self.exchange(method, path, headers, Bytes::new()).await
+        self.exchange(self.request(method, path, headers, Bytes::new()), ANSWER_MAX).await
     }
 
     async fn exchange(
         &self,
-        method: Method,
-        path: &str,
-        headers: &[(header::HeaderName, &str)],
-        body: Bytes,
+        request: http::Result<Request<Full<Bytes>>>,
+        answer_max: Duration,
     ) -> Result<Response<Incoming>, Failure> {
+        let request = request.map_err(|error| Failure::Usage(error.to_string()))?;
         let connect = timeout(CONNECT_MAX, TcpStream::connect((self.host.as_str(), self.port)));
         let stream = match connect.await {
             Ok(Ok(stream)) => stream,
@@ -137,9 +139,7 @@ impl Client {
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error))?;
         // Ends by itself with the body or with the sender. What goes wrong shows there.
         tokio::spawn(connection);
-        let request =
-            self.request(method, path, headers, body).map_err(|error| Failure::Usage(error.to_string()))?;
-        match timeout(ANSWER_MAX, sender.send_request(request)).await {
+        match timeout(answer_max, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(self.unreachable(format!("that is no HTTP: {error}"))),
             Err(_) => Err(self.unreachable("it accepts and does not answer")),

@@ -24,9 +24,9 @@ use hearsay_services::journal::{Projection, Recorded};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 /// The format of the journal's own tables.
-const FORMAT: i64 = 1;
+pub(super) const FORMAT: i64 = 1;
 /// Says in the file's header whose it is: "hsay".
-const APPLICATION_ID: i64 = 0x6873_6179;
+pub(super) const APPLICATION_ID: i64 = 0x6873_6179;
 /// Pages in the writer's cache, in KiB.
 const CACHE_KIB: i64 = 8 * 1024;
 /// Runs folded in one transaction while tables are made anew.
@@ -117,6 +117,19 @@ impl Store {
         topic: &str,
         projection: &dyn Projection,
     ) -> Result<Self, StoreError> {
+        let mut store = Self::open_as_it_is(path, cluster, topic)?;
+        let made_by = store.meta::<i64>("projection")?;
+        if made_by != Some(i64::from(projection.version())) {
+            store.rebuild(projection)?;
+        }
+        Ok(store)
+    }
+
+    /// Opens a topic's file and leaves the plug-in's tables alone.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn open_as_it_is(path: &Path, cluster: &str, topic: &str) -> Result<Self, StoreError> {
         let db = Connection::open(path)?;
         db.busy_timeout(Duration::from_secs(5))?;
         let application: i64 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
@@ -135,10 +148,6 @@ impl Store {
             store.create()?;
         }
         store.check_owner()?;
-        let made_by = store.meta::<i64>("projection")?;
-        if made_by != Some(i64::from(projection.version())) {
-            store.rebuild(projection)?;
-        }
         Ok(store)
     }
 
@@ -447,6 +456,17 @@ impl Store {
     /// # Errors
     /// What the database said. Until it has succeeded once, opening begins with it again.
     pub fn rebuild(&mut self, projection: &dyn Projection) -> Result<u64, StoreError> {
+        let topic = self.topic.clone();
+        let tell = |runs, of| tracing::info!(topic, runs, of, "making the tables anew");
+        self.rebuild_telling(projection, &mut { tell })
+    }
+
+    /// As [`rebuild`](Self::rebuild), and tells how many runs are folded, of how many.
+    pub(super) fn rebuild_telling(
+        &mut self,
+        projection: &dyn Projection,
+        tell: &mut dyn FnMut(u64, u64),
+    ) -> Result<u64, StoreError> {
         self.begin()?;
         self.db.execute("DELETE FROM journal_meta WHERE name = 'projection'", [])?;
         let tables: Vec<String> = {
@@ -463,15 +483,16 @@ impl Store {
         self.db.execute("DELETE FROM journal_keys", [])?;
         projection.create(&self.db)?;
         self.commit()?;
-        let (mut after, mut folded) = (0i64, 0u64);
-        let total: i64 = self.db.query_row("SELECT count(*) FROM journal_runs", [], |row| row.get(0))?;
+        let (mut after, mut folded, mut done) = (0i64, 0u64, 0u64);
+        let total: u64 = self.db.query_row("SELECT count(*) FROM journal_runs", [], |row| row.get(0))?;
         loop {
             self.begin()?;
             let batch = self.rebuild_batch(after, projection)?;
             self.commit()?;
             let Some((last, entries)) = batch else { break };
             (after, folded) = (last, folded + entries);
-            tracing::info!(topic = self.topic, entries = folded, runs = total, "making the tables anew");
+            done = (done + REBUILD_BATCH as u64).min(total);
+            tell(done, total);
         }
         self.db.execute(
             "INSERT OR REPLACE INTO journal_meta VALUES ('projection', ?1)",
@@ -549,7 +570,7 @@ pub(super) fn holds(db: &Connection, id: EntryId) -> rusqlite::Result<bool> {
     Ok(seen.and_then(|bytes| seen_from_bytes(&bytes).ok()).is_some_and(|seen| seen.contains(id.seq)))
 }
 
-fn run_of(feed: FeedId, row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Run>> {
+pub(super) fn run_of(feed: FeedId, row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Run>> {
     let start = seq(row.get(0)?);
     let (before, signature): ([u8; 32], [u8; 64]) = match (row.get(2), row.get(3)) {
         (Ok(before), Ok(signature)) => (before, signature),
@@ -561,15 +582,15 @@ fn run_of(feed: FeedId, row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Run>
     Ok(Some(Run::from_parts((EntryId { feed, seq: start }, ChainHash(before)), entries, signature)))
 }
 
-fn feed_of(writer: [u8; 32], boot: i64) -> FeedId {
+pub(super) fn feed_of(writer: [u8; 32], boot: i64) -> FeedId {
     FeedId { writer: NodeId::from_public_key(writer), boot: boot.cast_unsigned() }
 }
 
 /// SQLite's integers are signed. A feed of more entries than that would take a million years.
-fn signed(seq: Seq) -> i64 {
+pub(super) fn signed(seq: Seq) -> i64 {
     i64::try_from(seq.0).unwrap_or(i64::MAX)
 }
 
-fn seq(number: i64) -> Seq {
+pub(super) fn seq(number: i64) -> Seq {
     Version(number.max(0).cast_unsigned())
 }

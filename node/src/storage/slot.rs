@@ -23,7 +23,7 @@ pub const SLOTS_MAX: u32 = 1024;
 
 /// Keeps every other node out of a directory for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _held: File,
 }
 

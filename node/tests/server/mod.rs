@@ -1,7 +1,9 @@
 //! A server that plays a node: gives replies that were laid down, and keeps what it was asked.
 
+#![allow(dead_code, reason = "each test program uses its own part of it")]
+
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
     sync::{Arc, Mutex},
 };
@@ -40,6 +42,7 @@ pub(crate) struct Server {
     pub(crate) url: String,
     expected: Arc<Mutex<Vec<Expected>>>,
     requests: Arc<Mutex<Vec<String>>>,
+    bodies: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
@@ -49,17 +52,26 @@ impl Server {
             url: format!("http://{}", listener.local_addr().unwrap()),
             expected: Arc::default(),
             requests: Arc::default(),
+            bodies: Arc::default(),
         };
         for (request, reply) in replies {
             server.expect(request, reply.clone());
         }
         let (expected, requests) = (server.expected.clone(), server.requests.clone());
+        let bodies = server.bodies.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let head =
-                    BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+                let mut reader = BufReader::new(&stream);
+                let head = reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
                 let head = head.collect::<Vec<_>>().join("\n");
+                let length = head.to_lowercase().lines().find_map(|line| {
+                    line.strip_prefix("content-length: ").and_then(|length| length.parse().ok())
+                });
+                let mut body = String::new();
+                // Whoever hangs up within a body is no concern of this server's either.
+                _ = reader.take(length.unwrap_or(0)).read_to_string(&mut body);
+                bodies.lock().unwrap().push(body);
                 let mut expected = expected.lock().unwrap();
                 let found = expected.iter().position(|(line, _)| head.starts_with(&format!("{line} ")));
                 let reply =
@@ -75,6 +87,11 @@ impl Server {
     /// Lays down one more reply.
     pub(crate) fn expect(&self, request: &str, reply: Reply) {
         self.expected.lock().unwrap().push((request.to_owned(), reply));
+    }
+
+    /// What was sent so far: the bodies of the requests, most of them empty.
+    pub(crate) fn bodies(&self) -> Vec<String> {
+        self.bodies.lock().unwrap().clone()
     }
 
     /// What was asked so far: the heads of the requests.

@@ -32,10 +32,15 @@ use crate::{
 
 /// The columns, in the order in which they are exported. They are found by name, in any order and either case.
 const COLUMNS: [&str; 6] = ["ID", "FirstName", "LastName", "Title", "Type", "Score"];
+/// A column that may be there besides: which of several grades of the same student, title and type the line is, from 1. Without it they are
+/// counted within the request; whoever sends a file in several requests counts over all of it.
+const OCCURRENCE: &str = "Occurrence";
+/// The highest of them.
+const OCCURRENCE_MAX: u64 = 1_000_000;
 /// The most lines in one request. Whoever has more sends more requests, each with the header.
 pub(super) const LINES_MAX: usize = 2000;
-/// Lines that are listed as refused. The rest of them are counted.
-const REFUSED_LISTED_MAX: usize = 100;
+/// Lines that are listed as refused. The rest of them are counted. As many as `node grades import` sends at a time.
+const REFUSED_LISTED_MAX: usize = 1000;
 
 /// `GET /students/export`.
 pub(super) async fn export(
@@ -81,6 +86,7 @@ struct Line {
     first_name: String,
     last_name: String,
     grade: Option<(String, GradeType, f64)>,
+    occurrence: Option<u64>,
 }
 
 /// A line that is left out, and why.
@@ -147,7 +153,7 @@ fn read(body: &[u8]) -> Result<(Vec<Line>, Vec<Refused>), Problem> {
     let header = reader.headers().map_err(|error| bad(format!("line 1: {error}")))?.clone();
     let mut places = BTreeMap::new();
     for (place, name) in header.iter().enumerate() {
-        let column = COLUMNS.iter().find(|column| column.eq_ignore_ascii_case(name));
+        let column = COLUMNS.iter().chain([&OCCURRENCE]).find(|column| column.eq_ignore_ascii_case(name));
         let column = column.ok_or_else(|| {
             bad(format!("line 1: unknown column {name:?}; known are {}", COLUMNS.join(", ")))
         })?;
@@ -209,8 +215,18 @@ fn line(
             Some((title, kind, score(points).map_err(told)?))
         }
     };
+    let occurrence = match value(OCCURRENCE) {
+        "" => None,
+        text => match text.parse().ok().filter(|number| (1..=OCCURRENCE_MAX).contains(number)) {
+            Some(number) => Some(number),
+            None => {
+                return Err(format!("Occurrence: {text:?} is not a whole number from 1 to {OCCURRENCE_MAX}"));
+            }
+        },
+    };
     Ok(Line {
         number,
+        occurrence,
         id,
         first_name: text("FirstName", value("FirstName"), NAME_CHARS_MAX).map_err(told)?,
         last_name: text("LastName", value("LastName"), NAME_CHARS_MAX).map_err(told)?,
@@ -255,19 +271,33 @@ fn plan(db: &Connection, lines: Vec<Line>) -> rusqlite::Result<Plan> {
         numbers.push(line.number);
         if let Some((title, kind, points)) = line.grade {
             let time = times.entry((id, title.clone(), kind.to_string())).or_default();
-            *time += 1;
-            let same = tables::student(db, id)?.and_then(|student| {
-                let alike = |g: &&Grade| g.title == title && g.kind == kind;
-                student.grades.iter().filter(alike).nth(*time as usize - 1).map(|g| g.id)
-            });
-            let grade =
-                same.unwrap_or_else(|| new_id(Some(&format!("grade\n{id}\n{title}\n{kind}\n{time}")), 0));
+            *time = line.occurrence.unwrap_or(*time + 1);
+            let before = tables::student(db, id)?.map(|student| student.grades).unwrap_or_default();
+            let grade = grade_id(id, &before, &title, kind, *time);
             changes
                 .push(Change::Grade { student: id, grade: Grade { id: grade, title, kind, score: points } });
         }
     }
     plan.writes.extend(students.into_values().flat_map(|(numbers, changes)| split(numbers, changes)));
     Ok(plan)
+}
+
+/// The id of the how-manieth grade of this title and type: the same for the same line, in whatever requests and on whatever nodes it comes. A grade
+/// that was given otherwise than by an import is taken for the line of its place, by ids, because those do not change when it is given again.
+fn grade_id(student: u64, before: &[Grade], title: &str, kind: GradeType, occurrence: u64) -> u64 {
+    // Imported before and taken back since, there may be higher ones than there are grades.
+    const TAKEN_BACK_MAX: u64 = 64;
+    let made = |number: u64| new_id(Some(&format!("grade\n{student}\n{title}\n{kind}\n{number}")), 0);
+    let mut alike: Vec<u64> =
+        before.iter().filter(|g| g.title == title && g.kind == kind).map(|g| g.id).collect();
+    let own = made(occurrence);
+    if alike.is_empty() || alike.contains(&own) {
+        return own;
+    }
+    let imported: Vec<u64> = (1..=alike.len() as u64 + TAKEN_BACK_MAX).map(made).collect();
+    alike.retain(|id| !imported.contains(id));
+    alike.sort_unstable();
+    usize::try_from(occurrence - 1).ok().and_then(|place| alike.get(place).copied()).unwrap_or(own)
 }
 
 /// Changes of one student in entries that are not too large. A line makes one change after the first.

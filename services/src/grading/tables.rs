@@ -21,7 +21,7 @@ pub(super) struct Tables;
 
 impl Projection for Tables {
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn create(&self, db: &Connection) -> rusqlite::Result<()> {
@@ -34,6 +34,7 @@ impl Projection for Tables {
                  first_name TEXT NOT NULL DEFAULT '',
                  last_name TEXT NOT NULL DEFAULT ''
              );
+             CREATE INDEX students_by_name ON students (last_name, first_name);
              CREATE TABLE grades (
                  student INTEGER NOT NULL,
                  id INTEGER NOT NULL,

@@ -33,6 +33,12 @@ impl BookUnderTest {
         send(self.router.clone(), request.body(body.into()).unwrap()).await
     }
 
+    /// The scores of the how-manieth student.
+    async fn scores(&self, student: usize) -> Vec<f64> {
+        let students = self.get("/students").await.json();
+        students[student]["grades"].as_array().unwrap().iter().map(|g| g["score"].as_f64().unwrap()).collect()
+    }
+
     async fn post(&self, path: &str, body: Value) -> Answer {
         self.send("POST", path, None, body.to_string()).await
     }
@@ -275,6 +281,45 @@ async fn what_was_exported_is_imported_again_without_a_change() {
     let elsewhere = BookUnderTest::new(false).await;
     elsewhere.send("POST", "/students/import", None, csv.text()).await;
     assert_eq!(elsewhere.get("/students/export").await.text(), csv.text());
+}
+
+#[tokio::test]
+async fn grades_of_one_title_stay_apart_over_several_requests_where_the_lines_are_counted() {
+    let book = BookUnderTest::new(false).await;
+    let part = |score: u32, occurrence: u32| {
+        format!(
+            "FirstName,LastName,Title,Type,Score,occurrence\nAda,Lovelace,Essay,Homework,{score},{occurrence}\n"
+        )
+    };
+    // Again, because an import can be repeated, and with other scores.
+    for scores in [[90, 80, 70], [90, 80, 70], [91, 81, 71]] {
+        for (score, occurrence) in scores.into_iter().zip(1..) {
+            let report = book.send("POST", "/students/import", None, part(score, occurrence)).await.json();
+            assert_eq!((&report["grades"], &report["refused"]), (&json!(1), &json!(0)), "{report}");
+        }
+        assert_eq!(book.scores(0).await, scores.map(f64::from));
+    }
+    // Two that were given by hand are taken for the first two lines.
+    let grace =
+        book.post("/students", json!({ "firstName": "Grace", "lastName": "Hopper" })).await.json()["id"]
+            .clone();
+    for score in [1.0, 2.0] {
+        book.post(&format!("/students/{grace}/grades"), essay(score)).await;
+    }
+    for scores in [[90, 80, 70], [91, 81, 71]] {
+        for (score, occurrence) in scores.into_iter().zip(1..) {
+            let part = part(score, occurrence).replace("Ada,Lovelace", "Grace,Hopper");
+            book.send("POST", "/students/import", None, part).await;
+        }
+        let place =
+            book.get("/students").await.json().as_array().unwrap().iter().position(|s| s["id"] == grace);
+        assert_eq!(book.scores(place.unwrap()).await, scores.map(f64::from));
+    }
+    for wrong in ["0", "x", "1000001"] {
+        let line = format!("FirstName,LastName,Title,Type,Score,Occurrence\nA,B,Essay,Homework,1,{wrong}\n");
+        let report = book.send("POST", "/students/import", None, line).await.json();
+        assert!(report["problems"][0]["problem"].as_str().unwrap().starts_with("Occurrence: "), "{report}");
+    }
 }
 
 #[tokio::test]
