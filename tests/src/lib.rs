@@ -17,10 +17,12 @@ use std::{
 
 use serde_json::Value;
 
+mod browser;
 mod cluster;
 mod intruder;
 mod swarms;
 
+pub use browser::Browser;
 pub use cluster::{Cluster, NodeRef};
 pub use intruder::{Intruder, spoof_mdns};
 pub use swarms::Swarms;
