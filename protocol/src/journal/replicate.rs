@@ -148,14 +148,15 @@ impl Journal {
 
     /// A run of somebody else's, on its way to the disk if it is sound and new.
     fn take(&mut self, wall_ms: u64, from: NodeId, run: Run, purpose: Purpose) -> Taken {
+        let mut range = Seen::default();
+        range.insert_range(run.start, run.end());
+        // What was written here comes back from those that pass it on.
+        if self.extents.covers(&Extent { feed: run.feed, seen: range }) {
+            return Taken::Known(run.feed);
+        }
         if run.feed == self.own.0.feed {
             self.misbehaved(from, "run of the own feed");
             return Taken::Refused;
-        }
-        let mut range = Seen::default();
-        range.insert_range(run.start, run.end());
-        if self.extents.covers(&Extent { feed: run.feed, seen: range }) {
-            return Taken::Known(run.feed);
         }
         if self.failed || self.writes.len() >= FOREIGN_WRITES_MAX || !self.extents.has_room(run.feed) {
             self.counters.put_off += 1;
@@ -218,7 +219,10 @@ impl Journal {
         }
         match response {
             Some(JournalResponse::Same) => {
-                self.has_everything(from);
+                // It has what was here when it was asked, which may be less than what is here now.
+                if self.repair.compared(self.extents.root()) {
+                    self.has_everything(from);
+                }
                 self.repair.end(now);
             }
             Some(JournalResponse::Extents { extents, more }) => {
