@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Replicas of one topic that this node stays connected to, beside those that chose it. What it writes reaches the others through these.
-const REPLICAS_MAX: usize = 8;
+const REPLICAS_MAX: usize = 4;
 /// Questions of replicas that wait for a topic's thread.
 const ANSWERING_MAX: usize = 4096;
 

@@ -20,6 +20,9 @@ use crate::{NodeId, Time, sync::Ticket};
 /// Two comparisons with the same replica are at least so far apart, whatever asks for them, unless the first one helped.
 const APART: Duration = Duration::from_millis(500);
 
+/// So many connected replicas share the interval of one; with more each node asks more seldom, and what is quiet costs no more for being large.
+const PEERS_PER_ROUND: usize = 4;
+
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -183,7 +186,9 @@ impl Repair {
             }
         }
         if self.next_round <= now {
-            self.next_round = now + self.interval.mul_f64(0.75 + self.rng.f64() / 2.0);
+            // Where many are connected, each is compared with by many others.
+            let others = peers.len().div_ceil(PEERS_PER_ROUND).max(1);
+            self.next_round = now + self.interval.mul_f64(others as f64 * (0.75 + self.rng.f64() / 2.0));
             if let Some(peer) = self.rng.choice(peers) {
                 self.queue.entry(*peer).or_insert(now);
             }
