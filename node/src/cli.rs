@@ -8,8 +8,10 @@ mod ask;
 mod client;
 mod doctor;
 mod failure;
+mod follow;
 mod grades;
 mod journal;
+mod log;
 mod output;
 mod progress;
 mod sse;
@@ -43,6 +45,7 @@ Examples:
   node services                     who offers what
   node members                      which nodes there are, and how they are
   node watch                        every change as it happens
+  node log tail                     what any service says, as it says it
   node doctor                       why do my nodes not see each other?
 
 Every option of a node is also a variable of the environment (--data-dir is HEARSAY_DATA_DIR) and a key in the
@@ -98,6 +101,9 @@ enum Command {
         /// A service, or the name or id of a member
         name: String,
     },
+    /// Add to the central log, read along, or search it
+    #[command(subcommand)]
+    Log(log::Command),
     /// Let the node say goodbye, finish its requests and stop
     Leave,
     /// Bring the grade book in from CSV, or take it out
@@ -206,6 +212,7 @@ fn ask(
             Command::Members => ask::members(&client, output).await,
             Command::Watch => watch::watch(&client, output).await,
             Command::Why { name } => ask::why(&client, output, name).await,
+            Command::Log(command) => log::log(&client, output, command).await,
             Command::Leave => ask::leave(&client, output).await,
             Command::Health => ask::health(&client, output).await,
             Command::Doctor => doctor::doctor(&client, output).await,

@@ -185,6 +185,11 @@ impl Config {
         let mut config = Self::check(options, environment, roles)?;
         let idle = config.idle_options();
         config.warnings.extend(idle.map(|option| format!("--{option} has no effect in this version")));
+        if is_given(config.gateway, Ipv4Addr::UNSPECIFIED, GATEWAY_PORT)
+            && !config.roles.iter().any(|role| role == "gateway")
+        {
+            config.warnings.push("--gateway has no effect without --role gateway".into());
+        }
         let unknown = environment.unknown();
         config
             .warnings
@@ -238,10 +243,8 @@ impl Config {
 
     /// Options that were given and belong to what is not built yet. They are checked, so that a file that is right stays right.
     fn idle_options(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let is_set = |listen: Listen, ip: Ipv4Addr, port: u16| listen != Listen::Ladder((ip, port).into());
         let idle = [
-            ("gateway", is_set(self.gateway, Ipv4Addr::UNSPECIFIED, GATEWAY_PORT)),
-            ("dns", is_set(self.dns, Ipv4Addr::LOCALHOST, DNS_PORT)),
+            ("dns", is_given(self.dns, Ipv4Addr::LOCALHOST, DNS_PORT)),
             ("replicas-expected", self.replicas_expected.is_some()),
             ("open", self.open),
         ];
@@ -252,6 +255,11 @@ impl Config {
     pub fn name_of(&self, id: NodeId) -> String {
         self.name.clone().unwrap_or_else(|| default_name(&hostname(), id))
     }
+}
+
+/// Whether an option to listen says other than its default.
+fn is_given(listen: Listen, ip: Ipv4Addr, port: u16) -> bool {
+    listen != Listen::Ladder((ip, port).into())
 }
 
 /// What this machine calls itself.

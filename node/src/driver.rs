@@ -7,7 +7,7 @@ mod dial;
 mod replicas;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -91,11 +91,11 @@ pub enum Order {
     Leave(oneshot::Sender<()>),
 }
 
-/// What the driver tells: how many neighbours there are, so that a node that is alone looks for others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// What the driver tells: who its neighbours are, so that a node that is alone looks for others, and people see it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Neighbourhood {
-    /// Open connections.
-    pub neighbours: usize,
+    /// To whom there is a connection.
+    pub neighbours: BTreeSet<NodeId>,
 }
 
 /// The driver's state.
@@ -291,6 +291,7 @@ impl Driver {
             self.mdns_floods,
         ));
         counters.push(("log_lines_dropped", "Lines of the log that nobody took", logging::lines_dropped()));
+        counters.extend(logging::shipped());
         self.metrics.set_protocol(counters);
         let lateness = self.core.lateness(self.view.clock().now());
         self.metrics.set_protocol_gauges(vec![
@@ -416,10 +417,10 @@ impl Driver {
     }
 
     fn tell_neighbourhood(&mut self) {
-        let neighbours = self.connected.len();
-        if neighbours == 0 {
+        if self.connected.is_empty() {
             self.dials.alone();
         }
+        let neighbours = self.connected.keys().copied().filter_map(node_of).collect();
         self.neighbourhood.send_replace(Neighbourhood { neighbours });
     }
 

@@ -34,6 +34,8 @@ use tokio::sync::{mpsc::Sender, oneshot, watch};
 use crate::{driver::Order, view::Clock};
 
 mod backup;
+#[cfg(feature = "broken")]
+mod broken;
 mod keeper;
 mod rebuild;
 mod store;

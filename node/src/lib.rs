@@ -19,7 +19,8 @@ mod run;
 pub mod seek;
 pub mod storage;
 pub mod swarm;
-pub mod timestamp;
+
 pub mod view;
 
+pub use hearsay_services::timestamp;
 pub use run::run;

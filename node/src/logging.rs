@@ -8,17 +8,24 @@
 //!
 //! Lines wait in a bounded queue for a thread of their own. Whoever reads standard error may be slow, stuck or gone, and none of that may
 //! make a node late at answering pings; what does not fit is dropped and counted.
+//!
+//! The same events go to the log of the cluster (`events`, and [`shipping`]). What goes there is up to `HEARSAY_SHIP`, in the same form, by
+//! default what goes to standard error by default; `off` ships nothing.
+
+mod events;
 
 use std::{
     io::{self, Write},
     sync::{
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     time::Duration,
 };
 
-use tracing_subscriber::EnvFilter;
+use hearsay_services::shipping::{self, Counters, Waiting};
+use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::{
     config::{Environment, LogFormat},
@@ -38,6 +45,21 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 /// Lines dropped so far because nobody took them.
 pub fn lines_dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
+}
+
+/// What is to be shipped, until a node of this process takes it over.
+static TO_SHIP: Mutex<Option<Waiting>> = Mutex::new(None);
+static SHIPPED: Mutex<Option<Arc<Counters>>> = Mutex::new(None);
+
+/// What this process says, to be shipped to the log. There is one, for whoever asks first.
+pub fn to_ship() -> Option<Waiting> {
+    TO_SHIP.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// What became of it so far: name, help, value.
+pub fn shipped() -> Vec<(&'static str, &'static str, u64)> {
+    let counters = SHIPPED.lock().unwrap_or_else(PoisonError::into_inner);
+    counters.as_ref().map_or_else(Vec::new, |counters| counters.list().to_vec())
 }
 
 enum Line {
@@ -84,21 +106,30 @@ pub enum LoggingError {
 /// # Errors
 /// Names the variable whose filter is wrong.
 pub fn init(format: LogFormat, environment: &Environment) -> Result<Log, LoggingError> {
-    let filter = filter(environment)?;
+    let to_stderr = filter(environment, &["HEARSAY_LOG", "RUST_LOG"])?;
+    let to_log = filter(environment, &["HEARSAY_SHIP"])?;
     let (lines, to_write) = sync_channel(LINES_MAX);
     std::thread::Builder::new().name("log".into()).spawn(move || write_all(&to_write, io::stderr()))?;
     let queue = lines.clone();
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let text = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         // They would be told on standard error, which is what failed.
         .log_internal_errors(false)
         .with_writer(move || EscapingWriter(Queue(queue.clone())));
-    let started = match format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    let text = match format {
+        LogFormat::Text => text.boxed(),
+        LogFormat::Json => text.json().flatten_event(true).boxed(),
     };
-    started.map_err(|_| LoggingError::Twice).map(|()| Log(lines))
+    let (outbox, waiting) = shipping::queue();
+    let counters = Arc::clone(outbox.counters());
+    let started = tracing_subscriber::registry()
+        .with(text.with_filter(to_stderr))
+        .with(events::Shipped(outbox).with_filter(to_log))
+        .try_init();
+    started.map_err(|_| LoggingError::Twice)?;
+    *TO_SHIP.lock().unwrap_or_else(PoisonError::into_inner) = Some(waiting);
+    *SHIPPED.lock().unwrap_or_else(PoisonError::into_inner) = Some(counters);
+    Ok(Log(lines))
 }
 
 /// Writes what comes. A line that cannot be written is lost: there is nobody left to tell.
@@ -136,8 +167,9 @@ impl Write for Queue {
     }
 }
 
-fn filter(environment: &Environment) -> Result<EnvFilter, LoggingError> {
-    for variable in ["HEARSAY_LOG", "RUST_LOG"] {
+/// What the first of these variables says that is there.
+fn filter(environment: &Environment, variables: &[&'static str]) -> Result<EnvFilter, LoggingError> {
+    for variable in variables.iter().copied() {
         if let Some(text) = environment.get(variable) {
             return EnvFilter::try_new(text.to_string_lossy())
                 .map_err(|error| LoggingError::Filter { variable, problem: error.to_string() });
@@ -257,9 +289,11 @@ mod tests {
 
     #[test]
     fn a_filter_that_cannot_be_read_is_named_by_its_variable() {
-        assert!(filter(&Environment::default()).is_ok());
-        let environment = Environment::from_iter([("HEARSAY_LOG", "hearsay=loud")]);
-        let error = filter(&environment).unwrap_err().to_string();
-        assert!(error.contains("HEARSAY_LOG"), "{error}");
+        for variable in ["HEARSAY_LOG", "HEARSAY_SHIP"] {
+            assert!(filter(&Environment::default(), &[variable]).is_ok());
+            let environment = Environment::from_iter([(variable, "hearsay=loud")]);
+            let error = filter(&environment, &["RUST_LOG", variable]).unwrap_err().to_string();
+            assert!(error.contains(variable), "{error}");
+        }
     }
 }

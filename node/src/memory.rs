@@ -18,8 +18,8 @@ const CALM: Duration = Duration::from_secs(2);
 /// Returns memory whenever most of many connections have been closed, until the driver is gone.
 pub(crate) async fn give_back_after_bursts(mut neighbourhood: watch::Receiver<Neighbourhood>) {
     loop {
-        if neighbourhood.wait_for(|n| n.neighbours >= BURST).await.is_err()
-            || neighbourhood.wait_for(|n| n.neighbours < BURST).await.is_err()
+        if neighbourhood.wait_for(|n| n.neighbours.len() >= BURST).await.is_err()
+            || neighbourhood.wait_for(|n| n.neighbours.len() < BURST).await.is_err()
         {
             return;
         }
@@ -28,7 +28,7 @@ pub(crate) async fn give_back_after_bursts(mut neighbourhood: watch::Receiver<Ne
                 return;
             }
         }
-        if neighbourhood.borrow().neighbours < BURST {
+        if neighbourhood.borrow().neighbours.len() < BURST {
             give_back();
         }
     }

@@ -11,10 +11,15 @@ use std::{
 };
 
 use hearsay_protocol::providers::MemberState;
+use hearsay_services::{
+    Service,
+    service::{Metric, MetricKind},
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
     metrics::{
+        MetricType,
         counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
@@ -38,6 +43,7 @@ pub struct Metrics {
     /// What HTTP counts.
     pub http: HttpMetrics,
     published: Arc<Publication>,
+    plugins: Arc<PluginMetrics>,
 }
 
 /// What a request was, for counting. Routes are patterns (`/services/{name}`), so there are only so many.
@@ -79,7 +85,9 @@ impl Metrics {
         let published = Arc::new(Publication::default());
         registry.register_collector(Box::new(TableGauges(view)));
         registry.register_collector(Box::new(Arc::clone(&published)));
-        Self { registry, http, published }
+        let plugins = Arc::new(PluginMetrics::default());
+        registry.register_collector(Box::new(Arc::clone(&plugins)));
+        Self { registry, http, published, plugins }
     }
 
     /// Replaces what the driver publishes as counters: `hearsay_<name>_total`.
@@ -90,6 +98,11 @@ impl Metrics {
     /// Replaces what the driver publishes as gauges: `hearsay_<name>`.
     pub fn set_protocol_gauges(&self, gauges: Vec<Published<f64>>) {
         *self.published.gauges.lock().unwrap_or_else(PoisonError::into_inner) = gauges;
+    }
+
+    /// What these plug-ins count is shown, too.
+    pub fn set_plugins(&self, plugins: Vec<Arc<dyn Service>>) {
+        *self.plugins.0.lock().unwrap_or_else(PoisonError::into_inner) = plugins;
     }
 
     /// Writes all of them in the OpenMetrics text format.
@@ -177,6 +190,41 @@ fn method_label(method: &axum::http::Method) -> &'static str {
         "PATCH" => "PATCH",
         "OPTIONS" => "OPTIONS",
         _ => "other",
+    }
+}
+
+/// What the plug-ins that run count; they are asked when somebody asks.
+#[derive(Default)]
+struct PluginMetrics(Mutex<Vec<Arc<dyn Service>>>);
+
+impl fmt::Debug for PluginMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PluginMetrics")
+    }
+}
+
+impl Collector for PluginMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let plugins = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let all: Vec<Metric> = plugins.iter().flat_map(|plugin| plugin.metrics()).collect();
+        // Those of one name stand next to each other, and are described once.
+        for same in all.chunk_by(|a, b| a.name == b.name) {
+            let Some(first) = same.first() else { continue };
+            let kind = match first.kind {
+                MetricKind::Counter => MetricType::Counter,
+                MetricKind::Gauge => MetricType::Gauge,
+            };
+            let mut family = encoder.encode_descriptor(first.name, first.help, None, kind)?;
+            for metric in same {
+                let labels = metric.label.as_slice();
+                let encoder = family.encode_family(&labels)?;
+                match metric.kind {
+                    MetricKind::Counter => ConstCounter::new(metric.value).encode(encoder)?,
+                    MetricKind::Gauge => ConstGauge::new(metric.value).encode(encoder)?,
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -3,8 +3,9 @@
 use std::{
     collections::BTreeMap,
     io::Write as _,
-    net::SocketAddr,
-    sync::Arc,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,7 +16,7 @@ use hearsay_protocol::{
     providers::{Index, Member},
     record::Health,
 };
-use hearsay_services::Service;
+use hearsay_services::{Host, Service, shipping};
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -24,12 +25,12 @@ use tokio::{
 
 use crate::{
     banner::Banner,
-    config::{Config, hostname},
+    config::{Config, Listen, hostname},
     control::Control,
     driver::{Driver, Neighbourhood, Order, Parts},
     http::{self, HostNames, Limits, NodeHost, Readiness, Site},
     journal::{Ground, Journals},
-    memory,
+    logging, memory,
     metrics::Metrics,
     ports,
     presentation::{Offer, Presentation},
@@ -45,6 +46,8 @@ const ORDERS_MAX: usize = 256;
 const REMEMBER_EVERY: Duration = Duration::from_secs(30);
 /// Requests that are being answered when the node leaves get this long.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// What was said last gets this long to be shipped or spooled.
+const SHIP_MAX: Duration = Duration::from_secs(2);
 /// The stack of the driver's thread.
 const DRIVER_STACK_BYTES: usize = 2 * 1024 * 1024;
 
@@ -74,6 +77,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     // HTTP first: where its ladder has grown into the swarm's, it must not take the rung that was just claimed.
     let listener = ports::listen("http", config.http)?;
     let http = listener.local_addr()?;
+    let listeners = plugin_listeners(&plugins, &config)?;
     let swarm_port = ports::claim_swarm(config.swarm)?;
     let mut storage = Storage::open(&config.data_dir, &config.cluster)?;
     let started_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
@@ -86,6 +90,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     // Microseconds of the incarnation: above every index of an earlier life that made less than a million changes a second.
     let view = Arc::new(View::new(Index(incarnation.0.saturating_mul(1000)), clock));
     let metrics = Arc::new(Metrics::new(Arc::clone(&view)));
+    metrics.set_plugins(plugins.clone());
     let (orders, order_receiver) = mpsc::channel(ORDERS_MAX);
     let (control, control_receiver) = mpsc::channel(16);
     let (readiness, ready) = watch::channel(Readiness::Starting);
@@ -101,6 +106,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         // One that is kept nowhere is known to nobody.
         token: storage.dir().map(|_| storage.api_token().clone()),
         readiness: ready,
+        neighbours: neighbours.clone(),
         names: HostNames::new(
             config
                 .advertise
@@ -123,6 +129,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
             orders: orders.clone(),
         },
     )?);
+    let gateway = listeners.get("gateway").map(TcpListener::local_addr).transpose()?;
+    let offers = plugins.iter().map(|plugin| offer(plugin.as_ref(), &config.tags, &listeners)).collect();
     let host = Arc::new(NodeHost {
         view: Arc::clone(&view),
         id,
@@ -130,6 +138,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         cluster: config.cluster.clone(),
         demo: config.demo,
         journals: Arc::clone(&journals),
+        listeners: Mutex::new(listeners),
+        client: hearsay_services::Client::default(),
     });
     let router = http::router(site, &plugins, host.clone())?;
 
@@ -142,7 +152,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
             zone: config.zone.clone(),
             software: concat!("hearsay ", env!("CARGO_PKG_VERSION")).into(),
         },
-        offers: plugins.iter().map(|plugin| offer(plugin.as_ref(), &config.tags)).collect(),
+        offers,
         suffix: id.short(),
         advertise: config.advertise.clone(),
         swarm_port: swarm_port.address.port(),
@@ -208,13 +218,19 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
         tokio::spawn(task);
     }
+    let (still, shipping) = ship(host.clone(), storage.dir())?;
     let (stop, stopping) = watch::channel(false);
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut serving = tokio::spawn(http::serve(listener, router, limits, Arc::clone(&metrics), stopping));
 
     // The node is there, whether or not anybody can be told so.
     _ = std::io::stdout().write_all(
-        banner(&config, &name, id, http, swarm_port.address, &storage, remembered.len()).render().as_bytes(),
+        Banner {
+            gateway,
+            ..banner(&config, &name, id, http, swarm_port.address, &storage, remembered.len())
+        }
+        .render()
+        .as_bytes(),
     );
     tracing::info!(name, %id, incarnation = incarnation.0, cluster = config.cluster, "started");
     readiness.send_replace(Readiness::Ready);
@@ -228,12 +244,43 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         _ = told.await;
     }
     stop.send_replace(true);
+    let draining: Vec<_> = plugins.iter().filter_map(|plugin| plugin.drain()).map(tokio::spawn).collect();
     node.remember();
-    if tokio::time::timeout(DRAIN_MAX, &mut serving).await.is_err() {
+    let ended = async {
+        _ = (&mut serving).await;
+        for plugin in draining {
+            // One that panicked is done, too.
+            _ = plugin.await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_MAX, ended).await.is_err() {
         tracing::warn!("requests were still being answered; not waiting for them any longer");
     }
     tracing::info!("left");
+    // Its last words go to the log, or to the spool for the next life.
+    still.send_replace(true);
+    _ = tokio::time::timeout(SHIP_MAX, shipping).await;
     Ok(())
+}
+
+/// Ships what this process says to the log, until it is told to stop. The other end hears when it has.
+fn ship(
+    host: Arc<dyn Host>,
+    data_dir: Option<&Path>,
+) -> anyhow::Result<(watch::Sender<bool>, oneshot::Receiver<()>)> {
+    let (stop, stopping) = watch::channel(false);
+    let (done, ended) = oneshot::channel();
+    if let Some(waiting) = logging::to_ship() {
+        let spool = data_dir.map(|dir| dir.join("events"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name(shipping::THREAD.into()).spawn(move || {
+            runtime.block_on(waiting.ship(host, spool, stopping));
+            runtime.shutdown_background();
+            // Whoever waited may have given up.
+            _ = done.send(());
+        })?;
+    }
+    Ok((stop, ended))
 }
 
 struct Node {
@@ -311,10 +358,31 @@ fn raise_file_limit() -> u64 {
     }
 }
 
-fn offer(plugin: &dyn Service, tags: &[String]) -> Offer {
+/// Opens the listeners of plug-ins that want one of their own.
+fn plugin_listeners(
+    plugins: &[Arc<dyn Service>],
+    config: &Config,
+) -> anyhow::Result<BTreeMap<String, TcpListener>> {
+    let mut listeners = BTreeMap::new();
+    for (plugin, port) in plugins.iter().filter_map(|plugin| Some((plugin, plugin.listener()?))) {
+        let listener = match plugin.name() {
+            "gateway" => ports::listen("gateway", config.gateway)?,
+            // No option says otherwise, and the message would name one.
+            name => ports::listen("role", Listen::Ladder((Ipv4Addr::UNSPECIFIED, port).into()))
+                .with_context(|| format!("the listener of {name}"))?,
+        };
+        listeners.insert(plugin.name().to_owned(), listener);
+    }
+    Ok(listeners)
+}
+
+fn offer(plugin: &dyn Service, tags: &[String], listeners: &BTreeMap<String, TcpListener>) -> Offer {
     let mut all: Vec<String> = plugin.tags();
     all.extend(tags.iter().filter(|t| !plugin.tags().contains(t)).cloned());
-    let meta: BTreeMap<String, String> = plugin.meta();
+    let mut meta: BTreeMap<String, String> = plugin.meta();
+    // The instance's address is the node's HTTP, as that of every plug-in; this is how others find the listener of its own.
+    let own = listeners.get(plugin.name()).and_then(|listener| listener.local_addr().ok());
+    meta.extend(own.map(|address| ("listener-port".to_owned(), address.port().to_string())));
     Offer { service: plugin.name().to_owned(), tags: all, meta }
 }
 

@@ -36,7 +36,7 @@ pub async fn climb(
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
-        if neighbourhood.wait_for(|n| n.neighbours == 0).await.is_err() {
+        if neighbourhood.wait_for(|n| n.neighbours.is_empty()).await.is_err() {
             return;
         }
     }
@@ -69,7 +69,7 @@ pub async fn join(
         // Connections to others do not count: this node and its neighbours may all be waiting for the one that was named.
         if joined {
             pause = PAUSE;
-            if neighbourhood.wait_for(|n| n.neighbours == 0).await.is_err() {
+            if neighbourhood.wait_for(|n| n.neighbours.is_empty()).await.is_err() {
                 return;
             }
         } else {

@@ -7,6 +7,8 @@
 //! | `incarnation` | the last one used | the start is refused: a lower one would not be heard |
 //! | `peers.json` | members to try first | a warning |
 //! | `api-token` | what writes from elsewhere must present, 0600 | the start is refused |
+//! | `journal/` | the databases of its plug-ins (`journal`) | they are put aside, and come back from other replicas |
+//! | `events/` | what it said while no node kept the log (`shipping`) | what can be read is shipped |
 //!
 //! The incarnation is written *before* it is used. Written after, a crash in between would let the next life begin with the same number, and
 //! what it then says would lose against what the last life said. (It is milliseconds of wall time, forced above the last; so a clock that was

@@ -203,6 +203,66 @@ fn watch_prints_a_line_a_change_and_resumes_where_it_was() {
     assert!(requests[1].to_lowercase().contains("last-event-id: 41"), "{requests:?}");
 }
 
+const LOG: &str =
+    r#"{"node":"n1","services":{"log":[{"node":"n1","url":"http://10.0.0.1:7500","health":"passing"}]}}"#;
+const RECORD: &str = r#"{"id":"x","node":"n1","offset":0,"time":"T","service":"web","level":"warn","message":"slow \u001b[2J"}"#;
+
+#[test]
+fn the_log_is_searched_and_an_empty_answer_ends_with_2() {
+    let page = |records: &str| Reply::ok(&format!(r#"{{"records":[{records}],"next":null}}"#));
+    let request = "GET /log?level=warn&before=end&limit=50&q=slow%20query";
+    let search = |json: &'static [&'static str], page: Reply| {
+        let args = [&["log", "search", "slow", "query", "--level", "warn"], json].concat();
+        ask(&[("GET /services/log", Reply::ok(LOG)), (request, page)], &args)
+    };
+    let (code, stdout, stderr) = search(&[], page(RECORD));
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("T     warn   web      n1    slow \\u001b[2J"), "{stdout}");
+    assert_eq!(search(&[], page("")).0, 2);
+    let (code, stdout, _) = search(&["--json"], page(RECORD));
+    assert!(code == 0 && stdout.contains(RECORD), "{stdout}");
+    let nobody = [("GET /services/log", Reply::status(404, NO_SERVICE))];
+    let (code, _, stderr) = ask(&nobody, &["log", "search", "x"]);
+    assert!(code == 2 && stderr.contains("--role log"), "{stderr}");
+}
+
+#[test]
+fn the_log_is_written_and_read_at_a_node_that_keeps_it() {
+    let keeper = Server::start(&[("POST /log", Reply::ok(r#"{"id":"w-1","offset":0,"ack":"replicated"}"#))]);
+    let elsewhere = format!(
+        r#"{{"node":"n1","services":{{"log":[{{"node":"n2","url":"{}","health":"passing"}}]}}}}"#,
+        keeper.url
+    );
+    let asked = [("GET /services/log", Reply::ok(&elsewhere))];
+    let (code, stdout, stderr) = ask(&asked, &["log", "append", "it", "works", "--token", "secret"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("w-1") && stdout.contains("replicated"), "{stdout}");
+    let request = keeper.requests().remove(0).to_lowercase();
+    assert!(request.contains("application/json") && !request.contains("secret"), "{request}");
+}
+
+#[test]
+fn a_tail_is_a_line_for_each_record_and_goes_on_where_it_was() {
+    let event = |id: u32| format!("id: c.{id}\ndata: {RECORD}\n\n");
+    let server = Server::start(&[
+        ("GET /services/log", Reply::ok(LOG)),
+        ("GET /log/tail?last=3&q=slow", Reply::stream(event(1))),
+        ("GET /log/tail?last=3&q=slow", Reply::stream(event(2))),
+    ]);
+    let mut tail = node()
+        .args(["log", "tail", "-n", "3", "--grep", "slow", "--node", &server.url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines: Vec<_> =
+        BufReader::new(tail.stdout.take().unwrap()).lines().take(2).map(Result::unwrap).collect();
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+    assert!(lines.iter().all(|line| line == "T  warn   web@n1  slow \\u001b[2J"), "{lines:?}");
+    assert!(server.requests()[2].to_lowercase().contains("last-event-id: c.1"));
+}
+
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let server = Server::start(&[("GET /members", Reply::ok(MEMBERS))]);

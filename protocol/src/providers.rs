@@ -10,6 +10,8 @@
 //! - The last [`HISTORY_MAX`] changes are kept, so that a watcher that was away for a moment resumes where it was; who was away for
 //!   longer gets a snapshot. The same holds for the explanations behind `/why`.
 
+mod explanations;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
@@ -18,6 +20,7 @@ use std::{
 };
 
 use crate::{Incarnation, NodeId, Time, Version, record::Instance};
+use explanations::{Explanations, Subject};
 
 /// Changes kept for watchers that resume. Guess: at ten changes a second, seven minutes.
 pub const HISTORY_MAX: usize = 4096;
@@ -25,6 +28,8 @@ pub const HISTORY_MAX: usize = 4096;
 pub const EXPLANATIONS_MAX: usize = 64;
 /// Subjects for which explanations are kept; the one that changed longest ago goes first.
 pub const EXPLAINED_SUBJECTS_MAX: usize = 16 * 1024;
+/// Explanations kept of all members and services together, in the order in which they happened. Guess: what a person scrolls through.
+pub const TIMELINE_MAX: usize = 200;
 
 /// Counts the changes of one node's table. Grows, also over restarts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -200,14 +205,8 @@ pub struct ProviderTable {
     forgotten: Index,
     /// Up to here there may have been changes of services that have no index of their own any more.
     pruned: Index,
-    explanations: BTreeMap<Subject, VecDeque<(Time, NodeId, Explanation)>>,
+    explanations: Explanations,
     root_hash: [u8; 16],
-}
-
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Subject {
-    Member(NodeId),
-    Service(String),
 }
 
 impl ProviderTable {
@@ -223,7 +222,7 @@ impl ProviderTable {
             history: VecDeque::new(),
             forgotten: start,
             pruned: start,
-            explanations: BTreeMap::new(),
+            explanations: Explanations::default(),
             root_hash: [0; 16],
         }
     }
@@ -235,7 +234,7 @@ impl ProviderTable {
             Change::Forgotten(id) => {
                 if self.members.remove(&id).is_some() {
                     self.withdraw_all(now, id);
-                    self.explanations.remove(&Subject::Member(id));
+                    self.explanations.forget(&Subject::Member(id));
                     self.members_touched = self.tick();
                 }
             }
@@ -365,18 +364,7 @@ impl ProviderTable {
     }
 
     fn explain(&mut self, now: Time, subject: Subject, about: NodeId, explanation: Explanation) {
-        if !self.explanations.contains_key(&subject) && self.explanations.len() >= EXPLAINED_SUBJECTS_MAX {
-            let last = |lines: &VecDeque<(Time, NodeId, Explanation)>| lines.back().map(|(at, ..)| *at);
-            let stalest =
-                self.explanations.iter().min_by_key(|(_, lines)| last(lines)).map(|(s, _)| s.clone());
-            stalest.and_then(|s| self.explanations.remove(&s));
-        }
-        // Of most members there is one thing to tell: that they joined.
-        let lines = self.explanations.entry(subject).or_insert_with(|| VecDeque::with_capacity(1));
-        lines.push_back((now, about, explanation));
-        if lines.len() > EXPLANATIONS_MAX {
-            lines.pop_front();
-        }
+        self.explanations.add(subject, (now, about, explanation));
     }
 
     /// The newest index.
@@ -450,12 +438,17 @@ impl ProviderTable {
 
     /// What happened to a member, oldest first.
     pub fn why_member(&self, id: NodeId) -> impl Iterator<Item = &(Time, NodeId, Explanation)> {
-        self.explanations.get(&Subject::Member(id)).into_iter().flatten()
+        self.explanations.of(&Subject::Member(id))
     }
 
     /// What happened to a service, oldest first. Also for a service whose last provider is gone.
     pub fn why_service(&self, service: &str) -> impl Iterator<Item = &(Time, NodeId, Explanation)> {
-        self.explanations.get(&Subject::Service(service.to_owned())).into_iter().flatten()
+        self.explanations.of(&Subject::Service(service.to_owned()))
+    }
+
+    /// The last [`TIMELINE_MAX`] things that happened to anybody, oldest first.
+    pub fn timeline(&self) -> impl DoubleEndedIterator<Item = &(Time, NodeId, Explanation)> {
+        self.explanations.timeline()
     }
 
     /// The nodes that offer anything at all under one of these services.

@@ -196,6 +196,7 @@ async fn replace(
     let id = id_of(&path(id)?)?;
     let wish = wish(&uri, &headers)?;
     let new = input::student(&body)?;
+    writing::catch_up(book.journal()?, &headers).await?;
     if let Some(other) = new.id.filter(|other| *other != id) {
         let detail = format!("id: the body says {other} and the path {id}; an id does not change");
         return Err(Problem::new(StatusCode::BAD_REQUEST, detail).with("field", "id"));
@@ -228,6 +229,7 @@ async fn remove(
 ) -> Result<Response, Problem> {
     let id = id_of(&path(id)?)?;
     let wish = wish(&uri, &headers)?;
+    writing::catch_up(book.journal()?, &headers).await?;
     if wish.key.is_none() {
         book.student(id).await?;
     }
@@ -246,6 +248,7 @@ async fn give(
     let id = id_of(&path(id)?)?;
     let wish = wish(&uri, &headers)?;
     let new = input::grade(&body)?;
+    writing::catch_up(book.journal()?, &headers).await?;
     book.student(id).await?;
     let grade = new.with_id(|| new_id(wish.key.as_deref(), 0));
     let changes = vec![Change::Grade { student: id, grade: grade.clone() }];
@@ -264,6 +267,7 @@ async fn take_back(
     let wish = wish(&uri, &headers)?;
     let gone = || Problem::not_found(format!("the student {id} has no grade with the id {grade}"));
     let grade: u64 = grade.parse().map_err(|_| gone())?;
+    writing::catch_up(book.journal()?, &headers).await?;
     if wish.key.is_none() && !book.student(id).await?.grades.iter().any(|g| g.id == grade) {
         return Err(gone());
     }

@@ -1,10 +1,17 @@
 //! What a node is to a plug-in.
 
-use std::sync::Arc;
+use std::{net::TcpListener, sync::Arc};
 
-use hearsay_protocol::{NodeId, providers::Provider};
+use hearsay_protocol::{
+    NodeId,
+    providers::{Index, Provider},
+};
+
+use crate::service::Task;
 
 use crate::journal::Journal;
+
+use crate::Client;
 
 /// The node, as its plug-ins see it. Cheap to ask: every answer comes from the node's own memory.
 pub trait Host: Send + Sync + 'static {
@@ -26,4 +33,15 @@ pub trait Host: Send + Sync + 'static {
 
     /// Who offers this service now, whatever its health, in the order of node and id. Empty for an unknown one.
     fn providers(&self, service: &str) -> Vec<Arc<Provider>>;
+
+    /// Everything that is offered, whatever its health, and the index of that state of the table.
+    fn all_providers(&self) -> (Index, Vec<Arc<Provider>>);
+
+    /// Resolves when what is offered is no longer what it was at this index: at once, if that is past already. May resolve more often.
+    fn services_changed(&self, since: Index) -> Task;
+
+    /// The listener of the plug-in of this name, non-blocking. Once: then it is the plug-in's. `None` for one that asked for none.
+    fn take_listener(&self, plugin: &str) -> Option<TcpListener>;
+    /// The client for requests to other services. One for the whole node, so that its plug-ins share connections.
+    fn client(&self) -> &Client;
 }

@@ -7,6 +7,7 @@
 //!
 //! To add a plug-in: write one module, and add one line to [`builtin`].
 
+pub mod client;
 pub mod gateway;
 pub mod grading;
 pub mod host;
@@ -19,13 +20,16 @@ pub mod portal;
 pub mod prefixes;
 pub mod problem;
 pub mod service;
+pub mod shipping;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod timestamp;
 pub mod visits;
 pub mod writing;
 
 use std::sync::Arc;
 
+pub use client::Client;
 pub use host::Host;
 pub use prefixes::PrefixClash;
 pub use problem::Problem;
@@ -34,10 +38,10 @@ pub use service::Service;
 /// The plug-ins that come with every node; `--role` chooses among them by name. This is the one list.
 pub fn builtin() -> Vec<Arc<dyn Service>> {
     vec![
-        Arc::new(log::Log),
+        Arc::new(log::Log::default()),
         Arc::new(grading::Grading),
         Arc::new(portal::Portal),
-        Arc::new(gateway::Gateway),
+        Arc::new(gateway::Gateway::default()),
         Arc::new(visits::Visits),
     ]
 }

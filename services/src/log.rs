@@ -1,43 +1,95 @@
-//! `log`: the central log. Announces itself; records come with the journal.
+//! `log`: the central log. What any service says, on any node, in one order, searchable, and kept whatever dies.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `record` | what a record is, and how an entry of the journal holds it |
+//! | `input` | what clients send |
+//! | `tables` | what is made of entries: rows, in the order in which they arrived here |
+//! | `numbers` | offsets |
+//! | `cursor`, `page`, `search` | reading on, in the order of time; finding words |
+//! | `write`, `read`, `tail` | the paths |
+//!
+//! Who reads a log does three things with it: reads on where the last page ended, looks for words, and watches what comes. The
+//! first must miss nothing, though nodes that were cut off bring their records late (`cursor`); the second must be quick whatever there is
+//! (`search`); and the third must cost nothing when nobody writes and hold nothing back when somebody reads slowly (`tail`).
+
+mod cursor;
+mod input;
+mod numbers;
+mod openapi;
+mod page;
+mod read;
+pub mod record;
+mod search;
+mod tables;
+mod tail;
+mod write;
+
+#[cfg(test)]
+mod measure;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use axum::{
     Router,
-    routing::{MethodRouter, get},
+    routing::{get, post},
 };
-use http::Method;
-use serde_json::{Value, json};
+use hearsay_protocol::NodeId;
+use http::StatusCode;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+pub use input::RECORDS_PER_REQUEST_MAX;
+pub use page::RECORDS_PER_PAGE_MAX;
+pub use write::{Unstored, append_events};
 
 use crate::{
-    Host, Service,
-    plan::{self, Plan},
+    Host, Problem, Service,
+    journal::{Journal, Projection, Retention},
 };
 
-const PLAN: Plan = Plan {
-    role: "log",
-    will: "keep the records of all services in one stable order, replicated and searchable",
-    refused: &["POST /log", "POST /records"],
-};
+/// The role, the name under which it is announced, and the topic of its journal.
+pub const ROLE: &str = "log";
+/// Tails followed at the same time. Each looks at what comes; guess.
+const TAILS_MAX: usize = 256;
 
 /// The plug-in.
-#[derive(Debug)]
-pub struct Log;
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Log {
+    tables: tables::Tables,
+}
+
+impl Log {
+    /// A log that keeps its records so long. By default 30 days, and at most 1 GiB.
+    pub fn keeping(retention: Retention) -> Self {
+        Self { tables: tables::Tables::keeping(retention) }
+    }
+}
 
 impl Service for Log {
     fn name(&self) -> &str {
-        PLAN.role
+        ROLE
     }
 
     fn prefixes(&self) -> &[&str] {
         &["/log", "/records"]
     }
 
-    fn router(&self, _host: Arc<dyn Host>) -> Router {
-        let described = || -> MethodRouter { get(|| async { PLAN.describe() }) };
+    fn router(&self, host: Arc<dyn Host>) -> Router {
+        let desk = Desk { host, tails: Arc::new(Semaphore::new(TAILS_MAX)) };
         Router::new()
-            .route("/log", plan::refuse(described(), &[Method::POST], PLAN.role))
-            .route("/records", plan::refuse(described(), &[Method::POST], PLAN.role))
+            .route("/log", get(read::list).post(write::records))
+            .route("/log/tail", get(tail::tail))
+            .route("/log/events", post(write::events))
+            .route("/records", get(read::numbered).post(write::numbered))
+            .route("/records/{offset}", get(read::at))
+            .with_state(desk)
+    }
+
+    fn projection(&self) -> Option<Arc<dyn Projection>> {
+        Some(Arc::new(self.tables))
     }
 
     /// A line of text is the simplest record there is.
@@ -46,7 +98,28 @@ impl Service for Log {
     }
 
     fn openapi(&self) -> Value {
-        let path = json!({ "get": PLAN.openapi_get(), "post": PLAN.openapi_refused("Add records") });
-        json!({ "/log": path, "/records": path })
+        openapi::paths()
+    }
+}
+
+/// What handlers know.
+#[derive(Clone)]
+struct Desk {
+    host: Arc<dyn Host>,
+    tails: Arc<Semaphore>,
+}
+
+impl Desk {
+    fn journal(&self) -> Result<Arc<dyn Journal>, Problem> {
+        self.host.journal(ROLE).ok_or_else(|| {
+            Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this node keeps no journal of the log; ask another",
+            )
+        })
+    }
+
+    fn me(&self) -> NodeId {
+        self.host.node_id()
     }
 }

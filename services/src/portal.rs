@@ -1,22 +1,45 @@
 //! `portal`: web pages over whichever grading and log nodes are alive.
 //!
-//! So far one page, which says who they are. It needs neither role on its own node: it asks the provider table, and says plainly
-//! when nobody is there.
+//! It needs neither role on its own node and keeps nothing: each page is what a grading or log node answered a moment ago over HTTP,
+//! found in the provider table, with the next one asked where one fails. When nobody is there the page says so, and what to start.
+//!
+//! All of it works without scripts: pages are written here, forms are sent and answered with 303, sorting, searching and paging are
+//! links. The one script adds new records to the log page while it is open.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `desk` | asking grading and log nodes; what to say when they do not answer |
+//! | `form` | what comes out of a form, and whether it may come in |
+//! | `after` | what survives the way from a form to the next page: that it is done, and the reader's token |
+//! | `book`, `student`, `chart` | the grade book, one student, the drawing of the grades |
+//! | `log`, `tail` | the log page, and what it adds while it is open |
 
-use std::{fmt::Write, sync::Arc};
+mod after;
+mod book;
+mod chart;
+mod desk;
+mod form;
+mod log;
+mod student;
+mod tail;
+#[cfg(test)]
+mod tests;
 
-use axum::{Router, extract::State, routing::get};
-use hearsay_protocol::providers::Provider;
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    routing::{get, post},
+};
 use serde_json::{Value, json};
 
 use crate::{
     Host, Service,
-    html::{self, Link, Page, Text},
+    html::{Asset, Frame, ICON, STYLE, Way},
 };
+use desk::Desk;
 
-const STYLESHEET: &str = "/portal/style.css";
-/// The most instances of one service on the page. Nobody reads further; `/services` has them all.
-const ROWS_MAX: usize = 100;
+static LOG_SCRIPT: Asset = Asset::new("text/javascript; charset=utf-8", include_str!("portal/log.js"));
 
 /// The plug-in.
 #[derive(Debug)]
@@ -32,98 +55,87 @@ impl Service for Portal {
     }
 
     fn router(&self, host: Arc<dyn Host>) -> Router {
-        Router::new().route("/portal", get(front)).route(STYLESHEET, get(html::stylesheet)).with_state(host)
+        Router::new()
+            .route("/portal", get(book::page).post(book::add))
+            .route("/portal/students/{id}", get(student::page).post(student::rename))
+            .route("/portal/students/{id}/delete", post(student::delete))
+            .route("/portal/students/{id}/grades", post(student::grade))
+            .route("/portal/students/{id}/grades/{gid}/delete", post(student::ungrade))
+            .route("/portal/log", get(log::page))
+            .route("/portal/log/tail", get(tail::tail))
+            .route("/portal/log.js", get(async || LOG_SCRIPT.answer()))
+            .route("/portal/style.css", get(async || STYLE.answer()))
+            .route("/portal/icon.svg", get(async || ICON.answer()))
+            .with_state(Desk::new(host))
     }
 
     fn front_page(&self) -> Option<&str> {
         Some("/portal")
     }
 
-    /// Its pages will hold forms.
+    /// Its pages hold forms. That they come from here is checked again (see `form`).
     fn takes_form_bodies(&self) -> bool {
         true
     }
 
     fn openapi(&self) -> Value {
-        let answer = |media: &str| json!({ "200": { "description": "The page", "content": { media: {} } } });
+        let answer =
+            |what: &str, media: &str| json!({ "200": { "description": what, "content": { media: {} } } });
+        let page =
+            |summary: &str| json!({ "summary": summary, "responses": answer("The page", "text/html") });
+        let file = |summary: &str, media: &str| json!({ "get": { "summary": summary, "responses": answer("The file", media) } });
+        let form = |summary: &str| {
+            json!({
+                "summary": summary,
+                "requestBody": { "content": { "application/x-www-form-urlencoded": {} } },
+                "responses": {
+                    "303": { "description": "Done; leads to the page that shows it" },
+                    "default": { "description": "Not done: the page with the reason", "content": { "text/html": {} } },
+                },
+            })
+        };
+        let id = |name: &str| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } });
+        let (student, grade) = (json!([id("id")]), json!([id("id"), id("gid")]));
         json!({
-            "/portal": { "get": { "summary": "Which grading and log nodes are alive", "responses": answer("text/html") } },
-            "/portal/style.css": { "get": { "summary": "How it looks", "responses": answer("text/css") } },
+            "/portal": { "get": page("The grade book as a page"), "post": form("Add a student") },
+            "/portal/students/{id}": {
+                "parameters": student, "get": page("A student as a page"), "post": form("Change a student's name"),
+            },
+            "/portal/students/{id}/delete": { "parameters": student, "post": form("Remove a student") },
+            "/portal/students/{id}/grades": { "parameters": student, "post": form("Add a grade") },
+            "/portal/students/{id}/grades/{gid}/delete": { "parameters": grade, "post": form("Remove a grade") },
+            "/portal/log": { "get": page("The log as a page") },
+            "/portal/log/tail": { "get": {
+                "summary": "New records of the log, as they come",
+                "responses": answer("Server-sent events", "text/event-stream"),
+            } },
+            "/portal/log.js": file("What the log page runs", "text/javascript"),
+            "/portal/style.css": file("How the pages look", "text/css"),
+            "/portal/icon.svg": file("The sign of the pages", "image/svg+xml"),
         })
     }
 }
 
-async fn front(State(host): State<Arc<dyn Host>>) -> Page<'static> {
-    let (node, cluster) = (Text(host.node()), Text(host.cluster()));
-    let mut body = format!("<p class=\"dim\">Shown by node {node} of cluster {cluster}.</p>\n");
-    for (service, heading) in [("grading", "Grade book"), ("log", "Log")] {
-        section(&mut body, heading, service, &host.providers(service));
-    }
-    body.push_str("<p><a href=\"/ui\">The cluster</a></p>\n");
-    Page { title: "Portal", stylesheet: STYLESHEET, refresh_secs: Some(5), body }
+/// Which of the portal's pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Here {
+    Book,
+    Log,
 }
 
-fn section(body: &mut String, heading: &str, service: &str, providers: &[Arc<Provider>]) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(body, "<h2>{}</h2>", Text(heading));
-    if providers.is_empty() {
-        let _ = writeln!(
-            body,
-            "<p>No {service} node is alive. Start one: <code>node --role {service}</code>; it appears here by itself.</p>",
-        );
-        return;
-    }
-    body.push_str("<div class=\"table\"><table>\n<tr><th>node</th><th>address</th><th>health</th></tr>\n");
-    for provider in providers.iter().take(ROWS_MAX) {
-        let (node, health) = (Text(&provider.node), provider.instance.health);
-        let link = Link(&provider.instance.url);
-        let _ = writeln!(body, "<tr><td>{node}</td><td>{link}</td><td class=\"{health}\">{health}</td></tr>");
-    }
-    body.push_str("</table></div>\n");
-    if let Some(more @ 1..) = providers.len().checked_sub(ROWS_MAX) {
-        let _ = writeln!(
-            body,
-            "<p class=\"dim\">and {more} more: <a href=\"/services/{service}\">all of them</a></p>"
-        );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http::Method;
-
-    use super::*;
-    use crate::testing::{MemoryHost, ask};
-
-    async fn page(host: MemoryHost) -> String {
-        let answer = ask(Portal.router(Arc::new(host)), Method::GET, "/portal").await;
-        assert_eq!(answer.headers["content-security-policy"], html::POLICY);
-        answer.text()
-    }
-
-    #[tokio::test]
-    async fn the_page_lists_who_is_alive_and_says_who_is_missing() {
-        let page = page(MemoryHost::new("n1").with_provider("grading", "g1", "http://10.0.0.1:7500")).await;
-        assert!(page.contains("g1") && page.contains("href=\"http://10.0.0.1:7500\""), "{page}");
-        assert!(page.contains("No log node is alive") && !page.contains("No grading node"), "{page}");
-    }
-
-    #[tokio::test]
-    async fn names_and_addresses_do_not_become_markup() {
-        let host = MemoryHost::new("<i>").with_provider("log", "<script>", "javascript:alert(1)");
-        let page = page(host).await;
-        assert!(
-            !page.contains("<script") && !page.contains("<i>") && !page.contains("href=\"javascript"),
-            "{page}"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_page_of_many_instances_stays_bounded() {
-        let many = (0..ROWS_MAX + 5).fold(MemoryHost::new("n1"), |host, i| {
-            host.with_provider("log", &format!("n{i}"), "http://10.0.0.1:1")
-        });
-        let page = page(many).await;
-        assert!(page.matches("<tr>").count() == ROWS_MAX + 1 && page.contains("and 5 more"));
+fn frame<'a>(host: &'a dyn Host, title: &'a str, here: Here) -> Frame<'a> {
+    let way = |label, href: &str, is_here| Way { label, href: href.to_owned(), here: is_here };
+    Frame {
+        title,
+        cluster: host.cluster(),
+        node: host.node(),
+        ways: vec![
+            way("Grade book", "/portal", here == Here::Book),
+            way("Log", "/portal/log", here == Here::Log),
+            way("Cluster", "/ui", false),
+        ],
+        assets: "/portal",
+        script: (here == Here::Log).then(|| LOG_SCRIPT.at("/portal/log.js")),
+        refresh_secs: None,
     }
 }

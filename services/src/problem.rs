@@ -56,10 +56,9 @@ impl Problem {
     pub fn detail(&self) -> &str {
         &self.detail
     }
-}
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    /// The document.
+    pub fn to_json(&self) -> String {
         let mut body = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason().unwrap_or("Error"),
@@ -69,8 +68,14 @@ impl IntoResponse for Problem {
         if let Value::Object(members) = &mut body {
             members.extend(self.more.clone());
         }
+        body.to_string()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
         let content_type = (header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-        let mut response = (self.status, [content_type], body.to_string()).into_response();
+        let mut response = (self.status, [content_type], self.to_json()).into_response();
         // For an outer layer that has to say it in another form.
         response.extensions_mut().insert(self);
         response

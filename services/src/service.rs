@@ -10,6 +10,30 @@ use crate::{Host, journal::Projection};
 /// A background task: runs beside the router and is dropped when the node stops.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// A number that a plug-in shows in the node's metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Metric {
+    /// Its name, without `hearsay_` and `_total`.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// Whether it can fall.
+    pub kind: MetricKind,
+    /// A name and a value that tell it from others of the same name, which stand next to it.
+    pub label: Option<(&'static str, &'static str)>,
+    /// The number.
+    pub value: u64,
+}
+
+/// Whether a number can fall.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MetricKind {
+    /// It only grows.
+    Counter,
+    /// It is what is so now.
+    Gauge,
+}
+
 /// A plug-in.
 ///
 /// Only [`name`](Self::name), [`prefixes`](Self::prefixes) and [`router`](Self::router) must be written; everything else has a
@@ -25,7 +49,8 @@ pub trait Service: Send + Sync + 'static {
     /// Answers requests, with the full path as the client sent it. Called once.
     ///
     /// When a request gets here, the node has checked `Host` and `Origin`, and holds its whole body in memory, within its
-    /// limits. It has *not* asked for the node's API token: plug-in paths are for the network.
+    /// limits. It has *not* asked for the node's API token: plug-in paths are for the network. The node bounds how many event streams
+    /// are open, and ends them when it leaves.
     fn router(&self, host: Arc<dyn Host>) -> Router;
 
     /// Runs beside the router for as long as the node runs. Called once.
@@ -38,6 +63,22 @@ pub trait Service: Send + Sync + 'static {
     /// nodes that announce that service are its replicas.
     fn projection(&self) -> Option<Arc<dyn Projection>> {
         None
+    }
+
+    /// The first port of the ladder for a listener of its own, if it wants one ([`Host::take_listener`]). The node opens it before
+    /// anything else happens, so that a port that was asked for and is taken stops the start.
+    fn listener(&self) -> Option<u16> {
+        None
+    }
+
+    /// What is left to do when the node stops: it has said goodbye, and waits for this for some seconds. Called once.
+    fn drain(&self) -> Option<Task> {
+        None
+    }
+
+    /// What it counts, whenever somebody asks for the node's metrics.
+    fn metrics(&self) -> Vec<Metric> {
+        Vec::new()
     }
 
     /// Labels of the announced instance. By default one `urlprefix-` tag per prefix, by which proxies such as Fabio and the

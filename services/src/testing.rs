@@ -8,12 +8,18 @@
 //! # }
 //! ```
 
-use std::{collections::BTreeMap, sync::Arc};
+pub mod markup;
+
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use axum::{Router, body::Body};
 use hearsay_protocol::{
     NodeId,
-    providers::Provider,
+    providers::{Index, Provider},
     record::{Health, Instance, check_service_name},
 };
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -21,7 +27,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::{Host, Service, journal::Journal, prefixes, problem};
+use crate::{Client, Host, Service, journal::Journal, prefixes, problem, service::Task};
 
 mod journal;
 
@@ -32,14 +38,21 @@ pub use journal::{Kept, MemoryJournal};
 pub struct MemoryHost {
     node: String,
     demo: bool,
-    providers: BTreeMap<String, Vec<Arc<Provider>>>,
+    client: Client,
+    providers: Arc<Mutex<BTreeMap<String, Vec<Arc<Provider>>>>>,
     journals: BTreeMap<String, Arc<MemoryJournal>>,
 }
 
 impl MemoryHost {
     /// A node of this name in the cluster `test`, that knows of no service.
     pub fn new(node: &str) -> Self {
-        Self { node: node.to_owned(), demo: false, providers: BTreeMap::new(), journals: BTreeMap::new() }
+        Self {
+            node: node.to_owned(),
+            demo: false,
+            client: Client::default(),
+            providers: Arc::default(),
+            journals: BTreeMap::new(),
+        }
     }
 
     /// Keeps the journal of this plug-in, if it has one.
@@ -49,7 +62,8 @@ impl MemoryHost {
     #[must_use]
     pub fn keeping(mut self, service: &dyn Service) -> Self {
         if let Some(projection) = service.projection() {
-            self.journals.insert(service.name().to_owned(), Arc::new(MemoryJournal::new(projection)));
+            self.journals
+                .insert(service.name().to_owned(), Arc::new(MemoryJournal::of(projection, self.node_id())));
         }
         self
     }
@@ -67,11 +81,18 @@ impl MemoryHost {
 
     /// Knows of one more instance, offered by a node of this name.
     #[must_use]
-    pub fn with_provider(mut self, service: &str, node: &str, url: &str) -> Self {
-        let providers = self.providers.entry(service.to_owned()).or_default();
+    pub fn with_provider(self, service: &str, node: &str, url: &str) -> Self {
+        self.offer(service, node, url, Health::Passing);
+        self
+    }
+
+    /// Hears of one more instance, offered by a node of this name.
+    pub fn offer(&self, service: &str, node: &str, url: &str, health: Health) {
+        let mut all = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        let providers = all.entry(service.to_owned()).or_default();
         let provider = Provider {
-            id: format!("{service}-{}", providers.len()),
-            node_id: self_id(),
+            id: format!("{service}-{node}-{}", providers.len()),
+            node_id: id_of(node),
             node: node.to_owned(),
             zone: None,
             instance: Arc::new(Instance {
@@ -81,18 +102,27 @@ impl MemoryHost {
                 url: url.to_owned(),
                 tags: vec![],
                 meta: BTreeMap::new(),
-                health: Health::Passing,
+                health,
                 since_ms: 0,
             }),
         };
         providers.push(Arc::new(provider));
-        self
+    }
+
+    /// Hears that a node offers a service no longer.
+    pub fn withdraw(&self, service: &str, node: &str) {
+        let mut all = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(providers) = all.get_mut(service) {
+            providers.retain(|provider| provider.node != node);
+        }
     }
 }
 
-/// An id that belongs to nobody: in memory nothing is signed.
-fn self_id() -> NodeId {
-    NodeId::from_public_key([7; 32])
+/// The id of the node of a name. It belongs to nobody: in memory nothing is signed.
+fn id_of(name: &str) -> NodeId {
+    let mut key = [7; 32];
+    key.iter_mut().zip(name.bytes()).for_each(|(k, b)| *k = b);
+    NodeId::from_public_key(key)
 }
 
 impl Host for MemoryHost {
@@ -105,7 +135,7 @@ impl Host for MemoryHost {
     }
 
     fn node_id(&self) -> NodeId {
-        self_id()
+        id_of(&self.node)
     }
 
     fn demo(&self) -> bool {
@@ -116,8 +146,31 @@ impl Host for MemoryHost {
         self.journals.get(topic).map(|journal| Arc::clone(journal) as Arc<dyn Journal>)
     }
 
+    fn client(&self) -> &Client {
+        &self.client
+    }
+
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {
-        self.providers.get(service).cloned().unwrap_or_default()
+        let all = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(service).cloned().unwrap_or_default()
+    }
+
+    fn all_providers(&self) -> (Index, Vec<Arc<Provider>>) {
+        let all = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        (Index(1), all.values().flatten().cloned().collect())
+    }
+
+    /// Nothing changes here.
+    fn services_changed(&self, since: Index) -> Task {
+        Box::pin(async move {
+            if since == Index(1) {
+                std::future::pending().await
+            }
+        })
+    }
+
+    fn take_listener(&self, _plugin: &str) -> Option<TcpListener> {
+        None
     }
 }
 

@@ -1,22 +1,30 @@
-//! `visits`: a counter whose sum over all nodes is exact. Announces itself; counting comes with the journal, because a count
-//! that is lost with its node is not exact.
+//! `visits`: a counter whose sum over all nodes is exact.
+//!
+//! Each visit is an entry of the journal, so it is counted on every node once, whoever counted it and whoever died since: the sum is that of
+//! all entries, and of entries under one key (a client that was not sure and tried again) there is one.
 
 use std::sync::Arc;
 
-use axum::{Router, routing::get};
-use http::Method;
+use axum::{
+    Json, Router,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::{
-    Host, Service,
-    plan::{self, Plan},
+    Host, Problem, Service,
+    journal::{Journal, Projection, Recorded, read},
+    parameters::Parameters,
+    writing::{Wish, catch_up, told},
 };
 
-const PLAN: Plan = Plan {
-    role: "visits",
-    will: "count visits on every node and answer with their exact sum",
-    refused: &["POST /visits", "GET /visits/hit"],
-};
+const ROLE: &str = "visits";
+/// The body of the entry that is a visit.
+const VISIT: &[u8] = b"1";
 
 /// The plug-in.
 #[derive(Debug)]
@@ -24,24 +32,206 @@ pub struct Visits;
 
 impl Service for Visits {
     fn name(&self) -> &str {
-        PLAN.role
+        ROLE
     }
 
     fn prefixes(&self) -> &[&str] {
         &["/visits"]
     }
 
-    fn router(&self, _host: Arc<dyn Host>) -> Router {
-        let counter = get(|| async { PLAN.describe() });
-        Router::new()
-            .route("/visits", plan::refuse(counter, &[Method::POST], PLAN.role))
-            .route("/visits/hit", get(|| async { plan::not_yet(PLAN.role) }))
+    fn router(&self, host: Arc<dyn Host>) -> Router {
+        Router::new().route("/visits", get(total).post(hit)).route("/visits/hit", get(hit)).with_state(host)
+    }
+
+    fn projection(&self) -> Option<Arc<dyn Projection>> {
+        Some(Arc::new(Sum))
+    }
+
+    /// A visit says nothing, whatever its body is.
+    fn takes_form_bodies(&self) -> bool {
+        true
     }
 
     fn openapi(&self) -> Value {
+        let refused = || json!({ "$ref": "#/components/responses/Problem" });
+        let sum = || {
+            json!({ "description": "Visits on all nodes", "content": { "application/json": { "schema": {
+                "type": "object", "properties": { "total": { "type": "integer" } } } } } })
+        };
+        let counted = |summary: &str| {
+            json!({ "summary": summary, "responses": { "200": sum(), "400": refused(), "409": refused(),
+                "503": refused(), "504": refused(), "507": refused() } })
+        };
         json!({
-            "/visits": { "get": PLAN.openapi_get(), "post": PLAN.openapi_refused("Count one visit") },
-            "/visits/hit": { "get": PLAN.openapi_refused("Count one visit") },
+            "/visits": {
+                "get": { "summary": "How many there were", "responses": { "200": sum(), "503": refused() } },
+                "post": counted("Count one visit"),
+            },
+            "/visits/hit": { "get": counted("Count one visit: for a link or a browser") },
         })
+    }
+}
+
+/// The sum, and the keys that are in it.
+struct Sum;
+
+impl Projection for Sum {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn create(&self, db: &Connection) -> rusqlite::Result<()> {
+        db.execute_batch(
+            "CREATE TABLE visits_total (total INTEGER NOT NULL);
+             INSERT INTO visits_total VALUES (0);
+             CREATE TABLE visits_keys (key TEXT PRIMARY KEY) WITHOUT ROWID;",
+        )
+    }
+
+    fn fold(&self, db: &Connection, entry: &Recorded<'_>) -> rusqlite::Result<()> {
+        if entry.body != VISIT {
+            return Ok(());
+        }
+        if let Some(key) = entry.key {
+            let mut insert = db.prepare_cached("INSERT OR IGNORE INTO visits_keys (key) VALUES (?1)")?;
+            if insert.execute([key])? == 0 {
+                return Ok(());
+            }
+        }
+        db.prepare_cached("UPDATE visits_total SET total = total + 1")?.execute([])?;
+        Ok(())
+    }
+}
+
+fn journal(host: &dyn Host) -> Result<Arc<dyn Journal>, Problem> {
+    host.journal(ROLE).ok_or_else(|| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this node keeps no journal of visits; ask another")
+    })
+}
+
+/// `GET /visits`.
+async fn total(State(host): State<Arc<dyn Host>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+    Parameters::read(uri.query(), &[])?;
+    let journal = journal(host.as_ref())?;
+    catch_up(journal.as_ref(), &headers).await?;
+    Ok(answer(sum(journal.as_ref()).await?))
+}
+
+/// `POST /visits` and `GET /visits/hit`.
+async fn hit(
+    State(host): State<Arc<dyn Host>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let parameters = Parameters::read(uri.query(), &["ack"])?;
+    let journal = journal(host.as_ref())?;
+    // Whoever asks only for the head of an answer is looking, not visiting.
+    if method == Method::HEAD {
+        return Ok(answer(sum(journal.as_ref()).await?));
+    }
+    let appended = Wish::read(&headers, &parameters)?.write(journal.as_ref(), VISIT.to_vec()).await?;
+    let total = sum(journal.as_ref()).await?;
+    if !appended.repeated {
+        // Shipped to the log like everything that a node says; nobody waits for it.
+        tracing::info!(total, id = %appended.id, "a visit");
+    }
+    Ok(told(&appended, answer(total)))
+}
+
+async fn sum(journal: &dyn Journal) -> Result<u64, Problem> {
+    read(journal, |db| {
+        let mut find = db.prepare_cached("SELECT total FROM visits_total")?;
+        find.query_row([], |row| row.get::<_, i64>(0)).map(|total| u64::try_from(total).unwrap_or(0))
+    })
+    .await
+}
+
+fn answer(total: u64) -> Response {
+    let mut response = Json(json!({ "total": total })).into_response();
+    // A browser that kept the answer to a link would count nothing at the next click.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http::Request;
+
+    use super::*;
+    use crate::{
+        journal::AppendError,
+        testing::{Answer, Kept, MemoryHost, MemoryJournal, ask, send},
+    };
+
+    fn host() -> Arc<MemoryHost> {
+        Arc::new(MemoryHost::new("n1").keeping(&Visits))
+    }
+
+    async fn post(router: Router, key: &str) -> Answer {
+        let request =
+            Request::post("/visits").header("idempotency-key", key).body(Body::from("a=b")).unwrap();
+        send(router, request).await
+    }
+
+    #[tokio::test]
+    async fn each_visit_counts_once_and_looking_counts_none() {
+        let router = Visits.router(host());
+        let total = async |method, path| {
+            let answer = ask(router.clone(), method, path).await;
+            assert!(answer.status == 200 && answer.headers["cache-control"] == "no-store", "{answer:?}");
+            answer.json()["total"].as_u64()
+        };
+        assert_eq!(total(Method::GET, "/visits").await, Some(0));
+        assert_eq!(total(Method::POST, "/visits").await, Some(1));
+        assert_eq!(total(Method::GET, "/visits/hit").await, Some(2));
+        total(Method::HEAD, "/visits/hit").await;
+        assert_eq!(total(Method::GET, "/visits").await, Some(2));
+    }
+
+    #[tokio::test]
+    async fn a_visit_that_was_tried_again_counts_once() {
+        let router = Visits.router(host());
+        for (key, total) in [("a", 1), ("a", 1), ("b", 2)] {
+            let answer = post(router.clone(), key).await;
+            assert_eq!(answer.json()["total"], total);
+            assert!(answer.headers.contains_key("hearsay-token") && answer.headers["hearsay-ack"] == "local");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_visit_that_is_not_written_is_not_counted() {
+        let host = host();
+        host.memory_journal(ROLE).unwrap().refuse(Some(AppendError::DiskFull));
+        let answer = ask(Visits.router(host.clone()), Method::POST, "/visits").await;
+        assert_eq!((answer.status.as_u16(), answer.is_problem()), (507, true));
+        assert_eq!(ask(Visits.router(host), Method::GET, "/visits").await.json()["total"], 0);
+    }
+
+    #[tokio::test]
+    async fn the_sum_is_the_same_in_any_order() {
+        let host = host();
+        let router = Visits.router(host.clone());
+        for key in ["a", "b", "c", "d"] {
+            post(router.clone(), key).await;
+        }
+        let mut entries: Vec<Kept> = host.memory_journal(ROLE).unwrap().entries();
+        // The same writes, done on another node that did not know of them, and something that is none.
+        let others: Vec<Kept> = entries
+            .iter()
+            .map(|kept| Kept {
+                id: crate::journal::EntryId { seq: hearsay_protocol::Version(kept.id.seq.0 + 50), ..kept.id },
+                ..kept.clone()
+            })
+            .collect();
+        entries.extend(others);
+        entries.push(Kept { body: b"2".to_vec(), key: None, ..entries[0].clone() });
+        for seed in 0..20 {
+            fastrand::Rng::with_seed(seed).shuffle(&mut entries);
+            let journal = MemoryJournal::new(Arc::new(Sum));
+            entries.iter().cloned().for_each(|kept| journal.take(kept));
+            assert_eq!(sum(&journal).await, Ok(4));
+        }
     }
 }

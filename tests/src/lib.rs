@@ -7,6 +7,7 @@
 //! Nothing waits for a duration: [`Lab::until`] waits for a fact, with a bound, and shows the state of every node when the bound passes.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -18,12 +19,16 @@ use std::{
 use serde_json::Value;
 
 mod cluster;
+pub mod history;
+pub mod http;
 mod intruder;
 mod swarms;
+mod writers;
 
 pub use cluster::{Cluster, NodeRef};
 pub use intruder::{Intruder, spoof_mdns};
 pub use swarms::Swarms;
+pub use writers::{Writers, all_written};
 
 use cluster::POLL;
 
@@ -85,6 +90,9 @@ pub struct Lab {
     dir: PathBuf,
     hosts: usize,
     nodes: Vec<Node>,
+    /// What is started from now on, and what it finds in its environment.
+    binary: OsString,
+    environment: Vec<(String, String)>,
 }
 
 /// A machine: a namespace with one interface on the lab's bridge.
@@ -164,7 +172,8 @@ impl Lab {
         // `ip netns` keeps its handles in /run/netns: a private one, so that two scenarios never meet.
         sh("mkdir -p /run/netns && mount -t tmpfs none /run/netns && ip link set lo up && \
             ip link add br0 type bridge && ip addr add 10.77.0.1/16 dev br0 && ip link set br0 up");
-        Self { dir, hosts: 0, nodes: Vec::new() }
+        let binary = std::env::var_os("NODE_BIN").expect("checked before");
+        Self { dir, hosts: 0, nodes: Vec::new(), binary, environment: Vec::new() }
     }
 
     /// The folder of this scenario.
@@ -200,14 +209,13 @@ impl Lab {
 
     /// The node's command line, not yet run.
     pub fn command(&self, on: Option<&Host>, name: &str, arguments: &[&str]) -> Command {
-        let binary = std::env::var("NODE_BIN").expect("checked before");
         let mut command = match on {
             Some(host) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", &host.name, &binary]);
+                command.args(["netns", "exec", &host.name]).arg(&self.binary);
                 command
             }
-            None => Command::new(binary),
+            None => Command::new(&self.binary),
         };
         // What tests read in logs must not depend on who runs them.
         for (variable, _) in std::env::vars_os() {
@@ -220,13 +228,30 @@ impl Lab {
             .env_remove("RUST_LOG")
             .env("XDG_STATE_HOME", self.dir.join(name))
             .env("NO_COLOR", "1")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
+    }
+
+    /// Ends all nodes without a word, and starts another program from now on.
+    pub fn begin_anew(&mut self, binary: &OsStr, environment: &[(&str, &str)]) {
+        for node in &mut self.nodes {
+            // It may have ended by itself.
+            _ = node.child.kill();
+            _ = node.child.wait();
+        }
+        self.binary = binary.to_owned();
+        self.environment = environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
     }
 
     /// Starts a named grading node with the default ports on a host.
     pub fn grading(&mut self, on: &Host, name: &str) -> NodeRef {
         self.start(Some(on), name, 7500, &["--role", "grading", "--name", name])
+    }
+
+    /// Where a node answers HTTP.
+    pub fn address(&self, node: NodeRef) -> SocketAddr {
+        self.nodes[node.0].http
     }
 
     /// A node's process id.

@@ -124,6 +124,7 @@ impl Swarms {
             orders: order_receiver,
             neighbourhood,
             mdns: false,
+            journals: Arc::default(),
         });
         let name_of_task = name.to_owned();
         let task = tokio::spawn(async move {

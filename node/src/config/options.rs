@@ -24,7 +24,8 @@ use crate::storage::read_file;
 const FILE_BYTES_MAX: usize = 1024 * 1024;
 const ENV_PREFIX: &str = "HEARSAY_";
 /// Variables that are no options of a node.
-const OTHER_VARIABLES: [&str; 4] = ["HEARSAY_CONFIG", "HEARSAY_LOG", "HEARSAY_NODE", "HEARSAY_TOKEN"];
+const OTHER_VARIABLES: [&str; 5] =
+    ["HEARSAY_CONFIG", "HEARSAY_LOG", "HEARSAY_NODE", "HEARSAY_SHIP", "HEARSAY_TOKEN"];
 
 // The comments of the fields are what `node --help` prints.
 /// Every option of a node; `None` and empty lists where nothing was said.

@@ -169,9 +169,11 @@ fn state_goes_where_xdg_says_and_ephemeral_contradicts_a_directory() {
 
 #[test]
 fn what_has_no_effect_yet_is_taken_and_said() {
-    let config = load(&["--gateway", "127.0.0.1:9000", "--open"], "dns = '127.0.0.1'", &[]).unwrap();
+    let config = load(&["--dns", "127.0.0.1:9000", "--open"], "http = '127.0.0.1'", &[]).unwrap();
     assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
-    assert!(config.warnings[0].contains("--gateway") && config.warnings[1].contains("--open"));
+    assert!(config.warnings[0].contains("--dns") && config.warnings[1].contains("--open"));
+    let without_role = load(&["--gateway", "9000"], "", &[]).unwrap().warnings;
+    assert!(without_role.len() == 1 && without_role[0].contains("--role gateway"), "{without_role:?}");
 }
 
 #[test]

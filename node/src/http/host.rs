@@ -1,9 +1,16 @@
 //! The node, as its plug-ins see it.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use hearsay_protocol::{NodeId, providers::Provider};
-use hearsay_services::{Host, journal::Journal};
+use hearsay_protocol::{
+    NodeId,
+    providers::{Index, Provider},
+};
+use hearsay_services::{Client, Host, journal::Journal, service::Task};
 
 use crate::{journal::Journals, view::View};
 
@@ -21,6 +28,10 @@ pub struct NodeHost {
     pub demo: bool,
     /// The journals that it keeps.
     pub journals: Arc<Journals>,
+    /// The listeners of plug-ins that want one of their own, by plug-in, until they are taken.
+    pub listeners: Mutex<BTreeMap<String, TcpListener>>,
+    /// The plug-ins' way to other services.
+    pub client: Client,
 }
 
 impl Host for NodeHost {
@@ -44,7 +55,37 @@ impl Host for NodeHost {
         self.journals.topic(topic).map(|topic| Arc::clone(topic) as Arc<dyn Journal>)
     }
 
+    fn client(&self) -> &Client {
+        &self.client
+    }
+
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {
         self.view.read(|table| table.providers(service).cloned().collect())
+    }
+
+    fn all_providers(&self) -> (Index, Vec<Arc<Provider>>) {
+        self.view.read(|table| {
+            let all = table.services().flat_map(|service| table.providers(service));
+            (table.services_index(), all.cloned().collect())
+        })
+    }
+
+    fn services_changed(&self, since: Index) -> Task {
+        let view = Arc::clone(&self.view);
+        let mut newest = view.subscribe();
+        Box::pin(async move {
+            // Marked as seen before it is looked, so that no change can fall between.
+            newest.mark_unchanged();
+            while view.read(|table| table.services_index()) == since {
+                if newest.changed().await.is_err() {
+                    // The view lives as long as this does.
+                    return;
+                }
+            }
+        })
+    }
+
+    fn take_listener(&self, plugin: &str) -> Option<TcpListener> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).remove(plugin)
     }
 }

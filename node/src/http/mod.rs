@@ -46,7 +46,7 @@ mod tests;
 use std::sync::Arc;
 
 use axum::{Router, middleware, response::Redirect};
-use hearsay_services::{Host, PrefixClash, Service, prefixes};
+use hearsay_services::{Host, PrefixClash, Service, html, prefixes};
 
 pub use accept::{Limits, serve};
 pub use host::NodeHost;
@@ -70,7 +70,7 @@ pub fn router(
     prefixes::check(plugins)?;
     let front = plugins.iter().find_map(|plugin| plugin.front_page()).unwrap_or(FRONT_PAGE).to_owned();
     let own = own_routes(&front, openapi::document(plugins)).into_router().with_state(Arc::clone(&site));
-    let others = Plugins::new(plugins, &host);
+    let others = Plugins::new(Arc::clone(&site), plugins, &host);
     let guard = Arc::new(guard::Guard::new(Arc::clone(&site), plugins));
     // The layer that is added last is the first to see a request.
     Ok(own
@@ -97,7 +97,10 @@ fn own_routes(front: &str, document: Vec<u8>) -> Routes {
         .get("/metrics", probes::metrics)
         .get("/openapi.json", async move || openapi::answer(document))
         .get("/ui", ui::page)
-        .get("/ui/style.css", hearsay_services::html::stylesheet)
+        .get("/ui/events", ui::live::events)
+        .get("/ui/live.js", async || ui::LIVE_SCRIPT.answer())
+        .get("/ui/style.css", async || html::STYLE.answer())
+        .get("/ui/icon.svg", async || html::ICON.answer())
         .put("/v1/agent/leave", agent::leave)
         .put("/v1/agent/maintenance", agent::maintenance)
 }

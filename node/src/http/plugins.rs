@@ -1,45 +1,78 @@
 //! Which plug-in answers what is no path of the node's own.
 //!
 //! Plug-ins are asked by prefix and not merged into the node's routes: so a plug-in gets all that lies below its prefixes, cannot
-//! take anything else, and sees none of the parameters of a route above it.
+//! take anything else, and sees none of the parameters of a route above it. Their event streams are held like the node's own: each
+//! takes a place among those who wait, and ends when the node leaves.
 
 use std::sync::Arc;
 
 use axum::{
     Router,
+    body::Body,
     extract::Request,
+    http::header,
     response::{IntoResponse, Response},
 };
+use futures::StreamExt as _;
 use hearsay_services::{Host, Service, prefixes::covers};
 use tower::ServiceExt;
 
-use super::errors::{Route, unknown_path};
+use super::{
+    Site,
+    errors::{Route, unknown_path},
+};
 
 /// The routers of all plug-ins, by prefix.
 #[derive(Clone)]
-pub(super) struct Plugins(Arc<[(String, Router)]>);
+pub(super) struct Plugins {
+    site: Arc<Site>,
+    routers: Arc<[(String, Router)]>,
+}
 
 impl Plugins {
     /// Asks each plug-in for its router. Their prefixes have been checked.
-    pub(super) fn new(plugins: &[Arc<dyn Service>], host: &Arc<dyn Host>) -> Self {
+    pub(super) fn new(site: Arc<Site>, plugins: &[Arc<dyn Service>], host: &Arc<dyn Host>) -> Self {
         let routed = plugins.iter().flat_map(|plugin| {
             let router = plugin.router(Arc::clone(host));
             plugin.prefixes().iter().map(move |prefix| ((*prefix).to_owned(), router.clone()))
         });
-        Self(routed.collect())
+        Self { site, routers: routed.collect() }
     }
 
     /// Passes a request on to the plug-in that it is for.
     pub(super) async fn answer(self, request: Request) -> Response {
         let path = request.uri().path();
-        let Some((prefix, router)) = self.0.iter().find(|(prefix, _)| covers(prefix, path)) else {
+        let Some((prefix, router)) = self.routers.iter().find(|(prefix, _)| covers(prefix, path)) else {
             return unknown_path(request.uri()).into_response();
         };
         let mut response = match router.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
+        if is_event_stream(&response) {
+            response = self.hold(response);
+        }
         response.extensions_mut().insert(Route(prefix.clone()));
         response
     }
+
+    /// Lets an event stream run until the node leaves, if there is a place for it.
+    fn hold(&self, response: Response) -> Response {
+        let seat = match self.site.seat() {
+            Ok(seat) => seat,
+            Err(problem) => return problem.into_response(),
+        };
+        let (head, body) = response.into_parts();
+        let site = Arc::clone(&self.site);
+        let until = async move {
+            let _seat = seat;
+            site.leaving().await;
+        };
+        Response::from_parts(head, Body::from_stream(body.into_data_stream().take_until(Box::pin(until))))
+    }
+}
+
+fn is_event_stream(response: &Response) -> bool {
+    let content_type = response.headers().get(header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }

@@ -5,6 +5,7 @@
 mod bounds;
 mod contract;
 mod guard;
+mod ui;
 mod waiting;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
@@ -25,6 +26,7 @@ use tokio::{
 use super::*;
 use crate::{
     control::Control,
+    driver::Neighbourhood,
     journal::{Ground, Journals},
     metrics::Metrics,
     storage::Secret,
@@ -42,6 +44,7 @@ struct Server {
     view: Arc<View>,
     metrics: Arc<Metrics>,
     readiness: watch::Sender<Readiness>,
+    neighbours: watch::Sender<Neighbourhood>,
     stop: watch::Sender<bool>,
     control: mpsc::Receiver<Control>,
     serving: tokio::task::JoinHandle<()>,
@@ -76,6 +79,7 @@ impl Server {
         let (control, commands) = mpsc::channel(1);
         let (readiness, is_ready) = watch::channel(Readiness::Ready);
         let (stop, is_stopped) = watch::channel(false);
+        let (neighbours, neighbourhood) = watch::channel(Neighbourhood::default());
         let (id, name, cluster) = (node_id(1), "n1".to_owned(), "test".to_owned());
         let site = Arc::new(Site {
             view: Arc::clone(&view),
@@ -86,6 +90,7 @@ impl Server {
             control,
             token: setup.token,
             readiness: is_ready,
+            neighbours: neighbourhood,
             names: HostNames::default(),
             waiters: Waiters::new(setup.waiters),
             answers: Answers::new(setup.answers),
@@ -102,7 +107,16 @@ impl Server {
             orders,
         };
         let journals = Arc::new(Journals::open(&plugins, &ground).unwrap());
-        let host = Arc::new(NodeHost { view: Arc::clone(&view), id, name, cluster, demo: true, journals });
+        let host = Arc::new(NodeHost {
+            view: Arc::clone(&view),
+            id,
+            name,
+            cluster,
+            demo: true,
+            journals,
+            listeners: Default::default(),
+            client: hearsay_services::Client::default(),
+        });
         for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
             within(task).await;
         }
@@ -115,6 +129,7 @@ impl Server {
             view,
             metrics,
             readiness,
+            neighbours,
             stop,
             control: commands,
             serving,

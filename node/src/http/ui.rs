@@ -1,106 +1,303 @@
-//! `GET /ui`: the cluster as one page, written by the server and readable without scripts.
+//! `GET /ui`: the cluster as one page, written by the server and whole without scripts.
+//!
+//! Its script listens to [`live`] and, when told that there is something new, reads the page again and puts in the parts that differ.
+//! So there is one way in which the page is made, and everything on it stays up to date.
 
-use std::{fmt::Write, sync::Arc};
+pub(super) mod live;
+mod topology;
 
-use axum::extract::State;
-use hearsay_protocol::providers::{Member, Provider};
-use hearsay_services::html::{Link, Page, Text};
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::Site;
+use askama::Template;
+use axum::{extract::State, http::StatusCode, response::Response};
+use hearsay_protocol::{
+    Time,
+    providers::{Member, MemberState, Provider},
+    record::Health,
+};
+use hearsay_services::html::{Asset, Frame, Visible, Way, page as html_page, web_address};
+
+use super::{
+    Site,
+    why::{self, Line},
+};
 use crate::{
     metrics::hex,
     timestamp::{rfc3339, rfc3339_ms},
 };
+use topology::{Drawing, Part};
+
+/// What the page runs.
+pub(super) static LIVE_SCRIPT: Asset =
+    Asset::new("text/javascript; charset=utf-8", include_str!("ui/live.js"));
 
 /// The most rows of a table. Nobody reads further; `/members` and `/services` have them all.
-const ROWS_MAX: usize = 500;
+const ROWS_MAX: usize = 300;
+/// Events of the timeline that are shown.
+const EVENTS_MAX: usize = 60;
 
-/// Shows members and services.
-pub(super) async fn page(State(site): State<Arc<Site>>) -> Page<'static> {
-    let view = site.read(|table| Shown {
-        index: table.index().0,
-        root_hash: table.root_hash(),
-        members_len: table.members().count(),
-        members: table.members().take(ROWS_MAX).cloned().collect(),
-        providers_len: table.providers_len(),
-        providers: table.services().flat_map(|s| table.providers(s)).take(ROWS_MAX).cloned().collect(),
-    });
-    let mut body = String::new();
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        body,
-        "<p>Cluster <b>{}</b>, as node <b>{}</b> sees it.</p>\n\
-         <p class=\"dim\">Index {}, root hash <code>{}</code>: equal on all nodes that see the same.</p>",
-        Text(&site.cluster),
-        Text(&site.name),
-        view.index,
-        hex(&view.root_hash)
-    );
-    members(&mut body, &site, &view);
-    services(&mut body, &view);
-    Page { title: "Hearsay", stylesheet: "/ui/style.css", refresh_secs: Some(5), body }
+/// Shows the cluster.
+pub(super) async fn page(State(site): State<Arc<Site>>) -> Response {
+    let taken = take(&site);
+    let content = content(&site, &taken);
+    let frame = Frame {
+        title: &format!("{} · cluster", site.cluster),
+        cluster: &site.cluster,
+        node: &site.name,
+        ways: ways(&site, &taken.portals),
+        assets: "/ui",
+        script: Some(LIVE_SCRIPT.at("/ui/live.js")),
+        refresh_secs: Some(5),
+    };
+    html_page(StatusCode::OK, &frame, &content)
 }
 
 /// What the page shows, taken out of the table under its lock.
-struct Shown {
+struct Taken {
     index: u64,
     root_hash: [u8; 16],
-    members_len: usize,
     members: Vec<Member>,
-    providers_len: usize,
     providers: Vec<Arc<Provider>>,
+    providers_len: usize,
+    health: BTreeMap<&'static str, usize>,
+    services_len: usize,
+    portals: Vec<Arc<Provider>>,
+    events: Vec<(Time, Line)>,
 }
 
-fn members(body: &mut String, site: &Site, shown: &Shown) {
-    let _ = writeln!(body, "<h2>Members ({})</h2>", shown.members_len);
-    body.push_str(
-        "<div class=\"table\"><table>\n<tr><th>name</th><th>state</th><th>roles</th><th>http</th><th>since</th></tr>\n",
-    );
-    for member in &shown.members {
-        let http = member.http.as_ref().map(|http| format!("http://{http}")).unwrap_or_default();
-        let _ = writeln!(
-            body,
-            "<tr><td>{}</td><td class=\"{state}\">{state}</td><td>{}</td><td>{}</td><td class=\"dim\">{}</td></tr>",
-            Text(&member.name),
-            Text(member.roles.join(", ")),
-            Link(&http),
-            rfc3339(site.view.clock().wall(member.since)),
-            state = member.state,
-        );
-    }
-    finish(body, shown.members_len, "/members");
+fn take(site: &Site) -> Taken {
+    site.read(|table| {
+        let mut health = BTreeMap::new();
+        let all = table.services().flat_map(|service| table.providers(service));
+        all.for_each(|provider| *health.entry(provider.instance.health.as_str()).or_default() += 1);
+        Taken {
+            index: table.index().0,
+            root_hash: table.root_hash(),
+            members: table.members().cloned().collect(),
+            providers: table.services().flat_map(|s| table.providers(s)).take(ROWS_MAX).cloned().collect(),
+            providers_len: table.providers_len(),
+            health,
+            services_len: table.services().count(),
+            portals: table.providers("portal").cloned().collect(),
+            // All of them are told, and the last are shown: who only confirms can be told only from what came before.
+            events: why::tell(table, table.timeline().cloned().collect()),
+        }
+    })
 }
 
-fn services(body: &mut String, shown: &Shown) {
-    let _ = writeln!(body, "<h2>Services ({} instances)</h2>", shown.providers_len);
-    if shown.providers.is_empty() {
-        body.push_str("<p>Nothing is offered yet. <code>node --role grading --demo</code> would.</p>\n");
-        return;
+/// The portal is what most people want; it may run here, or elsewhere.
+fn ways(site: &Site, portals: &[Arc<Provider>]) -> Vec<Way> {
+    let here = portals.iter().any(|portal| portal.node_id == site.id);
+    let elsewhere = || portals.iter().find(|p| p.instance.health != Health::Critical);
+    let origin = if here { Some("") } else { elsewhere().and_then(|p| web_address(&p.instance.url)) };
+    let mut ways = Vec::new();
+    if let Some(origin) = origin.map(|origin| origin.trim_end_matches('/')) {
+        ways.push(Way { label: "Grade book", href: format!("{origin}/portal"), here: false });
+        ways.push(Way { label: "Log", href: format!("{origin}/portal/log"), here: false });
     }
-    body.push_str(
-        "<div class=\"table\"><table>\n\
-         <tr><th>service</th><th>health</th><th>node</th><th>url</th><th>tags</th><th>since</th></tr>\n",
-    );
-    for provider in &shown.providers {
+    ways.push(Way { label: "Cluster", href: "/ui".to_owned(), here: true });
+    ways
+}
+
+#[derive(Template)]
+#[template(path = "ui.html")]
+struct Content {
+    name: String,
+    index: u64,
+    root_hash: String,
+    counts: Vec<Count>,
+    drawing: Drawing,
+    events: Vec<Event>,
+    members: Vec<MemberRow>,
+    members_len: usize,
+    groups: Vec<Group>,
+    providers_len: usize,
+    /// Rows that are left out, of members and of instances.
+    more: (usize, usize),
+}
+
+/// A number with its name.
+struct Count {
+    label: &'static str,
+    number: usize,
+    class: &'static str,
+}
+
+/// One line of the timeline.
+struct Event {
+    time: String,
+    clock: String,
+    class: &'static str,
+    text: String,
+}
+
+struct MemberRow {
+    /// Of its row, for links within the page.
+    anchor: String,
+    name: String,
+    state: &'static str,
+    is_me: bool,
+    roles: String,
+    http: String,
+    link: Option<String>,
+    rtt: String,
+    time: String,
+    since: String,
+    software: String,
+}
+
+/// A service and its instances.
+struct Group {
+    name: String,
+    health: Vec<(&'static str, usize)>,
+    rows: Vec<InstanceRow>,
+}
+
+struct InstanceRow {
+    node: String,
+    health: &'static str,
+    url: String,
+    link: Option<String>,
+    tags: Vec<String>,
+    time: String,
+    since: String,
+}
+
+fn content(site: &Site, taken: &Taken) -> Content {
+    let neighbours = site.neighbours.borrow().neighbours.clone();
+    let mut members: Vec<&Member> = taken.members.iter().collect();
+    // What needs attention comes first, then by name.
+    members.sort_by(|a, b| (rank(a.state), &a.name, a.id).cmp(&(rank(b.state), &b.name, b.id)));
+    let count = |state: MemberState| members.iter().filter(|member| member.state == state).count();
+    let drawn = members.iter().map(|member| Part::of(member)).collect();
+    Content {
+        name: site.name.clone(),
+        index: taken.index,
+        root_hash: hex(&taken.root_hash),
+        counts: vec![
+            Count { label: "alive", number: count(MemberState::Alive), class: "good" },
+            Count { label: "suspect", number: count(MemberState::Suspect), class: "poor" },
+            Count { label: "failed", number: count(MemberState::Failed), class: "bad" },
+            Count { label: "left", number: count(MemberState::Left), class: "" },
+            Count { label: "services", number: taken.services_len, class: "" },
+            Count {
+                label: "instances passing",
+                number: taken.health.get("passing").copied().unwrap_or(0),
+                class: "good",
+            },
+            Count {
+                label: "not passing",
+                number: taken.health.iter().filter(|(health, _)| **health != "passing").map(|(_, n)| n).sum(),
+                class: "bad",
+            },
+        ],
+        drawing: Drawing::of(site.id, drawn, &neighbours),
+        events: taken
+            .events
+            .iter()
+            .rev()
+            .take(EVENTS_MAX)
+            .map(|(at, line)| Event::of(site, *at, line))
+            .collect(),
+        members: members.iter().take(ROWS_MAX).map(|member| MemberRow::of(site, member)).collect(),
+        members_len: members.len(),
+        groups: groups(&taken.providers),
+        providers_len: taken.providers_len,
+        more: (
+            members.len().saturating_sub(ROWS_MAX),
+            taken.providers_len.saturating_sub(taken.providers.len()),
+        ),
+    }
+}
+
+fn rank(state: MemberState) -> u8 {
+    match state {
+        MemberState::Suspect => 0,
+        MemberState::Failed => 1,
+        MemberState::Alive => 2,
+        MemberState::Left => 3,
+    }
+}
+
+impl Event {
+    fn of(site: &Site, at: Time, line: &Line) -> Self {
+        let time = rfc3339(site.view.clock().wall(at));
+        let class = match (line.event, line.state) {
+            ("became", Some(state)) => state,
+            ("joined" | "refuted" | "added", _) => "alive",
+            ("accused" | "confirmed", _) => "suspect",
+            ("removed", _) => "left",
+            _ => "plain",
+        };
+        Self { clock: clock_of(&time), time, class, text: line.text.clone() }
+    }
+}
+
+/// The time of day, to the second.
+fn clock_of(time: &str) -> String {
+    time.get(11..19).unwrap_or(time).to_owned()
+}
+
+/// Day and time, to the second.
+fn moment_of(time: &str) -> String {
+    match (time.get(..10), time.get(11..19)) {
+        (Some(day), Some(clock)) => format!("{day} {clock}"),
+        _ => time.to_owned(),
+    }
+}
+
+impl MemberRow {
+    fn of(site: &Site, member: &Member) -> Self {
+        let time = rfc3339(site.view.clock().wall(member.since));
+        let http = member.http.clone().unwrap_or_default();
+        let is_me = member.id == site.id;
+        let origin = format!("http://{http}/ui");
+        Self {
+            anchor: member.id.to_string(),
+            name: member.name.clone(),
+            state: member.state.as_str(),
+            is_me,
+            roles: member.roles.join(", "),
+            link: (!http.is_empty() && member.state.is_present())
+                .then(|| web_address(&origin).map(str::to_owned))
+                .flatten(),
+            http,
+            // A microsecond is as exact as it is measured.
+            rtt: member
+                .rtt
+                .filter(|_| !is_me)
+                .map(|rtt| format!("{:.2} ms", rtt.as_secs_f64() * 1000.0))
+                .unwrap_or_default(),
+            since: moment_of(&time),
+            time,
+            software: member.software.clone(),
+        }
+    }
+}
+
+fn groups(providers: &[Arc<Provider>]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for provider in providers {
         let instance = &provider.instance;
-        let _ = writeln!(
-            body,
-            "<tr><td>{}</td><td class=\"{health}\">{health}</td><td>{}</td><td>{}</td><td class=\"dim\">{}</td>\
-             <td class=\"dim\">{}</td></tr>",
-            Text(&instance.service),
-            Text(&provider.node),
-            Link(&instance.url),
-            Text(instance.tags.join(", ")),
-            rfc3339_ms(instance.since_ms),
-            health = instance.health,
-        );
+        if groups.last().is_none_or(|group| group.name != instance.service) {
+            groups.push(Group { name: instance.service.clone(), health: Vec::new(), rows: Vec::new() });
+        }
+        let Some(group) = groups.last_mut() else { continue };
+        let health = instance.health.as_str();
+        match group.health.iter_mut().find(|(h, _)| *h == health) {
+            Some((_, n)) => *n += 1,
+            None => group.health.push((health, 1)),
+        }
+        let time = rfc3339_ms(instance.since_ms);
+        group.rows.push(InstanceRow {
+            node: provider.node.clone(),
+            health,
+            link: web_address(&instance.url).map(str::to_owned),
+            url: instance.url.clone(),
+            tags: instance.tags.clone(),
+            since: moment_of(&time),
+            time,
+        });
     }
-    finish(body, shown.providers_len, "/services");
-}
-
-fn finish(body: &mut String, len: usize, all: &str) {
-    body.push_str("</table></div>\n");
-    if let Some(more @ 1..) = len.checked_sub(ROWS_MAX) {
-        let _ = writeln!(body, "<p class=\"dim\">and {more} more: <a href=\"{all}\">all of them</a></p>");
-    }
+    groups
 }

@@ -72,8 +72,8 @@ struct LineJson {
 /// One thing that happened.
 #[derive(Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line {
-    event: &'static str,
+pub(super) struct Line {
+    pub(super) event: &'static str,
     /// The node that it happened to.
     node: String,
     node_id: String,
@@ -86,18 +86,18 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     strong: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<&'static str>,
+    pub(super) state: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
     /// All of it as a sentence.
-    text: String,
+    pub(super) text: String,
 }
 
 /// Puts lines into words. Who reports first accuses; whoever reports the same after it, with nothing between that settled the
 /// matter, confirms.
-fn tell(table: &ProviderTable, lines: Vec<(Time, NodeId, Explanation)>) -> Vec<(Time, Line)> {
+pub(super) fn tell(table: &ProviderTable, lines: Vec<(Time, NodeId, Explanation)>) -> Vec<(Time, Line)> {
     let mut accused: BTreeSet<NodeId> = BTreeSet::new();
     let tell = |(at, about, explanation): (Time, NodeId, Explanation)| {
         let confirms = match &explanation {

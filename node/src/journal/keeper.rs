@@ -18,13 +18,15 @@ use hearsay_protocol::{
     journal::{
         Config, Input, Journal, LoadId, Output, Restored, WriteId,
         append::{Append, AppendError, AppendId, Appended},
-        feed::{FeedId, Seq},
+        feed::{FeedId, Run, Seq},
         message::{Extent, JournalRequest, JournalResponse, address},
     },
     sync::Ticket,
     wire::{self, Received},
 };
 use hearsay_services::journal::Projection;
+#[cfg(feature = "broken")]
+use hearsay_services::journal::Write;
 use tokio::sync::{mpsc::Sender, oneshot, watch};
 
 use super::{
@@ -65,6 +67,8 @@ pub(super) struct Keeper {
     changed: watch::Sender<u64>,
     waiting_bytes: Arc<AtomicUsize>,
     shown: Arc<Shown>,
+    #[cfg(feature = "broken")]
+    broken: super::broken::Broken,
     /// In the open transaction.
     uncommitted: Vec<WriteId>,
     asked: BTreeMap<AppendId, oneshot::Sender<Result<Appended, AppendError>>>,
@@ -79,8 +83,15 @@ impl Keeper {
         getrandom::fill(&mut seed)
             .map_err(|e| anyhow::anyhow!("this system gives no random numbers: {e}"))?;
         let topic = parts.config.topic.clone();
+        let seed = u64::from_le_bytes(seed);
+        #[cfg(feature = "broken")]
+        let broken = super::broken::Broken::from_env(parts.me.id());
+        #[cfg(feature = "broken")]
+        let seed = broken.seed(seed);
         Ok(Self {
-            machine: Journal::new(parts.me, parts.config, parts.restored, u64::from_le_bytes(seed)),
+            #[cfg(feature = "broken")]
+            broken,
+            machine: Journal::new(parts.me, parts.config, parts.restored, seed),
             store: parts.store,
             projection: parts.projection,
             topic,
@@ -123,6 +134,8 @@ impl Keeper {
         self.waiting_bytes.fetch_sub(told.bytes(), Ordering::Relaxed);
         match told {
             Told::Append(write, level, deadline, answer) => {
+                #[cfg(feature = "broken")]
+                let write = if self.broken.forgets_keys() { Write { key: None, ..write } } else { write };
                 self.next_append += 1;
                 let id = AppendId(self.next_append);
                 self.asked.insert(id, answer);
@@ -173,13 +186,7 @@ impl Keeper {
                         self.feed(Input::NotLookedUp(id));
                     }
                 },
-                Output::Store(id, run, _) => match self.store.put(&run, self.projection.as_ref()) {
-                    Ok(()) => self.uncommitted.push(id),
-                    Err(error) => {
-                        self.uncommitted.push(id);
-                        self.give_up(&error);
-                    }
-                },
+                Output::Store(id, run, _) => self.put(id, &run),
                 Output::Load(id, wanted) => self.load(id, &wanted),
                 Output::Forgo(feed, up_to) => {
                     if let Err(error) = self.store.forgo(feed, up_to) {
@@ -194,6 +201,22 @@ impl Keeper {
                 Output::Answer(id, answer) => self.answer(id, answer),
                 Output::Misbehaved(peer, how) => self.order(Order::Misbehaved(peer, how)),
             }
+        }
+    }
+
+    fn put(&mut self, id: WriteId, run: &Run) {
+        #[cfg(feature = "broken")]
+        if self.broken.drops(run) {
+            return self.feed(Input::Stored(id));
+        }
+        let put = self.store.put(run, self.projection.as_ref());
+        #[cfg(feature = "broken")]
+        if self.broken.tells_early() && put.is_ok() {
+            return self.feed(Input::Stored(id));
+        }
+        self.uncommitted.push(id);
+        if let Err(error) = put {
+            self.give_up(&error);
         }
     }
 
@@ -215,6 +238,10 @@ impl Keeper {
     /// Syncs what was put, until nothing more follows from it.
     fn commit(&mut self) {
         while self.store.is_dirty() {
+            #[cfg(feature = "broken")]
+            if self.broken.puts_off() {
+                return;
+            }
             match self.store.commit() {
                 Ok(()) => {
                     self.shown.commits.fetch_add(1, Ordering::Relaxed);

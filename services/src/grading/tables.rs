@@ -151,7 +151,7 @@ pub(super) fn select(db: &Connection, selection: &Selection) -> rusqlite::Result
 pub(super) fn student(db: &Connection, id: u64) -> rusqlite::Result<Option<Student>> {
     let mut find =
         db.prepare_cached("SELECT id, first_name, last_name FROM students WHERE put > removed AND id = ?1")?;
-    let Some(mut student) = find.query_row([id], |row| student_of(row)).optional()? else { return Ok(None) };
+    let Some(mut student) = find.query_row([id], student_of).optional()? else { return Ok(None) };
     student.grades = grades(db, id)?;
     Ok(Some(student))
 }

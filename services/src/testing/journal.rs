@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::journal::{
     Answers, AppendError, Appended, BODY_BYTES_MAX, EntryId, Journal, Level, Projection, Readers, Recorded,
-    Wanted, Write,
+    Seq, Wanted, Write,
 };
 
 /// An entry, as a test may fold it anywhere.
@@ -54,12 +54,22 @@ impl MemoryJournal {
     ///
     /// # Panics
     /// If the database or the plug-in's tables cannot be made.
-    #[expect(clippy::expect_used, reason = "for tests, where a panic is the message")]
     pub fn new(projection: Arc<dyn Projection>) -> Self {
+        Self::of(projection, NodeId::from_public_key([7; 32]))
+    }
+
+    /// An empty one, of the node with this id.
+    ///
+    /// # Panics
+    /// If the database or the plug-in's tables cannot be made.
+    #[expect(clippy::expect_used, reason = "for tests, where a panic is the message")]
+    pub fn of(projection: Arc<dyn Projection>, writer: NodeId) -> Self {
         let dir = tempfile::tempdir().expect("a directory for temporary files");
         let path = dir.path().join("journal.db");
         let db = Connection::open(&path).expect("a database can be made");
         db.pragma_update(None, "journal_mode", "WAL").expect("a WAL");
+        // Nothing here outlives its test.
+        db.pragma_update(None, "synchronous", "OFF").expect("writes that are not synced");
         projection.create(&db).expect("the plug-in's tables can be made");
         let inner = Inner { db, entries: Vec::new(), keys: BTreeMap::new(), refusing: None };
         Self {
@@ -67,7 +77,7 @@ impl MemoryJournal {
             inner: Mutex::new(inner),
             readers: Arc::new(Readers::new(&path)),
             changed: watch::channel(0).0,
-            feed: FeedId { writer: NodeId::from_public_key([7; 32]), boot: 1 },
+            feed: FeedId { writer, boot: 1 },
             _dir: dir,
         }
     }
@@ -97,6 +107,17 @@ impl MemoryJournal {
             inner.keys.entry(key).or_insert(index);
         }
         inner.entries.push(entry);
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    /// Everything of this feed up to this number is no longer kept.
+    ///
+    /// # Panics
+    /// If the plug-in cannot take it out of its tables.
+    #[expect(clippy::expect_used, reason = "for tests, where a panic is the message")]
+    pub fn drop_up_to(&self, feed: FeedId, up_to: Seq) {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        self.projection.dropped(&inner.db, feed, up_to).expect("the plug-in takes out what is dropped");
         self.changed.send_modify(|changes| *changes += 1);
     }
 

@@ -1,0 +1,438 @@
+//! HTTP from a plug-in to whichever instances of another service are alive.
+//!
+//! The provider table says who is there; it cannot say who answers right now. So a [`Client`] takes all instances of a service, asks the
+//! one that promises most, and goes on to the next where asking once more does no harm: a read always, a write only if nothing of it
+//! can have arrived, or if it carries an `Idempotency-Key`, by which the service knows it again. Every step has an end: the
+//! connecting, the answer, the number of instances, the whole, and the size of a body. Redirects are not followed.
+//!
+//! [`AskError`] says "nobody is there" apart from "none of them could": the first wants a node started, the second one mended.
+
+mod order;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::body::Bytes;
+use hearsay_protocol::{NodeId, providers::Provider};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client as Pool, Error as PoolError, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::Host;
+use order::Ailing;
+
+/// Names a write, so that a repetition of it is the same write.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// What one question may cost.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Time to open a connection. An address on the same network answers in a millisecond or is not there.
+    pub connect: Duration,
+    /// Time of one instance for its whole answer (of a stream: for its head). Above the 2 s that a node waits for what a reader has
+    /// just written, and the time that a write waits for another disk.
+    pub answer: Duration,
+    /// Time for all instances together: what a person waits for a page before pressing the button again.
+    pub all: Duration,
+    /// Instances asked before giving up.
+    pub instances: usize,
+    /// Size of an answer's body.
+    pub body_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(1),
+            answer: Duration::from_secs(8),
+            all: Duration::from_secs(15),
+            instances: 5,
+            body_bytes: 4 * 1024 * 1024,
+        }
+    }
+}
+
+/// A question to a service, without the address of an instance.
+#[derive(Clone, Debug)]
+pub struct Call {
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+    prefer: Option<NodeId>,
+}
+
+impl Call {
+    /// A request for a path (with its query, both encoded).
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), headers: HeaderMap::new(), body: Bytes::new(), prefer: None }
+    }
+
+    /// A read.
+    pub fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    /// With a body of this content type.
+    #[must_use]
+    pub fn body(mut self, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        self.body = body.into();
+        self
+    }
+
+    /// With a JSON body.
+    #[must_use]
+    pub fn json(self, value: &serde_json::Value) -> Self {
+        self.body("application/json", value.to_string())
+    }
+
+    /// With one more header. A value that no header can hold is left out.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+
+    /// Asks the instances of this node first.
+    #[must_use]
+    pub fn prefer(mut self, node: Option<NodeId>) -> Self {
+        self.prefer = node;
+        self
+    }
+
+    /// Whether it may be asked again though it may have been answered.
+    fn is_repeatable(&self) -> bool {
+        self.method.is_safe() || self.headers.contains_key(IDEMPOTENCY_KEY)
+    }
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Who gave it.
+    pub provider: Arc<Provider>,
+    /// Its status: any but 5xx, which made the next instance be asked (of a write that may not be repeated: any).
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// The body is not what was expected.
+    pub fn json<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_slice(&self.body)
+    }
+}
+
+/// An answer whose body is still coming.
+#[derive(Debug)]
+pub struct Stream {
+    /// Who gives it.
+    pub provider: Arc<Provider>,
+    /// The body. Whoever reads it sets the bounds on what is kept of it, and for how long nothing may come.
+    pub body: Incoming,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nothing was asked.
+    #[error("no instance of {service} is alive")]
+    NoInstance {
+        /// What was asked for.
+        service: String,
+    },
+    /// An instance answered with more than this node takes in; another one would, too. Ask for less.
+    #[error("the answer of {service} is larger than {bytes_max} bytes")]
+    TooLarge {
+        /// What was asked for.
+        service: String,
+        /// What is taken in.
+        bytes_max: usize,
+    },
+    /// Instances are there, and none of those that were asked gave an answer.
+    #[error("no instance of {service} could answer: {}", told(tries))]
+    AllFailed {
+        /// What was asked for.
+        service: String,
+        /// Each instance that was asked, in this order.
+        tries: Vec<Try>,
+        /// Of a write: it may have been carried out, or may be yet. Repeating it under the same key tells.
+        indeterminate: bool,
+    },
+}
+
+/// One instance that gave no answer.
+#[derive(Clone, Debug)]
+pub struct Try {
+    /// Its node.
+    pub node: String,
+    /// What went wrong.
+    pub why: String,
+    /// The status, where it was that.
+    pub status: Option<StatusCode>,
+}
+
+fn told(tries: &[Try]) -> String {
+    tries.iter().map(|t| format!("{}: {}", t.node, t.why)).collect::<Vec<_>>().join("; ")
+}
+
+/// What happened to a request that was not answered.
+struct Trouble {
+    /// Whether any of it can have reached the instance.
+    sent: bool,
+    /// Whether the instance itself is to be left alone for a while.
+    ails: bool,
+    /// Whether the answer was more than is taken in.
+    too_large: bool,
+    status: Option<StatusCode>,
+    why: String,
+}
+
+/// The client. Clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    pool: Pool<HttpConnector, Full<Bytes>>,
+    limits: Limits,
+    ailing: Ailing,
+}
+
+/// Idle connections are closed after this, before the other node does it at 5 s: a request that crosses with that close would be lost.
+const IDLE_MAX: Duration = Duration::from_secs(3);
+/// Idle connections kept to each instance. Guess.
+const IDLE_PER_INSTANCE_MAX: usize = 8;
+/// Of what an instance says of its failure, so much is repeated.
+const DETAIL_CHARS_MAX: usize = 300;
+
+impl Default for Client {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
+impl Client {
+    /// A client with these bounds.
+    pub fn new(limits: Limits) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(limits.connect));
+        connector.set_nodelay(true);
+        let pool = Pool::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_MAX)
+            .pool_max_idle_per_host(IDLE_PER_INSTANCE_MAX)
+            .build(connector);
+        Self(Arc::new(Inner { pool, limits, ailing: Ailing::default() }))
+    }
+
+    /// Asks the instances of a service that this node knows of, until one answers.
+    ///
+    /// # Errors
+    /// Nobody is there, or nobody could answer.
+    pub async fn ask(&self, host: &dyn Host, service: &str, call: &Call) -> Result<Reply, AskError> {
+        let mut over = Over::new(self, host, service, call);
+        while let Some(provider) = over.next() {
+            let asking = self.whole(&provider, call);
+            let outcome = timeout_at(over.attempt_ends(), asking).await;
+            match outcome.unwrap_or_else(|_| Err(Trouble::late())) {
+                Ok((status, headers, body)) => return Ok(Reply { provider, status, headers, body }),
+                Err(trouble) => over.failed(&provider, trouble),
+            }
+        }
+        Err(over.give_up())
+    }
+
+    /// Asks for a stream that does not end by itself. Only a success counts as an answer.
+    ///
+    /// # Errors
+    /// Nobody is there, or nobody could answer.
+    pub async fn stream(&self, host: &dyn Host, service: &str, call: &Call) -> Result<Stream, AskError> {
+        let mut over = Over::new(self, host, service, call);
+        while let Some(provider) = over.next() {
+            let asking = self.head(&provider, call);
+            match timeout_at(over.attempt_ends(), asking).await.unwrap_or_else(|_| Err(Trouble::late())) {
+                Ok(response) if response.status().is_success() => {
+                    return Ok(Stream { provider, body: response.into_body() });
+                }
+                Ok(response) => over.failed(&provider, self.refused(response).await),
+                Err(trouble) => over.failed(&provider, trouble),
+            }
+        }
+        Err(over.give_up())
+    }
+
+    /// The answer of one instance, unless it is a failure of that instance.
+    async fn whole(
+        &self,
+        provider: &Provider,
+        call: &Call,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), Trouble> {
+        let response = self.head(provider, call).await?;
+        if response.status().is_server_error() && call.is_repeatable() {
+            return Err(self.refused(response).await);
+        }
+        let (head, body) = response.into_parts();
+        let max = self.0.limits.body_bytes;
+        match Limited::new(body, max).collect().await {
+            Ok(body) => Ok((head.status, head.headers, body.to_bytes())),
+            Err(error) if error.is::<LengthLimitError>() => Err(Trouble {
+                too_large: true,
+                ..Trouble::of_answer(None, format!("its answer is larger than {max} bytes"))
+            }),
+            Err(error) => Err(Trouble::of_answer(None, format!("its answer broke off: {error}"))),
+        }
+    }
+
+    /// The head of one instance's answer.
+    async fn head(&self, provider: &Provider, call: &Call) -> Result<Response<Incoming>, Trouble> {
+        let request = request(provider, call)?;
+        self.0.pool.request(request).await.map_err(|error| Trouble::of_pool(&error))
+    }
+
+    /// The words of an instance that answers, and cannot.
+    async fn refused(&self, response: Response<Incoming>) -> Trouble {
+        let status = response.status();
+        // A detail that does not come in time, or is too long for one, is not worth waiting for.
+        let body = timeout(Duration::from_secs(1), Limited::new(response.into_body(), 64 * 1024).collect());
+        let detail = match body.await {
+            Ok(Ok(body)) => problem_detail(&body.to_bytes()),
+            _ => None,
+        };
+        let why = match detail {
+            Some(detail) => format!("answered {status}: {detail}"),
+            None => format!("answered {status}"),
+        };
+        Trouble::of_answer(Some(status), why)
+    }
+}
+
+/// The sentence of a problem+json, cut to a length.
+pub fn problem_detail(body: &[u8]) -> Option<String> {
+    let problem: serde_json::Value = serde_json::from_slice(body).ok()?;
+    Some(problem.get("detail")?.as_str()?.chars().take(DETAIL_CHARS_MAX).collect())
+}
+
+fn request(provider: &Provider, call: &Call) -> Result<Request<Full<Bytes>>, Trouble> {
+    let url = provider.instance.url.trim_end_matches('/');
+    if !url.starts_with("http://") {
+        return Err(Trouble::of_address(format!("{url:?} is no http:// address")));
+    }
+    let uri: Uri = format!("{url}{}", call.path)
+        .parse()
+        .map_err(|error| Trouble::of_address(format!("{url:?} is no address: {error}")))?;
+    let mut request = Request::new(Full::new(call.body.clone()));
+    *request.method_mut() = call.method.clone();
+    *request.uri_mut() = uri;
+    *request.headers_mut() = call.headers.clone();
+    Ok(request)
+}
+
+impl Trouble {
+    fn of_address(why: String) -> Self {
+        Self { sent: false, ails: true, too_large: false, status: None, why }
+    }
+
+    fn of_answer(status: Option<StatusCode>, why: String) -> Self {
+        Self { sent: true, ails: false, too_large: false, status, why }
+    }
+
+    fn late() -> Self {
+        Self {
+            sent: true,
+            ails: true,
+            too_large: false,
+            status: None,
+            why: "did not answer in time".to_owned(),
+        }
+    }
+
+    fn of_pool(error: &PoolError) -> Self {
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(deeper) = cause.source() {
+            cause = deeper;
+        }
+        let what = if error.is_connect() { "cannot be reached" } else { "broke off before its answer" };
+        Self {
+            sent: !error.is_connect(),
+            ails: true,
+            too_large: false,
+            status: None,
+            why: format!("{what}: {cause}"),
+        }
+    }
+}
+
+/// One question on its way over the instances.
+struct Over<'a> {
+    client: &'a Client,
+    service: &'a str,
+    call: &'a Call,
+    /// In the reverse order of asking.
+    left: Vec<Arc<Provider>>,
+    ends: Instant,
+    tries: Vec<Try>,
+    /// Whether an instance may have carried out what it did not answer.
+    indeterminate: bool,
+    too_large: bool,
+}
+
+impl<'a> Over<'a> {
+    fn new(client: &'a Client, host: &dyn Host, service: &'a str, call: &'a Call) -> Self {
+        let Inner { limits, ailing, .. } = client.0.as_ref();
+        let mut left = order::best_first(host.providers(service), host.node_id(), call.prefer, ailing);
+        left.truncate(limits.instances);
+        left.reverse();
+        let ends = Instant::now() + limits.all;
+        Self { client, service, call, left, ends, tries: Vec::new(), indeterminate: false, too_large: false }
+    }
+
+    fn next(&mut self) -> Option<Arc<Provider>> {
+        if self.ends <= Instant::now() { None } else { self.left.pop() }
+    }
+
+    fn attempt_ends(&self) -> Instant {
+        (Instant::now() + self.client.0.limits.answer).min(self.ends)
+    }
+
+    fn failed(&mut self, provider: &Provider, trouble: Trouble) {
+        if trouble.ails {
+            self.client.0.ailing.note(&provider.instance.url);
+        }
+        // These say that nothing was written: not able to, not now, no room.
+        let refused = trouble.status.is_some_and(|status| matches!(status.as_u16(), 501 | 503 | 507));
+        self.indeterminate |= trouble.sent && !refused && !self.call.method.is_safe();
+        self.too_large |= trouble.too_large;
+        if trouble.too_large || trouble.sent && !self.call.is_repeatable() {
+            self.left.clear();
+        }
+        self.tries.push(Try { node: provider.node.clone(), why: trouble.why, status: trouble.status });
+    }
+
+    fn give_up(self) -> AskError {
+        let service = self.service.to_owned();
+        if self.tries.is_empty() {
+            return AskError::NoInstance { service };
+        }
+        if self.too_large {
+            return AskError::TooLarge { service, bytes_max: self.client.0.limits.body_bytes };
+        }
+        AskError::AllFailed { service, tries: self.tries, indeterminate: self.indeterminate }
+    }
+}

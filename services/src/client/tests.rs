@@ -1,0 +1,244 @@
+//! The client against instances that fail in every way there is, on sockets of their own.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use axum::{Router, extract::State, response::IntoResponse};
+use hearsay_protocol::record::Health;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use super::*;
+use crate::testing::MemoryHost;
+
+/// An instance that does what it is told and remembers what it was asked.
+struct Instance {
+    url: String,
+    asked: Arc<Mutex<Vec<(Method, String, HeaderMap)>>>,
+}
+
+#[derive(Clone)]
+struct Does {
+    status: u16,
+    body: String,
+    delay: Duration,
+    asked: Arc<Mutex<Vec<(Method, String, HeaderMap)>>>,
+}
+
+impl Instance {
+    async fn answering(status: u16, body: &str) -> Self {
+        Self::slow(status, body, Duration::ZERO).await
+    }
+
+    async fn slow(status: u16, body: &str, delay: Duration) -> Self {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let does = Does { status, body: body.to_owned(), delay, asked: Arc::clone(&asked) };
+        let answer = async |State(does): State<Does>, request: Request<axum::body::Body>| {
+            let (head, _) = request.into_parts();
+            does.asked.lock().unwrap().push((head.method, head.uri.to_string(), head.headers));
+            tokio::time::sleep(does.delay).await;
+            (StatusCode::from_u16(does.status).unwrap(), [("location", "/elsewhere")], does.body)
+                .into_response()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().fallback(answer).with_state(does);
+        tokio::spawn(async { axum::serve(listener, router).await });
+        Self { url, asked }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+}
+
+/// An address at which nobody listens.
+async fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// Takes requests, counts them, and breaks off instead of answering.
+async fn breaks_off() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (url, count) = (format!("http://{}", listener.local_addr().unwrap()), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&count);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            if stream.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {
+                counted.fetch_add(1, SeqCst);
+            }
+        }
+    });
+    (url, count)
+}
+
+fn quick() -> Client {
+    Client::new(Limits { answer: Duration::from_millis(300), body_bytes: 1000, ..Limits::default() })
+}
+
+/// Offered first, asked first: the others are of the worse health that comes later.
+fn host(urls: &[&str]) -> MemoryHost {
+    let host = MemoryHost::new("me");
+    for (i, url) in urls.iter().enumerate() {
+        let health = [Health::Passing, Health::Warning, Health::Critical][i.min(2)];
+        host.offer("web", &format!("n{i}"), url, health);
+    }
+    host
+}
+
+fn write() -> Call {
+    Call::new(Method::POST, "/things").json(&serde_json::json!({ "a": 1 }))
+}
+
+#[tokio::test]
+async fn nobody_there_is_told_apart_from_nobody_able() {
+    let client = quick();
+    let none = client.ask(&host(&[]), "web", &Call::get("/")).await.unwrap_err();
+    assert_eq!(none.to_string(), "no instance of web is alive");
+    let unable = client.ask(&host(&[&nobody().await, "ftp://x"]), "web", &Call::get("/")).await.unwrap_err();
+    let told = unable.to_string();
+    assert!(
+        told.contains("n0: cannot be reached") && told.contains("n1: \"ftp://x\" is no http:// address"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn a_read_goes_on_to_the_next_whatever_is_wrong_with_the_first() {
+    let (broken, _) = breaks_off().await;
+    let slow = Instance::slow(200, "late", Duration::from_secs(5)).await;
+    let failing = Instance::answering(503, r#"{"detail":"not now"}"#).await;
+    for bad in [nobody().await, broken, slow.url, failing.url] {
+        let good = Instance::answering(200, "\"good\"").await;
+        let reply = quick().ask(&host(&[&bad, &good.url]), "web", &Call::get("/a?b=c")).await.unwrap();
+        assert_eq!((reply.json::<String>().unwrap().as_str(), reply.provider.node.as_str()), ("good", "n1"));
+        assert_eq!(good.asked.lock().unwrap()[0].1, "/a?b=c");
+    }
+}
+
+#[tokio::test]
+async fn a_write_goes_on_only_if_nothing_of_it_can_have_arrived() {
+    let good = Instance::answering(201, "{}").await;
+    let reply = quick().ask(&host(&[&nobody().await, &good.url]), "web", &write()).await.unwrap();
+    assert_eq!((reply.status.as_u16(), good.asked()), (201, 1));
+
+    let (broken, taken) = breaks_off().await;
+    let error = quick().ask(&host(&[&broken, &good.url]), "web", &write()).await.unwrap_err();
+    assert!(matches!(error, AskError::AllFailed { indeterminate: true, .. }), "{error}");
+    assert_eq!((taken.load(SeqCst), good.asked()), (1, 1), "nobody was asked twice");
+
+    let failing = Instance::answering(500, "oops").await;
+    let reply = quick().ask(&host(&[&failing.url, &good.url]), "web", &write()).await.unwrap();
+    assert_eq!((reply.status.as_u16(), good.asked()), (500, 1), "the failure is the answer");
+}
+
+#[tokio::test]
+async fn a_write_with_a_key_is_repeated_under_the_same_key() {
+    let (broken, taken) = breaks_off().await;
+    let full = Instance::answering(507, r#"{"detail":"the disk is full"}"#).await;
+    let good = Instance::answering(201, "{}").await;
+    let call = write().header(IDEMPOTENCY_KEY, "k1");
+    let reply = quick().ask(&host(&[&broken, &full.url, &good.url]), "web", &call).await.unwrap();
+    assert_eq!((reply.status.as_u16(), reply.provider.node.as_str(), taken.load(SeqCst)), (201, "n2", 1));
+    for instance in [&full, &good] {
+        let asked = instance.asked.lock().unwrap();
+        assert_eq!((asked[0].0.as_str(), asked[0].2[IDEMPOTENCY_KEY].to_str().unwrap()), ("POST", "k1"));
+    }
+}
+
+#[tokio::test]
+async fn what_says_that_nothing_was_written_leaves_no_doubt() {
+    let full = Instance::answering(507, r#"{"detail":"the disk is full"}"#).await;
+    let call = write().header(IDEMPOTENCY_KEY, "k1");
+    let error = quick().ask(&host(&[&full.url]), "web", &call).await.unwrap_err();
+    assert!(matches!(error, AskError::AllFailed { indeterminate: false, .. }));
+    assert!(error.to_string().contains("507 Insufficient Storage: the disk is full"), "{error}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_not_taken_in() {
+    let (large, other) =
+        (Instance::answering(200, &"x".repeat(1001)).await, Instance::answering(200, "").await);
+    let error = quick().ask(&host(&[&large.url, &other.url]), "web", &Call::get("/")).await.unwrap_err();
+    assert!(matches!(error, AskError::TooLarge { bytes_max: 1000, .. }), "{error}");
+    assert_eq!(other.asked(), 0, "it would be as large there");
+}
+
+#[tokio::test]
+async fn refusals_and_redirects_are_answers() {
+    for status in [404, 409, 307] {
+        let (refusing, other) = (Instance::answering(status, "").await, Instance::answering(200, "").await);
+        let reply = quick().ask(&host(&[&refusing.url, &other.url]), "web", &Call::get("/")).await.unwrap();
+        assert_eq!((reply.status.as_u16(), other.asked(), refusing.asked()), (status, 0, 1));
+    }
+}
+
+#[tokio::test]
+async fn the_local_come_first_and_the_critical_last() {
+    let host = MemoryHost::new("me");
+    let (far, here, sick) = (
+        Instance::answering(200, "").await,
+        Instance::answering(200, "").await,
+        Instance::answering(200, "").await,
+    );
+    host.offer("web", "far", &far.url, Health::Passing);
+    host.offer("web", "me", &here.url, Health::Passing);
+    let client = quick();
+    let by = async |call: Call| client.ask(&host, "web", &call).await.unwrap().provider.node.clone();
+    assert_eq!(by(Call::get("/")).await, "me");
+    let preferred = host.providers("web")[0].node_id;
+    assert_eq!(by(Call::get("/").prefer(Some(preferred))).await, "far");
+    host.withdraw("web", "me");
+    host.offer("web", "me", &sick.url, Health::Critical);
+    assert_eq!(by(Call::get("/")).await, "far");
+    host.withdraw("web", "far");
+    assert_eq!(by(Call::get("/")).await, "me", "better a critical one than none");
+}
+
+#[tokio::test]
+async fn one_that_could_not_be_reached_is_asked_last_for_a_while() {
+    let slow = Instance::slow(200, "", Duration::from_secs(5)).await;
+    let good = Instance::answering(200, "").await;
+    let (host, client) = (host(&[&slow.url, &good.url]), quick());
+    for _ in 0..3 {
+        assert_eq!(client.ask(&host, "web", &Call::get("/")).await.unwrap().provider.node, "n1");
+    }
+    assert_eq!(slow.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_stream_is_whatever_succeeds_first() {
+    let failing = Instance::answering(404, r#"{"detail":"no such path"}"#).await;
+    let good = Instance::answering(200, "data: x\n\n").await;
+    let stream = quick().stream(&host(&[&failing.url, &good.url]), "web", &Call::get("/tail")).await.unwrap();
+    let body = stream.body.collect().await.unwrap().to_bytes();
+    assert_eq!((stream.provider.node.as_str(), body.as_ref()), ("n1", b"data: x\n\n".as_slice()));
+}
+
+#[tokio::test]
+async fn connections_are_used_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&accepted);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, SeqCst);
+            tokio::spawn(async move {
+                while stream.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                }
+            });
+        }
+    });
+    let (host, client) = (host(&[&url]), quick());
+    for _ in 0..5 {
+        client.ask(&host, "web", &Call::get("/")).await.unwrap();
+    }
+    assert_eq!(accepted.load(SeqCst), 1);
+}

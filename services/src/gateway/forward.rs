@@ -1,0 +1,259 @@
+//! Which headers go on, which stay here, and which are added.
+//!
+//! What concerns one connection alone stays (RFC 9110, section 7.6.1): `Connection` and everything it names, and those that are known
+//! to. It is taken off first and what is ours is put in after, so that no client can name ours away.
+//!
+//! | header | what the instance gets |
+//! | --- | --- |
+//! | `Host` | what the client asked for; its own authority where the route says `host=dst`, or the client said nothing |
+//! | `X-Forwarded-For` | what was there, and the address of whoever asked |
+//! | `X-Forwarded-Proto`, `-Host`, `-Prefix` | what is true here; what a client claims is dropped |
+//! | `Forwarded` | nothing: it would be the client's word |
+//! | `Via` | what was there, and this gateway |
+//! | `traceparent` | see [`super::trace`] |
+
+use bytes::{BufMut, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+
+use super::{request::tokens, trace};
+
+const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// What a connection adds to each of its requests.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Its address, as `X-Forwarded-For` writes it.
+    pub address: HeaderValue,
+}
+
+/// This gateway in `Via`, for each version of the protocol a request can come by.
+#[derive(Clone, Debug)]
+pub struct Pseudonym {
+    /// The name alone.
+    pub name: String,
+    by_http10: HeaderValue,
+    by_http11: HeaderValue,
+    by_http2: HeaderValue,
+}
+
+impl Pseudonym {
+    /// A gateway of this name, which must be a token (letters, digits, dashes).
+    pub fn new(name: &str) -> Self {
+        let by = |version: &str| {
+            HeaderValue::from_str(&format!("{version} {name}"))
+                .unwrap_or_else(|_| HeaderValue::from_static("1.1 hearsay"))
+        };
+        Self { name: name.to_owned(), by_http10: by("1.0"), by_http11: by("1.1"), by_http2: by("2.0") }
+    }
+
+    fn by(&self, version: Version) -> &HeaderValue {
+        match version {
+            Version::HTTP_10 => &self.by_http10,
+            Version::HTTP_2 => &self.by_http2,
+            _ => &self.by_http11,
+        }
+    }
+}
+
+/// Takes off what concerns the connection alone.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> =
+            tokens(headers, &header::CONNECTION).filter_map(|token| token.parse().ok()).collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::TE,
+        header::UPGRADE,
+        HTTP2_SETTINGS,
+        header::PROXY_AUTHORIZATION,
+        header::PROXY_AUTHENTICATE,
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// What a request is beside its headers.
+#[derive(Debug)]
+pub struct Origin<'a> {
+    /// Who asked.
+    pub client: &'a Client,
+    /// By which version.
+    pub version: Version,
+    /// For which authority.
+    pub authority: Option<&'a HeaderValue>,
+    /// What was taken off its path.
+    pub prefix: &'a str,
+}
+
+/// Makes of the headers of a request those that an instance gets, whichever it is; see [`address`].
+pub fn prepare(headers: &mut HeaderMap, origin: &Origin<'_>, me: &Pseudonym) {
+    let takes_trailers = tokens(headers, &header::TE).any(|te| te.eq_ignore_ascii_case("trailers"));
+    strip_hop_by_hop(headers);
+    // RFC 9110, section 10.1.1: the gateway itself says "continue" as soon as somebody takes the body.
+    headers.remove(header::EXPECT);
+    headers.remove(header::FORWARDED);
+    append(headers, FOR, &origin.client.address);
+    headers.insert(PROTO, HeaderValue::from_static("http"));
+    match origin.authority {
+        Some(authority) => _ = headers.insert(HOST, authority.clone()),
+        None => _ = headers.remove(HOST),
+    }
+    match HeaderValue::from_str(origin.prefix) {
+        Ok(prefix) if !origin.prefix.is_empty() => _ = headers.insert(PREFIX, prefix),
+        _ => _ = headers.remove(PREFIX),
+    }
+    append(headers, header::VIA, me.by(origin.version));
+    trace::ensure(headers);
+    // gRPC wants to see it. It concerns the connection, but to an instance asked by HTTP/2 the gateway can promise it, too.
+    if takes_trailers && origin.version == Version::HTTP_2 {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Makes the last difference between the versions by which an instance may be asked.
+pub fn address(headers: &mut HeaderMap, to: Version, host: &HeaderValue) {
+    if to == Version::HTTP_2 {
+        headers.remove(header::HOST);
+        return;
+    }
+    headers.insert(header::HOST, host.clone());
+    headers.remove(header::TE);
+    // RFC 9113, section 8.2.3: HTTP/2 may cut it into several.
+    if headers.get_all(header::COOKIE).iter().nth(1).is_some() {
+        let cookies: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        let whole = HeaderValue::from_bytes(&cookies.join(&b"; "[..]));
+        headers.remove(header::COOKIE);
+        if let Ok(whole) = whole {
+            headers.insert(header::COOKIE, whole);
+        }
+    }
+}
+
+/// Adds an element to a list, in one line.
+fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
+    if !headers.contains_key(&name) {
+        headers.insert(name, value.clone());
+        return;
+    }
+    let mut list = BytesMut::new();
+    for line in headers.get_all(&name) {
+        list.put_slice(line.as_bytes());
+        list.put_slice(b", ");
+    }
+    list.put_slice(value.as_bytes());
+    // Parts of valid values, put together.
+    if let Ok(list) = HeaderValue::from_maybe_shared(list.freeze()) {
+        headers.insert(name, list);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    fn prepared(headers: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = map(headers);
+        let client = Client { address: HeaderValue::from_static("10.0.0.7") };
+        let authority = HeaderValue::from_static("shop:8080");
+        let origin = Origin {
+            client: &client,
+            version: Version::HTTP_11,
+            authority: Some(&authority),
+            prefix: "/shop",
+        };
+        prepare(&mut headers, &origin, &Pseudonym::new("hearsay-abc"));
+        headers
+    }
+
+    #[test]
+    fn what_concerns_the_connection_stays_here_with_everything_it_names() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret"),
+            ("connection", "another"),
+            ("x-secret", "1"),
+            ("another", "2"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "x"),
+            ("proxy-authorization", "x"),
+            ("accept", "*/*"),
+            ("trailer", "grpc-status"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["accept", "trailer"]);
+    }
+
+    #[test]
+    fn claims_are_appended_to_or_replaced() {
+        let headers = prepared(&[
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-for", "5.6.7.8"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+            ("x-forwarded-prefix", "/evil"),
+            ("forwarded", "for=127.0.0.1"),
+            ("via", "1.0 first"),
+            ("expect", "100-continue"),
+        ]);
+        assert_eq!(headers[FOR], "1.2.3.4, 5.6.7.8, 10.0.0.7");
+        assert_eq!(
+            (&headers[PROTO], &headers[HOST], &headers[PREFIX]),
+            (
+                &HeaderValue::from_static("http"),
+                &HeaderValue::from_static("shop:8080"),
+                &HeaderValue::from_static("/shop"),
+            )
+        );
+        assert_eq!(headers[header::VIA], "1.0 first, 1.1 hearsay-abc");
+        assert!(!headers.contains_key(header::FORWARDED) && !headers.contains_key(header::EXPECT));
+        assert_eq!(headers["traceparent"].len(), 55);
+    }
+
+    #[test]
+    fn a_client_cannot_name_our_headers_away() {
+        let headers = prepared(&[("connection", "x-forwarded-for, via, traceparent, x-forwarded-proto")]);
+        for name in ["x-forwarded-for", "via", "traceparent", "x-forwarded-proto"] {
+            assert!(headers.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_instance_is_asked_as_its_version_wants() {
+        let host = HeaderValue::from_static("a");
+        let mut one = map(&[("te", "trailers"), ("cookie", "a=1"), ("cookie", "b=2")]);
+        let mut two = one.clone();
+        address(&mut one, Version::HTTP_11, &host);
+        assert_eq!(
+            (&one[header::HOST], &one[header::COOKIE]),
+            (&host, &HeaderValue::from_static("a=1; b=2"))
+        );
+        assert!(!one.contains_key(header::TE));
+        two.insert(header::HOST, host.clone());
+        address(&mut two, Version::HTTP_2, &host);
+        assert!(!two.contains_key(header::HOST) && two[header::TE] == "trailers");
+    }
+}

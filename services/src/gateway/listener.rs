@@ -1,0 +1,319 @@
+//! Takes clients' connections, on threads of its own.
+//!
+//! Each thread has a runtime of its own, accepts from the one listener, and keeps its connections to the end, those to instances
+//! included: no request is handed from one core to another. A thread that is busy accepts less.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, LazyLock, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use hyper::{server::conn::http1, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+
+use super::{
+    counters::{Counters, Reason},
+    forward::Client,
+    pool::Pool,
+    proxy::Worker,
+    shared::Shared,
+    stream::{ClientStream, Connection},
+};
+use crate::{Problem, problem};
+
+/// How long to wait when the system has no socket to give (it is out of descriptors).
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How often connections to instances are looked over.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether an HTTP/2 connection is idle.
+const IDLE_LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long a client may take nothing of its answer. As the node's own HTTP.
+const WRITE_STALL: Duration = Duration::from_secs(30);
+/// What every HTTP/2 client says first (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a connection over the limit is told. Made once, so that refusing costs nothing.
+static OVERFULL: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let problem =
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections; try again or ask another");
+    let body = problem.to_json();
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {}\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        problem::CONTENT_TYPE,
+        body.len()
+    );
+    (head + &body).into_bytes()
+});
+
+/// Threads that serve, until this is dropped.
+#[derive(Debug)]
+pub struct Serving {
+    stop: watch::Sender<bool>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Serving {
+    /// Starts threads that serve this listener.
+    ///
+    /// # Errors
+    /// The system gives no thread, or no further handle of the listener. Those that were started stop again.
+    pub fn start(shared: &Arc<Shared>, listener: &std::net::TcpListener) -> io::Result<Self> {
+        let (stop, stopping) = watch::channel(false);
+        let (running, ended) = mpsc::channel(1);
+        for thread in 0..shared.threads {
+            let (shared, listener) = (Arc::clone(shared), listener.try_clone()?);
+            let (stopping, running) = (stopping.clone(), running.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            std::thread::Builder::new().name(format!("gateway-{thread}")).spawn(move || {
+                runtime.block_on(async move {
+                    let pool = Pool::new(thread, shared.limits);
+                    let worker = Arc::new(Worker { shared, pool });
+                    match TcpListener::from_std(listener) {
+                        Ok(listener) => accept(worker, listener, stopping).await,
+                        Err(error) => tracing::error!(%error, "a thread of the gateway cannot listen"),
+                    }
+                });
+                // A resolver that does not answer keeps a thread for as long as it likes.
+                runtime.shutdown_background();
+                drop(running);
+            })?;
+        }
+        Ok(Self { stop, ended })
+    }
+
+    /// Stops accepting, lets requests finish for [`Limits::drain`](super::limits::Limits::drain), and resolves when all threads are done.
+    pub async fn drain(mut self) {
+        self.stop.send_replace(true);
+        // Nobody sends; it ends with the last thread.
+        while self.ended.recv().await.is_some() {}
+    }
+}
+
+async fn accept(worker: Arc<Worker>, listener: TcpListener, stopping: watch::Receiver<bool>) {
+    let counters = &worker.shared.counters;
+    let sweeper = tokio::spawn(sweep(Arc::clone(&worker)));
+    let (open, mut all_closed) = mpsc::channel::<()>(1);
+    let mut stop = stopping.clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stopped(&mut stop) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => match Open::count(&worker.shared) {
+                Some(counted) => {
+                    let (worker, stopping, open) = (Arc::clone(&worker), stopping.clone(), open.clone());
+                    tokio::spawn(async move {
+                        serve_one(worker, stream, peer, stopping).await;
+                        drop((counted, open));
+                    });
+                }
+                None => {
+                    counters.refused(Reason::Connections);
+                    // A fresh socket has room for this. Taking in what it has sent lets the close be a close and no reset, which can
+                    // overtake the words.
+                    let _ = stream.try_read(&mut [0; 4096]);
+                    let _ = stream.try_write(&OVERFULL);
+                }
+            },
+            Err(_) => {
+                counters.refused(Reason::Accept);
+                sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+    drop((listener, open));
+    if timeout(worker.shared.limits.drain, all_closed.recv()).await.is_err() {
+        counters.refused(Reason::Drain);
+    }
+    sweeper.abort();
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error: nobody can say stop any more, so nobody means us to go on.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Closes connections to instances that have waited for too long.
+async fn sweep(worker: Arc<Worker>) {
+    let mut tick = interval(SWEEP_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        worker.shared.routes().targets().for_each(|target| worker.pool.sweep(target));
+    }
+}
+
+/// Counts a connection as open until it is dropped.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn count(shared: &Arc<Shared>) -> Option<Self> {
+        let before = shared.counters.connections.fetch_add(1, Relaxed);
+        let open = Self(Arc::clone(shared));
+        (usize::try_from(before).unwrap_or(0) < shared.limits.connections).then_some(open)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.counters.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Serves one connection to its end.
+async fn serve_one(
+    worker: Arc<Worker>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    stopping: watch::Receiver<bool>,
+) {
+    // Answers are written whole; waiting for more to send with them would only delay them.
+    let _ = stream.set_nodelay(true);
+    let limits = worker.shared.limits;
+    let mut beginning = Vec::with_capacity(PREFACE.len());
+    let is_http2 = match timeout(limits.head, sniff(&mut stream, &mut beginning)).await {
+        Ok(Ok(is_http2)) => is_http2,
+        // It ended without a word, or in the middle of its first one.
+        Ok(Err(_)) => return,
+        Err(_) => return worker.shared.counters.refused(Reason::HeadTime),
+    };
+    let connection = Arc::new(Connection::new(Client { address: address_of(peer.ip()) }));
+    let stream =
+        ClientStream::new(stream, Bytes::from(beginning), !is_http2, Arc::clone(&connection), WRITE_STALL);
+    if is_http2 {
+        serve_http2(worker, connection, stream, stopping).await;
+    } else {
+        serve_http1(worker, connection, stream, stopping).await;
+    }
+}
+
+/// Reads as much as tells HTTP/2 from everything else, and keeps it.
+async fn sniff(stream: &mut TcpStream, beginning: &mut Vec<u8>) -> io::Result<bool> {
+    while beginning.len() < PREFACE.len() {
+        let mut part = [0; PREFACE.len()];
+        let n = stream.read(part.get_mut(beginning.len()..).unwrap_or_default()).await?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let from = beginning.len();
+        beginning.extend_from_slice(part.get(from..from + n).unwrap_or_default());
+        if !PREFACE.starts_with(beginning) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// As a list of addresses in a header has it. A mapped address is shown as what it is.
+fn address_of(ip: IpAddr) -> HeaderValue {
+    HeaderValue::from_str(&ip.to_canonical().to_string())
+        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+async fn serve_http1(
+    worker: Arc<Worker>,
+    connection: Arc<Connection>,
+    stream: ClientStream,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let limits = worker.shared.limits;
+    let service = service_fn(|request| {
+        let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
+        async move { Ok::<_, std::convert::Infallible>(worker.serve(connection, request).await) }
+    });
+    let mut serving = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head)
+            .max_header_size(limits.head_bytes)
+            .max_headers(limits.headers)
+            // Of reading and writing; hyper reads heads into it.
+            .max_buf_size(limits.head_bytes + 32 * 1024)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = stopped(&mut stopping) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    count(&worker.shared.counters, result, Reason::Malformed);
+}
+
+async fn serve_http2(
+    worker: Arc<Worker>,
+    connection: Arc<Connection>,
+    stream: ClientStream,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let limits = worker.shared.limits;
+    let service = service_fn(|request| {
+        let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
+        async move { Ok::<_, std::convert::Infallible>(worker.serve(connection, request).await) }
+    });
+    let mut serving = std::pin::pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams)
+            .max_pending_accept_reset_streams(limits.pending_resets)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .initial_stream_window_size(limits.window_bytes)
+            .initial_connection_window_size(limits.window_bytes)
+            .max_send_buf_size(64 * 1024)
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let idle = idle(&connection, limits.http2_idle);
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = async { tokio::select! { () = stopped(&mut stopping) => (), () = idle => () } } => {
+            serving.as_mut().graceful_shutdown();
+            // Who does not even close has had enough time.
+            match timeout(limits.head, serving).await {
+                Ok(result) => result,
+                Err(_) if connection.is_idle() => return worker.shared.counters.refused(Reason::Http2),
+                Err(_) => return worker.shared.counters.refused(Reason::Drain),
+            }
+        }
+    };
+    count(&worker.shared.counters, result, Reason::Http2);
+}
+
+/// Resolves when a connection has had no request for so long.
+async fn idle(connection: &Connection, limit: Duration) {
+    let mut quiet = Duration::ZERO;
+    while quiet < limit {
+        let look = IDLE_LOOK_EVERY.min(limit);
+        sleep(look).await;
+        quiet = if connection.is_idle() { quiet + look } else { Duration::ZERO };
+    }
+}
+
+/// Counts why a connection ended, unless it was by agreement.
+fn count(counters: &Counters, ended: hyper::Result<()>, protocol: Reason) {
+    let Err(error) = ended else { return };
+    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+    if error.is_timeout() {
+        counters.refused(Reason::HeadTime);
+    } else if source.is_some_and(|source| source.kind() == io::ErrorKind::TimedOut) {
+        counters.refused(Reason::WriteTime);
+    } else if error.is_parse() || protocol == Reason::Http2 && source.is_none() {
+        counters.refused(protocol);
+    }
+    // Everything else is a client that went away, or an answer that broke and was counted.
+}

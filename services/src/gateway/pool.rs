@@ -1,0 +1,275 @@
+//! Connections to instances. By HTTP/1 each serves one request at a time and waits for the next one, the one used last first; by HTTP/2
+//! one is shared. Each thread has its own, because a connection is driven by the thread that opened it.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{
+    body::Outgoing,
+    limits::Limits,
+    target::{Address, Target, is_link_local},
+};
+
+/// A connection that is not done with its last request when the answer has ended gets this long: the client's body was not read whole.
+const READY: Duration = Duration::from_secs(1);
+/// How often an HTTP/2 connection in use is asked whether it is still there.
+const PING_EVERY: Duration = Duration::from_secs(20);
+/// And how long it has to say so.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// By HTTP/1.
+pub type One = http1::SendRequest<Outgoing>;
+/// By HTTP/2.
+pub type Two = http2::SendRequest<Outgoing>;
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// Refused, or no way there.
+    Refused(String),
+    /// No answer.
+    TimedOut,
+}
+
+/// Connections of one thread to one instance.
+#[derive(Debug, Default)]
+pub struct Kept {
+    one: Mutex<Vec<Idle>>,
+    /// Held while it is opened, so that all who wait get the same one.
+    two: tokio::sync::Mutex<Option<Shared>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: One,
+    since: Instant,
+    _seat: Seat,
+}
+
+#[derive(Debug)]
+struct Shared {
+    sender: Two,
+    used: Instant,
+}
+
+impl Kept {
+    /// Closes those that wait.
+    pub fn clear(&self) {
+        self.lock().clear();
+        if let Ok(mut two) = self.two.try_lock() {
+            *two = None;
+        }
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        self.one.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place among the waiting connections of a thread.
+#[derive(Debug)]
+struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        // Only one thread takes, so nobody can come between.
+        if taken.load(Relaxed) >= max {
+            return None;
+        }
+        taken.fetch_add(1, Relaxed);
+        Some(Self(Arc::clone(taken)))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The connections of one thread.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    thread: usize,
+    limits: Limits,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Pool {
+    /// None yet, for this thread.
+    pub fn new(thread: usize, limits: Limits) -> Self {
+        Self { thread, limits, taken: Arc::default() }
+    }
+
+    /// A connection that waits.
+    pub fn take(&self, target: &Target) -> Option<One> {
+        let mut kept = target.kept.get(self.thread)?.lock();
+        while let Some(idle) = kept.pop() {
+            if idle.since.elapsed() >= self.limits.keep {
+                // Those below have waited for longer.
+                kept.clear();
+                return None;
+            }
+            if idle.sender.is_ready() {
+                return Some(idle.sender);
+            }
+        }
+        None
+    }
+
+    fn put(&self, target: &Target, sender: One) {
+        if target.is_gone() || sender.is_closed() {
+            return;
+        }
+        let Some(kept) = target.kept.get(self.thread) else { return };
+        let mut kept = kept.lock();
+        if kept.len() < self.limits.kept_per_instance
+            && let Some(seat) = Seat::take(&self.taken, self.limits.kept)
+        {
+            kept.push(Idle { sender, since: Instant::now(), _seat: seat });
+        }
+    }
+
+    /// Closes what has waited for too long.
+    pub fn sweep(&self, target: &Target) {
+        let Some(kept) = target.kept.get(self.thread) else { return };
+        kept.lock().retain(|idle| idle.since.elapsed() < self.limits.keep && !idle.sender.is_closed());
+        if let Ok(mut two) = kept.two.try_lock()
+            && two
+                .as_ref()
+                .is_some_and(|two| two.used.elapsed() >= self.limits.http2_idle || two.sender.is_closed())
+        {
+            *two = None;
+        }
+    }
+
+    /// Opens a connection for HTTP/1.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn open_one(&self, target: &Target) -> Result<One, ConnectError> {
+        let stream = self.connect(&target.address).await?;
+        let handshake = http1::Builder::new()
+            .max_headers(self.limits.headers)
+            .handshake::<_, Outgoing>(TokioIo::new(stream))
+            .await;
+        let (sender, connection) = handshake.map_err(|error| ConnectError::Refused(error.to_string()))?;
+        tokio::spawn(async move {
+            // Whoever waits for an answer is told by its sender.
+            let _ = connection.with_upgrades().await;
+        });
+        Ok(sender)
+    }
+
+    /// The connection for HTTP/2, opened where there is none.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn two(&self, target: &Target) -> Result<Two, ConnectError> {
+        let Some(kept) = target.kept.get(self.thread) else {
+            return Err(ConnectError::Refused("no such thread".into()));
+        };
+        let mut kept = kept.two.lock().await;
+        if let Some(two) = kept.as_mut().filter(|two| !two.sender.is_closed()) {
+            two.used = Instant::now();
+            return Ok(two.sender.clone());
+        }
+        let stream = self.connect(&target.address).await?;
+        let handshake = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .initial_stream_window_size(self.limits.window_bytes)
+            .initial_connection_window_size(self.limits.window_bytes)
+            .max_header_list_size(u32::try_from(self.limits.head_bytes).unwrap_or(u32::MAX))
+            .handshake::<_, Outgoing>(TokioIo::new(stream));
+        let (sender, connection) = match timeout(self.limits.connect, handshake).await {
+            Ok(done) => done.map_err(|error| ConnectError::Refused(error.to_string()))?,
+            Err(_) => return Err(ConnectError::TimedOut),
+        };
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        *kept = Some(Shared { sender: sender.clone(), used: Instant::now() });
+        Ok(sender)
+    }
+
+    async fn connect(&self, address: &Address) -> Result<TcpStream, ConnectError> {
+        let connecting = async {
+            match address {
+                Address::Ip(ip) => TcpStream::connect(ip).await,
+                Address::Name(name, port) => {
+                    let mut last =
+                        io::Error::new(io::ErrorKind::NotFound, "the name has no address to connect to");
+                    for ip in tokio::net::lookup_host((name.as_str(), *port)).await? {
+                        if is_link_local(ip.ip()) {
+                            continue;
+                        }
+                        match TcpStream::connect(ip).await {
+                            Ok(stream) => return Ok(stream),
+                            Err(error) => last = error,
+                        }
+                    }
+                    Err(last)
+                }
+            }
+        };
+        match timeout(self.limits.connect, connecting).await {
+            Ok(Ok(stream)) => {
+                // Requests are written whole.
+                let _ = stream.set_nodelay(true);
+                Ok(stream)
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(ConnectError::TimedOut),
+            Ok(Err(error)) => Err(ConnectError::Refused(error.to_string())),
+            Err(_) => Err(ConnectError::TimedOut),
+        }
+    }
+}
+
+/// A connection that is to be used again.
+#[derive(Debug)]
+pub struct Lease {
+    /// The connection.
+    pub sender: One,
+    /// Where it leads.
+    pub target: Arc<Target>,
+    /// Where it waits.
+    pub pool: Pool,
+}
+
+impl Lease {
+    /// The answer has ended.
+    pub fn give_back(self) {
+        let Self { mut sender, target, pool } = self;
+        if sender.is_ready() {
+            pool.put(&target, sender);
+        } else if !sender.is_closed() {
+            tokio::spawn(async move {
+                if let Ok(Ok(())) = timeout(READY, sender.ready()).await {
+                    pool.put(&target, sender);
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,572 @@
+//! The way of a request: examined, routed, sent to an instance, to another one where that is allowed, and its answer passed back.
+//!
+//! May it be sent again?
+//!
+//! | what went wrong | any request | a safe one whose body is kept |
+//! | --- | --- | --- |
+//! | no connection could be opened; nothing was sent | elsewhere | elsewhere |
+//! | a kept connection was closed before anything was sent on it | on a new one | on a new one |
+//! | it was sent, and the connection broke, or no answer came in time | no: 502, 504 | elsewhere |
+//! | the instance answered 502, 503 or 504 | no: that is the answer | elsewhere, while there is another one |
+//!
+//! "Elsewhere" costs budget ([`super::budget`]), "on a new one" does not: nobody had the request.
+
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
+    uri::{PathAndQuery, Scheme},
+};
+use hyper::{
+    body::{Body as _, Incoming},
+    client::conn::TrySendError,
+    upgrade::OnUpgrade,
+};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    access::Access,
+    body::{Answer, Held, Outgoing, Relay, Upload, UploadState, gather},
+    choose::{blame, choose},
+    counters::Reason,
+    forward::{self, Origin, strip_hop_by_hop},
+    pool::{ConnectError, Lease, One, Pool, Two},
+    request::{Admitted, Refusal, admit},
+    routes::{Group, Route},
+    shared::{Flight, Shared},
+    stream::{Active, Connection},
+    target::{BAD_ANSWER, BROKEN, Target},
+    tunnel,
+};
+use crate::{Problem, problem};
+
+/// How often it is looked whether an instance that owes an answer is still listed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The methods in `Allow`, where one is not passed on.
+const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+/// One thread's part of the gateway.
+#[derive(Debug)]
+pub struct Worker {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// This thread's connections to instances.
+    pub pool: Pool,
+}
+
+/// A request on its way, as far as all its attempts have it in common.
+struct Passing {
+    method: Method,
+    path: PathAndQuery,
+    headers: HeaderMap,
+    authority: Option<HeaderValue>,
+    upgrade: Option<HeaderValue>,
+    is_grpc: bool,
+    /// Whether it may be sent again after it has been sent.
+    is_repeatable: bool,
+    body: Outgoing,
+    upload: Option<Arc<UploadState>>,
+    started: Instant,
+}
+
+/// What became of an attempt.
+#[expect(clippy::large_enum_variant, reason = "on the stack for a moment, and nearly always the large one")]
+enum Attempt {
+    /// An answer, and the connection it came by, where that is to be used again.
+    Answered(Response<Incoming>, Option<Lease>),
+    /// Nobody had the request.
+    NotOpened(ConnectError),
+    /// A kept connection was closed before, or while, it was used.
+    Stale { was_sent: bool },
+    /// The connection broke.
+    Broken(String),
+    /// No answer in time, or none to be expected.
+    Silent,
+    /// It was the client's fault.
+    BadUpload(Upload),
+}
+
+enum Sender {
+    One { sender: One, is_kept: bool },
+    Two(Two),
+}
+
+impl Worker {
+    /// Answers a request.
+    pub async fn serve(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        mut request: Request<Incoming>,
+    ) -> Response<Answer> {
+        let shared = &self.shared;
+        shared.counters.requests.fetch_add(1, Relaxed);
+        let active = connection.begin();
+        let mut access = Access::begin(&request, &connection.client.address);
+        let asks_upgrade = request.headers().contains_key(header::UPGRADE);
+        let upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
+        let response = match self.pass(&connection, request, upgrade, active, &mut access).await {
+            Ok(response) => response,
+            Err((reason, problem)) => {
+                shared.counters.refused(reason);
+                let response = own_words(&problem);
+                if let Some(access) = &mut access {
+                    access.answer(response.status());
+                }
+                response
+            }
+        };
+        shared.counters.answered(response.status());
+        response
+    }
+
+    async fn pass(
+        &self,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+        on_upgrade: Option<OnUpgrade>,
+        active: Active,
+        access: &mut Option<Box<Access>>,
+    ) -> Result<Response<Answer>, Refusal> {
+        let shared = &self.shared;
+        let (mut head, body) = request.into_parts();
+        let has_body = !body.is_end_stream();
+        let admitted = admit(&head, has_body, connection.said_both(), &shared.me.name)?;
+        let mut flight = shared.begin().ok_or_else(|| {
+            let detail = format!(
+                "{} requests are in flight here, which is the limit; try again",
+                shared.limits.in_flight
+            );
+            (Reason::InFlight, Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+        })?;
+        let routes = shared.routes();
+        let path = head.uri.path();
+        let found = routes.find(admitted.host(), path).ok_or_else(|| unknown(path))?;
+        let route = Arc::clone(found.route);
+        let prefix = path.get(..found.stripped).unwrap_or_default();
+        let origin = Origin {
+            client: &connection.client,
+            version: head.version,
+            authority: admitted.authority.as_ref(),
+            prefix,
+        };
+        forward::prepare(&mut head.headers, &origin, &shared.me);
+        let rest = rest_of(&head.uri, found.stripped)?;
+        drop(routes);
+        let is_safe = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        let (body, upload, is_kept) = self.prepare_body(connection, body, is_safe).await?;
+        let Admitted { authority, upgrade, is_grpc } = admitted;
+        let mut passing = Passing {
+            method: head.method,
+            path: rest,
+            headers: head.headers,
+            authority,
+            upgrade,
+            is_grpc,
+            is_repeatable: is_safe && is_kept,
+            body,
+            upload,
+            started: Instant::now(),
+        };
+        let (response, lease, target) = self.try_instances(&route, &mut passing, &mut flight, access).await?;
+        if let Some(access) = access {
+            access.answer(response.status());
+            access.instance = Some(target.id.clone());
+        }
+        let held = Held { flight, active, access: access.take() };
+        self.answer(response, lease, on_upgrade.filter(|_| passing.upgrade.is_some()), held)
+    }
+
+    /// What is sent as the body, how it goes where it is passed on as it comes, and whether it can be sent twice.
+    async fn prepare_body(
+        &self,
+        connection: &Arc<Connection>,
+        body: Incoming,
+        is_safe: bool,
+    ) -> Result<(Outgoing, Option<Arc<UploadState>>, bool), Refusal> {
+        let limits = &self.shared.limits;
+        if body.is_end_stream() {
+            return Ok((Outgoing::Nothing, None, true));
+        }
+        if is_safe && body.size_hint().upper().is_some_and(|bytes| bytes <= limits.replay_bytes) {
+            let gathered = tokio::time::timeout(limits.stall, gather(body, limits.replay_bytes)).await;
+            connection.body_ended();
+            return match gathered {
+                Ok(Ok(bytes)) => Ok((Outgoing::Kept(bytes), None, true)),
+                Ok(Err(_)) => Err(bad_upload(Upload::Broken)),
+                Err(_) => Err(bad_upload(Upload::Stalled)),
+            };
+        }
+        let (body, state) = Outgoing::stream(body, connection, limits.stall);
+        Ok((body, Some(state), false))
+    }
+
+    /// Sends it to one instance after the other, until one has answered or it may not be sent again.
+    async fn try_instances(
+        &self,
+        route: &Route,
+        passing: &mut Passing,
+        flight: &mut Flight,
+        access: &mut Option<Box<Access>>,
+    ) -> Result<(Response<Incoming>, Option<Lease>, Arc<Target>), Refusal> {
+        let (shared, group) = (&self.shared, &route.group);
+        shared.budget.pay_in();
+        let mut tried: Vec<Arc<Target>> = Vec::new();
+        let mut failure: Option<Refusal> = None;
+        while tried.len() < shared.limits.attempts {
+            let Some(member) = choose(group, &tried, shared.now_ms(), |n| fastrand::usize(..n)) else {
+                break;
+            };
+            let target = Arc::clone(&member.target);
+            // The first attempt is free.
+            let is_late = passing.started.elapsed() >= shared.limits.answer;
+            if let Some(failure) = failure.take_if(|_| is_late || !shared.budget.withdraw(shared.now_ms())) {
+                shared.counters.retries_refused.fetch_add(1, Relaxed);
+                return Err(failure);
+            }
+            if failure.is_some() {
+                shared.counters.retries.fetch_add(1, Relaxed);
+                if let Some(access) = access {
+                    access.retries += 1;
+                }
+            }
+            flight.to(&target);
+            let http2 = passing.upgrade.is_none() && (passing.is_grpc || target.h2c || route.manner.http2);
+            let mut attempt = self.attempt(&target, passing, route.manner.own_host, http2, true).await;
+            if let Attempt::Stale { was_sent } = attempt {
+                attempt = if was_sent && !passing.is_repeatable {
+                    Attempt::Broken("it closed the connection".into())
+                } else {
+                    self.attempt(&target, passing, route.manner.own_host, http2, false).await
+                };
+            }
+            let now_ms = shared.now_ms();
+            let is_over = match attempt {
+                Attempt::Answered(response, lease) => {
+                    let status = response.status();
+                    let is_bad = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
+                    if is_bad {
+                        blame(group, &target, BAD_ANSWER, now_ms, &shared.counters);
+                    } else {
+                        target.succeeded();
+                    }
+                    tried.push(Arc::clone(&target));
+                    let elsewhere = passing.is_repeatable
+                        && is_unavailable(status)
+                        && tried.len() < shared.limits.attempts
+                        && choose(group, &tried, now_ms, |n| fastrand::usize(..n)).is_some();
+                    if !elsewhere || !shared.budget.withdraw(now_ms) {
+                        return Ok((response, lease, target));
+                    }
+                    // Paid already; the next one is not the first.
+                    shared.counters.retries.fetch_add(1, Relaxed);
+                    continue;
+                }
+                Attempt::BadUpload(upload) => return Err(bad_upload(upload)),
+                Attempt::NotOpened(why) => {
+                    blame(group, &target, BROKEN, now_ms, &shared.counters);
+                    failure = Some(not_opened(&target, &why));
+                    false
+                }
+                Attempt::Broken(why) => {
+                    blame(group, &target, BROKEN, now_ms, &shared.counters);
+                    let detail = format!("the instance {} took the request and broke off: {why}", target.id);
+                    failure = Some((Reason::Broken, Problem::new(StatusCode::BAD_GATEWAY, detail)));
+                    !passing.is_repeatable
+                }
+                // Twice on two connections is no coincidence.
+                Attempt::Stale { .. } => {
+                    blame(group, &target, BROKEN, now_ms, &shared.counters);
+                    let detail = format!("the instance {} closes its connections", target.id);
+                    failure = Some((Reason::Broken, Problem::new(StatusCode::BAD_GATEWAY, detail)));
+                    !passing.is_repeatable
+                }
+                Attempt::Silent => {
+                    blame(group, &target, BROKEN, now_ms, &shared.counters);
+                    let detail = format!(
+                        "the instance {} took the request and did not answer within {} s",
+                        target.id,
+                        shared.limits.answer.as_secs()
+                    );
+                    failure = Some((Reason::AnswerTime, Problem::new(StatusCode::GATEWAY_TIMEOUT, detail)));
+                    !passing.is_repeatable
+                }
+            };
+            tried.push(target);
+            if is_over {
+                break;
+            }
+        }
+        Err(failure.unwrap_or_else(|| nobody(group)))
+    }
+
+    async fn attempt(
+        &self,
+        target: &Arc<Target>,
+        passing: &mut Passing,
+        own_host: bool,
+        http2: bool,
+        may_reuse: bool,
+    ) -> Attempt {
+        let sender = match self.sender(target, http2, may_reuse).await {
+            Ok(sender) => sender,
+            Err(why) => return Attempt::NotOpened(why),
+        };
+        let host = if own_host { &target.host } else { passing.authority.as_ref().unwrap_or(&target.host) };
+        let Some(uri) = uri_of(passing, host, target, http2) else {
+            return Attempt::Broken("the request cannot be written for it".into());
+        };
+        let host = host.clone();
+        let mut headers = match passing.is_repeatable {
+            true => passing.headers.clone(),
+            false => std::mem::take(&mut passing.headers),
+        };
+        let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        forward::address(&mut headers, version, &host);
+        if let Some(upgrade) = &passing.upgrade {
+            headers.insert(header::UPGRADE, upgrade.clone());
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        let body = match &mut passing.body {
+            Outgoing::Kept(bytes) => Outgoing::Kept(bytes.clone()),
+            body => std::mem::replace(body, Outgoing::Nothing),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = passing.method.clone();
+        *request.uri_mut() = uri;
+        *request.version_mut() = version;
+        *request.headers_mut() = headers;
+        let sent = Instant::now();
+        let (result, is_kept, one) = match sender {
+            Sender::One { mut sender, is_kept } => {
+                let sending = sender.try_send_request(request);
+                (self.wait(sending, target, passing, sent).await, is_kept, Some(sender))
+            }
+            Sender::Two(mut sender) => {
+                let sending = sender.try_send_request(request);
+                // Shared, so it may have been closed for reasons of others.
+                (self.wait(sending, target, passing, sent).await, true, None)
+            }
+        };
+        match result {
+            Waited::Answered(response) => {
+                target.answered(sent.elapsed(), self.shared.now_ms());
+                let lease =
+                    one.map(|sender| Lease { sender, target: Arc::clone(target), pool: self.pool.clone() });
+                Attempt::Answered(response, lease)
+            }
+            Waited::Silent => Attempt::Silent,
+            Waited::Failed(mut failed) => {
+                let unsent = failed.take_message();
+                let was_sent = unsent.is_none();
+                if let Some(unsent) = unsent {
+                    let (head, body) = unsent.into_parts();
+                    passing.headers = head.headers;
+                    passing.body = body;
+                }
+                match passing.upload.as_ref().map_or(Upload::Fine, |upload| upload.get()) {
+                    Upload::Fine if is_kept && may_reuse => Attempt::Stale { was_sent },
+                    Upload::Fine if !was_sent => {
+                        Attempt::NotOpened(ConnectError::Refused(told(failed.error())))
+                    }
+                    Upload::Fine => Attempt::Broken(told(failed.error())),
+                    bad => Attempt::BadUpload(bad),
+                }
+            }
+        }
+    }
+
+    async fn sender(
+        &self,
+        target: &Arc<Target>,
+        http2: bool,
+        may_reuse: bool,
+    ) -> Result<Sender, ConnectError> {
+        if http2 {
+            return self.pool.two(target).await.map(Sender::Two);
+        }
+        if may_reuse && let Some(sender) = self.pool.take(target) {
+            return Ok(Sender::One { sender, is_kept: true });
+        }
+        self.shared.counters.connects.fetch_add(1, Relaxed);
+        Ok(Sender::One { sender: self.pool.open_one(target).await?, is_kept: false })
+    }
+
+    /// Waits for the head of the answer. The time counts from when the last piece of the body went.
+    async fn wait(
+        &self,
+        sending: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>>,
+        target: &Target,
+        passing: &Passing,
+        sent: Instant,
+    ) -> Waited {
+        let mut sending = pin!(sending);
+        let mut look = pin!(sleep(LOOK_EVERY.min(self.shared.limits.answer)));
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut sending => return match result {
+                    Ok(response) => Waited::Answered(response),
+                    Err(failed) => Waited::Failed(failed),
+                },
+                () = &mut look => {
+                    let since = passing.upload.as_ref().map_or(sent, |upload| upload.moved().max(sent));
+                    // What the cluster believes dead will not answer; a request that must not be repeated may still hope.
+                    if since.elapsed() >= self.shared.limits.answer || target.is_gone() && passing.is_repeatable {
+                        return Waited::Silent;
+                    }
+                    look.as_mut().reset(Instant::now() + LOOK_EVERY.min(self.shared.limits.answer));
+                }
+            }
+        }
+    }
+
+    /// Makes of an instance's answer the client's.
+    fn answer(
+        &self,
+        mut response: Response<Incoming>,
+        lease: Option<Lease>,
+        on_upgrade: Option<OnUpgrade>,
+        held: Held,
+    ) -> Result<Response<Answer>, Refusal> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(client) = on_upgrade else {
+                let detail = "the instance changed to a protocol that nobody asked for";
+                return Err((Reason::Broken, Problem::new(StatusCode::BAD_GATEWAY, detail)));
+            };
+            let instance = hyper::upgrade::on(&mut response);
+            let protocol = response.headers().get(header::UPGRADE).cloned();
+            self.shared.counters.tunnels.fetch_add(1, Relaxed);
+            let idle = self.shared.limits.tunnel;
+            tokio::spawn(async move {
+                tunnel::run(client, instance, idle).await;
+                drop(held);
+            });
+            let mut switched = response.map(|_| Answer::Words(Bytes::new()));
+            strip_hop_by_hop(switched.headers_mut());
+            switched.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            if let Some(protocol) = protocol {
+                switched.headers_mut().insert(header::UPGRADE, protocol);
+            }
+            return Ok(switched);
+        }
+        let headers = response.headers_mut();
+        // RFC 9112, section 6.3: where both are said, the length means nothing.
+        if headers.contains_key(header::TRANSFER_ENCODING) {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        strip_hop_by_hop(headers);
+        *response.version_mut() = Version::HTTP_11;
+        let stall = self.shared.limits.stall;
+        Ok(response.map(|body| Answer::Relay(Box::new(Relay::new(body, stall, lease, held)))))
+    }
+}
+
+enum Waited {
+    Answered(Response<Incoming>),
+    Failed(TrySendError<Request<Outgoing>>),
+    Silent,
+}
+
+/// Whether another instance may do better.
+fn is_unavailable(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+/// The target of the request to an instance.
+fn uri_of(passing: &Passing, host: &HeaderValue, target: &Target, http2: bool) -> Option<Uri> {
+    let mut parts = http::uri::Parts::default();
+    parts.path_and_query = Some(passing.path.clone());
+    if http2 {
+        parts.scheme = Some(Scheme::HTTP);
+        let authority = http::uri::Authority::try_from(host.as_bytes());
+        parts.authority = Some(authority.unwrap_or_else(|_| target.authority.clone()));
+    }
+    Uri::from_parts(parts).ok()
+}
+
+/// The path and query behind what is taken off.
+fn rest_of(uri: &Uri, stripped: usize) -> Result<PathAndQuery, Refusal> {
+    let bad = || (Reason::Path, Problem::new(StatusCode::BAD_REQUEST, "the target is no path"));
+    let whole = uri.path_and_query().ok_or_else(bad)?;
+    if stripped == 0 {
+        return Ok(whole.clone());
+    }
+    let rest = whole.as_str().get(stripped..).ok_or_else(bad)?;
+    let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+    PathAndQuery::try_from(rest).map_err(|_| bad())
+}
+
+fn unknown(path: &str) -> Refusal {
+    let first = path.split('/').nth(1).unwrap_or_default();
+    let first: String = first.chars().take(128).collect();
+    let detail = format!(
+        "no service is called {first:?} and none announces a prefix of this path; GET /services on a node lists them all"
+    );
+    (Reason::Unknown, Problem::not_found(detail))
+}
+
+fn nobody(group: &Group) -> Refusal {
+    let detail = match (group.unusable, group.gone_ms) {
+        (0, Some(_)) => "every instance of this service has gone; try again".to_owned(),
+        (0, None) => "this service has no instance that could be asked".to_owned(),
+        (n, _) => format!(
+            "this service has {n} instances, to none of which anything can be sent; GET /gateway says why"
+        ),
+    };
+    (Reason::Unreachable, Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+}
+
+fn not_opened(target: &Target, why: &ConnectError) -> Refusal {
+    match why {
+        ConnectError::Refused(why) => {
+            let detail = format!("no instance could be reached; {} last: {why}", target.id);
+            (Reason::Unreachable, Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+        }
+        ConnectError::TimedOut => {
+            let detail =
+                format!("no instance could be reached; {} last: it did not answer in time", target.id);
+            (Reason::AnswerTime, Problem::new(StatusCode::GATEWAY_TIMEOUT, detail))
+        }
+    }
+}
+
+fn bad_upload(upload: Upload) -> Refusal {
+    let (status, detail) = match upload {
+        Upload::Stalled => (StatusCode::REQUEST_TIMEOUT, "the body of the request took too long to arrive"),
+        Upload::Fine | Upload::Broken => {
+            (StatusCode::BAD_REQUEST, "the body of the request is malformed or incomplete")
+        }
+    };
+    (Reason::BodyTime, Problem::new(status, detail))
+}
+
+/// An error with what lies below it.
+fn told(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// What the gateway says itself.
+fn own_words(problem: &Problem) -> Response<Answer> {
+    let mut response = Response::new(Answer::Words(problem.to_json().into()));
+    *response.status_mut() = problem.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
+    match problem.status() {
+        StatusCode::SERVICE_UNAVAILABLE => {
+            _ = headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"))
+        }
+        StatusCode::METHOD_NOT_ALLOWED => _ = headers.insert(header::ALLOW, ALLOWED),
+        // What follows on this connection may be what was smuggled.
+        StatusCode::BAD_REQUEST => _ = headers.insert(header::CONNECTION, HeaderValue::from_static("close")),
+        _ => (),
+    }
+    response
+}

@@ -1,0 +1,112 @@
+//! What all threads of the gateway share.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use hearsay_protocol::providers::{Index, Provider};
+
+use super::{
+    budget::Budget, counters::Counters, forward::Pseudonym, limits::Limits, routes::Routes, target::Target,
+};
+
+/// The gateway, as every thread of it sees it.
+#[derive(Debug)]
+pub struct Shared {
+    /// Every bound.
+    pub limits: Limits,
+    /// What is counted.
+    pub counters: Counters,
+    /// How many retries there may be.
+    pub budget: Budget,
+    /// This gateway in `Via`.
+    pub me: Pseudonym,
+    /// Where it listens, once it does.
+    pub address: OnceLock<SocketAddr>,
+    /// How many threads serve.
+    pub threads: usize,
+    routes: RwLock<Arc<Routes>>,
+    /// The state of the table that the routes are of.
+    index: AtomicU64,
+    started: Instant,
+}
+
+impl Shared {
+    /// A gateway that knows nobody.
+    pub fn new(name: &str, limits: Limits, threads: usize) -> Self {
+        Self {
+            limits,
+            counters: Counters::default(),
+            budget: Budget::default(),
+            me: Pseudonym::new(name),
+            address: OnceLock::new(),
+            threads,
+            routes: RwLock::default(),
+            index: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    /// Milliseconds since the start.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The routes as they are now. The lock is held for as long as it takes to count a pointer.
+    pub fn routes(&self) -> Arc<Routes> {
+        Arc::clone(&self.routes.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The state of the table that the routes are of.
+    pub fn index(&self) -> Index {
+        Index(self.index.load(Relaxed))
+    }
+
+    /// Replaces the routes by what the table says. For one caller at a time.
+    pub fn learn(&self, index: Index, providers: &[Arc<Provider>]) {
+        let routes = Arc::new(self.routes().learn(providers, self.threads, self.now_ms()));
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
+        self.index.store(index.0, Relaxed);
+    }
+
+    /// Counts a request as in flight; `None` when there are too many.
+    pub fn begin(self: &Arc<Self>) -> Option<Flight> {
+        let before = self.counters.in_flight.fetch_add(1, Relaxed);
+        let flight = Flight { shared: Arc::clone(self), target: None };
+        (usize::try_from(before).unwrap_or(0) < self.limits.in_flight).then_some(flight)
+    }
+}
+
+/// A request in flight, here and at the instance that it was sent to, until this is dropped.
+#[derive(Debug)]
+pub struct Flight {
+    shared: Arc<Shared>,
+    target: Option<Arc<Target>>,
+}
+
+impl Flight {
+    /// It is sent to this instance now, and to no other.
+    pub fn to(&mut self, target: &Arc<Target>) {
+        self.leave();
+        target.begin();
+        self.target = Some(Arc::clone(target));
+    }
+
+    fn leave(&mut self) {
+        if let Some(before) = self.target.take() {
+            before.end();
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.leave();
+        self.shared.counters.in_flight.fetch_sub(1, Relaxed);
+    }
+}

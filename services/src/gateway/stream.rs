@@ -1,0 +1,181 @@
+//! A client's connection: its bytes, read along for [`super::framing`], and given up when nobody reads them.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{forward::Client, framing::Framing};
+
+/// What a connection and the requests on it know of each other.
+#[derive(Debug)]
+pub struct Connection {
+    /// Who asks.
+    pub client: Client,
+    /// A head said how long its body is in two ways.
+    both_lengths: AtomicBool,
+    /// A body has ended.
+    body_ended: AtomicBool,
+    /// Requests that are not answered wholly.
+    active: AtomicUsize,
+}
+
+impl Connection {
+    /// A connection of this client.
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            both_lengths: AtomicBool::new(false),
+            body_ended: AtomicBool::new(false),
+            active: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether a head said both `Content-Length` and `Transfer-Encoding`.
+    pub fn said_both(&self) -> bool {
+        self.both_lengths.load(Relaxed)
+    }
+
+    /// The body of a request has ended.
+    pub fn body_ended(&self) {
+        self.body_ended.store(true, Relaxed);
+    }
+
+    /// A request has come, until what is given back is dropped.
+    pub fn begin(self: &Arc<Self>) -> Active {
+        self.active.fetch_add(1, Relaxed);
+        Active(Arc::clone(self))
+    }
+
+    /// Whether no request is being answered.
+    pub fn is_idle(&self) -> bool {
+        self.active.load(Relaxed) == 0
+    }
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub struct Active(Arc<Connection>);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The bytes of a connection.
+#[derive(Debug)]
+pub struct ClientStream {
+    stream: TcpStream,
+    /// What was read to find out which protocol this is.
+    prefix: Bytes,
+    /// Only HTTP/1 has heads that can be read along.
+    framing: Option<Framing>,
+    connection: Arc<Connection>,
+    patience: Duration,
+    /// Made once, set anew at the start of each stall. Without it, a client that asks for a large answer and stops reading would hold
+    /// it for ever.
+    timer: Option<Pin<Box<Sleep>>>,
+    is_stalled: bool,
+}
+
+impl ClientStream {
+    /// A stream of which `prefix` has been read already. It fails when the client takes nothing for as long as `patience`.
+    pub fn new(
+        stream: TcpStream,
+        prefix: Bytes,
+        is_http1: bool,
+        connection: Arc<Connection>,
+        patience: Duration,
+    ) -> Self {
+        let framing = is_http1.then(Framing::default);
+        Self { stream, prefix, framing, connection, patience, timer: None, is_stalled: false }
+    }
+
+    fn read_along(&mut self, bytes: &[u8]) {
+        let Some(framing) = &mut self.framing else { return };
+        if self.connection.body_ended.load(Relaxed) {
+            self.connection.body_ended.store(false, Relaxed);
+            framing.forget();
+        }
+        framing.read(bytes);
+        if framing.said_both() != self.connection.said_both() {
+            self.connection.both_lengths.store(framing.said_both(), Relaxed);
+        }
+    }
+
+    /// Passes on what a write said, and fails when the answer has been "not yet" for too long.
+    fn watch(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.is_stalled = false;
+            return written;
+        }
+        let deadline = Instant::now() + self.patience;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if !self.is_stalled {
+            self.is_stalled = true;
+            timer.as_mut().reset(deadline);
+        }
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")))
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.prefix.is_empty() {
+            let taken = self.prefix.len().min(buf.remaining());
+            let part = self.prefix.split_to(taken);
+            self.read_along(&part);
+            buf.put_slice(&part);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.read_along(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watch(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watch(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,121 @@
+//! What the log says of itself in `/openapi.json`.
+
+use serde_json::{Value, json};
+
+use super::{input::RECORDS_PER_REQUEST_MAX, page::RECORDS_PER_PAGE_MAX, record::MESSAGE_BYTES_MAX};
+
+/// The paths of the log.
+pub(super) fn paths() -> Value {
+    let refused = || json!({ "$ref": "#/components/responses/Problem" });
+    let query = |name: &str, schema: Value, what: &str| json!({ "name": name, "in": "query", "schema": schema, "description": what });
+    let text = || json!({ "type": "string" });
+    let service = query("service", text(), "Only records of this service");
+    let level = query(
+        "level",
+        json!({ "type": "string", "enum": ["trace", "debug", "info", "warn", "error"] }),
+        "Only records of this level or a more urgent one",
+    );
+    let ack = query(
+        "ack",
+        json!({ "type": "string", "enum": ["local", "replicated", "majority"] }),
+        "On how many disks it must be before it is answered",
+    );
+    let key = json!({ "name": "Idempotency-Key", "in": "header", "schema": text(),
+        "description": "Tells a retry from a second write" });
+    let record = json!({ "type": "object", "properties": {
+        "id": text(), "node": text(), "offset": { "type": ["integer", "null"],
+            "description": "The how-manieth it is of those posted to its node, from 0; null for what a node says of itself" },
+        "time": { "type": "string", "format": "date-time" }, "service": { "type": ["string", "null"] },
+        "level": text(), "message": text() } });
+    let written = json!({ "type": "object", "properties": {
+        "id": text(), "offset": { "type": ["integer", "null"] }, "ack": text() } });
+    let several =
+        json!({ "type": "object", "properties": { "records": { "type": "array", "items": written } } });
+    let incoming = json!({ "type": "object", "required": ["message"], "properties": {
+        "message": { "type": "string", "description": format!("At most {MESSAGE_BYTES_MAX} bytes") },
+        "level": text(), "service": text(),
+        "time": { "type": ["string", "integer"], "description": "RFC 3339, or milliseconds since 1970" } } });
+    let json_answer = |what: &str, schema: &Value| json!({ "description": what, "content": { "application/json": { "schema": schema } } });
+    let value = json!({ "type": "object", "properties": { "record": { "type": "object", "properties": {
+        "value": { "type": "string", "format": "byte" }, "offset": { "type": "integer" } } } } });
+    json!({
+        "/log": {
+            "get": {
+                "summary": "The records of all nodes in the order of time, page by page",
+                "description": "Follow next until it is null: nothing is skipped, also not what arrives late. A page may be empty though there \
+                    is a next. With q, pages are in the order of arrival. Cursors are of the node that gave them.",
+                "parameters": [
+                    query("after", text(), "The next or resume of an earlier page, or the id of a record: then what arrived after it"),
+                    query("limit", json!({ "type": "integer", "minimum": 1, "maximum": RECORDS_PER_PAGE_MAX, "default": 100 }),
+                        "The most records on the page"),
+                    service, level,
+                    query("q", text(), "Only records with all of these words; \"…\" is a phrase, err* (three letters at least) any word that begins so"),
+                    query("before", text(), "Back instead of on: the last records before the prev of an earlier page; end: the last there are"),
+                ],
+                "responses": {
+                    "200": json_answer("The page", &json!({ "type": "object", "properties": {
+                        "records": { "type": "array", "items": record },
+                        "next": { "type": ["string", "null"], "description": "Where to go on; null: nothing more is here now" },
+                        "prev": { "type": ["string", "null"], "description": "Where to go back; null: this is the beginning" },
+                        "resume": { "type": "string", "description": "Where to go on later" } } })),
+                    "400": refused(), "410": refused(), "503": refused(),
+                },
+            },
+            "post": {
+                "summary": "Add records",
+                "description": format!("Plain text is one record; JSON one or an array; NDJSON one in each line; at most {RECORDS_PER_REQUEST_MAX}."),
+                "parameters": [ack, key],
+                "requestBody": { "required": true, "content": {
+                    "text/plain": { "schema": text() },
+                    "application/json": { "schema": { "oneOf": [incoming, { "type": "array", "items": incoming }] } },
+                    "application/x-ndjson": { "schema": text() } } },
+                "responses": {
+                    "200": json_answer("Written: one for one, records for several", &json!({ "oneOf": [written, several] })),
+                    "400": refused(), "409": refused(), "413": refused(), "415": refused(),
+                    "503": refused(), "504": refused(), "507": refused(),
+                },
+            },
+        },
+        "/log/tail": { "get": {
+            "summary": "Records as they come (server-sent events); data is a record, the id a place to resume at",
+            "parameters": [
+                service, level,
+                query("q", text(), "Only records whose message contains this, in either case"),
+                query("after", text(), "Begin after this cursor or record instead of now"),
+                query("last", json!({ "type": "integer", "minimum": 0, "maximum": 1000 }), "Begin with so many of the last records"),
+                { "name": "Last-Event-ID", "in": "header", "schema": text(), "description": "Go on where a stream broke off" },
+            ],
+            "responses": { "200": { "description": "The stream", "content": { "text/event-stream": {} } },
+                "400": refused(), "410": refused(), "503": refused() },
+        } },
+        "/log/events": { "post": {
+            "summary": "What nodes ship of themselves: listed, and without an offset",
+            "description": "NDJSON as for /log, with node beside the other fields. For nodes; clients use /log.",
+            "parameters": [ack, key],
+            "requestBody": { "required": true, "content": { "application/x-ndjson": { "schema": text() } } },
+            "responses": { "200": json_answer("Written", &several), "400": refused(), "409": refused(), "413": refused(),
+                "503": refused(), "504": refused(), "507": refused() },
+        } },
+        "/records": {
+            "get": {
+                "summary": "The record at the offset in the body; without a body, how many were posted to this node",
+                "requestBody": { "content": { "application/json": { "schema": { "type": "object",
+                    "properties": { "offset": { "type": "integer", "minimum": 0 } } } } } },
+                "responses": { "200": json_answer("The record, or the count", &value), "400": refused(), "404": refused(), "410": refused() },
+            },
+            "post": {
+                "summary": "Add a record of any bytes",
+                "parameters": [ack, key],
+                "requestBody": { "required": true, "content": { "application/json": { "schema": value } } },
+                "responses": { "200": json_answer("Its offset on this node", &json!({ "type": "object",
+                    "properties": { "offset": { "type": "integer" } } })),
+                    "400": refused(), "409": refused(), "413": refused(), "503": refused(), "504": refused(), "507": refused() },
+            },
+        },
+        "/records/{offset}": { "get": {
+            "summary": "The record that was posted to this node under this offset",
+            "parameters": [{ "name": "offset", "in": "path", "required": true, "schema": { "type": "integer", "minimum": 0 } }],
+            "responses": { "200": json_answer("The record", &value), "404": refused(), "410": refused() },
+        } },
+    })
+}

@@ -1,0 +1,243 @@
+//! Writing to the log.
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use hearsay_protocol::NodeId;
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{
+    Desk,
+    input::{self, Input, Line},
+    numbers,
+    record::{Level, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Said, Stored},
+};
+use crate::{
+    Problem,
+    journal::{AppendError, Appended, Journal, KEY_BYTES_MAX, Wanted, Write, read},
+    parameters::Parameters,
+    writing::{self, TOKEN, Wish, told},
+};
+
+/// Records and their parts in a key: `/999`.
+const NUMBER_BYTES_MAX: usize = 4;
+/// Tokens in the answer to several records; a read takes as many.
+const TOKENS: usize = 16;
+
+/// A value of any bytes, as JSON carries it. Padding may be left out, as some encoders do.
+pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// What became of a record.
+#[derive(Serialize)]
+struct Told {
+    id: String,
+    offset: Option<u64>,
+    ack: &'static str,
+}
+
+/// `POST /log`.
+pub(super) async fn records(
+    State(desk): State<Desk>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let parameters = Parameters::read(uri.query(), &["ack"])?;
+    let wish = Wish::read(&headers, &parameters)?;
+    let journal = desk.journal()?;
+    match Input::read(&headers, &body)? {
+        Input::One(said) => {
+            let appended = wish.write(journal.as_ref(), posted(&desk, said)).await?;
+            let [told_of] = offsets(&desk, journal.as_ref(), [&appended]).await.map(|o| tell(&appended, o));
+            Ok(told(&appended, Json(told_of)))
+        }
+        Input::Many(said) => {
+            let bodies = said.into_iter().map(|said| posted(&desk, said)).collect();
+            let appended = append_all(journal.as_ref(), &wish, bodies).await?;
+            Ok(answer_many(&desk, journal.as_ref(), &appended, true).await)
+        }
+    }
+}
+
+/// `POST /log/events`: what nodes ship of themselves. Listed like every record, and without an offset, because no client posted it.
+pub(super) async fn events(
+    State(desk): State<Desk>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let parameters = Parameters::read(uri.query(), &["ack"])?;
+    let wish = Wish::read(&headers, &parameters)?;
+    let journal = desk.journal()?;
+    if body.is_empty() {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "the body is empty; send a JSON object in each line",
+        ));
+    }
+    let lines = input::lines(&body)?;
+    let bodies = lines.into_iter().map(|Line { said, node }| {
+        let node = node.unwrap_or_else(|| desk.host.node().to_owned());
+        Stored { said, node, is_event: true }.into_body()
+    });
+    let appended = append_all(journal.as_ref(), &wish, bodies.collect()).await?;
+    Ok(answer_many(&desk, journal.as_ref(), &appended, false).await)
+}
+
+/// What `POST /records` takes.
+#[derive(Deserialize)]
+#[serde(expecting = "an object with record: {\"record\":{\"value\":\"<base64>\"}}")]
+struct Numbered {
+    record: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "record, an object with value: {\"record\":{\"value\":\"<base64>\"}}")]
+struct Value {
+    value: String,
+}
+
+/// `POST /records`.
+pub(super) async fn numbered(
+    State(desk): State<Desk>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let parameters = Parameters::read(uri.query(), &["ack"])?;
+    let wish = Wish::read(&headers, &parameters)?;
+    let journal = desk.journal()?;
+    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail).with("field", "record.value");
+    let Numbered { record } = serde_json::from_slice(&body)
+        .map_err(|error| bad(format!("{error}; expected {{\"record\":{{\"value\":\"<base64>\"}}}}")))?;
+    let message = BASE64
+        .decode(record.value.as_bytes())
+        .map_err(|error| bad(format!("record.value: no base64: {error}")))?;
+    if message.len() > MESSAGE_BYTES_MAX {
+        return Err(input::too_long(message.len(), " (record.value)"));
+    }
+    let said = Said { level: Level::default(), service: None, time_ms: None, message };
+    let appended = wish.write(journal.as_ref(), posted(&desk, said)).await?;
+    let [offset] = offsets(&desk, journal.as_ref(), [&appended]).await;
+    Ok(told(&appended, Json(json!({ "offset": offset }))))
+}
+
+fn posted(desk: &Desk, said: Said) -> Vec<u8> {
+    Stored { said, node: desk.host.node().to_owned(), is_event: false }.into_body()
+}
+
+/// Writes all of these. With a key, each has one of its own made of it, so that a repetition of all is the same writes, however many of
+/// them were done the first time.
+async fn append_all(
+    journal: &dyn Journal,
+    wish: &Wish,
+    bodies: Vec<Vec<u8>>,
+) -> Result<Vec<Appended>, Problem> {
+    if wish.key.as_ref().is_some_and(|key| key.len() + NUMBER_BYTES_MAX > KEY_BYTES_MAX) {
+        let detail = format!(
+            "Idempotency-Key: for several records, at most {} bytes",
+            KEY_BYTES_MAX - NUMBER_BYTES_MAX
+        );
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail).with("header", "Idempotency-Key"));
+    }
+    let total = bodies.len();
+    let key = |number: usize| wish.key.as_ref().map(|key| format!("{key}/{number}"));
+    let writes =
+        bodies.into_iter().enumerate().map(|(number, body)| Write { key: key(number), body }).collect();
+    let mut appended = Vec::with_capacity(total);
+    let mut failed = None;
+    for answer in journal.append(writes, wish.wanted).await {
+        match answer {
+            Ok(done) => appended.push(done),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    match failed {
+        None => Ok(appended),
+        Some(error) => {
+            let stored = appended.len();
+            let detail = format!(
+                "{error}; {stored} of {total} records were stored: repeat all under an Idempotency-Key"
+            );
+            Err(Problem::new(writing::problem(&error).status(), detail).with("stored", stored))
+        }
+    }
+}
+
+async fn answer_many(desk: &Desk, journal: &dyn Journal, appended: &[Appended], numbered: bool) -> Response {
+    let all = appended.to_vec();
+    let me = desk.me();
+    let offsets = if numbered { look_up(journal, me, all).await } else { vec![None; appended.len()] };
+    let records: Vec<Told> =
+        appended.iter().zip(offsets).map(|(appended, offset)| tell(appended, offset)).collect();
+    let Some(weakest) = appended.iter().min_by_key(|appended| appended.level) else {
+        return Json(json!({ "records": records })).into_response();
+    };
+    let mut response = told(weakest, Json(json!({ "records": records })));
+    // What follows one another is replicated together, so a few of them, the last among them, stand for all.
+    let step = appended.len().div_ceil(TOKENS);
+    let tokens: Vec<String> = appended.iter().rev().step_by(step).map(|a| a.id.to_string()).collect();
+    if let Ok(tokens) = HeaderValue::try_from(tokens.join(",")) {
+        response.headers_mut().insert(TOKEN, tokens);
+    }
+    response
+}
+
+fn tell(appended: &Appended, offset: Option<u64>) -> Told {
+    Told { id: appended.id.to_string(), offset, ack: appended.level.name() }
+}
+
+async fn offsets<const N: usize>(desk: &Desk, journal: &dyn Journal, of: [&Appended; N]) -> [Option<u64>; N] {
+    let all = of.map(Clone::clone).to_vec();
+    let found = look_up(journal, desk.me(), all).await;
+    std::array::from_fn(|place| found.get(place).copied().flatten())
+}
+
+/// The offsets of what was written. None where it was the repetition of a write to another node, or cannot be read: written it is.
+async fn look_up(journal: &dyn Journal, me: NodeId, appended: Vec<Appended>) -> Vec<Option<u64>> {
+    let length = appended.len();
+    let found = read(journal, move |db| {
+        let own =
+            |a: &Appended| if a.id.feed.writer == me { numbers::offset(db, a.id, me) } else { Ok(None) };
+        appended.iter().map(own).collect::<rusqlite::Result<Vec<_>>>()
+    });
+    found.await.unwrap_or_else(|_| vec![None; length])
+}
+
+/// Why events were not stored, or not all of them. Under the same key they can be tried again.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unstored {
+    /// The journal would not, or could not.
+    #[error(transparent)]
+    Journal(#[from] AppendError),
+}
+
+/// Writes what happened to this node into its own journal of the log, as `POST /log/events` does for others.
+///
+/// # Errors
+/// Some of it may be written; the same key makes a repetition harmless.
+pub async fn append_events(
+    journal: &dyn Journal,
+    node: &str,
+    key: &str,
+    events: impl IntoIterator<Item = Said>,
+) -> Result<(), Unstored> {
+    let node: String = node.chars().take(NAME_BYTES_MAX / 4).collect();
+    let body = |said| Stored { said, node: node.clone(), is_event: true }.into_body();
+    let write = |(number, said)| Write { key: Some(format!("{key}/{number}")), body: body(said) };
+    let writes = events.into_iter().enumerate().map(write).collect();
+    let answers = journal.append(writes, Wanted::default()).await;
+    answers.into_iter().try_for_each(|answer| answer.map(drop).map_err(Unstored::from))
+}

@@ -1,0 +1,162 @@
+//! HTTP/2 without TLS, and gRPC.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt as _, Empty, Full, combinators::BoxBody};
+use hyper::{
+    body::{Body, Frame},
+    client::conn::http2::{self, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{
+    instance::{echo, h2c, told},
+    world::{World, within},
+};
+
+type Sent = BoxBody<Bytes, Infallible>;
+
+async fn client(world: &World) -> SendRequest<Sent> {
+    let stream = TcpStream::connect(world.address).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// A body and trailers behind it.
+struct WithTrailers(Option<Bytes>, Option<HeaderMap>);
+
+impl Body for WithTrailers {
+    type Data = Bytes;
+    type Error = hyper::Error;
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = self.0.take().map(Frame::data).or_else(|| self.1.take().map(Frame::trailers));
+        std::task::Poll::Ready(frame.map(Ok))
+    }
+}
+
+#[tokio::test]
+async fn grpc_passes_with_its_trailers() {
+    let world = World::start().await;
+    let instance = h2c(|request| async move {
+        assert_eq!(request.version(), http::Version::HTTP_2);
+        assert_eq!(request.headers()["te"], "trailers");
+        assert_eq!(request.uri().path(), "/pkg.Greeter/Hello");
+        assert_eq!(request.uri().authority().unwrap(), "gw:1");
+        let got = request.into_body().collect().await.unwrap().to_bytes();
+        let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+        let mut response = Response::new(WithTrailers(Some(got), Some(trailers)).boxed());
+        response.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        response
+    })
+    .await;
+    world.offer("greeter", "g", instance.address, &["urlprefix-/pkg.Greeter"]).await;
+    let mut client = client(&world).await;
+    for _ in 0..3 {
+        let request = Request::post("http://gw:1/pkg.Greeter/Hello")
+            .header("content-type", "application/grpc+proto")
+            .header("te", "trailers")
+            .body(Full::new(Bytes::from_static(b"\0\0\0\0\x02hi")).boxed())
+            .unwrap();
+        let response = within(client.send_request(request)).await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["content-type"]),
+            (200, &"application/grpc".parse().unwrap())
+        );
+        let body = response.into_body().collect().await.unwrap();
+        assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
+        assert_eq!(body.to_bytes(), Bytes::from_static(b"\0\0\0\0\x02hi"));
+    }
+    assert_eq!(instance.connections(), 1, "one connection is shared");
+}
+
+#[tokio::test]
+async fn a_request_by_http2_reaches_an_instance_of_http1_and_the_other_way_round() {
+    let world = World::start().await;
+    let (one, two) = (echo("one").await, h2c(|request| told("two", request)).await);
+    world.offer("one", "o", one.address, &[]).await;
+    world.offer("two", "t", two.address, &["h2c"]).await;
+    let mut client = client(&world).await;
+    let request = Request::post("http://gw:1/one/x")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .body(Full::new(Bytes::from_static(b"hello")).boxed());
+    let response = within(client.send_request(request.unwrap())).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let told: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        (&told["version"], &told["body"], &told["target"]),
+        (&"HTTP/1.1".into(), &"hello".into(), &"/x".into())
+    );
+    assert_eq!((&told["headers"]["cookie"], &told["headers"]["host"]), (&"a=1; b=2".into(), &"gw:1".into()));
+    let told = world.get("/two/y").await.json();
+    assert_eq!((&told["version"], &told["target"]), (&"HTTP/2.0".into(), &"http://gw:1/y".into()));
+}
+
+#[tokio::test]
+async fn many_requests_share_a_connection_and_an_error_is_a_problem_there_too() {
+    let world = World::start().await;
+    let instance = echo("a").await;
+    world.offer("web", "w", instance.address, &[]).await;
+    let client = client(&world).await;
+    let mut all = tokio::task::JoinSet::new();
+    for i in 0..100 {
+        let mut client = client.clone();
+        all.spawn(async move {
+            let request = Request::get(format!("http://gw/web/{i}")).body(Empty::new().boxed()).unwrap();
+            client.send_request(request).await.unwrap().status().as_u16()
+        });
+    }
+    assert!(within(all.join_all()).await.iter().all(|status| *status == 200));
+    let request = Request::get("http://gw/nothing").body(Empty::new().boxed()).unwrap();
+    let response = within(client.clone().send_request(request)).await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["content-type"]),
+        (404, &"application/problem+json".parse().unwrap())
+    );
+}
+
+/// One frame, by RFC 9113, section 4.1.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut bytes = length[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+#[tokio::test]
+async fn rapid_resets_end_the_connection() {
+    let world = World::start().await;
+    let instance = crate::instance::mute().await;
+    world.offer("web", "w", instance.address, &[]).await;
+    let mut stream = world.open("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    let mut bytes = frame(4, 0, 0, &[]);
+    // GET http://gw/web, in HPACK: three of the static table, and a literal :authority.
+    let head = [0x82, 0x86, 0x04, 0x04, b'/', b'w', b'e', b'b', 0x41, 0x02, b'g', b'w'];
+    for i in 0..2000 {
+        bytes.extend(frame(1, 0x5, 2 * i + 1, &head));
+        bytes.extend(frame(3, 0, 2 * i + 1, &[0, 0, 0, 8]));
+    }
+    // It may be cut while we still send.
+    _ = stream.write_all(&bytes).await;
+    let mut rest = Vec::new();
+    _ = within(stream.read_to_end(&mut rest)).await;
+    world
+        .until("nothing is left of it", |state| {
+            state["totals"]["inFlight"] == 0 && state["totals"]["connections"] == 0
+        })
+        .await;
+    assert!(world.metric("gateway_requests", None) < 1000, "{}", world.metric("gateway_requests", None));
+    assert_eq!(world.refused("http2"), 1);
+}

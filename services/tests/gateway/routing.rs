@@ -1,0 +1,123 @@
+//! Where requests go, and how soon.
+
+use std::time::{Duration, Instant};
+
+use hearsay_protocol::record::Health;
+
+use crate::{
+    instance::{echo, nobody},
+    world::World,
+};
+
+#[tokio::test]
+async fn a_prefix_is_passed_on_whole_and_a_service_name_is_taken_off() {
+    let world = World::start().await;
+    let instance = echo("a").await;
+    world.offer("grading", "g", instance.address, &["urlprefix-/students"]).await;
+    for (path, target) in [
+        ("/students/1?q=x", "/students/1?q=x"),
+        ("/grading/students/1?q=x", "/students/1?q=x"),
+        ("/grading?q", "/?q"),
+        ("/grading", "/"),
+        ("/students", "/students"),
+    ] {
+        assert_eq!(world.get(path).await.json()["target"], target, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_service_is_404_and_one_that_is_gone_is_503() {
+    let world = World::start().await;
+    let detail = world.get("/nothing/here").await.problem(404);
+    assert!(detail.contains("\"nothing\""), "{detail}");
+    world.offer("web", "w", nobody(), &[]).await;
+    world.table.withdraw("w");
+    world.settled().await;
+    let gone = world.get("/web/x").await;
+    assert!(gone.problem(503).contains("has gone") && gone.head.contains("retry-after"));
+    assert_eq!((world.refused("unknown"), world.refused("unreachable")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_host_outranks_prefixes_and_is_passed_on() {
+    let world = World::start().await;
+    let (any, shop) = (echo("any").await, echo("shop").await);
+    world.offer("web", "w", any.address, &["urlprefix-/"]).await;
+    world.offer("shop", "s", shop.address, &["urlprefix-shop.example.com/ host=dst"]).await;
+    let asked = async |host: &str| {
+        let reply =
+            world.send(&format!("GET /x HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")).await;
+        (reply.json()["name"].clone(), reply.json()["headers"]["host"].clone())
+    };
+    assert_eq!(asked("gw:8080").await, ("any".into(), "gw:8080".into()));
+    assert_eq!(asked("Shop.example.com:8080").await, ("shop".into(), shop.address.to_string().into()));
+}
+
+#[tokio::test]
+async fn routes_follow_the_table_within_100_ms() {
+    let world = World::start().await;
+    let instance = echo("a").await;
+    let mut slowest_of_best = Duration::MAX;
+    // The best of a few: the machine may be busy with something else.
+    for _ in 0..5 {
+        let start = Instant::now();
+        world.table.offer("web", "w", instance.address, &[]);
+        while world.get("/web").await.status != 200 {}
+        let appeared = start.elapsed();
+        let start = Instant::now();
+        world.table.withdraw("w");
+        while world.get("/web").await.status == 200 {}
+        slowest_of_best = slowest_of_best.min(appeared.max(start.elapsed()));
+    }
+    println!("a change was followed within {slowest_of_best:?}");
+    assert!(slowest_of_best < Duration::from_millis(100), "{slowest_of_best:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_comes_back_is_508() {
+    let world = World::start().await;
+    // An instance that is the gateway, under the same name again.
+    world.offer("loop", "l", world.address, &["urlprefix-/loop"]).await;
+    let detail = world.get("/loop").await.problem(508);
+    assert!(detail.contains("hearsay-"), "{detail}");
+    assert_eq!((world.metric("gateway_requests", None), world.refused("loop")), (2, 1));
+}
+
+#[tokio::test]
+async fn the_critical_are_asked_only_when_nobody_else_is_there() {
+    let world = World::start().await;
+    let (good, bad) = (echo("good").await, echo("bad").await);
+    let offer = |id, at: &crate::instance::Running, health| {
+        world.table.offer_as("web", id, &format!("http://{}", at.address), &[], health);
+    };
+    offer("a", &good, Health::Warning);
+    offer("b", &bad, Health::Critical);
+    world.settled().await;
+    for _ in 0..20 {
+        assert_eq!(world.get("/web").await.json()["name"], "good");
+    }
+    offer("a", &good, Health::Critical);
+    world.settled().await;
+    let mut names = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        names.insert(world.get("/web").await.json()["name"].to_string());
+    }
+    assert_eq!(names.len(), 2, "{names:?}");
+}
+
+#[tokio::test]
+async fn the_state_names_listener_routes_and_instances() {
+    let world = World::start().await;
+    let instance = echo("a").await;
+    world.offer("web", "w", instance.address, &["urlprefix-/shop", "urlprefix-*.x/"]).await;
+    world.table.offer_as("web", "tls", "https://10.0.0.1", &[], Health::Passing);
+    world.settled().await;
+    world.get("/web").await;
+    let state = world.state().await;
+    assert_eq!(state["listener"], world.address.to_string());
+    assert_eq!(state["routes"].as_array().unwrap().len(), 2);
+    let web = state["instances"].as_array().unwrap().iter().find(|i| i["id"] == "w").unwrap();
+    assert_eq!((&web["answered"], &web["ejected"], &web["inFlight"]), (&1.into(), &false.into(), &0.into()));
+    assert!(web["latencyMs"].as_f64().unwrap() > 0.0);
+    assert_eq!(state["ignored"].as_array().unwrap().len(), 2, "{state:#}");
+}
