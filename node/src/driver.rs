@@ -4,17 +4,18 @@
 //! at answering pings. Nothing here concludes anything.
 
 mod dial;
+mod order;
 mod replicas;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::StreamExt as _;
 use hearsay_protocol::{
-    Core, NodeId,
+    Core,
     io::{Command, Fatal, GossipId, Input, Judgement, Output},
     record::Health,
     sync::Ticket,
@@ -39,6 +40,7 @@ use crate::{
     view::View,
 };
 use dial::Dials;
+pub use order::{Neighbourhood, Order};
 use replicas::Replication;
 
 /// A second connection to the same process, the other way round than the first, is a crossing dial while the first is younger than this.
@@ -68,34 +70,6 @@ struct First {
     here: Option<Multiaddr>,
     /// Which process the peer is, once it has said so. A peer that restarted is another, and so is a second one under its key.
     process: Option<String>,
-}
-
-/// What others ask of the driver.
-#[derive(Debug)]
-pub enum Order {
-    /// For the core.
-    Command(Command),
-    /// Somebody may be reached at this address.
-    Hint(Option<NodeId>, Multiaddr),
-    /// The user wants a connection to whoever is at one of these addresses. Answered with whether there has been one already.
-    Join(Vec<(Option<NodeId>, Multiaddr)>, oneshot::Sender<bool>),
-    /// Ask a replica of a topic.
-    AskReplica(NodeId, String, Ticket, Vec<u8>),
-    /// Answer a replica of a topic.
-    AnswerReplica(Ticket, Vec<u8>),
-    /// A peer sent what it should not have.
-    Misbehaved(NodeId, &'static str),
-    /// Offer the node's own instances as critical, or as passing.
-    Maintenance(bool),
-    /// Say goodbye; answered when the neighbours have it, or after half a second.
-    Leave(oneshot::Sender<()>),
-}
-
-/// What the driver tells: who its neighbours are, so that a node that is alone looks for others, and people see it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Neighbourhood {
-    /// To whom there is a connection.
-    pub neighbours: BTreeSet<NodeId>,
 }
 
 /// The driver's state.

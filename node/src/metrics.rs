@@ -17,7 +17,7 @@ use hearsay_services::{
 };
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text},
     metrics::{
         MetricType,
         counter::{ConstCounter, Counter},
@@ -214,17 +214,23 @@ impl Collector for PluginMetrics {
                 MetricKind::Counter => MetricType::Counter,
                 MetricKind::Gauge => MetricType::Gauge,
             };
+            if first.label.is_none() {
+                write_number(first, encoder.encode_descriptor(first.name, first.help, None, kind)?)?;
+                continue;
+            }
             let mut family = encoder.encode_descriptor(first.name, first.help, None, kind)?;
             for metric in same {
-                let labels = metric.label.as_slice();
-                let encoder = family.encode_family(&labels)?;
-                match metric.kind {
-                    MetricKind::Counter => ConstCounter::new(metric.value).encode(encoder)?,
-                    MetricKind::Gauge => ConstGauge::new(metric.value).encode(encoder)?,
-                }
+                write_number(metric, family.encode_family(&metric.label.as_slice())?)?;
             }
         }
         Ok(())
+    }
+}
+
+fn write_number(metric: &Metric, encoder: MetricEncoder<'_>) -> fmt::Result {
+    match metric.kind {
+        MetricKind::Counter => ConstCounter::new(metric.value).encode(encoder),
+        MetricKind::Gauge => ConstGauge::new(metric.value).encode(encoder),
     }
 }
 
@@ -300,11 +306,34 @@ mod tests {
     use super::*;
     use crate::view::Clock;
 
+    struct Counting;
+
+    impl Service for Counting {
+        fn name(&self) -> &str {
+            "counting"
+        }
+        fn prefixes(&self) -> &[&str] {
+            &[]
+        }
+        fn router(&self, _: Arc<dyn hearsay_services::Host>) -> axum::Router {
+            axum::Router::new()
+        }
+        fn metrics(&self) -> Vec<Metric> {
+            let metric = |name, kind, label, value| Metric { name, help: "Things", kind, label, value };
+            vec![
+                metric("things", MetricKind::Counter, None, 1),
+                metric("kinds", MetricKind::Gauge, Some(("kind", "a")), 2),
+                metric("kinds", MetricKind::Gauge, Some(("kind", "b")), 3),
+            ]
+        }
+    }
+
     #[test]
     fn what_the_table_holds_and_what_the_driver_publishes_is_shown() {
         let view = Arc::new(View::new(Index(7), Clock::start()));
         view.apply(Time::ZERO, [Change::RootHash([0xab; 16])]);
         let metrics = Metrics::new(view);
+        metrics.set_plugins(vec![Arc::new(Counting)]);
         metrics.set_protocol(vec![("messages_dropped", "Messages dropped", 3)]);
         metrics.set_protocol_gauges(vec![("neighbours", "Open connections", 6.0)]);
         metrics.http.refused("host");
@@ -314,6 +343,9 @@ mod tests {
             "hearsay_index 7",
             "hearsay_messages_dropped_total 3",
             "hearsay_neighbours 6.0",
+            "hearsay_things_total 1",
+            "hearsay_kinds{kind=\"a\"} 2",
+            "hearsay_kinds{kind=\"b\"} 3",
             "hearsay_http_refused_total{reason=\"host\"} 1",
             &format!("hearsay_root_hash_info{{hash=\"{}\"}} 1", "ab".repeat(16)),
         ] {

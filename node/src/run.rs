@@ -215,6 +215,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         tokio::spawn(seek::join(target.clone(), orders.clone(), neighbours.clone()));
     }
     tokio::spawn(memory::give_back_after_bursts(neighbours));
+    tokio::spawn(memory::give_back_after_start());
     for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
         tokio::spawn(task);
     }

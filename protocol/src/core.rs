@@ -396,7 +396,8 @@ impl Core {
     }
 
     fn on_disconnected(&mut self, now: Time, peer: NodeId) {
-        let neighbour = self.links.is_wanted(peer) && self.present.contains(&peer);
+        // Links kept for another reason bring no witnesses: where they are many, a crash would be told by everybody.
+        let neighbour = self.present.contains(&peer) && self.overlay.wanted().contains(&peer);
         self.links.closed(now, peer);
         self.sync.forget(peer);
         self.watch.disconnected(now, peer, neighbour);

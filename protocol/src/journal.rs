@@ -247,7 +247,7 @@ pub struct Journal {
     replicas: BTreeMap<NodeId, Replica>,
     connected: BTreeSet<NodeId>,
     writes: BTreeMap<WriteId, Write>,
-    /// What was just written here and goes out when it is on the disk.
+    /// What was just written here, or pushed to here while not all replicas are connected, and goes out when it is on the disk.
     unpushed: BTreeMap<WriteId, Run>,
     loads: BTreeMap<LoadId, Reader>,
     repair: Repair,
@@ -429,12 +429,15 @@ impl Journal {
                     self.unconfirmed.entry(id).or_default().extend(first);
                     appends.for_each(|append| self.repeated(append, id, entry));
                 }
-                self.push(&run);
+                self.push(&run, None);
             }
             Purpose::Pushed { from, ticket } => {
                 self.counters.replicated += count;
                 let receipt = JournalResponse::Receipt(self.extents.of(feed));
                 self.out.push_back(Output::Respond(from, ticket, receipt));
+                if let Some(run) = self.unpushed.remove(&id) {
+                    self.push(&run, Some(from));
+                }
             }
             Purpose::Pulled => {
                 self.counters.replicated += count;
@@ -458,6 +461,7 @@ impl Journal {
                 self.refuse(lost.into_iter().flatten(), &answer);
             }
             Purpose::Pushed { from, ticket } => {
+                self.unpushed.remove(&id);
                 self.out.push_back(Output::Respond(from, ticket, JournalResponse::Unable));
             }
             Purpose::Pulled => self.repair.give_up(now),

@@ -18,6 +18,7 @@ use std::{
 
 use serde_json::Value;
 
+mod browser;
 mod cluster;
 pub mod history;
 pub mod http;
@@ -25,6 +26,7 @@ mod intruder;
 mod swarms;
 mod writers;
 
+pub use browser::Browser;
 pub use cluster::{Cluster, NodeRef};
 pub use intruder::{Intruder, spoof_mdns};
 pub use swarms::Swarms;

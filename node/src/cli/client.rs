@@ -105,13 +105,8 @@ impl Client {
         self.ask(Method::GET, path).await?.expect_success()
     }
 
-    /// Sends a body of this type, which must be taken.
+    /// Sends something to be written, and reads the whole answer, whatever its status.
     pub(super) async fn post(&self, path: &str, content_type: &str, body: Bytes) -> Result<Answer, Failure> {
-        self.write(path, content_type, body).await?.expect_success()
-    }
-
-    /// Sends a body of this type, and reads the whole answer, whatever its status.
-    pub(super) async fn write(&self, path: &str, content_type: &str, body: Bytes) -> Result<Answer, Failure> {
         let headers = [(header::ACCEPT, "application/json"), (header::CONTENT_TYPE, content_type)];
         let request = self.request(Method::POST, path, &headers, body);
         let response = self.exchange(request, WRITTEN_MAX).await?;

@@ -164,7 +164,8 @@ async fn append(client: &Client, output: Output, message: &str, about: &Value) -
         record.to_string()
     };
     if !message.is_empty() {
-        let answer = client.post("/log", "application/json", Bytes::from(record(message))).await?;
+        let answer =
+            client.post("/log", "application/json", Bytes::from(record(message))).await?.expect_success()?;
         if output.json {
             return output.json(&answer.body);
         }
@@ -192,7 +193,8 @@ async fn append(client: &Client, output: Output, message: &str, about: &Value) -
             }
         }
         if count > 0 {
-            let answer = client.post("/log", "application/x-ndjson", Bytes::from(batch)).await?;
+            let answer =
+                client.post("/log", "application/x-ndjson", Bytes::from(batch)).await?.expect_success()?;
             recorded += count;
             if output.json {
                 output.json(&answer.body)?;

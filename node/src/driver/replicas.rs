@@ -20,8 +20,8 @@ use crate::{
     swarm::{node_of, peer_of},
 };
 
-/// Replicas of one topic that this node stays connected to. What it writes reaches the others by repair, a few seconds later.
-const REPLICAS_MAX: usize = 16;
+/// Replicas of one topic that this node stays connected to, beside those that chose it. What it writes reaches the others through these.
+const REPLICAS_MAX: usize = 8;
 /// Questions of replicas that wait for a topic's thread.
 const ANSWERING_MAX: usize = 4096;
 

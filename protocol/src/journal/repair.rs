@@ -30,6 +30,8 @@ pub(super) enum Next {
 #[derive(Debug)]
 struct Session {
     peer: NodeId,
+    /// The hash that it was asked to compare with.
+    root: [u8; 16],
     /// `None`: it is this node's turn.
     waits: Option<Ticket>,
     deadline: Time,
@@ -105,6 +107,11 @@ impl Repair {
             session.waits = Some(ticket);
             session.deadline = now + self.timeout;
         }
+    }
+
+    /// Whether this is the hash that was to be compared.
+    pub(super) fn compared(&self, root: [u8; 16]) -> bool {
+        self.session.as_ref().is_some_and(|session| session.root == root)
     }
 
     /// The feed whose runs were asked for.
@@ -188,8 +195,10 @@ impl Repair {
             return Next::Nothing;
         };
         self.queue.remove(&peer);
+        let root = extents.root();
         self.session = Some(Session {
             peer,
+            root,
             waits: None,
             deadline: now + self.timeout,
             storing: 0,
@@ -199,7 +208,7 @@ impl Repair {
             pulled: None,
             helped: false,
         });
-        Next::Ask(peer, JournalRequest::Compare { root: extents.root() })
+        Next::Ask(peer, JournalRequest::Compare { root })
     }
 
     /// When [`next`](Self::next) may have something to do.

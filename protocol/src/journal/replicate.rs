@@ -21,10 +21,10 @@ impl Replica {
 }
 
 impl Journal {
-    /// What was just synced goes to all at once.
-    pub(super) fn push(&mut self, run: &Run) {
-        let connected = self.replicas.iter().filter(|(_, replica)| replica.connected);
-        let peers: Vec<NodeId> = connected.map(|(id, _)| *id).collect();
+    /// What was just synced goes to all at once, but for whom it came from.
+    pub(super) fn push(&mut self, run: &Run, from: Option<NodeId>) {
+        let others = self.replicas.iter().filter(|(id, replica)| replica.connected && Some(**id) != from);
+        let peers: Vec<NodeId> = others.map(|(id, _)| *id).collect();
         peers.into_iter().for_each(|peer| self.push_to(peer, run));
     }
 
@@ -148,14 +148,15 @@ impl Journal {
 
     /// A run of somebody else's, on its way to the disk if it is sound and new.
     fn take(&mut self, wall_ms: u64, from: NodeId, run: Run, purpose: Purpose) -> Taken {
+        let mut range = Seen::default();
+        range.insert_range(run.start, run.end());
+        // What was written here comes back from those that pass it on.
+        if self.extents.covers(&Extent { feed: run.feed, seen: range }) {
+            return Taken::Known(run.feed);
+        }
         if run.feed == self.own.0.feed {
             self.misbehaved(from, "run of the own feed");
             return Taken::Refused;
-        }
-        let mut range = Seen::default();
-        range.insert_range(run.start, run.end());
-        if self.extents.covers(&Extent { feed: run.feed, seen: range }) {
-            return Taken::Known(run.feed);
         }
         if self.failed || self.writes.len() >= FOREIGN_WRITES_MAX || !self.extents.has_room(run.feed) {
             self.counters.put_off += 1;
@@ -164,7 +165,12 @@ impl Journal {
         match run.check(&self.config.cluster, &self.config.topic) {
             Ok(hashes) => {
                 run.entries.iter().for_each(|entry| self.clock.observe(wall_ms, entry.time));
+                let pushed = matches!(purpose, Purpose::Pushed { .. });
                 let write = self.begin_write(purpose, &run);
+                // Whoever is not connected here may not be connected to the writer either.
+                if pushed && self.replicas.values().any(|replica| !replica.connected) {
+                    self.unpushed.insert(write, run.clone());
+                }
                 self.out.push_back(Output::Store(write, run, hashes));
                 Taken::Storing
             }
@@ -213,7 +219,10 @@ impl Journal {
         }
         match response {
             Some(JournalResponse::Same) => {
-                self.has_everything(from);
+                // It has what was here when it was asked, which may be less than what is here now.
+                if self.repair.compared(self.extents.root()) {
+                    self.has_everything(from);
+                }
                 self.repair.end(now);
             }
             Some(JournalResponse::Extents { extents, more }) => {

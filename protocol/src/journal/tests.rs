@@ -407,6 +407,24 @@ fn both_sides_of_a_partition_keep_what_was_written() {
 }
 
 #[test]
+fn what_is_pushed_goes_on_to_those_that_the_writer_cannot_reach() {
+    let mut net = Net::new(5, 3);
+    for (a, b) in [(0, 2), (0, 3), (0, 4), (1, 3), (1, 4)] {
+        net.cut(a, b);
+    }
+    net.run(SECOND);
+    let sent: usize = (0..20)
+        .map(|i| {
+            net.append(0, &format!("w{i}"), None, None);
+            // Far less than the time between two comparisons.
+            net.run(SECOND / 10);
+            (0..5).filter(|node| net.has(*node, &format!("w{i}")) == 1).count()
+        })
+        .sum();
+    assert_eq!(sent, 100);
+}
+
+#[test]
 fn a_replica_with_an_empty_disk_gets_everything() {
     let mut net = Net::new(2, 3);
     net.crash(1);

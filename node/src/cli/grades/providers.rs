@@ -63,7 +63,7 @@ impl Providers {
             let mut last = None;
             for _ in 0..self.found.len() {
                 let provider = self.found.first().unwrap_or(&self.asked);
-                match provider.write(path, content_type, body.clone()).await {
+                match provider.post(path, content_type, body.clone()).await {
                     Ok(answer) if is_its_own_fault(answer.status) => last = answer.expect_success().err(),
                     Ok(answer) => return answer.expect_success(),
                     Err(failure @ Failure::Unreachable { .. }) => last = Some(failure),

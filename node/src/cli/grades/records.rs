@@ -196,7 +196,8 @@ mod tests {
         let texts = |record: &ByteRecord| {
             record.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect()
         };
-        let read = |mut next: Box<dyn FnMut() -> io::Result<Option<(u64, Found)>> + '_>| {
+        type Next<'a> = Box<dyn FnMut() -> io::Result<Option<(u64, Found)>> + 'a>;
+        let read = |mut next: Next<'_>| {
             let mut all = Vec::new();
             while let Some((line, found)) = next().unwrap() {
                 all.push(match found {

@@ -279,7 +279,7 @@ fn difference(db: &Connection, expected: &Connection, query: &str) -> rusqlite::
 }
 
 fn shown_row(row: &Row<'_>) -> rusqlite::Result<String> {
-    let names = row.as_ref().column_names().into_iter().enumerate();
+    let names = row.as_ref().column_names().enumerate();
     let mut cells = Vec::new();
     for (column, name) in names {
         cells.push(format!("{name}={}", shown(row.get_ref(column)?)));

@@ -1,0 +1,35 @@
+//! What the rest of a node and its driver say to each other.
+
+use std::collections::BTreeSet;
+
+use hearsay_protocol::{NodeId, io::Command, sync::Ticket};
+use libp2p::Multiaddr;
+use tokio::sync::oneshot;
+
+/// What others ask of the driver.
+#[derive(Debug)]
+pub enum Order {
+    /// For the core.
+    Command(Command),
+    /// Somebody may be reached at this address.
+    Hint(Option<NodeId>, Multiaddr),
+    /// The user wants a connection to whoever is at one of these addresses. Answered with whether there has been one already.
+    Join(Vec<(Option<NodeId>, Multiaddr)>, oneshot::Sender<bool>),
+    /// Ask a replica of a topic.
+    AskReplica(NodeId, String, Ticket, Vec<u8>),
+    /// Answer a replica of a topic.
+    AnswerReplica(Ticket, Vec<u8>),
+    /// A peer sent what it should not have.
+    Misbehaved(NodeId, &'static str),
+    /// Offer the node's own instances as critical, or as passing.
+    Maintenance(bool),
+    /// Say goodbye; answered when the neighbours have it, or after half a second.
+    Leave(oneshot::Sender<()>),
+}
+
+/// What the driver tells: who its neighbours are, so that a node that is alone looks for others, and people see it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Neighbourhood {
+    /// To whom there is a connection.
+    pub neighbours: BTreeSet<NodeId>,
+}

@@ -1,0 +1,89 @@
+//! The pages in a real browser, over real nodes.
+
+use std::time::Duration;
+
+use hearsay_tests::{Browser, Cluster, Lab, NodeRef, scenario};
+
+const S: Duration = Duration::from_secs(1);
+
+/// Nodes on loopback that see each other; the first runs the portal. Each with its roles.
+fn nodes(lab: &mut Lab, roles: &[&str]) -> Vec<NodeRef> {
+    let start = |(i, roles): (usize, &&str)| {
+        let (name, http) = (format!("m{}", i + 1), 7500 + i as u16);
+        let arguments = ["--no-mdns", "--demo", "--name", &name, "--role", roles];
+        let node = lab.start(None, &name, http, &arguments);
+        lab.until(5 * S, "it answers", |lab| lab.get(node, "/members").is_some());
+        node
+    };
+    let nodes: Vec<NodeRef> = roles.iter().enumerate().map(start).collect();
+    lab.until(5 * S, "all see all", |lab| {
+        nodes
+            .iter()
+            .all(|n| (1..=nodes.len()).all(|i| lab.sees(*n, &format!("m{i}")).as_deref() == Some("alive")))
+    });
+    nodes
+}
+
+/// Whether the page needs no sideways scrolling.
+const FITS: &str = "document.documentElement.scrollWidth <= innerWidth";
+
+#[test]
+fn the_cluster_page_shows_a_death_while_it_is_open() {
+    scenario("the_cluster_page_shows_a_death_while_it_is_open", |lab| {
+        if !Browser::is_there() {
+            return;
+        }
+        let nodes = nodes(lab, &["portal", "grading", "grading", "log"]);
+        let mut browser = Browser::start(&lab.dir().join("browser"));
+        browser.view(1280, false);
+        browser.go("http://127.0.0.1:7500/ui");
+        browser.until(5 * S, "it is live", "document.getElementById('live').textContent === 'Live'");
+        assert_eq!(browser.js("document.querySelectorAll('#members tbody tr').length"), 4);
+        assert_eq!(browser.js("document.querySelectorAll('#topology .link.own').length"), 3);
+        browser.js("document.querySelector('#services a').focus(), window.stays = true");
+
+        lab.crash(nodes[2]);
+        let row = "[...document.querySelectorAll('#members tr')].find(row => row.textContent.includes('m3'))";
+        browser.until(3 * S, "the death is shown", &format!("{row}.textContent.includes('failed')"));
+        let news = "document.getElementById('news').textContent.includes('m3')";
+        browser.until(3 * S, "it is announced to those who do not see it", news);
+        assert_eq!(browser.js("window.stays"), true, "the page was not loaded again");
+        assert_eq!(
+            browser.js("document.activeElement.tagName"),
+            "A",
+            "and whoever stood somewhere still stands there"
+        );
+        for (width, dark) in [(1280, true), (360, false), (360, true)] {
+            browser.view(width, dark);
+            assert_eq!(browser.js(FITS), true, "{width}");
+        }
+        assert_eq!(browser.objections(), Vec::<String>::new());
+        assert_eq!(browser.origins(), ["http://127.0.0.1:7500".to_owned()].into());
+
+        lab.crash(nodes[0]);
+        let gone = "document.getElementById('live').textContent.startsWith('This node does not answer')";
+        browser.until(5 * S, "its own node's death is shown", gone);
+    });
+}
+
+#[test]
+fn the_portal_says_who_is_missing_and_what_to_start() {
+    scenario("the_portal_says_who_is_missing_and_what_to_start", |lab| {
+        if !Browser::is_there() {
+            return;
+        }
+        nodes(lab, &["portal", "visits"]);
+        let mut browser = Browser::start(&lab.dir().join("browser"));
+        for width in [1280, 360] {
+            browser.view(width, false);
+            browser.go("http://127.0.0.1:7500/portal");
+            assert_eq!(browser.js("document.querySelector('.command').textContent"), "node --role grading");
+            assert_eq!(browser.js(FITS), true, "{width}");
+            browser.go("http://127.0.0.1:7500/portal/log");
+            assert_eq!(browser.js("document.querySelector('.command').textContent"), "node --role log");
+            assert_eq!(browser.js(FITS), true, "{width}");
+        }
+        assert_eq!(browser.objections(), Vec::<String>::new());
+        assert_eq!(browser.origins(), ["http://127.0.0.1:7500".to_owned()].into());
+    });
+}
