@@ -68,6 +68,23 @@ CREATE INDEX log_warnings ON log_records (time) WHERE level >= 4;
 CREATE TABLE log_keys (key TEXT NOT NULL, record INTEGER NOT NULL, PRIMARY KEY (key, record)) WITHOUT ROWID;
 ";
 
+/// What is the same on every node that has the same entries: rows by the names of their entries, and offsets within a feed only as far as the
+/// distance goes, because how many records were dropped before the first that is kept, only those know that had them.
+const COMPARED: &[(&str, &str)] = &[
+    (
+        "log_records",
+        "SELECT f.writer, f.boot, r.seq, r.time, r.posted, r.before - min(r.before) OVER (PARTITION BY r.feed) AS before,
+         r.hidden, r.level, r.said, r.service, r.node, r.message, r.raw FROM log_records r LEFT JOIN log_feeds f ON f.id = r.feed",
+    ),
+    ("log_feeds", "SELECT writer, boot, next, early FROM log_feeds"),
+    ("log_early", "SELECT f.writer, f.boot, e.seq FROM log_early e LEFT JOIN log_feeds f ON f.id = e.feed"),
+    (
+        "log_keys",
+        "SELECT k.key, f.writer, f.boot, r.seq FROM log_keys k LEFT JOIN log_records r ON r.id = k.record
+         LEFT JOIN log_feeds f ON f.id = r.feed",
+    ),
+];
+
 /// Numbers that sort as those without a sign do, though SQLite's have one.
 pub(super) fn sortable(number: u64) -> i64 {
     (number ^ (1 << 63)).cast_signed()
@@ -135,6 +152,10 @@ impl Projection for Tables {
             numbers::close_gap(db, feed.id)?;
         }
         Ok(())
+    }
+
+    fn compared(&self) -> Option<&'static [(&'static str, &'static str)]> {
+        Some(COMPARED)
     }
 
     fn retention(&self) -> Retention {
