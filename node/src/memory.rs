@@ -18,13 +18,16 @@ const BURST: usize = 16;
 /// How long the number of connections must have stood still: newcomers come in waves.
 const CALM: Duration = Duration::from_secs(2);
 
-/// How long after its start a node has done what it does only once.
-const SETTLED: Duration = Duration::from_secs(5);
+/// When a node has done what it does only once: by itself, and then with all the others of a cluster that starts as a whole.
+const SETTLED: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(20)];
 
-/// Gives back the code that only the start needed.
+/// Gives back what only the start needed.
 pub(crate) async fn give_back_after_start() {
-    tokio::time::sleep(SETTLED).await;
-    give_back_code();
+    for pause in SETTLED {
+        tokio::time::sleep(pause).await;
+        give_back();
+        give_back_code();
+    }
 }
 
 /// Returns memory whenever most of many connections have been closed, until the driver is gone.
