@@ -117,7 +117,12 @@ impl Driver {
             }
         }
         if changed {
-            let near = self.replication.told.values().flat_map(|replicas| nearest(me, replicas)).collect();
+            let present = self.core.present_len();
+            // Where most members are replicas, the overlay connects them well enough.
+            let apart =
+                |replicas: &&BTreeSet<NodeId>| replicas.len() <= REPLICAS_MAX || replicas.len() * 2 < present;
+            let sets = self.replication.told.values().filter(apart);
+            let near = sets.flat_map(|replicas| nearest(me, replicas)).collect();
             self.feed(Input::Command(Command::KeepLinks(near)));
         }
         changed
