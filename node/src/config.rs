@@ -4,6 +4,7 @@
 //! quietly ignored is worse than a node that does not start. Files that say who may join are read here too: a node that cannot read them must not start.
 
 mod address;
+mod amount;
 mod options;
 
 use std::{
@@ -18,6 +19,7 @@ use hearsay_protocol::{
     NodeId,
     record::{ID_CHARS_MAX, Invalid, TAGS_MAX, check_service_name},
 };
+use hearsay_services::{journal::Retention, log};
 
 pub use address::{Host, Join, LADDER_RUNGS, Listen};
 pub use options::{Environment, Options};
@@ -158,6 +160,8 @@ pub struct Config {
     pub tags: Vec<String>,
     /// How many replicas a journal should have.
     pub replicas_expected: Option<NonZeroU32>,
+    /// How long and how much the log plug-in keeps, if it runs.
+    pub log_retention: Retention,
     /// Names besides its own that requests may carry in their `Host` header.
     pub allowed_hosts: Vec<Host>,
     /// Whether anybody may write to the plug-ins' paths.
@@ -189,6 +193,9 @@ impl Config {
             && !config.roles.iter().any(|role| role == "gateway")
         {
             config.warnings.push("--gateway has no effect without --role gateway".into());
+        }
+        if config.log_retention != log::KEPT && !config.roles.iter().any(|role| role == log::ROLE) {
+            config.warnings.push("--log-max-age and --log-max-bytes have no effect without --role log".into());
         }
         let unknown = environment.unknown();
         config
@@ -229,6 +236,7 @@ impl Config {
             zone: named("zone", options.zone)?,
             tags: check_tags(options.tag)?,
             replicas_expected: options.replicas_expected,
+            log_retention: log_retention(options.log_max_age, options.log_max_bytes)?,
             allowed_hosts: parse_all("allow-host", &options.allow_host)?,
             open: options.open.unwrap_or(false),
             log_format: match options.log_format {
@@ -289,6 +297,14 @@ fn listen(
         }
         None => Ok(Listen::Ladder(default)),
     }
+}
+
+fn log_retention(age: Option<String>, bytes: Option<String>) -> Result<Retention, ConfigError> {
+    let wrong = |option| move |problem: String| ConfigError::option(option, problem);
+    Ok(Retention {
+        age: age.map_or(Ok(log::KEPT.age), |text| amount::age(&text)).map_err(wrong("log-max-age"))?,
+        bytes: bytes.map_or(Ok(log::KEPT.bytes), |text| amount::bytes(&text)).map_err(wrong("log-max-bytes"))?,
+    })
 }
 
 fn parse_all<T: FromStr<Err = String>>(

@@ -8,8 +8,8 @@ use std::{
     num::NonZeroU32,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicUsize, Ordering},
         mpsc,
     },
     time::Instant,
@@ -19,7 +19,7 @@ use futures::future::join_all;
 use hearsay_protocol::{
     Identity, NodeId,
     journal::{
-        Config, Counters, Restored,
+        Config, Restored,
         append::{AppendError, Appended, Level},
         feed::EntryId,
     },
@@ -27,7 +27,8 @@ use hearsay_protocol::{
 };
 use hearsay_services::{
     Service,
-    journal::{Answers, Projection, Readers, Wanted, Write},
+    journal::{Answers, Projection, Readers, Retention, Wanted, Write},
+    service::Metric,
 };
 use tokio::sync::{mpsc::Sender, oneshot, watch};
 
@@ -38,8 +39,12 @@ mod backup;
 mod broken;
 mod keeper;
 mod rebuild;
+mod retention;
+mod shown;
 mod store;
 mod verify;
+
+use shown::Shown;
 
 pub use backup::{BackupError, backup};
 pub use rebuild::{RebuildError, Rebuilt, rebuild};
@@ -86,14 +91,6 @@ pub struct Topic {
     shown: Arc<Shown>,
 }
 
-/// What a topic's thread shows of itself.
-#[derive(Debug, Default)]
-pub(crate) struct Shown {
-    counters: Mutex<Counters>,
-    commits: AtomicU64,
-    refused: AtomicU64,
-}
-
 impl Topic {
     /// Tells the thread; `false`: too much waits for it, and it was not told.
     fn tell(&self, told: Told) -> bool {
@@ -106,27 +103,9 @@ impl Topic {
         self.inbox.send(told).is_ok()
     }
 
-    /// Its counters, for `/metrics`.
-    pub fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let c = *self.shown.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        vec![
-            ("journal_appended", "Entries written here", c.appended),
-            ("journal_replicated", "Entries of others stored here", c.replicated),
-            ("journal_refused", "Runs refused because they were forged or break a bound", c.refused),
-            ("journal_put_off", "Runs of others put off because too much waited for the disk", c.put_off),
-            ("journal_differences", "Comparisons of journals that found a difference", c.differences),
-            ("journal_damaged", "Entries found damaged on the disk", c.damaged),
-            (
-                "journal_commits",
-                "Transactions synced to the disk",
-                self.shown.commits.load(Ordering::Relaxed),
-            ),
-            (
-                "journal_overflows",
-                "Appends and requests refused because too much waited for the journal's thread",
-                self.shown.refused.load(Ordering::Relaxed),
-            ),
-        ]
+    /// What it counts, for `/metrics`.
+    fn metrics(&self) -> Vec<Metric> {
+        self.shown.metrics(self.waiting_bytes.load(Ordering::Relaxed) as u64)
     }
 }
 
@@ -172,6 +151,8 @@ pub struct Ground<'a> {
     pub cluster: &'a str,
     /// How many replicas there should be of each topic; `None`: one.
     pub replicas_expected: Option<NonZeroU32>,
+    /// How long a topic's entries are kept, where that is not as its plug-in has it.
+    pub retention: &'a BTreeMap<String, Retention>,
     /// The node's clock.
     pub clock: Clock,
     /// The way to the driver.
@@ -252,9 +233,9 @@ impl Journals {
         }
     }
 
-    /// The counters of all topics.
-    pub fn counters(&self) -> impl Iterator<Item = (&str, Vec<(&'static str, &'static str, u64)>)> {
-        self.topics.values().map(|topic| (topic.name.as_str(), topic.counters()))
+    /// What the journal of each topic counts.
+    pub fn metrics(&self) -> impl Iterator<Item = (&str, Vec<Metric>)> {
+        self.topics.values().map(|topic| (topic.name.as_str(), topic.metrics()))
     }
 }
 
@@ -269,6 +250,9 @@ fn start(
     if let Some(expected) = ground.replicas_expected {
         config.replicas_expected = expected.try_into()?;
     }
+    let usual = projection.retention();
+    // Also where this node keeps everything, others may not.
+    config.drops = usual != Retention::default();
     let (inbox, told) = mpsc::channel();
     let (changed, changes) = watch::channel(0);
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
@@ -277,6 +261,7 @@ fn start(
     let parts = keeper::Parts {
         store,
         projection,
+        retention: ground.retention.get(name).copied().unwrap_or(usual),
         restored,
         me: (ground.me)(),
         config,

@@ -28,7 +28,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::view::View;
+use crate::{journal::Journals, view::View};
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -44,6 +44,7 @@ pub struct Metrics {
     pub http: HttpMetrics,
     published: Arc<Publication>,
     plugins: Arc<PluginMetrics>,
+    journals: Arc<JournalMetrics>,
 }
 
 /// What a request was, for counting. Routes are patterns (`/services/{name}`), so there are only so many.
@@ -87,7 +88,9 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&published)));
         let plugins = Arc::new(PluginMetrics::default());
         registry.register_collector(Box::new(Arc::clone(&plugins)));
-        Self { registry, http, published, plugins }
+        let journals = Arc::new(JournalMetrics::default());
+        registry.register_collector(Box::new(Arc::clone(&journals)));
+        Self { registry, http, published, plugins, journals }
     }
 
     /// Replaces what the driver publishes as counters: `hearsay_<name>_total`.
@@ -103,6 +106,11 @@ impl Metrics {
     /// What these plug-ins count is shown, too.
     pub fn set_plugins(&self, plugins: Vec<Arc<dyn Service>>) {
         *self.plugins.0.lock().unwrap_or_else(PoisonError::into_inner) = plugins;
+    }
+
+    /// What these journals count is shown, too.
+    pub fn set_journals(&self, journals: Arc<Journals>) {
+        *self.journals.0.lock().unwrap_or_else(PoisonError::into_inner) = journals;
     }
 
     /// Writes all of them in the OpenMetrics text format.
@@ -210,10 +218,7 @@ impl Collector for PluginMetrics {
         // Those of one name stand next to each other, and are described once.
         for same in all.chunk_by(|a, b| a.name == b.name) {
             let Some(first) = same.first() else { continue };
-            let kind = match first.kind {
-                MetricKind::Counter => MetricType::Counter,
-                MetricKind::Gauge => MetricType::Gauge,
-            };
+            let kind = type_of(first);
             if first.label.is_none() {
                 write_number(first, encoder.encode_descriptor(first.name, first.help, None, kind)?)?;
                 continue;
@@ -224,6 +229,44 @@ impl Collector for PluginMetrics {
             }
         }
         Ok(())
+    }
+}
+
+/// What the journals count, each topic under a label.
+#[derive(Default)]
+struct JournalMetrics(Mutex<Arc<Journals>>);
+
+impl fmt::Debug for JournalMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JournalMetrics")
+    }
+}
+
+impl Collector for JournalMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let journals = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut all: Vec<(&str, Metric)> = journals
+            .metrics()
+            .flat_map(|(topic, metrics)| metrics.into_iter().map(move |metric| (topic, metric)))
+            .collect();
+        // Those of one name stand next to each other, and are described once.
+        all.sort_by_key(|(_, metric)| metric.name);
+        for same in all.chunk_by(|(_, a), (_, b)| a.name == b.name) {
+            let Some((_, first)) = same.first() else { continue };
+            let mut family = encoder.encode_descriptor(first.name, first.help, None, type_of(first))?;
+            for (topic, metric) in same {
+                let labels: Vec<_> = [("topic", *topic)].into_iter().chain(metric.label).collect();
+                write_number(metric, family.encode_family(&labels.as_slice())?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn type_of(metric: &Metric) -> MetricType {
+    match metric.kind {
+        MetricKind::Counter => MetricType::Counter,
+        MetricKind::Gauge => MetricType::Gauge,
     }
 }
 

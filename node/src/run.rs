@@ -16,7 +16,7 @@ use hearsay_protocol::{
     providers::{Index, Member},
     record::Health,
 };
-use hearsay_services::{Host, Service, shipping};
+use hearsay_services::{Host, Service, log, shipping};
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -125,10 +125,12 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
             me: &|| Identity::from_seed(storage.seed().expose()),
             cluster: &config.cluster,
             replicas_expected: config.replicas_expected,
+            retention: &BTreeMap::from([(log::ROLE.to_owned(), config.log_retention)]),
             clock,
             orders: orders.clone(),
         },
     )?);
+    metrics.set_journals(Arc::clone(&journals));
     let gateway = listeners.get("gateway").map(TcpListener::local_addr).transpose()?;
     let offers = plugins.iter().map(|plugin| offer(plugin.as_ref(), &config.tags, &listeners)).collect();
     let host = Arc::new(NodeHost {

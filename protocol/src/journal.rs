@@ -62,6 +62,8 @@ pub struct Config {
     pub repair_interval: Duration,
     /// How long an answer may take until the peer is given up for this time.
     pub answer_timeout: Duration,
+    /// Whether entries of this topic are ever dropped, by age or size. Where they are not, nobody is believed who says that some were.
+    pub drops: bool,
 }
 
 impl Config {
@@ -74,6 +76,7 @@ impl Config {
             queue_bytes_max: 16 * 1024 * 1024,
             repair_interval: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(10),
+            drops: false,
         }
     }
 }
@@ -121,6 +124,8 @@ pub enum Input {
     },
     /// What of a feed is on the disk is only this: some of it was found damaged.
     Damaged(Extent),
+    /// What of a feed is on the disk, or will never come, is this: the answer to [`Output::Forgo`], where it changed something.
+    Forgone(Extent),
     /// These live members, other than this node, keep the topic.
     Replicas(BTreeSet<NodeId>),
     /// A connection to a peer opened.
@@ -156,7 +161,8 @@ pub enum Output {
     Store(WriteId, Run, Vec<ChainHash>),
     /// Read runs of this feed that hold what `seen` lacks, the earliest first, as many as fit into a message.
     Load(LoadId, Extent),
-    /// Remember that entries of this feed up to here will never come: nobody keeps them any more.
+    /// A replica says that it no longer keeps entries of this feed up to here. Those of them that come before everything that is here are not
+    /// waited for any longer: remember that, and say so with [`Input::Forgone`]. Whatever is here stays until it is dropped here.
     Forgo(FeedId, Seq),
     /// Ask a connected replica.
     Request(NodeId, Ticket, JournalRequest),
@@ -179,8 +185,12 @@ pub struct Counters {
     pub refused: u64,
     /// Runs of others put off because too many waited for the disk, or there were too many feeds.
     pub put_off: u64,
+    /// Comparisons begun with another replica.
+    pub comparisons: u64,
     /// Comparisons that found a difference.
     pub differences: u64,
+    /// Receipts of other replicas for what an append waits for, or for what was written here.
+    pub receipts: u64,
     /// Entries found damaged on the disk.
     pub damaged: u64,
 }
@@ -330,6 +340,7 @@ impl Journal {
                 self.extents.replace(left.feed, left.seen);
                 self.repair.soon(now);
             }
+            Input::Forgone(extent) => self.extents.replace(extent.feed, extent.seen),
             Input::Replicas(alive) => self.set_replicas(now, alive),
             Input::Connected(peer) => {
                 self.connected.insert(peer);

@@ -57,15 +57,37 @@ pub trait Projection: Send + Sync + 'static {
         Retention::default()
     }
 
-    /// Everything of this feed up to this number is no longer kept: take it out of the tables that list entries.
+    /// Everything of this feed up to this number is no longer kept, or will never come: take it out of the tables that list entries.
+    ///
+    /// What is returned, at most [`REMNANT_BYTES_MAX`], is kept in place of those entries and of what was returned for the feed before. It must
+    /// hold whatever of them the tables still show, such as a count, because [`remember`](Self::remember) has nothing else.
     ///
     /// # Errors
-    /// What the database said.
-    fn dropped(&self, db: &Connection, feed: FeedId, up_to: Seq) -> rusqlite::Result<()> {
+    /// What the database said. Nothing is then dropped.
+    fn dropped(&self, db: &Connection, feed: FeedId, up_to: Seq) -> rusqlite::Result<Option<Vec<u8>>> {
         let _ = (db, feed, up_to);
+        Ok(None)
+    }
+
+    /// The tables are being made anew, and the entries of this feed up to this number are not among what is folded. Called before the feed's
+    /// first entry, with what [`dropped`](Self::dropped) returned last: the tables must come out as they were.
+    ///
+    /// # Errors
+    /// What the database said. The tables are then not made.
+    fn remember(
+        &self,
+        db: &Connection,
+        feed: FeedId,
+        up_to: Seq,
+        remnant: Option<&[u8]>,
+    ) -> rusqlite::Result<()> {
+        let _ = (db, feed, up_to, remnant);
         Ok(())
     }
 }
+
+/// What a plug-in may leave of the entries of a feed that are no longer kept. There is one for each feed, for ever.
+pub const REMNANT_BYTES_MAX: usize = 1024;
 
 /// How long entries are kept: until either is passed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

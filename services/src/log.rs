@@ -30,7 +30,7 @@ mod measure;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -52,6 +52,8 @@ use crate::{
 
 /// The role, the name under which it is announced, and the topic of its journal.
 pub const ROLE: &str = "log";
+/// How long records are kept where nobody says otherwise: 30 days, and at most 1 GiB.
+pub const KEPT: Retention = Retention { age: Some(Duration::from_secs(30 * 24 * 3600)), bytes: Some(1 << 30) };
 /// Tails followed at the same time. Each looks at what comes; guess.
 const TAILS_MAX: usize = 256;
 
@@ -62,7 +64,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// A log that keeps its records so long. By default 30 days, and at most 1 GiB.
+    /// A log that keeps its records so long. By default [`KEPT`].
     pub fn keeping(retention: Retention) -> Self {
         Self { tables: tables::Tables::keeping(retention) }
     }

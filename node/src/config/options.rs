@@ -94,6 +94,12 @@ pub struct Options {
     /// How many replicas a journal should have; what `majority` is counted of
     #[arg(long, value_name = "N")]
     pub replicas_expected: Option<NonZeroU32>,
+    /// How long the log plug-in keeps records, such as 12h or 30d, or unlimited [default: 30d]
+    #[arg(long, value_name = "AGE")]
+    pub log_max_age: Option<String>,
+    /// How much the log plug-in keeps, such as 500MB or 1GiB, or unlimited; the oldest goes first [default: 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub log_max_bytes: Option<String>,
     /// Further host name that requests may carry in their Host header (repeatable)
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     pub allow_host: Vec<String>,
@@ -188,6 +194,8 @@ impl Options {
             zone: self.zone.or(lower.zone),
             tag: list(self.tag, lower.tag),
             replicas_expected: self.replicas_expected.or(lower.replicas_expected),
+            log_max_age: self.log_max_age.or(lower.log_max_age),
+            log_max_bytes: self.log_max_bytes.or(lower.log_max_bytes),
             allow_host: list(self.allow_host, lower.allow_host),
             open: self.open.or(lower.open),
             log_format: self.log_format.or(lower.log_format),

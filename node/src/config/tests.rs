@@ -126,7 +126,7 @@ fn roles_repeat_or_take_commas_and_an_unknown_one_lists_those_there_are() {
 #[test]
 fn a_wrong_value_is_told_with_its_option_and_what_is_allowed() {
     let long = "x".repeat(129);
-    let table: [(&[&str], &[&str]); 9] = [
+    let table: [(&[&str], &[&str]); 11] = [
         (&["--name", &long], &["name:", "128"]),
         (&["--cluster", "a/b"], &["cluster:", "'/'"]),
         (&["--zone", ""], &["zone:", "1 to 128"]),
@@ -134,6 +134,8 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_allowed() {
         (&["--join", "a b"], &["join:", "host:port"]),
         (&["--advertise", "a/b"], &["advertise:", "host name"]),
         (&["--tag", "a\u{7}"], &["tag:", "control"]),
+        (&["--log-max-age", "30"], &["log-max-age:", "30d"]),
+        (&["--log-max-bytes", "1k"], &["log-max-bytes:", "1GiB"]),
         (&["--log-format", "xml"], &["log-format:", "text and json"]),
         (&["--key-file", "/nowhere"], &["/nowhere"]),
     ];
@@ -174,6 +176,18 @@ fn what_has_no_effect_yet_is_taken_and_said() {
     assert!(config.warnings[0].contains("--dns") && config.warnings[1].contains("--open"));
     let without_role = load(&["--gateway", "9000"], "", &[]).unwrap().warnings;
     assert!(without_role.len() == 1 && without_role[0].contains("--role gateway"), "{without_role:?}");
+}
+
+#[test]
+fn how_much_of_the_log_is_kept_can_be_said_in_each_place() {
+    let day = |days: u64| Some(std::time::Duration::from_secs(days * 24 * 3600));
+    let kept = load(&["--log-max-age=7d", "--role=log"], "log-max-bytes = '64MiB'", &[]).unwrap();
+    assert_eq!(kept.log_retention, Retention { age: day(7), bytes: Some(64 << 20) });
+    assert!(kept.warnings.is_empty(), "{:?}", kept.warnings);
+    let kept = load(&["--role=log"], "", &[("HEARSAY_LOG_MAX_BYTES", "unlimited")]).unwrap();
+    assert_eq!(kept.log_retention, Retention { age: day(30), bytes: None });
+    let warnings = load(&["--log-max-age=7d"], "", &[]).unwrap().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("--role log"), "{warnings:?}");
 }
 
 #[test]

@@ -103,6 +103,7 @@ impl Server {
             me: &|| Identity::from_seed(&[1; 32]),
             cluster: &cluster,
             replicas_expected: None,
+            retention: &Default::default(),
             clock: view.clock(),
             orders,
         };

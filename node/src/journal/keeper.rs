@@ -24,13 +24,14 @@ use hearsay_protocol::{
     sync::Ticket,
     wire::{self, Received},
 };
-use hearsay_services::journal::Projection;
 #[cfg(feature = "broken")]
 use hearsay_services::journal::Write;
+use hearsay_services::journal::{Projection, Retention};
 use tokio::sync::{mpsc::Sender, oneshot, watch};
 
 use super::{
     Shown, Told,
+    retention::Schedule,
     store::{Store, disk_error},
 };
 use crate::{driver::Order, view::Clock};
@@ -44,6 +45,7 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(super) struct Parts {
     pub(super) store: Store,
     pub(super) projection: Arc<dyn Projection>,
+    pub(super) retention: Retention,
     pub(super) restored: Restored,
     pub(super) me: Identity,
     pub(super) config: Config,
@@ -59,6 +61,7 @@ pub(super) struct Parts {
 pub(super) struct Keeper {
     store: Store,
     projection: Arc<dyn Projection>,
+    retention: Schedule,
     machine: Journal,
     topic: String,
     clock: Clock,
@@ -94,6 +97,7 @@ impl Keeper {
             machine: Journal::new(parts.me, parts.config, parts.restored, seed),
             store: parts.store,
             projection: parts.projection,
+            retention: Schedule::new(parts.retention, parts.clock.now()),
             topic,
             clock: parts.clock,
             told: parts.told,
@@ -112,7 +116,8 @@ impl Keeper {
     pub(super) fn run(mut self) {
         loop {
             let now = self.clock.now();
-            let wait = self.machine.poll_timeout().map_or(IDLE, |at| at.since(now).min(IDLE));
+            let due = self.machine.poll_timeout().map_or(self.retention.next_due(), |at| at.min(self.retention.next_due()));
+            let wait = due.since(now).min(IDLE);
             match self.told.recv_timeout(wait) {
                 Ok(told) => self.take(told),
                 Err(RecvTimeoutError::Timeout) => self.feed(Input::Tick),
@@ -126,8 +131,38 @@ impl Keeper {
                 self.carry_out();
             }
             self.commit();
+            self.drop_oldest();
             *self.shown.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.machine.counters();
         }
+    }
+
+    /// Drops some of what is not kept any longer, when it is time. Whoever has asked for something meanwhile comes first.
+    fn drop_oldest(&mut self) {
+        let now = self.clock.now();
+        if self.store.is_dirty() || self.retention.next_due() > now {
+            return;
+        }
+        let dropped = self.store.used_bytes().and_then(|used| {
+            let bound = self.retention.bound(now, wall_ms(), used);
+            self.store.drop_oldest(bound, self.projection.as_ref())
+        });
+        let more = match dropped {
+            Ok(dropped) => {
+                self.shown.dropped_runs.fetch_add(dropped.runs, Ordering::Relaxed);
+                self.shown.dropped_entries.fetch_add(dropped.entries, Ordering::Relaxed);
+                dropped.more
+            }
+            Err(error) => {
+                self.complain(&error, "dropping what is old");
+                self.store.roll_back();
+                false
+            }
+        };
+        // What cannot be asked is shown by what fails.
+        let used = self.store.used_bytes().unwrap_or(0);
+        self.shown.used_bytes.store(used, Ordering::Relaxed);
+        let ended = self.clock.now();
+        self.retention.looked(ended, ended.since(now), more);
     }
 
     fn take(&mut self, told: Told) {
@@ -169,10 +204,8 @@ impl Keeper {
     }
 
     fn feed(&mut self, input: Input) {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
         let now: Time = self.clock.now();
-        self.machine.handle(now, wall_ms, input);
+        self.machine.handle(now, wall_ms(), input);
     }
 
     /// Does what the machine says, until it says nothing more.
@@ -189,8 +222,10 @@ impl Keeper {
                 Output::Store(id, run, _) => self.put(id, &run),
                 Output::Load(id, wanted) => self.load(id, &wanted),
                 Output::Forgo(feed, up_to) => {
-                    if let Err(error) = self.store.forgo(feed, up_to) {
-                        self.give_up(&error);
+                    match self.store.forgo(feed, up_to, self.projection.as_ref()) {
+                        Ok(Some(extent)) => self.feed(Input::Forgone(extent)),
+                        Ok(None) => (),
+                        Err(error) => self.give_up(&error),
                     }
                 }
                 Output::Request(peer, ticket, request) => {
@@ -278,6 +313,7 @@ impl Keeper {
             match self.store.discard(feed, &starts, self.projection.as_ref()) {
                 Ok(left) => self.feed(Input::Damaged(left)),
                 Err(error) => {
+                    self.shown.disk_errors.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(topic = self.topic, %error, "cannot take out what is damaged");
                     self.store.roll_back();
                 }
@@ -288,6 +324,7 @@ impl Keeper {
     }
 
     fn complain(&self, error: &rusqlite::Error, doing: &'static str) {
+        self.shown.disk_errors.fetch_add(1, Ordering::Relaxed);
         tracing::error!(topic = self.topic, %error, doing, "the journal's disk");
     }
 
@@ -301,9 +338,16 @@ impl Keeper {
     }
 
     fn answer(&mut self, id: AppendId, answer: Result<Appended, AppendError>) {
+        self.shown.answered(&answer);
         if let Some(asked) = self.asked.remove(&id) {
             // Whoever asked may have gone.
             _ = asked.send(answer);
         }
     }
+}
+
+/// What the clock on the wall shows, in milliseconds since 1970.
+fn wall_ms() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)
 }

@@ -23,14 +23,17 @@ use hearsay_protocol::{
 use hearsay_services::journal::{Projection, Recorded};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
+mod anew;
+mod retention;
+
+pub(super) use retention::{Bound, remnant};
+
 /// The format of the journal's own tables.
 pub(super) const FORMAT: i64 = 1;
 /// Says in the file's header whose it is: "hsay".
 pub(super) const APPLICATION_ID: i64 = 0x6873_6179;
 /// Pages in the writer's cache, in KiB.
 const CACHE_KIB: i64 = 8 * 1024;
-/// Runs folded in one transaction while tables are made anew.
-const REBUILD_BATCH: usize = 1000;
 
 const TABLES: &str = "
 CREATE TABLE journal_meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
@@ -329,21 +332,6 @@ impl Store {
         Ok(there)
     }
 
-    /// Entries of this feed up to here will never come.
-    ///
-    /// # Errors
-    /// What the database said. The transaction must be rolled back.
-    pub fn forgo(&mut self, feed: FeedId, up_to: Seq) -> rusqlite::Result<()> {
-        self.begin()?;
-        let (id, mut seen, _) = self.feed(feed)?;
-        seen.insert_range(Version(1), up_to);
-        self.db.execute(
-            "UPDATE journal_feeds SET seen = ?2, dropped = max(dropped, ?3) WHERE id = ?1",
-            params![id, seen_to_bytes(&seen), signed(up_to)],
-        )?;
-        Ok(())
-    }
-
     /// The entry with this key.
     ///
     /// # Errors
@@ -449,94 +437,6 @@ impl Store {
         self.commit()?;
         self.rebuild(projection)?;
         Ok(Extent { feed, seen })
-    }
-
-    /// Makes the plug-in's tables anew out of all runs.
-    ///
-    /// # Errors
-    /// What the database said. Until it has succeeded once, opening begins with it again.
-    pub fn rebuild(&mut self, projection: &dyn Projection) -> Result<u64, StoreError> {
-        let topic = self.topic.clone();
-        let tell = |runs, of| tracing::info!(topic, runs, of, "making the tables anew");
-        self.rebuild_telling(projection, &mut { tell })
-    }
-
-    /// As [`rebuild`](Self::rebuild), and tells how many runs are folded, of how many.
-    pub(super) fn rebuild_telling(
-        &mut self,
-        projection: &dyn Projection,
-        tell: &mut dyn FnMut(u64, u64),
-    ) -> Result<u64, StoreError> {
-        self.begin()?;
-        self.db.execute("DELETE FROM journal_meta WHERE name = 'projection'", [])?;
-        let tables: Vec<String> = {
-            // Virtual tables first: their shadow tables go with them.
-            let mut list = self.db.prepare(
-                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'journal\\_%' ESCAPE '\\'
-                 AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY sql LIKE 'CREATE VIRTUAL%' DESC",
-            )?;
-            list.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?
-        };
-        for table in tables {
-            self.db.execute_batch(&format!("DROP TABLE IF EXISTS \"{}\"", table.replace('"', "\"\"")))?;
-        }
-        self.db.execute("DELETE FROM journal_keys", [])?;
-        projection.create(&self.db)?;
-        self.commit()?;
-        let (mut after, mut folded, mut done) = (0i64, 0u64, 0u64);
-        let total: u64 = self.db.query_row("SELECT count(*) FROM journal_runs", [], |row| row.get(0))?;
-        loop {
-            self.begin()?;
-            let batch = self.rebuild_batch(after, projection)?;
-            self.commit()?;
-            let Some((last, entries)) = batch else { break };
-            (after, folded) = (last, folded + entries);
-            done = (done + REBUILD_BATCH as u64).min(total);
-            tell(done, total);
-        }
-        self.db.execute(
-            "INSERT OR REPLACE INTO journal_meta VALUES ('projection', ?1)",
-            [i64::from(projection.version())],
-        )?;
-        Ok(folded)
-    }
-
-    /// Folds the next runs after this row. Returns the last row and how many entries there were.
-    fn rebuild_batch(&self, after: i64, projection: &dyn Projection) -> rusqlite::Result<Option<(i64, u64)>> {
-        let mut find = self.db.prepare_cached(
-            "SELECT r.start, r.\"end\", r.before, r.signature, r.entries, r.rowid, r.feed, f.writer, f.boot
-             FROM journal_runs r JOIN journal_feeds f ON f.id = r.feed WHERE r.rowid > ?1 ORDER BY r.rowid LIMIT ?2",
-        )?;
-        let mut rows = find.query(params![after, REBUILD_BATCH as i64])?;
-        let mut done = None;
-        while let Some(row) = rows.next()? {
-            let (rowid, number): (i64, i64) = (row.get(5)?, row.get(6)?);
-            let feed = feed_of(row.get(7)?, row.get(8)?);
-            let entries = run_of(feed, row)?;
-            let (_, before) = done.unwrap_or((0, 0));
-            let mut count = before;
-            if let Some(run) = entries {
-                for (seq, entry) in (run.start.0..).map(Version).zip(&run.entries) {
-                    if self.is_first_at(number, run.start, seq)? {
-                        self.fold(number, EntryId { feed, seq }, entry, projection)?;
-                        count += 1;
-                    }
-                }
-            }
-            done = Some((rowid, count));
-        }
-        Ok(done)
-    }
-
-    /// Whether no run that begins earlier holds this entry, too.
-    fn is_first_at(&self, feed: i64, start: Seq, seq: Seq) -> rusqlite::Result<bool> {
-        let mut find = self.db.prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM journal_runs WHERE feed = ?1 AND start > ?2 AND start < ?3 AND \"end\" >= ?4)",
-        )?;
-        let lowest = signed(start).saturating_sub(RUN_ENTRIES_MAX as i64);
-        let earlier: bool =
-            find.query_row(params![feed, lowest, signed(start), signed(seq)], |row| row.get(0))?;
-        Ok(!earlier)
     }
 
     /// The database, for what only reads.

@@ -25,6 +25,7 @@ fn open_in(dir: tempfile::TempDir) -> Bench {
         me: &|| Identity::from_seed(&[1; 32]),
         cluster: CLUSTER,
         replicas_expected: None,
+        retention: &BTreeMap::new(),
         clock: Clock::start(),
         orders,
     };

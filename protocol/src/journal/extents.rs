@@ -104,11 +104,6 @@ impl Extents {
     }
 }
 
-/// Everything from the first entry to this one.
-pub(crate) fn up_to(seq: Seq) -> (Seq, Seq) {
-    (Version(1), seq)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,6 @@
 
 use super::{
     FOREIGN_WRITES_MAX, Journal, LoadId, Output, PUSHES_MAX, Purpose, Reader, Replica,
-    extents::up_to,
     feed::{EntryId, FeedId, Run, Seq},
     message::{Extent, JournalRequest, JournalResponse},
     repair::Next,
@@ -46,6 +45,7 @@ impl Journal {
             return;
         }
         let Some(replica) = self.replicas.get_mut(&from) else { return };
+        self.counters.receipts += 1;
         // What it says now counts, not what it said before: a disk may have lost something.
         replica.receipts.insert(extent.feed, extent.seen.clone());
         let lags = extent.feed == own && !extent.seen.contains_all(&self.extents.of(own).seen);
@@ -231,9 +231,9 @@ impl Journal {
             }
             Some(JournalResponse::Runs { dropped, runs }) => {
                 let Some(feed) = self.repair.pulling() else { return };
-                if dropped > self.extents.of(feed).seen.watermark() {
-                    let (start, end) = up_to(dropped);
-                    self.extents.insert(feed, start, end);
+                let is_news = dropped > self.extents.of(feed).seen.watermark();
+                // Nobody else decides what of its own feed a node has written.
+                if self.config.drops && is_news && feed != self.own.0.feed {
                     self.out.push_back(Output::Forgo(feed, dropped));
                 }
                 let mut storing = 0;
@@ -253,6 +253,7 @@ impl Journal {
         if let Next::Ask(peer, request) = self.repair.next(now, &self.extents, &peers) {
             let ticket = Ticket(self.next());
             self.repair.asking(now, ticket);
+            self.counters.comparisons += u64::from(matches!(request, JournalRequest::Compare { .. }));
             self.out.push_back(Output::Request(peer, ticket, request));
         }
     }

@@ -13,6 +13,8 @@ struct Disk {
     entries: BTreeMap<EntryId, (ChainHash, Entry)>,
     /// The runs that were stored, by feed and first number.
     runs: BTreeMap<(FeedId, Seq), Run>,
+    /// Up to where a feed's runs are no longer kept.
+    dropped: BTreeMap<FeedId, Seq>,
     full: bool,
 }
 
@@ -74,6 +76,8 @@ struct Net {
     answers: BTreeMap<AppendId, Result<Appended, AppendError>>,
     next_append: u64,
     misbehaved: usize,
+    /// Whether the topic's entries may be dropped.
+    drops: bool,
 }
 
 fn identity(node: usize) -> Identity {
@@ -95,6 +99,7 @@ impl Net {
             answers: BTreeMap::new(),
             next_append: 0,
             misbehaved: 0,
+            drops: false,
         };
         (0..nodes).for_each(|node| net.start(node));
         net
@@ -112,6 +117,7 @@ impl Net {
         self.lives += 1;
         let config = Config {
             replicas_expected: NonZeroUsize::new(self.nodes.len()).unwrap(),
+            drops: self.drops,
             ..Config::new("test", TOPIC)
         };
         let restored = self.nodes[node].disk.restored();
@@ -191,9 +197,16 @@ impl Net {
                 }
                 Output::Load(load, wanted) => {
                     let runs = self.nodes[node].disk.load(&wanted);
-                    replies.push(Input::Loaded { load, dropped: Version(0), runs });
+                    let dropped = self.nodes[node].disk.dropped.get(&wanted.feed).copied();
+                    replies.push(Input::Loaded { load, dropped: dropped.unwrap_or_default(), runs });
                 }
-                Output::Forgo(..) => unreachable!("nothing is dropped here"),
+                Output::Forgo(feed, up_to) => {
+                    assert!(self.drops, "nothing is dropped here");
+                    let mut seen = Seen::up_to(up_to);
+                    let here = self.nodes[node].disk.entries.keys().filter(|id| id.feed == feed);
+                    here.for_each(|id| seen.insert(id.seq));
+                    replies.push(Input::Forgone(Extent { feed, seen }));
+                }
                 Output::Request(to, ticket, request) => {
                     let bytes = wire::encode(&request);
                     assert!(bytes.len() <= wire::MESSAGE_BYTES_MAX);
@@ -547,4 +560,48 @@ fn nothing_acknowledged_is_lost_whatever_dies() {
         }
         assert_eq!(net.misbehaved, 0, "seed {seed}");
     }
+}
+
+/// A node writes, drops the beginning, and another one joins.
+fn join_late(drops: bool) -> Net {
+    let mut net = Net::new(2, 1);
+    net.drops = drops;
+    (0..2).for_each(|node| net.crash(node));
+    net.start(0);
+    for number in 0..10 {
+        net.append(0, &format!("{number}"), None, Some(Level::Local));
+        net.run(Duration::from_millis(50));
+    }
+    let disk = &mut net.nodes[0].disk;
+    let feed = disk.entries.keys().next().unwrap().feed;
+    disk.runs.retain(|(_, start), _| *start > Version(6));
+    disk.dropped.insert(feed, Version(6));
+    net.start(1);
+    net.run(12 * SECOND);
+    net
+}
+
+#[test]
+fn what_nobody_keeps_any_more_is_not_waited_for() {
+    let mut net = join_late(true);
+    assert_eq!(net.nodes[1].disk.entries.len(), 4);
+    let [old, new] = [0, 1].map(|node| net.nodes[node].journal.as_ref().unwrap());
+    assert_eq!(old.extents().root(), new.extents().root());
+    // Then nothing differs any more, and the writer is confirmed as ever.
+    let differences = new.counters().differences;
+    assert!(new.counters().comparisons > 1);
+    let id = net.append(0, "more", None, Some(Level::Replicated));
+    net.run(12 * SECOND);
+    assert!(net.answers[&id].is_ok());
+    let new = net.nodes[1].journal.as_ref().unwrap();
+    assert_eq!(new.counters().differences, differences);
+    assert!(net.nodes[0].journal.as_ref().unwrap().counters().receipts > 0);
+}
+
+#[test]
+fn where_everything_is_kept_nobody_is_believed_who_says_otherwise() {
+    let net = join_late(false);
+    let new = net.nodes[1].journal.as_ref().unwrap();
+    let (_, seen) = new.extents().iter().next().unwrap();
+    assert_eq!(seen.iter().collect::<Vec<_>>(), [(Version(7), Version(10))]);
 }

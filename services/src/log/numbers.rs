@@ -7,6 +7,7 @@
 
 use hearsay_protocol::{NodeId, Version, journal::clock::HybridTime};
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
 
 use super::tables::{signed, sortable, unsortable};
 use crate::journal::{EntryId, FeedId, Seq};
@@ -121,6 +122,49 @@ pub(super) fn forget(db: &Connection, feed: FeedId, up_to: Seq) -> rusqlite::Res
         close_gap(db, id)?;
     }
     Ok(id)
+}
+
+/// What is left of a feed's entries that are no longer kept: without it, tables that are made anew would number the others differently.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Remnant {
+    /// The time of the feed's first entry, as the table has it.
+    first: i64,
+    /// How many of those that are gone were posted.
+    posted: i64,
+    /// Whether that is known for sure.
+    exact: bool,
+}
+
+/// What to keep of the entries of a feed up to this number, all of which are [forgotten](forget).
+pub(super) fn remnant(db: &Connection, feed: i64, up_to: Seq) -> rusqlite::Result<Remnant> {
+    let (first, next, posted, exact): (i64, i64, i64, bool) = db
+        .prepare_cached("SELECT first, next, posted, exact FROM log_feeds WHERE id = ?1")?
+        .query_row([feed], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+    // Every row before the first gap knows how many were posted before it.
+    let before: Option<i64> = db
+        .prepare_cached(
+            "SELECT before FROM log_records WHERE feed = ?1 AND seq > ?2 AND seq < ?3 ORDER BY seq LIMIT 1",
+        )?
+        .query_row(params![feed, signed(up_to), next], |row| row.get(0))
+        .optional()?
+        .flatten();
+    Ok(Remnant { first, posted: before.unwrap_or(posted), exact })
+}
+
+/// Begins a feed behind entries that are no longer kept.
+pub(super) fn remember(
+    db: &Connection,
+    feed: FeedId,
+    up_to: Seq,
+    remnant: Option<Remnant>,
+) -> rusqlite::Result<()> {
+    let Some(Remnant { first, posted, exact }) = remnant else {
+        return forget(db, feed, up_to).map(|_| ());
+    };
+    let Feed { id, .. } = make(db, feed, first)?;
+    db.prepare_cached("UPDATE log_feeds SET next = ?2, posted = ?3, exact = ?4 WHERE id = ?1")?
+        .execute(params![id, signed(up_to).saturating_add(1), posted, exact])?;
+    Ok(())
 }
 
 /// Which feed a row is of.

@@ -8,13 +8,11 @@
 //! single record would cost more than everything else together; so the last few rows are not in the index, and a search looks through
 //! those by itself (`search`). The index is still part of the same transactions as the rows.
 
-use std::time::Duration;
-
 use hearsay_protocol::journal::clock::HybridTime;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    numbers,
+    KEPT, numbers,
     record::{Level, Said, Stored},
 };
 use crate::journal::{FeedId, Projection, Recorded, Retention, Seq};
@@ -107,10 +105,8 @@ pub(super) struct Tables {
 }
 
 impl Default for Tables {
-    /// 30 days, and at most 1 GiB.
     fn default() -> Self {
-        let age = Some(Duration::from_secs(30 * 24 * 3600));
-        Self::keeping(Retention { age, bytes: Some(1 << 30) })
+        Self::keeping(KEPT)
     }
 }
 
@@ -162,7 +158,7 @@ impl Projection for Tables {
         self.retention
     }
 
-    fn dropped(&self, db: &Connection, feed: FeedId, up_to: Seq) -> rusqlite::Result<()> {
+    fn dropped(&self, db: &Connection, feed: FeedId, up_to: Seq) -> rusqlite::Result<Option<Vec<u8>>> {
         let feed = numbers::forget(db, feed, up_to)?;
         let range = params![feed, signed(up_to)];
         // A table without texts has to be told the words that it is to forget.
@@ -195,7 +191,20 @@ impl Projection for Tables {
                 .collect::<rusqlite::Result<_>>()?;
             left.into_iter().try_for_each(|record| show_first(db, key, record))?;
         }
-        Ok(())
+        // Three numbers always serialise; should they not, the others are numbered as on a node that never had these.
+        Ok(serde_json::to_vec(&numbers::remnant(db, feed, up_to)?).ok())
+    }
+
+    fn remember(
+        &self,
+        db: &Connection,
+        feed: FeedId,
+        up_to: Seq,
+        remnant: Option<&[u8]>,
+    ) -> rusqlite::Result<()> {
+        // What cannot be read is as good as not there.
+        let remnant = remnant.and_then(|bytes| serde_json::from_slice(bytes).ok());
+        numbers::remember(db, feed, up_to, remnant)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The log as its clients meet it.
 
+mod dropping;
 mod order;
 
 use axum::{Router, body::Body};

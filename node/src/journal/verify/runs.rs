@@ -99,6 +99,10 @@ impl<'a, 't> Walk<'a, 't> {
 
     fn feed(&mut self, feed: &Described) -> rusqlite::Result<()> {
         let mut chain = Chain::default();
+        if let Err(error) = self.reference.remember(self.db, feed.feed, seq_of(feed.dropped)) {
+            let problem = format_args!("what is left of its dropped entries cannot be used: {error}");
+            self.report.add(Part::Tables, feed.name(), problem);
+        }
         let mut runs = self.db.prepare_cached(
             "SELECT start, \"end\", before, signature, entries, time, rowid FROM journal_runs WHERE feed = ?1 ORDER BY start",
         )?;
@@ -111,9 +115,6 @@ impl<'a, 't> Walk<'a, 't> {
             self.run(feed, &mut chain, row)?;
         }
         self.extent(feed, &chain);
-        if let Err(error) = self.reference.dropped(feed.feed, seq_of(feed.dropped)) {
-            self.report.add(Part::Tables, feed.name(), format_args!("its end cannot be folded: {error}"));
-        }
         Ok(())
     }
 

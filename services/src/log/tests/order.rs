@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Entries of two lives of each of three writers, one of whom is the own node.
-fn entries(seed: u64, per_feed: u64, keyed: bool) -> Vec<Kept> {
+pub(super) fn entries(seed: u64, per_feed: u64, keyed: bool) -> Vec<Kept> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut entries = Vec::new();
     let own = MemoryHost::new("n1").node_id();

@@ -1,0 +1,127 @@
+//! What is no longer kept leaves everything else as it was, also when the tables are made anew without it.
+
+use std::collections::BTreeMap;
+
+use hearsay_protocol::{Version, journal::feed::FeedId};
+use rusqlite::{Connection, types::Value as Cell};
+
+use super::{order::entries, *};
+use crate::{
+    journal::{Projection as _, Recorded, Seq},
+    log::{numbers, tables::Tables},
+    testing::Kept,
+};
+
+/// The log's tables, and what the journal would keep beside them.
+struct Bench {
+    db: Connection,
+    dropped: BTreeMap<FeedId, (Seq, Option<Vec<u8>>)>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let db = Connection::open_in_memory().unwrap();
+        Tables::default().create(&db).unwrap();
+        Self { db, dropped: BTreeMap::new() }
+    }
+
+    fn fold(&self, kept: &Kept) {
+        let Kept { id, time, key, body } = kept;
+        let recorded = Recorded { id: *id, time: *time, key: key.as_deref(), body };
+        Tables::default().fold(&self.db, &recorded).unwrap();
+    }
+
+    fn drop_up_to(&mut self, feed: FeedId, up_to: Seq) {
+        let remnant = Tables::default().dropped(&self.db, feed, up_to).unwrap();
+        assert!(remnant.as_ref().unwrap().len() <= crate::journal::REMNANT_BYTES_MAX);
+        self.dropped.insert(feed, (up_to, remnant));
+    }
+
+    /// The tables that the entries that are still kept come to.
+    fn made_anew(&self, entries: &[Kept]) -> Self {
+        let anew = Self { dropped: self.dropped.clone(), ..Self::new() };
+        for (feed, (up_to, remnant)) in &anew.dropped {
+            Tables::default().remember(&anew.db, *feed, *up_to, remnant.as_deref()).unwrap();
+        }
+        let is_kept = |kept: &&Kept| {
+            anew.dropped.get(&kept.id.feed).is_none_or(|(up_to, _)| kept.id.seq > *up_to)
+        };
+        entries.iter().filter(is_kept).for_each(|kept| anew.fold(kept));
+        anew
+    }
+
+    /// All that the log shows, and all that it counts by.
+    fn content(&self) -> Vec<Vec<Cell>> {
+        let queries = [
+            "SELECT writer, boot, first, next, posted, early, exact FROM log_feeds ORDER BY writer, boot",
+            "SELECT f.writer, f.boot, e.seq FROM log_early e JOIN log_feeds f ON f.id = e.feed ORDER BY 1, 2, 3",
+            "SELECT f.writer, f.boot, r.seq, r.time, r.posted, r.before, r.hidden, r.message FROM log_records r
+             JOIN log_feeds f ON f.id = r.feed ORDER BY 1, 2, 3",
+            "SELECT k.key, f.writer, f.boot, r.seq FROM log_keys k JOIN log_records r ON r.id = k.record
+             JOIN log_feeds f ON f.id = r.feed ORDER BY 1, 2, 3, 4",
+        ];
+        let mut content = Vec::new();
+        for query in queries {
+            let mut query = self.db.prepare(query).unwrap();
+            let columns = query.column_count();
+            let rows = query.query_map([], |row| (0..columns).map(|column| row.get(column)).collect());
+            content.extend(rows.unwrap().collect::<rusqlite::Result<Vec<Vec<Cell>>>>().unwrap());
+        }
+        content
+    }
+}
+
+#[test]
+fn tables_that_are_made_anew_without_what_was_dropped_are_the_same() {
+    for seed in 0..30 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut entries = entries(seed, 40, seed % 2 == 0);
+        rng.shuffle(&mut entries);
+        let mut bench = Bench::new();
+        let mut here: BTreeMap<FeedId, hearsay_protocol::seen::Seen> = BTreeMap::new();
+        let mut folded = Vec::new();
+        for kept in &entries {
+            let seen = here.entry(kept.id.feed).or_default();
+            // What comes after it was given up is not folded.
+            if !seen.contains(kept.id.seq) {
+                bench.fold(kept);
+                folded.push(kept.clone());
+            }
+            seen.insert(kept.id.seq);
+            if rng.u8(0..12) == 0 {
+                // Some of what is there, or, now and then, what is missing at the beginning.
+                let first_above = seen.iter().map(|(start, _)| start.0).find(|s| *s > seen.watermark().0);
+                let (low, high) = match (seen.watermark().0, first_above) {
+                    (0, Some(above)) if rng.bool() => (1, above - 1),
+                    (0, _) => continue,
+                    (watermark, _) => (1, watermark),
+                };
+                let up_to = Version(rng.u64(low..=high));
+                seen.insert_range(Version(1), up_to);
+                if bench.dropped.get(&kept.id.feed).is_none_or(|(before, _)| *before < up_to) {
+                    bench.drop_up_to(kept.id.feed, up_to);
+                }
+            }
+        }
+        assert!(bench.dropped.len() > 3, "seed {seed}");
+        rng.shuffle(&mut folded);
+        let anew = bench.made_anew(&folded);
+        assert_eq!(anew.content(), bench.content(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_node_goes_on_counting_where_all_its_records_are_gone() {
+    let entries = entries(3, 40, false);
+    let mut bench = Bench::new();
+    entries.iter().for_each(|kept| bench.fold(kept));
+    let own = MemoryHost::new("n1").node_id();
+    let posted = numbers::posted(&bench.db, own).unwrap();
+    assert!(posted > 30);
+    for boot in [u64::MAX - 1, 3] {
+        bench.drop_up_to(FeedId { writer: own, boot }, Version(40));
+    }
+    let anew = bench.made_anew(&entries);
+    assert_eq!(numbers::posted(&anew.db, own).unwrap(), posted);
+    assert_eq!(numbers::at_offset(&anew.db, own, 0).unwrap(), numbers::Found::Dropped);
+}
