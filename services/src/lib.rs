@@ -19,6 +19,7 @@ pub mod plan;
 pub mod portal;
 pub mod prefixes;
 pub mod problem;
+pub mod refusal;
 pub mod service;
 pub mod shipping;
 #[cfg(any(test, feature = "testing"))]

@@ -19,6 +19,7 @@ use axum::{
     body::Body,
     http::{Request, StatusCode},
 };
+use hearsay_services::refusal;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -30,7 +31,6 @@ use tokio::{
 };
 use tower::Service;
 
-use super::refusal;
 use crate::metrics::Metrics;
 
 /// What clients may hold, and for how long.

@@ -8,7 +8,6 @@
 //! | `site` | what handlers know and may do |
 //! | `accept` | the accept loop and every bound on connections |
 //! | `body` | bounds on request bodies, before any handler |
-//! | `refusal` | errors written below HTTP's library, which has no words for them |
 //! | `unread` | the bound on answers that wait for their readers |
 //! | `guard` | who may ask what: `Host`, `Origin`, content type, token |
 //! | `errors` | every error a problem+json, plain text under `/v1`; counting |
@@ -30,7 +29,6 @@ mod members;
 mod openapi;
 mod plugins;
 mod probes;
-mod refusal;
 mod routes;
 mod services;
 mod site;

@@ -29,7 +29,7 @@ use super::{
     shared::Shared,
     stream::{ClientStream, Connection},
 };
-use crate::{Problem, problem};
+use crate::refusal;
 
 /// How long to wait when the system has no socket to give (it is out of descriptors).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -44,15 +44,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection over the limit is told. Made once, so that refusing costs nothing.
 static OVERFULL: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let problem =
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections; try again or ask another");
-    let body = problem.to_json();
-    let head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {}\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        problem::CONTENT_TYPE,
-        body.len()
-    );
-    (head + &body).into_bytes()
+    refusal::answer(StatusCode::SERVICE_UNAVAILABLE, "too many connections; try again or ask another")
 });
 
 /// Threads that serve, until this is dropped.
@@ -231,7 +223,11 @@ async fn serve_http1(
     let limits = worker.shared.limits;
     let service = service_fn(|request| {
         let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
-        async move { Ok::<_, std::convert::Infallible>(worker.serve(connection, request).await) }
+        async move {
+            let answer = worker.serve(Arc::clone(&connection), request).await;
+            connection.answered();
+            Ok::<_, std::convert::Infallible>(answer)
+        }
     });
     let mut serving = std::pin::pin!(
         http1::Builder::new()

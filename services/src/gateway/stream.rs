@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{forward::Client, framing::Framing};
+use crate::refusal;
 
 /// What a connection and the requests on it know of each other.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Connection {
     body_ended: AtomicBool,
     /// Requests that are not answered wholly.
     active: AtomicUsize,
+    /// Answers whose heads have not been written. Of HTTP/1, any other head is an error that hyper writes by itself.
+    unwritten: AtomicUsize,
 }
 
 impl Connection {
@@ -39,6 +42,7 @@ impl Connection {
             both_lengths: AtomicBool::new(false),
             body_ended: AtomicBool::new(false),
             active: AtomicUsize::new(0),
+            unwritten: AtomicUsize::new(0),
         }
     }
 
@@ -56,6 +60,22 @@ impl Connection {
     pub fn begin(self: &Arc<Self>) -> Active {
         self.active.fetch_add(1, Relaxed);
         Active(Arc::clone(self))
+    }
+
+    /// A request has been answered: the head of that is written next.
+    pub fn answered(&self) {
+        self.unwritten.fetch_add(1, Relaxed);
+    }
+
+    /// A head of an answer is written: whether it is one of those.
+    fn is_answer(&self) -> bool {
+        self.unwritten.load(Relaxed) > 0
+    }
+
+    /// It has been written.
+    fn wrote_answer(&self) {
+        // Only the connection's own task takes one off.
+        self.unwritten.fetch_sub(1, Relaxed);
     }
 
     /// Whether no request is being answered.
@@ -88,6 +108,8 @@ pub struct ClientStream {
     /// it for ever.
     timer: Option<Pin<Box<Sleep>>>,
     is_stalled: bool,
+    /// Written in place of what was given, which had no words.
+    words: Vec<u8>,
 }
 
 impl ClientStream {
@@ -100,7 +122,7 @@ impl ClientStream {
         patience: Duration,
     ) -> Self {
         let framing = is_http1.then(Framing::default);
-        Self { stream, prefix, framing, connection, patience, timer: None, is_stalled: false }
+        Self { stream, prefix, framing, connection, patience, timer: None, is_stalled: false, words: Vec::new() }
     }
 
     fn read_along(&mut self, bytes: &[u8]) {
@@ -112,6 +134,23 @@ impl ClientStream {
         framing.read(bytes);
         if framing.said_both() != self.connection.said_both() {
             self.connection.both_lengths.store(framing.said_both(), Relaxed);
+        }
+    }
+
+    /// Whether this begins with the final head of an answer of HTTP/1.
+    fn is_head(&self, bytes: &[u8]) -> bool {
+        self.framing.is_some() && bytes.starts_with(b"HTTP/1.") && bytes.get(8..10) != Some(b" 1")
+    }
+
+    /// The words for what hyper writes by itself. What an instance answered is left as it is, though it may look the same.
+    fn words_for(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        (self.is_head(bytes) && !self.connection.is_answer()).then(|| refusal::words_for(bytes)).flatten()
+    }
+
+    /// A write has begun with these bytes, or has not.
+    fn wrote(&self, bytes: &[u8], written: &Poll<io::Result<usize>>) {
+        if matches!(written, Poll::Ready(Ok(1..))) && self.is_head(bytes) && self.connection.is_answer() {
+            self.connection.wrote_answer();
         }
     }
 
@@ -154,7 +193,22 @@ impl AsyncRead for ClientStream {
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.words.is_empty()
+            && let Some(words) = self.words_for(buf)
+        {
+            self.words = words;
+        }
+        while !self.words.is_empty() {
+            let this = &mut *self;
+            let written = Pin::new(&mut this.stream).poll_write(cx, &this.words);
+            let written = ready!(self.watch(cx, written))?;
+            self.words.drain(..written);
+            if self.words.is_empty() {
+                return Poll::Ready(Ok(buf.len()));
+            }
+        }
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(buf, &written);
         self.watch(cx, written)
     }
 
@@ -163,7 +217,16 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // A bare error comes alone.
+        if let [only] = bufs
+            && (!self.words.is_empty() || self.words_for(only).is_some())
+        {
+            return self.poll_write(cx, only);
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        if let Some(first) = bufs.iter().find(|buf| !buf.is_empty()) {
+            self.wrote(first, &written);
+        }
         self.watch(cx, written)
     }
 

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    instance::{Running, echo, mute},
+    instance::{Running, echo, mute, says},
     world::{Reply, World, read_until, within},
 };
 
@@ -123,6 +123,25 @@ async fn what_is_no_request_for_a_reverse_proxy_is_told_so() {
     let lines: String = (0..101).map(|i| format!("x-{i}: y\r\n")).collect();
     assert_eq!(status(&format!("GET / HTTP/1.1\r\nhost: gw\r\n{lines}\r\n")).await, 431);
     assert_eq!((world.refused("method"), world.refused("host"), world.refused("path")), (2, 2, 3));
+}
+
+#[tokio::test]
+async fn what_never_becomes_a_request_is_refused_in_words_and_an_instances_answers_are_its_own() {
+    let world = World::with(Limits::default()).await;
+    let bare = says("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+    world.offer("web", "w", bare.address, &["urlprefix-/"]).await;
+    let malformed = "\x16\x03\x01\x02\r\n\r\n";
+    assert_eq!(world.send(malformed).await.problem(400), "this is no HTTP request");
+    let long = format!("GET / HTTP/1.1\r\nhost: gw\r\nx: {}\r\n\r\n", "x".repeat(40_000));
+    assert!(world.send(&long).await.problem(431).contains("over the limit"));
+    let passed_on = world.get("/").await;
+    assert_eq!((passed_on.status, passed_on.body.as_str()), (400, ""));
+    // On one connection: an answer of the instance, then what is no request.
+    let mut stream = world.open("GET / HTTP/1.1\r\nhost: gw\r\n\r\n").await;
+    let first = read_until(&mut stream, "\r\n\r\n").await;
+    assert!(first.starts_with("HTTP/1.1 400") && first.contains("content-length: 0"), "{first}");
+    stream.write_all(malformed.as_bytes()).await.unwrap();
+    assert_eq!(Reply::read(stream).await.problem(400), "this is no HTTP request");
 }
 
 #[tokio::test]

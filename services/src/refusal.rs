@@ -1,17 +1,19 @@
 //! What a client is told where HTTP's library answers, or nobody.
 //!
 //! A head that is malformed or too large never becomes a request: hyper answers it with a status and no words, and one that takes too long
-//! with nothing at all. Clients were promised a problem+json, so the words are put in here, where the bytes go out.
+//! with nothing at all. Clients were promised a problem+json, so the words are put in here, where the bytes go out. Both listeners use it: that of
+//! the node's HTTP, and the gateway's.
 
-use axum::http::StatusCode;
-use hearsay_services::problem::CONTENT_TYPE;
+use http::StatusCode;
 use serde_json::json;
+
+use crate::problem::CONTENT_TYPE;
 
 /// No bare answer of hyper's is longer: a status line and three headers.
 const BARE_BYTES_MAX: usize = 512;
 
 /// A whole answer, after which the connection is closed.
-pub(super) fn answer(status: StatusCode, detail: &str) -> Vec<u8> {
+pub fn answer(status: StatusCode, detail: &str) -> Vec<u8> {
     let title = status.canonical_reason().unwrap_or("Error");
     let body = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
     let body = format!("{body}\n");
@@ -24,8 +26,9 @@ pub(super) fn answer(status: StatusCode, detail: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The words for an answer that hyper wrote by itself; `None` for any other. Nothing behind it answers an error without a body.
-pub(super) fn words_for(written: &[u8]) -> Option<Vec<u8>> {
+/// The words for an answer that hyper wrote by itself; `None` for any other. Whoever asks knows that nothing behind it answered an error without
+/// a body.
+pub fn words_for(written: &[u8]) -> Option<Vec<u8>> {
     // Seen by every write, so the glance comes first.
     if written.len() > BARE_BYTES_MAX || written.get(..3) != Some(b"HTT") {
         return None;
