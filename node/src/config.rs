@@ -195,7 +195,9 @@ impl Config {
             config.warnings.push("--gateway has no effect without --role gateway".into());
         }
         if config.log_retention != log::KEPT && !config.roles.iter().any(|role| role == log::ROLE) {
-            config.warnings.push("--log-max-age and --log-max-bytes have no effect without --role log".into());
+            config
+                .warnings
+                .push("--log-max-age and --log-max-bytes have no effect without --role log".into());
         }
         let unknown = environment.unknown();
         config
@@ -303,7 +305,9 @@ fn log_retention(age: Option<String>, bytes: Option<String>) -> Result<Retention
     let wrong = |option| move |problem: String| ConfigError::option(option, problem);
     Ok(Retention {
         age: age.map_or(Ok(log::KEPT.age), |text| amount::age(&text)).map_err(wrong("log-max-age"))?,
-        bytes: bytes.map_or(Ok(log::KEPT.bytes), |text| amount::bytes(&text)).map_err(wrong("log-max-bytes"))?,
+        bytes: bytes
+            .map_or(Ok(log::KEPT.bytes), |text| amount::bytes(&text))
+            .map_err(wrong("log-max-bytes"))?,
     })
 }
 

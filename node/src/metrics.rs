@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -109,8 +109,8 @@ impl Metrics {
     }
 
     /// What these journals count is shown, too.
-    pub fn set_journals(&self, journals: Arc<Journals>) {
-        *self.journals.0.lock().unwrap_or_else(PoisonError::into_inner) = journals;
+    pub fn set_journals(&self, journals: &Arc<Journals>) {
+        *self.journals.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(journals);
     }
 
     /// Writes all of them in the OpenMetrics text format.
@@ -232,9 +232,9 @@ impl Collector for PluginMetrics {
     }
 }
 
-/// What the journals count, each topic under a label.
+/// What the journals count, each topic under a label. Whoever counts does not keep them open.
 #[derive(Default)]
-struct JournalMetrics(Mutex<Arc<Journals>>);
+struct JournalMetrics(Mutex<Weak<Journals>>);
 
 impl fmt::Debug for JournalMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -244,7 +244,8 @@ impl fmt::Debug for JournalMetrics {
 
 impl Collector for JournalMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let journals = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let journals = self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let Some(journals) = journals else { return Ok(()) };
         let mut all: Vec<(&str, Metric)> = journals
             .metrics()
             .flat_map(|(topic, metrics)| metrics.into_iter().map(move |metric| (topic, metric)))

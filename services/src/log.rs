@@ -53,7 +53,8 @@ use crate::{
 /// The role, the name under which it is announced, and the topic of its journal.
 pub const ROLE: &str = "log";
 /// How long records are kept where nobody says otherwise: 30 days, and at most 1 GiB.
-pub const KEPT: Retention = Retention { age: Some(Duration::from_secs(30 * 24 * 3600)), bytes: Some(1 << 30) };
+pub const KEPT: Retention =
+    Retention { age: Some(Duration::from_secs(30 * 24 * 3600)), bytes: Some(1 << 30) };
 /// Tails followed at the same time. Each looks at what comes; guess.
 const TAILS_MAX: usize = 256;
 

@@ -11,7 +11,8 @@ const AGE_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// The least that a database may be kept to. Empty it is a tenth of that.
 const BYTES_MIN: u64 = 1024 * 1024;
 
-const AGE_UNITS: [(&str, u64); 5] = [("s", 1), ("m", 60), ("h", 3600), ("d", 24 * 3600), ("w", 7 * 24 * 3600)];
+const AGE_UNITS: [(&str, u64); 5] =
+    [("s", 1), ("m", 60), ("h", 3600), ("d", 24 * 3600), ("w", 7 * 24 * 3600)];
 const BYTE_UNITS: [(&str, u64); 9] = [
     ("", 1),
     ("kB", 1000),
@@ -29,7 +30,8 @@ pub(super) fn age(text: &str) -> Result<Option<Duration>, String> {
     if is_unlimited(text) {
         return Ok(None);
     }
-    let wrong = || format!("{text:?} is no age: a whole number and s, m, h, d or w, such as 30d, or {UNLIMITED}");
+    let wrong =
+        || format!("{text:?} is no age: a whole number and s, m, h, d or w, such as 30d, or {UNLIMITED}");
     let age = Duration::from_secs(product(text, &AGE_UNITS).ok_or_else(wrong)?);
     match (AGE_MIN..=AGE_MAX).contains(&age) {
         true => Ok(Some(age)),

@@ -116,7 +116,10 @@ impl Keeper {
     pub(super) fn run(mut self) {
         loop {
             let now = self.clock.now();
-            let due = self.machine.poll_timeout().map_or(self.retention.next_due(), |at| at.min(self.retention.next_due()));
+            let due = self
+                .machine
+                .poll_timeout()
+                .map_or(self.retention.next_due(), |at| at.min(self.retention.next_due()));
             let wait = due.since(now).min(IDLE);
             match self.told.recv_timeout(wait) {
                 Ok(told) => self.take(told),
@@ -221,13 +224,11 @@ impl Keeper {
                 },
                 Output::Store(id, run, _) => self.put(id, &run),
                 Output::Load(id, wanted) => self.load(id, &wanted),
-                Output::Forgo(feed, up_to) => {
-                    match self.store.forgo(feed, up_to, self.projection.as_ref()) {
-                        Ok(Some(extent)) => self.feed(Input::Forgone(extent)),
-                        Ok(None) => (),
-                        Err(error) => self.give_up(&error),
-                    }
-                }
+                Output::Forgo(feed, up_to) => match self.store.forgo(feed, up_to, self.projection.as_ref()) {
+                    Ok(Some(extent)) => self.feed(Input::Forgone(extent)),
+                    Ok(None) => (),
+                    Err(error) => self.give_up(&error),
+                },
                 Output::Request(peer, ticket, request) => {
                     let bytes = address(&self.topic, &request);
                     self.order(Order::AskReplica(peer, self.topic.clone(), ticket, bytes));

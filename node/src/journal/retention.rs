@@ -157,13 +157,10 @@ mod tests {
         let keep = Retention { age: None, bytes: Some(1000) };
         let mut schedule = Schedule::new(keep, Time::ZERO);
         let mut bytes = |used| schedule.bound(Time::ZERO, WALL_MS, used).bytes;
-        assert_eq!([bytes(1000), bytes(1001), bytes(960), bytes(950), bytes(960)], [
-            None,
-            Some(950),
-            Some(950),
-            None,
-            None
-        ]);
+        assert_eq!(
+            [bytes(1000), bytes(1001), bytes(960), bytes(950), bytes(960)],
+            [None, Some(950), Some(950), None, None]
+        );
     }
 
     #[test]

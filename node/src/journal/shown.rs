@@ -50,7 +50,9 @@ impl Shown {
                 AppendError::Indeterminate(_) => 6,
             }),
         };
-        counter.inspect(|counter| _ = counter.fetch_add(1, Relaxed));
+        if let Some(counter) = counter {
+            counter.fetch_add(1, Relaxed);
+        }
     }
 
     /// All of it; `waiting_bytes` is what waits for the thread.
@@ -62,12 +64,28 @@ impl Shown {
         let mut all = vec![
             counter("journal_appended", "Entries written here", c.appended),
             counter("journal_replicated", "Entries of other writers stored here", c.replicated),
-            counter("journal_refused", "Runs and requests refused because they were forged or broke a bound", c.refused),
-            counter("journal_put_off", "Runs of others put off because too much waited for the disk", c.put_off),
-            counter("journal_receipts", "Receipts of replicas for what was written here or is waited for", c.receipts),
+            counter(
+                "journal_refused",
+                "Runs and requests refused because they were forged or broke a bound",
+                c.refused,
+            ),
+            counter(
+                "journal_put_off",
+                "Runs of others put off because too much waited for the disk",
+                c.put_off,
+            ),
+            counter(
+                "journal_receipts",
+                "Receipts of replicas for what was written here or is waited for",
+                c.receipts,
+            ),
             counter("journal_comparisons", "Comparisons with replicas begun", c.comparisons),
             counter("journal_differences", "Comparisons that found a difference", c.differences),
-            counter("journal_damaged", "Times that runs on the disk were found damaged and taken out", c.damaged),
+            counter(
+                "journal_damaged",
+                "Times that runs on the disk were found damaged and taken out",
+                c.damaged,
+            ),
             counter("journal_commits", "Transactions synced to the disk", self.commits.load(Relaxed)),
             counter(
                 "journal_overflows",

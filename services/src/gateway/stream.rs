@@ -122,7 +122,16 @@ impl ClientStream {
         patience: Duration,
     ) -> Self {
         let framing = is_http1.then(Framing::default);
-        Self { stream, prefix, framing, connection, patience, timer: None, is_stalled: false, words: Vec::new() }
+        Self {
+            stream,
+            prefix,
+            framing,
+            connection,
+            patience,
+            timer: None,
+            is_stalled: false,
+            words: Vec::new(),
+        }
     }
 
     fn read_along(&mut self, bytes: &[u8]) {

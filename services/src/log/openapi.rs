@@ -90,7 +90,7 @@ pub(super) fn paths() -> Value {
         } },
         "/log/events": { "post": {
             "summary": "What nodes ship of themselves: listed, and without an offset",
-            "description": "NDJSON as for /log, with node beside the other fields. For nodes; clients use /log.",
+            "description": "NDJSON as for /log, with node beside the other fields. For nodes; clients use /log. As everywhere in the log, node and service are what the writer says of itself, and prove nothing; who wrote it down is part of the id.",
             "parameters": [ack, key],
             "requestBody": { "required": true, "content": { "application/x-ndjson": { "schema": text() } } },
             "responses": { "200": json_answer("Written", &several), "400": refused(), "409": refused(), "413": refused(),

@@ -72,6 +72,11 @@ pub(super) async fn records(
 }
 
 /// `POST /log/events`: what nodes ship of themselves. Listed like every record, and without an offset, because no client posted it.
+///
+/// It stands on the same footing as `POST /log`: whoever reaches this path can write, within the same bounds of bytes and records, and is counted in
+/// the same metrics. That a record is of a node, or of a service, is what its writer says, in both. What is proven is less: which node wrote it
+/// down, by the run's signature and in the record's id. Events are no evidence, and nothing in a node acts on them; proving more would take a
+/// signature on each batch, which a record would have to carry to every reader.
 pub(super) async fn events(
     State(desk): State<Desk>,
     uri: Uri,

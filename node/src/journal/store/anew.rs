@@ -106,8 +106,9 @@ impl Store {
 
     /// Lets the plug-in begin behind what is no longer kept.
     fn remember(&self, projection: &dyn Projection) -> rusqlite::Result<()> {
-        let mut feeds =
-            self.db.prepare("SELECT writer, boot, dropped FROM journal_feeds WHERE dropped > 0 ORDER BY id")?;
+        let mut feeds = self
+            .db
+            .prepare("SELECT writer, boot, dropped FROM journal_feeds WHERE dropped > 0 ORDER BY id")?;
         let mut rows = feeds.query([])?;
         while let Some(row) = rows.next()? {
             let feed = feed_of(row.get(0)?, row.get(1)?);

@@ -71,7 +71,7 @@ impl Store {
     /// # Errors
     /// What the database said.
     pub fn used_bytes(&self) -> rusqlite::Result<u64> {
-        let pragma = |name| self.db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let pragma = |name: &str| self.db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         let pages = pragma("page_count")? - pragma("freelist_count")?;
         Ok(pages.max(0).cast_unsigned() * pragma("page_size")?.max(0).cast_unsigned())
     }

@@ -43,9 +43,8 @@ impl Bench {
         for (feed, (up_to, remnant)) in &anew.dropped {
             Tables::default().remember(&anew.db, *feed, *up_to, remnant.as_deref()).unwrap();
         }
-        let is_kept = |kept: &&Kept| {
-            anew.dropped.get(&kept.id.feed).is_none_or(|(up_to, _)| kept.id.seq > *up_to)
-        };
+        let is_kept =
+            |kept: &&Kept| anew.dropped.get(&kept.id.feed).is_none_or(|(up_to, _)| kept.id.seq > *up_to);
         entries.iter().filter(is_kept).for_each(|kept| anew.fold(kept));
         anew
     }

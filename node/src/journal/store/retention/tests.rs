@@ -173,7 +173,10 @@ fn a_key_that_is_used_again_after_its_entry_went_is_the_new_one() {
     second = Writer::new(2, 1);
     let (run, _) = Run::sign(&second.me, CLUSTER, TOPIC, second.at, vec![entry.clone()]);
     bench.put(&run);
-    assert_eq!(bench.store.with_key(&key).unwrap(), Some((EntryId { feed: run.feed, seq: Version(1) }, entry)));
+    assert_eq!(
+        bench.store.with_key(&key).unwrap(),
+        Some((EntryId { feed: run.feed, seq: Version(1) }, entry))
+    );
     bench.assert_lasting();
 }
 
@@ -190,10 +193,10 @@ fn a_feed_is_not_shortened_beyond_what_is_missing() {
     bench.put(&runs[2]);
     assert_eq!(bench.drop_before(1000).entries, 20);
     bench.assert_lasting();
-    assert_eq!(bench.store.restored().unwrap().extents[0].seen.iter().collect::<Vec<_>>(), [
-        (Version(1), Version(40)),
-        (Version(51), Version(60))
-    ]);
+    assert_eq!(
+        bench.store.restored().unwrap().extents[0].seen.iter().collect::<Vec<_>>(),
+        [(Version(1), Version(40)), (Version(51), Version(60))]
+    );
 }
 
 #[test]
@@ -242,7 +245,8 @@ fn what_is_too_much_goes_from_the_oldest_on_until_it_is_enough() {
     assert!(used <= enough && used > enough * 9 / 10, "{used} of {enough}, was {full}, empty {empty}");
     assert!(steps > 1 && (400..800).contains(&runs), "{runs} runs in {steps} steps");
     // Both that write all the time lost the same, about, and the third nothing.
-    let oldest = |feed: i64| bench.number(&format!("SELECT min(start) FROM journal_runs WHERE feed = {feed}"));
+    let oldest =
+        |feed: i64| bench.number(&format!("SELECT min(start) FROM journal_runs WHERE feed = {feed}"));
     assert!(oldest(1).abs_diff(oldest(2)) <= RUNS_PER_TURN as u64, "{} {}", oldest(1), oldest(2));
     assert_eq!(oldest(3), 1);
     bench.assert_lasting();
