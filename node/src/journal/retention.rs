@@ -78,9 +78,12 @@ impl Schedule {
 
     /// A look has ended that took so long. `more`: there is still something to drop.
     pub(super) fn looked(&mut self, now: Time, took: Duration, more: bool) {
-        self.next = now + if more { took.max(PAUSE_MIN) } else { LOOK_EVERY };
-        if let Some(age) = self.keep.age.filter(|_| !more && self.next_age <= now) {
-            self.next_age = now + (age / LOOKS_PER_AGE).clamp(LOOK_EVERY, AGE_EVERY);
+        let age_every =
+            self.keep.age.map_or(AGE_EVERY, |age| (age / LOOKS_PER_AGE).clamp(LOOK_EVERY, AGE_EVERY));
+        let every = if self.keep.bytes.is_some() { LOOK_EVERY } else { age_every };
+        self.next = now + if more { took.max(PAUSE_MIN) } else { every };
+        if !more && self.next_age <= now {
+            self.next_age = now + age_every;
         }
     }
 }
@@ -122,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_short_age_counts_soon_and_is_looked_at_often() {
-        let keep = Retention { age: Some(Duration::from_secs(60)), bytes: None };
+        let keep = Retention { age: Some(Duration::from_secs(60)), bytes: Some(1) };
         let mut schedule = Schedule::new(keep, Time::ZERO);
         assert_eq!(schedule.bound(Time::ZERO, WALL_MS, 0), Bound::default());
         schedule.looked(Time::ZERO, Duration::ZERO, false);

@@ -221,3 +221,46 @@ fn a_run_that_comes_twice_or_overlaps_is_folded_once() {
     assert_eq!((id, found), (at(3), entry(3)));
     assert!(store.with_key("k4").unwrap().is_none());
 }
+
+#[test]
+fn what_is_too_much_goes_while_the_node_runs_and_nothing_is_numbered_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (orders, _ordered) = tokio::sync::mpsc::channel(1024);
+    let plugins: Vec<_> = builtin().into_iter().filter(|p| p.name() == "log").collect();
+    let bytes = 2 << 20;
+    let ground = Ground {
+        dir: Some(dir.path()),
+        me: &|| Identity::from_seed(&[1; 32]),
+        cluster: CLUSTER,
+        replicas_expected: None,
+        retention: &BTreeMap::from([("log".to_owned(), Retention { age: None, bytes: Some(bytes) })]),
+        clock: Clock::start(),
+        orders,
+    };
+    let journals = Journals::open(&plugins, &ground).unwrap();
+    let log = journals.topic("log").unwrap();
+    let shown = |name| log.metrics().iter().find(|metric| metric.name == name).unwrap().value;
+    let mut first = None;
+    for batch in 0..20 {
+        let body = format!("{{\"n\":\"n\"}}\n{batch} {}", "x".repeat(4000)).into_bytes();
+        let writes = vec![Write { key: None, body }; 100];
+        let answers = block_on(log.append(writes, Wanted::default()));
+        assert!(answers.iter().all(Result::is_ok));
+        first = first.or(answers.into_iter().next().and_then(Result::ok));
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while shown("journal_dropped") == 0 || shown("journal_database_bytes") > bytes {
+        assert!(std::time::Instant::now() < deadline, "{:#?}", log.metrics());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let numbers = "SELECT count(*), min(before), max(before) FROM log_records";
+    let (kept, lowest, highest): (u64, u64, u64) = block_on(read(log.as_ref(), |db| {
+        db.query_row(numbers, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+    }))
+    .unwrap();
+    assert_eq!((kept + lowest, highest), (2000, 1999));
+    assert!((50..400).contains(&kept), "{kept}");
+    assert_eq!((shown("journal_appended"), shown("journal_dropped")), (2000, lowest));
+    // It was here: nobody has to wait for it, or to send it again.
+    assert!(log.has(first.unwrap().id).unwrap());
+}
