@@ -6,7 +6,7 @@ use super::{
     feed::{FeedId, Seq},
     message::Extent,
 };
-use crate::{Version, seen::Seen, wire::codec};
+use crate::{seen::Seen, wire::codec};
 
 /// The most feeds of a topic. Each life of each writer makes one, if it writes: a hundred nodes restarted daily for half a year.
 pub const FEEDS_MAX: usize = 16 * 1024;
@@ -107,7 +107,7 @@ impl Extents {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::NodeId;
+    use crate::{NodeId, Version};
 
     fn feed(boot: u64) -> FeedId {
         FeedId { writer: NodeId::from_public_key([1; 32]), boot }

@@ -24,7 +24,7 @@ impl Store {
     }
 
     /// As [`rebuild`](Self::rebuild), and tells how many runs are folded, of how many.
-    pub(super) fn rebuild_telling(
+    pub(in crate::journal) fn rebuild_telling(
         &mut self,
         projection: &dyn Projection,
         tell: &mut dyn FnMut(u64, u64),

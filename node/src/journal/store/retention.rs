@@ -209,7 +209,7 @@ impl Store {
     /// The keys of entries that go lead nowhere.
     fn drop_keys(&self, number: i64, up_to: Seq) -> rusqlite::Result<()> {
         let mut find = self.db.prepare_cached(
-            "SELECT start, entries FROM journal_runs WHERE feed = ?1 AND start <= ?2 AND \"end\" <= ?2",
+            "SELECT start, entries, \"end\" FROM journal_runs WHERE feed = ?1 AND start <= ?2 AND \"end\" <= ?2",
         )?;
         let mut drop =
             self.db.prepare_cached("DELETE FROM journal_keys WHERE key = ?1 AND feed = ?2 AND seq = ?3")?;
@@ -218,8 +218,10 @@ impl Store {
         while let Some(row) = rows.next()? {
             let start = seq(row.get(0)?);
             let entries = row.get_ref(1)?.as_blob().ok().and_then(|bytes| entries_from_bytes(bytes).ok());
-            all_known &= entries.is_some();
-            for (seq, entry) in (start.0..).map(Version).zip(entries.unwrap_or_default()) {
+            let entries = entries.unwrap_or_default();
+            let count = (seq(row.get(2)?).0.saturating_sub(start.0)).saturating_add(1);
+            all_known &= count == entries.len() as u64;
+            for (seq, entry) in (start.0..).map(Version).zip(entries) {
                 if let Some(key) = entry.key {
                     drop.execute(params![key, number, signed(seq)])?;
                 }
