@@ -237,7 +237,7 @@ fn what_is_too_much_goes_while_the_node_runs_and_nothing_is_numbered_anew() {
         clock: Clock::start(),
         orders,
     };
-    let journals = Journals::open(&plugins, &ground).unwrap();
+    let journals = Arc::new(Journals::open(&plugins, &ground).unwrap());
     let log = journals.topic("log").unwrap();
     let shown = |name| log.metrics().iter().find(|metric| metric.name == name).unwrap().value;
     let mut first = None;
@@ -261,6 +261,18 @@ fn what_is_too_much_goes_while_the_node_runs_and_nothing_is_numbered_anew() {
     assert_eq!((kept + lowest, highest), (2000, 1999));
     assert!((50..400).contains(&kept), "{kept}");
     assert_eq!((shown("journal_appended"), shown("journal_dropped")), (2000, lowest));
+    let view = crate::view::View::new(hearsay_protocol::providers::Index(0), Clock::start());
+    let metrics = crate::metrics::Metrics::new(Arc::new(view));
+    metrics.set_journals(&journals);
+    let text = metrics.render().unwrap();
+    for line in [
+        "hearsay_journal_appended_total{topic=\"log\"} 2000",
+        "hearsay_journal_acknowledged_total{topic=\"log\",level=\"local\"} 2000",
+        "hearsay_journal_waiting_bytes{topic=\"log\"} 0",
+        &format!("hearsay_journal_dropped_total{{topic=\"log\"}} {lowest}"),
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is missing in:\n{text}");
+    }
     // It was here: nobody has to wait for it, or to send it again.
     assert!(log.has(first.unwrap().id).unwrap());
 }

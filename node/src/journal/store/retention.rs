@@ -3,7 +3,7 @@
 //! A feed is shortened at its start only, and only as far as nothing is missing, so that one number says what is gone ([`Store::load`] tells it to
 //! whoever asks). Runs go whole: a run that is cut does not prove itself. One that is partly older stays until all of it is.
 //!
-//! Runs, keys, the plug-in's rows and the number that says so go in one transaction, a few thousand entries at a time, so that no append
+//! Runs, keys, the plug-in's rows and the number that says so go in one transaction, a thousand entries at a time, so that no append
 //! waits for long. Of what is gone the plug-in may leave a few bytes ([`Projection::dropped`]): with them tables that are made anew come
 //! out the same.
 
@@ -24,10 +24,11 @@ use rusqlite::{Connection, OptionalExtension, ffi, params};
 
 use super::{Store, feed_of, seq, signed};
 
-/// Entries dropped in one transaction, about. Measured with the log's tables, which cost most: see `ARCHITECTURE.md`.
-const ENTRIES_PER_STEP: u64 = 2000;
-/// Runs looked at in one transaction. Where a run is one entry, these are what costs.
-const RUNS_PER_STEP: u64 = 512;
+/// Entries dropped in one transaction, about. On a machine with two cores a thousand of the log's, which cost most, take 20 ms, at worst 40
+/// (`how_long_dropping_takes`): so long an append may have to wait.
+const ENTRIES_PER_STEP: u64 = 1024;
+/// Runs dropped in one transaction. Where a run is one entry, these are what costs, as much.
+const RUNS_PER_STEP: u64 = 256;
 /// Runs dropped before it is looked again whose turn it is, and whether it is enough.
 const RUNS_PER_TURN: usize = 64;
 /// As [`RUNS_PER_TURN`], in entries.

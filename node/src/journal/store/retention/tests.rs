@@ -1,4 +1,4 @@
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use hearsay_protocol::{
     Identity,
@@ -377,54 +377,76 @@ fn what_fails_drops_nothing() {
     assert_eq!(remnant(store.connection(), writer.feed()).unwrap().unwrap().len(), REMNANT_BYTES_MAX);
 }
 
-/// How long an append may have to wait. Not part of the tests:
+/// How long an append may have to wait, and how much is kept of a log that is always full. Not part of the tests:
 /// `cargo test --release -p hearsay-node --lib -- --ignored --nocapture how_long_dropping_takes`
 #[test]
-#[ignore = "a measurement of a minute, for an optimised build"]
+#[ignore = "a measurement of some minutes, for an optimised build"]
 fn how_long_dropping_takes() {
-    use std::time::Instant;
     for per_run in [1, 64, 1000] {
         let mut bench = Bench::new();
         let mut writers = [Writer::new(1, 1), Writer::new(2, 1)];
-        let (entries, begun) = (100_000u64, Instant::now());
-        for start in (0..entries / 2).step_by(per_run as usize) {
-            for writer in &mut writers {
-                bench.store.put(&writer.run(start..start + per_run), log().as_ref()).unwrap();
-            }
-            if start % 64 == 0 {
-                bench.store.commit().unwrap();
-            }
-        }
-        if bench.store.is_dirty() {
-            bench.store.commit().unwrap();
+        let (mut second, each) = (0, 50_000);
+        let begun = Instant::now();
+        while second < each {
+            write(&mut bench, &mut writers, &mut second, per_run);
         }
         let full = bench.store.used_bytes().unwrap();
-        println!("{per_run} a run: {entries} entries put in {:.2?}, {full} bytes", begun.elapsed());
-        for (what, bound) in [
-            ("size", Bound { before: None, bytes: Some(full / 2) }),
-            ("age", Bound { before: Some(HybridTime(u64::MAX / 2)), bytes: None }),
-        ] {
-            let (mut steps, mut all) = (Vec::new(), Dropped::default());
-            loop {
-                let begun = Instant::now();
-                let dropped = bench.store.drop_oldest(bound, log().as_ref()).unwrap();
-                steps.push(begun.elapsed());
-                (all.entries, all.runs) = (all.entries + dropped.entries, all.runs + dropped.runs);
-                if !dropped.more {
-                    break;
+        println!("{per_run} a run: {} entries put in {:.2?}, {full} bytes", 2 * each, begun.elapsed());
+        let enough = full / 2;
+        drop_all("size", &mut bench, Bound { before: None, bytes: Some(enough) });
+        for _ in 0..4 {
+            for _ in 0..each / 4 / per_run {
+                write(&mut bench, &mut writers, &mut second, per_run);
+                if bench.store.used_bytes().unwrap() > enough {
+                    let bound = Bound { before: None, bytes: Some(enough - enough / 20) };
+                    while bench.store.drop_oldest(bound, log().as_ref()).unwrap().more {}
                 }
             }
-            steps.sort();
+            let kept = bench.number("SELECT count(*) FROM log_records");
+            let free = bench.number("SELECT freelist_count FROM pragma_freelist_count");
             println!(
-                "  by {what}: {} entries, {} runs in {} steps: p50 {:.2?}, p99 {:.2?}, longest {:.2?}; {} bytes left",
-                all.entries,
-                all.runs,
-                steps.len(),
-                steps[steps.len() / 2],
-                steps[steps.len() * 99 / 100],
-                steps[steps.len() - 1],
+                "  always full: {kept} records in {} bytes, {free} free pages",
                 bench.store.used_bytes().unwrap()
             );
         }
+        drop_all("age", &mut bench, Bound { before: Some(HybridTime(u64::MAX / 2)), bytes: None });
     }
+}
+
+fn write(bench: &mut Bench, writers: &mut [Writer; 2], second: &mut u64, per_run: u64) {
+    writers.iter_mut().for_each(|writer| {
+        bench.store.put(&writer.run(*second..*second + per_run), log().as_ref()).unwrap();
+    });
+    *second += per_run;
+    // As under load: dozens share a sync.
+    if *second % 64 == 0 || per_run > 64 {
+        bench.store.commit().unwrap();
+    }
+}
+
+fn drop_all(what: &str, bench: &mut Bench, bound: Bound) {
+    if bench.store.is_dirty() {
+        bench.store.commit().unwrap();
+    }
+    let (mut steps, mut all) = (Vec::new(), Dropped::default());
+    loop {
+        let begun = Instant::now();
+        let dropped = bench.store.drop_oldest(bound, log().as_ref()).unwrap();
+        steps.push(begun.elapsed());
+        (all.entries, all.runs) = (all.entries + dropped.entries, all.runs + dropped.runs);
+        if !dropped.more {
+            break;
+        }
+    }
+    steps.sort();
+    println!(
+        "  by {what}: {} entries, {} runs in {} steps: p50 {:.2?}, p99 {:.2?}, longest {:.2?}; {} bytes left",
+        all.entries,
+        all.runs,
+        steps.len(),
+        steps[steps.len() / 2],
+        steps[steps.len() * 99 / 100],
+        steps[steps.len() - 1],
+        bench.store.used_bytes().unwrap()
+    );
 }
