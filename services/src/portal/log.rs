@@ -254,7 +254,17 @@ async fn ask(desk: &Desk, filter: &Filter, cursor: &str, at: Option<NodeId>) -> 
 pub(super) fn part(reply: &Reply) -> Result<Part, Outage> {
     if !reply.status.is_success() {
         let detail = problem_detail(&reply.body).unwrap_or_else(|| reply.status.to_string());
-        return Err(Outage::strange(&reply.provider, detail));
+        let strange = Outage::strange(&reply.provider, detail);
+        if !reply.status.is_client_error() {
+            return Err(strange);
+        }
+        // Mostly a place that only a log node knew which has gone since.
+        return Err(Outage {
+            status: reply.status,
+            heading: "The log cannot be read from there".to_owned(),
+            text: "The address may be an old one: places in the log are those of one log node, and it may have gone.",
+            ..strange
+        });
     }
     reply.json().map_err(|error| Outage::strange(&reply.provider, error))
 }

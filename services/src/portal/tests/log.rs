@@ -94,6 +94,17 @@ async fn records_are_filtered_and_searched() {
     );
 }
 
+#[tokio::test]
+async fn a_place_that_no_log_node_knows_any_more_leads_to_the_newest_records() {
+    let (setup, fake) = with_records(5).await;
+    *fake.state.fails.lock().unwrap() = Some((410, "this cursor is not of this node".into()));
+    let answer = setup.get("/portal/log?before=c3").await;
+    let page = answer.text();
+    assert_eq!(answer.status, 410);
+    assert!(page.contains("this cursor is not of this node"), "{page}");
+    assert_eq!(link(&page, "Newest records").as_deref(), Some("/portal/log"));
+}
+
 /// What an open page hears.
 struct Tail {
     body: axum::body::Body,
