@@ -236,6 +236,25 @@ async fn what_could_not_be_saved_keeps_its_key_so_that_trying_again_is_the_same_
 }
 
 #[tokio::test]
+async fn without_any_node_what_was_typed_stays_and_can_be_sent_again() {
+    let (setup, _fake) = Setup::with(five()).await;
+    let page = setup.get("/portal/students/1").await.text();
+    let grade = key_of(&page, "/portal/students/1/grades");
+    let delete = key_of(&page, "/portal/students/1/delete");
+    setup.host.withdraw("grading", "g1");
+    let fields = [("key", grade.as_str()), ("title", "A <b> title"), ("type", "Exam"), ("score", "12.5")];
+    let answer = setup.post("/portal/students/1/grades", &fields).await;
+    let page = answer.text();
+    assert_eq!(answer.status, 503);
+    assert_eq!(page.matches("No grading node is alive").count(), 1, "{page}");
+    assert!(page.contains("value=\"A &#60;b&#62; title\"") && page.contains("value=\"12.5\""));
+    assert!(page.contains("<option selected>Exam</option>"));
+    assert_eq!(key_of(&page, "/portal/students/1/grades"), grade, "and it is the same write");
+    let page = setup.post("/portal/students/1/delete", &[("key", &delete)]).await.text();
+    assert_eq!(key_of(&page, "/portal/students/1/delete"), delete);
+}
+
+#[tokio::test]
 async fn only_our_own_pages_write() {
     let (setup, fake) = Setup::with(five()).await;
     let key = key_of(&setup.get("/portal").await.text(), "/portal");
