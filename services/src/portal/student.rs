@@ -150,6 +150,7 @@ impl Failed {
 #[template(path = "portal/student.html")]
 struct StudentPage {
     path: String,
+    id: String,
     student: Result<Shown, Outage>,
     told: Option<&'static str>,
     key: Option<String>,
@@ -172,6 +173,7 @@ pub(super) async fn page(
 
 /// A student, by its id.
 struct Address {
+    id: String,
     /// Of its page.
     page: String,
     /// On a grading node.
@@ -181,7 +183,7 @@ struct Address {
 impl Address {
     fn of(id: &str) -> Result<Self, Problem> {
         let page = path_of(id).ok_or_else(|| Problem::not_found("this is the id of no student"))?;
-        Ok(Self { page, api: format!("/students/{id}") })
+        Ok(Self { page, api: format!("/students/{id}"), id: id.to_owned() })
     }
 }
 
@@ -212,7 +214,8 @@ async fn show(
         Err(outage) => (Err(outage), "Student".to_owned()),
     };
     let told = after.done.map(Done::told);
-    let content = StudentPage { path: address.page.clone(), student, told, key, types: TYPES, typed, failed };
+    let (path, id) = (address.page.clone(), address.id.clone());
+    let content = StudentPage { path, id, student, told, key, types: TYPES, typed, failed };
     html_page(status, &frame(desk.host.as_ref(), &title, Here::Book), &content)
 }
 

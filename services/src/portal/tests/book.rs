@@ -60,6 +60,15 @@ async fn a_large_book_is_paged_and_read_in_parts_that_fit() {
 }
 
 #[tokio::test]
+async fn a_long_number_takes_no_more_room_than_a_short_one_and_is_whole_on_the_students_page() {
+    let (setup, _fake) =
+        Setup::with([student(12345, "A", "B", &[]), student(208_790_857_757_406, "C", "D", &[])]).await;
+    let page = setup.get("/portal").await.text();
+    assert!(page.contains(">12345</td>") && page.contains("title=\"208790857757406\">…57406</td>"), "{page}");
+    assert!(setup.get("/portal/students/208790857757406").await.text().contains("Student 208790857757406."));
+}
+
+#[tokio::test]
 async fn a_student_is_added_and_shown() {
     let (setup, _fake) = Setup::with(five()).await;
     let page = setup.get("/portal").await.text();
