@@ -160,7 +160,10 @@ mod tests {
     #[test]
     fn whoever_runs_the_portal_can_click_on_it() {
         let text = Banner { roles: vec!["portal".into()], ..banner() }.render();
-        assert!(text.contains("  pages     http://127.0.0.1:7501/portal http://127.0.0.1:7501/ui\n"), "{text}");
+        assert!(
+            text.contains("  pages     http://127.0.0.1:7501/portal http://127.0.0.1:7501/ui\n"),
+            "{text}"
+        );
     }
 
     #[test]

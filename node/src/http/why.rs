@@ -147,11 +147,9 @@ fn line(table: &ProviderTable, about: NodeId, explanation: Explanation, confirms
                 ..Line::default()
             }
         }
-        Explanation::Refuted(_) => Line {
-            event: "refuted",
-            text: format!("{node} answered that it is alive."),
-            ..Line::default()
-        },
+        Explanation::Refuted(_) => {
+            Line { event: "refuted", text: format!("{node} answered that it is alive."), ..Line::default() }
+        }
         Explanation::Became(state) => Line {
             event: "became",
             text: format!("{node} is now {state}."),

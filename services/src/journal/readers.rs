@@ -11,11 +11,11 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Reads under way at the same time. More wait: a disk is not faster for being asked by more.
-const READS_MAX: usize = 16;
-/// Connections kept for the next reader. Each holds a page cache.
-const IDLE_MAX: usize = 4;
+const READS_MAX: usize = 8;
+/// Connections kept for the next reader. Each holds a page cache; to open one costs as much as many reads, because it reads the schema.
+const IDLE_MAX: usize = READS_MAX;
 /// Pages of a connection's cache, in KiB.
-const CACHE_KIB: i64 = 2048;
+const CACHE_KIB: i64 = 1024;
 
 /// A database's readers.
 #[derive(Debug)]
