@@ -1,6 +1,9 @@
 //! Where and with what was measured: without it, a figure means little.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
 use crate::hearsay;
 
@@ -22,12 +25,17 @@ pub(crate) fn describe() -> String {
     format!("{cores} cores ({model}), {gib:.0} GiB of memory, Linux {}", kernel.trim())
 }
 
-/// What was measured, each as it names its own version.
-pub(crate) fn versions() -> Vec<(&'static str, String)> {
+/// The node that is measured, as it names itself.
+pub(crate) fn node_version() -> (&'static str, String) {
     let node = hearsay::binary().and_then(|binary| first_line(&binary, &["--version"]));
+    ("hearsay", node.unwrap_or_else(|| "unknown".to_owned()))
+}
+
+/// What the cluster was measured beside, each as it names its own version.
+pub(crate) fn versions() -> Vec<(&'static str, String)> {
     let unknown = || "unknown".to_owned();
     vec![
-        ("hearsay", node.unwrap_or_else(unknown)),
+        node_version(),
         ("serf", first_line("serf", &["version"]).unwrap_or_else(unknown)),
         ("foca", locked_version(LOCK_FILE, "foca").unwrap_or("unknown").into()),
         ("chitchat", locked_version(LOCK_FILE, "chitchat").unwrap_or("unknown").into()),
@@ -51,9 +59,11 @@ fn kib(file: &str, name: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-fn first_line(command: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(command).args(arguments).output().ok()?;
-    Some(String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned())
+/// The first line that a program writes, to either of its outputs; `None` where there is no such program.
+pub(crate) fn first_line(command: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(command).args(arguments).stdin(Stdio::null()).output().ok()?;
+    let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+    Some(String::from_utf8_lossy(&text).lines().next()?.trim().to_owned())
 }
 
 /// The value of the first `name : value`.

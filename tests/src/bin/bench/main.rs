@@ -4,14 +4,19 @@
 mod agent;
 mod clock;
 mod cluster;
+mod dialect;
+mod disk;
 mod fleet;
 mod hearsay;
+mod journal;
+mod load;
 mod machine;
 mod measure;
 mod namespace;
 mod process;
 mod report;
 mod serf;
+mod server;
 mod sighting;
 mod simulation;
 mod statistics;
@@ -27,8 +32,9 @@ use anyhow::{Result, bail};
 /// A benchmark: its name, how it is called, and what runs it.
 type Benchmark = (&'static str, &'static str, fn(&[String]) -> Result<()>);
 
-const BENCHMARKS: [Benchmark; 3] = [
+const BENCHMARKS: [Benchmark; 4] = [
     ("cluster", cluster::USAGE, cluster::run),
+    ("journal", journal::USAGE, journal::run),
     ("simulation", simulation::USAGE, simulation::run),
     ("swarms", swarms::USAGE, swarms::run),
 ];
