@@ -7,6 +7,7 @@ mod cluster;
 mod dialect;
 mod disk;
 mod fleet;
+mod gateway;
 mod hearsay;
 mod journal;
 mod load;
@@ -32,8 +33,9 @@ use anyhow::{Result, bail};
 /// A benchmark: its name, how it is called, and what runs it.
 type Benchmark = (&'static str, &'static str, fn(&[String]) -> Result<()>);
 
-const BENCHMARKS: [Benchmark; 4] = [
+const BENCHMARKS: [Benchmark; 5] = [
     ("cluster", cluster::USAGE, cluster::run),
+    ("gateway", gateway::USAGE, gateway::run),
     ("journal", journal::USAGE, journal::run),
     ("simulation", simulation::USAGE, simulation::run),
     ("swarms", swarms::USAGE, swarms::run),

@@ -95,6 +95,7 @@ pub(crate) struct Plan {
     pub(crate) folder: PathBuf,
     pub(crate) options: Vec<String>,
     pub(crate) processor: Option<usize>,
+    keeps_data: bool,
 }
 
 impl Plan {
@@ -104,13 +105,19 @@ impl Plan {
         for other in join {
             options.extend(["--join".to_owned(), format!("127.0.0.1:{}", swarm_port(*other))]);
         }
-        Self { index, folder: folder.join(format!("node-{index}")), options, processor: None }
+        Self { index, folder: folder.join(format!("node-{index}")), options, processor: None, keeps_data: true }
     }
 
     /// With further options.
     pub(crate) fn with(mut self, options: &[&str]) -> Self {
         self.options.extend(options.iter().map(ToString::to_string));
         self
+    }
+
+    /// As somebody else each time, with nothing kept.
+    pub(crate) fn ephemeral(mut self) -> Self {
+        self.keeps_data = false;
+        self.with(&["--ephemeral"])
     }
 
     /// On one processor.
@@ -126,7 +133,10 @@ impl Plan {
     pub(crate) fn spawn(&self) -> Result<Server> {
         fs::create_dir_all(&self.folder).with_context(|| self.folder.display().to_string())?;
         let mut command = hearsay::node(self.index, self.processor);
-        command.arg("--data-dir").arg(&self.folder).args(&self.options);
+        if self.keeps_data {
+            command.arg("--data-dir").arg(&self.folder);
+        }
+        command.args(&self.options);
         let process = Process::spawn(command, &self.folder.join("node.out"))?;
         Ok(Server { process, address: (Ipv4Addr::LOCALHOST, control_port(self.index)).into() })
     }
