@@ -5,7 +5,7 @@
 //! | `record` | what a record is, and how an entry of the journal holds it |
 //! | `input` | what clients send |
 //! | `tables` | what is made of entries: rows, in the order in which they arrived here |
-//! | `numbers` | offsets |
+//! | `numbers`, `offsets` | the numbers of posted records; looking them up together |
 //! | `cursor`, `page`, `search` | reading on, in the order of time; finding words |
 //! | `write`, `read`, `tail` | the paths |
 //!
@@ -16,6 +16,7 @@
 mod cursor;
 mod input;
 mod numbers;
+mod offsets;
 mod openapi;
 mod page;
 mod read;
@@ -40,6 +41,8 @@ use hearsay_protocol::NodeId;
 use http::StatusCode;
 use serde_json::Value;
 use tokio::sync::Semaphore;
+
+use offsets::Offsets;
 
 pub use input::RECORDS_PER_REQUEST_MAX;
 pub use page::RECORDS_PER_PAGE_MAX;
@@ -78,7 +81,8 @@ impl Service for Log {
     }
 
     fn router(&self, host: Arc<dyn Host>) -> Router {
-        let desk = Desk { host, tails: Arc::new(Semaphore::new(TAILS_MAX)) };
+        let offsets = Offsets::new(host.node_id());
+        let desk = Desk { host, tails: Arc::new(Semaphore::new(TAILS_MAX)), offsets };
         Router::new()
             .route("/log", get(read::list).post(write::records))
             .route("/log/tail", get(tail::tail))
@@ -107,6 +111,7 @@ impl Service for Log {
 struct Desk {
     host: Arc<dyn Host>,
     tails: Arc<Semaphore>,
+    offsets: Offsets,
 }
 
 impl Desk {

@@ -1,5 +1,7 @@
 //! Writing to the log.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     body::Bytes,
@@ -10,7 +12,6 @@ use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use hearsay_protocol::NodeId;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -18,12 +19,11 @@ use serde_json::json;
 use super::{
     Desk,
     input::{self, Input, Line},
-    numbers,
     record::{Level, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Said, Stored},
 };
 use crate::{
     Problem,
-    journal::{AppendError, Appended, Journal, KEY_BYTES_MAX, Wanted, Write, read},
+    journal::{AppendError, Appended, Journal, KEY_BYTES_MAX, Wanted, Write},
     parameters::Parameters,
     writing::{self, TOKEN, Wish, told},
 };
@@ -60,13 +60,13 @@ pub(super) async fn records(
     match Input::read(&headers, &body)? {
         Input::One(said) => {
             let appended = wish.write(journal.as_ref(), posted(&desk, said)).await?;
-            let [told_of] = offsets(&desk, journal.as_ref(), [&appended]).await.map(|o| tell(&appended, o));
+            let told_of = tell(&appended, offset(&desk, &journal, &appended).await);
             Ok(told(&appended, Json(told_of)))
         }
         Input::Many(said) => {
             let bodies = said.into_iter().map(|said| posted(&desk, said)).collect();
             let appended = append_all(journal.as_ref(), &wish, bodies).await?;
-            Ok(answer_many(&desk, journal.as_ref(), &appended, true).await)
+            Ok(answer_many(&desk, &journal, &appended, true).await)
         }
     }
 }
@@ -93,7 +93,7 @@ pub(super) async fn events(
         Stored { said, node, is_event: true }.into_body()
     });
     let appended = append_all(journal.as_ref(), &wish, bodies.collect()).await?;
-    Ok(answer_many(&desk, journal.as_ref(), &appended, false).await)
+    Ok(answer_many(&desk, &journal, &appended, false).await)
 }
 
 /// What `POST /records` takes.
@@ -130,7 +130,7 @@ pub(super) async fn numbered(
     }
     let said = Said { level: Level::default(), service: None, time_ms: None, message };
     let appended = wish.write(journal.as_ref(), posted(&desk, said)).await?;
-    let [offset] = offsets(&desk, journal.as_ref(), [&appended]).await;
+    let offset = offset(&desk, &journal, &appended).await;
     Ok(told(&appended, Json(json!({ "offset": offset }))))
 }
 
@@ -176,10 +176,15 @@ async fn append_all(
     }
 }
 
-async fn answer_many(desk: &Desk, journal: &dyn Journal, appended: &[Appended], numbered: bool) -> Response {
-    let all = appended.to_vec();
-    let me = desk.me();
-    let offsets = if numbered { look_up(journal, me, all).await } else { vec![None; appended.len()] };
+async fn answer_many(
+    desk: &Desk,
+    journal: &Arc<dyn Journal>,
+    appended: &[Appended],
+    numbered: bool,
+) -> Response {
+    let ids = appended.iter().map(|appended| appended.id).collect();
+    let offsets =
+        if numbered { desk.offsets.look_up(journal, ids).await } else { vec![None; appended.len()] };
     let records: Vec<Told> =
         appended.iter().zip(offsets).map(|(appended, offset)| tell(appended, offset)).collect();
     let Some(weakest) = appended.iter().min_by_key(|appended| appended.level) else {
@@ -199,21 +204,8 @@ fn tell(appended: &Appended, offset: Option<u64>) -> Told {
     Told { id: appended.id.to_string(), offset, ack: appended.level.name() }
 }
 
-async fn offsets<const N: usize>(desk: &Desk, journal: &dyn Journal, of: [&Appended; N]) -> [Option<u64>; N] {
-    let all = of.map(Clone::clone).to_vec();
-    let found = look_up(journal, desk.me(), all).await;
-    std::array::from_fn(|place| found.get(place).copied().flatten())
-}
-
-/// The offsets of what was written. None where it was the repetition of a write to another node, or cannot be read: written it is.
-async fn look_up(journal: &dyn Journal, me: NodeId, appended: Vec<Appended>) -> Vec<Option<u64>> {
-    let length = appended.len();
-    let found = read(journal, move |db| {
-        let own =
-            |a: &Appended| if a.id.feed.writer == me { numbers::offset(db, a.id, me) } else { Ok(None) };
-        appended.iter().map(own).collect::<rusqlite::Result<Vec<_>>>()
-    });
-    found.await.unwrap_or_else(|_| vec![None; length])
+async fn offset(desk: &Desk, journal: &Arc<dyn Journal>, of: &Appended) -> Option<u64> {
+    desk.offsets.look_up(journal, vec![of.id]).await.pop().flatten()
 }
 
 /// Why events were not stored, or not all of them. Under the same key they can be tried again.
