@@ -38,12 +38,10 @@ impl Dialect {
     pub(crate) fn append(self, path: &str, connection: usize, record: &str) -> Vec<u8> {
         match self {
             Self::Http => post(path, "text/plain", record),
-            Self::Redis => format!(
-                "*3\r\n$5\r\nRPUSH\r\n${}\r\n{path}\r\n${}\r\n{record}\r\n",
-                path.len(),
-                record.len()
-            )
-            .into_bytes(),
+            Self::Redis => {
+                format!("*3\r\n$5\r\nRPUSH\r\n${}\r\n{path}\r\n${}\r\n{record}\r\n", path.len(), record.len())
+                    .into_bytes()
+            }
             Self::Nats => {
                 format!("PUB {path} {} {}\r\n{record}\r\n", inbox(connection), record.len()).into_bytes()
             }

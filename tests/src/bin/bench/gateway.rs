@@ -23,7 +23,7 @@ bench gateway [OPTIONS]   the gateway beside nginx and haproxy, under wrk; chang
   --parts LIST            what to measure (proxies,follow,kills)
   --rounds N              how often each proxy is measured, in turn (5)
   --seconds N             for how long each time, after one second that does not count (5)
-  --changes N             of each kind that the gateway has to follow (30)
+  --changes N             of each kind that the gateway has to follow (20)
   --kills N               instances killed under load (10)
   --dir DIR               where servers keep what they write (target/bench)
   --out FILE              the page to write (docs/bench/gateway.md)
@@ -49,7 +49,7 @@ impl Options {
             parts: ["proxies", "follow", "kills"].map(String::from).into(),
             rounds: 5,
             time: Duration::from_secs(5),
-            changes: 30,
+            changes: 20,
             kills: 10,
             dir: "target/bench".into(),
             out: "docs/bench/gateway.md".into(),

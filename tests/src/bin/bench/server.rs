@@ -44,9 +44,25 @@ impl Server {
         folder: &Path,
         processor: Option<usize>,
     ) -> Result<Self> {
+        Self::start_before(program, arguments, port, folder, processor, None)
+    }
+
+    /// The same, with a library loaded before all others.
+    ///
+    /// # Errors
+    /// It cannot be run, ends, or does not listen in time.
+    pub(crate) fn start_before(
+        program: &str,
+        arguments: &[&str],
+        port: u16,
+        folder: &Path,
+        processor: Option<usize>,
+        library: Option<&Path>,
+    ) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let mut command = bound(program, processor);
         command.args(arguments).current_dir(folder);
+        command.envs(library.map(|library| ("LD_PRELOAD", library)));
         let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
         let process = Process::spawn(command, &folder.join(format!("{name}.out")))?;
         let mut server = Self { process, address: (Ipv4Addr::LOCALHOST, port).into() };
@@ -96,6 +112,7 @@ pub(crate) struct Plan {
     pub(crate) options: Vec<String>,
     pub(crate) processor: Option<usize>,
     keeps_data: bool,
+    library: Option<PathBuf>,
 }
 
 impl Plan {
@@ -105,7 +122,14 @@ impl Plan {
         for other in join {
             options.extend(["--join".to_owned(), format!("127.0.0.1:{}", swarm_port(*other))]);
         }
-        Self { index, folder: folder.join(format!("node-{index}")), options, processor: None, keeps_data: true }
+        Self {
+            index,
+            folder: folder.join(format!("node-{index}")),
+            options,
+            processor: None,
+            keeps_data: true,
+            library: None,
+        }
     }
 
     /// With further options.
@@ -126,6 +150,12 @@ impl Plan {
         self
     }
 
+    /// With a library loaded before all others.
+    pub(crate) fn before(mut self, library: Option<&Path>) -> Self {
+        self.library = library.map(Path::to_owned);
+        self
+    }
+
     /// Starts it, and waits for nothing.
     ///
     /// # Errors
@@ -137,6 +167,7 @@ impl Plan {
             command.arg("--data-dir").arg(&self.folder);
         }
         command.args(&self.options);
+        command.envs(self.library.iter().map(|library| ("LD_PRELOAD", library)));
         let process = Process::spawn(command, &self.folder.join("node.out"))?;
         Ok(Server { process, address: (Ipv4Addr::LOCALHOST, control_port(self.index)).into() })
     }

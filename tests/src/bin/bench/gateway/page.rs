@@ -61,13 +61,13 @@ fn proxied(text: &mut String, figures: &proxies::Figures) {
             "proxy",
             "requests/s",
             "lowest – highest round",
-            "of nginx",
+            "of nginx (median, best)",
             "p50 µs",
             "p99 µs",
             "added p50 µs",
             "added p99 µs",
             "CPU µs each",
-            "of nginx's CPU",
+            "requests a CPU second",
             "processor used",
             "errors",
         ]);
@@ -88,22 +88,23 @@ fn proxied(text: &mut String, figures: &proxies::Figures) {
                 proxy.name().into(),
                 format!("{:.0}", median(rate, proxy)),
                 format!("{:.0} – {:.0}", rates().fold(f64::MAX, f64::min), rates().fold(0.0, f64::max)),
-                of_proxy(format!("{:.2}", median(rate, proxy) / median(rate, Proxy::Nginx))),
+                of_proxy(format!(
+                    "{:.2}, {:.2}",
+                    median(rate, proxy) / median(rate, Proxy::Nginx),
+                    figures.best(connections, proxy) / figures.best(connections, Proxy::Nginx)
+                )),
                 format!("{:.0}", median(p50, proxy)),
                 format!("{:.0}", median(p99, proxy)),
                 added(p50),
                 added(p99),
                 of_proxy(format!("{:.1}", median(cpu, proxy))),
-                of_proxy(format!("{:.2}", median(cpu, proxy) / median(cpu, Proxy::Nginx))),
+                of_proxy(format!("{:.0}", 1e6 / median(cpu, proxy))),
                 of_proxy(format!("{:.0} %", 100.0 * median(|r| r.cpu_seconds / r.seconds, proxy))),
                 rounds.iter().map(|round| round.wrk.errors).sum::<u64>().to_string(),
             ]);
         }
         let plural = if connections == 1 { "" } else { "s" };
-        _ = write!(
-            text,
-            "## {connections} connection{plural}\n\nThe median of all rounds:\n\n{table}\n"
-        );
+        _ = write!(text, "## {connections} connection{plural}\n\nThe median of all rounds:\n\n{table}\n");
     }
 }
 

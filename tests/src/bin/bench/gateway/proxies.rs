@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     gateway::Options,
-    machine::first_line,
+    machine::{self, first_line},
     process::bound,
     server::{Plan, Server},
     usage::Reading,
@@ -28,6 +28,8 @@ const SERVICE: &str = "upstream";
 pub(crate) const CONNECTIONS: [usize; 2] = [64, 1];
 /// Before what counts.
 const WARM_UP: u64 = 1;
+/// How long it is waited for others to leave the machine alone, before each round.
+const QUIET_MAX: Duration = Duration::from_secs(10);
 /// The number of the gateway's node; its swarm port must differ from those of the announcing swarms.
 const NODE: usize = 10;
 
@@ -74,7 +76,8 @@ impl Proxy {
                 let plan = Plan::new(&folder, NODE, "gateway", &[0]).on(PROXY).ephemeral().with(&options);
                 let mut node = plan.start()?;
                 node.until("the gateway knows the upstreams", |node| {
-                    let state = node.ask("GET /gateway", &[], "").map(|reply| reply.json()).unwrap_or_default();
+                    let state =
+                        node.ask("GET /gateway", &[], "").map(|reply| reply.json()).unwrap_or_default();
                     state["instances"].as_array().is_some_and(|all| {
                         all.iter().filter(|one| one["service"] == SERVICE).count() == UPSTREAMS
                     })
@@ -179,6 +182,12 @@ impl Figures {
         self.rounds.iter().map(of).collect()
     }
 
+    /// The highest rate of all rounds: whatever else happens on the machine can only lower it.
+    pub(crate) fn best(&self, connections: usize, proxy: Proxy) -> f64 {
+        let rounds = self.rounds.get(&(connections, proxy)).map(Vec::as_slice).unwrap_or_default();
+        rounds.iter().map(|round| round.wrk.per_second).fold(0.0, f64::max)
+    }
+
     /// The middle one of all rounds' figures.
     pub(crate) fn median(&self, connections: usize, proxy: Proxy, of: impl Fn(&Round) -> f64) -> Option<f64> {
         let mut all: Vec<f64> = self.rounds.get(&(connections, proxy))?.iter().map(of).collect();
@@ -235,6 +244,7 @@ pub(crate) fn measure(
             let url = format!("http://127.0.0.1:{port}/{SERVICE}/");
             wrk(&url, CONNECTIONS[0], Duration::from_secs(WARM_UP))?;
             for connections in CONNECTIONS {
+                machine::wait_until_idle(QUIET_MAX);
                 let look = || Reading::take(server.iter().map(|server| server.process.pid()));
                 let first = look()?;
                 let wrk = wrk(&url, connections, options.time)?;

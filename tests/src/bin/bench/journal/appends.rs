@@ -1,6 +1,12 @@
 //! Appends, system by system in turn, each time from nothing: how many a second, how long one takes, and what it costs.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -10,7 +16,7 @@ use crate::{
     disk::{self, Disk, Writing},
     journal::Options,
     load::{Answered, Connection, Load, alone},
-    machine::first_line,
+    machine::{self, first_line},
     server::{Plan, Server, cluster},
     usage::Reading,
 };
@@ -23,8 +29,20 @@ const WARM_UP: Duration = Duration::from_secs(1);
 pub(crate) const CLIENTS: [usize; 2] = [1, 64];
 /// Records in a request, where there are many.
 pub(crate) const BATCH: usize = 100;
+/// How long it is waited for others to leave the machine alone, before each measurement.
+const QUIET_MAX: Duration = Duration::from_secs(5);
+/// A sync that takes longer.
+const SLOW: &str = include_str!("slow.c");
 const REDIS_PORT: u16 = 6379;
 const NATS_PORT: u16 = 4222;
+
+/// Tables that are shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Tables {
+    Compare,
+    Explain,
+    Slow,
+}
 
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -40,11 +58,14 @@ pub(crate) enum Kind {
     Visits,
     /// Many records in a request.
     Batches,
+    /// Where a sync takes a millisecond longer.
+    SlowRedis,
+    SlowNode,
 }
 
 impl Kind {
     /// In the order of the tables.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Redis,
         Self::OneNode,
         Self::ThreeNodesLocal,
@@ -53,11 +74,22 @@ impl Kind {
         Self::Livez,
         Self::Visits,
         Self::Batches,
+        Self::SlowRedis,
+        Self::SlowNode,
     ];
 
-    /// Whether it is beside the others to explain them.
-    pub(crate) fn explains(self) -> bool {
-        matches!(self, Self::Livez | Self::Visits | Self::Batches)
+    /// Which table it is in.
+    pub(crate) fn table(self) -> Tables {
+        match self {
+            Self::Livez | Self::Visits | Self::Batches => Tables::Explain,
+            Self::SlowRedis | Self::SlowNode => Tables::Slow,
+            _ => Tables::Compare,
+        }
+    }
+
+    /// What a table's ratios are of.
+    pub(crate) fn peer(self) -> Self {
+        if self.table() == Tables::Slow { Self::SlowRedis } else { Self::Redis }
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -70,22 +102,41 @@ impl Kind {
             Self::Livez => "hearsay, GET /livez",
             Self::Visits => "hearsay, POST /visits",
             Self::Batches => "hearsay, NDJSON of 100",
+            Self::SlowRedis => "redis, 1 ms more a sync",
+            Self::SlowNode => "hearsay, 1 node, local, 1 ms more a sync",
         }
     }
 
     /// Why it cannot be measured here, if so.
     fn missing(self) -> Option<&'static str> {
+        if self.table() == Tables::Slow && first_line("cc", &["--version"]).is_none() {
+            return Some("there is no C compiler");
+        }
         let (program, flag) = match self {
-            Self::Redis => ("redis-server", "--version"),
+            Self::Redis | Self::SlowRedis => ("redis-server", "--version"),
             Self::Nats => ("nats-server", "--version"),
             _ => return None,
         };
         first_line(program, &[flag]).is_none().then_some("it is not installed")
     }
 
+    /// What is loaded before the C library, made by the compiler that builds SQLite, too.
+    fn library(self, folder: &Path) -> Result<Option<PathBuf>> {
+        if self.table() != Tables::Slow {
+            return Ok(None);
+        }
+        fs::create_dir_all(folder)?;
+        let (source, library) = (folder.join("slow.c"), folder.join("slow.so"));
+        fs::write(&source, SLOW)?;
+        let mut command = Command::new("cc");
+        command.args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(&source).arg("-ldl");
+        ensure!(command.status().context("cc")?.success(), "cc failed");
+        Ok(Some(library))
+    }
+
     fn dialect(self) -> Dialect {
         match self {
-            Self::Redis => Dialect::Redis,
+            Self::Redis | Self::SlowRedis => Dialect::Redis,
             Self::Nats => Dialect::Nats,
             _ => Dialect::Http,
         }
@@ -93,13 +144,15 @@ impl Kind {
 
     /// Starts its servers; the first is the one that is asked.
     fn start(self, folder: &Path) -> Result<Vec<Server>> {
+        let library = self.library(folder)?;
+        let library = library.as_deref();
         match self {
-            Self::Redis => {
+            Self::Redis | Self::SlowRedis => {
                 let port = REDIS_PORT.to_string();
                 let options = ["--port", &port, "--bind", "127.0.0.1", "--save", ""];
                 let durable = ["--appendonly", "yes", "--appendfsync", "always"];
                 let arguments = [&options[..], &durable[..]].concat();
-                Ok(vec![Server::start("redis-server", &arguments, REDIS_PORT, folder, None)?])
+                Ok(vec![Server::start_before("redis-server", &arguments, REDIS_PORT, folder, None, library)?])
             }
             Self::Nats => {
                 let port = NATS_PORT.to_string();
@@ -118,8 +171,8 @@ impl Kind {
                 Ok(nodes)
             }
             Self::Visits => Ok(vec![Plan::new(folder, 0, "visits", &[]).start()?]),
-            Self::OneNode | Self::Livez | Self::Batches => {
-                Ok(vec![Plan::new(folder, 0, "log", &[]).start()?])
+            Self::OneNode | Self::SlowNode | Self::Livez | Self::Batches => {
+                Ok(vec![Plan::new(folder, 0, "log", &[]).before(library).start()?])
             }
         }
     }
@@ -128,9 +181,9 @@ impl Kind {
     fn request(self, connection: usize) -> Vec<u8> {
         let record = record(connection);
         match self {
-            Self::Redis => self.dialect().append("log", connection, &record),
+            Self::Redis | Self::SlowRedis => self.dialect().append("log", connection, &record),
             Self::Nats => self.dialect().append("bench.log", connection, &record),
-            Self::OneNode | Self::ThreeNodesLocal => {
+            Self::OneNode | Self::SlowNode | Self::ThreeNodesLocal => {
                 self.dialect().append("/log?ack=local", connection, &record)
             }
             Self::ThreeNodesReplicated => self.dialect().append("/log?ack=replicated", connection, &record),
@@ -146,7 +199,8 @@ impl Kind {
 
 /// Words such as a log has, to exactly so many bytes.
 fn record(connection: usize) -> String {
-    let text = format!("client {connection} asked for a page and was answered in time, which was to be expected; ");
+    let text =
+        format!("client {connection} asked for a page and was answered in time, which was to be expected; ");
     text.repeat(RECORD_BYTES / text.len() + 1)[..RECORD_BYTES].to_owned()
 }
 
@@ -261,6 +315,7 @@ fn append(kind: Kind, clients: usize, time: Duration, place: &Path, cell: &mut C
         let all = Reading::take(servers.iter().map(|server| server.process.pid()))?;
         Ok((one, all, Disk::of(place), commits(kind, &servers[0])))
     };
+    machine::wait_until_idle(QUIET_MAX);
     let (answered, first, last) = load.run(look)?;
     ensure!(!answered.times_us.is_empty(), "nothing was answered");
     cell.rates.push(answered.per_second());

@@ -35,8 +35,30 @@ const RESTARTS: usize = 5;
 const LAST: &str = "thelastone";
 
 const WORDS: [&str; 24] = [
-    "request", "accepted", "from", "client", "connection", "closed", "timeout", "retry", "user", "session", "payment", "order",
-    "cache", "miss", "hit", "query", "slow", "index", "queue", "worker", "started", "finished", "upstream", "response",
+    "request",
+    "accepted",
+    "from",
+    "client",
+    "connection",
+    "closed",
+    "timeout",
+    "retry",
+    "user",
+    "session",
+    "payment",
+    "order",
+    "cache",
+    "miss",
+    "hit",
+    "query",
+    "slow",
+    "index",
+    "queue",
+    "worker",
+    "started",
+    "finished",
+    "upstream",
+    "response",
 ];
 
 /// What is asked, and by which parameters.
@@ -58,7 +80,8 @@ const QUERIES: [(&str, &str); 15] = [
     ("a word of a rare service", "q=request&service=rare"),
 ];
 /// The index cannot be told to stop looking for it; known, and shown apart.
-const WORST: (&str, &str) = ("a phrase of the commonest words that is nowhere", "q=%22from+from+from+from+from%22");
+const WORST: (&str, &str) =
+    ("a phrase of the commonest words that is nowhere", "q=%22from+from+from+from+from%22");
 
 /// Memory in use, in KiB, and when.
 pub(crate) type Resident = Vec<(&'static str, u64)>;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     journal::{
         Figures, Options,
-        appends::{self, BATCH, CLIENTS, Cell, Kind},
+        appends::{self, BATCH, CLIENTS, Cell, Kind, Tables},
         grades::{self, NODES},
         large,
     },
@@ -59,17 +59,19 @@ pub(crate) fn tables(figures: &Figures) -> String {
 
 fn appended(text: &mut String, figures: &appends::Figures) {
     for clients in CLIENTS {
-        let of = |explains: bool| Kind::ALL.into_iter().filter(move |kind| kind.explains() == explains);
-        let found = |kind| figures.cells.get(&(kind, clients)).map(|cell| (kind, cell));
-        let compared: Vec<_> = of(false).filter_map(found).collect();
-        let explaining: Vec<_> = of(true).filter_map(found).collect();
-        let redis = figures.cells.get(&(Kind::Redis, clients)).map(Cell::rate);
+        let of = |table: Tables| {
+            let kinds = Kind::ALL.into_iter().filter(|kind| kind.table() == table);
+            let found = kinds.filter_map(|kind| Some((kind, figures.cells.get(&(kind, clients))?)));
+            cells(figures, clients, &found.collect::<Vec<_>>())
+        };
         let plural = if clients == 1 { "" } else { "s" };
         _ = write!(
             text,
-            "## Appends of 200 bytes, {clients} client{plural}\n\n{}\nBeside them, to see where the rest goes:\n\n{}\n",
-            cells(figures, &compared, redis),
-            cells(figures, &explaining, redis),
+            "## Appends of 200 bytes, {clients} client{plural}\n\n{}\nBeside them, to see where the rest goes:\n\n{}\n\
+             As on a disk where a sync takes a millisecond longer (simulated):\n\n{}\n",
+            of(Tables::Compare),
+            of(Tables::Explain),
+            of(Tables::Slow),
         );
     }
     let times = |us: &[u64]| {
@@ -92,7 +94,7 @@ impl Cell {
     }
 }
 
-fn cells(figures: &appends::Figures, cells: &[(Kind, &Cell)], redis: Option<f64>) -> String {
+fn cells(figures: &appends::Figures, clients: usize, cells: &[(Kind, &Cell)]) -> String {
     let mut table = Table::new(&[
         "what",
         "requests/s",
@@ -102,11 +104,13 @@ fn cells(figures: &appends::Figures, cells: &[(Kind, &Cell)], redis: Option<f64>
         "CPU µs each",
         "of all nodes",
         "syncs each",
+        "requests a commit",
         "bytes to disk each",
         "bad",
     ]);
     for (kind, cell) in cells {
         let count = cell.answered.times_us.len().max(1) as f64;
+        let peer = figures.cells.get(&(kind.peer(), clients));
         let (low, high) = (cell.rates.iter().copied().fold(f64::MAX, f64::min), cell.rates.iter().copied());
         let disk = |value: f64, digits: usize| match figures.counts_disk {
             true => format!("{value:.digits$}"),
@@ -116,27 +120,21 @@ fn cells(figures: &appends::Figures, cells: &[(Kind, &Cell)], redis: Option<f64>
             kind.name().into(),
             format!("{:.0}", cell.rate()),
             format!("{low:.0} – {:.0}", high.fold(0.0, f64::max)),
-            redis.map_or_else(|| "–".into(), |redis| format!("{:.2}", cell.rate() / redis)),
+            peer.map_or_else(|| "–".into(), |peer| format!("{:.2}", cell.rate() / peer.rate())),
             three_us(&cell.answered.times()),
             format!("{:.0}", cell.cpu_seconds * 1e6 / count),
             format!("{:.0}", cell.cpu_seconds_all * 1e6 / count),
             disk(cell.flushes as f64 / count, 3),
+            cell.commits
+                .filter(|commits| *commits > 0)
+                .map_or_else(|| "–".into(), |commits| format!("{:.1}", count / commits as f64)),
             disk(cell.written_bytes as f64 / count, 0),
             cell.answered.bad.to_string(),
         ]);
     }
     let mut text = table.to_string();
-    for (kind, cell) in cells {
-        if let (Some(commits), true) = (cell.commits.filter(|commits| *commits > 0), kind.name() != "") {
-            let count = cell.answered.times_us.len() as f64;
-            let per = if *kind == Kind::Batches { format!(" of {BATCH} records") } else { String::new() };
-            _ = writeln!(
-                text,
-                "\n{}: {:.1} requests{per} in a transaction on average.",
-                kind.name(),
-                count / commits as f64
-            );
-        }
+    for (kind, cell) in cells.iter().filter(|(kind, _)| *kind == Kind::Batches) {
+        _ = writeln!(text, "\n{}: {:.0} records/s.", kind.name(), cell.rate() * BATCH as f64);
     }
     text
 }
@@ -160,13 +158,17 @@ fn searched(text: &mut String, figures: &large::Figures) {
         row(name, times);
     }
     row(figures.worst.0, &figures.worst.1);
-    let mut restarts = Table::new(&["ended by", "ready, p50 / max", "first right answer, p50 / max", "samples"]);
+    let mut restarts =
+        Table::new(&["ended by", "ready, p50 / max", "first right answer, p50 / max", "samples"]);
     for (after, ready, right) in &figures.restarts {
         let two = |times: &Times| format!("{} / {}", times.percentile(50), times.max());
         restarts.row(vec![(*after).into(), two(ready), two(right), ready.len().to_string()]);
     }
-    let resident: Vec<String> =
-        figures.resident.iter().map(|(when, kib)| format!("{:.0} MiB {when}", *kib as f64 / 1024.0)).collect();
+    let resident: Vec<String> = figures
+        .resident
+        .iter()
+        .map(|(when, kib)| format!("{:.0} MiB {when}", *kib as f64 / 1024.0))
+        .collect();
     _ = write!(
         text,
         "## A log of {} records in one node\n\n\
