@@ -81,7 +81,7 @@ pub(crate) fn wait_until_idle(bound: Duration) {
 fn busy_ticks(stat: &str) -> Option<u64> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let fields: Vec<u64> = line.split_whitespace().map_while(|field| field.parse().ok()).collect();
-    Some(fields.iter().take(8).sum::<u64>().checked_sub(fields.get(3)? + fields.get(4)?)?)
+    fields.iter().take(8).sum::<u64>().checked_sub(fields.get(3)? + fields.get(4)?)
 }
 
 /// A field of the kernel's that counts KiB, in bytes.
