@@ -18,14 +18,12 @@ impl Browser {
         let quads = self.order("DOM.getContentQuads", json!({ "backendNodeId": thing }));
         let corner = |i: usize| quads["quads"][0][i].as_f64().expect("it is somewhere");
         let (x, y) = ((corner(0) + corner(4)) / 2.0, (corner(1) + corner(5)) / 2.0);
-        let hit =
-            self.order("DOM.getNodeForLocation", json!({ "x": x.round() as i64, "y": y.round() as i64 }));
         let inside = self.on(
             thing,
             "function(x, y) { const hit = document.elementFromPoint(x, y); return this.contains(hit) || hit.contains(this); }",
             json!([{ "value": x }, { "value": y }]),
         );
-        assert_eq!(inside, true, "{role} {name:?} is covered by {hit}");
+        assert_eq!(inside, true, "{role} {name:?} is covered by something else");
         for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
             let button = if kind == "mouseMoved" { "none" } else { "left" };
             let event = json!({ "type": kind, "x": x, "y": y, "button": button, "clickCount": 1 });
@@ -96,11 +94,6 @@ impl Browser {
             }
         }
         panic!("{role} {name:?} is out of reach of the keyboard");
-    }
-
-    /// Whether there is such a thing on the page now.
-    pub fn has(&mut self, role: &str, name: &str) -> bool {
-        self.look_for(role, name).is_some()
     }
 
     /// Something by its role and its whole name, as the browser tells them to a screen reader, as soon as it is there.
