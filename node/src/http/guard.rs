@@ -119,11 +119,7 @@ fn authority(head: &Parts) -> Result<Option<Authority>, Problem> {
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => {
             let parsed = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
-            Some(
-                parsed
-                    .filter(is_host_and_port)
-                    .ok_or_else(|| bad("the Host header names no host"))?,
-            )
+            Some(parsed.filter(is_host_and_port).ok_or_else(|| bad("the Host header names no host"))?)
         }
         (None, _) if head.version < Version::HTTP_11 => None,
         (None, _) => return Err(bad("the Host header is missing")),
