@@ -32,7 +32,7 @@ use hearsay_services::{
 };
 use tokio::sync::{mpsc::Sender, oneshot, watch};
 
-use crate::{driver::Order, view::Clock};
+use crate::{driver::Order, storage::make_dir, view::Clock};
 
 mod backup;
 #[cfg(feature = "broken")]
@@ -186,8 +186,8 @@ impl Journals {
             (None, Some(scratch)) => scratch.0.clone(),
             (None, None) => anyhow::bail!("no directory for the journal; this is a defect"),
         };
-        std::fs::create_dir_all(&dir)
-            .map_err(|error| anyhow::anyhow!("cannot make {}: {error}", dir.display()))?;
+        // Who may read it, the umask says, and the directory around it.
+        make_dir(&dir, 0o777).map_err(|error| anyhow::anyhow!("cannot make {}: {error}", dir.display()))?;
         let mut topics = BTreeMap::new();
         for (name, projection) in kept {
             let path = dir.join(format!("{name}.db"));

@@ -29,7 +29,7 @@ use std::{
 
 use hearsay_protocol::Incarnation;
 
-pub(crate) use file::{Content, read as read_file};
+pub(crate) use file::{Content, make_dir, read as read_file};
 pub use peers::{REMEMBERED_MAX, Remembered};
 pub use secret::Secret;
 pub(crate) use slot::Lock;

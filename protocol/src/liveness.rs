@@ -26,7 +26,8 @@ use crate::{Identity, Incarnation, NodeId, Time, Version, id::Signature, record:
 const REPORTS_MAX: usize = 8;
 /// How far back an observer's accusations are counted together.
 const ACCUSATIONS_WINDOW: Duration = Duration::from_secs(10);
-/// An observer that accuses more members than this within the window, and more than an eighth of all, is not believed alone.
+/// An observer that accuses more members than this within the window, and more than an eighth of all, is not believed alone. Accusations that
+/// turned out to be true do not count: where processes really die one after the other, each death is to be known as fast as the first.
 const ACCUSATIONS_MAX: usize = 4;
 
 /// How sure an observer is.
@@ -213,6 +214,13 @@ impl Liveness {
         }
     }
 
+    /// Whoever said that it is gone was right.
+    fn vindicate(&mut self, subject: NodeId) {
+        for recent in self.accusations.values_mut() {
+            recent.retain(|(_, accused)| *accused != subject);
+        }
+    }
+
     /// Accuses so many that the fault is more likely its own.
     fn is_doubtful(&self, now: Time, observer: NodeId) -> bool {
         let recent = self.accusations.get(&observer).into_iter().flatten();
@@ -258,6 +266,9 @@ impl Liveness {
             self.accused.remove(&subject);
             if let Some(case) = self.cases.get_mut(&subject) {
                 case.failed = true;
+            }
+            if strong >= 2 {
+                self.vindicate(subject);
             }
         }
         verdict
@@ -447,6 +458,17 @@ mod tests {
             "nine in one moment: perhaps it is cut off itself"
         );
         assert_eq!(court.verdict(800, 1), Verdict::Failed);
+    }
+
+    #[test]
+    fn whom_others_confirm_is_believed_however_many_die() {
+        let mut court = Court::of(20);
+        for subject in 1..10 {
+            court.accuse(0, 0, subject, Strong);
+            court.accuse(0, 11, subject, Strong);
+            assert_eq!(court.verdict(0, subject), Verdict::Failed, "{subject}");
+            court.present.remove(&who(subject).id());
+        }
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! A real browser: Chromium without a window, told what to do over a pipe in its DevTools protocol
 //! (<https://chromedevtools.github.io/devtools-protocol/>), which is JSON with a zero byte after each message.
+//!
+//! `hand` does what a person does to a page, with mouse and keys; `eye` looks at it.
+
+mod eye;
+mod hand;
 
 use std::{
     collections::BTreeSet,
@@ -16,6 +21,9 @@ use crate::cluster::POLL;
 
 /// No answer of the browser itself takes longer, however busy the machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A page has opened a dialog.
+const DIALOG: &str = "Page.javascriptDialogOpening";
 
 /// A browser with one page.
 pub struct Browser {
@@ -43,7 +51,7 @@ impl Browser {
     /// Starts it; what it keeps goes into this folder.
     pub fn start(profile: &Path) -> Self {
         // It reads from descriptor 3 and writes to 4. The sandbox needs what a container's root lacks.
-        let line = "exec chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking \
+        let line = "exec chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars \
                     --user-data-dir=\"$0\" --remote-debugging-pipe about:blank 3<&0 4>&1 </dev/null >/dev/null 2>&1";
         let mut child = Command::new("sh")
             .args(["-c", line])
@@ -74,12 +82,20 @@ impl Browser {
         browser
     }
 
-    /// Has a page of this width, in the dark theme or the light one.
+    /// Has a page of this width, in the dark theme or the light one. A narrow one is a phone's, with fine pixels.
     pub fn view(&mut self, width: u32, dark: bool) {
-        let metrics = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500 });
+        let (phone, height) = (width < 500, if width < 500 { 720 } else { 800 });
+        let factor = if phone { 2 } else { 1 };
+        let metrics =
+            json!({ "width": width, "height": height, "deviceScaleFactor": factor, "mobile": phone });
         self.order("Emulation.setDeviceMetricsOverride", metrics);
         let theme = json!({ "name": "prefers-color-scheme", "value": if dark { "dark" } else { "light" } });
         self.order("Emulation.setEmulatedMedia", json!({ "features": [theme] }));
+    }
+
+    /// Whether pages may run scripts. What a test asks is answered all the same.
+    pub fn scripts(&mut self, run: bool) {
+        self.order("Emulation.setScriptExecutionDisabled", json!({ "value": !run }));
     }
 
     /// Opens an address and waits until it is loaded.
@@ -88,6 +104,16 @@ impl Browser {
         let loaded =
             format!("document.readyState === 'complete' && location.href.startsWith({})", json!(url));
         self.until(PATIENCE, url, &loaded);
+    }
+
+    /// Opens an address of which it is not known what comes: a page, an error, or nothing.
+    pub fn try_to_go(&mut self, url: &str) {
+        self.js("window.before = true");
+        // One that cannot be opened says so here, and there is nothing to wait for.
+        let answer = self.order("Page.navigate", json!({ "url": url }));
+        if answer["errorText"].is_null() {
+            self.until(PATIENCE, url, "document.readyState === 'complete' && window.before !== true");
+        }
     }
 
     /// What a JavaScript expression gives on the page.
@@ -110,8 +136,23 @@ impl Browser {
             }
             std::thread::sleep(POLL);
         }
-        println!("{what}: {:?}", start.elapsed());
+        if start.elapsed() > POLL * 2 {
+            println!("{what}: {:?}", start.elapsed());
+        }
         start.elapsed()
+    }
+
+    /// What has opened by itself so far: dialogs, and pages beside the one that a test looks at.
+    pub fn opened(&mut self) -> Vec<String> {
+        let dialogs = self.events.iter().filter(|event| event["method"] == DIALOG);
+        let mut opened: Vec<String> = dialogs.map(|event| event["params"].to_string()).collect();
+        let session = self.session.take();
+        let targets = self.order("Target.getTargets", json!({}))["targetInfos"].clone();
+        self.session = session;
+        let pages = targets.as_array().into_iter().flatten().filter(|target| target["type"] == "page");
+        // One is open from the start, and the other is ours.
+        opened.extend(pages.skip(2).map(Value::to_string));
+        opened
     }
 
     /// What the browser had to object to so far: scripts that failed, what the page's policy kept out, what could not be loaded.
@@ -130,21 +171,36 @@ impl Browser {
         urls.map(|url| url.split('/').take(3).collect::<Vec<_>>().join("/")).collect()
     }
 
-    fn order(&mut self, method: &str, arguments: Value) -> Value {
+    fn send(&mut self, method: &str, arguments: Value) -> u64 {
         self.next_id += 1;
-        let id = self.next_id;
-        let mut order = json!({ "id": id, "method": method, "params": arguments });
+        let mut order = json!({ "id": self.next_id, "method": method, "params": arguments });
         if let Some(session) = &self.session {
             order["sessionId"] = json!(session);
         }
         let mut bytes = order.to_string().into_bytes();
         bytes.push(0);
         self.orders.write_all(&bytes).expect("the browser listens");
+        self.next_id
+    }
+
+    fn order(&mut self, method: &str, arguments: Value) -> Value {
+        self.ask(method, arguments).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// Like `order`, for what may be impossible by now.
+    fn ask(&mut self, method: &str, arguments: Value) -> Result<Value, Value> {
+        let id = self.send(method, arguments);
         loop {
             let message = self.messages.recv_timeout(PATIENCE).expect("the browser answers");
             if message["id"] == id {
-                assert!(message.get("error").is_none(), "{method}: {message}");
-                return message["result"].clone();
+                return match message.get("error") {
+                    Some(error) => Err(error.clone()),
+                    None => Ok(message["result"].clone()),
+                };
+            }
+            if message["method"] == DIALOG {
+                // The page stands still until somebody answers.
+                self.send("Page.handleJavaScriptDialog", json!({ "accept": false }));
             }
             self.events.push(message);
         }

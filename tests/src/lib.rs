@@ -20,6 +20,8 @@ use serde_json::Value;
 
 mod browser;
 mod cluster;
+mod feeds;
+mod forgetful;
 pub mod history;
 pub mod http;
 mod intruder;
@@ -28,6 +30,8 @@ mod writers;
 
 pub use browser::Browser;
 pub use cluster::{Cluster, NodeRef};
+pub use feeds::{Feed, feeds};
+pub use forgetful::Forgetful;
 pub use intruder::{Intruder, spoof_mdns};
 pub use swarms::Swarms;
 pub use writers::{Writers, all_written};

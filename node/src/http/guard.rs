@@ -119,11 +119,7 @@ fn authority(head: &Parts) -> Result<Option<Authority>, Problem> {
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => {
             let parsed = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
-            Some(
-                parsed
-                    .filter(|a| !a.as_str().contains('@'))
-                    .ok_or_else(|| bad("the Host header names no host"))?,
-            )
+            Some(parsed.filter(is_host_and_port).ok_or_else(|| bad("the Host header names no host"))?)
         }
         (None, _) if head.version < Version::HTTP_11 => None,
         (None, _) => return Err(bad("the Host header is missing")),
@@ -131,6 +127,13 @@ fn authority(head: &Parts) -> Result<Option<Authority>, Problem> {
     };
     // RFC 9112, section 3.2.2: an absolute target outranks the header.
     Ok(head.uri.authority().cloned().or(host))
+}
+
+/// Whether it is a host and perhaps a port. The library also takes a user, and anything at all for a port.
+fn is_host_and_port(authority: &Authority) -> bool {
+    let is_port = |port: &str| port.is_empty() || port.parse::<u16>().is_ok();
+    let rest = authority.as_str().strip_prefix(authority.host());
+    rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
 }
 
 fn foreign_host(host: &str) -> Problem {

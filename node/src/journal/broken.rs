@@ -14,6 +14,8 @@ const ONE_IN: u64 = 20;
 enum Way {
     /// Acknowledges before it has synced.
     EarlyAck,
+    /// Leaves the syncing to the system, as a database does that was told to be fast. Only a power failure brings it to light.
+    SeldomSync,
     /// Says of one run in twenty that it has it, and does not.
     LostRange,
     /// Numbers its entries as the life before did.
@@ -35,6 +37,7 @@ impl Broken {
     pub(super) fn from_env(me: NodeId) -> Self {
         let way = match std::env::var("HEARSAY_BROKEN").as_deref() {
             Ok("early-ack") => Some(Way::EarlyAck),
+            Ok("seldom-sync") => Some(Way::SeldomSync),
             Ok("lost-range") => Some(Way::LostRange),
             Ok("reused-number") => Some(Way::ReusedNumber),
             Ok("replay") => Some(Way::Replay),
@@ -51,6 +54,15 @@ impl Broken {
     /// Whether to tell the machine that this is stored, before it is.
     pub(super) fn tells_early(&self) -> bool {
         self.way == Some(Way::EarlyAck)
+    }
+
+    /// Lets commits end without a sync.
+    pub(super) fn weaken(&self, db: &rusqlite::Connection) -> rusqlite::Result<()> {
+        if self.way == Some(Way::SeldomSync) {
+            db.pragma_update(None, "synchronous", "NORMAL")
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether the sync can wait.

@@ -91,6 +91,8 @@ impl Keeper {
         let broken = super::broken::Broken::from_env(parts.me.id());
         #[cfg(feature = "broken")]
         let seed = broken.seed(seed);
+        #[cfg(feature = "broken")]
+        broken.weaken(parts.store.connection())?;
         Ok(Self {
             #[cfg(feature = "broken")]
             broken,

@@ -1,12 +1,13 @@
 //! Small files: read whole within a bound, written whole or not at all.
 //!
 //! A file that is written in place can be found half written after a crash. Here the new content goes to a temporary neighbour, is synced, and
-//! takes the old one's name in one step; then the directory is synced, or the rename itself could be forgotten.
+//! takes the old one's name in one step; then the directory is synced, or the rename itself could be forgotten. The same goes for directories: one
+//! that was made is kept over a power failure, with all that lies in it, only once the one around it was synced.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -16,6 +17,8 @@ use zeroize::Zeroizing;
 pub(crate) const PRIVATE: u32 = 0o600;
 /// For everybody to read.
 pub(crate) const PUBLIC: u32 = 0o644;
+/// A directory for its owner alone.
+pub(crate) const PRIVATE_DIR: u32 = 0o700;
 
 /// What a file holds, and who else may read it. The text is wiped when dropped, since it may be a key.
 pub(crate) struct Content {
@@ -70,6 +73,30 @@ pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Makes a directory, and those around it that are missing. Its name is on the disk when this returns.
+///
+/// # Errors
+/// What the system said.
+pub(crate) fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
+    let around = match dir.parent() {
+        Some(around) if around.as_os_str().is_empty() => Path::new("."),
+        Some(around) => around,
+        None => return Ok(()),
+    };
+    if dir.is_dir() {
+        // Whoever made it may have died before it was synced. But the one around it may also be somebody else's, closed to us.
+        _ = File::open(around).and_then(|around| around.sync_all());
+        return Ok(());
+    }
+    make_dir(around, mode)?;
+    match DirBuilder::new().mode(mode).create(dir) {
+        // Another node was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+        made => made?,
+    }
+    File::open(around)?.sync_all()
+}
+
 fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(content)?;
@@ -89,6 +116,19 @@ mod tests {
         let content = read(&path, 5).unwrap().unwrap();
         assert_eq!(content.text.as_str(), "short");
         assert!(!content.is_too_open());
+    }
+
+    #[test]
+    fn a_directory_is_made_with_those_around_it_and_made_twice_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        make_dir(&deep, PRIVATE_DIR).unwrap();
+        make_dir(&deep, PRIVATE_DIR).unwrap();
+        for dir in [&deep, deep.parent().unwrap()] {
+            assert_eq!(fs::metadata(dir).unwrap().mode() & 0o777, PRIVATE_DIR);
+        }
+        write(&dir.path().join("file"), b"", PUBLIC).unwrap();
+        assert!(make_dir(&dir.path().join("file/in"), PRIVATE_DIR).is_err());
     }
 
     #[test]

@@ -5,9 +5,9 @@
 //! `…/hearsay/<cluster>/0`, `1`, `2`…: each has a directory of its own, and one that is started again finds what it left.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{File, OpenOptions},
     io::{Read as _, Seek as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +16,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::{StorageError, file::PRIVATE};
+use super::{
+    StorageError,
+    file::{PRIVATE, PRIVATE_DIR, make_dir},
+};
 
 /// Nodes of one cluster, one user and one machine that can run without naming a directory. Five times what a test of overload starts.
 pub const SLOTS_MAX: u32 = 1024;
@@ -44,7 +47,7 @@ pub(super) fn first_free(under: &Path) -> Result<(PathBuf, Lock), StorageError> 
 pub(super) fn exactly(dir: &Path) -> Result<Lock, StorageError> {
     let failed = |source| StorageError::Unwritable { path: dir.to_owned(), source };
     // For the owner alone: keys will lie in it.
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    make_dir(dir, PRIVATE_DIR).map_err(failed)?;
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -8,11 +8,14 @@
 //! single record would cost more than everything else together; so the last few rows are not in the index, and a search looks through
 //! those by itself (`search`). The index is still part of the same transactions as the rows.
 
+use std::sync::Arc;
+
 use hearsay_protocol::journal::clock::HybridTime;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     KEPT, numbers,
+    recent::Recent,
     record::{Level, Said, Stored},
 };
 use crate::journal::{FeedId, Projection, Recorded, Retention, Seq};
@@ -99,9 +102,10 @@ pub(super) fn signed(seq: Seq) -> i64 {
 }
 
 /// The log's tables.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tables {
     retention: Retention,
+    recent: Arc<Recent>,
 }
 
 impl Default for Tables {
@@ -113,7 +117,12 @@ impl Default for Tables {
 impl Tables {
     /// Tables whose records are kept so long.
     pub(super) fn keeping(retention: Retention) -> Self {
-        Self { retention }
+        Self { retention, recent: Arc::default() }
+    }
+
+    /// The offsets of what was folded last.
+    pub(super) fn recent(&self) -> Arc<Recent> {
+        Arc::clone(&self.recent)
     }
 }
 
@@ -123,6 +132,7 @@ impl Projection for Tables {
     }
 
     fn create(&self, db: &Connection) -> rusqlite::Result<()> {
+        self.recent.clear();
         db.execute_batch(TABLES)?;
         // Without the texts, which stand in the rows.
         db.execute_batch(&format!(
@@ -135,6 +145,7 @@ impl Projection for Tables {
         let stored = Stored::from_body(entry.body);
         let is_posted = stored.as_ref().is_some_and(|stored| !stored.is_event);
         let before = numbers::next(db, &feed, entry.id.seq, is_posted)?;
+        self.recent.folded(entry.id, before.filter(|_| is_posted));
         if let Some(stored) = stored {
             let row = insert(db, feed.id, entry, before, &stored)?;
             if let Some(key) = entry.key {
@@ -159,6 +170,7 @@ impl Projection for Tables {
     }
 
     fn dropped(&self, db: &Connection, feed: FeedId, up_to: Seq) -> rusqlite::Result<Option<Vec<u8>>> {
+        self.recent.dropped(feed);
         let feed = numbers::forget(db, feed, up_to)?;
         let range = params![feed, signed(up_to)];
         // A table without texts has to be told the words that it is to forget.
@@ -202,6 +214,7 @@ impl Projection for Tables {
         up_to: Seq,
         remnant: Option<&[u8]>,
     ) -> rusqlite::Result<()> {
+        self.recent.dropped(feed);
         // What cannot be read is as good as not there.
         let remnant = remnant.and_then(|bytes| serde_json::from_slice(bytes).ok());
         numbers::remember(db, feed, up_to, remnant)

@@ -1,41 +1,18 @@
-//! The pages in a real browser, over real nodes.
+//! The cluster page, and the portal where nobody is.
 
-use std::time::Duration;
-
-use hearsay_tests::{Browser, Cluster, Lab, NodeRef, scenario};
-
-const S: Duration = Duration::from_secs(1);
-
-/// Nodes on loopback that see each other; the first runs the portal. Each with its roles.
-fn nodes(lab: &mut Lab, roles: &[&str]) -> Vec<NodeRef> {
-    let start = |(i, roles): (usize, &&str)| {
-        let (name, http) = (format!("m{}", i + 1), 7500 + i as u16);
-        let arguments = ["--no-mdns", "--demo", "--name", &name, "--role", roles];
-        let node = lab.start(None, &name, http, &arguments);
-        lab.until(5 * S, "it answers", |lab| lab.get(node, "/members").is_some());
-        node
-    };
-    let nodes: Vec<NodeRef> = roles.iter().enumerate().map(start).collect();
-    lab.until(5 * S, "all see all", |lab| {
-        nodes
-            .iter()
-            .all(|n| (1..=nodes.len()).all(|i| lab.sees(*n, &format!("m{i}")).as_deref() == Some("alive")))
-    });
-    nodes
-}
+use super::*;
 
 /// Whether the page needs no sideways scrolling.
 const FITS: &str = "document.documentElement.scrollWidth <= innerWidth";
 
 #[test]
 fn the_cluster_page_shows_a_death_while_it_is_open() {
-    scenario("the_cluster_page_shows_a_death_while_it_is_open", |lab| {
+    scenario("cluster::the_cluster_page_shows_a_death_while_it_is_open", |lab| {
         if !Browser::is_there() {
             return;
         }
         let nodes = nodes(lab, &["portal", "grading", "grading", "log"]);
-        let mut browser = Browser::start(&lab.dir().join("browser"));
-        browser.view(1280, false);
+        let mut browser = browser(lab);
         browser.go("http://127.0.0.1:7500/ui");
         browser.until(5 * S, "it is live", "document.getElementById('live').textContent === 'Live'");
         assert_eq!(browser.js("document.querySelectorAll('#members tbody tr').length"), 4);
@@ -69,12 +46,12 @@ fn the_cluster_page_shows_a_death_while_it_is_open() {
 
 #[test]
 fn the_portal_says_who_is_missing_and_what_to_start() {
-    scenario("the_portal_says_who_is_missing_and_what_to_start", |lab| {
+    scenario("cluster::the_portal_says_who_is_missing_and_what_to_start", |lab| {
         if !Browser::is_there() {
             return;
         }
         nodes(lab, &["portal", "visits"]);
-        let mut browser = Browser::start(&lab.dir().join("browser"));
+        let mut browser = browser(lab);
         for width in [1280, 360] {
             browser.view(width, false);
             browser.go("http://127.0.0.1:7500/portal");
