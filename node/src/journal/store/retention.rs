@@ -17,14 +17,13 @@ use hearsay_protocol::{
         feed::{FeedId, Seq},
         message::Extent,
     },
-    seen::Seen,
 };
 use hearsay_services::journal::{Projection, REMNANT_BYTES_MAX};
 use rusqlite::{Connection, OptionalExtension, ffi, params};
 
 use super::{Store, feed_of, seq, signed};
 
-/// Entries dropped in one transaction, about. On a machine with two cores a thousand of the log's, which cost most, take 20 ms, at worst 40
+/// Entries dropped in one transaction, about. On a machine with two cores a thousand of the log's, which cost most, take 20 ms, at worst 50
 /// (`how_long_dropping_takes`): so long an append may have to wait.
 const ENTRIES_PER_STEP: u64 = 1024;
 /// Runs dropped in one transaction. Where a run is one entry, these are what costs, as much.

@@ -3,6 +3,7 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 use hearsay_protocol::{
     Identity,
     journal::feed::{ChainHash, Entry, EntryId, Run},
+    seen::Seen,
 };
 use hearsay_services::{builtin, journal::Recorded};
 use rusqlite::types::Value;
