@@ -420,7 +420,7 @@ fn write(bench: &mut Bench, writers: &mut [Writer; 2], second: &mut u64, per_run
     });
     *second += per_run;
     // As under load: dozens share a sync.
-    if *second % 64 == 0 || per_run > 64 {
+    if second.is_multiple_of(64) || per_run > 64 {
         bench.store.commit().unwrap();
     }
 }
