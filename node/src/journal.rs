@@ -37,7 +37,10 @@ mod backup;
 #[cfg(feature = "broken")]
 mod broken;
 mod keeper;
+mod pages;
 mod rebuild;
+mod salvage;
+mod scrub;
 mod store;
 mod verify;
 
@@ -53,6 +56,8 @@ const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub(crate) enum Told {
     /// By a plug-in.
     Append(Write, Option<Level>, Instant, oneshot::Sender<Result<Appended, AppendError>>),
+    /// By a reader of the so-manieth file: it is damaged.
+    Damaged(u64),
     /// These live members, other than this node, keep the topic.
     Replicas(BTreeSet<NodeId>),
     /// A connection to a peer opened.
@@ -70,7 +75,11 @@ impl Told {
         let body = match self {
             Self::Append(write, ..) => write.body.len() + write.key.as_ref().map_or(0, String::len),
             Self::Request(_, _, bytes) | Self::Response(_, _, Some(bytes)) => bytes.len(),
-            Self::Replicas(_) | Self::Connected(_) | Self::Disconnected(_) | Self::Response(..) => 0,
+            Self::Damaged(_)
+            | Self::Replicas(_)
+            | Self::Connected(_)
+            | Self::Disconnected(_)
+            | Self::Response(..) => 0,
         };
         size_of::<Self>() + body
     }
@@ -91,6 +100,8 @@ pub struct Topic {
 pub(crate) struct Shown {
     counters: Mutex<Counters>,
     commits: AtomicU64,
+    looked_at: AtomicU64,
+    replaced: AtomicU64,
     refused: AtomicU64,
 }
 
@@ -120,6 +131,16 @@ impl Topic {
                 "journal_commits",
                 "Transactions synced to the disk",
                 self.shown.commits.load(Ordering::Relaxed),
+            ),
+            (
+                "journal_pages_checked",
+                "Pages of the database looked at, without anybody asking for them",
+                self.shown.looked_at.load(Ordering::Relaxed),
+            ),
+            (
+                "journal_replaced",
+                "Databases put aside while running, because they were found damaged",
+                self.shown.replaced.load(Ordering::Relaxed),
             ),
             (
                 "journal_overflows",
@@ -155,6 +176,10 @@ impl hearsay_services::journal::Journal for Topic {
 
     fn has(&self, id: EntryId) -> rusqlite::Result<bool> {
         store::holds(&*self.readers.open()?, id)
+    }
+
+    fn damaged(&self, file: u64) {
+        self.tell(Told::Damaged(file));
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -286,6 +311,8 @@ fn start(
         changed,
         waiting_bytes: Arc::clone(&waiting_bytes),
         shown: Arc::clone(&shown),
+        path: path.to_owned(),
+        readers: Arc::clone(&readers),
     };
     let keeper = keeper::Keeper::new(parts)?;
     std::thread::Builder::new().name(format!("journal-{name}")).spawn(move || keeper.run())?;
@@ -308,19 +335,32 @@ fn open(
         Ok(opened) => Ok(opened),
         Err(StoreError::Damaged(error)) => {
             let aside = put_aside(path)?;
-            tracing::error!(
-                topic = name,
-                %error,
-                kept = %aside.display(),
-                "the journal's database is damaged; it was put aside, and what other replicas have comes back from them"
-            );
-            attempt().map_err(|error| anyhow::anyhow!("cannot use {}: {error}", path.display()))
+            let begin = || -> Result<(Store, Restored, u64), StoreError> {
+                let (mut store, _) = attempt()?;
+                let taken = salvage::salvage(&aside, &mut store, projection)?;
+                let restored = store.restored()?;
+                Ok((store, restored, taken))
+            };
+            let (store, restored, taken) =
+                begin().map_err(|error| anyhow::anyhow!("cannot use {}: {error}", path.display()))?;
+            tell_of_damage(name, &error, &aside, taken);
+            Ok((store, restored))
         }
         Err(error) => Err(anyhow::anyhow!(
             "cannot use {}: {error}; move it away, or name another --data-dir",
             path.display()
         )),
     }
+}
+
+fn tell_of_damage(topic: &str, error: &dyn std::fmt::Display, aside: &Path, taken: u64) {
+    tracing::error!(
+        topic,
+        %error,
+        kept = %aside.display(),
+        runs_taken_over = taken,
+        "the journal's database is damaged; it was put aside, and what other replicas have comes back from them"
+    );
 }
 
 /// A free name beside a database that is damaged. `None`: there are too many already.

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -28,7 +28,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::view::View;
+use crate::{journal::Journals, view::View};
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -44,6 +44,7 @@ pub struct Metrics {
     pub http: HttpMetrics,
     published: Arc<Publication>,
     plugins: Arc<PluginMetrics>,
+    journals: Arc<JournalMetrics>,
 }
 
 /// What a request was, for counting. Routes are patterns (`/services/{name}`), so there are only so many.
@@ -87,7 +88,9 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&published)));
         let plugins = Arc::new(PluginMetrics::default());
         registry.register_collector(Box::new(Arc::clone(&plugins)));
-        Self { registry, http, published, plugins }
+        let journals = Arc::new(JournalMetrics::default());
+        registry.register_collector(Box::new(Arc::clone(&journals)));
+        Self { registry, http, published, plugins, journals }
     }
 
     /// Replaces what the driver publishes as counters: `hearsay_<name>_total`.
@@ -103,6 +106,11 @@ impl Metrics {
     /// What these plug-ins count is shown, too.
     pub fn set_plugins(&self, plugins: Vec<Arc<dyn Service>>) {
         *self.plugins.0.lock().unwrap_or_else(PoisonError::into_inner) = plugins;
+    }
+
+    /// What these journals count is shown, too, for as long as they are there.
+    pub fn set_journals(&self, journals: &Arc<Journals>) {
+        *self.journals.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(journals);
     }
 
     /// Writes all of them in the OpenMetrics text format.
@@ -221,6 +229,31 @@ impl Collector for PluginMetrics {
             let mut family = encoder.encode_descriptor(first.name, first.help, None, kind)?;
             for metric in same {
                 write_number(metric, family.encode_family(&metric.label.as_slice())?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the journals count, by topic.
+#[derive(Debug, Default)]
+struct JournalMetrics(Mutex<Weak<Journals>>);
+
+impl Collector for JournalMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let journals = self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let mut families: BTreeMap<&str, (&str, Vec<(String, u64)>)> = BTreeMap::new();
+        for (topic, counters) in journals.iter().flat_map(|journals| journals.counters()) {
+            for (name, help, value) in counters {
+                let (_, values) = families.entry(name).or_insert_with(|| (help, Vec::new()));
+                values.push((topic.to_owned(), value));
+            }
+        }
+        for (name, (help, values)) in families {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (topic, value) in values {
+                let label = [("topic", topic.as_str())];
+                ConstCounter::new(value).encode(family.encode_family(&label.as_slice())?)?;
             }
         }
         Ok(())

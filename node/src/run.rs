@@ -129,6 +129,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
             orders: orders.clone(),
         },
     )?);
+    metrics.set_journals(&journals);
     let gateway = listeners.get("gateway").map(TcpListener::local_addr).transpose()?;
     let offers = plugins.iter().map(|plugin| offer(plugin.as_ref(), &config.tags, &listeners)).collect();
     let host = Arc::new(NodeHost {

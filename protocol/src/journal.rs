@@ -121,6 +121,9 @@ pub enum Input {
     },
     /// What of a feed is on the disk is only this: some of it was found damaged.
     Damaged(Extent),
+    /// The disk was found damaged and is replaced by one that has only this. Every write under way was answered with
+    /// [`NotStored`](Self::NotStored) before.
+    Replaced(Vec<Extent>),
     /// These live members, other than this node, keep the topic.
     Replicas(BTreeSet<NodeId>),
     /// A connection to a peer opened.
@@ -328,6 +331,14 @@ impl Journal {
             Input::Damaged(left) => {
                 self.counters.damaged += 1;
                 self.extents.replace(left.feed, left.seen);
+                self.repair.soon(now);
+            }
+            Input::Replaced(left) => {
+                self.counters.damaged += 1;
+                self.extents = Extents::restored(left);
+                // What of the old feed others have comes back; its numbers are not used again.
+                self.own = begin_feed(&self.me, &self.config, &mut self.rng);
+                self.failed = false;
                 self.repair.soon(now);
             }
             Input::Replicas(alive) => self.set_replicas(now, alive),

@@ -3,7 +3,10 @@
 use std::{
     ops::Deref,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -22,6 +25,8 @@ const CACHE_KIB: i64 = 2048;
 pub struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    /// How often the file was replaced.
+    file: AtomicU64,
     places: Arc<Semaphore>,
 }
 
@@ -31,6 +36,7 @@ impl Readers {
         Self {
             path: path.to_owned(),
             idle: Mutex::new(Vec::new()),
+            file: AtomicU64::new(0),
             places: Arc::new(Semaphore::new(READS_MAX)),
         }
     }
@@ -46,16 +52,23 @@ impl Readers {
     /// # Errors
     /// The file cannot be opened.
     pub fn open(self: &Arc<Self>) -> rusqlite::Result<Reader> {
+        let file = self.file();
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
             None => connect(&self.path)?,
         };
-        Ok(Reader { connection: Some(connection), home: Arc::clone(self) })
+        Ok(Reader { connection: Some(connection), file, home: Arc::clone(self) })
     }
 
-    /// Closes what nobody reads from: the file was replaced.
+    /// How often the file was replaced since this was made.
+    pub fn file(&self) -> u64 {
+        self.file.load(Ordering::SeqCst)
+    }
+
+    /// The file was replaced: whoever reads from the old one does so for the last time.
     pub fn forget(&self) {
+        self.file.fetch_add(1, Ordering::SeqCst);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
@@ -73,6 +86,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 #[derive(Debug)]
 pub struct Reader {
     connection: Option<Connection>,
+    /// As how many files there had been when it was opened.
+    file: u64,
     home: Arc<Readers>,
 }
 
@@ -87,7 +102,7 @@ impl Deref for Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         let mut idle = self.home.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_MAX {
+        if idle.len() < IDLE_MAX && self.file == self.home.file() {
             idle.extend(self.connection.take());
         }
     }
