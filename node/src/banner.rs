@@ -60,7 +60,12 @@ impl Banner {
         );
         let origin = format!("http://{}", clickable(self.http));
         line("services", &format!("{origin}/services"));
-        line("pages", &format!("{origin}/ui"));
+        let portal = if self.roles.iter().any(|role| role == "portal") {
+            format!("{origin}/portal ")
+        } else {
+            String::new()
+        };
+        line("pages", &format!("{portal}{origin}/ui"));
         let elsewhere: Vec<_> = self.advertised.iter().filter(|url| **url != origin).cloned().collect();
         if !elsewhere.is_empty() {
             line("reachable", &elsewhere.join(" "));
@@ -150,6 +155,15 @@ mod tests {
             env!("CARGO_PKG_VERSION")
         );
         assert_eq!(banner().render(), expected);
+    }
+
+    #[test]
+    fn whoever_runs_the_portal_can_click_on_it() {
+        let text = Banner { roles: vec!["portal".into()], ..banner() }.render();
+        assert!(
+            text.contains("  pages     http://127.0.0.1:7501/portal http://127.0.0.1:7501/ui\n"),
+            "{text}"
+        );
     }
 
     #[test]

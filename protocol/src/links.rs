@@ -32,6 +32,11 @@ const HINTS_MAX: usize = 256;
 const STRANGERS_MAX: usize = 8;
 /// The pause between dialling strangers while not alone.
 const STRANGER_INTERVAL: Duration = Duration::from_millis(250);
+/// With more connections than this a node is one that newcomers join through: it lets them go sooner, because a hundred at the same time
+/// cost as much memory as everything else together, and leave their traces in it.
+const CROWD: usize = 24;
+/// By how much sooner. What is left is still many times what a newcomer takes to fill its table and to dial its neighbours.
+const CROWD_HASTE: u32 = 8;
 /// How long an address that was hinted at is not tried again. A little less than the first pause of those who hint again.
 const HINT_REPEAT: Duration = Duration::from_millis(400);
 
@@ -263,8 +268,9 @@ impl Links {
             self.tried.insert(address.clone(), now);
             acts.push(Act::DialStranger(id, address));
         }
+        let prune_after = self.prune_after();
         for (id, link) in &mut self.links {
-            if link.unneeded.is_some_and(|since| now.since(since) >= self.prune_after) {
+            if link.unneeded.is_some_and(|since| now.since(since) >= prune_after) {
                 link.unneeded = Some(now);
                 acts.push(Act::Offer(*id));
             }
@@ -296,6 +302,10 @@ impl Links {
         first.pop_front().or_else(|| second.pop_front())
     }
 
+    fn prune_after(&self) -> Duration {
+        if self.links.len() > CROWD { self.prune_after / CROWD_HASTE } else { self.prune_after }
+    }
+
     /// When something will be due.
     pub fn next_due(&self, now: Time) -> Option<Time> {
         let dials =
@@ -307,7 +317,8 @@ impl Links {
         let hints = (!self.hints.is_empty() || !self.memory.is_empty()).then(|| {
             if self.links.is_empty() { now + Duration::from_millis(50) } else { self.next_stranger }
         });
-        let prune = self.links.values().filter_map(|l| l.unneeded).map(|since| since + self.prune_after);
+        let prune_after = self.prune_after();
+        let prune = self.links.values().filter_map(|l| l.unneeded).map(|since| since + prune_after);
         dials.chain(hints).chain(prune).min()
     }
 

@@ -5,7 +5,7 @@
 //! | `record` | what a record is, and how an entry of the journal holds it |
 //! | `input` | what clients send |
 //! | `tables` | what is made of entries: rows, in the order in which they arrived here |
-//! | `numbers` | offsets |
+//! | `numbers`, `recent` | offsets |
 //! | `cursor`, `page`, `search` | reading on, in the order of time; finding words |
 //! | `write`, `read`, `tail` | the paths |
 //!
@@ -19,6 +19,7 @@ mod numbers;
 mod openapi;
 mod page;
 mod read;
+mod recent;
 pub mod record;
 mod search;
 mod tables;
@@ -56,7 +57,7 @@ pub const ROLE: &str = "log";
 const TAILS_MAX: usize = 256;
 
 /// The plug-in.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Log {
     tables: tables::Tables,
 }
@@ -78,7 +79,8 @@ impl Service for Log {
     }
 
     fn router(&self, host: Arc<dyn Host>) -> Router {
-        let desk = Desk { host, tails: Arc::new(Semaphore::new(TAILS_MAX)) };
+        let tails = Arc::new(Semaphore::new(TAILS_MAX));
+        let desk = Desk { host, tails, recent: self.tables.recent() };
         Router::new()
             .route("/log", get(read::list).post(write::records))
             .route("/log/tail", get(tail::tail))
@@ -89,7 +91,7 @@ impl Service for Log {
     }
 
     fn projection(&self) -> Option<Arc<dyn Projection>> {
-        Some(Arc::new(self.tables))
+        Some(Arc::new(self.tables.clone()))
     }
 
     /// A line of text is the simplest record there is.
@@ -107,6 +109,7 @@ impl Service for Log {
 struct Desk {
     host: Arc<dyn Host>,
     tails: Arc<Semaphore>,
+    recent: Arc<recent::Recent>,
 }
 
 impl Desk {

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -74,6 +74,20 @@ impl Swarms {
     /// # Errors
     /// Its swarm cannot be built or cannot listen.
     pub fn start(&mut self, name: &str, contacts: &[NodeRef]) -> anyhow::Result<NodeRef> {
+        self.announce(name, SERVICE, (Ipv4Addr::LOCALHOST, 7500).into(), contacts)
+    }
+
+    /// Starts a node that says that a service is at an address, where anything may answer.
+    ///
+    /// # Errors
+    /// Its swarm cannot be built or cannot listen.
+    pub fn announce(
+        &mut self,
+        name: &str,
+        service: &str,
+        http: SocketAddr,
+        contacts: &[NodeRef],
+    ) -> anyhow::Result<NodeRef> {
         let index = u16::try_from(self.nodes.len())?;
         let port = FIRST_PORT.checked_add(index).context("no ports are left")?;
         let seed = *blake3_of(name, self.nodes.len()).as_bytes();
@@ -87,15 +101,15 @@ impl Swarms {
                 name: name.into(),
                 addresses: Vec::new(),
                 http: None,
-                roles: vec![SERVICE.into()],
+                roles: vec![service.into()],
                 zone: None,
                 software: concat!("hearsay ", env!("CARGO_PKG_VERSION")).into(),
             },
-            offers: vec![Offer { service: SERVICE.into(), tags: Vec::new(), meta: BTreeMap::new() }],
+            offers: vec![Offer { service: service.into(), tags: Vec::new(), meta: BTreeMap::new() }],
             suffix: id.short(),
             advertise: Vec::new(),
             swarm_port: port,
-            http: (Ipv4Addr::LOCALHOST, 7500).into(),
+            http,
             since_ms: now_ms,
             health: Health::Passing,
         };

@@ -180,15 +180,9 @@ fn content(site: &Site, taken: &Taken) -> Content {
             Count { label: "failed", number: count(MemberState::Failed), class: "bad" },
             Count { label: "left", number: count(MemberState::Left), class: "" },
             Count { label: "services", number: taken.services_len, class: "" },
-            Count {
-                label: "instances passing",
-                number: taken.health.get("passing").copied().unwrap_or(0),
-                class: "good",
-            },
-            Count {
-                label: "not passing",
-                number: taken.health.iter().filter(|(health, _)| **health != "passing").map(|(_, n)| n).sum(),
-                class: "bad",
+            match taken.health.iter().filter(|(health, _)| **health != "passing").map(|(_, n)| n).sum() {
+                0 => Count { label: "instances, all passing", number: taken.providers_len, class: "good" },
+                ailing => Count { label: "instances not passing", number: ailing, class: "bad" },
             },
         ],
         drawing: Drawing::of(site.id, drawn, &neighbours),

@@ -87,6 +87,9 @@ pub(super) struct Line {
     strong: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) state: Option<&'static str>,
+    /// Of a node that appeared: which of its lives it is in. A higher one is a later one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incarnation: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -119,7 +122,7 @@ fn line(table: &ProviderTable, about: NodeId, explanation: Explanation, confirms
     let base = Line { node: node.clone(), node_id: about.to_string(), ..Line::default() };
     let instance = |event, service: String, id: String, what: &str| Line {
         event,
-        text: format!("{node} {what} the instance {id} of {service}."),
+        text: format!("{node} {what} {service} ({id})."),
         service: Some(service),
         instance: Some(id),
         ..Line::default()
@@ -127,7 +130,8 @@ fn line(table: &ProviderTable, about: NodeId, explanation: Explanation, confirms
     let line = match explanation {
         Explanation::Joined(incarnation) => Line {
             event: "joined",
-            text: format!("{node} appeared, in its life {}.", incarnation.0),
+            text: format!("{node} appeared."),
+            incarnation: Some(incarnation.0),
             ..Line::default()
         },
         Explanation::Accused { by, strong } => {
@@ -143,11 +147,9 @@ fn line(table: &ProviderTable, about: NodeId, explanation: Explanation, confirms
                 ..Line::default()
             }
         }
-        Explanation::Refuted(version) => Line {
-            event: "refuted",
-            text: format!("{node} answered that it is alive, with version {}.", version.0),
-            ..Line::default()
-        },
+        Explanation::Refuted(_) => {
+            Line { event: "refuted", text: format!("{node} answered that it is alive."), ..Line::default() }
+        }
         Explanation::Became(state) => Line {
             event: "became",
             text: format!("{node} is now {state}."),

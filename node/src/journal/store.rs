@@ -218,7 +218,11 @@ impl Store {
     pub fn put(&mut self, run: &Run, projection: &dyn Projection) -> rusqlite::Result<()> {
         self.begin()?;
         let (feed, mut seen, latest) = self.feed(run.feed)?;
-        let there = self.there(feed, run.start, run.end())?;
+        // Nearly always nothing: it goes on where the feed ended.
+        let there = match seen.highest() < run.start {
+            true => Seen::default(),
+            false => self.there(feed, run.start, run.end())?,
+        };
         let time = run.entries.iter().map(|e| e.time).max().unwrap_or_default();
         let mut insert = self.db.prepare_cached(
             "INSERT INTO journal_runs (feed, start, \"end\", time, before, signature, entries) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)

@@ -21,7 +21,7 @@ use crate::{NodeId, Time, sync::Ticket};
 const APART: Duration = Duration::from_millis(500);
 
 /// So many connected replicas share the interval of one; with more each node asks more seldom, and what is quiet costs no more for being large.
-const PEERS_PER_ROUND: usize = 4;
+const PEERS_PER_ROUND: usize = 2;
 
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]

@@ -3,8 +3,11 @@
 //! What was exported can be imported again, as often as one likes: the same line always names the same grade. A line without an ID is about the student of
 //! exactly that name, who is added if there is none. A line that makes no sense is listed with its number and what is wrong with it, and
 //! the others are taken.
+//!
+//! Spreadsheets run what begins like a formula (OWASP, "CSV Injection"). So a text that does is exported behind a `'`, which is
+//! taken off again by the import.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use axum::{
     Json,
@@ -58,13 +61,15 @@ pub(super) async fn export(
         _ = lines.write_record(COLUMNS);
         for student in tables::select(db, &all)? {
             let (id, grades) = (student.id.to_string(), &student.grades);
-            let named = [id.as_str(), &student.first_name, &student.last_name];
+            let (first, last) = (guarded(&student.first_name), guarded(&student.last_name));
+            let named = [id.as_str(), &*first, &*last];
             if grades.is_empty() {
                 _ = lines.write_record(named.iter().chain(&["", "", ""]));
             }
             for grade in grades {
-                let graded = [&grade.title, &grade.kind.to_string(), &grade.score.to_string()];
-                _ = lines.write_record(named.iter().copied().chain(graded.map(String::as_str)));
+                let (title, kind, score) =
+                    (guarded(&grade.title), grade.kind.to_string(), grade.score.to_string());
+                _ = lines.write_record(named.iter().copied().chain([&*title, kind.as_str(), score.as_str()]));
             }
         }
         Ok(lines.into_inner().unwrap_or_default())
@@ -75,6 +80,21 @@ pub(super) async fn export(
         (header::CONTENT_DISPOSITION, "attachment; filename=\"students.csv\""),
     ];
     Ok((headers, bytes).into_response())
+}
+
+/// Whether a spreadsheet would compute it, but for marks that keep it from that.
+fn is_formula(text: &str) -> bool {
+    text.trim_start_matches('\'').starts_with(['=', '+', '-', '@'])
+}
+
+/// As it is exported.
+fn guarded(text: &str) -> Cow<'_, str> {
+    if is_formula(text) { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
+}
+
+/// As it is meant in what was exported.
+fn unguarded(text: &str) -> &str {
+    text.strip_prefix('\'').filter(|text| is_formula(text)).unwrap_or(text)
 }
 
 /// What a line says.
@@ -209,7 +229,7 @@ fn line(
     let grade = match (value("Title"), value("Type"), value("Score")) {
         ("", "", "") => None,
         (title, kind, points) => {
-            let title = text("Title", title, TITLE_CHARS_MAX).map_err(told)?;
+            let title = text("Title", unguarded(title), TITLE_CHARS_MAX).map_err(told)?;
             let kind = kind.parse::<GradeType>().map_err(|problem| format!("Type: {problem}"))?;
             let points = points.parse().map_err(|_| format!("Score: {points:?} is not a number"))?;
             Some((title, kind, score(points).map_err(told)?))
@@ -228,8 +248,8 @@ fn line(
         number,
         occurrence,
         id,
-        first_name: text("FirstName", value("FirstName"), NAME_CHARS_MAX).map_err(told)?,
-        last_name: text("LastName", value("LastName"), NAME_CHARS_MAX).map_err(told)?,
+        first_name: text("FirstName", unguarded(value("FirstName")), NAME_CHARS_MAX).map_err(told)?,
+        last_name: text("LastName", unguarded(value("LastName")), NAME_CHARS_MAX).map_err(told)?,
         grade,
     })
 }

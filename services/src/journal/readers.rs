@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Reads under way at the same time. More wait: a disk is not faster for being asked by more.
 const READS_MAX: usize = 16;
-/// Connections kept for the next reader. Each holds a page cache.
-const IDLE_MAX: usize = 4;
+/// Connections kept with what they have read. The others are kept without: to open one, and to read the schema, takes longer than most reads.
+const WARM_MAX: usize = 4;
 /// Pages of a connection's cache, in KiB.
 const CACHE_KIB: i64 = 2048;
 
@@ -25,7 +25,7 @@ const CACHE_KIB: i64 = 2048;
 pub struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
-    /// How often the file was replaced.
+    /// How often the file was replaced. Changes only together with what is idle.
     file: AtomicU64,
     places: Arc<Semaphore>,
 }
@@ -52,8 +52,10 @@ impl Readers {
     /// # Errors
     /// The file cannot be opened.
     pub fn open(self: &Arc<Self>) -> rusqlite::Result<Reader> {
-        let file = self.file();
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let (file, idle) = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            (self.file(), idle.pop())
+        };
         let connection = match idle {
             Some(connection) => connection,
             None => connect(&self.path)?,
@@ -68,8 +70,9 @@ impl Readers {
 
     /// The file was replaced: whoever reads from the old one does so for the last time.
     pub fn forget(&self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         self.file.fetch_add(1, Ordering::SeqCst);
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        idle.clear();
     }
 }
 
@@ -77,6 +80,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::from_secs(2))?;
+    // Otherwise a statement is prepared again whenever a value is bound that a partial index might have to do with.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "mmap_size", 0)?;
     Ok(connection)
@@ -101,9 +106,21 @@ impl Deref for Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let mut idle = self.home.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_MAX && self.file == self.home.file() {
-            idle.extend(self.connection.take());
+        let Some(connection) = self.connection.take() else { return };
+        let idle = || self.home.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warm = idle();
+        if self.file != self.home.file() {
+            // Of a file that was replaced.
+        } else if warm.len() < WARM_MAX {
+            warm.push(connection);
+        } else {
+            drop(warm);
+            // There are no more than READS_MAX, so one that does not shrink does no harm.
+            _ = connection.execute_batch("PRAGMA shrink_memory");
+            let mut idle = idle();
+            if self.file == self.home.file() {
+                idle.insert(0, connection);
+            }
         }
     }
 }

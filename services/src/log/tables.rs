@@ -8,13 +8,14 @@
 //! single record would cost more than everything else together; so the last few rows are not in the index, and a search looks through
 //! those by itself (`search`). The index is still part of the same transactions as the rows.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hearsay_protocol::journal::clock::HybridTime;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     numbers,
+    recent::Recent,
     record::{Level, Said, Stored},
 };
 use crate::journal::{FeedId, Projection, Recorded, Retention, Seq};
@@ -101,9 +102,10 @@ pub(super) fn signed(seq: Seq) -> i64 {
 }
 
 /// The log's tables.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tables {
     retention: Retention,
+    recent: Arc<Recent>,
 }
 
 impl Default for Tables {
@@ -117,7 +119,12 @@ impl Default for Tables {
 impl Tables {
     /// Tables whose records are kept so long.
     pub(super) fn keeping(retention: Retention) -> Self {
-        Self { retention }
+        Self { retention, recent: Arc::default() }
+    }
+
+    /// The offsets of what was folded last.
+    pub(super) fn recent(&self) -> Arc<Recent> {
+        Arc::clone(&self.recent)
     }
 }
 
@@ -127,6 +134,7 @@ impl Projection for Tables {
     }
 
     fn create(&self, db: &Connection) -> rusqlite::Result<()> {
+        self.recent.clear();
         db.execute_batch(TABLES)?;
         // Without the texts, which stand in the rows.
         db.execute_batch(&format!(
@@ -139,6 +147,7 @@ impl Projection for Tables {
         let stored = Stored::from_body(entry.body);
         let is_posted = stored.as_ref().is_some_and(|stored| !stored.is_event);
         let before = numbers::next(db, &feed, entry.id.seq, is_posted)?;
+        self.recent.folded(entry.id, before.filter(|_| is_posted));
         if let Some(stored) = stored {
             let row = insert(db, feed.id, entry, before, &stored)?;
             if let Some(key) = entry.key {
@@ -163,6 +172,7 @@ impl Projection for Tables {
     }
 
     fn dropped(&self, db: &Connection, feed: FeedId, up_to: Seq) -> rusqlite::Result<()> {
+        self.recent.dropped(feed);
         let feed = numbers::forget(db, feed, up_to)?;
         let range = params![feed, signed(up_to)];
         // A table without texts has to be told the words that it is to forget.

@@ -10,7 +10,6 @@ use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use hearsay_protocol::NodeId;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -23,7 +22,7 @@ use super::{
 };
 use crate::{
     Problem,
-    journal::{AppendError, Appended, Journal, KEY_BYTES_MAX, Wanted, Write, read},
+    journal::{AppendError, Appended, EntryId, Journal, KEY_BYTES_MAX, Wanted, Write, read},
     parameters::Parameters,
     writing::{self, TOKEN, Wish, told},
 };
@@ -60,8 +59,8 @@ pub(super) async fn records(
     match Input::read(&headers, &body)? {
         Input::One(said) => {
             let appended = wish.write(journal.as_ref(), posted(&desk, said)).await?;
-            let [told_of] = offsets(&desk, journal.as_ref(), [&appended]).await.map(|o| tell(&appended, o));
-            Ok(told(&appended, Json(told_of)))
+            let offset = look_up(&desk, journal.as_ref(), std::slice::from_ref(&appended)).await;
+            Ok(told(&appended, Json(tell(&appended, offset.first().copied().flatten()))))
         }
         Input::Many(said) => {
             let bodies = said.into_iter().map(|said| posted(&desk, said)).collect();
@@ -130,8 +129,8 @@ pub(super) async fn numbered(
     }
     let said = Said { level: Level::default(), service: None, time_ms: None, message };
     let appended = wish.write(journal.as_ref(), posted(&desk, said)).await?;
-    let [offset] = offsets(&desk, journal.as_ref(), [&appended]).await;
-    Ok(told(&appended, Json(json!({ "offset": offset }))))
+    let offset = look_up(&desk, journal.as_ref(), std::slice::from_ref(&appended)).await;
+    Ok(told(&appended, Json(json!({ "offset": offset.first().copied().flatten() }))))
 }
 
 fn posted(desk: &Desk, said: Said) -> Vec<u8> {
@@ -177,9 +176,7 @@ async fn append_all(
 }
 
 async fn answer_many(desk: &Desk, journal: &dyn Journal, appended: &[Appended], numbered: bool) -> Response {
-    let all = appended.to_vec();
-    let me = desk.me();
-    let offsets = if numbered { look_up(journal, me, all).await } else { vec![None; appended.len()] };
+    let offsets = if numbered { look_up(desk, journal, appended).await } else { vec![None; appended.len()] };
     let records: Vec<Told> =
         appended.iter().zip(offsets).map(|(appended, offset)| tell(appended, offset)).collect();
     let Some(weakest) = appended.iter().min_by_key(|appended| appended.level) else {
@@ -199,21 +196,29 @@ fn tell(appended: &Appended, offset: Option<u64>) -> Told {
     Told { id: appended.id.to_string(), offset, ack: appended.level.name() }
 }
 
-async fn offsets<const N: usize>(desk: &Desk, journal: &dyn Journal, of: [&Appended; N]) -> [Option<u64>; N] {
-    let all = of.map(Clone::clone).to_vec();
-    let found = look_up(journal, desk.me(), all).await;
-    std::array::from_fn(|place| found.get(place).copied().flatten())
-}
-
 /// The offsets of what was written. None where it was the repetition of a write to another node, or cannot be read: written it is.
-async fn look_up(journal: &dyn Journal, me: NodeId, appended: Vec<Appended>) -> Vec<Option<u64>> {
-    let length = appended.len();
-    let found = read(journal, move |db| {
-        let own =
-            |a: &Appended| if a.id.feed.writer == me { numbers::offset(db, a.id, me) } else { Ok(None) };
-        appended.iter().map(own).collect::<rusqlite::Result<Vec<_>>>()
-    });
-    found.await.unwrap_or_else(|_| vec![None; length])
+async fn look_up(desk: &Desk, journal: &dyn Journal, appended: &[Appended]) -> Vec<Option<u64>> {
+    let me = desk.me();
+    let own: Vec<EntryId> = appended.iter().map(|a| a.id).filter(|id| id.feed.writer == me).collect();
+    let known: Option<Vec<u64>> = own.iter().map(|id| desk.recent.offset(*id)).collect();
+    let found: Vec<Option<u64>> = match (known, own.last().copied()) {
+        (Some(known), _) => known.into_iter().map(Some).collect(),
+        (None, None) => Vec::new(),
+        (None, Some(last)) => {
+            let epoch = desk.recent.asking(last);
+            let ids = own.clone();
+            let found = read(journal, move |db| {
+                ids.into_iter().map(|id| numbers::offset(db, id, me)).collect::<rusqlite::Result<Vec<_>>>()
+            });
+            let found = found.await.unwrap_or_else(|_| vec![None; own.len()]);
+            if let Some(offset) = found.last().copied().flatten() {
+                desk.recent.learn(epoch, last, offset);
+            }
+            found
+        }
+    };
+    let mut found = found.into_iter();
+    appended.iter().map(|a| if a.id.feed.writer == me { found.next().flatten() } else { None }).collect()
 }
 
 /// Why events were not stored, or not all of them. Under the same key they can be tried again.

@@ -129,7 +129,7 @@ struct Heading {
 
 fn headings(selection: &Selection) -> Vec<Heading> {
     let columns = [
-        (Sort::Id, "No.", "num"),
+        (Sort::Id, "No.", "num no"),
         (Sort::Name, "Student", ""),
         (Sort::Grades, "Grades", "num"),
         (Sort::Average, "Average", "num"),
@@ -153,6 +153,8 @@ fn headings(selection: &Selection) -> Vec<Heading> {
 /// A line of the list.
 struct Row {
     id: String,
+    /// The id, or the end of a long one: by it nobody is known, and it would take the place of the name.
+    number: String,
     href: String,
     name: String,
     grades: usize,
@@ -267,6 +269,7 @@ async fn list(desk: &Desk, selection: &Selection, token: Option<&str>) -> Result
     let mean = (!averages.is_empty()).then(|| averages.iter().sum::<f64>() / averages.len() as f64);
     let rows = students.iter().skip((page - 1) * ROWS).take(ROWS).map(|student| Row {
         href: path_of(&student.id).unwrap_or_default(),
+        number: end_of(&student.id),
         id: student.id.clone(),
         name: format!("{} {}", student.first_name, student.last_name),
         grades: student.grades.len(),
@@ -286,6 +289,14 @@ async fn list(desk: &Desk, selection: &Selection, token: Option<&str>) -> Result
         by,
         stale,
     })
+}
+
+/// Digits of an id that are shown.
+const NUMBER_CHARS: usize = 5;
+
+fn end_of(id: &str) -> String {
+    let over = id.chars().count().saturating_sub(NUMBER_CHARS);
+    if over == 0 { id.to_owned() } else { format!("…{}", id.chars().skip(over).collect::<String>()) }
 }
 
 /// What a grading node has of the book.

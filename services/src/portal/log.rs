@@ -22,14 +22,15 @@ use super::{
 use crate::{
     client::{Call, Reply, problem_detail},
     html::{Visible, page as html_page},
+    log::record::Level,
 };
 
 /// Records on one page.
 pub(super) const ROWS: usize = 100;
 /// What stands before the first record and after the last.
 const END: &str = "end";
-/// The levels that can be chosen.
-const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+/// The levels that can be chosen: each stands for itself and all that matter more, as in the log. The lowest is as good as none.
+const LEVELS: [Level; 4] = [Level::Error, Level::Warn, Level::Info, Level::Debug];
 
 /// A record, as a log node has it.
 #[derive(Clone, Debug, Deserialize)]
@@ -118,23 +119,24 @@ fn class_of(level: &str) -> &'static str {
     }
 }
 
-/// What of the log is wanted.
+/// What of the log is wanted. What that means is the log node's to say: all of it is passed on, for pages and for what comes live.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Filter {
     pub(super) service: String,
-    pub(super) level: String,
+    pub(super) level: Option<Level>,
     pub(super) q: String,
 }
 
 impl Filter {
     pub(super) fn read(query: Option<&str>) -> Self {
         let read = |name| parameter(query, name);
-        Self { service: read("service"), level: read("level"), q: read("q") }
+        Self { service: read("service"), level: read("level").parse().ok(), q: read("q") }
     }
 
     /// As a part of a query, with `&` before each.
     pub(super) fn encoded(&self) -> String {
-        let parts = [("service", &self.service), ("level", &self.level), ("q", &self.q)];
+        let level = self.level.map(Level::name).unwrap_or_default();
+        let parts = [("service", self.service.as_str()), ("level", level), ("q", &self.q)];
         let given = parts.into_iter().filter(|(_, value)| !value.is_empty());
         given.map(|(name, value)| format!("&{name}={}", encoded(value))).collect()
     }
@@ -143,12 +145,8 @@ impl Filter {
         self.encoded().is_empty()
     }
 
-    /// Whether a new record is wanted. (Not asked while searching: what a search finds is the log node's to say.)
-    pub(super) fn takes(&self, record: &Record) -> bool {
-        let is = |wanted: &str, given: &Option<String>| {
-            wanted.is_empty() || given.as_deref().is_some_and(|given| given.eq_ignore_ascii_case(wanted))
-        };
-        is(&self.service, &record.service) && is(&self.level, &record.level)
+    fn is_from(&self, level: &Level) -> bool {
+        self.level == Some(*level)
     }
 }
 
@@ -182,7 +180,7 @@ struct Shown {
 #[template(path = "portal/log.html")]
 struct LogPage {
     filter: Filter,
-    levels: [&'static str; 5],
+    levels: [Level; 4],
     /// Services that can be chosen: those on the page.
     services: Vec<String>,
     shown: Result<Shown, Outage>,
@@ -256,7 +254,17 @@ async fn ask(desk: &Desk, filter: &Filter, cursor: &str, at: Option<NodeId>) -> 
 pub(super) fn part(reply: &Reply) -> Result<Part, Outage> {
     if !reply.status.is_success() {
         let detail = problem_detail(&reply.body).unwrap_or_else(|| reply.status.to_string());
-        return Err(Outage::strange(&reply.provider, detail));
+        let strange = Outage::strange(&reply.provider, detail);
+        if !reply.status.is_client_error() {
+            return Err(strange);
+        }
+        // Mostly a place that only a log node knew which has gone since.
+        return Err(Outage {
+            status: reply.status,
+            heading: "The log cannot be read from there".to_owned(),
+            text: "The address may be an old one: places in the log are those of one log node, and it may have gone.",
+            ..strange
+        });
     }
     reply.json().map_err(|error| Outage::strange(&reply.provider, error))
 }

@@ -134,6 +134,9 @@ struct Failed {
     form: &'static str,
     refused: Option<Refused>,
     unsaved: Option<Outage>,
+    /// Where it was sent, and its key: with both it can be sent again as it was.
+    sent_to: String,
+    key: String,
 }
 
 impl Failed {
@@ -147,6 +150,7 @@ impl Failed {
 #[template(path = "portal/student.html")]
 struct StudentPage {
     path: String,
+    id: String,
     student: Result<Shown, Outage>,
     told: Option<&'static str>,
     key: Option<String>,
@@ -169,6 +173,7 @@ pub(super) async fn page(
 
 /// A student, by its id.
 struct Address {
+    id: String,
     /// Of its page.
     page: String,
     /// On a grading node.
@@ -178,7 +183,7 @@ struct Address {
 impl Address {
     fn of(id: &str) -> Result<Self, Problem> {
         let page = path_of(id).ok_or_else(|| Problem::not_found("this is the id of no student"))?;
-        Ok(Self { page, api: format!("/students/{id}") })
+        Ok(Self { page, api: format!("/students/{id}"), id: id.to_owned() })
     }
 }
 
@@ -209,7 +214,8 @@ async fn show(
         Err(outage) => (Err(outage), "Student".to_owned()),
     };
     let told = after.done.map(Done::told);
-    let content = StudentPage { path: address.page.clone(), student, told, key, types: TYPES, typed, failed };
+    let (path, id) = (address.page.clone(), address.id.clone());
+    let content = StudentPage { path, id, student, told, key, types: TYPES, typed, failed };
     html_page(status, &frame(desk.host.as_ref(), &title, Here::Book), &content)
 }
 
@@ -292,11 +298,12 @@ pub(super) async fn grade(
     let Some(score) = score else {
         let refused =
             Refused::field("score", format!("score: {:?} is no number; 0 to 100 are allowed", typed.score));
-        let failed = Failed { form: "grade", refused: Some(refused), unsaved: None };
+        let failed = Failed { form: "grade", refused: Some(refused), ..Failed::default() };
         return Ok(show(&desk, &student, &After::default(), new_key(), typed, failed).await);
     };
     let write = Write {
         form: "grade",
+        sent_to: format!("{}/grades", student.page),
         method: Method::POST,
         path: format!("{}/grades", student.api),
         body: Some(json!({ "title": typed.title, "type": typed.kind, "score": score })),
@@ -319,6 +326,7 @@ pub(super) async fn ungrade(
     }
     let write = Write {
         form: "remove",
+        sent_to: format!("{}/grades/{gid}/delete", student.page),
         method: Method::DELETE,
         path: format!("{}/grades/{gid}", student.api),
         body: None,
@@ -343,6 +351,7 @@ pub(super) async fn rename(
     };
     let write = Write {
         form: "name",
+        sent_to: student.page.clone(),
         method: Method::PUT,
         path: student.api.clone(),
         body: Some(json!({ "firstName": typed.first_name, "lastName": typed.last_name })),
@@ -362,6 +371,7 @@ pub(super) async fn delete(
     let (student, form) = (Address::of(&id)?, Form::read(&headers, &body)?);
     let write = Write {
         form: "delete",
+        sent_to: format!("{}/delete", student.page),
         method: Method::DELETE,
         path: student.api.clone(),
         body: None,
@@ -374,6 +384,8 @@ pub(super) async fn delete(
 /// A form, as a request to a grading node.
 struct Write {
     form: &'static str,
+    /// Where the page sent it.
+    sent_to: String,
     method: Method,
     path: String,
     body: Option<Value>,
@@ -395,9 +407,15 @@ async fn carry_out(desk: &Desk, student: &Address, form: &Form, write: Write, ty
         }
         Ok(reply) => {
             let refused = Some(Refused::from_problem(reply.status, &reply.body));
-            Failed { form: write.form, refused, unsaved: None }
+            Failed { form: write.form, refused, ..Failed::default() }
         }
-        Err(error) => Failed { form: write.form, refused: None, unsaved: Some(error.into()) },
+        Err(error) => Failed {
+            form: write.form,
+            refused: None,
+            unsaved: Some(error.into()),
+            sent_to: write.sent_to,
+            key: form.key().to_owned(),
+        },
     };
     // It may have arrived: pressed again, it must be the same write. What was refused is another one once it is put right.
     let key = if failed.unsaved.is_some() { Some(form.page_key()) } else { new_key() };

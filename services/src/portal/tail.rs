@@ -117,7 +117,9 @@ impl Follower {
 
     /// Finds a log node, and reads from it what came while none was followed.
     async fn connect(&mut self) {
-        let call = Call::get("/log/tail").header(header::ACCEPT, "text/event-stream");
+        let filter = self.filter.encoded();
+        let path = format!("/log/tail?{}", filter.trim_start_matches('&'));
+        let call = Call::get(path).header(header::ACCEPT, "text/event-stream");
         let stream = self.desk.host.client().stream(self.desk.host.as_ref(), "log", &call).await;
         match stream {
             Ok(stream) => {
@@ -171,13 +173,7 @@ impl Follower {
                 source.last_heard = Instant::now();
                 let Ok(data) = frame.into_data() else { return true };
                 let records: Vec<Record> = source.lines.take(&data);
-                records
-                    .iter()
-                    .filter(|record| self.filter.takes(record))
-                    .cloned()
-                    .collect::<Vec<_>>()
-                    .iter()
-                    .for_each(|record| self.show(record));
+                records.iter().for_each(|record| self.show(record));
                 true
             }
             Ok(None | Some(Err(_))) => false,

@@ -60,6 +60,15 @@ async fn a_large_book_is_paged_and_read_in_parts_that_fit() {
 }
 
 #[tokio::test]
+async fn a_long_number_takes_no_more_room_than_a_short_one_and_is_whole_on_the_students_page() {
+    let (setup, _fake) =
+        Setup::with([student(12345, "A", "B", &[]), student(208_790_857_757_406, "C", "D", &[])]).await;
+    let page = setup.get("/portal").await.text();
+    assert!(page.contains(">12345</td>") && page.contains("title=\"208790857757406\">…57406</td>"), "{page}");
+    assert!(setup.get("/portal/students/208790857757406").await.text().contains("Student 208790857757406."));
+}
+
+#[tokio::test]
 async fn a_student_is_added_and_shown() {
     let (setup, _fake) = Setup::with(five()).await;
     let page = setup.get("/portal").await.text();
@@ -233,6 +242,25 @@ async fn what_could_not_be_saved_keeps_its_key_so_that_trying_again_is_the_same_
     // A node that failed for one request answers the page itself: the form is there with its key.
     *fake.state.fails.lock().unwrap() = None;
     assert_eq!(setup.post(path, &fields).await.status, 303);
+}
+
+#[tokio::test]
+async fn without_any_node_what_was_typed_stays_and_can_be_sent_again() {
+    let (setup, _fake) = Setup::with(five()).await;
+    let page = setup.get("/portal/students/1").await.text();
+    let grade = key_of(&page, "/portal/students/1/grades");
+    let delete = key_of(&page, "/portal/students/1/delete");
+    setup.host.withdraw("grading", "g1");
+    let fields = [("key", grade.as_str()), ("title", "A <b> title"), ("type", "Exam"), ("score", "12.5")];
+    let answer = setup.post("/portal/students/1/grades", &fields).await;
+    let page = answer.text();
+    assert_eq!(answer.status, 503);
+    assert_eq!(page.matches("No grading node is alive").count(), 1, "{page}");
+    assert!(page.contains("value=\"A &#60;b&#62; title\"") && page.contains("value=\"12.5\""));
+    assert!(page.contains("<option selected>Exam</option>"));
+    assert_eq!(key_of(&page, "/portal/students/1/grades"), grade, "and it is the same write");
+    let page = setup.post("/portal/students/1/delete", &[("key", &delete)]).await.text();
+    assert_eq!(key_of(&page, "/portal/students/1/delete"), delete);
 }
 
 #[tokio::test]

@@ -309,10 +309,9 @@ async fn log(State(state): State<FakeState>, Query(query): Query1) -> Response {
     }
     let limit: usize = query.get("limit").map_or(100, |n| n.parse().unwrap());
     let shared = state.shared.lock().unwrap();
-    let is = |record: &Value, name: &str| query.get(name).is_none_or(|wanted| record[name] == *wanted);
     let finds =
         |record: &Value| query.get("q").is_none_or(|q| record["message"].as_str().unwrap().contains(q));
-    let wanted = |(_, r): &(usize, &Value)| is(r, "service") && is(r, "level") && finds(r);
+    let wanted = |(_, r): &(usize, &Value)| takes(&query, r) && finds(r);
     let all: Vec<(usize, &Value)> = shared.records.iter().enumerate().filter(wanted).collect();
     let len = shared.records.len();
     let page: Vec<&(usize, &Value)> = match query.get("before") {
@@ -337,10 +336,22 @@ async fn log(State(state): State<FakeState>, Query(query): Query1) -> Response {
     .into_response()
 }
 
-async fn tail(State(state): State<FakeState>) -> Response {
-    let events = stream::unfold(state.news.subscribe(), async |mut news| {
-        let record: Value = news.recv().await.ok()?;
-        Some((Ok::<_, Infallible>(Event::default().event("record").data(record.to_string())), news))
+async fn tail(State(state): State<FakeState>, Query(query): Query1) -> Response {
+    let events = stream::unfold((state.news.subscribe(), query), async |(mut news, query)| {
+        loop {
+            let record: Value = news.recv().await.ok()?;
+            if takes(&query, &record) {
+                let event = Event::default().event("record").data(record.to_string());
+                return Some((Ok::<_, Infallible>(event), (news, query)));
+            }
+        }
     });
     Sse::new(events).into_response()
+}
+
+/// A service means itself, a level itself and above.
+fn takes(query: &BTreeMap<String, String>, record: &Value) -> bool {
+    let level = |text: &str| text.parse::<crate::log::record::Level>().unwrap_or_default();
+    query.get("service").is_none_or(|wanted| record["service"] == *wanted)
+        && query.get("level").is_none_or(|l| level(record["level"].as_str().unwrap_or_default()) >= level(l))
 }

@@ -72,6 +72,11 @@ async fn records_are_filtered_and_searched() {
     let (setup, fake) = with_records(50).await;
     assert_eq!(messages(&setup.get("/portal/log?service=db").await.text()).len(), 25);
     assert_eq!(messages(&setup.get("/portal/log?level=error&service=web").await.text()).len(), 5);
+    let page = setup.get("/portal/log?level=INFO").await.text();
+    assert_eq!(messages(&page).len(), 50, "a level stands for those above it, too");
+    assert!(page.contains("<option selected>info</option>"));
+    let page = setup.get("/portal/log?level=loud").await.text();
+    assert_eq!(messages(&page).len(), 50, "what is no level is left aside");
     let page = setup.get("/portal/log?q=message+4&level=").await.text();
     assert_eq!(messages(&page).len(), 11);
     assert!(
@@ -87,6 +92,17 @@ async fn records_are_filtered_and_searched() {
             .iter()
             .any(|(_, path, _)| path == "/log?limit=100&before=end&q=message+4")
     );
+}
+
+#[tokio::test]
+async fn a_place_that_no_log_node_knows_any_more_leads_to_the_newest_records() {
+    let (setup, fake) = with_records(5).await;
+    *fake.state.fails.lock().unwrap() = Some((410, "this cursor is not of this node".into()));
+    let answer = setup.get("/portal/log?before=c3").await;
+    let page = answer.text();
+    assert_eq!(answer.status, 410);
+    assert!(page.contains("this cursor is not of this node"), "{page}");
+    assert_eq!(link(&page, "Newest records").as_deref(), Some("/portal/log"));
 }
 
 /// What an open page hears.
@@ -147,11 +163,12 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 #[tokio::test]
 async fn new_records_come_as_they_are_written_and_only_those_that_are_wanted() {
     let (setup, fake) = with_records(3).await;
-    let mut tail = Tail::open(&setup, "/portal/log/tail?service=web").await;
+    let mut tail = Tail::open(&setup, "/portal/log/tail?service=web&level=info").await;
     assert_eq!(tail.next().await, ("from".to_owned(), serde_json::json!({ "node": "g1" })));
     until("it is followed", || fake.followers() == 1).await;
     fake.log(record(3, "db", "info", "not for us"));
-    fake.log(record(4, "WEB", "warn", "a\u{1b}[31m<b>"));
+    fake.log(record(3, "web", "debug", "nor this"));
+    fake.log(record(4, "web", "warn", "a\u{1b}[31m<b>"));
     let (kind, data) = tail.next().await;
     assert_eq!(
         (kind.as_str(), data["message"].as_str(), data["class"].as_str()),

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     clock::Moment,
+    process::bound,
     sighting::{self, Sighting, What},
     system::Start,
 };
@@ -33,9 +34,7 @@ enum Word {
 
 /// The command line of an agent.
 pub(crate) fn command(start: &Start, library: &str, settings: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]);
-    command.arg(std::env::current_exe().unwrap_or_else(|_| "bench".into()));
+    let mut command = bound(std::env::current_exe().unwrap_or_else(|_| "bench".into()), None);
     command.args(["agent", library, settings, &start.index.to_string(), &start.size.to_string()]);
     command.args(start.seeds.iter().map(ToString::to_string));
     command

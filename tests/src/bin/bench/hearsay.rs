@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::{
     clock::Moment,
+    process::bound,
     sighting::{self, Sighting, What},
     system::{Start, control_port, swarm_port},
 };
@@ -29,15 +30,20 @@ pub(crate) fn binary() -> Option<String> {
 
 /// The command line of a node.
 pub(crate) fn command(start: &Start) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", &binary().unwrap_or_default()]);
-    command.args(["--ephemeral", "--no-mdns", "--log-format", "text", "--role", "grading"]);
-    command.args(["--name", &sighting::name(start.index)]);
-    command.arg("--http").arg(format!("127.0.0.1:{}", control_port(start.index)));
-    command.arg("--swarm").arg(format!("127.0.0.1:{}", swarm_port(start.index)));
+    let mut command = node(start.index, None);
+    command.args(["--ephemeral", "--role", "grading"]);
     for seed in &start.seeds {
         command.arg("--join").arg(format!("127.0.0.1:{}", swarm_port(*seed)));
     }
+    command
+}
+
+/// What the command lines of all nodes begin with: name, ports, and nothing that the caller's environment says.
+pub(crate) fn node(index: usize, processor: Option<usize>) -> Command {
+    let mut command = bound(binary().unwrap_or_default(), processor);
+    command.args(["--no-mdns", "--log-format", "text", "--name", &sighting::name(index)]);
+    command.arg("--http").arg(format!("127.0.0.1:{}", control_port(index)));
+    command.arg("--swarm").arg(format!("127.0.0.1:{}", swarm_port(index)));
     // Options are environment variables too, and none of the caller's is meant for these nodes.
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("HEARSAY_") {

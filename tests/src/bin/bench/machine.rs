@@ -1,6 +1,11 @@
 //! Where and with what was measured: without it, a figure means little.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use crate::hearsay;
 
@@ -22,12 +27,17 @@ pub(crate) fn describe() -> String {
     format!("{cores} cores ({model}), {gib:.0} GiB of memory, Linux {}", kernel.trim())
 }
 
-/// What was measured, each as it names its own version.
-pub(crate) fn versions() -> Vec<(&'static str, String)> {
+/// The node that is measured, as it names itself.
+pub(crate) fn node_version() -> (&'static str, String) {
     let node = hearsay::binary().and_then(|binary| first_line(&binary, &["--version"]));
+    ("hearsay", node.unwrap_or_else(|| "unknown".to_owned()))
+}
+
+/// What the cluster was measured beside, each as it names its own version.
+pub(crate) fn versions() -> Vec<(&'static str, String)> {
     let unknown = || "unknown".to_owned();
     vec![
-        ("hearsay", node.unwrap_or_else(unknown)),
+        node_version(),
         ("serf", first_line("serf", &["version"]).unwrap_or_else(unknown)),
         ("foca", locked_version(LOCK_FILE, "foca").unwrap_or("unknown").into()),
         ("chitchat", locked_version(LOCK_FILE, "chitchat").unwrap_or("unknown").into()),
@@ -44,6 +54,36 @@ pub(crate) fn peak_memory() -> u64 {
     kib("/proc/self/status", "VmHWM").unwrap_or(0)
 }
 
+/// The share of all processors that is in use for more than this is somebody else's work.
+const IDLE_PERCENT: f64 = 10.0;
+/// For how long it is looked.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// Waits until nobody else uses the machine, but no longer than this. What somebody else does is no figure of ours.
+pub(crate) fn wait_until_idle(bound: Duration) {
+    let begin = Instant::now();
+    while begin.elapsed() < bound {
+        let busy = || busy_ticks(&fs::read_to_string("/proc/stat").unwrap_or_default());
+        let (first, from) = (busy(), Instant::now());
+        thread::sleep(LOOK);
+        let (Some(first), Some(last)) = (first, busy()) else { return };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let all =
+            from.elapsed().as_secs_f64() * rustix::param::clock_ticks_per_second() as f64 * cores as f64;
+        if (last.saturating_sub(first)) as f64 * 100.0 / all < IDLE_PERCENT {
+            return;
+        }
+    }
+    eprintln!("the machine is not idle; figures will be worse than they could be");
+}
+
+/// What all processors together did but wait: the first line of `/proc/stat` without idle and iowait.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let fields: Vec<u64> = line.split_whitespace().map_while(|field| field.parse().ok()).collect();
+    fields.iter().take(8).sum::<u64>().checked_sub(fields.get(3)? + fields.get(4)?)
+}
+
 /// A field of the kernel's that counts KiB, in bytes.
 fn kib(file: &str, name: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
@@ -51,9 +91,11 @@ fn kib(file: &str, name: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-fn first_line(command: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(command).args(arguments).output().ok()?;
-    Some(String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned())
+/// The first line that a program writes, to either of its outputs; `None` where there is no such program.
+pub(crate) fn first_line(command: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(command).args(arguments).stdin(Stdio::null()).output().ok()?;
+    let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+    Some(String::from_utf8_lossy(&text).lines().next()?.trim().to_owned())
 }
 
 /// The value of the first `name : value`.
@@ -81,6 +123,7 @@ mod tests {
 
     #[test]
     fn the_kernels_fields_are_read() {
+        assert_eq!(busy_ticks("cpu  10 20 30 400 500 1 2 3 7 7\ncpu0 1 1\n"), Some(66));
         assert_eq!(field("vendor_id\t: x\nmodel name\t: A B\n", "model name"), Some("A B"));
         assert_eq!(field("MemTotal:       24000 kB\n", "MemTotal"), Some("24000 kB"));
     }

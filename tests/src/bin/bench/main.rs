@@ -4,14 +4,20 @@
 mod agent;
 mod clock;
 mod cluster;
+mod dialect;
+mod disk;
 mod fleet;
+mod gateway;
 mod hearsay;
+mod journal;
+mod load;
 mod machine;
 mod measure;
 mod namespace;
 mod process;
 mod report;
 mod serf;
+mod server;
 mod sighting;
 mod simulation;
 mod statistics;
@@ -27,8 +33,10 @@ use anyhow::{Result, bail};
 /// A benchmark: its name, how it is called, and what runs it.
 type Benchmark = (&'static str, &'static str, fn(&[String]) -> Result<()>);
 
-const BENCHMARKS: [Benchmark; 3] = [
+const BENCHMARKS: [Benchmark; 5] = [
     ("cluster", cluster::USAGE, cluster::run),
+    ("gateway", gateway::USAGE, gateway::run),
+    ("journal", journal::USAGE, journal::run),
     ("simulation", simulation::USAGE, simulation::run),
     ("swarms", swarms::USAGE, swarms::run),
 ];

@@ -1,10 +1,11 @@
 //! One process of a system under measurement: started, listened to, signalled, and never left behind.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io::{BufRead as _, BufReader, PipeReader, Write as _},
     path::Path,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc::Sender,
     thread,
 };
@@ -17,6 +18,17 @@ use crate::{
     sighting::{self, Sighting},
     system::{Start, System},
 };
+
+/// The command line of a program that dies with the thread that starts it; on one processor alone, if one is given.
+pub(crate) fn bound(program: impl AsRef<OsStr>, processor: Option<usize>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]);
+    if let Some(processor) = processor {
+        command.args(["taskset", "-c", &processor.to_string()]);
+    }
+    command.arg(program);
+    command
+}
 
 /// A sighting and who had it.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +80,18 @@ impl Process {
                     .is_none_or(|sighting| to.send(Heard { observer, sighting }).is_ok())
             });
         });
+        Ok(Self { child, has_ended: false })
+    }
+
+    /// Starts a process that is not listened to. All that it writes goes to the end of a file.
+    ///
+    /// # Errors
+    /// The program cannot be run, or the file not be written.
+    pub(crate) fn spawn(mut command: Command, output: &Path) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(output);
+        let file = file.with_context(|| output.display().to_string())?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
         Ok(Self { child, has_ended: false })
     }
 

@@ -28,18 +28,19 @@ pub(crate) fn page(figures: &[Figures], swarms: &[swarms::Figures], plan: &Plan)
         SETTLE.as_secs(),
         plan.idle.as_secs(),
     );
-    page.push_str("Versions as they name themselves:");
-    for (index, (name, version)) in machine::versions().iter().enumerate() {
-        let separator = if index == 0 { "" } else { "," };
-        _ = write!(page, "{separator} {name} ({version})");
-    }
-    page.push_str(".\n\n");
+    page.push_str(&versions(&machine::versions()));
     page.push_str(&tables(figures));
     if !swarms.is_empty() {
         _ = write!(page, "## Many nodes in one process\n\n{}\n", swarms::table(swarms));
     }
     page.push_str(METHOD);
     page
+}
+
+/// What was measured, in a paragraph.
+pub(crate) fn versions(of: &[(&str, String)]) -> String {
+    let all: Vec<String> = of.iter().map(|(name, version)| format!("{name} ({version})")).collect();
+    format!("Versions as they name themselves: {}.\n\n", all.join(", "))
 }
 
 /// Writes a page, into a folder that need not exist yet.
@@ -190,7 +191,8 @@ fn says_goodbye(f: &Figures) -> bool {
     System::from_name(f.system).is_some_and(System::can_leave)
 }
 
-fn three(times: &Times) -> String {
+/// p50, p99 and the longest.
+pub(crate) fn three(times: &Times) -> String {
     if times.len() == 0 {
         return "–".into();
     }

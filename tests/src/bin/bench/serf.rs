@@ -17,6 +17,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     clock::Moment,
+    process::bound,
     sighting::{self, Sighting, What},
     system::{Start, control_port, swarm_port},
 };
@@ -26,8 +27,8 @@ const ANSWER_BOUND: Duration = Duration::from_secs(10);
 
 /// The command line of an agent.
 pub(crate) fn command(start: &Start, profile: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", "serf", "agent", "-log-level=info"]);
+    let mut command = bound("serf", None);
+    command.args(["agent", "-log-level=info"]);
     command.arg(format!("-profile={profile}"));
     command.arg(format!("-node={}", sighting::name(start.index)));
     command.arg(format!("-bind=127.0.0.1:{}", swarm_port(start.index)));

@@ -49,12 +49,16 @@ impl Reading {
         Ok(Self { sent_bytes, processes: pids.map(process).collect::<Result<_>>()? })
     }
 
+    /// Processor time that these processes took since an earlier reading, in seconds.
+    pub(crate) fn cpu_seconds_since(&self, earlier: &Self) -> f64 {
+        let ticks = |reading: &Self| reading.processes.iter().map(|process| process.cpu_ticks).sum::<u64>();
+        (ticks(self) - ticks(earlier)) as f64 / rustix::param::clock_ticks_per_second() as f64
+    }
+
     /// What happened since an earlier reading of the same processes.
     pub(crate) fn since(&self, earlier: &Self, time: Duration) -> Idle {
         let (seconds, count) = (time.as_secs_f64(), self.processes.len().max(1) as f64);
-        let ticks = |reading: &Self| reading.processes.iter().map(|process| process.cpu_ticks).sum::<u64>();
-        let cpu_seconds =
-            (ticks(self) - ticks(earlier)) as f64 / rustix::param::clock_ticks_per_second() as f64;
+        let cpu_seconds = self.cpu_seconds_since(earlier);
         let mut resident: Vec<u64> = self.processes.iter().map(|process| process.resident_kib).collect();
         resident.sort_unstable();
         Idle {

@@ -1,0 +1,326 @@
+//! The same upstreams behind each proxy in turn. The proxy has a processor of its own; what loads it and what it passes requests to share the
+//! other.
+
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hearsay_tests::Swarms;
+use serde_json::{Value, json};
+
+use crate::{
+    gateway::Options,
+    machine::{self, first_line},
+    process::bound,
+    server::{Plan, Server},
+    usage::Reading,
+};
+
+/// The proxy's processor, and everybody else's.
+const PROXY: usize = 0;
+const OTHERS: usize = 1;
+/// Instances of the upstream.
+const UPSTREAMS: usize = 2;
+const UPSTREAM_PORT: u16 = 9001;
+const PROXY_PORT: u16 = 8080;
+/// What is asked for, from each. The gateway routes by the first segment; for the others it is just a path.
+const SERVICE: &str = "upstream";
+/// Connections: as many as the gateway, nginx and HAProxy keep to each upstream; and one, where nothing queues.
+pub(crate) const CONNECTIONS: [usize; 2] = [64, 1];
+/// Before what counts.
+const WARM_UP: u64 = 1;
+/// How long it is waited for others to leave the machine alone, before each round.
+const QUIET_MAX: Duration = Duration::from_secs(10);
+/// The number of the gateway's node; its swarm port must differ from those of the announcing swarms.
+const NODE: usize = 10;
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Proxy {
+    /// The upstream itself.
+    None,
+    Hearsay,
+    Nginx,
+    Haproxy,
+}
+
+impl Proxy {
+    pub(crate) const ALL: [Self; 4] = [Self::None, Self::Hearsay, Self::Nginx, Self::Haproxy];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::None => "direct",
+            Self::Hearsay => "hearsay",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+        }
+    }
+
+    /// What it is told of its own version by.
+    pub(crate) fn version(self) -> Option<String> {
+        match self {
+            Self::None | Self::Hearsay => None,
+            Self::Nginx => first_line("nginx", &["-v"]),
+            Self::Haproxy => first_line("haproxy", &["-v"]),
+        }
+    }
+
+    /// Starts it; nobody where there is none.
+    fn start(self, folder: &Path) -> Result<Option<Server>> {
+        let folder = folder.join(self.name());
+        fs::create_dir_all(&folder)?;
+        match self {
+            Self::None => Ok(None),
+            Self::Hearsay => {
+                // Who announces the upstreams is the first of the swarms.
+                let options = ["--gateway", &format!("127.0.0.1:{PROXY_PORT}")];
+                let plan = Plan::new(&folder, NODE, "gateway", &[0]).on(PROXY).ephemeral().with(&options);
+                let mut node = plan.start()?;
+                node.until("the gateway knows the upstreams", |node| {
+                    let state =
+                        node.ask("GET /gateway", &[], "").map(|reply| reply.json()).unwrap_or_default();
+                    state["instances"].as_array().is_some_and(|all| {
+                        all.iter().filter(|one| one["service"] == SERVICE).count() == UPSTREAMS
+                    })
+                })?;
+                Ok(Some(node))
+            }
+            Self::Nginx => {
+                let file = configured(&folder, "nginx.conf", &nginx_proxy())?;
+                let arguments = ["-p", ".", "-c", &file];
+                Ok(Some(Server::start("nginx", &arguments, PROXY_PORT, &folder, Some(PROXY))?))
+            }
+            Self::Haproxy => {
+                let file = configured(&folder, "haproxy.cfg", &haproxy())?;
+                Ok(Some(Server::start("haproxy", &["-db", "-f", &file], PROXY_PORT, &folder, Some(PROXY))?))
+            }
+        }
+    }
+}
+
+fn configured(folder: &Path, name: &str, text: &str) -> Result<String> {
+    let file = folder.join(name);
+    fs::write(&file, text).with_context(|| file.display().to_string())?;
+    Ok(file.display().to_string())
+}
+
+/// What both configurations of nginx begin with: one process, which does nothing that it need not.
+const NGINX: &str = "daemon off;\nmaster_process off;\nworker_processes 1;\npid nginx.pid;\nerror_log stderr crit;\n\
+                     events { worker_connections 4096; multi_accept on; }\n";
+
+fn nginx_upstream(port: u16) -> String {
+    let body = "Nobody asks who answers, as long as somebody does. ".repeat(2);
+    format!(
+        "{NGINX}http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; default_type text/plain;\n\
+         server {{ listen 127.0.0.1:{port} backlog=4096; return 200 '{body}'; }} }}\n"
+    )
+}
+
+fn nginx_proxy() -> String {
+    let servers: String = upstreams().map(|port| format!("server 127.0.0.1:{port}; ")).collect();
+    format!(
+        "{NGINX}http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 1h;\n\
+         upstream all {{ {servers}keepalive 128; keepalive_requests 1000000000; }}\n\
+         server {{ listen 127.0.0.1:{PROXY_PORT} backlog=4096; location / {{ proxy_pass http://all; proxy_http_version 1.1;\n\
+         proxy_set_header Connection ''; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n\
+         proxy_set_header X-Forwarded-Proto $scheme; }} }} }}\n"
+    )
+}
+
+fn haproxy() -> String {
+    let servers: String =
+        upstreams().map(|port| format!("    server s{port} 127.0.0.1:{port} pool-max-conn 128\n")).collect();
+    format!(
+        "global\n    nbthread 1\n    maxconn 4096\n    tune.idle-pool.shared off\n\
+         defaults\n    mode http\n    timeout client 1h\n    timeout server 1m\n    timeout connect 3s\n    option http-keep-alive\n\
+         frontend front\n    bind 127.0.0.1:{PROXY_PORT}\n    option forwardfor\n    default_backend back\n\
+         backend back\n    balance leastconn\n    http-reuse always\n{servers}"
+    )
+}
+
+fn upstreams() -> impl Iterator<Item = u16> {
+    (0..UPSTREAMS).map(|index| UPSTREAM_PORT + index as u16)
+}
+
+/// What `wrk` says.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Wrk {
+    pub(crate) per_second: f64,
+    pub(crate) requests: u64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) max_us: f64,
+    pub(crate) errors: u64,
+}
+
+/// One round of a proxy.
+#[derive(Clone, Debug)]
+pub(crate) struct Round {
+    pub(crate) wrk: Wrk,
+    /// Of the proxy, for the time of the round.
+    pub(crate) cpu_seconds: f64,
+    pub(crate) seconds: f64,
+}
+
+/// What each proxy gave, with each number of connections, round by round.
+#[derive(Default)]
+pub(crate) struct Figures {
+    pub(crate) rounds: BTreeMap<(usize, Proxy), Vec<Round>>,
+}
+
+impl Figures {
+    pub(crate) fn json(&self) -> Value {
+        let round = |round: &Round| {
+            json!({
+                "perSecond": round.wrk.per_second, "p50Us": round.wrk.p50_us, "p99Us": round.wrk.p99_us, "maxUs": round.wrk.max_us,
+                "errors": round.wrk.errors, "cpuSeconds": round.cpu_seconds, "seconds": round.seconds,
+            })
+        };
+        let of = |((connections, proxy), rounds): (&(usize, Proxy), &Vec<Round>)| {
+            let rounds: Vec<_> = rounds.iter().map(round).collect();
+            json!({ "proxy": proxy.name(), "connections": connections, "rounds": rounds })
+        };
+        self.rounds.iter().map(of).collect()
+    }
+
+    /// The highest rate of all rounds: whatever else happens on the machine can only lower it.
+    pub(crate) fn best(&self, connections: usize, proxy: Proxy) -> f64 {
+        let rounds = self.rounds.get(&(connections, proxy)).map(Vec::as_slice).unwrap_or_default();
+        rounds.iter().map(|round| round.wrk.per_second).fold(0.0, f64::max)
+    }
+
+    /// The middle one of all rounds' figures.
+    pub(crate) fn median(&self, connections: usize, proxy: Proxy, of: impl Fn(&Round) -> f64) -> Option<f64> {
+        let mut all: Vec<f64> = self.rounds.get(&(connections, proxy))?.iter().map(of).collect();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied()
+    }
+}
+
+/// # Errors
+/// A proxy that is installed does not start.
+pub(crate) fn measure(
+    options: &Options,
+    folder: &Path,
+    skipped: &mut Vec<String>,
+) -> Result<Option<Figures>> {
+    let mut skip = |what: &str, why: &str| {
+        eprintln!("skipped: {what}: {why}");
+        skipped.push(format!("{what}: {why}"));
+    };
+    let needed = [
+        ("wrk", first_line("wrk", &["-v"]).is_some()),
+        ("nginx, which is the upstream", Proxy::Nginx.version().is_some()),
+        ("taskset", first_line("taskset", &["--version"]).is_some()),
+    ];
+    if let Some((what, _)) = needed.iter().find(|(_, is_there)| !is_there) {
+        skip("proxies", &format!("{what}, is not installed"));
+        return Ok(None);
+    }
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        skip("proxies", "it takes two processors");
+        return Ok(None);
+    }
+    let mut proxies = Proxy::ALL.to_vec();
+    if Proxy::Haproxy.version().is_none() {
+        skip("haproxy", "it is not installed");
+        proxies.retain(|proxy| *proxy != Proxy::Haproxy);
+    }
+    let mut servers = Vec::new();
+    let (mut swarms, mut contacts) = (Swarms::new()?, Vec::new());
+    for port in upstreams() {
+        let place = folder.join(format!("upstream-{port}"));
+        fs::create_dir_all(&place)?;
+        let file = configured(&place, "nginx.conf", &nginx_upstream(port))?;
+        servers.push(Server::start("nginx", &["-p", ".", "-c", &file], port, &place, Some(OTHERS))?);
+        // Registration of foreign programs does not exist yet; a node that speaks for an address does.
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        contacts.push(swarms.announce(&format!("u{port}"), SERVICE, address, &contacts)?);
+    }
+    let mut figures = Figures::default();
+    for round in 0..options.rounds {
+        for proxy in &proxies {
+            let server = proxy.start(folder).with_context(|| proxy.name())?;
+            let port = if server.is_some() { PROXY_PORT } else { UPSTREAM_PORT };
+            let url = format!("http://127.0.0.1:{port}/{SERVICE}/");
+            wrk(&url, CONNECTIONS[0], Duration::from_secs(WARM_UP))?;
+            for connections in CONNECTIONS {
+                machine::wait_until_idle(QUIET_MAX);
+                let look = || Reading::take(server.iter().map(|server| server.process.pid()));
+                let first = look()?;
+                let wrk = wrk(&url, connections, options.time)?;
+                let cpu_seconds = look()?.cpu_seconds_since(&first);
+                eprintln!(
+                    "round {}: {}, {connections} connections: {:.0}/s",
+                    round + 1,
+                    proxy.name(),
+                    wrk.per_second
+                );
+                let round = Round { wrk, cpu_seconds, seconds: options.time.as_secs_f64() };
+                figures.rounds.entry((connections, *proxy)).or_default().push(round);
+            }
+        }
+    }
+    Ok(Some(figures))
+}
+
+/// Runs `wrk` with one thread.
+fn wrk(url: &str, connections: usize, time: Duration) -> Result<Wrk> {
+    let mut command: Command = bound("wrk", Some(OTHERS));
+    command.args(["-t1", &format!("-c{connections}"), &format!("-d{}s", time.as_secs()), "--latency", url]);
+    let output = command.output().context("wrk")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "wrk: {text}{}", String::from_utf8_lossy(&output.stderr));
+    let Some(wrk) = read(&text) else { bail!("wrk says something else: {text}") };
+    ensure!(wrk.requests > 0, "nothing was answered: {text}");
+    Ok(wrk)
+}
+
+/// Reads what it says at the end.
+fn read(text: &str) -> Option<Wrk> {
+    let after = |start: &str| {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(start))?;
+        Some(line.trim().to_owned())
+    };
+    let requests = text.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok())?;
+    let max_us = after("Latency  ").and_then(|line| micros(line.split_whitespace().nth(2)?))?;
+    let counted = |text: &str| {
+        text.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse::<u64>().ok()).sum::<u64>()
+    };
+    let errors = ["Socket errors:", "Non-2xx or 3xx responses:"];
+    Some(Wrk {
+        per_second: after("Requests/sec:")?.parse().ok()?,
+        requests,
+        p50_us: micros(&after("50%")?)?,
+        p99_us: micros(&after("99%")?)?,
+        max_us,
+        errors: errors.iter().filter_map(|start| after(start)).map(|line| counted(&line)).sum(),
+    })
+}
+
+/// `532.00us`, `1.98ms`, `1.02s`.
+fn micros(text: &str) -> Option<f64> {
+    let number = |text: &str| text.parse::<f64>().ok();
+    match text {
+        text if text.ends_with("us") => number(text.strip_suffix("us")?),
+        text if text.ends_with("ms") => Some(number(text.strip_suffix("ms")?)? * 1e3),
+        text => Some(number(text.strip_suffix('s')?)? * 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_wrk_says_is_read() {
+        let text = "Running 1s test @ http://x/\n  1 threads and 64 connections\n  Thread Stats   Avg      Stdev     Max   +/- Stdev\n    \
+                    Latency     1.98ms    1.10ms  20.50ms   90.00%\n    Req/Sec    32.10k     1.00k   33.00k    70.00%\n  \
+                    Latency Distribution\n     50%    1.87ms\n     75%    2.00ms\n     90%    2.50ms\n     99%  532.00us\n  \
+                    32100 requests in 1.00s, 7.00MB read\n  Socket errors: connect 0, read 2, write 0, timeout 1\n  \
+                    Non-2xx or 3xx responses: 4\nRequests/sec:  32100.50\nTransfer/sec:      7.00MB\n";
+        let wrk = read(text).unwrap();
+        assert_eq!((wrk.requests, wrk.per_second, wrk.errors), (32_100, 32_100.5, 7));
+        assert_eq!((wrk.p50_us, wrk.p99_us, wrk.max_us), (1870.0, 532.0, 20_500.0));
+        assert_eq!(micros("1.02s"), Some(1_020_000.0));
+    }
+}

@@ -1,0 +1,245 @@
+//! Servers with a folder of their own, started one by one: Hearsay's nodes with what they keep, and those they are measured beside.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hearsay_tests::http::{Reply, send};
+use rustix::process::Signal;
+
+use crate::{
+    hearsay,
+    process::{Process, bound},
+    system::{control_port, swarm_port},
+};
+
+/// How long a server may take to start, or to see what it is expected to see.
+const BOUND: Duration = Duration::from_secs(30);
+/// How often it is looked.
+pub(crate) const LOOK: Duration = Duration::from_millis(1);
+/// How long it may take for one answer.
+const ANSWER_BOUND: Duration = Duration::from_secs(5);
+
+/// A server that runs.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// Starts a program and waits until it takes connections.
+    ///
+    /// # Errors
+    /// It cannot be run, ends, or does not listen in time.
+    pub(crate) fn start(
+        program: &str,
+        arguments: &[&str],
+        port: u16,
+        folder: &Path,
+        processor: Option<usize>,
+    ) -> Result<Self> {
+        Self::start_before(program, arguments, port, folder, processor, None)
+    }
+
+    /// The same, with a library loaded before all others.
+    ///
+    /// # Errors
+    /// It cannot be run, ends, or does not listen in time.
+    pub(crate) fn start_before(
+        program: &str,
+        arguments: &[&str],
+        port: u16,
+        folder: &Path,
+        processor: Option<usize>,
+        library: Option<&Path>,
+    ) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        let mut command = bound(program, processor);
+        command.args(arguments).current_dir(folder);
+        command.envs(library.map(|library| ("LD_PRELOAD", library)));
+        let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
+        let process = Process::spawn(command, &folder.join(format!("{name}.out")))?;
+        let mut server = Self { process, address: (Ipv4Addr::LOCALHOST, port).into() };
+        server.until(&format!("{program} listens"), |server| TcpStream::connect(server.address).is_ok())?;
+        Ok(server)
+    }
+
+    /// Waits for a fact.
+    ///
+    /// # Errors
+    /// The process ends, or the bound passes.
+    pub(crate) fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) -> Result<()> {
+        let begin = Instant::now();
+        while !holds(self) {
+            ensure!(!self.process.has_ended(), "it has ended, and not: {what}");
+            ensure!(begin.elapsed() < BOUND, "not within {} s: {what}", BOUND.as_secs());
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Asks over a connection of its own; `None` where there is no answer.
+    pub(crate) fn ask(&self, request: &str, headers: &[(&str, &str)], body: &str) -> Option<Reply> {
+        send(self.address, request, headers, body, ANSWER_BOUND).ok()
+    }
+
+    /// Whether a GET is answered with 200.
+    pub(crate) fn answers(&self, path: &str) -> bool {
+        self.ask(&format!("GET {path}"), &[], "").is_some_and(|reply| reply.status == 200)
+    }
+
+    /// How many members it sees alive, itself included.
+    pub(crate) fn members(&self) -> usize {
+        let Some(reply) = self.ask("GET /members", &[], "") else { return 0 };
+        let members = reply.json();
+        let members = members["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+        members.iter().filter(|member| member["state"] == "alive").count()
+    }
+}
+
+/// How a node is started, any number of times.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) index: usize,
+    /// Where it keeps everything.
+    pub(crate) folder: PathBuf,
+    pub(crate) options: Vec<String>,
+    pub(crate) processor: Option<usize>,
+    keeps_data: bool,
+    library: Option<PathBuf>,
+}
+
+impl Plan {
+    /// A node with these roles, which joins these others.
+    pub(crate) fn new(folder: &Path, index: usize, roles: &str, join: &[usize]) -> Self {
+        let mut options = vec!["--role".to_owned(), roles.to_owned()];
+        for other in join {
+            options.extend(["--join".to_owned(), format!("127.0.0.1:{}", swarm_port(*other))]);
+        }
+        Self {
+            index,
+            folder: folder.join(format!("node-{index}")),
+            options,
+            processor: None,
+            keeps_data: true,
+            library: None,
+        }
+    }
+
+    /// With further options.
+    pub(crate) fn with(mut self, options: &[&str]) -> Self {
+        self.options.extend(options.iter().map(ToString::to_string));
+        self
+    }
+
+    /// As somebody else each time, with nothing kept.
+    pub(crate) fn ephemeral(mut self) -> Self {
+        self.keeps_data = false;
+        self.with(&["--ephemeral"])
+    }
+
+    /// On one processor.
+    pub(crate) fn on(mut self, processor: usize) -> Self {
+        self.processor = Some(processor);
+        self
+    }
+
+    /// With a library loaded before all others.
+    pub(crate) fn before(mut self, library: Option<&Path>) -> Self {
+        self.library = library.map(Path::to_owned);
+        self
+    }
+
+    /// Starts it, and waits for nothing.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub(crate) fn spawn(&self) -> Result<Server> {
+        fs::create_dir_all(&self.folder).with_context(|| self.folder.display().to_string())?;
+        let mut command = hearsay::node(self.index, self.processor);
+        if self.keeps_data {
+            command.arg("--data-dir").arg(&self.folder);
+        }
+        command.args(&self.options);
+        command.envs(self.library.iter().map(|library| ("LD_PRELOAD", library)));
+        let process = Process::spawn(command, &self.folder.join("node.out"))?;
+        Ok(Server { process, address: (Ipv4Addr::LOCALHOST, control_port(self.index)).into() })
+    }
+
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// It cannot be run, ends, or is not ready in time.
+    pub(crate) fn start(&self) -> Result<Server> {
+        let mut server = self.spawn()?;
+        server
+            .until("the node is ready", |server| server.answers("/readyz"))
+            .with_context(|| fs::read_to_string(self.folder.join("node.out")).unwrap_or_default())?;
+        Ok(server)
+    }
+}
+
+/// Starts nodes of a role that all see each other.
+///
+/// # Errors
+/// One of them does not start or does not see the others.
+pub(crate) fn cluster(folder: &Path, first: usize, count: usize, role: &str) -> Result<Vec<Server>> {
+    let mut nodes = Vec::new();
+    for index in first..first + count {
+        let join: Vec<usize> = (first..index).take(1).collect();
+        nodes.push(Plan::new(folder, index, role, &join).start()?);
+    }
+    for node in &mut nodes {
+        node.until("it sees all others", |node| node.members() == count)?;
+    }
+    Ok(nodes)
+}
+
+/// Asks a process to end, and waits until it has.
+///
+/// # Errors
+/// It has ended before, or does not.
+pub(crate) fn stop(server: &mut Server, signal: Signal) -> Result<()> {
+    server.process.signal(signal)?;
+    let begin = Instant::now();
+    while !server.process.has_ended() {
+        if begin.elapsed() > BOUND {
+            bail!("a process goes on after a signal");
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+/// A folder for what servers keep, which goes when this does.
+#[derive(Debug)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// A new one below this.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(crate) fn new(below: &Path, name: &str) -> Result<Self> {
+        let path = below.join(format!("{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path.canonicalize()?))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed is in the way of nobody.
+        _ = fs::remove_dir_all(&self.0);
+    }
+}
