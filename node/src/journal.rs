@@ -341,8 +341,10 @@ fn open(
                 let restored = store.restored()?;
                 Ok((store, restored, taken))
             };
-            let (store, restored, taken) =
-                begin().map_err(|error| anyhow::anyhow!("cannot use {}: {error}", path.display()))?;
+            let (store, restored, taken) = begin().map_err(|error| {
+                put_back(path, &aside);
+                anyhow::anyhow!("cannot use {}: {error}", path.display())
+            })?;
             tell_of_damage(name, &error, &aside, taken);
             Ok((store, restored))
         }
@@ -379,6 +381,16 @@ fn put_aside(path: &Path) -> anyhow::Result<PathBuf> {
         _ = std::fs::rename(with(path), with(&aside));
     }
     Ok(aside)
+}
+
+/// Undoes [`put_aside`], and removes what was begun in its place: what is sound in a damaged file must not be forgotten beside half a new one.
+fn put_back(path: &Path, aside: &Path) {
+    for suffix in ["-wal", "-shm", ""] {
+        let with = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+        // Perhaps it was not there yet. Where it cannot be removed it cannot be written either.
+        _ = std::fs::remove_file(with(path));
+        _ = std::fs::rename(with(aside), with(path));
+    }
 }
 
 /// A directory that goes with the process.

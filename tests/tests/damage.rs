@@ -49,11 +49,7 @@ impl Keepers {
         let seed = std::env::var("LAB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
         println!("LAB_SEED={seed}");
         let mut keepers = Self { hosts, nodes, written: Vec::new(), rng: fastrand::Rng::with_seed(seed) };
-        lab.until(10 * S, "all have all", |lab| {
-            let all = keepers.all(lab);
-            all.values().all(|names| names.len() == 2 * ENTRIES && names == &all[&keepers.address(lab, 0)])
-        });
-        keepers.written = keepers.all(lab).remove(&keepers.address(lab, 0)).unwrap();
+        keepers.equal(lab, 2 * ENTRIES);
         keepers
     }
 
@@ -76,6 +72,40 @@ impl Keepers {
         let slots = lab.dir().join(lab.name_of(self.nodes[which])).join("hearsay");
         let cluster = slots.read_dir().unwrap().next().unwrap().unwrap();
         cluster.path().join("0/journal")
+    }
+
+    /// Waits until what a node wrote is in its files: what is in the log is newer, and wins.
+    fn all_in_files(&self, lab: &Lab, which: usize) {
+        let journals = self.journals(lab, which);
+        let logs = ["grading.db-wal", "log.db-wal"].map(|log| journals.join(log));
+        lab.until(20 * S, "logs are empty", |_| {
+            logs.iter().all(|log| log.metadata().map_or(true, |log| log.len() == 0))
+        });
+    }
+
+    /// Writes something everywhere, so that a node's log holds something.
+    fn write(&mut self, lab: &Lab, which: usize) {
+        let to = lab.address(self.nodes[which]);
+        let n = self.written.len();
+        let student = json!({ "firstName": "Writer", "lastName": format!("student-{n}") }).to_string();
+        let record = format!("record-{n}");
+        for (request, kind, body) in
+            [("POST /students", "application/json", &student), ("POST /log", "text/plain", &record)]
+        {
+            let reply = send(to, request, &[("content-type", kind)], body, 8 * S).unwrap();
+            assert!(reply.status < 300, "{}", reply.body);
+        }
+        self.equal(lab, n + 2);
+    }
+
+    /// Waits until all nodes have so many, and remembers what.
+    fn equal(&mut self, lab: &Lab, count: usize) {
+        let first = self.address(lab, 0);
+        lab.until(10 * S, "all have all", |lab| {
+            let all = self.all(lab);
+            all.values().all(|names| names.len() == count && *names == all[&first])
+        });
+        self.written = self.all(lab).remove(&first).unwrap();
     }
 
     /// Flips some bits of one page of a file, or cuts the file short. Says what.
@@ -164,16 +194,25 @@ fn flipped_bits_and_cut_files_are_noticed_mended_and_spread_to_nobody() {
             }
             let topic = topic(&mut keepers.rng);
             let mut file = keepers.journals(lab, which).join(topic);
-            let clean = keepers.rng.u8(..3) > 0;
-            if clean {
-                lab.leave(keepers.nodes[which]);
+            let in_file = keepers.rng.u8(..3) > 0;
+            if in_file {
+                keepers.all_in_files(lab, which);
+                match keepers.rng.bool() {
+                    true => lab.leave(keepers.nodes[which]),
+                    false => lab.crash(keepers.nodes[which]),
+                }
             } else {
+                let healthy = unnoticed.is_empty();
+                if healthy {
+                    keepers.write(lab, which);
+                }
                 lab.crash(keepers.nodes[which]);
                 let log = file.with_extension("db-wal");
                 if log.metadata().is_ok_and(|file| file.len() > 0) {
                     file = log;
                 }
             }
+            let in_file = file.extension().is_some_and(|extension| extension == "db");
             let what = format!("round {round}, node {which}: {}", keepers.damage(&file));
             keepers.restart(lab, which);
             lab.until(10 * S, "it answers", |lab| lab.text(keepers.nodes[which], "/readyz").is_some());
@@ -181,7 +220,7 @@ fn flipped_bits_and_cut_files_are_noticed_mended_and_spread_to_nobody() {
             ill.insert(which);
             keepers.mended(lab, &ill, &what);
             let noticed = lab.log(keepers.nodes[which]).contains(NOTICED);
-            match (clean, noticed) {
+            match (in_file, noticed) {
                 (_, true) => noticed_at_once += 1,
                 (true, false) => _ = unnoticed.insert(which, (what, file)),
                 // SQLite ends a log where its own sums do.
@@ -206,7 +245,9 @@ fn three_nodes_that_are_each_damaged_elsewhere_mend_one_another() {
         let mut keepers = Keepers::start(lab);
         let rounds = if std::env::var_os("LAB_LONG").is_some() { 30 } else { 3 };
         for round in 0..rounds {
-            keepers.nodes.clone().into_iter().for_each(|node| lab.leave(node));
+            // The last one to leave hears that the others left, and writes it into its log.
+            (0..3).for_each(|which| keepers.all_in_files(lab, which));
+            keepers.nodes.clone().into_iter().for_each(|node| lab.crash(node));
             for which in 0..3 {
                 for topic in ["grading.db", "log.db"] {
                     let file = keepers.journals(lab, which).join(topic);
@@ -239,10 +280,7 @@ fn three_nodes_that_are_each_damaged_elsewhere_mend_one_another() {
 fn a_running_node_finds_a_flipped_bit_by_itself() {
     scenario("a_running_node_finds_a_flipped_bit_by_itself", |lab| {
         let mut keepers = Keepers::start(lab);
-        // What is in the log is newer than the file, and wins.
-        lab.leave(keepers.nodes[0]);
-        keepers.restart(lab, 0);
-        lab.until(10 * S, "all list all", |lab| lab.all_list_all(&keepers.nodes));
+        keepers.all_in_files(lab, 0);
         let file = keepers.journals(lab, 0).join("grading.db");
         let disk = OpenOptions::new().read(true).write(true).open(&file).unwrap();
         let pages = disk.metadata().unwrap().len() / PAGE;

@@ -31,7 +31,7 @@ use hearsay_services::journal::{Projection, Readers, is_damage};
 use tokio::sync::{mpsc::Sender, oneshot, watch};
 
 use super::{
-    Shown, Told, put_aside,
+    Shown, Told, put_aside, put_back,
     salvage::salvage,
     scrub::Scrub,
     store::{Store, StoreError, disk_error},
@@ -236,6 +236,10 @@ impl Keeper {
     }
 
     fn put(&mut self, id: WriteId, run: &Run) {
+        if self.ruined.is_some() {
+            // It is about to be replaced, and what is written now might be in neither.
+            return self.feed(Input::NotStored(id, DiskError::Failed));
+        }
         #[cfg(feature = "broken")]
         if self.broken.drops(run) {
             return self.feed(Input::Stored(id));
@@ -333,7 +337,10 @@ impl Keeper {
         lost.into_iter().for_each(|id| self.feed(Input::NotStored(id, DiskError::Failed)));
         match self.replace(&why) {
             Ok(left) => self.feed(Input::Replaced(left)),
-            Err(error) => tracing::error!(topic = self.topic, %error, "cannot replace a damaged database"),
+            Err(error) => {
+                tracing::error!(topic = self.topic, %error, "cannot replace a damaged database");
+                self.ruined = Some(why);
+            }
         }
         self.changed.send_modify(|changes| *changes += 1);
         self.carry_out();
@@ -342,15 +349,21 @@ impl Keeper {
 
     fn replace(&mut self, why: &str) -> anyhow::Result<Vec<Extent>> {
         let aside = put_aside(&self.path)?;
+        let begin = || -> Result<_, StoreError> {
+            let mut store = self.store.anew(&self.path, self.projection.as_ref())?;
+            let taken = salvage(&aside, &mut store, self.projection.as_ref())?;
+            let restored = store.restored()?;
+            Ok((store, restored, taken))
+        };
+        let (store, restored, taken) = begin().inspect_err(|_| put_back(&self.path, &aside))?;
         // SQLite leaves a file that was moved, and its log, as they are when it closes them.
-        self.store = self.store.anew(&self.path, self.projection.as_ref())?;
+        self.store = store;
         self.scrub = Scrub::default();
         // From here on, nobody reads what is damaged.
         self.readers.forget();
-        let taken = salvage(&aside, &mut self.store, self.projection.as_ref())?;
         self.shown.replaced.fetch_add(1, Ordering::Relaxed);
         tell_of_damage(&self.topic, &why, &aside, taken);
-        Ok(self.store.restored()?.extents)
+        Ok(restored.extents)
     }
 
     fn complain(&mut self, error: &rusqlite::Error, doing: &'static str) {

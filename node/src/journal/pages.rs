@@ -12,7 +12,7 @@
 #![allow(unsafe_code, reason = "SQLite's file systems are tables of C functions")]
 
 use std::{
-    ffi::{CStr, c_int, c_void},
+    ffi::{CStr, c_char, c_int, c_void},
     ptr, slice,
     sync::Once,
 };
@@ -61,6 +61,18 @@ pub(super) fn check_from_now_on() {
         ours.zName = NAME.as_ptr();
         ours.pAppData = below.cast();
         ours.xOpen = Some(open);
+        // Without those of the third version, by which tests replace system calls. Those that load extensions do not ask for whom.
+        ours.iVersion = ours.iVersion.min(2);
+        ours.xDelete = Some(delete);
+        ours.xAccess = Some(access);
+        ours.xFullPathname = Some(full_pathname);
+        ours.xRandomness = Some(randomness);
+        ours.xSleep = Some(sleep);
+        ours.xCurrentTime = Some(current_time);
+        ours.xGetLastError = Some(get_last_error);
+        if ours.iVersion >= 2 && ours.xCurrentTimeInt64.is_some() {
+            ours.xCurrentTimeInt64 = Some(current_time_int64);
+        }
         ffi::sqlite3_vfs_register(Box::into_raw(Box::new(ours)), 1);
     });
 }
@@ -202,11 +214,15 @@ unsafe extern "C" fn read(
         let below = below(file);
         let Some(read) = (*(*below).pMethods).xRead else { return ffi::SQLITE_IOERR };
         let read = read(below, buffer, amount, offset);
+        if !matches!(read, ffi::SQLITE_OK | ffi::SQLITE_IOERR_SHORT_READ) {
+            // Nothing was written to the buffer, perhaps.
+            return read;
+        }
         let bytes = slice::from_raw_parts(buffer.cast::<u8>(), amount as usize);
+        // What the file does not have, reads as zeros: behind its end that is right, and at the end half a page.
         let accepts = match read {
             ffi::SQLITE_OK => (*file.cast::<File>()).accepts(offset, bytes),
-            // What the file does not have, reads as zeros: behind its end that is right, and at the end half a page.
-            ffi::SQLITE_IOERR_SHORT_READ if is_page(offset, bytes.len()) => {
+            _ if is_page(offset, bytes.len()) => {
                 bytes.iter().all(|byte| *byte == 0) || (*file.cast::<File>()).accepts(offset, bytes)
             }
             _ => true,
@@ -271,10 +287,46 @@ pass_on! {
     check_reserved_lock => xCheckReservedLock(out: *mut c_int) or ffi::SQLITE_IOERR;
     file_control => xFileControl(operation: c_int, argument: *mut c_void) or ffi::SQLITE_NOTFOUND;
     sector_size => xSectorSize() or 0;
-    device_characteristics => xDeviceCharacteristics() or 0;
     shm_map => xShmMap(page: c_int, size: c_int, extend: c_int, out: *mut *mut c_void) or ffi::SQLITE_IOERR;
     shm_lock => xShmLock(offset: c_int, n: c_int, flags: c_int) or ffi::SQLITE_IOERR;
     shm_unmap => xShmUnmap(delete: c_int) or ffi::SQLITE_OK;
+}
+
+/// As below, but what is large is read by pages, too. Otherwise SQLite reads what a value has on pages of its own past all of this.
+unsafe extern "C" fn device_characteristics(file: *mut ffi::sqlite3_file) -> c_int {
+    // SAFETY: as for `open`.
+    unsafe {
+        let below = below(file);
+        let all = (*(*below).pMethods).xDeviceCharacteristics.map_or(0, |all| all(below));
+        all & !ffi::SQLITE_IOCAP_SUBPAGE_READ
+    }
+}
+
+/// Functions that pass on to the file system below.
+macro_rules! pass_down {
+    ($($name:ident => $method:ident($($argument:ident: $type:ty),*) or $otherwise:expr;)*) => {$(
+        unsafe extern "C" fn $name(vfs: *mut ffi::sqlite3_vfs, $($argument: $type),*) -> c_int {
+            // SAFETY: SQLite calls with the table that it was given, which names the one below.
+            unsafe {
+                let vfs: *mut ffi::sqlite3_vfs = (*vfs).pAppData.cast();
+                match (*vfs).$method {
+                    Some(method) => method(vfs, $($argument),*),
+                    None => $otherwise,
+                }
+            }
+        }
+    )*};
+}
+
+pass_down! {
+    delete => xDelete(name: *const c_char, sync: c_int) or ffi::SQLITE_IOERR;
+    access => xAccess(name: *const c_char, flags: c_int, out: *mut c_int) or ffi::SQLITE_IOERR;
+    full_pathname => xFullPathname(name: *const c_char, size: c_int, out: *mut c_char) or ffi::SQLITE_IOERR;
+    randomness => xRandomness(size: c_int, out: *mut c_char) or 0;
+    sleep => xSleep(microseconds: c_int) or 0;
+    current_time => xCurrentTime(out: *mut f64) or ffi::SQLITE_ERROR;
+    get_last_error => xGetLastError(size: c_int, out: *mut c_char) or 0;
+    current_time_int64 => xCurrentTimeInt64(out: *mut ffi::sqlite3_int64) or ffi::SQLITE_ERROR;
 }
 
 unsafe extern "C" fn shm_barrier(file: *mut ffi::sqlite3_file) {
@@ -370,6 +422,33 @@ mod tests {
         }
         // A page that nobody needed to read was not missed.
         assert!(found > 1500, "{found}");
+    }
+
+    /// What does not fit onto a page goes on on others, which SQLite would read without asking for whole pages.
+    #[test]
+    fn a_bit_that_flips_in_what_is_longer_than_a_page_is_found() {
+        check_from_now_on();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        let long = "long ".repeat(10_000);
+        {
+            let db = Connection::open(&path).unwrap();
+            leave_room(&db);
+            db.pragma_update(None, "journal_mode", "WAL").unwrap();
+            db.execute("CREATE TABLE texts (text)", []).unwrap();
+            db.execute("INSERT INTO texts VALUES (?1)", [&long]).unwrap();
+        }
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.len() - 3 * PAGE + 1000;
+        assert!(bytes[at].is_ascii());
+        let read = || {
+            let db = Connection::open(&path).unwrap();
+            db.query_row("SELECT text FROM texts", [], |row| row.get::<_, String>(0))
+        };
+        assert_eq!(read().unwrap(), long);
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(read().unwrap_err().sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseCorrupt));
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(super) use error::disk_error;
 pub(super) const FORMAT: i64 = 1;
 /// Says in the file's header whose it is: "hsay".
 pub(super) const APPLICATION_ID: i64 = 0x6873_6179;
+/// How long a statement waits for those of others.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pages in the writer's cache, in KiB.
 const CACHE_KIB: i64 = 8 * 1024;
 /// Runs folded in one transaction while tables are made anew.
@@ -102,7 +104,7 @@ impl Store {
     pub(super) fn open_as_it_is(path: &Path, cluster: &str, topic: &str) -> Result<Self, StoreError> {
         pages::check_from_now_on();
         let db = Connection::open(path)?;
-        db.busy_timeout(Duration::from_secs(5))?;
+        db.busy_timeout(BUSY_TIMEOUT)?;
         let application: i64 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
         let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         if tables > 0 && application != APPLICATION_ID {
@@ -123,9 +125,21 @@ impl Store {
         }
         store.check_owner()?;
         if is_old {
-            store.db.execute_batch("VACUUM")?;
+            store.give_sums()?;
         }
         Ok(store)
+    }
+
+    /// Makes a file from before pages had sums anew, with them. What is damaged would prove itself from then on, so it is looked for before.
+    fn give_sums(&self) -> rusqlite::Result<()> {
+        let verdict: String = self.db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if verdict != "ok" {
+            let damaged = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+            return Err(rusqlite::Error::SqliteFailure(damaged, Some(verdict)));
+        }
+        self.db.execute_batch("VACUUM")?;
+        // Whoever opens the file from now on finds the first page in it, which says that there are sums.
+        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
     fn create(&mut self) -> rusqlite::Result<()> {
