@@ -38,8 +38,11 @@ mod backup;
 #[cfg(feature = "broken")]
 mod broken;
 mod keeper;
+mod pages;
 mod rebuild;
 mod retention;
+mod salvage;
+mod scrub;
 mod shown;
 mod store;
 mod verify;
@@ -58,6 +61,8 @@ const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub(crate) enum Told {
     /// By a plug-in.
     Append(Write, Option<Level>, Instant, oneshot::Sender<Result<Appended, AppendError>>),
+    /// By a reader of the so-manieth file: it is damaged.
+    Damaged(u64),
     /// These live members, other than this node, keep the topic.
     Replicas(BTreeSet<NodeId>),
     /// A connection to a peer opened.
@@ -75,7 +80,11 @@ impl Told {
         let body = match self {
             Self::Append(write, ..) => write.body.len() + write.key.as_ref().map_or(0, String::len),
             Self::Request(_, _, bytes) | Self::Response(_, _, Some(bytes)) => bytes.len(),
-            Self::Replicas(_) | Self::Connected(_) | Self::Disconnected(_) | Self::Response(..) => 0,
+            Self::Damaged(_)
+            | Self::Replicas(_)
+            | Self::Connected(_)
+            | Self::Disconnected(_)
+            | Self::Response(..) => 0,
         };
         size_of::<Self>() + body
     }
@@ -134,6 +143,10 @@ impl hearsay_services::journal::Journal for Topic {
 
     fn has(&self, id: EntryId) -> rusqlite::Result<bool> {
         store::holds(&*self.readers.open()?, id)
+    }
+
+    fn damaged(&self, file: u64) {
+        self.tell(Told::Damaged(file));
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -271,6 +284,8 @@ fn start(
         changed,
         waiting_bytes: Arc::clone(&waiting_bytes),
         shown: Arc::clone(&shown),
+        path: path.to_owned(),
+        readers: Arc::clone(&readers),
     };
     let keeper = keeper::Keeper::new(parts)?;
     std::thread::Builder::new().name(format!("journal-{name}")).spawn(move || keeper.run())?;
@@ -293,19 +308,34 @@ fn open(
         Ok(opened) => Ok(opened),
         Err(StoreError::Damaged(error)) => {
             let aside = put_aside(path)?;
-            tracing::error!(
-                topic = name,
-                %error,
-                kept = %aside.display(),
-                "the journal's database is damaged; it was put aside, and what other replicas have comes back from them"
-            );
-            attempt().map_err(|error| anyhow::anyhow!("cannot use {}: {error}", path.display()))
+            let begin = || -> Result<(Store, Restored, u64), StoreError> {
+                let (mut store, _) = attempt()?;
+                let taken = salvage::salvage(&aside, &mut store, projection)?;
+                let restored = store.restored()?;
+                Ok((store, restored, taken))
+            };
+            let (store, restored, taken) = begin().map_err(|error| {
+                put_back(path, &aside);
+                anyhow::anyhow!("cannot use {}: {error}", path.display())
+            })?;
+            tell_of_damage(name, &error, &aside, taken);
+            Ok((store, restored))
         }
         Err(error) => Err(anyhow::anyhow!(
             "cannot use {}: {error}; move it away, or name another --data-dir",
             path.display()
         )),
     }
+}
+
+fn tell_of_damage(topic: &str, error: &dyn std::fmt::Display, aside: &Path, taken: u64) {
+    tracing::error!(
+        topic,
+        %error,
+        kept = %aside.display(),
+        runs_taken_over = taken,
+        "the journal's database is damaged; it was put aside, and what other replicas have comes back from them"
+    );
 }
 
 /// A free name beside a database that is damaged. `None`: there are too many already.
@@ -324,6 +354,16 @@ fn put_aside(path: &Path) -> anyhow::Result<PathBuf> {
         _ = std::fs::rename(with(path), with(&aside));
     }
     Ok(aside)
+}
+
+/// Undoes [`put_aside`], and removes what was begun in its place: what is sound in a damaged file must not be forgotten beside half a new one.
+fn put_back(path: &Path, aside: &Path) {
+    for suffix in ["-wal", "-shm", ""] {
+        let with = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+        // Perhaps it was not there yet. Where it cannot be removed it cannot be written either.
+        _ = std::fs::remove_file(with(path));
+        _ = std::fs::rename(with(aside), with(path));
+    }
 }
 
 /// A directory that goes with the process.

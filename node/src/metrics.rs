@@ -108,7 +108,7 @@ impl Metrics {
         *self.plugins.0.lock().unwrap_or_else(PoisonError::into_inner) = plugins;
     }
 
-    /// What these journals count is shown, too.
+    /// What these journals count is shown, too, for as long as they are there.
     pub fn set_journals(&self, journals: &Arc<Journals>) {
         *self.journals.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(journals);
     }

@@ -126,6 +126,9 @@ pub enum Input {
     Damaged(Extent),
     /// What of a feed is on the disk, or will never come, is this: the answer to [`Output::Forgo`], where it changed something.
     Forgone(Extent),
+    /// The disk was found damaged and is replaced by one that has only this. Every write under way was answered with
+    /// [`NotStored`](Self::NotStored) before.
+    Replaced(Vec<Extent>),
     /// These live members, other than this node, keep the topic.
     Replicas(BTreeSet<NodeId>),
     /// A connection to a peer opened.
@@ -341,6 +344,14 @@ impl Journal {
                 self.repair.soon(now);
             }
             Input::Forgone(extent) => self.extents.replace(extent.feed, extent.seen),
+            Input::Replaced(left) => {
+                self.counters.damaged += 1;
+                self.extents = Extents::restored(left);
+                // What of the old feed others have comes back; its numbers are not used again.
+                self.own = begin_feed(&self.me, &self.config, &mut self.rng);
+                self.failed = false;
+                self.repair.soon(now);
+            }
             Input::Replicas(alive) => self.set_replicas(now, alive),
             Input::Connected(peer) => {
                 self.connected.insert(peer);

@@ -160,8 +160,19 @@ pub trait Journal: Send + Sync + 'static {
     /// What the database said.
     fn has(&self, id: EntryId) -> rusqlite::Result<bool>;
 
+    /// A reader of the so-manieth file ([`Readers::file`]) found it damaged.
+    fn damaged(&self, file: u64) {
+        let _ = file;
+    }
+
     /// Changes each time that entries came into the tables.
     fn changes(&self) -> watch::Receiver<u64>;
+}
+
+/// Whether a database says that its file is damaged.
+pub fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
 /// Reads from a plug-in's tables, on a thread that may wait for the disk.
@@ -174,13 +185,17 @@ pub async fn read<R: Send + 'static>(
 ) -> Result<R, Problem> {
     let readers = Arc::clone(journal.readers());
     let _place = readers.place().await;
+    let file = readers.file();
     let looked = tokio::task::spawn_blocking(move || look(&*readers.open()?)).await;
     match looked {
         Ok(Ok(found)) => Ok(found),
-        Ok(Err(error)) => Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("the database cannot be read: {error}"),
-        )),
+        Ok(Err(error)) => {
+            if is_damage(&error) {
+                journal.damaged(file);
+            }
+            let problem = format!("the database cannot be read: {error}");
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, problem))
+        }
         Err(_) => {
             Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "reading ended early; this is a defect"))
         }

@@ -18,6 +18,7 @@ use rusqlite::{
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{
+    pages::{have_sums, leave_room},
     store::APPLICATION_ID,
     verify::{self, Tell},
 };
@@ -127,6 +128,11 @@ fn copy(from: &Path, to: &Path, tell: &mut Tell<'_>) -> Result<(), BackupError> 
         return Err(BackupError::Foreign(from.to_owned()));
     }
     let mut target = Connection::open(to).map_err(failed)?;
+    if have_sums(&source) {
+        // Its first page says that pages have sums, and must be there before the others come.
+        leave_room(&target);
+        target.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
+    }
     pages(&source, &mut target, tell).map_err(failed)?;
     // Otherwise it would be a copy that begets two more files when it is looked at.
     target.pragma_update(None, "journal_mode", "DELETE").map_err(failed)?;

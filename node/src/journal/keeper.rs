@@ -5,18 +5,19 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Arc, PoisonError,
         atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use hearsay_protocol::{
     Identity, Time,
     journal::{
-        Config, Input, Journal, LoadId, Output, Restored, WriteId,
+        Config, DiskError, Input, Journal, LoadId, Output, Restored, WriteId,
         append::{Append, AppendError, AppendId, Appended},
         feed::{FeedId, Run, Seq},
         message::{Extent, JournalRequest, JournalResponse, address},
@@ -26,13 +27,16 @@ use hearsay_protocol::{
 };
 #[cfg(feature = "broken")]
 use hearsay_services::journal::Write;
-use hearsay_services::journal::{Projection, Retention};
+use hearsay_services::journal::{Projection, Readers, Retention, is_damage};
 use tokio::sync::{mpsc::Sender, oneshot, watch};
 
 use super::{
-    Shown, Told,
+    Shown, Told, put_aside, put_back,
     retention::Schedule,
-    store::{Store, disk_error},
+    salvage::salvage,
+    scrub::Scrub,
+    store::{Store, StoreError, disk_error},
+    tell_of_damage,
 };
 use crate::{driver::Order, view::Clock};
 
@@ -40,6 +44,9 @@ use crate::{driver::Order, view::Clock};
 const TAKE_MAX: usize = 4096;
 /// The thread looks around at least so often.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// A database is replaced at most so often: where each decays at once, another one helps as little.
+const REPLACE_EVERY: Duration = Duration::from_secs(10);
 
 /// What a keeper is made of.
 pub(super) struct Parts {
@@ -55,6 +62,8 @@ pub(super) struct Parts {
     pub(super) changed: watch::Sender<u64>,
     pub(super) waiting_bytes: Arc<AtomicUsize>,
     pub(super) shown: Arc<Shown>,
+    pub(super) path: PathBuf,
+    pub(super) readers: Arc<Readers>,
 }
 
 /// Keeps one topic.
@@ -70,6 +79,8 @@ pub(super) struct Keeper {
     changed: watch::Sender<u64>,
     waiting_bytes: Arc<AtomicUsize>,
     shown: Arc<Shown>,
+    path: PathBuf,
+    readers: Arc<Readers>,
     #[cfg(feature = "broken")]
     broken: super::broken::Broken,
     /// In the open transaction.
@@ -78,6 +89,10 @@ pub(super) struct Keeper {
     next_append: u64,
     /// Runs that did not stand the check when they were read.
     damaged: Vec<(FeedId, Vec<Seq>)>,
+    scrub: Scrub,
+    /// Why the file as a whole cannot be used any more.
+    ruined: Option<String>,
+    replaced: Option<Instant>,
 }
 
 impl Keeper {
@@ -107,10 +122,15 @@ impl Keeper {
             changed: parts.changed,
             waiting_bytes: parts.waiting_bytes,
             shown: parts.shown,
+            path: parts.path,
+            readers: parts.readers,
             uncommitted: Vec::new(),
             asked: BTreeMap::new(),
             next_append: 0,
             damaged: Vec::new(),
+            scrub: Scrub::default(),
+            ruined: None,
+            replaced: None,
         })
     }
 
@@ -137,6 +157,10 @@ impl Keeper {
             }
             self.commit();
             self.drop_oldest();
+            if self.scrub.look(self.store.connection(), &self.shown) {
+                self.ruined = Some("a page does not prove itself".into());
+            }
+            self.replace_if_ruined();
             *self.shown.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.machine.counters();
         }
     }
@@ -182,6 +206,11 @@ impl Keeper {
                 let left = deadline.saturating_duration_since(std::time::Instant::now());
                 let deadline = self.clock.now() + left;
                 self.feed(Input::Append(Append { id, key: write.key, body: write.body, level, deadline }));
+            }
+            Told::Damaged(file) => {
+                if file == self.readers.file() && self.ruined.is_none() {
+                    self.ruined = Some("a reader found it damaged".into());
+                }
             }
             Told::Replicas(replicas) => self.feed(Input::Replicas(replicas)),
             Told::Connected(peer) => self.feed(Input::Connected(peer)),
@@ -243,6 +272,10 @@ impl Keeper {
     }
 
     fn put(&mut self, id: WriteId, run: &Run) {
+        if self.ruined.is_some() {
+            // It is about to be replaced, and what is written now might be in neither.
+            return self.feed(Input::NotStored(id, DiskError::Failed));
+        }
         #[cfg(feature = "broken")]
         if self.broken.drops(run) {
             return self.feed(Input::Stored(id));
@@ -318,6 +351,9 @@ impl Keeper {
                 Err(error) => {
                     self.shown.disk_errors.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(topic = self.topic, %error, "cannot take out what is damaged");
+                    if matches!(error, StoreError::Damaged(_)) {
+                        self.ruined = Some(error.to_string());
+                    }
                     self.store.roll_back();
                 }
             }
@@ -326,8 +362,52 @@ impl Keeper {
         }
     }
 
-    fn complain(&self, error: &rusqlite::Error, doing: &'static str) {
+    /// Begins anew with what of a ruined file proves itself.
+    fn replace_if_ruined(&mut self) {
+        if self.ruined.is_none() || self.replaced.is_some_and(|at| at.elapsed() < REPLACE_EVERY) {
+            return;
+        }
+        let Some(why) = self.ruined.take() else { return };
+        self.replaced = Some(Instant::now());
+        self.store.roll_back();
+        let lost = std::mem::take(&mut self.uncommitted);
+        lost.into_iter().for_each(|id| self.feed(Input::NotStored(id, DiskError::Failed)));
+        match self.replace(&why) {
+            Ok(left) => self.feed(Input::Replaced(left)),
+            Err(error) => {
+                tracing::error!(topic = self.topic, %error, "cannot replace a damaged database");
+                self.ruined = Some(why);
+            }
+        }
+        self.changed.send_modify(|changes| *changes += 1);
+        self.carry_out();
+        self.commit();
+    }
+
+    fn replace(&mut self, why: &str) -> anyhow::Result<Vec<Extent>> {
+        let aside = put_aside(&self.path)?;
+        let begin = || -> Result<_, StoreError> {
+            let mut store = self.store.anew(&self.path, self.projection.as_ref())?;
+            let taken = salvage(&aside, &mut store, self.projection.as_ref())?;
+            let restored = store.restored()?;
+            Ok((store, restored, taken))
+        };
+        let (store, restored, taken) = begin().inspect_err(|_| put_back(&self.path, &aside))?;
+        // SQLite leaves a file that was moved, and its log, as they are when it closes them.
+        self.store = store;
+        self.scrub = Scrub::default();
+        // From here on, nobody reads what is damaged.
+        self.readers.forget();
+        self.shown.replaced.fetch_add(1, Ordering::Relaxed);
+        tell_of_damage(&self.topic, &why, &aside, taken);
+        Ok(restored.extents)
+    }
+
+    fn complain(&mut self, error: &rusqlite::Error, doing: &'static str) {
         self.shown.disk_errors.fetch_add(1, Ordering::Relaxed);
+        if is_damage(error) {
+            self.ruined = Some(error.to_string());
+        }
         tracing::error!(topic = self.topic, %error, doing, "the journal's disk");
     }
 

@@ -23,6 +23,10 @@ pub(crate) struct Shown {
     pub(super) commits: AtomicU64,
     /// What did not fit into the queue.
     pub(super) refused: AtomicU64,
+    /// Pages that were looked at without anybody asking for them.
+    pub(super) looked_at: AtomicU64,
+    /// Databases that were put aside because they were damaged.
+    pub(super) replaced: AtomicU64,
     /// Errors of the database.
     pub(super) disk_errors: AtomicU64,
     /// What the database uses.
@@ -91,6 +95,16 @@ impl Shown {
                 "journal_overflows",
                 "Appends and requests refused because too much waited for the journal's thread",
                 self.refused.load(Relaxed),
+            ),
+            counter(
+                "journal_pages_checked",
+                "Pages of the database looked at, without anybody asking for them",
+                self.looked_at.load(Relaxed),
+            ),
+            counter(
+                "journal_replaced",
+                "Databases put aside while running, because they were found damaged",
+                self.replaced.load(Relaxed),
             ),
             counter("journal_disk_errors", "Errors of the database", self.disk_errors.load(Relaxed)),
             counter(

@@ -11,7 +11,7 @@ use std::{path::Path, time::Duration};
 use hearsay_protocol::{
     NodeId, Version,
     journal::{
-        DiskError, Restored,
+        Restored,
         clock::HybridTime,
         disk::{entries_from_bytes, entries_to_bytes, seen_from_bytes, seen_to_bytes},
         feed::{ChainHash, Entry, EntryId, FeedId, RUN_ENTRIES_MAX, Run, Seq},
@@ -21,7 +21,14 @@ use hearsay_protocol::{
     wire::PAGE_BYTES,
 };
 use hearsay_services::journal::{Projection, Recorded};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::pages;
+
+mod error;
+
+pub use error::StoreError;
+pub(super) use error::disk_error;
 
 mod anew;
 mod retention;
@@ -32,6 +39,8 @@ pub(super) use retention::{Bound, remnant};
 pub(super) const FORMAT: i64 = 1;
 /// Says in the file's header whose it is: "hsay".
 pub(super) const APPLICATION_ID: i64 = 0x6873_6179;
+/// How long a statement waits for those of others.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pages in the writer's cache, in KiB.
 const CACHE_KIB: i64 = 8 * 1024;
 
@@ -63,43 +72,6 @@ CREATE TABLE journal_keys (
     seq INTEGER NOT NULL
 ) WITHOUT ROWID;
 ";
-
-/// Why a topic's database cannot be used, and what has become of it.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file is a database of something else. It was not touched.
-    #[error("it is the database of something else")]
-    Foreign,
-    /// The file was made by another version of this program. It was not touched.
-    #[error("its format is {0}, and this version reads {FORMAT}")]
-    Format(i64),
-    /// The file belongs to another cluster or topic. It was not touched.
-    #[error("it belongs to {0}")]
-    Elsewhere(String),
-    /// The file is no database, or damaged.
-    #[error("it is damaged: {0}")]
-    Damaged(rusqlite::Error),
-    /// The database refused.
-    #[error("{0}")]
-    Database(rusqlite::Error),
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Damaged(error),
-            _ => Self::Database(error),
-        }
-    }
-}
-
-/// How a write that failed is told to the journal.
-pub(super) fn disk_error(error: &rusqlite::Error) -> DiskError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => DiskError::Full,
-        _ => DiskError::Failed,
-    }
-}
 
 /// A topic's database, open for writing.
 pub struct Store {
@@ -133,13 +105,17 @@ impl Store {
     /// # Errors
     /// As [`open`](Self::open).
     pub(super) fn open_as_it_is(path: &Path, cluster: &str, topic: &str) -> Result<Self, StoreError> {
+        pages::check_from_now_on();
         let db = Connection::open(path)?;
-        db.busy_timeout(Duration::from_secs(5))?;
+        db.busy_timeout(BUSY_TIMEOUT)?;
         let application: i64 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
         let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         if tables > 0 && application != APPLICATION_ID {
             return Err(StoreError::Foreign);
         }
+        // Made before pages had sums.
+        let is_old = tables > 0 && !pages::have_sums(&db);
+        pages::leave_room(&db);
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "mmap_size", 0)?;
@@ -151,7 +127,22 @@ impl Store {
             store.create()?;
         }
         store.check_owner()?;
+        if is_old {
+            store.give_sums()?;
+        }
         Ok(store)
+    }
+
+    /// Makes a file from before pages had sums anew, with them. What is damaged would prove itself from then on, so it is looked for before.
+    fn give_sums(&self) -> rusqlite::Result<()> {
+        let verdict: String = self.db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if verdict != "ok" {
+            let damaged = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+            return Err(rusqlite::Error::SqliteFailure(damaged, Some(verdict)));
+        }
+        self.db.execute_batch("VACUUM")?;
+        // Whoever opens the file from now on finds the first page in it, which says that there are sums.
+        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
     fn create(&mut self) -> rusqlite::Result<()> {
@@ -388,8 +379,7 @@ impl Store {
             if wanted.seen.contains_all(&range) {
                 continue;
             }
-            let Some(run) = run_of(feed, row)?.filter(|run| run.check(&self.cluster, &self.topic).is_ok())
-            else {
+            let Some(run) = run_of(feed, row)?.filter(|run| self.proves(run)) else {
                 loaded.damaged.push(start);
                 continue;
             };
@@ -441,6 +431,19 @@ impl Store {
         self.commit()?;
         self.rebuild(projection)?;
         Ok(Extent { feed, seen })
+    }
+
+    /// An empty one in place of this one, whose file was put aside.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn anew(&self, path: &Path, projection: &dyn Projection) -> Result<Self, StoreError> {
+        Self::open(path, &self.cluster, &self.topic, projection)
+    }
+
+    /// Whether a run is its writer's, and of this topic.
+    pub(super) fn proves(&self, run: &Run) -> bool {
+        run.check(&self.cluster, &self.topic).is_ok()
     }
 
     /// The database, for what only reads.

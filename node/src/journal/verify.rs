@@ -146,6 +146,7 @@ pub fn verify(
 /// # Errors
 /// What the database said.
 pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
+    super::pages::check_from_now_on();
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(Duration::from_secs(5))?;

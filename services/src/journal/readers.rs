@@ -3,7 +3,10 @@
 use std::{
     ops::Deref,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -22,6 +25,8 @@ const CACHE_KIB: i64 = 2048;
 pub struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    /// How often the file was replaced. Changes only together with what is idle.
+    file: AtomicU64,
     places: Arc<Semaphore>,
 }
 
@@ -31,6 +36,7 @@ impl Readers {
         Self {
             path: path.to_owned(),
             idle: Mutex::new(Vec::new()),
+            file: AtomicU64::new(0),
             places: Arc::new(Semaphore::new(READS_MAX)),
         }
     }
@@ -46,17 +52,27 @@ impl Readers {
     /// # Errors
     /// The file cannot be opened.
     pub fn open(self: &Arc<Self>) -> rusqlite::Result<Reader> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let (file, idle) = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            (self.file(), idle.pop())
+        };
         let connection = match idle {
             Some(connection) => connection,
             None => connect(&self.path)?,
         };
-        Ok(Reader { connection: Some(connection), home: Arc::clone(self) })
+        Ok(Reader { connection: Some(connection), file, home: Arc::clone(self) })
     }
 
-    /// Closes what nobody reads from: the file was replaced.
+    /// How often the file was replaced since this was made.
+    pub fn file(&self) -> u64 {
+        self.file.load(Ordering::SeqCst)
+    }
+
+    /// The file was replaced: whoever reads from the old one does so for the last time.
     pub fn forget(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        self.file.fetch_add(1, Ordering::SeqCst);
+        idle.clear();
     }
 }
 
@@ -75,6 +91,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 #[derive(Debug)]
 pub struct Reader {
     connection: Option<Connection>,
+    /// As how many files there had been when it was opened.
+    file: u64,
     home: Arc<Readers>,
 }
 
@@ -90,12 +108,19 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         let idle = || self.home.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle().len() < WARM_MAX {
-            idle().push(connection);
+        let mut warm = idle();
+        if self.file != self.home.file() {
+            // Of a file that was replaced.
+        } else if warm.len() < WARM_MAX {
+            warm.push(connection);
         } else {
+            drop(warm);
             // There are no more than READS_MAX, so one that does not shrink does no harm.
             _ = connection.execute_batch("PRAGMA shrink_memory");
-            idle().insert(0, connection);
+            let mut idle = idle();
+            if self.file == self.home.file() {
+                idle.insert(0, connection);
+            }
         }
     }
 }

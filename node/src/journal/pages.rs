@@ -1,0 +1,492 @@
+//! Pages that prove themselves: a database in which a flipped bit is an error, not an answer.
+//!
+//! SQLite keeps no checksums in its file. A bit that flips in a name or a number is read, served, and written back as if somebody had meant it; what
+//! writers signed is found out later, what a plug-in's tables say is not. So eight bytes at the end of each page are a hash over its number and
+//! the rest, written with the page and compared whenever it is read from the file. A page that does not prove itself reads as
+//! `SQLITE_CORRUPT`; whoever gets that puts the file aside and begins anew.
+//!
+//! SQLite leaves those bytes free when asked to, and says so in its header (byte 20), so every other program reads the file as before. (Its own
+//! extension `cksumvfs` does the same with a weaker sum that does not know the page's number.) This is a layer over SQLite's own file system
+//! (<https://sqlite.org/vfs.html>): all but reading, writing and opening passes through. The write-ahead log has sums of SQLite's own.
+
+#![allow(unsafe_code, reason = "SQLite's file systems are tables of C functions")]
+
+use std::{
+    ffi::{CStr, c_char, c_int, c_void},
+    ptr, slice,
+    sync::Once,
+};
+
+use rusqlite::{Connection, ffi};
+
+/// The size of pages. What is not of this size is no file of ours, and not checked.
+const PAGE: usize = 4096;
+/// What of a page is free for the hash.
+const SUM: usize = 8;
+/// Where the header says how large pages are, and how much at their end is free; then whose file it is.
+const HEADER_PAGE_SIZE: usize = 16;
+const HEADER_FREE: usize = 20;
+const HEADER_APPLICATION: usize = 68;
+const HEADER: usize = 100;
+const NAME: &CStr = c"hearsay";
+
+/// An open database. The file of SQLite's own file system follows it in memory.
+#[repr(C)]
+struct File {
+    base: ffi::sqlite3_file,
+    has_sums: bool,
+}
+
+/// What a page that was read from the file is like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Page {
+    Sound,
+    Damaged,
+    /// There is none of this number, or it cannot be read now.
+    Absent,
+}
+
+/// Every database that this process opens from now on has its pages checked, if they have sums.
+pub(super) fn check_from_now_on() {
+    static ONCE: Once = Once::new();
+    // SAFETY: the table of functions that SQLite returns lives as long as the process, and so does the one that it is given.
+    ONCE.call_once(|| unsafe {
+        let below = ffi::sqlite3_vfs_find(ptr::null());
+        if below.is_null() {
+            return;
+        }
+        let mut ours = *below;
+        ours.szOsFile += size_of::<File>() as c_int;
+        ours.pNext = ptr::null_mut();
+        ours.zName = NAME.as_ptr();
+        ours.pAppData = below.cast();
+        ours.xOpen = Some(open);
+        // Without those of the third version, by which tests replace system calls. Those that load extensions do not ask for whom.
+        ours.iVersion = ours.iVersion.min(2);
+        ours.xDelete = Some(delete);
+        ours.xAccess = Some(access);
+        ours.xFullPathname = Some(full_pathname);
+        ours.xRandomness = Some(randomness);
+        ours.xSleep = Some(sleep);
+        ours.xCurrentTime = Some(current_time);
+        ours.xGetLastError = Some(get_last_error);
+        if ours.iVersion >= 2 && ours.xCurrentTimeInt64.is_some() {
+            ours.xCurrentTimeInt64 = Some(current_time_int64);
+        }
+        ffi::sqlite3_vfs_register(Box::into_raw(Box::new(ours)), 1);
+    });
+}
+
+/// Lets a database that is new, or about to be made anew (`VACUUM`), have sums.
+pub(super) fn leave_room(db: &Connection) {
+    let mut free = SUM as c_int;
+    // SAFETY: the connection is open while it is borrowed; the operation reads and writes one integer.
+    unsafe {
+        let free = ptr::from_mut(&mut free).cast();
+        ffi::sqlite3_file_control(db.handle(), ptr::null(), ffi::SQLITE_FCNTL_RESERVE_BYTES, free);
+    }
+}
+
+/// Whether the pages of a database have sums.
+pub(super) fn have_sums(db: &Connection) -> bool {
+    let mut free = -1 as c_int;
+    // SAFETY: as above. A negative number asks only.
+    unsafe {
+        let free = ptr::from_mut(&mut free).cast();
+        ffi::sqlite3_file_control(db.handle(), ptr::null(), ffi::SQLITE_FCNTL_RESERVE_BYTES, free);
+    }
+    free == SUM as c_int
+}
+
+/// Reads a page from the file, past all caches of SQLite's. Only the thread that writes may ask: while a page is written it is half of each.
+pub(super) fn look_at(db: &Connection, number: u64) -> Page {
+    let mut page = [0; PAGE];
+    let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+    // SAFETY: the connection is open while it is borrowed, and so is its file; the buffer is as long as is said.
+    let read = unsafe {
+        let at = ptr::from_mut(&mut file).cast();
+        ffi::sqlite3_file_control(db.handle(), ptr::null(), ffi::SQLITE_FCNTL_FILE_POINTER, at);
+        if file.is_null() || (*file).pMethods.is_null() {
+            return Page::Absent;
+        }
+        let offset = number.saturating_sub(1).saturating_mul(PAGE as u64);
+        let Ok(offset) = i64::try_from(offset) else { return Page::Absent };
+        match (*(*file).pMethods).xRead {
+            Some(read) => read(file, page.as_mut_ptr().cast(), PAGE as c_int, offset),
+            None => return Page::Absent,
+        }
+    };
+    match read {
+        ffi::SQLITE_OK => Page::Sound,
+        // Never written: it was free again before the transaction ended, or is the one that SQLite locks. Nobody reads it.
+        ffi::SQLITE_CORRUPT if page.iter().all(|byte| *byte == 0) => Page::Sound,
+        ffi::SQLITE_CORRUPT => Page::Damaged,
+        _ => Page::Absent,
+    }
+}
+
+fn sum(offset: i64, page: &[u8]) -> [u8; SUM] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&offset.to_le_bytes()).update(&page[..PAGE - SUM]);
+    let mut sum = [0; SUM];
+    sum.copy_from_slice(&hasher.finalize().as_bytes()[..SUM]);
+    sum
+}
+
+/// Gives the page around this place the sum of what it holds, as whoever wrote it would have.
+#[cfg(test)]
+pub(super) fn seal(file: &mut [u8], at: usize) {
+    let start = at / PAGE * PAGE;
+    let sum = sum(start as i64, &file[start..start + PAGE]);
+    file[start + PAGE - SUM..start + PAGE].copy_from_slice(&sum);
+}
+
+fn is_sound(offset: i64, page: &[u8]) -> bool {
+    page[PAGE - SUM..] == sum(offset, page)
+}
+
+fn is_page(offset: i64, length: usize) -> bool {
+    length == PAGE && offset % PAGE as i64 == 0
+}
+
+impl File {
+    /// Whether what was read may be believed.
+    fn accepts(&mut self, offset: i64, bytes: &[u8]) -> bool {
+        if offset == 0 && bytes.len() >= HEADER {
+            self.has_sums = usize::from(bytes[HEADER_FREE]) == SUM;
+            let ours =
+                bytes[HEADER_APPLICATION..][..4] == (super::store::APPLICATION_ID as u32).to_be_bytes();
+            if ours
+                && usize::from(u16::from_be_bytes([bytes[HEADER_PAGE_SIZE], bytes[HEADER_PAGE_SIZE + 1]]))
+                    != PAGE
+            {
+                return false;
+            }
+            if is_page(offset, bytes.len()) && !self.has_sums {
+                // Either it never had sums, or the bit flipped that says so.
+                let mut page = bytes.to_vec();
+                page[HEADER_FREE] = SUM as u8;
+                return !is_sound(offset, &page);
+            }
+        }
+        !(self.has_sums && is_page(offset, bytes.len())) || is_sound(offset, bytes)
+    }
+}
+
+/// The file below.
+unsafe fn below(file: *mut ffi::sqlite3_file) -> *mut ffi::sqlite3_file {
+    // SAFETY: SQLite allots as much as `szOsFile` says, which is both.
+    unsafe { file.cast::<File>().add(1).cast() }
+}
+
+unsafe extern "C" fn open(
+    vfs: *mut ffi::sqlite3_vfs,
+    name: ffi::sqlite3_filename,
+    file: *mut ffi::sqlite3_file,
+    flags: c_int,
+    out: *mut c_int,
+) -> c_int {
+    // SAFETY: SQLite calls with the table that it was given, and a file of the size that it names.
+    unsafe {
+        let vfs: *mut ffi::sqlite3_vfs = (*vfs).pAppData.cast();
+        let Some(open) = (*vfs).xOpen else { return ffi::SQLITE_CANTOPEN };
+        if flags & ffi::SQLITE_OPEN_MAIN_DB == 0 {
+            // The log, journals and temporary files are not ours: SQLite talks to them directly.
+            return open(vfs, name, file, flags, out);
+        }
+        let below = below(file);
+        (*below).pMethods = ptr::null();
+        let opened = open(vfs, name, below, flags, out);
+        let methods = if (*below).pMethods.is_null() { ptr::null() } else { &raw const METHODS };
+        file.cast::<File>().write(File { base: ffi::sqlite3_file { pMethods: methods }, has_sums: false });
+        opened
+    }
+}
+
+unsafe extern "C" fn read(
+    file: *mut ffi::sqlite3_file,
+    buffer: *mut c_void,
+    amount: c_int,
+    offset: ffi::sqlite3_int64,
+) -> c_int {
+    // SAFETY: as for `open`; the buffer is as long as SQLite says.
+    unsafe {
+        let below = below(file);
+        let Some(read) = (*(*below).pMethods).xRead else { return ffi::SQLITE_IOERR };
+        let read = read(below, buffer, amount, offset);
+        if !matches!(read, ffi::SQLITE_OK | ffi::SQLITE_IOERR_SHORT_READ) {
+            // Nothing was written to the buffer, perhaps.
+            return read;
+        }
+        let bytes = slice::from_raw_parts(buffer.cast::<u8>(), amount as usize);
+        // What the file does not have, reads as zeros: behind its end that is right, and at the end half a page.
+        let accepts = match read {
+            ffi::SQLITE_OK => (*file.cast::<File>()).accepts(offset, bytes),
+            _ if is_page(offset, bytes.len()) => {
+                bytes.iter().all(|byte| *byte == 0) || (*file.cast::<File>()).accepts(offset, bytes)
+            }
+            _ => true,
+        };
+        if accepts { read } else { ffi::SQLITE_CORRUPT }
+    }
+}
+
+unsafe extern "C" fn write(
+    file: *mut ffi::sqlite3_file,
+    buffer: *const c_void,
+    amount: c_int,
+    offset: ffi::sqlite3_int64,
+) -> c_int {
+    // SAFETY: as for `read`.
+    unsafe {
+        let below = below(file);
+        let Some(write) = (*(*below).pMethods).xWrite else { return ffi::SQLITE_IOERR };
+        let bytes = slice::from_raw_parts(buffer.cast::<u8>(), amount as usize);
+        if !is_page(offset, bytes.len()) {
+            return write(below, buffer, amount, offset);
+        }
+        let file = &mut *file.cast::<File>();
+        if offset == 0 {
+            file.has_sums = usize::from(bytes[HEADER_FREE]) == SUM;
+        }
+        if !file.has_sums {
+            return write(below, buffer, amount, offset);
+        }
+        // SQLite's own memory is not written to.
+        let mut page = [0; PAGE];
+        page.copy_from_slice(bytes);
+        let sum = sum(offset, &page);
+        page[PAGE - SUM..].copy_from_slice(&sum);
+        write(below, page.as_ptr().cast(), amount, offset)
+    }
+}
+
+/// Functions that pass on to the file below.
+macro_rules! pass_on {
+    ($($name:ident => $method:ident($($argument:ident: $type:ty),*) or $otherwise:expr;)*) => {$(
+        unsafe extern "C" fn $name(file: *mut ffi::sqlite3_file, $($argument: $type),*) -> c_int {
+            // SAFETY: as for `open`; the arguments are SQLite's.
+            unsafe {
+                let below = below(file);
+                match (*(*below).pMethods).$method {
+                    Some(method) => method(below, $($argument),*),
+                    None => $otherwise,
+                }
+            }
+        }
+    )*};
+}
+
+pass_on! {
+    close => xClose() or ffi::SQLITE_OK;
+    truncate => xTruncate(size: ffi::sqlite3_int64) or ffi::SQLITE_IOERR;
+    sync => xSync(flags: c_int) or ffi::SQLITE_IOERR;
+    file_size => xFileSize(size: *mut ffi::sqlite3_int64) or ffi::SQLITE_IOERR;
+    lock => xLock(level: c_int) or ffi::SQLITE_IOERR;
+    unlock => xUnlock(level: c_int) or ffi::SQLITE_IOERR;
+    check_reserved_lock => xCheckReservedLock(out: *mut c_int) or ffi::SQLITE_IOERR;
+    file_control => xFileControl(operation: c_int, argument: *mut c_void) or ffi::SQLITE_NOTFOUND;
+    sector_size => xSectorSize() or 0;
+    shm_map => xShmMap(page: c_int, size: c_int, extend: c_int, out: *mut *mut c_void) or ffi::SQLITE_IOERR;
+    shm_lock => xShmLock(offset: c_int, n: c_int, flags: c_int) or ffi::SQLITE_IOERR;
+    shm_unmap => xShmUnmap(delete: c_int) or ffi::SQLITE_OK;
+}
+
+/// As below, but what is large is read by pages, too. Otherwise SQLite reads what a value has on pages of its own past all of this.
+unsafe extern "C" fn device_characteristics(file: *mut ffi::sqlite3_file) -> c_int {
+    // SAFETY: as for `open`.
+    unsafe {
+        let below = below(file);
+        let all = (*(*below).pMethods).xDeviceCharacteristics.map_or(0, |all| all(below));
+        all & !ffi::SQLITE_IOCAP_SUBPAGE_READ
+    }
+}
+
+/// Functions that pass on to the file system below.
+macro_rules! pass_down {
+    ($($name:ident => $method:ident($($argument:ident: $type:ty),*) or $otherwise:expr;)*) => {$(
+        unsafe extern "C" fn $name(vfs: *mut ffi::sqlite3_vfs, $($argument: $type),*) -> c_int {
+            // SAFETY: SQLite calls with the table that it was given, which names the one below.
+            unsafe {
+                let vfs: *mut ffi::sqlite3_vfs = (*vfs).pAppData.cast();
+                match (*vfs).$method {
+                    Some(method) => method(vfs, $($argument),*),
+                    None => $otherwise,
+                }
+            }
+        }
+    )*};
+}
+
+pass_down! {
+    delete => xDelete(name: *const c_char, sync: c_int) or ffi::SQLITE_IOERR;
+    access => xAccess(name: *const c_char, flags: c_int, out: *mut c_int) or ffi::SQLITE_IOERR;
+    full_pathname => xFullPathname(name: *const c_char, size: c_int, out: *mut c_char) or ffi::SQLITE_IOERR;
+    randomness => xRandomness(size: c_int, out: *mut c_char) or 0;
+    sleep => xSleep(microseconds: c_int) or 0;
+    current_time => xCurrentTime(out: *mut f64) or ffi::SQLITE_ERROR;
+    get_last_error => xGetLastError(size: c_int, out: *mut c_char) or 0;
+    current_time_int64 => xCurrentTimeInt64(out: *mut ffi::sqlite3_int64) or ffi::SQLITE_ERROR;
+}
+
+unsafe extern "C" fn shm_barrier(file: *mut ffi::sqlite3_file) {
+    // SAFETY: as for `open`.
+    unsafe {
+        let below = below(file);
+        if let Some(barrier) = (*(*below).pMethods).xShmBarrier {
+            barrier(below);
+        }
+    }
+}
+
+/// Version 2: without the functions for memory maps, which would pass by the check.
+static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
+    iVersion: 2,
+    xClose: Some(close),
+    xRead: Some(read),
+    xWrite: Some(write),
+    xTruncate: Some(truncate),
+    xSync: Some(sync),
+    xFileSize: Some(file_size),
+    xLock: Some(lock),
+    xUnlock: Some(unlock),
+    xCheckReservedLock: Some(check_reserved_lock),
+    xFileControl: Some(file_control),
+    xSectorSize: Some(sector_size),
+    xDeviceCharacteristics: Some(device_characteristics),
+    xShmMap: Some(shm_map),
+    xShmLock: Some(shm_lock),
+    xShmBarrier: Some(shm_barrier),
+    xShmUnmap: Some(shm_unmap),
+    xFetch: None,
+    xUnfetch: None,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database with a table of names, in a file that is closed, and how many pages it has.
+    fn made(dir: &tempfile::TempDir) -> (std::path::PathBuf, usize) {
+        check_from_now_on();
+        let path = dir.path().join("x.db");
+        let db = Connection::open(&path).unwrap();
+        leave_room(&db);
+        db.pragma_update(None, "journal_mode", "WAL").unwrap();
+        db.pragma_update(None, "application_id", super::super::store::APPLICATION_ID).unwrap();
+        db.execute_batch(
+            "CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT); CREATE INDEX by_name ON names (name);
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+             INSERT INTO names SELECT i, 'the name of ' || i FROM n",
+        )
+        .unwrap();
+        drop(db);
+        let pages = std::fs::metadata(&path).unwrap().len() as usize / PAGE;
+        assert!(pages > 20, "{pages}");
+        (path, pages)
+    }
+
+    fn read_all(path: &std::path::Path) -> rusqlite::Result<Vec<String>> {
+        let db = Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let mut names = db.prepare("SELECT name FROM names NOT INDEXED ORDER BY id")?;
+        let names = names.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+        // The index has pages of its own.
+        db.query_row("SELECT count(DISTINCT name) FROM names INDEXED BY by_name", [], |row| {
+            row.get::<_, i64>(0)
+        })?;
+        Ok(names)
+    }
+
+    #[test]
+    fn whichever_bit_flips_nothing_wrong_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, pages) = made(&dir);
+        let sound = read_all(&path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let mut rng = 1u64;
+        let mut random = |below: usize| {
+            rng = rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (rng >> 33) as usize % below
+        };
+        // Every bit of the header, and many elsewhere.
+        let places = (0..HEADER * 8).chain((0..1000).map(|_| random(pages * PAGE * 8)));
+        let mut found = 0;
+        for bit in places.collect::<Vec<_>>() {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, bytes).unwrap();
+            match read_all(&path) {
+                Ok(names) => assert_eq!(names, sound, "bit {bit}"),
+                Err(_) => found += 1,
+            }
+        }
+        // A page that nobody needed to read was not missed.
+        assert!(found > 1500, "{found}");
+    }
+
+    /// What does not fit onto a page goes on on others, which SQLite would read without asking for whole pages.
+    #[test]
+    fn a_bit_that_flips_in_what_is_longer_than_a_page_is_found() {
+        check_from_now_on();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        let long = "long ".repeat(10_000);
+        {
+            let db = Connection::open(&path).unwrap();
+            leave_room(&db);
+            db.pragma_update(None, "journal_mode", "WAL").unwrap();
+            db.execute("CREATE TABLE texts (text)", []).unwrap();
+            db.execute("INSERT INTO texts VALUES (?1)", [&long]).unwrap();
+        }
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.len() - 3 * PAGE + 1000;
+        assert!(bytes[at].is_ascii());
+        let read = || {
+            let db = Connection::open(&path).unwrap();
+            db.query_row("SELECT text FROM texts", [], |row| row.get::<_, String>(0))
+        };
+        assert_eq!(read().unwrap(), long);
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(read().unwrap_err().sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseCorrupt));
+    }
+
+    #[test]
+    fn a_page_at_the_place_of_another_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, pages) = made(&dir);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let last = bytes[(pages - 1) * PAGE..].to_vec();
+        bytes[3 * PAGE..4 * PAGE].copy_from_slice(&last);
+        std::fs::write(&path, bytes).unwrap();
+        let db = Connection::open(&path).unwrap();
+        db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)).unwrap();
+        assert!(have_sums(&db));
+        let looks: Vec<_> = (1..=pages as u64 + 1).map(|page| look_at(&db, page)).collect();
+        assert_eq!(looks.iter().filter(|page| **page == Page::Damaged).count(), 1);
+        assert_eq!((looks[3], looks[pages]), (Page::Damaged, Page::Absent));
+    }
+
+    #[test]
+    fn a_file_without_sums_is_read_and_gets_them_when_it_is_made_anew() {
+        check_from_now_on();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old.db");
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch(
+            "PRAGMA journal_mode = WAL; CREATE TABLE names (name); INSERT INTO names VALUES ('x')",
+        )
+        .unwrap();
+        assert!(!have_sums(&db));
+        leave_room(&db);
+        db.execute_batch("VACUUM").unwrap();
+        drop(db);
+        assert_eq!(std::fs::read(&path).unwrap()[HEADER_FREE], SUM as u8);
+        let db = Connection::open(&path).unwrap();
+        assert_eq!(db.query_row("SELECT name FROM names", [], |row| row.get::<_, String>(0)).unwrap(), "x");
+        assert_eq!((look_at(&db, 1), look_at(&db, 2)), (Page::Sound, Page::Sound));
+        db.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))
+            .map(|all| assert_eq!(all, "ok"))
+            .unwrap();
+    }
+}

@@ -1,0 +1,43 @@
+//! Why a topic's database cannot be used or written.
+
+use hearsay_protocol::journal::DiskError;
+use rusqlite::ErrorCode;
+
+use super::FORMAT;
+
+/// Why a topic's database cannot be used, and what has become of it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file is a database of something else. It was not touched.
+    #[error("it is the database of something else")]
+    Foreign,
+    /// The file was made by another version of this program. It was not touched.
+    #[error("its format is {0}, and this version reads {FORMAT}")]
+    Format(i64),
+    /// The file belongs to another cluster or topic. It was not touched.
+    #[error("it belongs to {0}")]
+    Elsewhere(String),
+    /// The file is no database, or damaged.
+    #[error("it is damaged: {0}")]
+    Damaged(rusqlite::Error),
+    /// The database refused.
+    #[error("{0}")]
+    Database(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Damaged(error),
+            _ => Self::Database(error),
+        }
+    }
+}
+
+/// How a write that failed is told to the journal.
+pub(in crate::journal) fn disk_error(error: &rusqlite::Error) -> DiskError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => DiskError::Full,
+        _ => DiskError::Failed,
+    }
+}
