@@ -242,7 +242,9 @@ struct JournalMetrics(Mutex<Weak<Journals>>);
 impl Collector for JournalMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let journals = self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        let mut families: BTreeMap<&str, (&str, Vec<(String, u64)>)> = BTreeMap::new();
+        // By name: what it says, and how much by topic.
+        type Families<'a> = BTreeMap<&'a str, (&'a str, Vec<(String, u64)>)>;
+        let mut families = Families::new();
         for (topic, counters) in journals.iter().flat_map(|journals| journals.counters()) {
             for (name, help, value) in counters {
                 let (_, values) = families.entry(name).or_insert_with(|| (help, Vec::new()));
