@@ -31,7 +31,7 @@ use hearsay_services::journal::{Projection, Readers, Retention, is_damage};
 use tokio::sync::{mpsc::Sender, oneshot, watch};
 
 use super::{
-    Shown, Told, put_aside, put_back,
+    Shown, Told, pages, put_aside, put_back,
     retention::Schedule,
     salvage::salvage,
     scrub::Scrub,
@@ -157,7 +157,7 @@ impl Keeper {
             }
             self.commit();
             self.drop_oldest();
-            if self.scrub.look(self.store.connection(), &self.shown) {
+            if pages::IN_USE && self.scrub.look(self.store.connection(), &self.shown) {
                 self.ruined = Some("a page does not prove itself".into());
             }
             self.replace_if_ruined();

@@ -46,8 +46,14 @@ pub(super) enum Page {
     Absent,
 }
 
+/// Whether databases get sums, and those that have them are checked.
+pub(super) const IN_USE: bool = cfg!(any(test, feature = "page-sums"));
+
 /// Every database that this process opens from now on has its pages checked, if they have sums.
 pub(super) fn check_from_now_on() {
+    if !IN_USE {
+        return;
+    }
     static ONCE: Once = Once::new();
     // SAFETY: the table of functions that SQLite returns lives as long as the process, and so does the one that it is given.
     ONCE.call_once(|| unsafe {

@@ -114,8 +114,10 @@ impl Store {
             return Err(StoreError::Foreign);
         }
         // Made before pages had sums.
-        let is_old = tables > 0 && !pages::have_sums(&db);
-        pages::leave_room(&db);
+        let is_old = pages::IN_USE && tables > 0 && !pages::have_sums(&db);
+        if pages::IN_USE {
+            pages::leave_room(&db);
+        }
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "mmap_size", 0)?;
