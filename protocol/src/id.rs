@@ -3,7 +3,7 @@
 //! A node is its Ed25519 key. The public half is its [`NodeId`], written as libp2p writes a PeerId, so that what a person
 //! reads in `/members` is what libp2p's own tools print.
 
-use std::{fmt, str::FromStr};
+use std::{cell::RefCell, fmt, str::FromStr};
 
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
@@ -110,7 +110,15 @@ mod verified {
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&bs58::encode(self.to_peer_id_bytes()).into_string())
+        thread_local!(static LAST: RefCell<(NodeId, String)> = RefCell::new((NodeId([0; 32]), String::new())));
+        // A thread that answers clients names one node again and again, and base 58 takes a microsecond.
+        LAST.with_borrow_mut(|(id, text)| {
+            if id != self || text.is_empty() {
+                *text = bs58::encode(self.to_peer_id_bytes()).into_string();
+                *id = *self;
+            }
+            f.write_str(text)
+        })
     }
 }
 

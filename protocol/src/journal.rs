@@ -103,7 +103,7 @@ pub enum DiskError {
 pub enum Input {
     /// It is as late as was asked for, or later.
     Tick,
-    /// Write this down.
+    /// Write this down, with whatever else is to be written: feed all that there is, and then [`Tick`](Self::Tick).
     Append(Append),
     /// The answer to [`Output::LookUp`].
     LookedUp(AppendId, Option<(EntryId, Entry)>),
@@ -266,6 +266,8 @@ pub struct Journal {
     repair: Repair,
     next_id: u64,
     next_sweep: Option<Time>,
+    /// Appends came at this time, and nothing else since: whatever follows at once shares their run.
+    gathering: Option<Time>,
     failed: bool,
     counters: Counters,
     out: VecDeque<Output>,
@@ -294,6 +296,7 @@ impl Journal {
             loads: BTreeMap::new(),
             next_id: 0,
             next_sweep: None,
+            gathering: None,
             failed: false,
             counters: Counters::default(),
             out: VecDeque::new(),
@@ -315,17 +318,26 @@ impl Journal {
         self.out.pop_front()
     }
 
-    /// When to feed [`Input::Tick`].
+    /// When to feed [`Input::Tick`]: at once after appends, when no more of them are there.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.next_sweep.into_iter().chain(self.repair.next_due()).min()
+        self.gathering.into_iter().chain(self.next_sweep).chain(self.repair.next_due()).min()
     }
 
     /// Something happened. `wall_ms` is what the clock on the wall shows, in milliseconds since 1970; it may jump.
+    ///
+    /// Appends are only taken in, and become a run at the next other input: of many that are there, none is signed and synced alone.
     pub fn handle(&mut self, now: Time, wall_ms: u64, input: Input) {
+        self.gathering = None;
         match input {
             Input::Tick => (),
-            Input::Append(append) => self.append(append),
-            Input::LookedUp(id, None) => self.queue.unknown_key(id),
+            Input::Append(append) => {
+                self.gathering = Some(now);
+                return self.append(append);
+            }
+            Input::LookedUp(id, None) => {
+                self.gathering = Some(now);
+                return self.queue.unknown_key(id);
+            }
             Input::LookedUp(id, Some((entry_id, entry))) => {
                 let appends: Vec<Append> = self.queue.known_key(id).collect();
                 appends.into_iter().for_each(|append| self.repeated(append, entry_id, &entry));

@@ -145,16 +145,18 @@ impl Keeper {
             let wait = due.since(now).min(IDLE);
             match self.told.recv_timeout(wait) {
                 Ok(told) => self.take(told),
-                Err(RecvTimeoutError::Timeout) => self.feed(Input::Tick),
+                Err(RecvTimeoutError::Timeout) => (),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.carry_out();
-            // What came meanwhile shares the sync.
+            // What came while the disk was syncing shares the next sync.
             for _ in 0..TAKE_MAX {
                 let Ok(told) = self.told.try_recv() else { break };
                 self.take(told);
                 self.carry_out();
             }
+            self.feed(Input::Tick);
+            self.carry_out();
             self.commit();
             self.drop_oldest();
             if pages::IN_USE && self.scrub.look(self.store.connection(), &self.shown) {
