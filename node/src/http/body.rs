@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use axum::{
     body::{Body, HttpBody},
-    extract::{Request, State},
+    extract::Request,
     http::{HeaderValue, StatusCode, header},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
@@ -29,26 +28,31 @@ enum Refusal {
     Broken,
 }
 
-/// Reads the body and passes the request on.
-pub(super) async fn bound(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+/// The room that a body takes, until it is dropped.
+type Room = Option<OwnedSemaphorePermit>;
+
+/// Reads the body.
+///
+/// # Errors
+/// What to answer instead of passing the request on.
+pub(super) async fn bound(site: &Site, request: Request) -> Result<(Request, Room), Response> {
     if request.body().is_end_stream() {
-        return next.run(request).await;
+        return Ok((request, None));
     }
     // Without a connection (a test that calls the router itself) the defaults hold.
     let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
     let (head, body) = request.into_parts();
     match read(body, &connection).await {
-        Ok((bytes, _room)) => next.run(Request::from_parts(head, Body::from(bytes))).await,
+        Ok((bytes, room)) => Ok((Request::from_parts(head, Body::from(bytes)), room)),
         Err(refusal) => {
             let (reason, response) = refuse(refusal);
             site.metrics.http.refused(reason);
-            response
+            Err(response)
         }
     }
 }
 
-/// The bytes, and the room they take until it is dropped.
-async fn read(body: Body, connection: &Connection) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
+async fn read(body: Body, connection: &Connection) -> Result<(Bytes, Room), Refusal> {
     let limits = &connection.limits;
     let max = limits.body_bytes;
     if body.size_hint().lower() > max as u64 {
@@ -58,12 +62,8 @@ async fn read(body: Body, connection: &Connection) -> Result<(Bytes, Option<Owne
     tokio::time::timeout(limits.body, reading).await.unwrap_or(Err(Refusal::TooSlow))
 }
 
-async fn collect(
-    mut body: Body,
-    max: usize,
-    room: &Arc<Semaphore>,
-) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
-    let (mut bytes, mut taken) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
+async fn collect(mut body: Body, max: usize, room: &Arc<Semaphore>) -> Result<(Bytes, Room), Refusal> {
+    let (mut bytes, mut taken) = (BytesMut::new(), Room::None);
     while let Some(frame) = body.frame().await {
         // Trailers mean nothing here.
         let Ok(data) = frame.map_err(|_| Refusal::Broken)?.into_data() else { continue };

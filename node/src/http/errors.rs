@@ -4,9 +4,8 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     body::HttpBody,
-    extract::{MatchedPath, Request, State},
-    http::{StatusCode, Uri, header},
-    middleware::Next,
+    extract::{MatchedPath, Request},
+    http::{Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use hearsay_services::{Problem, prefixes::covers};
@@ -15,7 +14,7 @@ use super::Site;
 
 /// How a plug-in's answer is counted: all that lies below a prefix as one.
 #[derive(Clone, Debug)]
-pub(super) struct Route(pub(super) String);
+pub(super) struct Route(pub(super) Arc<str>);
 
 /// The answer to a path that is nobody's.
 pub(super) fn unknown_path(uri: &Uri) -> Problem {
@@ -23,31 +22,39 @@ pub(super) fn unknown_path(uri: &Uri) -> Problem {
     Problem::not_found(format!("nothing is served at {path}; /openapi.json lists what is"))
 }
 
-/// Finishes an answer on its way out.
-pub(super) async fn finish(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let method = request.method().clone();
-    let is_consul = covers("/v1", request.uri().path());
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = next.run(request).await;
-    if is_bare_error(&response) {
-        response = describe(response);
+/// What is to be known of a request when its answer is there.
+pub(super) struct Asked {
+    started: Instant,
+    method: Method,
+    route: Option<MatchedPath>,
+    is_consul: bool,
+}
+
+impl Asked {
+    pub(super) fn of(request: &Request) -> Self {
+        Self {
+            started: Instant::now(),
+            method: request.method().clone(),
+            route: request.extensions().get::<MatchedPath>().cloned(),
+            is_consul: covers("/v1", request.uri().path()),
+        }
     }
-    if is_consul {
-        response = as_text(response);
+
+    /// Finishes the answer on its way out.
+    pub(super) fn finish(self, site: &Site, mut response: Response) -> Response {
+        if is_bare_error(&response) {
+            response = describe(response);
+        }
+        if self.is_consul {
+            response = as_text(response);
+        }
+        let plugin_route = response.extensions_mut().remove::<Route>();
+        let route = self.route.as_ref().map(MatchedPath::as_str);
+        let route = route.or(plugin_route.as_ref().map(|Route(prefix)| prefix.as_ref()));
+        let status = response.status().as_u16();
+        site.metrics.http.answered(route.unwrap_or("unknown"), &self.method, status, self.started.elapsed());
+        response
     }
-    let plugin_route = response.extensions_mut().remove::<Route>();
-    let route = route
-        .as_ref()
-        .map(MatchedPath::as_str)
-        .or(plugin_route.as_ref().map(|Route(prefix)| prefix.as_str()));
-    site.metrics.http.answered(
-        route.unwrap_or("unknown"),
-        &method,
-        response.status().as_u16(),
-        started.elapsed(),
-    );
-    response
 }
 
 /// What routers answer by themselves: a status (404, 405) with an empty body.

@@ -18,9 +18,8 @@ use std::{
 
 use axum::{
     body::HttpBody,
-    extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts, uri::Authority},
-    middleware::Next,
+    extract::Request,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, uri::Authority},
     response::{IntoResponse, Response},
 };
 use hearsay_services::{Problem, Service, prefixes::covers};
@@ -50,24 +49,6 @@ enum Area {
 /// Which rule a request breaks, as a word for the metrics, and what to tell the client.
 type Refusal = (&'static str, Problem);
 
-/// Lets a request pass or refuses it.
-pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    let has_body = !request.body().is_end_stream();
-    let (head, body) = request.into_parts();
-    match guard.examine(&head, has_body) {
-        Ok(()) => next.run(Request::from_parts(head, body)).await,
-        Err((reason, problem)) => {
-            guard.site.metrics.http.refused(reason);
-            let unauthorised = problem.status() == StatusCode::UNAUTHORIZED;
-            let mut response = problem.into_response();
-            if unauthorised {
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            response
-        }
-    }
-}
-
 impl Guard {
     pub(super) fn new(site: Arc<Site>, plugins: &[Arc<dyn Service>]) -> Self {
         let areas = plugins.iter().flat_map(|plugin| {
@@ -77,29 +58,47 @@ impl Guard {
         Self { site, plugins: areas.collect() }
     }
 
-    fn examine(&self, head: &Parts, has_body: bool) -> Result<(), Refusal> {
-        let authority = authority(head).map_err(|problem| ("host", problem))?;
+    /// Lets a request pass.
+    ///
+    /// # Errors
+    /// What to answer instead.
+    pub(super) fn check(&self, request: &Request) -> Result<(), Response> {
+        self.examine(request).map_err(|(reason, problem)| {
+            self.site.metrics.http.refused(reason);
+            let unauthorised = problem.status() == StatusCode::UNAUTHORIZED;
+            let mut response = problem.into_response();
+            if unauthorised {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            response
+        })
+    }
+
+    fn examine(&self, request: &Request) -> Result<(), Refusal> {
+        let authority = authority(request).map_err(|problem| ("host", problem))?;
         if let Some(authority) = &authority
             && !self.site.names.accept(authority.host())
         {
             return Err(("host", foreign_host(authority.host())));
         }
         // Nothing here changes anything on a safe method; one that a path does not take is refused by the router, with those it takes.
-        if head.method.is_safe() {
+        if request.method().is_safe() {
             return Ok(());
         }
-        check_origin(&head.headers, authority.as_ref()).map_err(|problem| ("origin", problem))?;
-        let area = self.area(head.uri.path());
-        if has_body {
-            check_content_type(area, &head.method, &head.headers)
+        check_origin(request.headers(), authority.as_ref()).map_err(|problem| ("origin", problem))?;
+        let area = self.area(request.uri().path());
+        if !request.body().is_end_stream() {
+            check_content_type(area, request.method(), request.headers())
                 .map_err(|problem| ("content_type", problem))?;
         }
         if matches!(area, Area::Plugin { .. }) {
             return Ok(());
         }
-        let peer = head.extensions.get::<Connection>().and_then(|connection| connection.peer);
-        let writer =
-            Writer { is_local: is_local(peer, &head.headers), token: presented_token(&head.headers, area) };
+        let peer = request.extensions().get::<Connection>().and_then(|connection| connection.peer);
+        let writer = Writer {
+            is_local: is_local(peer, request.headers()),
+            token: presented_token(request.headers(), area),
+        };
         check_token(self.site.token.as_ref(), writer).map_err(|problem| ("token", problem))
     }
 
@@ -113,20 +112,20 @@ impl Guard {
 }
 
 /// Whom the request is addressed to. `None`: an HTTP/1.0 client that does not say, which no browser is.
-fn authority(head: &Parts) -> Result<Option<Authority>, Problem> {
+fn authority(request: &Request) -> Result<Option<Authority>, Problem> {
     let bad = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, detail);
-    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => {
             let parsed = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
             Some(parsed.filter(is_host_and_port).ok_or_else(|| bad("the Host header names no host"))?)
         }
-        (None, _) if head.version < Version::HTTP_11 => None,
+        (None, _) if request.version() < Version::HTTP_11 => None,
         (None, _) => return Err(bad("the Host header is missing")),
         (Some(_), Some(_)) => return Err(bad("there is more than one Host header")),
     };
     // RFC 9112, section 3.2.2: an absolute target outranks the header.
-    Ok(head.uri.authority().cloned().or(host))
+    Ok(request.uri().authority().cloned().or(host))
 }
 
 /// Whether it is a host and perhaps a port. The library also takes a user, and anything at all for a port.

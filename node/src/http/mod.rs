@@ -15,7 +15,7 @@
 //! | `wait` | blocking queries |
 //! | `services`, `watch`, `members`, `why`, `probes`, `agent`, `ui`, `openapi` | the paths |
 //!
-//! A request passes counting, `errors`, `unread`, `guard` and `body` in this order, then reaches a handler here or a plug-in's router.
+//! A request passes `guard` and `body`, then reaches a handler here or a plug-in's router; its answer passes `unread` and `errors`.
 
 mod accept;
 mod agent;
@@ -43,7 +43,12 @@ mod tests;
 
 use std::sync::Arc;
 
-use axum::{Router, middleware, response::Redirect};
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::{Redirect, Response},
+};
 use hearsay_services::{Host, PrefixClash, Service, html, prefixes};
 
 pub use accept::{Limits, serve};
@@ -69,14 +74,27 @@ pub fn router(
     let front = plugins.iter().find_map(|plugin| plugin.front_page()).unwrap_or(FRONT_PAGE).to_owned();
     let own = own_routes(&front, openapi::document(plugins)).into_router().with_state(Arc::clone(&site));
     let others = Plugins::new(Arc::clone(&site), plugins, &host);
-    let guard = Arc::new(guard::Guard::new(Arc::clone(&site), plugins));
-    // The layer that is added last is the first to see a request.
-    Ok(own
-        .fallback(move |request| others.clone().answer(request))
-        .layer(middleware::from_fn_with_state(Arc::clone(&site), body::bound))
-        .layer(middleware::from_fn_with_state(guard, guard::check))
-        .layer(middleware::from_fn_with_state(Arc::clone(&site), unread::bound))
-        .layer(middleware::from_fn_with_state(site, errors::finish)))
+    let guard = guard::Guard::new(Arc::clone(&site), plugins);
+    let own = own.fallback(move |request| others.clone().answer(request));
+    Ok(own.layer(middleware::from_fn_with_state(Arc::new(Gate { site, guard }), pass)))
+}
+
+/// What every request passes.
+struct Gate {
+    site: Arc<Site>,
+    guard: guard::Guard,
+}
+
+/// One layer and not one for each: each is a box for every request and every answer.
+async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+    let asked = errors::Asked::of(&request);
+    let answer = async {
+        gate.guard.check(&request)?;
+        let (request, _room) = body::bound(&gate.site, request).await?;
+        Ok(unread::bound(&gate.site, next.run(request).await).await)
+    };
+    let answer: Result<Response, Response> = answer.await;
+    asked.finish(&gate.site, answer.unwrap_or_else(|refusal| refusal))
 }
 
 /// The node's own paths.

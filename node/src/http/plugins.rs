@@ -26,7 +26,7 @@ use super::{
 #[derive(Clone)]
 pub(super) struct Plugins {
     site: Arc<Site>,
-    routers: Arc<[(String, Router)]>,
+    routers: Arc<[(Arc<str>, Router)]>,
 }
 
 impl Plugins {
@@ -34,7 +34,7 @@ impl Plugins {
     pub(super) fn new(site: Arc<Site>, plugins: &[Arc<dyn Service>], host: &Arc<dyn Host>) -> Self {
         let routed = plugins.iter().flat_map(|plugin| {
             let router = plugin.router(Arc::clone(host));
-            plugin.prefixes().iter().map(move |prefix| ((*prefix).to_owned(), router.clone()))
+            plugin.prefixes().iter().map(move |prefix| (Arc::from(*prefix), router.clone()))
         });
         Self { site, routers: routed.collect() }
     }
@@ -52,7 +52,7 @@ impl Plugins {
         if is_event_stream(&response) {
             response = self.hold(response);
         }
-        response.extensions_mut().insert(Route(prefix.clone()));
+        response.extensions_mut().insert(Route(Arc::clone(prefix)));
         response
     }
 

@@ -6,15 +6,12 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use axum::{
     body::{Body, HttpBody},
-    extract::{Request, State},
     http::{HeaderValue, StatusCode, header},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -30,14 +27,17 @@ const SMALL_BYTES: u64 = 32 * 1024;
 /// An answer is handed over in such pieces, so that it is on the account until nearly all of it is taken.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// Passes a request on, and its answer only if there is room for it.
-pub(super) async fn bound(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
-    let (head, body) = next.run(request).await.into_parts();
-    let bytes = match body.size_hint().exact() {
-        Some(bytes) if bytes > SMALL_BYTES => bytes,
+/// An answer, if there is room for it.
+pub(super) async fn bound(site: &Site, response: Response) -> Response {
+    match response.body().size_hint().exact() {
+        Some(bytes) if bytes > SMALL_BYTES => hold(site, response, bytes).await,
         // A stream makes its parts when they are asked for.
-        _ => return Response::from_parts(head, body),
-    };
+        _ => response,
+    }
+}
+
+async fn hold(site: &Site, response: Response, bytes: u64) -> Response {
+    let (head, body) = response.into_parts();
     let room = usize::try_from(bytes).ok().and_then(|bytes| site.answers.take(bytes));
     let (Some(room), Ok(whole)) = (room, body.collect().await) else {
         site.metrics.http.refused("answers");
