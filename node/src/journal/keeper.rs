@@ -9,7 +9,7 @@ use std::{
     sync::{
         Arc, PoisonError,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{Receiver, RecvTimeoutError},
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -44,6 +44,10 @@ use crate::{driver::Order, view::Clock};
 const TAKE_MAX: usize = 4096;
 /// The thread looks around at least so often.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// How long a thread that has just synced looks for more before it sleeps, at most. To be woken takes tens of microseconds, twice for each answer; a
+/// client that was just answered asks again sooner. It lets others go first meanwhile, and never looks for longer than the sync took.
+const LINGER_MAX: Duration = Duration::from_micros(200);
 
 /// A database is replaced at most so often: where each decays at once, another one helps as little.
 const REPLACE_EVERY: Duration = Duration::from_secs(10);
@@ -93,6 +97,8 @@ pub(super) struct Keeper {
     /// Why the file as a whole cannot be used any more.
     ruined: Option<String>,
     replaced: Option<Instant>,
+    /// How long to look for more before sleeping.
+    linger: Duration,
 }
 
 impl Keeper {
@@ -131,6 +137,7 @@ impl Keeper {
             scrub: Scrub::default(),
             ruined: None,
             replaced: None,
+            linger: Duration::ZERO,
         })
     }
 
@@ -143,7 +150,7 @@ impl Keeper {
                 .poll_timeout()
                 .map_or(self.retention.next_due(), |at| at.min(self.retention.next_due()));
             let wait = due.since(now).min(IDLE);
-            match self.told.recv_timeout(wait) {
+            match self.next(wait) {
                 Ok(told) => self.take(told),
                 Err(RecvTimeoutError::Timeout) => (),
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -165,6 +172,19 @@ impl Keeper {
             self.replace_if_ruined();
             *self.shown.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.machine.counters();
         }
+    }
+
+    /// Waits for something to be told.
+    fn next(&mut self, wait: Duration) -> Result<Told, RecvTimeoutError> {
+        let until = Instant::now() + std::mem::take(&mut self.linger).min(wait);
+        while Instant::now() < until {
+            match self.told.try_recv() {
+                Ok(told) => return Ok(told),
+                Err(TryRecvError::Empty) => std::thread::yield_now(),
+                Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+            }
+        }
+        self.told.recv_timeout(wait)
     }
 
     /// Drops some of what is not kept any longer, when it is time. Whoever has asked for something meanwhile comes first.
@@ -315,8 +335,10 @@ impl Keeper {
             if self.broken.puts_off() {
                 return;
             }
+            let begun = Instant::now();
             match self.store.commit() {
                 Ok(()) => {
+                    self.linger = begun.elapsed().min(LINGER_MAX);
                     self.shown.commits.fetch_add(1, Ordering::Relaxed);
                     // Readers that wake up find it.
                     self.changed.send_modify(|changes| *changes += 1);
