@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use hearsay_protocol::journal::clock::HybridTime;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::{
     KEPT, numbers,
@@ -21,7 +21,7 @@ use super::{
 use crate::journal::{FeedId, Projection, Recorded, Retention, Seq};
 
 /// Raise it with every change of these tables or of what is put into them.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Rows that are put into the full-text index together. Half of it is what a search has to look through by itself, on average.
 pub(super) const INDEX_EVERY: i64 = 256;
 /// A row with a longer message makes everything before it be indexed at once, so that what is not indexed stays small.
@@ -34,7 +34,7 @@ pub(super) const INDEXED: &str = "id, message, coalesce(service, '')";
 
 const TABLES: &str = "
 CREATE TABLE log_meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
-INSERT INTO log_meta VALUES ('made', lower(hex(randomblob(4)))), ('indexed', 0);
+INSERT INTO log_meta VALUES ('made', lower(hex(randomblob(4)))), ('indexed', 0), ('dropped', 0);
 CREATE TABLE log_feeds (
     id INTEGER PRIMARY KEY,
     writer BLOB NOT NULL,
@@ -48,7 +48,7 @@ CREATE TABLE log_feeds (
 );
 CREATE TABLE log_early (feed INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (feed, seq)) WITHOUT ROWID;
 CREATE TABLE log_records (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     feed INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     time INTEGER NOT NULL,
@@ -68,6 +68,14 @@ CREATE INDEX log_by_service ON log_records (service, time) WHERE service IS NOT 
 CREATE INDEX log_warnings ON log_records (time) WHERE level >= 4;
 CREATE TABLE log_keys (key TEXT NOT NULL, record INTEGER NOT NULL, PRIMARY KEY (key, record)) WITHOUT ROWID;
 ";
+
+/// The number of the newest row, as SQL: no other is given twice, also where the newest are dropped first. (`AUTOINCREMENT` promises the same, and
+/// writes a page of its own for each row.)
+macro_rules! newest {
+    () => {
+        "max(coalesce((SELECT max(id) FROM log_records), 0), (SELECT value FROM log_meta WHERE name = 'dropped'))"
+    };
+}
 
 /// What is the same on every node that has the same entries: rows by the names of their entries, and offsets within a feed only as far as the
 /// distance goes, because how many records were dropped before the first that is kept, only those know that had them.
@@ -180,6 +188,11 @@ impl Projection for Tables {
              AND id <= (SELECT value FROM log_meta WHERE name = 'indexed')"
         ))?
         .execute(range)?;
+        db.prepare_cached(
+            "UPDATE log_meta SET value = max(value, coalesce((SELECT max(id) FROM log_records WHERE feed = ?1 AND seq <= ?2), 0))
+             WHERE name = 'dropped'",
+        )?
+        .execute(range)?;
         let mut widows: Vec<(String, i64)> = Vec::new();
         {
             let mut keyed = db.prepare_cached(
@@ -234,8 +247,8 @@ fn insert(
     // Only what is no text is kept as it is, too.
     let raw = matches!(text, std::borrow::Cow::Owned(_)).then_some(message);
     let mut insert = db.prepare_cached(
-        "INSERT INTO log_records (feed, seq, time, posted, before, hidden, level, said, service, node, message, raw)
-         VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11)",
+        concat!("INSERT INTO log_records (id, feed, seq, time, posted, before, hidden, level, said, service, node, message, raw)
+         VALUES (", newest!(), " + 1, ?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11)"),
     )?;
     insert.insert(params![
         feed,
@@ -301,10 +314,9 @@ pub(super) fn indexed(db: &Connection) -> rusqlite::Result<i64> {
     db.prepare_cached("SELECT value FROM log_meta WHERE name = 'indexed'")?.query_row([], |row| row.get(0))
 }
 
-/// The number of the newest row; 0 without any.
+/// The number of the newest row, also of one that was dropped; 0 without any.
 pub(super) fn newest(db: &Connection) -> rusqlite::Result<i64> {
-    let mut find = db.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'log_records'")?;
-    Ok(find.query_row([], |row| row.get(0)).optional()?.unwrap_or(0))
+    db.prepare_cached(concat!("SELECT ", newest!()))?.query_row([], |row| row.get(0))
 }
 
 /// Which tables these are: row numbers of others mean nothing here.
