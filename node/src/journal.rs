@@ -38,6 +38,7 @@ mod backup;
 #[cfg(feature = "broken")]
 mod broken;
 mod keeper;
+mod mend;
 mod pages;
 mod rebuild;
 mod retention;
@@ -46,7 +47,9 @@ mod scrub;
 mod shown;
 mod store;
 mod verify;
+mod wal;
 
+use mend::Mended;
 use shown::Shown;
 
 pub use backup::{BackupError, backup};
@@ -299,71 +302,40 @@ fn open(
     projection: &dyn Projection,
     cluster: &str,
 ) -> anyhow::Result<(Store, Restored)> {
+    let unusable = |error: &dyn std::fmt::Display| {
+        anyhow::anyhow!("cannot use {}: {error}; move it away, or name another --data-dir", path.display())
+    };
     let attempt = || -> Result<(Store, Restored), StoreError> {
         let store = Store::open(path, cluster, name, projection)?;
         let restored = store.restored()?;
         Ok((store, restored))
     };
-    match attempt() {
-        Ok(opened) => Ok(opened),
-        Err(StoreError::Damaged(error)) => {
-            let aside = put_aside(path)?;
-            let begin = || -> Result<(Store, Restored, u64), StoreError> {
-                let (mut store, _) = attempt()?;
-                let taken = salvage::salvage(&aside, &mut store, projection)?;
-                let restored = store.restored()?;
-                Ok((store, restored, taken))
-            };
-            let (store, restored, taken) = begin().map_err(|error| {
-                put_back(path, &aside);
-                anyhow::anyhow!("cannot use {}: {error}", path.display())
-            })?;
-            tell_of_damage(name, &error, &aside, taken);
-            Ok((store, restored))
-        }
-        Err(error) => Err(anyhow::anyhow!(
-            "cannot use {}: {error}; move it away, or name another --data-dir",
-            path.display()
-        )),
+    if let Some(aside) = mend::resume(path).map_err(|error| unusable(&error))? {
+        tracing::warn!(topic = name, kept = %aside.display(), "the journal's database was being replaced, which is done now");
     }
+    let damage = if wal::is_stale(path).map_err(|error| unusable(&error))? {
+        "its log is older than what was copied from it".to_owned()
+    } else {
+        match attempt() {
+            Ok(opened) => return Ok(opened),
+            Err(StoreError::Damaged(error)) => error.to_string(),
+            Err(error) => return Err(unusable(&error)),
+        }
+    };
+    let mended = mend::mend(path, cluster, name, projection).map_err(|error| unusable(&error))?;
+    let opened = attempt().map_err(|error| unusable(&error))?;
+    tell_of_damage(name, &damage, &mended);
+    Ok(opened)
 }
 
-fn tell_of_damage(topic: &str, error: &dyn std::fmt::Display, aside: &Path, taken: u64) {
+fn tell_of_damage(topic: &str, error: &str, mended: &Mended) {
     tracing::error!(
         topic,
-        %error,
-        kept = %aside.display(),
-        runs_taken_over = taken,
+        error,
+        kept = %mended.aside.display(),
+        runs_taken_over = mended.runs,
         "the journal's database is damaged; it was put aside, and what other replicas have comes back from them"
     );
-}
-
-/// A free name beside a database that is damaged. `None`: there are too many already.
-fn name_aside(path: &Path) -> Option<PathBuf> {
-    (1..1000).map(|n| path.with_extension(format!("damaged-{n}"))).find(|aside| !aside.exists())
-}
-
-/// Renames a database and what belongs to it.
-fn put_aside(path: &Path) -> anyhow::Result<PathBuf> {
-    let aside = name_aside(path)
-        .ok_or_else(|| anyhow::anyhow!("too many damaged databases beside {}", path.display()))?;
-    std::fs::rename(path, &aside)?;
-    for suffix in ["-wal", "-shm"] {
-        let with = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
-        // Often there is none.
-        _ = std::fs::rename(with(path), with(&aside));
-    }
-    Ok(aside)
-}
-
-/// Undoes [`put_aside`], and removes what was begun in its place: what is sound in a damaged file must not be forgotten beside half a new one.
-fn put_back(path: &Path, aside: &Path) {
-    for suffix in ["-wal", "-shm", ""] {
-        let with = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
-        // Perhaps it was not there yet. Where it cannot be removed it cannot be written either.
-        _ = std::fs::remove_file(with(path));
-        _ = std::fs::rename(with(aside), with(path));
-    }
 }
 
 /// A directory that goes with the process.

@@ -164,16 +164,6 @@ impl Keepers {
     }
 }
 
-/// A node whose databases have sums: what ships has none yet.
-fn with_sums() -> Option<std::ffi::OsString> {
-    let node = std::env::var_os("NODE_BROKEN_BIN");
-    if node.is_none() {
-        println!("skipped: NODE_BROKEN_BIN does not name a node with the feature `broken`; tests/run does");
-        assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and there is no such node");
-    }
-    node
-}
-
 fn keeper(lab: &mut Lab, host: &Host, name: &str) -> NodeRef {
     lab.start(Some(host), name, 7500, &["--role", "grading,log", "--name", name])
 }
@@ -196,9 +186,7 @@ fn topic(rng: &mut fastrand::Rng) -> &'static str {
 
 #[test]
 fn flipped_bits_and_cut_files_are_noticed_mended_and_spread_to_nobody() {
-    let Some(node) = with_sums() else { return };
     scenario("flipped_bits_and_cut_files_are_noticed_mended_and_spread_to_nobody", |lab| {
-        lab.begin_anew(&node, &[]);
         let mut keepers = Keepers::start(lab);
         let rounds = if std::env::var_os("LAB_LONG").is_some() { 300 } else { 6 };
         // Where a page is damaged that nobody reads, the node notices by and by: before its next turn.
@@ -270,9 +258,7 @@ fn flipped_bits_and_cut_files_are_noticed_mended_and_spread_to_nobody() {
 
 #[test]
 fn three_nodes_that_are_each_damaged_elsewhere_mend_one_another() {
-    let Some(node) = with_sums() else { return };
     scenario("three_nodes_that_are_each_damaged_elsewhere_mend_one_another", |lab| {
-        lab.begin_anew(&node, &[]);
         let mut keepers = Keepers::start(lab);
         let rounds = if std::env::var_os("LAB_LONG").is_some() { 30 } else { 2 };
         for round in 0..rounds {
@@ -313,9 +299,7 @@ fn three_nodes_that_are_each_damaged_elsewhere_mend_one_another() {
 
 #[test]
 fn a_running_node_finds_a_flipped_bit_by_itself() {
-    let Some(node) = with_sums() else { return };
     scenario("a_running_node_finds_a_flipped_bit_by_itself", |lab| {
-        lab.begin_anew(&node, &[]);
         let mut keepers = Keepers::start(lab);
         keepers.all_in_files(lab, 0);
         let file = keepers.journals(lab, 0).join("grading.db");

@@ -31,9 +31,9 @@ use hearsay_services::journal::{Projection, Readers, Retention, is_damage};
 use tokio::sync::{mpsc::Sender, oneshot, watch};
 
 use super::{
-    Shown, Told, pages, put_aside, put_back,
+    Shown, Told,
+    mend::mend,
     retention::Schedule,
-    salvage::salvage,
     scrub::Scrub,
     store::{Store, StoreError, disk_error},
     tell_of_damage,
@@ -166,7 +166,7 @@ impl Keeper {
             self.carry_out();
             self.commit();
             self.drop_oldest();
-            if pages::IN_USE && self.scrub.look(self.store.connection(), &self.shown) {
+            if self.scrub.look(self.store.connection(), &self.shown) {
                 self.ruined = Some("a page does not prove itself".into());
             }
             self.replace_if_ruined();
@@ -409,21 +409,17 @@ impl Keeper {
     }
 
     fn replace(&mut self, why: &str) -> anyhow::Result<Vec<Extent>> {
-        let aside = put_aside(&self.path)?;
-        let begin = || -> Result<_, StoreError> {
-            let mut store = self.store.anew(&self.path, self.projection.as_ref())?;
-            let taken = salvage(&aside, &mut store, self.projection.as_ref())?;
-            let restored = store.restored()?;
-            Ok((store, restored, taken))
-        };
-        let (store, restored, taken) = begin().inspect_err(|_| put_back(&self.path, &aside))?;
+        let (cluster, topic) = self.store.owner();
+        let mended = mend(&self.path, cluster, topic, self.projection.as_ref())?;
+        let store = Store::open(&self.path, cluster, topic, self.projection.as_ref())?;
+        let restored = store.restored()?;
         // SQLite leaves a file that was moved, and its log, as they are when it closes them.
         self.store = store;
         self.scrub = Scrub::default();
         // From here on, nobody reads what is damaged.
         self.readers.forget();
         self.shown.replaced.fetch_add(1, Ordering::Relaxed);
-        tell_of_damage(&self.topic, &why, &aside, taken);
+        tell_of_damage(&self.topic, why, &mended);
         Ok(restored.extents)
     }
 

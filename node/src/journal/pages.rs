@@ -20,9 +20,9 @@ use std::{
 use rusqlite::{Connection, ffi};
 
 /// The size of pages. What is not of this size is no file of ours, and not checked.
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 /// What of a page is free for the hash.
-const SUM: usize = 8;
+pub(super) const SUM: usize = 8;
 /// Where the header says how large pages are, and how much at their end is free; then whose file it is.
 const HEADER_PAGE_SIZE: usize = 16;
 const HEADER_FREE: usize = 20;
@@ -46,14 +46,8 @@ pub(super) enum Page {
     Absent,
 }
 
-/// Whether databases get sums, and those that have them are checked.
-pub(super) const IN_USE: bool = cfg!(any(test, feature = "page-sums"));
-
 /// Every database that this process opens from now on has its pages checked, if they have sums.
 pub(super) fn check_from_now_on() {
-    if !IN_USE {
-        return;
-    }
     static ONCE: Once = Once::new();
     // SAFETY: the table of functions that SQLite returns lives as long as the process, and so does the one that it is given.
     ONCE.call_once(|| unsafe {

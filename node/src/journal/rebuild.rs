@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 
 use super::{
     backup::{BackupError, backup},
-    name_aside,
+    mend::name_aside,
     store::{Store, StoreError, seq},
     verify::{Part, Projections, Report, Tell, verify},
 };

@@ -4,7 +4,10 @@
 //! itself by its writer's signature, wherever it is read from. So the damaged file is read without regard to its pages' sums, row by row
 //! where that is what it takes, and every sound run is taken over. What then is missing comes from other replicas, if any has it.
 
-use std::path::Path;
+use std::{
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
 
 use hearsay_protocol::journal::feed::Run;
 use hearsay_services::journal::{Projection, is_damage};
@@ -22,7 +25,7 @@ const UNCHECKED: &std::ffi::CStr = c"unix";
 const COLUMNS: &str = "SELECT r.start, r.\"end\", r.before, r.signature, r.entries, r.rowid, f.writer, f.boot
     FROM journal_runs r JOIN journal_feeds f ON f.id = r.feed";
 
-/// Takes over what is sound. Returns how many runs that were.
+/// Takes over what is sound. Returns how many runs the new database has.
 ///
 /// # Errors
 /// The new database refused. What of the damaged one cannot be read is no error.
@@ -31,15 +34,32 @@ pub(super) fn salvage(
     store: &mut Store,
     projection: &dyn Projection,
 ) -> Result<u64, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let Ok(old) = Connection::open_with_flags_and_vfs(damaged, flags, UNCHECKED) else { return Ok(0) };
-    let (mut after, mut missing, mut taken) = (0i64, 0i64, 0u64);
+    for uri in uris(damaged) {
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let Ok(old) = Connection::open_with_flags_and_vfs(uri, flags, UNCHECKED) else { continue };
+        from(&old, store, projection)?;
+    }
+    Ok(store.connection().query_row("SELECT count(*) FROM journal_runs", [], |row| row.get(0))?)
+}
+
+/// The database with its log, and, where there is a log, without: either may be what is damaged.
+fn uris(damaged: &Path) -> Vec<String> {
+    let name: String = damaged.as_os_str().as_bytes().iter().map(|byte| format!("%{byte:02x}")).collect();
+    let log = PathBuf::from(format!("{}-wal", damaged.display()));
+    let has_log = log.metadata().is_ok_and(|log| log.len() > 0);
+    let ways = if has_log { &["", "?immutable=1"][..] } else { &[""] };
+    ways.iter().map(|way| format!("file:{name}{way}")).collect()
+}
+
+fn from(old: &Connection, store: &mut Store, projection: &dyn Projection) -> Result<(), StoreError> {
+    let (mut after, mut missing) = (0i64, 0i64);
     while missing < MISSING_MAX {
-        let runs = match batch(&old, after) {
+        let runs = match batch(old, after) {
             Ok(runs) if runs.is_empty() => break,
             Ok(runs) => runs,
             // One of the next rows cannot be read. Which, only asking for each can tell.
-            Err(error) if is_damage(&error) => match row(&old, after + 1) {
+            Err(error) if is_damage(&error) => match row(old, after + 1) {
                 Ok(Some(run)) => vec![(after + 1, Some(run))],
                 _ => vec![(after + 1, None)],
             },
@@ -50,7 +70,7 @@ pub(super) fn salvage(
             match run.filter(|run| store.proves(run)) {
                 Some(run) => {
                     store.put(&run, projection)?;
-                    (missing, taken) = (0, taken + 1);
+                    missing = 0;
                 }
                 None => missing += 1,
             }
@@ -59,7 +79,7 @@ pub(super) fn salvage(
             store.commit()?;
         }
     }
-    Ok(taken)
+    Ok(())
 }
 
 fn batch(db: &Connection, after: i64) -> rusqlite::Result<Vec<(i64, Option<Run>)>> {

@@ -17,7 +17,7 @@ use hearsay_protocol::{
         feed::{ChainHash, Entry, EntryId, FeedId, RUN_ENTRIES_MAX, Run, Seq},
         message::Extent,
     },
-    seen::Seen,
+    seen::{RANGES_MAX, Seen},
     wire::PAGE_BYTES,
 };
 use hearsay_services::journal::{Projection, Recorded};
@@ -114,10 +114,8 @@ impl Store {
             return Err(StoreError::Foreign);
         }
         // Made before pages had sums.
-        let is_old = pages::IN_USE && tables > 0 && !pages::have_sums(&db);
-        if pages::IN_USE {
-            pages::leave_room(&db);
-        }
+        let is_old = tables > 0 && !pages::have_sums(&db);
+        pages::leave_room(&db);
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "mmap_size", 0)?;
@@ -139,8 +137,7 @@ impl Store {
     fn give_sums(&self) -> rusqlite::Result<()> {
         let verdict: String = self.db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if verdict != "ok" {
-            let damaged = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-            return Err(rusqlite::Error::SqliteFailure(damaged, Some(verdict)));
+            return Err(damaged(verdict));
         }
         self.db.execute_batch("VACUUM")?;
         // Whoever opens the file from now on finds the first page in it, which says that there are sums.
@@ -182,18 +179,45 @@ impl Store {
     /// It cannot be read.
     pub fn restored(&self) -> Result<Restored, StoreError> {
         let mut restored = Restored::default();
-        let mut feeds = self.db.prepare("SELECT writer, boot, seen, latest FROM journal_feeds")?;
+        let mut feeds =
+            self.db.prepare("SELECT writer, boot, seen, latest, id, dropped FROM journal_feeds")?;
         let mut rows = feeds.query([])?;
         while let Some(row) = rows.next()? {
             let feed = feed_of(row.get(0)?, row.get(1)?);
             let bytes: Vec<u8> = row.get(2)?;
-            let seen =
-                seen_from_bytes(&bytes).map_err(|_| StoreError::Damaged(rusqlite::Error::InvalidQuery))?;
+            let seen = seen_from_bytes(&bytes)
+                .map_err(|_| damaged(format!("what is here of the feed {feed:?} cannot be read")))?;
+            let last = self.last_run(row.get(4)?, seen.highest())?.max(seq(row.get(5)?));
+            // Both are written in one transaction; parts of a file and a log that do not belong together disagree. (Of a feed with very many gaps
+            // the end is forgotten, and fetched again.)
+            let is_forgotten = last > seen.highest() && seen.ranges() >= RANGES_MAX;
+            if last != seen.highest() && !is_forgotten {
+                let detail =
+                    format!("of the feed {feed:?} it lists {} entries and has {}", seen.highest().0, last.0);
+                return Err(damaged(detail).into());
+            }
             let latest = HybridTime(row.get::<_, i64>(3)?.cast_unsigned());
             restored.latest = restored.latest.max(latest);
             restored.extents.push(Extent { feed, seen });
         }
         Ok(restored)
+    }
+
+    /// The number of the last entry in a feed's runs, if it lies where it should.
+    fn last_run(&self, feed: i64, expected: Seq) -> rusqlite::Result<Seq> {
+        let mut last = self
+            .db
+            .prepare_cached("SELECT \"end\" FROM journal_runs WHERE feed = ?1 ORDER BY start DESC LIMIT 1")?;
+        let last: Option<i64> = last.query_row([feed], |row| row.get(0)).optional()?;
+        if last.map(seq) == Some(expected) {
+            return Ok(expected);
+        }
+        // Nobody keeps a writer from signing runs that overlap.
+        let mut last =
+            self.db.prepare_cached("SELECT max(\"end\") FROM journal_runs WHERE feed = ?1 AND start > ?2")?;
+        let lowest = signed(expected).saturating_sub(RUN_ENTRIES_MAX as i64);
+        let last: Option<i64> = last.query_row(params![feed, lowest], |row| row.get(0))?;
+        Ok(last.map(seq).unwrap_or_default())
     }
 
     /// Opens a transaction, unless one is open.
@@ -435,12 +459,18 @@ impl Store {
         Ok(Extent { feed, seen })
     }
 
-    /// An empty one in place of this one, whose file was put aside.
+    /// The cluster and the topic that it belongs to.
+    pub(super) fn owner(&self) -> (&str, &str) {
+        (&self.cluster, &self.topic)
+    }
+
+    /// Closes it. All of it is in its file then, and nothing beside that.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
-    pub(super) fn anew(&self, path: &Path, projection: &dyn Projection) -> Result<Self, StoreError> {
-        Self::open(path, &self.cluster, &self.topic, projection)
+    /// What the database said.
+    pub(super) fn close(self) -> rusqlite::Result<()> {
+        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        self.db.close().map_err(|(_, error)| error)
     }
 
     /// Whether a run is its writer's, and of this topic.
@@ -452,6 +482,12 @@ impl Store {
     pub fn connection(&self) -> &Connection {
         &self.db
     }
+}
+
+/// What SQLite would say, had it noticed.
+fn damaged(what: String) -> rusqlite::Error {
+    let error = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    rusqlite::Error::SqliteFailure(error, Some(what))
 }
 
 /// Runs answered with at once. Each may be one small entry.

@@ -1,0 +1,73 @@
+use std::collections::BTreeSet;
+
+use hearsay_services::builtin;
+
+use super::*;
+
+const CLUSTER: &str = "test";
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    let entries = dir.read_dir().unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// A database, marked so that it is known again.
+fn database(path: &Path, mark: &str) {
+    let projection = builtin().into_iter().find(|p| p.name() == "grading").unwrap().projection().unwrap();
+    let store = Store::open(path, CLUSTER, "grading", projection.as_ref()).unwrap();
+    store.connection().execute("INSERT INTO journal_meta VALUES ('mark', ?1)", [mark]).unwrap();
+    store.close().unwrap();
+}
+
+fn mark(path: &Path) -> String {
+    let db = rusqlite::Connection::open(path).unwrap();
+    db.query_row("SELECT value FROM journal_meta WHERE name = 'mark'", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn wherever_replacing_is_killed_the_next_start_has_one_or_the_other_whole() {
+    // Killed before the new one was finished; and after each step from then on.
+    for step in 0..6usize {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grading.db");
+        database(&path, "old");
+        fs::write(part(&path, "-wal"), b"of the old one").unwrap();
+        fs::write(part(&path, "-shm"), b"of the old one").unwrap();
+        database(&begun(&path), "new");
+        let aside = path.with_extension("damaged-1");
+        if step > 0 {
+            fs::rename(begun(&path), finished(&path)).unwrap();
+        }
+        for suffix in PARTS.iter().take(step.saturating_sub(1)) {
+            fs::rename(part(&path, suffix), part(&aside, suffix)).unwrap();
+        }
+        if step == 5 {
+            fs::rename(finished(&path), &path).unwrap();
+        }
+        let resumed = resume(&path).unwrap();
+        assert_eq!(resumed.is_some(), (1..5).contains(&step), "step {step}");
+        let left = names(dir.path());
+        assert!(!left.iter().any(|name| name.contains("mend")), "step {step}: {left:?}");
+        if step == 0 {
+            fs::remove_file(part(&path, "-wal")).unwrap();
+            assert_eq!(mark(&path), "old");
+        } else {
+            assert!(!left.contains("grading.db-wal"), "step {step}: another one's log, {left:?}");
+            assert_eq!(mark(&path), "new", "step {step}");
+            let old = left.iter().filter(|name| name.contains("damaged")).count();
+            assert_eq!(old, 3, "step {step}: {left:?}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_replaced_stays_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("grading.db");
+    fs::write(&path, vec![7; 10_000]).unwrap();
+    // In the way of the new one.
+    fs::create_dir(begun(&path)).unwrap();
+    let projection = builtin().into_iter().find(|p| p.name() == "grading").unwrap().projection().unwrap();
+    assert!(mend(&path, CLUSTER, "grading", projection.as_ref()).is_err());
+    assert_eq!(fs::read(&path).unwrap(), vec![7; 10_000]);
+}
