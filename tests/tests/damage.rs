@@ -142,6 +142,19 @@ impl Keepers {
         noticed()
     }
 
+    /// Ends all, and checks that what they leave is sound.
+    fn end_sound(&self, lab: &mut Lab) {
+        self.nodes.clone().into_iter().for_each(|node| lab.crash(node));
+        for which in 0..3 {
+            let journals = self.journals(lab, which);
+            for topic in ["grading.db", "log.db"] {
+                let mut verify = lab.command(None, "verify", &["journal", "verify"]);
+                let verified = verify.arg(journals.join(topic)).output().unwrap();
+                assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+            }
+        }
+    }
+
     /// Waits until all have everything; until then nobody has anything that nobody wrote, and those that are well miss nothing.
     fn mended(&self, lab: &Lab, ill: &BTreeSet<usize>, what: &str) {
         let start = Instant::now();
@@ -244,15 +257,7 @@ fn flipped_bits_and_cut_files_are_noticed_mended_and_spread_to_nobody() {
         keepers.mended(lab, &[0, 1, 2].into(), "all rounds");
         // What was flipped in a file that was whole is found, or was free and is written anew.
         assert!(noticed_at_once + noticed_later >= gone, "{gone} were never noticed");
-        keepers.nodes.clone().into_iter().for_each(|node| lab.crash(node));
-        for which in 0..3 {
-            let journals = keepers.journals(lab, which);
-            for topic in ["grading.db", "log.db"] {
-                let mut verify = lab.command(None, "verify", &["journal", "verify"]);
-                let verified = verify.arg(journals.join(topic)).output().unwrap();
-                assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
-            }
-        }
+        keepers.end_sound(lab);
     });
 }
 
@@ -261,6 +266,7 @@ fn three_nodes_that_are_each_damaged_elsewhere_mend_one_another() {
     scenario("three_nodes_that_are_each_damaged_elsewhere_mend_one_another", |lab| {
         let mut keepers = Keepers::start(lab);
         let rounds = if std::env::var_os("LAB_LONG").is_some() { 30 } else { 2 };
+        let (mut noticed, mut gone) = (0, 0);
         for round in 0..rounds {
             // The last one to leave hears that the others left, and writes it into its log.
             (0..3).for_each(|which| keepers.all_in_files(lab, which));
@@ -282,15 +288,22 @@ fn three_nodes_that_are_each_damaged_elsewhere_mend_one_another() {
             (0..3).for_each(|which| keepers.restart(lab, which));
             lab.until(10 * S, "all list all", |lab| lab.all_list_all(&keepers.nodes));
             // In both journals: one that is about to be replaced is no file to damage again.
-            lab.until(30 * S, "all notice", |lab| {
-                keepers
-                    .nodes
-                    .iter()
-                    .all(|node| ["grading", "log"].iter().all(|topic| has_noticed(&lab.log(*node), topic)))
-            });
+            for which in 0..3 {
+                for topic in ["grading.db", "log.db"] {
+                    let file = keepers.journals(lab, which).join(topic);
+                    let what = format!("round {round}, node {which}, {topic}");
+                    *(if keepers.noticed_or_gone(lab, which, &file, &what) {
+                        &mut noticed
+                    } else {
+                        &mut gone
+                    }) += 1;
+                }
+            }
             keepers.mended(lab, &[0, 1, 2].into(), &format!("round {round}"));
         }
-        keepers.nodes.clone().into_iter().for_each(|node| lab.crash(node));
+        println!("{noticed} noticed, {gone} overwritten unread");
+        assert!(noticed > 5 * gone, "{gone} were never noticed");
+        keepers.end_sound(lab);
         let all: Vec<_> =
             (0..3).map(|which| feeds(&keepers.journals(lab, which).join("grading.db"))).collect();
         assert!(all.iter().all(|feeds| *feeds == all[0]), "{all:#?}");

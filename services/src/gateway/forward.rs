@@ -21,9 +21,21 @@ const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// What concerns one connection, whether `Connection` names it or not.
+static OF_ONE_CONNECTION: [HeaderName; 8] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TRANSFER_ENCODING,
+    header::TE,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+    header::PROXY_AUTHORIZATION,
+    header::PROXY_AUTHENTICATE,
+];
+
+/// What a client may not say to an instance. RFC 9110, section 10.1.1: the gateway itself says "continue" as soon as somebody takes the body.
+static NOT_FOR_INSTANCES: [HeaderName; 4] = [header::EXPECT, header::FORWARDED, HOST, PREFIX];
 
 /// What a connection adds to each of its requests.
 #[derive(Clone, Debug)]
@@ -71,18 +83,13 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(header::CONNECTION);
     }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::TE,
-        header::UPGRADE,
-        HTTP2_SETTINGS,
-        header::PROXY_AUTHORIZATION,
-        header::PROXY_AUTHENTICATE,
-    ] {
-        headers.remove(name);
-    }
+    remove_all(headers, &OF_ONE_CONNECTION);
+}
+
+/// Takes off all of these. Hardly ever is one there, and to look at the names that are is cheaper than to look each of these up.
+fn remove_all(headers: &mut HeaderMap, names: &[HeaderName]) {
+    let found: Vec<HeaderName> = headers.keys().filter(|name| names.contains(name)).cloned().collect();
+    found.into_iter().for_each(|name| _ = headers.remove(name));
 }
 
 /// What a request is beside its headers.
@@ -102,18 +109,16 @@ pub struct Origin<'a> {
 pub fn prepare(headers: &mut HeaderMap, origin: &Origin<'_>, me: &Pseudonym) {
     let takes_trailers = tokens(headers, &header::TE).any(|te| te.eq_ignore_ascii_case("trailers"));
     strip_hop_by_hop(headers);
-    // RFC 9110, section 10.1.1: the gateway itself says "continue" as soon as somebody takes the body.
-    headers.remove(header::EXPECT);
-    headers.remove(header::FORWARDED);
+    remove_all(headers, &NOT_FOR_INSTANCES);
     append(headers, FOR, &origin.client.address);
     headers.insert(PROTO, HeaderValue::from_static("http"));
-    match origin.authority {
-        Some(authority) => _ = headers.insert(HOST, authority.clone()),
-        None => _ = headers.remove(HOST),
+    if let Some(authority) = origin.authority {
+        headers.insert(HOST, authority.clone());
     }
-    match HeaderValue::from_str(origin.prefix) {
-        Ok(prefix) if !origin.prefix.is_empty() => _ = headers.insert(PREFIX, prefix),
-        _ => _ = headers.remove(PREFIX),
+    if !origin.prefix.is_empty()
+        && let Ok(prefix) = HeaderValue::from_str(origin.prefix)
+    {
+        headers.insert(PREFIX, prefix);
     }
     append(headers, header::VIA, me.by(origin.version));
     trace::ensure(headers);

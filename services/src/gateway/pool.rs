@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -12,11 +13,15 @@ use std::{
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Sleep, sleep, timeout},
+};
 
 use super::{
     body::Outgoing,
     limits::Limits,
+    proxy::LOOK_EVERY,
     target::{Address, Target, is_link_local},
 };
 
@@ -28,7 +33,15 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// By HTTP/1.
-pub type One = http1::SendRequest<Outgoing>;
+#[derive(Debug)]
+pub struct One {
+    /// The connection.
+    pub sender: http1::SendRequest<Outgoing>,
+    /// When to look next whether the instance still owes an answer. It goes with the connection and runs on between requests, because to set a timer
+    /// and take it back costs each request more than to be woken by an old one now and then.
+    pub look: Pin<Box<Sleep>>,
+}
+
 /// By HTTP/2.
 pub type Two = http2::SendRequest<Outgoing>;
 
@@ -51,7 +64,7 @@ pub struct Kept {
 
 #[derive(Debug)]
 struct Idle {
-    sender: One,
+    one: One,
     since: Instant,
     _seat: Seat,
 }
@@ -130,15 +143,15 @@ impl Pool {
                 kept.clear();
                 return None;
             }
-            if idle.sender.is_ready() {
-                return Some(idle.sender);
+            if idle.one.sender.is_ready() {
+                return Some(idle.one);
             }
         }
         None
     }
 
-    fn put(&self, target: &Target, sender: One) {
-        if target.is_gone() || sender.is_closed() {
+    fn put(&self, target: &Target, one: One) {
+        if target.is_gone() || one.sender.is_closed() {
             return;
         }
         let Some(kept) = target.kept.get(self.thread) else { return };
@@ -146,14 +159,14 @@ impl Pool {
         if kept.len() < self.limits.kept_per_instance
             && let Some(seat) = Seat::take(&self.taken, self.limits.kept)
         {
-            kept.push(Idle { sender, since: Instant::now(), _seat: seat });
+            kept.push(Idle { one, since: Instant::now(), _seat: seat });
         }
     }
 
     /// Closes what has waited for too long.
     pub fn sweep(&self, target: &Target) {
         let Some(kept) = target.kept.get(self.thread) else { return };
-        kept.lock().retain(|idle| idle.since.elapsed() < self.limits.keep && !idle.sender.is_closed());
+        kept.lock().retain(|idle| idle.since.elapsed() < self.limits.keep && !idle.one.sender.is_closed());
         if let Ok(mut two) = kept.two.try_lock()
             && two
                 .as_ref()
@@ -178,7 +191,7 @@ impl Pool {
             // Whoever waits for an answer is told by its sender.
             let _ = connection.with_upgrades().await;
         });
-        Ok(sender)
+        Ok(One { sender, look: Box::pin(sleep(LOOK_EVERY.min(self.limits.answer))) })
     }
 
     /// The connection for HTTP/2, opened where there is none.
@@ -251,7 +264,7 @@ impl Pool {
 #[derive(Debug)]
 pub struct Lease {
     /// The connection.
-    pub sender: One,
+    pub one: One,
     /// Where it leads.
     pub target: Arc<Target>,
     /// Where it waits.
@@ -261,13 +274,13 @@ pub struct Lease {
 impl Lease {
     /// The answer has ended.
     pub fn give_back(self) {
-        let Self { mut sender, target, pool } = self;
-        if sender.is_ready() {
-            pool.put(&target, sender);
-        } else if !sender.is_closed() {
+        let Self { mut one, target, pool } = self;
+        if one.sender.is_ready() {
+            pool.put(&target, one);
+        } else if !one.sender.is_closed() {
             tokio::spawn(async move {
-                if let Ok(Ok(())) = timeout(READY, sender.ready()).await {
-                    pool.put(&target, sender);
+                if let Ok(Ok(())) = timeout(READY, one.sender.ready()).await {
+                    pool.put(&target, one);
                 }
             });
         }

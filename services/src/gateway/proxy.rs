@@ -12,7 +12,7 @@
 //! "Elsewhere" costs budget ([`super::budget`]), "on a new one" does not: nobody had the request.
 
 use std::{
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -27,7 +27,7 @@ use hyper::{
     client::conn::TrySendError,
     upgrade::OnUpgrade,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
     access::Access,
@@ -45,8 +45,8 @@ use super::{
 };
 use crate::{Problem, problem};
 
-/// How often it is looked whether an instance that owes an answer is still listed.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether an instance that owes an answer is still listed, or has owed it for too long.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The methods in `Allow`, where one is not passed on.
 const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
@@ -92,7 +92,7 @@ enum Attempt {
 }
 
 enum Sender {
-    One { sender: One, is_kept: bool },
+    One { one: One, is_kept: bool },
     Two(Two),
 }
 
@@ -223,8 +223,9 @@ impl Worker {
             };
             let target = Arc::clone(&member.target);
             // The first attempt is free.
-            let is_late = passing.started.elapsed() >= shared.limits.answer;
-            if let Some(failure) = failure.take_if(|_| is_late || !shared.budget.withdraw(shared.now_ms())) {
+            let is_late = || passing.started.elapsed() >= shared.limits.answer;
+            if let Some(failure) = failure.take_if(|_| is_late() || !shared.budget.withdraw(shared.now_ms()))
+            {
                 shared.counters.retries_refused.fetch_add(1, Relaxed);
                 return Err(failure);
             }
@@ -244,13 +245,13 @@ impl Worker {
                     self.attempt(&target, passing, route.manner.own_host, http2, false).await
                 };
             }
-            let now_ms = shared.now_ms();
+            let now_ms = || shared.now_ms();
             let is_over = match attempt {
                 Attempt::Answered(response, lease) => {
                     let status = response.status();
                     let is_bad = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
                     if is_bad {
-                        blame(group, &target, BAD_ANSWER, now_ms, &shared.counters);
+                        blame(group, &target, BAD_ANSWER, now_ms(), &shared.counters);
                     } else {
                         target.succeeded();
                     }
@@ -258,8 +259,8 @@ impl Worker {
                     let elsewhere = passing.is_repeatable
                         && is_unavailable(status)
                         && tried.len() < shared.limits.attempts
-                        && choose(group, &tried, now_ms, |n| fastrand::usize(..n)).is_some();
-                    if !elsewhere || !shared.budget.withdraw(now_ms) {
+                        && choose(group, &tried, now_ms(), |n| fastrand::usize(..n)).is_some();
+                    if !elsewhere || !shared.budget.withdraw(now_ms()) {
                         return Ok((response, lease, target));
                     }
                     // Paid already; the next one is not the first.
@@ -268,25 +269,25 @@ impl Worker {
                 }
                 Attempt::BadUpload(upload) => return Err(bad_upload(upload)),
                 Attempt::NotOpened(why) => {
-                    blame(group, &target, BROKEN, now_ms, &shared.counters);
+                    blame(group, &target, BROKEN, now_ms(), &shared.counters);
                     failure = Some(not_opened(&target, &why));
                     false
                 }
                 Attempt::Broken(why) => {
-                    blame(group, &target, BROKEN, now_ms, &shared.counters);
+                    blame(group, &target, BROKEN, now_ms(), &shared.counters);
                     let detail = format!("the instance {} took the request and broke off: {why}", target.id);
                     failure = Some((Reason::Broken, Problem::new(StatusCode::BAD_GATEWAY, detail)));
                     !passing.is_repeatable
                 }
                 // Twice on two connections is no coincidence.
                 Attempt::Stale { .. } => {
-                    blame(group, &target, BROKEN, now_ms, &shared.counters);
+                    blame(group, &target, BROKEN, now_ms(), &shared.counters);
                     let detail = format!("the instance {} closes its connections", target.id);
                     failure = Some((Reason::Broken, Problem::new(StatusCode::BAD_GATEWAY, detail)));
                     !passing.is_repeatable
                 }
                 Attempt::Silent => {
-                    blame(group, &target, BROKEN, now_ms, &shared.counters);
+                    blame(group, &target, BROKEN, now_ms(), &shared.counters);
                     let detail = format!(
                         "the instance {} took the request and did not answer within {} s",
                         target.id,
@@ -342,21 +343,22 @@ impl Worker {
         *request.headers_mut() = headers;
         let sent = Instant::now();
         let (result, is_kept, one) = match sender {
-            Sender::One { mut sender, is_kept } => {
-                let sending = sender.try_send_request(request);
-                (self.wait(sending, target, passing, sent).await, is_kept, Some(sender))
+            Sender::One { mut one, is_kept } => {
+                let sending = one.sender.try_send_request(request);
+                (self.wait(sending, one.look.as_mut(), target, passing, sent).await, is_kept, Some(one))
             }
             Sender::Two(mut sender) => {
                 let sending = sender.try_send_request(request);
                 // Shared, so it may have been closed for reasons of others.
-                (self.wait(sending, target, passing, sent).await, true, None)
+                let look = pin!(sleep(LOOK_EVERY.min(self.shared.limits.answer)));
+                (self.wait(sending, look, target, passing, sent).await, true, None)
             }
         };
         match result {
             Waited::Answered(response) => {
-                target.answered(sent.elapsed(), self.shared.now_ms());
-                let lease =
-                    one.map(|sender| Lease { sender, target: Arc::clone(target), pool: self.pool.clone() });
+                let now = Instant::now();
+                target.answered(now - sent, self.shared.ms_at(now.into_std()));
+                let lease = one.map(|one| Lease { one, target: Arc::clone(target), pool: self.pool.clone() });
                 Attempt::Answered(response, lease)
             }
             Waited::Silent => Attempt::Silent,
@@ -389,23 +391,23 @@ impl Worker {
         if http2 {
             return self.pool.two(target).await.map(Sender::Two);
         }
-        if may_reuse && let Some(sender) = self.pool.take(target) {
-            return Ok(Sender::One { sender, is_kept: true });
+        if may_reuse && let Some(one) = self.pool.take(target) {
+            return Ok(Sender::One { one, is_kept: true });
         }
         self.shared.counters.connects.fetch_add(1, Relaxed);
-        Ok(Sender::One { sender: self.pool.open_one(target).await?, is_kept: false })
+        Ok(Sender::One { one: self.pool.open_one(target).await?, is_kept: false })
     }
 
     /// Waits for the head of the answer. The time counts from when the last piece of the body went.
     async fn wait(
         &self,
         sending: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>>,
+        mut look: Pin<&mut Sleep>,
         target: &Target,
         passing: &Passing,
         sent: Instant,
     ) -> Waited {
         let mut sending = pin!(sending);
-        let mut look = pin!(sleep(LOOK_EVERY.min(self.shared.limits.answer)));
         loop {
             tokio::select! {
                 biased;
@@ -419,7 +421,7 @@ impl Worker {
                     if since.elapsed() >= self.shared.limits.answer || target.is_gone() && passing.is_repeatable {
                         return Waited::Silent;
                     }
-                    look.as_mut().reset(Instant::now() + LOOK_EVERY.min(self.shared.limits.answer));
+                    look.as_mut().reset((Instant::now() + LOOK_EVERY).min(since + self.shared.limits.answer));
                 }
             }
         }

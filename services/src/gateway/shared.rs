@@ -54,7 +54,12 @@ impl Shared {
 
     /// Milliseconds since the start.
     pub fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.ms_at(Instant::now())
+    }
+
+    /// Milliseconds from the start to then, for whoever has looked at the clock already.
+    pub fn ms_at(&self, then: Instant) -> u64 {
+        u64::try_from(then.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// The routes as they are now. The lock is held for as long as it takes to count a pointer.
