@@ -110,7 +110,7 @@ mod verified {
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        thread_local!(static LAST: RefCell<(NodeId, String)> = RefCell::new((NodeId([0; 32]), String::new())));
+        thread_local!(static LAST: RefCell<(NodeId, String)> = const { RefCell::new((NodeId([0; 32]), String::new())) });
         // A thread that answers clients names one node again and again, and base 58 takes a microsecond.
         LAST.with_borrow_mut(|(id, text)| {
             if id != self || text.is_empty() {

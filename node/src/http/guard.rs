@@ -62,7 +62,7 @@ impl Guard {
     ///
     /// # Errors
     /// What to answer instead.
-    pub(super) fn check(&self, request: &Request) -> Result<(), Response> {
+    pub(super) fn check(&self, request: &Request) -> Result<(), Box<Response>> {
         self.examine(request).map_err(|(reason, problem)| {
             self.site.metrics.http.refused(reason);
             let unauthorised = problem.status() == StatusCode::UNAUTHORIZED;
@@ -70,7 +70,7 @@ impl Guard {
             if unauthorised {
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            response
+            Box::new(response)
         })
     }
 

@@ -89,7 +89,7 @@ struct Gate {
 async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let asked = errors::Asked::of(&request);
     let answer = async {
-        gate.guard.check(&request)?;
+        gate.guard.check(&request).map_err(|refusal| *refusal)?;
         let (request, _room) = body::bound(&gate.site, request).await?;
         Ok(unread::bound(&gate.site, next.run(request).await).await)
     };
