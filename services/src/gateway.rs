@@ -11,7 +11,7 @@
 //! | `routes`, `announced` | which instances a request is for |
 //! | `choose`, `target` | which of them; latency, ejection |
 //! | `proxy`, `budget` | the way of a request, and of its repetitions |
-//! | `pool` | connections to instances |
+//! | `pool`, `driven` | connections to instances |
 //! | `forward`, `trace` | headers |
 //! | `body`, `tunnel` | bytes on their way, WebSocket |
 //! | `status`, `counters`, `access` | what is told of all this |
@@ -28,6 +28,7 @@ pub mod body;
 pub mod budget;
 pub mod choose;
 pub mod counters;
+pub mod driven;
 #[cfg(test)]
 mod fixture;
 pub mod forward;

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -227,6 +227,8 @@ pub struct Held {
 pub struct Relay {
     body: Incoming,
     progress: Progress,
+    /// Why it will break off, once what came before is on its way to the client.
+    broken: Option<hyper::Error>,
     /// The connection it comes by, to be used again.
     lease: Option<Lease>,
     held: Held,
@@ -235,7 +237,24 @@ pub struct Relay {
 impl Relay {
     /// Passes a body on. `lease` is the connection, where it is not shared.
     pub fn new(body: Incoming, stall: Duration, lease: Option<Lease>, held: Held) -> Self {
-        Self { body, progress: Progress::new(stall), lease, held }
+        Self { body, progress: Progress::new(stall), broken: None, lease, held }
+    }
+}
+
+impl Relay {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let body = Pin::new(&mut self.body);
+        let Some(driven) = self.lease.as_mut().and_then(|lease| lease.one.driven.as_mut()) else {
+            return body.poll_frame(cx);
+        };
+        driven.rest();
+        // To ask for a piece makes the connection read one.
+        let idle = &mut Context::from_waker(Waker::noop());
+        if let Poll::Ready(frame) = body.poll_frame(idle) {
+            return Poll::Ready(frame);
+        }
+        driven.drive(cx);
+        Pin::new(&mut self.body).poll_frame(idle)
     }
 }
 
@@ -272,7 +291,10 @@ impl Body for Answer {
             Self::Words(words) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(words))))),
             Self::Relay(relay) => relay,
         };
-        match Pin::new(&mut relay.body).poll_frame(cx) {
+        if let Some(error) = relay.broken.take() {
+            return Poll::Ready(Some(Err(error.into())));
+        }
+        match relay.poll_body(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 relay.progress.moved();
                 if let (Some(access), Some(data)) = (&mut relay.held.access, frame.data_ref()) {
@@ -280,7 +302,12 @@ impl Body for Answer {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(Some(Err(error))) => {
+                // hyper drops what it has not written when it hears of an error, and writes when it has to wait.
+                relay.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             Poll::Ready(None) => {
                 if let Some(lease) = relay.lease.take() {
                     lease.give_back();

@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     body::Outgoing,
+    driven::Driven,
     limits::Limits,
     proxy::LOOK_EVERY,
     target::{Address, Target, is_link_local},
@@ -37,9 +38,26 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct One {
     /// The connection.
     pub sender: http1::SendRequest<Outgoing>,
+    /// What has to be driven for that to get anywhere; `None` where a task does it.
+    pub driven: Option<Driven>,
     /// When to look next whether the instance still owes an answer. It goes with the connection and runs on between requests, because to set a timer
     /// and take it back costs each request more than to be woken by an old one now and then.
     pub look: Pin<Box<Sleep>>,
+}
+
+impl One {
+    /// Has a task drive it to its end.
+    pub fn let_go(&mut self) {
+        if let Some(driven) = self.driven.take() {
+            driven.let_go();
+        }
+    }
+
+    /// Whether the instance has closed it, which it may while it waits.
+    fn is_closed(&mut self) -> bool {
+        self.driven.iter_mut().for_each(Driven::look);
+        self.sender.is_closed()
+    }
 }
 
 /// By HTTP/2.
@@ -64,7 +82,7 @@ pub struct Kept {
 
 #[derive(Debug)]
 struct Idle {
-    one: One,
+    one: Box<One>,
     since: Instant,
     _seat: Seat,
 }
@@ -135,23 +153,23 @@ impl Pool {
     }
 
     /// A connection that waits.
-    pub fn take(&self, target: &Target) -> Option<One> {
+    pub fn take(&self, target: &Target) -> Option<Box<One>> {
         let mut kept = target.kept.get(self.thread)?.lock();
-        while let Some(idle) = kept.pop() {
+        while let Some(mut idle) = kept.pop() {
             if idle.since.elapsed() >= self.limits.keep {
                 // Those below have waited for longer.
                 kept.clear();
                 return None;
             }
-            if idle.one.sender.is_ready() {
+            if !idle.one.is_closed() {
                 return Some(idle.one);
             }
         }
         None
     }
 
-    fn put(&self, target: &Target, one: One) {
-        if target.is_gone() || one.sender.is_closed() {
+    fn put(&self, target: &Target, one: Box<One>) {
+        if target.is_gone() {
             return;
         }
         let Some(kept) = target.kept.get(self.thread) else { return };
@@ -166,7 +184,7 @@ impl Pool {
     /// Closes what has waited for too long.
     pub fn sweep(&self, target: &Target) {
         let Some(kept) = target.kept.get(self.thread) else { return };
-        kept.lock().retain(|idle| idle.since.elapsed() < self.limits.keep && !idle.one.sender.is_closed());
+        kept.lock().retain_mut(|idle| idle.since.elapsed() < self.limits.keep && !idle.one.is_closed());
         if let Ok(mut two) = kept.two.try_lock()
             && two
                 .as_ref()
@@ -180,18 +198,15 @@ impl Pool {
     ///
     /// # Errors
     /// There is none.
-    pub async fn open_one(&self, target: &Target) -> Result<One, ConnectError> {
+    pub async fn open_one(&self, target: &Target) -> Result<Box<One>, ConnectError> {
         let stream = self.connect(&target.address).await?;
         let handshake = http1::Builder::new()
             .max_headers(self.limits.headers)
             .handshake::<_, Outgoing>(TokioIo::new(stream))
             .await;
         let (sender, connection) = handshake.map_err(|error| ConnectError::Refused(error.to_string()))?;
-        tokio::spawn(async move {
-            // Whoever waits for an answer is told by its sender.
-            let _ = connection.with_upgrades().await;
-        });
-        Ok(One { sender, look: Box::pin(sleep(LOOK_EVERY.min(self.limits.answer))) })
+        let driven = Some(Driven::new(connection));
+        Ok(Box::new(One { sender, driven, look: Box::pin(sleep(LOOK_EVERY.min(self.limits.answer))) }))
     }
 
     /// The connection for HTTP/2, opened where there is none.
@@ -264,7 +279,7 @@ impl Pool {
 #[derive(Debug)]
 pub struct Lease {
     /// The connection.
-    pub one: One,
+    pub one: Box<One>,
     /// Where it leads.
     pub target: Arc<Target>,
     /// Where it waits.
@@ -275,9 +290,16 @@ impl Lease {
     /// The answer has ended.
     pub fn give_back(self) {
         let Self { mut one, target, pool } = self;
+        if let Some(driven) = &one.driven {
+            driven.rest();
+        }
+        if one.is_closed() {
+            return;
+        }
         if one.sender.is_ready() {
             pool.put(&target, one);
-        } else if !one.sender.is_closed() {
+        } else {
+            one.let_go();
             tokio::spawn(async move {
                 if let Ok(Ok(())) = timeout(READY, one.sender.ready()).await {
                     pool.put(&target, one);

@@ -12,8 +12,10 @@
 //! "Elsewhere" costs budget ([`super::budget`]), "on a new one" does not: nobody had the request.
 
 use std::{
+    future::poll_fn,
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -34,6 +36,7 @@ use super::{
     body::{Answer, Held, Outgoing, Relay, Upload, UploadState, gather},
     choose::{blame, choose},
     counters::Reason,
+    driven::Driven,
     forward::{self, Origin, strip_hop_by_hop},
     pool::{ConnectError, Lease, One, Pool, Two},
     request::{Admitted, Refusal, admit},
@@ -92,7 +95,7 @@ enum Attempt {
 }
 
 enum Sender {
-    One { one: One, is_kept: bool },
+    One { one: Box<One>, is_kept: bool },
     Two(Two),
 }
 
@@ -344,14 +347,19 @@ impl Worker {
         let sent = Instant::now();
         let (result, is_kept, one) = match sender {
             Sender::One { mut one, is_kept } => {
+                // What also takes from the client, or will be the client's, has to move on while the client takes nothing.
+                if passing.upload.is_some() || passing.upgrade.is_some() {
+                    one.let_go();
+                }
                 let sending = one.sender.try_send_request(request);
-                (self.wait(sending, one.look.as_mut(), target, passing, sent).await, is_kept, Some(one))
+                let driven = one.driven.as_mut();
+                (self.wait(sending, driven, one.look.as_mut(), target, passing, sent).await, is_kept, Some(one))
             }
             Sender::Two(mut sender) => {
                 let sending = sender.try_send_request(request);
                 // Shared, so it may have been closed for reasons of others.
                 let look = pin!(sleep(LOOK_EVERY.min(self.shared.limits.answer)));
-                (self.wait(sending, look, target, passing, sent).await, true, None)
+                (self.wait(sending, None, look, target, passing, sent).await, true, None)
             }
         };
         match result {
@@ -402,16 +410,24 @@ impl Worker {
     async fn wait(
         &self,
         sending: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>>,
+        mut driven: Option<&mut Driven>,
         mut look: Pin<&mut Sleep>,
         target: &Target,
         passing: &Passing,
         sent: Instant,
     ) -> Waited {
         let mut sending = pin!(sending);
+        let mut answer = poll_fn(|cx| match &mut driven {
+            None => sending.as_mut().poll(cx),
+            Some(driven) => {
+                driven.drive(cx);
+                sending.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            }
+        });
         loop {
             tokio::select! {
                 biased;
-                result = &mut sending => return match result {
+                result = &mut answer => return match result {
                     Ok(response) => Waited::Answered(response),
                     Err(failed) => Waited::Failed(failed),
                 },
