@@ -6,7 +6,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `listener`, `stream` | threads, clients' connections and their bounds |
+//! | `listener`, `stream`, `head_timer` | threads, clients' connections and their bounds |
 //! | `request`, `framing` | what is refused, smuggling above all |
 //! | `routes`, `announced` | which instances a request is for |
 //! | `choose`, `target` | which of them; latency, ejection |
@@ -33,6 +33,7 @@ pub mod driven;
 mod fixture;
 pub mod forward;
 pub mod framing;
+pub mod head_timer;
 pub mod limits;
 pub mod listener;
 pub mod pool;

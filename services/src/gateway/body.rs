@@ -34,8 +34,8 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(limit: Duration) -> Self {
-        Self { limit, moved: Instant::now(), timer: None }
+    fn new(limit: Duration, now: Instant) -> Self {
+        Self { limit, moved: now, timer: None }
     }
 
     fn moved(&mut self) {
@@ -130,7 +130,7 @@ impl Outgoing {
         let state = Arc::new(UploadState::new());
         let uploading = Uploading {
             body,
-            progress: Progress::new(stall),
+            progress: Progress::new(stall, Instant::now()),
             connection: Arc::clone(connection),
             state: Arc::clone(&state),
         };
@@ -235,9 +235,9 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Passes a body on. `lease` is the connection, where it is not shared.
-    pub fn new(body: Incoming, stall: Duration, lease: Option<Lease>, held: Held) -> Self {
-        Self { body, progress: Progress::new(stall), broken: None, lease, held }
+    /// Passes on a body, the head before which came at `now`. `lease` is the connection, where it is not shared.
+    pub fn new(body: Incoming, stall: Duration, now: Instant, lease: Option<Lease>, held: Held) -> Self {
+        Self { body, progress: Progress::new(stall, now), broken: None, lease, held }
     }
 }
 
@@ -264,7 +264,7 @@ impl Drop for Relay {
         if self.body.is_end_stream()
             && let Some(lease) = self.lease.take()
         {
-            lease.give_back();
+            lease.give_back(self.progress.moved);
         }
     }
 }
@@ -296,7 +296,10 @@ impl Body for Answer {
         }
         match relay.poll_body(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                relay.progress.moved();
+                // After the last one nothing is waited for, and many bodies have but one.
+                if !relay.body.is_end_stream() {
+                    relay.progress.moved();
+                }
                 if let (Some(access), Some(data)) = (&mut relay.held.access, frame.data_ref()) {
                     access.bytes += data.len() as u64;
                 }
@@ -310,7 +313,7 @@ impl Body for Answer {
             }
             Poll::Ready(None) => {
                 if let Some(lease) = relay.lease.take() {
-                    lease.give_back();
+                    lease.give_back(relay.progress.moved);
                 }
                 Poll::Ready(None)
             }

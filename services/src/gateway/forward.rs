@@ -37,6 +37,64 @@ static OF_ONE_CONNECTION: [HeaderName; 8] = [
 /// What a client may not say to an instance. RFC 9110, section 10.1.1: the gateway itself says "continue" as soon as somebody takes the body.
 static NOT_FOR_INSTANCES: [HeaderName; 4] = [header::EXPECT, header::FORWARDED, HOST, PREFIX];
 
+/// Which headers a message has, of those that mean something to the gateway. They are looked for in one pass, because hardly ever is one
+/// there, and to look each of them up costs as much as parsing the message. What is not in here is not there; what is may have been taken off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Present(u16);
+
+impl Present {
+    /// `Connection`.
+    pub const CONNECTION: Self = Self(1);
+    /// `Transfer-Encoding`.
+    pub const TRANSFER_ENCODING: Self = Self(1 << 1);
+    /// `TE`.
+    pub const TE: Self = Self(1 << 2);
+    /// `Upgrade`.
+    pub const UPGRADE: Self = Self(1 << 3);
+    /// `Via`.
+    pub const VIA: Self = Self(1 << 4);
+    /// `traceparent` or `tracestate`.
+    pub const TRACE: Self = Self(1 << 5);
+    /// `Cookie`.
+    pub const COOKIE: Self = Self(1 << 6);
+    /// `X-Forwarded-For`.
+    const FOR: Self = Self(1 << 7);
+    /// One of [`NOT_FOR_INSTANCES`].
+    const NOT_FOR_INSTANCES: Self = Self(1 << 8);
+    /// One of [`OF_ONE_CONNECTION`] that has no name here.
+    const OTHER_OF_ONE_CONNECTION: Self = Self(1 << 9);
+    /// One of [`OF_ONE_CONNECTION`].
+    const OF_ONE_CONNECTION: Self =
+        Self(Self::TRANSFER_ENCODING.0 | Self::TE.0 | Self::UPGRADE.0 | Self::OTHER_OF_ONE_CONNECTION.0);
+
+    /// Those of a message.
+    pub fn of(headers: &HeaderMap) -> Self {
+        Self(headers.keys().fold(0, |all, name| all | Self::named(name.as_str()).0))
+    }
+
+    /// Whether one of these may be there.
+    pub fn has(self, any: Self) -> bool {
+        self.0 & any.0 != 0
+    }
+
+    fn named(name: &str) -> Self {
+        match name {
+            "connection" => Self::CONNECTION,
+            "transfer-encoding" => Self::TRANSFER_ENCODING,
+            "te" => Self::TE,
+            "upgrade" => Self::UPGRADE,
+            "via" => Self::VIA,
+            "traceparent" | "tracestate" => Self::TRACE,
+            "cookie" => Self::COOKIE,
+            "x-forwarded-for" => Self::FOR,
+            "expect" | "forwarded" | "x-forwarded-host" | "x-forwarded-prefix" => Self::NOT_FOR_INSTANCES,
+            "keep-alive" | "proxy-connection" | "http2-settings" | "proxy-authorization"
+            | "proxy-authenticate" => Self::OTHER_OF_ONE_CONNECTION,
+            _ => Self(0),
+        }
+    }
+}
+
 /// What a connection adds to each of its requests.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -74,22 +132,26 @@ impl Pseudonym {
 }
 
 /// Takes off what concerns the connection alone.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> =
-            tokens(headers, &header::CONNECTION).filter_map(|token| token.parse().ok()).collect();
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, present: Present) {
+    if present.has(Present::CONNECTION) {
+        // These two name no header that is not taken off anyway.
+        let is_name = |token: &&str| !["keep-alive", "close"].iter().any(|word| token.eq_ignore_ascii_case(word));
+        let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+            .filter(is_name)
+            .filter_map(|token| token.parse().ok())
+            .collect();
         for name in named {
             headers.remove(name);
         }
         headers.remove(header::CONNECTION);
     }
-    remove_all(headers, &OF_ONE_CONNECTION);
+    if present.has(Present::OF_ONE_CONNECTION) {
+        remove_all(headers, &OF_ONE_CONNECTION);
+    }
 }
 
-/// Takes off all of these. Hardly ever is one there, and to look at the names that are is cheaper than to look each of these up.
 fn remove_all(headers: &mut HeaderMap, names: &[HeaderName]) {
-    let found: Vec<HeaderName> = headers.keys().filter(|name| names.contains(name)).cloned().collect();
-    found.into_iter().for_each(|name| _ = headers.remove(name));
+    names.iter().for_each(|name| _ = headers.remove(name));
 }
 
 /// What a request is beside its headers.
@@ -102,26 +164,27 @@ pub struct Origin<'a> {
     /// For which authority.
     pub authority: Option<&'a HeaderValue>,
     /// What was taken off its path.
-    pub prefix: &'a str,
+    pub prefix: Option<&'a HeaderValue>,
 }
 
 /// Makes of the headers of a request those that an instance gets, whichever it is; see [`address`].
-pub fn prepare(headers: &mut HeaderMap, origin: &Origin<'_>, me: &Pseudonym) {
-    let takes_trailers = tokens(headers, &header::TE).any(|te| te.eq_ignore_ascii_case("trailers"));
-    strip_hop_by_hop(headers);
-    remove_all(headers, &NOT_FOR_INSTANCES);
-    append(headers, FOR, &origin.client.address);
+pub fn prepare(headers: &mut HeaderMap, present: Present, origin: &Origin<'_>, me: &Pseudonym) {
+    let takes_trailers = present.has(Present::TE)
+        && tokens(headers, &header::TE).any(|te| te.eq_ignore_ascii_case("trailers"));
+    strip_hop_by_hop(headers, present);
+    if present.has(Present::NOT_FOR_INSTANCES) {
+        remove_all(headers, &NOT_FOR_INSTANCES);
+    }
+    append(headers, FOR, &origin.client.address, present.has(Present::FOR));
     headers.insert(PROTO, HeaderValue::from_static("http"));
     if let Some(authority) = origin.authority {
         headers.insert(HOST, authority.clone());
     }
-    if !origin.prefix.is_empty()
-        && let Ok(prefix) = HeaderValue::from_str(origin.prefix)
-    {
-        headers.insert(PREFIX, prefix);
+    if let Some(prefix) = origin.prefix {
+        headers.insert(PREFIX, prefix.clone());
     }
-    append(headers, header::VIA, me.by(origin.version));
-    trace::ensure(headers);
+    append(headers, header::VIA, me.by(origin.version), present.has(Present::VIA));
+    trace::ensure(headers, present.has(Present::TRACE));
     // gRPC wants to see it. It concerns the connection, but to an instance asked by HTTP/2 the gateway can promise it, too.
     if takes_trailers && origin.version == Version::HTTP_2 {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -129,15 +192,17 @@ pub fn prepare(headers: &mut HeaderMap, origin: &Origin<'_>, me: &Pseudonym) {
 }
 
 /// Makes the last difference between the versions by which an instance may be asked.
-pub fn address(headers: &mut HeaderMap, to: Version, host: &HeaderValue) {
+pub fn address(headers: &mut HeaderMap, present: Present, to: Version, host: &HeaderValue) {
     if to == Version::HTTP_2 {
         headers.remove(header::HOST);
         return;
     }
     headers.insert(header::HOST, host.clone());
-    headers.remove(header::TE);
+    if present.has(Present::TE) {
+        headers.remove(header::TE);
+    }
     // RFC 9113, section 8.2.3: HTTP/2 may cut it into several.
-    if headers.get_all(header::COOKIE).iter().nth(1).is_some() {
+    if present.has(Present::COOKIE) && headers.get_all(header::COOKIE).iter().nth(1).is_some() {
         let cookies: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
         let whole = HeaderValue::from_bytes(&cookies.join(&b"; "[..]));
         headers.remove(header::COOKIE);
@@ -148,8 +213,8 @@ pub fn address(headers: &mut HeaderMap, to: Version, host: &HeaderValue) {
 }
 
 /// Adds an element to a list, in one line.
-fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
-    if !headers.contains_key(&name) {
+fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue, may_be_there: bool) {
+    if !may_be_there || !headers.contains_key(&name) {
         headers.insert(name, value.clone());
         return;
     }
@@ -181,13 +246,15 @@ mod tests {
         let mut headers = map(headers);
         let client = Client { address: HeaderValue::from_static("10.0.0.7") };
         let authority = HeaderValue::from_static("shop:8080");
+        let prefix = HeaderValue::from_static("/shop");
         let origin = Origin {
             client: &client,
             version: Version::HTTP_11,
             authority: Some(&authority),
-            prefix: "/shop",
+            prefix: Some(&prefix),
         };
-        prepare(&mut headers, &origin, &Pseudonym::new("hearsay-abc"));
+        let present = Present::of(&headers);
+        prepare(&mut headers, present, &origin, &Pseudonym::new("hearsay-abc"));
         headers
     }
 
@@ -207,9 +274,29 @@ mod tests {
             ("accept", "*/*"),
             ("trailer", "grpc-status"),
         ]);
-        strip_hop_by_hop(&mut headers);
+        let present = Present::of(&headers);
+        strip_hop_by_hop(&mut headers, present);
         let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, ["accept", "trailer"]);
+    }
+
+    #[test]
+    fn nothing_that_is_looked_for_is_overlooked() {
+        for name in OF_ONE_CONNECTION.iter() {
+            assert!(Present::named(name.as_str()).has(Present::OF_ONE_CONNECTION), "{name}");
+        }
+        for name in NOT_FOR_INSTANCES.iter() {
+            assert_eq!(Present::named(name.as_str()), Present::NOT_FOR_INSTANCES, "{name}");
+        }
+        for (name, present) in [
+            (header::CONNECTION, Present::CONNECTION),
+            (header::VIA, Present::VIA),
+            (header::COOKIE, Present::COOKIE),
+            (FOR, Present::FOR),
+        ] {
+            assert_eq!(Present::named(name.as_str()), present, "{name}");
+        }
+        assert_eq!(Present::named("accept"), Present(0));
     }
 
     #[test]
@@ -251,14 +338,15 @@ mod tests {
         let host = HeaderValue::from_static("a");
         let mut one = map(&[("te", "trailers"), ("cookie", "a=1"), ("cookie", "b=2")]);
         let mut two = one.clone();
-        address(&mut one, Version::HTTP_11, &host);
+        let present = Present::of(&one);
+        address(&mut one, present, Version::HTTP_11, &host);
         assert_eq!(
             (&one[header::HOST], &one[header::COOKIE]),
             (&host, &HeaderValue::from_static("a=1; b=2"))
         );
         assert!(!one.contains_key(header::TE));
         two.insert(header::HOST, host.clone());
-        address(&mut two, Version::HTTP_2, &host);
+        address(&mut two, present, Version::HTTP_2, &host);
         assert!(!two.contains_key(header::HOST) && two[header::TE] == "trailers");
     }
 }

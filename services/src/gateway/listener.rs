@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     counters::{Counters, Reason},
     forward::Client,
+    head_timer::HeadTimer,
     pool::Pool,
     proxy::Worker,
     shared::Shared,
@@ -231,7 +232,7 @@ async fn serve_http1(
     });
     let mut serving = std::pin::pin!(
         http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(HeadTimer::new(limits.head))
             .header_read_timeout(limits.head)
             .max_header_size(limits.head_bytes)
             .max_headers(limits.headers)

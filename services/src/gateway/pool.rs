@@ -8,14 +8,14 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     net::TcpStream,
-    time::{Sleep, sleep, timeout},
+    time::{Instant, Sleep, sleep, timeout},
 };
 
 use super::{
@@ -152,11 +152,11 @@ impl Pool {
         Self { thread, limits, taken: Arc::default() }
     }
 
-    /// A connection that waits.
-    pub fn take(&self, target: &Target) -> Option<Box<One>> {
+    /// A connection that waits until now.
+    pub fn take(&self, target: &Target, now: Instant) -> Option<Box<One>> {
         let mut kept = target.kept.get(self.thread)?.lock();
         while let Some(mut idle) = kept.pop() {
-            if idle.since.elapsed() >= self.limits.keep {
+            if now.saturating_duration_since(idle.since) >= self.limits.keep {
                 // Those below have waited for longer.
                 kept.clear();
                 return None;
@@ -168,7 +168,7 @@ impl Pool {
         None
     }
 
-    fn put(&self, target: &Target, one: Box<One>) {
+    fn put(&self, target: &Target, one: Box<One>, since: Instant) {
         if target.is_gone() {
             return;
         }
@@ -177,7 +177,7 @@ impl Pool {
         if kept.len() < self.limits.kept_per_instance
             && let Some(seat) = Seat::take(&self.taken, self.limits.kept)
         {
-            kept.push(Idle { one, since: Instant::now(), _seat: seat });
+            kept.push(Idle { one, since, _seat: seat });
         }
     }
 
@@ -287,8 +287,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The answer has ended.
-    pub fn give_back(self) {
+    /// The answer has ended. `since` is when the clock was last looked at, which is early enough.
+    pub fn give_back(self, since: Instant) {
         let Self { mut one, target, pool } = self;
         if let Some(driven) = &one.driven {
             driven.rest();
@@ -297,12 +297,12 @@ impl Lease {
             return;
         }
         if one.sender.is_ready() {
-            pool.put(&target, one);
+            pool.put(&target, one, since);
         } else {
             one.let_go();
             tokio::spawn(async move {
                 if let Ok(Ok(())) = timeout(READY, one.sender.ready()).await {
-                    pool.put(&target, one);
+                    pool.put(&target, one, Instant::now());
                 }
             });
         }

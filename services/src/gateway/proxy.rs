@@ -37,7 +37,7 @@ use super::{
     choose::{blame, choose},
     counters::Reason,
     driven::Driven,
-    forward::{self, Origin, strip_hop_by_hop},
+    forward::{self, Origin, Present, strip_hop_by_hop},
     pool::{ConnectError, Lease, One, Pool, Two},
     request::{Admitted, Refusal, admit},
     routes::{Group, Route},
@@ -67,6 +67,8 @@ struct Passing {
     method: Method,
     path: PathAndQuery,
     headers: HeaderMap,
+    /// What the client's had.
+    present: Present,
     authority: Option<HeaderValue>,
     upgrade: Option<HeaderValue>,
     is_grpc: bool,
@@ -77,11 +79,20 @@ struct Passing {
     started: Instant,
 }
 
+/// An instance's answer.
+struct Answered {
+    response: Response<Incoming>,
+    /// The connection it came by, where that is to be used again.
+    lease: Option<Lease>,
+    /// When its head had come.
+    at: Instant,
+}
+
 /// What became of an attempt.
 #[expect(clippy::large_enum_variant, reason = "on the stack for a moment, and nearly always the large one")]
 enum Attempt {
-    /// An answer, and the connection it came by, where that is to be used again.
-    Answered(Response<Incoming>, Option<Lease>),
+    /// An answer.
+    Answered(Answered),
     /// Nobody had the request.
     NotOpened(ConnectError),
     /// A kept connection was closed before, or while, it was used.
@@ -110,9 +121,9 @@ impl Worker {
         shared.counters.requests.fetch_add(1, Relaxed);
         let active = connection.begin();
         let mut access = Access::begin(&request, &connection.client.address);
-        let asks_upgrade = request.headers().contains_key(header::UPGRADE);
-        let upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
-        let response = match self.pass(&connection, request, upgrade, active, &mut access).await {
+        let present = Present::of(request.headers());
+        let upgrade = present.has(Present::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+        let response = match self.pass(&connection, request, present, upgrade, active, &mut access).await {
             Ok(response) => response,
             Err((reason, problem)) => {
                 shared.counters.refused(reason);
@@ -131,6 +142,7 @@ impl Worker {
         &self,
         connection: &Arc<Connection>,
         request: Request<Incoming>,
+        present: Present,
         on_upgrade: Option<OnUpgrade>,
         active: Active,
         access: &mut Option<Box<Access>>,
@@ -138,7 +150,7 @@ impl Worker {
         let shared = &self.shared;
         let (mut head, body) = request.into_parts();
         let has_body = !body.is_end_stream();
-        let admitted = admit(&head, has_body, connection.said_both(), &shared.me.name)?;
+        let admitted = admit(&head, present, has_body, connection.said_both(), &shared.me.name)?;
         let mut flight = shared.begin().ok_or_else(|| {
             let detail = format!(
                 "{} requests are in flight here, which is the limit; try again",
@@ -150,14 +162,14 @@ impl Worker {
         let path = head.uri.path();
         let found = routes.find(admitted.host(), path).ok_or_else(|| unknown(path))?;
         let route = Arc::clone(found.route);
-        let prefix = path.get(..found.stripped).unwrap_or_default();
+        let prefix = found.prefix(path);
         let origin = Origin {
             client: &connection.client,
             version: head.version,
             authority: admitted.authority.as_ref(),
-            prefix,
+            prefix: prefix.as_ref(),
         };
-        forward::prepare(&mut head.headers, &origin, &shared.me);
+        forward::prepare(&mut head.headers, present, &origin, &shared.me);
         let rest = rest_of(&head.uri, found.stripped)?;
         drop(routes);
         let is_safe = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
@@ -167,6 +179,7 @@ impl Worker {
             method: head.method,
             path: rest,
             headers: head.headers,
+            present,
             authority,
             upgrade,
             is_grpc,
@@ -175,13 +188,13 @@ impl Worker {
             upload,
             started: Instant::now(),
         };
-        let (response, lease, target) = self.try_instances(&route, &mut passing, &mut flight, access).await?;
+        let (answered, target) = self.try_instances(&route, &mut passing, &mut flight, access).await?;
         if let Some(access) = access {
-            access.answer(response.status());
+            access.answer(answered.response.status());
             access.instance = Some(target.id.clone());
         }
         let held = Held { flight, active, access: access.take() };
-        self.answer(response, lease, on_upgrade.filter(|_| passing.upgrade.is_some()), held)
+        self.answer(answered, on_upgrade.filter(|_| passing.upgrade.is_some()), held)
     }
 
     /// What is sent as the body, how it goes where it is passed on as it comes, and whether it can be sent twice.
@@ -215,13 +228,15 @@ impl Worker {
         passing: &mut Passing,
         flight: &mut Flight,
         access: &mut Option<Box<Access>>,
-    ) -> Result<(Response<Incoming>, Option<Lease>, Arc<Target>), Refusal> {
+    ) -> Result<(Answered, Arc<Target>), Refusal> {
         let (shared, group) = (&self.shared, &route.group);
         shared.budget.pay_in();
         let mut tried: Vec<Arc<Target>> = Vec::new();
         let mut failure: Option<Refusal> = None;
         while tried.len() < shared.limits.attempts {
-            let Some(member) = choose(group, &tried, shared.now_ms(), |n| fastrand::usize(..n)) else {
+            // To look at the clock for each of these would cost more than what is decided by it.
+            let now = if tried.is_empty() { passing.started } else { Instant::now() };
+            let Some(member) = choose(group, &tried, shared.ms_at(now.into_std()), |n| fastrand::usize(..n)) else {
                 break;
             };
             let target = Arc::clone(&member.target);
@@ -240,18 +255,18 @@ impl Worker {
             }
             flight.to(&target);
             let http2 = passing.upgrade.is_none() && (passing.is_grpc || target.h2c || route.manner.http2);
-            let mut attempt = self.attempt(&target, passing, route.manner.own_host, http2, true).await;
+            let mut attempt = self.attempt(&target, passing, route.manner.own_host, http2, Some(now)).await;
             if let Attempt::Stale { was_sent } = attempt {
                 attempt = if was_sent && !passing.is_repeatable {
                     Attempt::Broken("it closed the connection".into())
                 } else {
-                    self.attempt(&target, passing, route.manner.own_host, http2, false).await
+                    self.attempt(&target, passing, route.manner.own_host, http2, None).await
                 };
             }
             let now_ms = || shared.now_ms();
             let is_over = match attempt {
-                Attempt::Answered(response, lease) => {
-                    let status = response.status();
+                Attempt::Answered(answered) => {
+                    let status = answered.response.status();
                     let is_bad = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
                     if is_bad {
                         blame(group, &target, BAD_ANSWER, now_ms(), &shared.counters);
@@ -264,7 +279,7 @@ impl Worker {
                         && tried.len() < shared.limits.attempts
                         && choose(group, &tried, now_ms(), |n| fastrand::usize(..n)).is_some();
                     if !elsewhere || !shared.budget.withdraw(now_ms()) {
-                        return Ok((response, lease, target));
+                        return Ok((answered, target));
                     }
                     // Paid already; the next one is not the first.
                     shared.counters.retries.fetch_add(1, Relaxed);
@@ -308,15 +323,16 @@ impl Worker {
         Err(failure.unwrap_or_else(|| nobody(group)))
     }
 
+    /// Sends it to this instance. On a connection that has waited until `reuse`, which is now; on a new one where that is `None`.
     async fn attempt(
         &self,
         target: &Arc<Target>,
         passing: &mut Passing,
         own_host: bool,
         http2: bool,
-        may_reuse: bool,
+        reuse: Option<Instant>,
     ) -> Attempt {
-        let sender = match self.sender(target, http2, may_reuse).await {
+        let sender = match self.sender(target, http2, reuse).await {
             Ok(sender) => sender,
             Err(why) => return Attempt::NotOpened(why),
         };
@@ -330,7 +346,7 @@ impl Worker {
             false => std::mem::take(&mut passing.headers),
         };
         let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-        forward::address(&mut headers, version, &host);
+        forward::address(&mut headers, passing.present, version, &host);
         if let Some(upgrade) = &passing.upgrade {
             headers.insert(header::UPGRADE, upgrade.clone());
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -344,7 +360,10 @@ impl Worker {
         *request.uri_mut() = uri;
         *request.version_mut() = version;
         *request.headers_mut() = headers;
-        let sent = Instant::now();
+        let sent = match (&sender, reuse) {
+            (Sender::One { is_kept: true, .. }, Some(now)) => now,
+            _ => Instant::now(),
+        };
         let (result, is_kept, one) = match sender {
             Sender::One { mut one, is_kept } => {
                 // What also takes from the client, or will be the client's, has to move on while the client takes nothing.
@@ -364,10 +383,10 @@ impl Worker {
         };
         match result {
             Waited::Answered(response) => {
-                let now = Instant::now();
-                target.answered(now - sent, self.shared.ms_at(now.into_std()));
+                let at = Instant::now();
+                target.answered(at - sent, self.shared.ms_at(at.into_std()));
                 let lease = one.map(|one| Lease { one, target: Arc::clone(target), pool: self.pool.clone() });
-                Attempt::Answered(response, lease)
+                Attempt::Answered(Answered { response, lease, at })
             }
             Waited::Silent => Attempt::Silent,
             Waited::Failed(mut failed) => {
@@ -379,7 +398,7 @@ impl Worker {
                     passing.body = body;
                 }
                 match passing.upload.as_ref().map_or(Upload::Fine, |upload| upload.get()) {
-                    Upload::Fine if is_kept && may_reuse => Attempt::Stale { was_sent },
+                    Upload::Fine if is_kept && reuse.is_some() => Attempt::Stale { was_sent },
                     Upload::Fine if !was_sent => {
                         Attempt::NotOpened(ConnectError::Refused(told(failed.error())))
                     }
@@ -394,12 +413,12 @@ impl Worker {
         &self,
         target: &Arc<Target>,
         http2: bool,
-        may_reuse: bool,
+        reuse: Option<Instant>,
     ) -> Result<Sender, ConnectError> {
         if http2 {
             return self.pool.two(target).await.map(Sender::Two);
         }
-        if may_reuse && let Some(one) = self.pool.take(target) {
+        if let Some(one) = reuse.and_then(|now| self.pool.take(target, now)) {
             return Ok(Sender::One { one, is_kept: true });
         }
         self.shared.counters.connects.fetch_add(1, Relaxed);
@@ -446,11 +465,12 @@ impl Worker {
     /// Makes of an instance's answer the client's.
     fn answer(
         &self,
-        mut response: Response<Incoming>,
-        lease: Option<Lease>,
+        answered: Answered,
         on_upgrade: Option<OnUpgrade>,
         held: Held,
     ) -> Result<Response<Answer>, Refusal> {
+        let Answered { mut response, lease, at } = answered;
+        let present = Present::of(response.headers());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(client) = on_upgrade else {
                 let detail = "the instance changed to a protocol that nobody asked for";
@@ -465,7 +485,7 @@ impl Worker {
                 drop(held);
             });
             let mut switched = response.map(|_| Answer::Words(Bytes::new()));
-            strip_hop_by_hop(switched.headers_mut());
+            strip_hop_by_hop(switched.headers_mut(), present);
             switched.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             if let Some(protocol) = protocol {
                 switched.headers_mut().insert(header::UPGRADE, protocol);
@@ -474,13 +494,13 @@ impl Worker {
         }
         let headers = response.headers_mut();
         // RFC 9112, section 6.3: where both are said, the length means nothing.
-        if headers.contains_key(header::TRANSFER_ENCODING) {
+        if present.has(Present::TRANSFER_ENCODING) {
             headers.remove(header::CONTENT_LENGTH);
         }
-        strip_hop_by_hop(headers);
+        strip_hop_by_hop(headers, present);
         *response.version_mut() = Version::HTTP_11;
         let stall = self.shared.limits.stall;
-        Ok(response.map(|body| Answer::Relay(Box::new(Relay::new(body, stall, lease, held)))))
+        Ok(response.map(|body| Answer::Relay(Box::new(Relay::new(body, stall, at, lease, held)))))
     }
 }
 

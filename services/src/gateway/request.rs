@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts};
 
-use super::{announced::host_of, counters::Reason};
+use super::{announced::host_of, counters::Reason, forward::Present};
 use crate::Problem;
 
 /// Why a request is not passed on, and how that is counted.
@@ -34,20 +34,26 @@ impl Admitted {
     }
 }
 
-/// Examines the head of a request. `both_lengths`: it said both `Content-Length` and `Transfer-Encoding`; `via` is this gateway's own
+/// Examines the head of a request, which has these headers. `both_lengths`: it said both `Content-Length` and `Transfer-Encoding`; `via` is this gateway's own
 /// name in that header.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
-pub fn admit(head: &Parts, has_body: bool, both_lengths: bool, via: &str) -> Result<Admitted, Refusal> {
+pub fn admit(
+    head: &Parts,
+    present: Present,
+    has_body: bool,
+    both_lengths: bool,
+    via: &str,
+) -> Result<Admitted, Refusal> {
     if matches!(head.method, Method::CONNECT | Method::TRACE) {
         let detail = format!("{} is not passed on by this gateway", head.method);
         return Err((Reason::Method, Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)));
     }
-    check_framing(head, both_lengths).map_err(|detail| bad(Reason::Framing, detail))?;
+    check_framing(head, present, both_lengths).map_err(|detail| bad(Reason::Framing, detail))?;
     check_path(head.uri.path()).map_err(|detail| bad(Reason::Path, detail))?;
     let authority = authority(head).map_err(|detail| bad(Reason::Host, detail))?;
-    if has_been_here(&head.headers, via) {
+    if present.has(Present::VIA) && has_been_here(&head.headers, via) {
         let detail = format!(
             "this request has been here before: an instance leads back to this gateway (Via has {via})"
         );
@@ -58,15 +64,16 @@ pub fn admit(head: &Parts, has_body: bool, both_lengths: bool, via: &str) -> Res
             .headers
             .get(header::CONTENT_TYPE)
             .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    Ok(Admitted { authority, upgrade: upgrade(head, has_body), is_grpc })
+    let upgrade = if present.has(Present::UPGRADE) { upgrade(head, has_body) } else { None };
+    Ok(Admitted { authority, upgrade, is_grpc })
 }
 
 fn bad(reason: Reason, detail: &str) -> Refusal {
     (reason, Problem::new(StatusCode::BAD_REQUEST, detail))
 }
 
-fn check_framing(head: &Parts, both_lengths: bool) -> Result<(), &'static str> {
-    if head.version >= Version::HTTP_2 {
+fn check_framing(head: &Parts, present: Present, both_lengths: bool) -> Result<(), &'static str> {
+    if head.version >= Version::HTTP_2 || !present.has(Present::TRANSFER_ENCODING) {
         return Ok(());
     }
     let mut encodings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
@@ -185,8 +192,12 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
+    fn tried(head: &Parts, has_body: bool, both_lengths: bool) -> Result<Admitted, Refusal> {
+        admit(head, Present::of(&head.headers), has_body, both_lengths, ME)
+    }
+
     fn refused(head: &Parts) -> (Reason, u16) {
-        let (reason, problem) = admit(head, false, false, ME).unwrap_err();
+        let (reason, problem) = tried(head, false, false).unwrap_err();
         (reason, problem.status().as_u16())
     }
 
@@ -204,9 +215,9 @@ mod tests {
             assert_eq!(refused(&head("/", headers)), (Reason::Framing, 400), "{headers:?}");
         }
         let chunked = head("/", &[HOST, ("transfer-encoding", "Chunked")]);
-        assert!(admit(&chunked, true, false, ME).is_ok());
+        assert!(tried(&chunked, true, false).is_ok());
         assert_eq!(
-            admit(&chunked, true, true, ME).unwrap_err().0,
+            tried(&chunked, true, true).unwrap_err().0,
             Reason::Framing,
             "dropped by hyper, seen below it"
         );
@@ -218,7 +229,7 @@ mod tests {
             assert_eq!(refused(&head(path, &[HOST])), (Reason::Path, 400), "{path}");
         }
         for path in ["/.well-known/x", "/a..b", "/...", "/a%20b", "/a?x=/../y", "/%2e%2e%2e", "/"] {
-            assert!(admit(&head(path, &[HOST]), false, false, ME).is_ok(), "{path}");
+            assert!(tried(&head(path, &[HOST]), false, false).is_ok(), "{path}");
         }
     }
 
@@ -234,15 +245,15 @@ mod tests {
         ] {
             assert_eq!(refused(&head("/", headers)), (Reason::Host, 400), "{headers:?}");
         }
-        let absolute = admit(&head("http://b:81/", &[HOST]), false, false, ME).unwrap();
+        let absolute = tried(&head("http://b:81/", &[HOST]), false, false).unwrap();
         assert_eq!((absolute.host(), absolute.authority.as_ref().unwrap().to_str().unwrap()), ("b", "b:81"));
         let mut old = head("/", &[]);
         old.version = Version::HTTP_10;
-        assert_eq!(admit(&old, false, false, ME).unwrap().authority, None);
+        assert_eq!(tried(&old, false, false).unwrap().authority, None);
         let mut two = head("http://b/", &[HOST]);
         two.version = Version::HTTP_2;
         assert_eq!(refused(&two), (Reason::Host, 400));
-        let ip6 = admit(&head("/", &[("host", "[::1]:80")]), false, false, ME).unwrap();
+        let ip6 = tried(&head("/", &[("host", "[::1]:80")]), false, false).unwrap();
         assert_eq!(ip6.host(), "[::1]");
     }
 
@@ -252,7 +263,7 @@ mod tests {
             assert_eq!(refused(&head("/", &[HOST, ("via", via)])), (Reason::Loop, 508), "{via}");
         }
         let other = head("/", &[HOST, ("via", "1.1 hearsay-abcd, 1.1 x")]);
-        assert!(admit(&other, false, false, ME).is_ok());
+        assert!(tried(&other, false, false).is_ok());
     }
 
     #[test]
@@ -260,7 +271,7 @@ mod tests {
         let wanted = |headers: &[(&str, &str)], has_body| {
             let mut all = vec![HOST];
             all.extend(headers);
-            admit(&head("/", &all), has_body, false, ME).unwrap().upgrade
+            tried(&head("/", &all), has_body, false).unwrap().upgrade
         };
         let connection = ("connection", "keep-alive, Upgrade");
         assert!(wanted(&[connection, ("upgrade", "websocket")], false).is_some());

@@ -19,6 +19,7 @@ use std::{
 };
 
 use hearsay_protocol::{NodeId, providers::Provider, record::Health};
+use http::HeaderValue;
 
 use super::{
     announced::Announced,
@@ -72,6 +73,8 @@ pub struct Route {
     pub group: Group,
     /// What it does to requests.
     pub manner: Manner,
+    /// What it takes off their paths, as a header; made once.
+    pub prefix: Option<HeaderValue>,
 }
 
 /// What a route is found by.
@@ -125,6 +128,18 @@ pub struct Found<'a> {
     pub stripped: usize,
 }
 
+impl Found<'_> {
+    /// What is taken off the path, as a header.
+    pub fn prefix(&self, path: &str) -> Option<HeaderValue> {
+        let prefix = path.get(..self.stripped).filter(|prefix| !prefix.is_empty())?;
+        match &self.route.prefix {
+            Some(made) if made == prefix => Some(made.clone()),
+            // In another spelling.
+            _ => HeaderValue::from_str(prefix).ok(),
+        }
+    }
+}
+
 /// All routes, as of one state of the table.
 #[derive(Default, Debug)]
 pub struct Routes {
@@ -148,7 +163,7 @@ impl Routes {
             let target = self.target(provider, threads);
             let instance = &provider.instance;
             let mut join = |key: Key, manner: Manner| {
-                let route = building.entry(key).or_insert_with(|| Route { manner, group: Group::default() });
+                let route = building.entry(key).or_insert_with(|| Route { manner, ..Route::default() });
                 match &target {
                     Ok(target) => route.group.join(Arc::clone(target), provider),
                     Err(_) => route.group.unusable += 1,
@@ -173,7 +188,12 @@ impl Routes {
             }
         }
         self.remember(&mut building, now_ms);
-        for (key, route) in building {
+        for (key, mut route) in building {
+            let prefix = match &key {
+                Key::Service(name) => Some(Cow::Owned(format!("/{name}"))),
+                Key::Prefix(..) => route.manner.strip.as_deref().map(Cow::Borrowed),
+            };
+            route.prefix = prefix.and_then(|prefix| HeaderValue::from_str(&prefix).ok());
             learnt.insert(key, Arc::new(route));
         }
         for (id, target) in &self.targets {
@@ -202,6 +222,7 @@ impl Routes {
                 Route {
                     group: Group { gone_ms: Some(gone_ms), ..Group::default() },
                     manner: route.manner.clone(),
+                    prefix: None,
                 },
             )
         });

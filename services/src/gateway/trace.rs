@@ -8,8 +8,13 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// `00-<32>-<16>-<2>`.
 const LEN: usize = 55;
 
-/// Leaves a valid `traceparent` as it is; else puts in a new one and drops `tracestate`, which belongs to the old one.
-pub fn ensure(headers: &mut HeaderMap) {
+/// Leaves a valid `traceparent` as it is; else puts in a new one and drops `tracestate`, which belongs to the old one. `may_be_there`: one of
+/// the two may.
+pub fn ensure(headers: &mut HeaderMap, may_be_there: bool) {
+    if !may_be_there {
+        headers.insert(TRACEPARENT, fresh());
+        return;
+    }
     let mut given = headers.get_all(TRACEPARENT).iter();
     let is_valid = match (given.next(), given.next()) {
         (Some(value), None) => is_valid(value.as_bytes()),
@@ -46,17 +51,17 @@ fn is_valid(value: &[u8]) -> bool {
 fn fresh() -> HeaderValue {
     let (trace, parent) = (fastrand::u128(1..), fastrand::u64(1..));
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    hex(trace, &mut text[3..35]);
-    hex(parent.into(), &mut text[36..52]);
+    hex(&trace.to_be_bytes(), &mut text[3..35]);
+    hex(&parent.to_be_bytes(), &mut text[36..52]);
     // Digits and dashes are allowed in every header.
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// Writes a number into these digits, from the last one.
-fn hex(mut number: u128, digits: &mut [u8]) {
-    for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[usize::from((number & 0xf) as u8)];
-        number >>= 4;
+/// Writes bytes into twice as many digits.
+fn hex(bytes: &[u8], digits: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (byte, pair) in bytes.iter().zip(digits.chunks_exact_mut(2)) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]);
     }
 }
 
@@ -92,7 +97,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(TRACESTATE, HeaderValue::from_static("a=b"));
             values.iter().for_each(|v| _ = headers.append(TRACEPARENT, HeaderValue::from_static(v)));
-            ensure(&mut headers);
+            ensure(&mut headers, true);
             headers
         };
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
