@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -243,18 +243,17 @@ impl Relay {
 
 impl Relay {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let body = Pin::new(&mut self.body);
+        let mut body = Pin::new(&mut self.body);
         let Some(driven) = self.lease.as_mut().and_then(|lease| lease.one.driven.as_mut()) else {
             return body.poll_frame(cx);
         };
         driven.rest();
-        // To ask for a piece makes the connection read one.
-        let idle = &mut Context::from_waker(Waker::noop());
-        if let Poll::Ready(frame) = body.poll_frame(idle) {
+        // What has come already, or else word to the connection that more is wanted.
+        if let Poll::Ready(frame) = driven.quietly(|cx| body.as_mut().poll_frame(cx)) {
             return Poll::Ready(frame);
         }
         driven.drive(cx);
-        Pin::new(&mut self.body).poll_frame(idle)
+        driven.quietly(|cx| body.poll_frame(cx))
     }
 }
 

@@ -10,11 +10,10 @@ use std::{
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
-use super::body::Outgoing;
+use super::{body::Outgoing, stream::InstanceStream};
 
-type Connection = http1::Connection<TokioIo<TcpStream>, Outgoing>;
+type Connection = http1::Connection<TokioIo<InstanceStream>, Outgoing>;
 
 /// A connection, and whom to wake when something can be done on it.
 #[derive(Debug)]
@@ -48,6 +47,14 @@ impl Driven {
     /// From now until it is driven again, nobody is woken.
     pub fn rest(&self) {
         self.nudged.rest();
+    }
+
+    /// Takes of what it has given, or asks it for more. It notices when it is driven next; nobody is woken for that.
+    pub fn quietly<T>(&self, take: impl FnOnce(&mut Context<'_>) -> T) -> T {
+        let before = mem::replace(&mut self.nudged.lock().state, State::Quiet);
+        let taken = take(&mut Context::from_waker(Waker::noop()));
+        self.nudged.lock().state = before;
+        taken
     }
 
     /// Has a task of its own drive it to its end, which may be a change of protocol.

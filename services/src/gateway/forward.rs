@@ -88,7 +88,10 @@ impl Present {
             "cookie" => Self::COOKIE,
             "x-forwarded-for" => Self::FOR,
             "expect" | "forwarded" | "x-forwarded-host" | "x-forwarded-prefix" => Self::NOT_FOR_INSTANCES,
-            "keep-alive" | "proxy-connection" | "http2-settings" | "proxy-authorization"
+            "keep-alive"
+            | "proxy-connection"
+            | "http2-settings"
+            | "proxy-authorization"
             | "proxy-authenticate" => Self::OTHER_OF_ONE_CONNECTION,
             _ => Self(0),
         }
@@ -135,7 +138,8 @@ impl Pseudonym {
 pub fn strip_hop_by_hop(headers: &mut HeaderMap, present: Present) {
     if present.has(Present::CONNECTION) {
         // These two name no header that is not taken off anyway.
-        let is_name = |token: &&str| !["keep-alive", "close"].iter().any(|word| token.eq_ignore_ascii_case(word));
+        let is_name =
+            |token: &&str| !["keep-alive", "close"].iter().any(|word| token.eq_ignore_ascii_case(word));
         let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
             .filter(is_name)
             .filter_map(|token| token.parse().ok())

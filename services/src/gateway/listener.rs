@@ -242,6 +242,7 @@ async fn serve_http1(
             .with_upgrades()
     );
     let result = tokio::select! {
+        biased;
         result = serving.as_mut() => result,
         () = stopped(&mut stopping) => {
             serving.as_mut().graceful_shutdown();

@@ -23,6 +23,7 @@ use super::{
     driven::Driven,
     limits::Limits,
     proxy::LOOK_EVERY,
+    stream::InstanceStream,
     target::{Address, Target, is_link_local},
 };
 
@@ -202,7 +203,7 @@ impl Pool {
         let stream = self.connect(&target.address).await?;
         let handshake = http1::Builder::new()
             .max_headers(self.limits.headers)
-            .handshake::<_, Outgoing>(TokioIo::new(stream))
+            .handshake::<_, Outgoing>(TokioIo::new(InstanceStream(stream)))
             .await;
         let (sender, connection) = handshake.map_err(|error| ConnectError::Refused(error.to_string()))?;
         let driven = Some(Driven::new(connection));

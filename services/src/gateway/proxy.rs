@@ -236,7 +236,8 @@ impl Worker {
         while tried.len() < shared.limits.attempts {
             // To look at the clock for each of these would cost more than what is decided by it.
             let now = if tried.is_empty() { passing.started } else { Instant::now() };
-            let Some(member) = choose(group, &tried, shared.ms_at(now.into_std()), |n| fastrand::usize(..n)) else {
+            let Some(member) = choose(group, &tried, shared.ms_at(now.into_std()), |n| fastrand::usize(..n))
+            else {
                 break;
             };
             let target = Arc::clone(&member.target);
@@ -372,7 +373,11 @@ impl Worker {
                 }
                 let sending = one.sender.try_send_request(request);
                 let driven = one.driven.as_mut();
-                (self.wait(sending, driven, one.look.as_mut(), target, passing, sent).await, is_kept, Some(one))
+                (
+                    self.wait(sending, driven, one.look.as_mut(), target, passing, sent).await,
+                    is_kept,
+                    Some(one),
+                )
             }
             Sender::Two(mut sender) => {
                 let sending = sender.try_send_request(request);

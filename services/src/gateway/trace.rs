@@ -49,7 +49,8 @@ fn is_valid(value: &[u8]) -> bool {
 
 /// A new trace, not sampled by us: whoever traces decides for itself.
 fn fresh() -> HeaderValue {
-    let (trace, parent) = (fastrand::u128(1..), fastrand::u64(1..));
+    // Zero is no id.
+    let (trace, parent) = (fastrand::u128(..).max(1), fastrand::u64(..).max(1));
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     hex(&trace.to_be_bytes(), &mut text[3..35]);
     hex(&parent.to_be_bytes(), &mut text[36..52]);
@@ -59,9 +60,11 @@ fn fresh() -> HeaderValue {
 
 /// Writes bytes into twice as many digits.
 fn hex(bytes: &[u8], digits: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    // Reckoned, which the compiler does for many at once, and not looked up.
+    let digit = |n: u8| n + if n < 10 { b'0' } else { b'a' - 10 };
     for (byte, pair) in bytes.iter().zip(digits.chunks_exact_mut(2)) {
-        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]);
+        pair[0] = digit(byte >> 4);
+        pair[1] = digit(byte & 0xf);
     }
 }
 
