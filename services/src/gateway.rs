@@ -13,6 +13,7 @@
 //! | `proxy`, `budget` | the way of a request, and of its repetitions |
 //! | `pool`, `driven` | connections to instances |
 //! | `forward`, `trace` | headers |
+//! | `words` | what the gateway says itself |
 //! | `body`, `tunnel` | bytes on their way, WebSocket |
 //! | `status`, `counters`, `access` | what is told of all this |
 //! | `limits` | every bound |
@@ -46,6 +47,7 @@ pub mod stream;
 pub mod target;
 pub mod trace;
 pub mod tunnel;
+pub mod words;
 
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},

@@ -42,6 +42,11 @@ impl Progress {
         self.moved = Instant::now();
     }
 
+    /// Whether somebody had to wait.
+    fn has_waited(&self) -> bool {
+        self.timer.is_some()
+    }
+
     /// Whether it is too long now; otherwise the task is woken when it may be.
     fn is_stalled(&mut self, cx: &mut Context<'_>) -> bool {
         let deadline = self.moved + self.limit;
@@ -227,6 +232,8 @@ pub struct Held {
 pub struct Relay {
     body: Incoming,
     progress: Progress,
+    /// Whether a piece of it has come.
+    has_begun: bool,
     /// Why it will break off, once what came before is on its way to the client.
     broken: Option<hyper::Error>,
     /// The connection it comes by, to be used again.
@@ -237,7 +244,7 @@ pub struct Relay {
 impl Relay {
     /// Passes on a body, the head before which came at `now`. `lease` is the connection, where it is not shared.
     pub fn new(body: Incoming, stall: Duration, now: Instant, lease: Option<Lease>, held: Held) -> Self {
-        Self { body, progress: Progress::new(stall, now), broken: None, lease, held }
+        Self { body, progress: Progress::new(stall, now), has_begun: false, broken: None, lease, held }
     }
 }
 
@@ -253,7 +260,7 @@ impl Relay {
             return Poll::Ready(frame);
         }
         driven.drive(cx);
-        driven.quietly(|cx| body.poll_frame(cx))
+        driven.quietly(|cx| body.as_mut().poll_frame(cx))
     }
 }
 
@@ -295,10 +302,11 @@ impl Body for Answer {
         }
         match relay.poll_body(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                // After the last one nothing is waited for, and many bodies have but one.
-                if !relay.body.is_end_stream() {
+                // Most bodies have but one, which comes with the head: its time is the head's.
+                if relay.has_begun || relay.progress.has_waited() || !relay.body.is_end_stream() {
                     relay.progress.moved();
                 }
+                relay.has_begun = true;
                 if let (Some(access), Some(data)) = (&mut relay.held.access, frame.data_ref()) {
                     access.bytes += data.len() as u64;
                 }
@@ -311,6 +319,9 @@ impl Body for Answer {
                 Poll::Pending
             }
             Poll::Ready(None) => {
+                if relay.progress.has_waited() {
+                    relay.progress.moved();
+                }
                 if let Some(lease) = relay.lease.take() {
                     lease.give_back(relay.progress.moved);
                 }

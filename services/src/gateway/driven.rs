@@ -2,14 +2,16 @@
 //! on, and nobody has to be woken for it. Of all that a request costs, a second task was the largest part that could be spared.
 
 use std::{
+    future::poll_fn,
     mem,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Wake, Waker},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::task::unconstrained;
 
 use super::{body::Outgoing, stream::InstanceStream};
 
@@ -49,12 +51,23 @@ impl Driven {
         self.nudged.rest();
     }
 
-    /// Takes of what it has given, or asks it for more. It notices when it is driven next; nobody is woken for that.
-    pub fn quietly<T>(&self, take: impl FnOnce(&mut Context<'_>) -> T) -> T {
+    /// Polls what only this connection moves on: the answer, or its body. The connection notices what is taken, or asked for, when it is driven
+    /// next, which whoever gets "not yet" has to do. Nobody is woken for it, so this is for runtimes of one thread: a wake from elsewhere would
+    /// be lost.
+    pub fn quietly<T>(&self, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let before = mem::replace(&mut self.nudged.lock().state, State::Quiet);
-        let taken = take(&mut Context::from_waker(Waker::noop()));
+        // tokio's channels say "not yet", and wake, when a task has done much in one turn. Here nobody would be woken.
+        let polled = pin!(unconstrained(poll_fn(poll))).poll(&mut Context::from_waker(Waker::noop()));
         self.nudged.lock().state = before;
-        taken
+        polled
+    }
+
+    /// Forgets whom to wake, which keeps the memory of a task that may have ended.
+    pub fn forget(&self) {
+        let mut waiting = self.nudged.lock();
+        if waiting.state != State::Waited {
+            waiting.task = None;
+        }
     }
 
     /// Has a task of its own drive it to its end, which may be a change of protocol.

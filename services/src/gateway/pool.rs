@@ -157,12 +157,7 @@ impl Pool {
     pub fn take(&self, target: &Target, now: Instant) -> Option<Box<One>> {
         let mut kept = target.kept.get(self.thread)?.lock();
         while let Some(mut idle) = kept.pop() {
-            if now.saturating_duration_since(idle.since) >= self.limits.keep {
-                // Those below have waited for longer.
-                kept.clear();
-                return None;
-            }
-            if !idle.one.is_closed() {
+            if now.saturating_duration_since(idle.since) < self.limits.keep && !idle.one.is_closed() {
                 return Some(idle.one);
             }
         }
@@ -170,12 +165,11 @@ impl Pool {
     }
 
     fn put(&self, target: &Target, one: Box<One>, since: Instant) {
-        if target.is_gone() {
-            return;
-        }
         let Some(kept) = target.kept.get(self.thread) else { return };
         let mut kept = kept.lock();
-        if kept.len() < self.limits.kept_per_instance
+        // Asked under the lock: who has gone has that set before it takes the lock to clear these.
+        if !target.is_gone()
+            && kept.len() < self.limits.kept_per_instance
             && let Some(seat) = Seat::take(&self.taken, self.limits.kept)
         {
             kept.push(Idle { one, since, _seat: seat });
@@ -185,7 +179,10 @@ impl Pool {
     /// Closes what has waited for too long.
     pub fn sweep(&self, target: &Target) {
         let Some(kept) = target.kept.get(self.thread) else { return };
-        kept.lock().retain_mut(|idle| idle.since.elapsed() < self.limits.keep && !idle.one.is_closed());
+        kept.lock().retain_mut(|idle| {
+            idle.one.driven.iter().for_each(Driven::forget);
+            idle.since.elapsed() < self.limits.keep && !idle.one.is_closed()
+        });
         if let Ok(mut two) = kept.two.try_lock()
             && two
                 .as_ref()

@@ -1,8 +1,9 @@
 //! What is passed on: headers, bodies both ways as they come, upgrades.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use hearsay_services::gateway::limits::Limits;
 use http::{Response, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
@@ -170,6 +171,34 @@ async fn connections_are_kept_on_both_sides() {
         stream.write_all(format!("GET /web/{i} HTTP/1.1\r\nhost: gw\r\n\r\n").as_bytes()).await.unwrap();
         let reply = read_until(&mut stream, "\"version\":\"HTTP/1.1\"}").await;
         assert!(reply.contains(&format!("\"/{i}\"")), "{reply}");
+    }
+    assert_eq!(instance.connections(), 1);
+}
+
+/// However long an answer takes, its connection begins to wait when it has ended, and those that wait already are none the older.
+#[tokio::test]
+async fn a_slow_answer_costs_no_kept_connection() {
+    let keep = Duration::from_secs(1);
+    let world = World::with(Limits { keep, ..Limits::default() }).await;
+    let instance = http1(move |request| async move {
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let is_slow = request.uri().path() == "/slow";
+        tokio::spawn(async move {
+            if is_slow {
+                tokio::time::sleep(keep * 3 / 2).await;
+            }
+            _ = sender.send("whole".into()).await;
+        });
+        let mut response = Response::new(Received(receiver).boxed());
+        response.headers_mut().insert(header::CONTENT_LENGTH, 5.into());
+        response
+    })
+    .await;
+    world.offer("web", "w", instance.address, &[]).await;
+    let mut stream = world.open("").await;
+    for path in ["slow", "quick", "slow", "quick"] {
+        stream.write_all(format!("GET /web/{path} HTTP/1.1\r\nhost: gw\r\n\r\n").as_bytes()).await.unwrap();
+        read_until(&mut stream, "whole").await;
     }
     assert_eq!(instance.connections(), 1);
 }
