@@ -246,9 +246,7 @@ impl Relay {
     pub fn new(body: Incoming, stall: Duration, now: Instant, lease: Option<Lease>, held: Held) -> Self {
         Self { body, progress: Progress::new(stall, now), has_begun: false, broken: None, lease, held }
     }
-}
 
-impl Relay {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let mut body = Pin::new(&mut self.body);
         let Some(driven) = self.lease.as_mut().and_then(|lease| lease.one.driven.as_mut()) else {

@@ -34,8 +34,8 @@ impl Admitted {
     }
 }
 
-/// Examines the head of a request, which has these headers. `both_lengths`: it said both `Content-Length` and `Transfer-Encoding`; `via` is this gateway's own
-/// name in that header.
+/// Examines the head of a request, which has these headers. `both_lengths`: it said both `Content-Length` and `Transfer-Encoding`; `via` is
+/// this gateway's own name in that header.
 ///
 /// # Errors
 /// The first thing that is wrong with it.

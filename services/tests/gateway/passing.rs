@@ -185,6 +185,7 @@ async fn a_slow_answer_costs_no_kept_connection() {
         let is_slow = request.uri().path() == "/slow";
         tokio::spawn(async move {
             if is_slow {
+                // Not to wait for anything: an answer slower than connections are kept is what this is about.
                 tokio::time::sleep(keep * 3 / 2).await;
             }
             _ = sender.send("whole".into()).await;
