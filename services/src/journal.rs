@@ -44,6 +44,15 @@ pub trait Projection: Send + Sync + 'static {
     /// What the database said. The entry is then not stored.
     fn fold(&self, db: &Connection, entry: &Recorded<'_>) -> rusqlite::Result<()>;
 
+    /// Takes in entries of one feed, in the order of their numbers: the same as to [fold](Self::fold) each, for a plug-in that can do what they
+    /// have in common once.
+    ///
+    /// # Errors
+    /// What the database said. None of them is then stored.
+    fn fold_all(&self, db: &Connection, entries: &[Recorded<'_>]) -> rusqlite::Result<()> {
+        entries.iter().try_for_each(|entry| self.fold(db, entry))
+    }
+
     /// What of the tables is the same wherever the same entries are: pairs of a name and a query, whose rows may come in any order. `None`:
     /// all of them, but for virtual ones. A plug-in that numbers rows as they arrive names here what does not depend on that.
     ///

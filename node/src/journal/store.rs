@@ -285,32 +285,38 @@ impl Store {
         let mut update =
             self.db.prepare_cached("UPDATE journal_feeds SET seen = ?2, latest = ?3 WHERE id = ?1")?;
         update.execute(params![feed, seen_to_bytes(&seen), time.max(latest).0.cast_signed()])?;
-        for (seq, entry) in (run.start.0..).map(Version).zip(&run.entries) {
-            if !there.contains(seq) {
-                self.fold(feed, EntryId { feed: run.feed, seq }, entry, projection)?;
-            }
-        }
+        let entries = (run.start.0..).map(Version).zip(&run.entries);
+        self.fold((feed, run.feed), entries.filter(|(seq, _)| !there.contains(*seq)), projection)?;
         Ok(())
     }
 
-    fn fold(
+    /// Folds entries of a feed, which has this number in the file. Returns how many.
+    fn fold<'a>(
         &self,
-        feed: i64,
-        id: EntryId,
-        entry: &Entry,
+        (number, feed): (i64, FeedId),
+        entries: impl Iterator<Item = (Seq, &'a Entry)>,
         projection: &dyn Projection,
-    ) -> rusqlite::Result<()> {
-        if let Some(key) = &entry.key {
+    ) -> rusqlite::Result<usize> {
+        let recorded: Vec<Recorded<'_>> = entries
+            .map(|(seq, entry)| Recorded {
+                id: EntryId { feed, seq },
+                time: entry.time,
+                key: entry.key.as_deref(),
+                body: &entry.body,
+            })
+            .collect();
+        for Recorded { id, time, key, .. } in &recorded {
+            let Some(key) = key else { continue };
             // Of two entries under one key the earlier answers, on every node.
             let mut insert = self.db.prepare_cached(
                 "INSERT INTO journal_keys (key, time, feed, seq) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (key) DO UPDATE SET time = excluded.time, feed = excluded.feed, seq = excluded.seq
                  WHERE excluded.time < time",
             )?;
-            insert.execute(params![key, entry.time.0.cast_signed(), feed, signed(id.seq)])?;
+            insert.execute(params![key, time.0.cast_signed(), number, signed(id.seq)])?;
         }
-        let recorded = Recorded { id, time: entry.time, key: entry.key.as_deref(), body: &entry.body };
-        projection.fold(&self.db, &recorded)
+        projection.fold_all(&self.db, &recorded)?;
+        Ok(recorded.len())
     }
 
     /// A feed's number in the file, made if it is new, what of it is there, and its latest time.

@@ -22,7 +22,7 @@ pub(super) struct Feed {
     /// Records posted before that.
     posted: i64,
     /// Entries that are here though an earlier one is not.
-    pub(super) early: i64,
+    early: i64,
 }
 
 /// Finds the row of a feed, or makes it. `time` is that of one of its entries.
@@ -56,26 +56,40 @@ fn make(db: &Connection, feed: FeedId, first: i64) -> rusqlite::Result<Feed> {
     Ok(Feed { id, next: 1, posted: 0, early: 0 })
 }
 
-/// Counts an entry, if all before it are here: then returns how many records were posted before it.
-pub(super) fn next(db: &Connection, feed: &Feed, seq: Seq, is_posted: bool) -> rusqlite::Result<Option<i64>> {
-    let seq = signed(seq);
-    if seq == feed.next {
-        db.prepare_cached("UPDATE log_feeds SET next = next + 1, posted = posted + ?2 WHERE id = ?1")?
-            .execute(params![feed.id, is_posted])?;
-        return Ok(Some(feed.posted));
+impl Feed {
+    /// Counts an entry, if all before it are here: then returns how many records were posted before it. What was counted is written down by
+    /// [`counted`](Self::counted).
+    pub(super) fn count(
+        &mut self,
+        db: &Connection,
+        seq: Seq,
+        is_posted: bool,
+    ) -> rusqlite::Result<Option<i64>> {
+        let seq = signed(seq);
+        if seq == self.next {
+            let before = self.posted;
+            (self.next, self.posted) = (seq + 1, before + i64::from(is_posted));
+            return Ok(Some(before));
+        }
+        if seq > self.next {
+            let added = db
+                .prepare_cached("INSERT OR IGNORE INTO log_early (feed, seq) VALUES (?1, ?2)")?
+                .execute(params![self.id, seq])?;
+            self.early += added as i64;
+        }
+        Ok(None)
     }
-    if seq > feed.next {
-        let added = db
-            .prepare_cached("INSERT OR IGNORE INTO log_early (feed, seq) VALUES (?1, ?2)")?
-            .execute(params![feed.id, seq])?;
-        db.prepare_cached("UPDATE log_feeds SET early = early + ?2 WHERE id = ?1")?
-            .execute(params![feed.id, added as i64])?;
+
+    /// Writes down what was counted, and counts on over entries that came early.
+    pub(super) fn counted(&self, db: &Connection) -> rusqlite::Result<()> {
+        db.prepare_cached("UPDATE log_feeds SET next = ?2, posted = ?3, early = ?4 WHERE id = ?1")?
+            .execute(params![self.id, self.next, self.posted, self.early])?;
+        if self.early > 0 { close_gap(db, self.id) } else { Ok(()) }
     }
-    Ok(None)
 }
 
 /// Counts on, over entries that came early.
-pub(super) fn close_gap(db: &Connection, feed: i64) -> rusqlite::Result<()> {
+fn close_gap(db: &Connection, feed: i64) -> rusqlite::Result<()> {
     let (mut next, mut posted, mut early): (i64, i64, i64) = db
         .prepare_cached("SELECT next, posted, early FROM log_feeds WHERE id = ?1")?
         .query_row([feed], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;

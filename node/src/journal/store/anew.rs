@@ -2,7 +2,7 @@
 
 use hearsay_protocol::{
     Version,
-    journal::feed::{EntryId, RUN_ENTRIES_MAX, Seq},
+    journal::feed::{RUN_ENTRIES_MAX, Seq},
 };
 use hearsay_services::journal::Projection;
 use rusqlite::params;
@@ -80,13 +80,14 @@ impl Store {
             let (_, before) = done.unwrap_or((0, 0));
             let mut count = before;
             if let Some(run) = entries {
+                let mut kept = Vec::with_capacity(run.entries.len());
                 for (seq, entry) in (run.start.0..).map(Version).zip(&run.entries) {
                     // Of a run that is only partly kept, the plug-in has remembered the rest.
                     if seq > dropped && self.is_first_at(number, run.start, seq)? {
-                        self.fold(number, EntryId { feed, seq }, entry, projection)?;
-                        count += 1;
+                        kept.push((seq, entry));
                     }
                 }
+                count += self.fold((number, feed), kept.into_iter(), projection)? as u64;
             }
             done = Some((rowid, count));
         }
