@@ -224,6 +224,10 @@ impl Driver {
                 self.presentation.health = if enable { Health::Critical } else { Health::Passing };
                 self.present_addresses();
             }
+            Order::Alive(answer) => {
+                // Whoever asked may have given up.
+                _ = answer.send(());
+            }
             Order::Leave(done) => {
                 self.feed(Input::Command(Command::Leave));
                 self.farewell = Some((done, Instant::now() + FAREWELL_MAX));

@@ -19,6 +19,7 @@ mod run;
 pub mod seek;
 pub mod storage;
 pub mod swarm;
+mod systemd;
 
 pub mod view;
 

@@ -37,6 +37,7 @@ use crate::{
     seek,
     storage::{REMEMBERED_MAX, Remembered, Storage},
     swarm::{self, SwarmConfig},
+    systemd,
     view::{Clock, View},
 };
 
@@ -237,10 +238,13 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     );
     tracing::info!(name, %id, incarnation = incarnation.0, cluster = config.cluster, "started");
     readiness.send_replace(Readiness::Ready);
+    systemd::ready(&name);
+    tokio::spawn(systemd::live(orders.clone()));
 
     let node = Node { view, me: id, storage, orders: orders.clone() };
     let ended = node.live(fatal, control_receiver).await;
     readiness.send_replace(Readiness::Leaving);
+    systemd::stopping();
     ended?;
     let (done, told) = oneshot::channel();
     if orders.send(Order::Leave(done)).await.is_ok() {

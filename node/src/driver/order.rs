@@ -23,6 +23,8 @@ pub enum Order {
     Misbehaved(NodeId, &'static str),
     /// Offer the node's own instances as critical, or as passing.
     Maintenance(bool),
+    /// Say that the driver turns.
+    Alive(oneshot::Sender<()>),
     /// Say goodbye; answered when the neighbours have it, or after half a second.
     Leave(oneshot::Sender<()>),
 }
