@@ -72,6 +72,9 @@ impl AdmissionError {
     }
 }
 
+/// Where container engines mount secrets, with a mode of their own: who may look into the container may read them.
+const MOUNTED: &str = "/run/secrets";
+
 /// What all nodes of a closed cluster share. Strangers cannot say so much as hello.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ClusterKey(Secret<[u8; 32]>);
@@ -97,7 +100,7 @@ impl ClusterKey {
             .ok_or_else(|| unreadable("there is no such file".into()))?;
         let key = Self::parse(&content.text)
             .map_err(|problem| AdmissionError::NotAKey { path: path.to_owned(), problem })?;
-        let warning = content.is_too_open().then(|| {
+        let warning = (content.is_too_open() && !path.starts_with(MOUNTED)).then(|| {
             format!(
                 "the cluster's key {} can be read by others (mode {:03o}); chmod 600 it",
                 path.display(),

@@ -253,11 +253,7 @@ impl Config {
 
     /// Options that were given and belong to what is not built yet. They are checked, so that a file that is right stays right.
     fn idle_options(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let idle = [
-            ("dns", is_given(self.dns, Ipv4Addr::LOCALHOST, DNS_PORT)),
-            ("replicas-expected", self.replicas_expected.is_some()),
-            ("open", self.open),
-        ];
+        let idle = [("dns", is_given(self.dns, Ipv4Addr::LOCALHOST, DNS_PORT)), ("open", self.open)];
         idle.into_iter().filter(|(_, given)| *given).map(|(option, _)| option)
     }
 

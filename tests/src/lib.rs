@@ -20,6 +20,7 @@ use serde_json::Value;
 
 mod browser;
 mod cluster;
+mod compose;
 mod feeds;
 mod forgetful;
 pub mod history;
@@ -30,6 +31,7 @@ mod writers;
 
 pub use browser::Browser;
 pub use cluster::{Cluster, NodeRef};
+pub use compose::{Compose, Container, docker};
 pub use feeds::{Feed, feeds};
 pub use forgetful::Forgetful;
 pub use intruder::{Intruder, spoof_mdns};

@@ -1,0 +1,222 @@
+//! The cluster of `deploy/compose.yaml`, in containers of its own: other projects on the machine neither see it nor lose a port to it.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{cluster::POLL, get};
+
+/// Clusters of this process so far.
+static STARTED: AtomicU32 = AtomicU32::new(0);
+/// Of what a container said, where a test has failed.
+const SHOWN_LINES: usize = 30;
+
+/// A cluster of containers. It goes with this, and with all that it kept.
+pub struct Compose {
+    project: String,
+    files: Vec<PathBuf>,
+    /// Where the portal and the gateway are published.
+    pub portal: SocketAddr,
+    /// See `portal`.
+    pub gateway: SocketAddr,
+}
+
+/// One of its containers.
+#[derive(Clone, Debug)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// The service of the file that it belongs to.
+    pub service: String,
+    /// Where its node answers; `None`: it has no address.
+    pub http: Option<SocketAddr>,
+    /// Its first process; 0 where it has ended.
+    pub pid: u32,
+    /// What it ended with, if it did.
+    pub exit_code: i64,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// Whether its health check is content.
+    pub is_healthy: bool,
+}
+
+impl Compose {
+    /// Whether there is an engine to run it, and an image to run: says so where not.
+    pub fn is_there(test: &str) -> bool {
+        let why = if std::env::var_os("HEARSAY_IMAGE").is_none() {
+            "HEARSAY_IMAGE does not name the image to test; tests/run does, where there is an engine"
+        } else if !runs("docker", &["info"]) {
+            "needs Docker"
+        } else if compose_command().is_none() {
+            "needs Docker Compose"
+        } else {
+            return true;
+        };
+        println!("skipped: {test}: {why}");
+        false
+    }
+
+    /// Starts it from these files of `deploy`. Returns when its containers were started.
+    pub fn up(files: &[&str]) -> Self {
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+        // Both at once, so that they differ.
+        let free: Vec<TcpListener> =
+            (0..2).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")).collect();
+        let address = |i: usize| free[i].local_addr().expect("it is bound");
+        let compose = Self {
+            project: format!(
+                "hearsay-lab-{}-{}",
+                std::process::id(),
+                STARTED.fetch_add(1, Ordering::Relaxed)
+            ),
+            files: files.iter().map(|file| deploy.join(file)).collect(),
+            portal: address(0),
+            gateway: address(1),
+        };
+        drop(free);
+        compose.run(&["up", "-d"]);
+        compose
+    }
+
+    /// Has so many containers of a service.
+    pub fn scale(&self, service: &str, count: usize) {
+        self.run(&["up", "-d", "--no-recreate", "--scale", &format!("{service}={count}")]);
+    }
+
+    /// Runs a command of Compose on it; it must succeed. Returns what it printed.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().expect("it was there a moment ago");
+        must(arguments, &output)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let (program, first) = compose_command().expect("looked for before");
+        let mut command = Command::new(program);
+        command.args(first).args(["-p", &self.project]);
+        for file in &self.files {
+            command.arg("-f").arg(file);
+        }
+        command.args(arguments);
+        command.env("HEARSAY_PORTAL_PORT", self.portal.port().to_string());
+        command.env("HEARSAY_GATEWAY_PORT", self.gateway.port().to_string());
+        command
+    }
+
+    /// Its containers as they are now, those that have ended too.
+    pub fn containers(&self) -> Vec<Container> {
+        let label = format!("label=com.docker.compose.project={}", self.project);
+        let ids = docker(&["ps", "-aq", "--filter", &label]);
+        let mut arguments = vec!["inspect"];
+        arguments.extend(ids.split_whitespace());
+        if arguments.len() == 1 {
+            return Vec::new();
+        }
+        let all: Value = serde_json::from_str(&docker(&arguments)).expect("docker inspect prints JSON");
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let container = |seen: &Value| {
+            let networks = seen["NetworkSettings"]["Networks"].as_object();
+            let address =
+                networks.and_then(|all| all.values().next()).map(|network| text(&network["IPAddress"]));
+            Container {
+                name: text(&seen["Name"]).trim_start_matches('/').to_owned(),
+                service: text(&seen["Config"]["Labels"]["com.docker.compose.service"]),
+                http: address.and_then(|ip| Some(SocketAddr::new(ip.parse().ok()?, 7500))),
+                pid: seen["State"]["Pid"].as_u64().and_then(|pid| pid.try_into().ok()).unwrap_or(0),
+                exit_code: seen["State"]["ExitCode"].as_i64().unwrap_or(-1),
+                restarts: seen["RestartCount"].as_u64().unwrap_or(u64::MAX),
+                is_healthy: seen["State"]["Health"]["Status"] == "healthy",
+            }
+        };
+        let mut containers: Vec<Container> = all.as_array().into_iter().flatten().map(container).collect();
+        containers.sort_by(|a, b| a.name.cmp(&b.name));
+        containers
+    }
+
+    /// Those of a service that run.
+    pub fn of(&self, service: &str) -> Vec<Container> {
+        self.containers().into_iter().filter(|c| c.service == service && c.pid != 0).collect()
+    }
+
+    /// The name of its network.
+    pub fn network(&self) -> String {
+        format!("{}_cluster", self.project)
+    }
+
+    /// What a container's node has said so far.
+    pub fn log(&self, container: &Container) -> String {
+        let output = Command::new("docker").args(["logs", &container.name]).output();
+        let output = output.expect("docker was there a moment ago");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
+    /// Waits until this holds; where it does not within the bound, shows what there is. Returns how long it took.
+    pub fn until(
+        &self,
+        bound: Duration,
+        what: &str,
+        mut holds: impl FnMut(&[Container]) -> bool,
+    ) -> Duration {
+        let start = Instant::now();
+        loop {
+            let containers = self.containers();
+            if holds(&containers) {
+                println!("{what}: {:?}", start.elapsed());
+                return start.elapsed();
+            }
+            assert!(start.elapsed() < bound, "not within {bound:?}: {what}\n{}", self.describe());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Every container, the members that it sees, and the end of what it said.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        for container in self.containers() {
+            let members = container.http.and_then(|http| get(http, "/members"));
+            let log = self.log(&container);
+            let lines: Vec<&str> = log.lines().collect();
+            let end = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n");
+            text += &format!("{container:?}\n{}\n{end}\n", members.unwrap_or_default());
+        }
+        text
+    }
+}
+
+impl Drop for Compose {
+    fn drop(&mut self) {
+        // Also where a test has failed: whatever it says now, the machine is as it was.
+        _ = self.command(&["down", "-v", "--timeout", "5"]).output();
+    }
+}
+
+/// Runs a command of Docker; it must succeed. Returns what it printed.
+pub fn docker(arguments: &[&str]) -> String {
+    let output = Command::new("docker").args(arguments).output().expect("docker was there a moment ago");
+    must(arguments, &output)
+}
+
+fn must(arguments: &[&str], output: &Output) -> String {
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Compose as a plug-in of Docker's, or as the program that it was before.
+fn compose_command() -> Option<(&'static str, &'static [&'static str])> {
+    let ways: [(&str, &[&str]); 2] = [("docker", &["compose"]), ("docker-compose", &[])];
+    ways.into_iter().find(|(program, first)| runs(program, &[first, &["version"][..]].concat()))
+}
+
+fn runs(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+}
