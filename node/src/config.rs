@@ -11,7 +11,7 @@ use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroU32,
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
 };
 
@@ -39,6 +39,8 @@ pub const GATEWAY_PORT: u16 = 8080;
 pub const DNS_PORT: u16 = 7553;
 /// The longest name that still is a DNS label (RFC 1035, section 2.3.4).
 const DNS_LABEL_MAX: usize = 63;
+/// The name of the credential that is the cluster's key.
+const CREDENTIAL: &str = "hearsay.cluster.key";
 
 /// Why a node was not started with what it was told. Nothing has happened yet.
 #[derive(Debug, thiserror::Error)]
@@ -208,9 +210,9 @@ impl Config {
 
     fn check(options: Options, environment: &Environment, roles: &[&str]) -> Result<Self, ConfigError> {
         let mut warnings = Vec::new();
-        let cluster_key = match &options.key_file {
+        let cluster_key = match options.key_file.or_else(|| credential(environment)) {
             Some(path) => {
-                let (key, warning) = ClusterKey::read(path)?;
+                let (key, warning) = ClusterKey::read(&path)?;
                 warnings.extend(warning);
                 Some(key)
             }
@@ -365,6 +367,13 @@ fn check_tags(given: Vec<String>) -> Result<Vec<String>, ConfigError> {
 }
 
 /// Where a node that is told this keeps its state.
+/// The cluster's key, where systemd passes it to the service (`LoadCredential=`, systemd.exec(5)). One that cannot be looked at counts: a cluster
+/// that is meant to be closed must not run open.
+fn credential(environment: &Environment) -> Option<PathBuf> {
+    let path = Path::new(environment.get("CREDENTIALS_DIRECTORY")?).join(CREDENTIAL);
+    path.try_exists().unwrap_or(true).then_some(path)
+}
+
 pub(crate) fn data_dir(
     ephemeral: Option<bool>,
     dir: Option<PathBuf>,

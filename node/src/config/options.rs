@@ -68,7 +68,7 @@ pub struct Options {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub no_mdns: Option<bool>,
-    /// File with the cluster's key, made by `node keygen`; only nodes that have it can join
+    /// File with the cluster's key, made by `node keygen`; only nodes that have it can join [default: the credential hearsay.cluster.key of a service, if any]
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
     /// File with the ids of the nodes to admit, one a line [default: all]

@@ -221,3 +221,16 @@ fn a_default_name_is_a_dns_label_that_no_other_node_has() {
     }
     assert_eq!(default_name(&"x".repeat(100), id).len(), 63);
 }
+
+#[test]
+fn the_key_is_what_systemd_passes_unless_another_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let credentials = [("CREDENTIALS_DIRECTORY", dir.path().to_str().unwrap())];
+    assert_eq!(load(&[], "", &credentials).unwrap().cluster_key, None);
+    let key = crate::admission::ClusterKey::random().unwrap();
+    fs::write(dir.path().join("hearsay.cluster.key"), key.to_file().expose()).unwrap();
+    assert_eq!(load(&[], "", &credentials).unwrap().cluster_key, Some(key));
+    assert!(error(&["--key-file", "/elsewhere"], "", &credentials).contains("/elsewhere"));
+    fs::write(dir.path().join("hearsay.cluster.key"), "no key").unwrap();
+    assert!(error(&[], "", &credentials).contains("hearsay.cluster.key"));
+}
