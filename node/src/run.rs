@@ -167,7 +167,12 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let remembered = storage.remembered();
     let core = Core::new(
         identity,
-        hearsay_protocol::config::Config { cluster: config.cluster.clone(), ..Default::default() },
+        hearsay_protocol::config::Config {
+            cluster: config.cluster.clone(),
+            #[cfg(feature = "next")]
+            is_next: std::env::var_os("HEARSAY_NEXT").is_some(),
+            ..Default::default()
+        },
         presentation.profile.clone(),
         Restored { incarnation, remembered: addresses_of(&remembered) },
         random_seed()?,

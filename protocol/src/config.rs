@@ -7,6 +7,9 @@ use std::time::Duration;
 pub struct Config {
     /// Nodes of different clusters ignore each other. Part of everything that is signed.
     pub cluster: String,
+    /// Whether this node speaks a next version, to try whether two live together.
+    #[cfg(feature = "next")]
+    pub is_next: bool,
     /// How often a watcher pings its subject. Longer: less traffic (a ping and its answer are about 300 bytes on the wire), and a freeze
     /// is noticed that much later. Design: 1 s.
     pub ping_interval: Duration,
@@ -62,6 +65,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             cluster: "default".into(),
+            #[cfg(feature = "next")]
+            is_next: false,
             ping_interval: Duration::from_secs(1),
             ping_timeout: Duration::from_millis(400),
             suspicion: Duration::from_millis(600),

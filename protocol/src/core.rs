@@ -34,6 +34,8 @@ use crate::{
 mod clash;
 mod judge;
 mod learn;
+#[cfg(feature = "next")]
+mod next;
 mod own;
 #[cfg(test)]
 mod tests;
@@ -151,6 +153,10 @@ impl Core {
             config,
         };
         core.state_header(now);
+        #[cfg(feature = "next")]
+        if core.config.is_next {
+            core.state_next(now);
+        }
         for (peer, address) in restored.remembered {
             core.links.remember(peer, address);
         }
@@ -407,6 +413,10 @@ impl Core {
     fn on_subscribed(&mut self, now: Time, peer: NodeId) {
         let alone = self.links.subscribed().next().is_none();
         if self.links.subscribe(peer) {
+            #[cfg(feature = "next")]
+            if self.config.is_next {
+                self.hail();
+            }
             // What was published before this moment, gossip did not bring it.
             if self.id < peer {
                 self.sync.soon(now, peer);

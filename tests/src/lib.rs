@@ -248,6 +248,11 @@ impl Lab {
             _ = node.child.kill();
             _ = node.child.wait();
         }
+        self.go_on_with(binary, environment);
+    }
+
+    /// Starts another program from now on, beside what runs.
+    pub fn go_on_with(&mut self, binary: &OsStr, environment: &[(&str, &str)]) {
         self.binary = binary.to_owned();
         self.environment = environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
     }

@@ -151,7 +151,11 @@ impl Core {
     }
 
     pub(super) fn state_header(&mut self, now: Time) {
-        let header = self.own.header().encode();
+        let header = self.own.header();
+        #[cfg(feature = "next")]
+        let header = if self.config.is_next { self.next_header(header) } else { header.encode() };
+        #[cfg(not(feature = "next"))]
+        let header = header.encode();
         self.state_fact(now, Key::Header, Some(header));
     }
 
