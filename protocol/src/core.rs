@@ -317,6 +317,10 @@ impl Core {
         self.own_due(now);
         if self.next_tidy <= now {
             self.next_tidy = now + TIDY;
+            #[cfg(feature = "next")]
+            if self.config.is_next {
+                self.hail(now);
+            }
             self.tidy(now);
         }
     }
@@ -415,7 +419,7 @@ impl Core {
         if self.links.subscribe(peer) {
             #[cfg(feature = "next")]
             if self.config.is_next {
-                self.hail();
+                self.hail(now);
             }
             // What was published before this moment, gossip did not bring it.
             if self.id < peer {

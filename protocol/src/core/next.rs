@@ -1,6 +1,8 @@
 //! A node that speaks a next version of the protocol: with a field, a kind of entry and a kind of message that this version does not know. So it is
 //! tried with real nodes whether two versions live together. Only with the feature `next`, never in what ships.
 
+use std::time::Duration;
+
 use super::Core;
 use crate::{
     Time,
@@ -13,6 +15,8 @@ use crate::{
 const PROTOCOL: u16 = 2;
 /// Of an entry and of a message that only it knows.
 const KIND: u8 = 77;
+/// Between two of its messages.
+const HAIL_EVERY: Duration = Duration::from_secs(1);
 
 impl Core {
     /// A header with a field more at its end.
@@ -27,10 +31,11 @@ impl Core {
         self.state_fact(now, Key::Other(KIND, "next".into()), Some(b"a fact of the next version".to_vec()));
     }
 
-    /// Publishes a message of a kind of its own, another one each time.
-    pub(super) fn hail(&mut self) {
+    /// Publishes a message of a kind of its own, another one each time: gossip has no memory, and nothing repairs what nobody understands.
+    pub(super) fn hail(&mut self, now: Time) {
         let mut bytes = vec![WIRE_VERSION, KIND];
-        bytes.extend(codec::encode(&(self.id, self.counters.gossip_received, self.own.version.0)));
+        bytes.extend(codec::encode(&(self.id, now.since_start())));
         self.out.push_back(Output::Publish(bytes));
+        self.next_tidy = self.next_tidy.min(now + HAIL_EVERY);
     }
 }
