@@ -72,8 +72,8 @@ impl AdmissionError {
     }
 }
 
-/// Where container engines mount secrets, with a mode of their own: who may look into the container may read them.
-const MOUNTED: &str = "/run/secrets";
+/// Where container engines and systemd mount secrets, with modes of their own: who may look into the container, or the unit, may read them.
+const MOUNTED: [&str; 2] = ["/run/secrets", "/run/credentials"];
 
 /// What all nodes of a closed cluster share. Strangers cannot say so much as hello.
 #[derive(Clone, PartialEq, Debug)]
@@ -100,13 +100,14 @@ impl ClusterKey {
             .ok_or_else(|| unreadable("there is no such file".into()))?;
         let key = Self::parse(&content.text)
             .map_err(|problem| AdmissionError::NotAKey { path: path.to_owned(), problem })?;
-        let warning = (content.is_too_open() && !path.starts_with(MOUNTED)).then(|| {
-            format!(
-                "the cluster's key {} can be read by others (mode {:03o}); chmod 600 it",
-                path.display(),
-                content.mode
-            )
-        });
+        let warning =
+            (content.is_too_open() && !MOUNTED.iter().any(|dir| path.starts_with(dir))).then(|| {
+                format!(
+                    "the cluster's key {} can be read by others (mode {:03o}); chmod 600 it",
+                    path.display(),
+                    content.mode
+                )
+            });
         Ok((key, warning))
     }
 

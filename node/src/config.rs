@@ -366,7 +366,6 @@ fn check_tags(given: Vec<String>) -> Result<Vec<String>, ConfigError> {
     }
 }
 
-/// Where a node that is told this keeps its state.
 /// The cluster's key, where systemd passes it to the service (`LoadCredential=`, systemd.exec(5)). One that cannot be looked at counts: a cluster
 /// that is meant to be closed must not run open.
 fn credential(environment: &Environment) -> Option<PathBuf> {
@@ -374,6 +373,7 @@ fn credential(environment: &Environment) -> Option<PathBuf> {
     path.try_exists().unwrap_or(true).then_some(path)
 }
 
+/// Where a node that is told this keeps its state.
 pub(crate) fn data_dir(
     ephemeral: Option<bool>,
     dir: Option<PathBuf>,

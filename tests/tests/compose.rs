@@ -87,6 +87,17 @@ impl Clients {
         }
     }
 
+    /// Lets them stop when this goes, also where the test has failed: otherwise nobody would hear of it.
+    fn until_dropped(&self) -> impl Drop + use<'_> {
+        struct Stop<'a>(&'a AtomicBool);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        Stop(&self.stop)
+    }
+
     fn acknowledged(&self) -> usize {
         self.acknowledged.lock().expect("no panic before").len()
     }
@@ -123,6 +134,7 @@ fn save_a_grade_by_hand(compose: &Compose) {
 fn kill_one(compose: &Compose) {
     let clients = Clients::default();
     std::thread::scope(|scope| {
+        let _stop = clients.until_dropped();
         scope.spawn(|| clients.read(compose.gateway));
         scope.spawn(|| clients.write(compose.gateway));
         compose.until(10 * S, "they are at it", |_| clients.acknowledged() >= 20);
@@ -132,7 +144,6 @@ fn kill_one(compose: &Compose) {
         compose.until(10 * S, "they go on", |_| {
             clients.reads.load(Ordering::Relaxed) > reads + 200 && clients.acknowledged() > writes + 20
         });
-        clients.stop.store(true, Ordering::Relaxed);
     });
     let failed = clients.failed.into_inner().expect("no panic before");
     assert!(failed.is_empty(), "of {:?} reads failed: {failed:?}", clients.reads);

@@ -26,9 +26,16 @@ impl Bench {
     }
 
     fn fold(&self, kept: &Kept) {
-        let Kept { id, time, key, body } = kept;
-        let recorded = Recorded { id: *id, time: *time, key: key.as_deref(), body };
-        Tables::default().fold(&self.db, &recorded).unwrap();
+        self.fold_all(std::slice::from_ref(kept));
+    }
+
+    /// Folds entries of one feed, in the order of their numbers, at once.
+    fn fold_all(&self, kept: &[Kept]) {
+        let recorded: Vec<Recorded<'_>> = kept
+            .iter()
+            .map(|Kept { id, time, key, body }| Recorded { id: *id, time: *time, key: key.as_deref(), body })
+            .collect();
+        Tables::default().fold_all(&self.db, &recorded).unwrap();
     }
 
     fn drop_up_to(&mut self, feed: FeedId, up_to: Seq) {
@@ -67,6 +74,30 @@ impl Bench {
             content.extend(rows.unwrap().collect::<rusqlite::Result<Vec<Vec<Cell>>>>().unwrap());
         }
         content
+    }
+}
+
+#[test]
+fn entries_folded_together_come_to_what_they_do_one_by_one_whatever_gaps_they_leave() {
+    for seed in 0..30 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut entries = entries(seed, 40, seed % 2 == 0);
+        rng.shuffle(&mut entries);
+        let (singly, together) = (Bench::new(), Bench::new());
+        entries.iter().for_each(|kept| singly.fold(kept));
+        let mut feeds: BTreeMap<FeedId, Vec<Kept>> = BTreeMap::new();
+        entries.into_iter().for_each(|kept| feeds.entry(kept.id.feed).or_default().push(kept));
+        let mut batches: Vec<Vec<Kept>> = Vec::new();
+        for mut entries in feeds.into_values() {
+            while !entries.is_empty() {
+                let mut batch = entries.split_off(entries.len().saturating_sub(rng.usize(1..12)));
+                batch.sort_by_key(|kept| kept.id.seq);
+                batches.push(batch);
+            }
+        }
+        rng.shuffle(&mut batches);
+        batches.iter().for_each(|batch| together.fold_all(batch));
+        assert_eq!(together.content(), singly.content(), "seed {seed}");
     }
 }
 
