@@ -19,6 +19,8 @@ const SHOWN_LINES: usize = 30;
 
 /// A cluster of containers. It goes with this, and with all that it kept.
 pub struct Compose {
+    /// The command, and its first words.
+    command: (&'static str, &'static [&'static str]),
     project: String,
     files: Vec<PathBuf>,
     /// Where the portal and the gateway are published.
@@ -72,6 +74,7 @@ impl Compose {
             (0..2).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")).collect();
         let address = |i: usize| free[i].local_addr().expect("it is bound");
         let compose = Self {
+            command: compose_command().expect("looked for before"),
             project: format!(
                 "hearsay-lab-{}-{}",
                 std::process::id(),
@@ -98,7 +101,7 @@ impl Compose {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let (program, first) = compose_command().expect("looked for before");
+        let (program, first) = self.command;
         let mut command = Command::new(program);
         command.args(first).args(["-p", &self.project]);
         for file in &self.files {

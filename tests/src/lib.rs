@@ -87,6 +87,19 @@ fn can_unshare() -> Result<(), String> {
     Ok(())
 }
 
+/// The build that breaks its word, or speaks a next version, where a test wants it (the features `broken` and `next`). Where there is none, says so; with
+/// `LAB=full` that is a failure.
+pub fn other_build(test: &str) -> Option<OsString> {
+    let build = std::env::var_os("NODE_BROKEN_BIN");
+    if build.is_none() {
+        println!(
+            "skipped: {test}: NODE_BROKEN_BIN does not name a node with the features `broken` and `next`; tests/run does"
+        );
+        assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and {test} has no such node");
+    }
+    build
+}
+
 /// Runs a command of the lab's own; it must succeed.
 pub fn sh(line: &str) {
     let output = Command::new("sh").args(["-c", line]).output().expect("there is a shell");

@@ -8,7 +8,7 @@ use hearsay_tests::{
     Cluster, Host, Lab, NodeRef, Writers, all_written,
     history::{Fault, History},
     http::send,
-    scenario,
+    other_build, scenario,
 };
 use serde_json::{Value, json};
 
@@ -115,11 +115,7 @@ fn nothing_acknowledged_is_lost_though_nodes_are_killed_under_load() {
 /// A checker that has never failed proves nothing.
 #[test]
 fn a_journal_that_breaks_its_word_is_found_out() {
-    let Some(broken) = std::env::var_os("NODE_BROKEN_BIN") else {
-        println!("skipped: NODE_BROKEN_BIN does not name a node with the feature `broken`; tests/run does");
-        assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and there is no broken node");
-        return;
-    };
+    let Some(broken) = other_build("a_journal_that_breaks_its_word_is_found_out") else { return };
     scenario("a_journal_that_breaks_its_word_is_found_out", |lab| {
         for way in ["early-ack", "lost-range", "reused-number", "replay"] {
             lab.begin_anew(&broken, &[("HEARSAY_BROKEN", way)]);

@@ -13,7 +13,7 @@ use std::{
 use hearsay_tests::{
     Cluster, Forgetful, Host, Lab, NodeRef, Writers, all_written, feeds,
     history::{Fault, History},
-    scenario, sh,
+    other_build, scenario, sh,
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -199,9 +199,7 @@ fn nothing_acknowledged_is_lost_though_all_nodes_lose_power_at_once() {
 /// A checker that has never failed proves nothing.
 #[test]
 fn nodes_that_seldom_sync_are_found_out_when_the_power_goes() {
-    let Some(broken) = std::env::var_os("NODE_BROKEN_BIN") else {
-        println!("skipped: NODE_BROKEN_BIN does not name a node with the feature `broken`; tests/run does");
-        assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and there is no broken node");
+    let Some(broken) = other_build("nodes_that_seldom_sync_are_found_out_when_the_power_goes") else {
         return;
     };
     on_forgetful_disks("nodes_that_seldom_sync_are_found_out_when_the_power_goes", |lab| {

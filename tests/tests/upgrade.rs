@@ -4,25 +4,20 @@
 // In a test, what cannot be unwrapped is the failure.
 #![allow(clippy::unwrap_used)]
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsStr, time::Duration};
 
-use hearsay_tests::{Cluster as _, Lab, NodeRef, http, scenario};
+use hearsay_tests::{Cluster as _, Lab, NodeRef, http, other_build, scenario};
 use serde_json::json;
 
 const S: Duration = Duration::from_secs(1);
 
-/// Both builds: the one that ships, and the next one.
-fn builds(test: &str) -> Option<(OsString, OsString)> {
-    match (std::env::var_os("NODE_BIN"), std::env::var_os("NODE_BROKEN_BIN")) {
-        (Some(this), Some(next)) => Some((this, next)),
-        _ => {
-            println!(
-                "skipped: {test}: NODE_BROKEN_BIN does not name a node with the feature `next`; tests/run does"
-            );
-            assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and there is no next node");
-            None
-        }
-    }
+/// Runs a scenario with both builds: the one that ships, and the next one.
+fn with_both(test: &str, body: impl FnOnce(&mut Lab, &OsStr, &OsStr)) {
+    let Some(next) = other_build(test) else { return };
+    scenario(test, |lab| {
+        let this = std::env::var_os("NODE_BIN").expect("looked for before");
+        body(lab, &this, &next);
+    });
 }
 
 /// The value of a counter or gauge without labels.
@@ -33,10 +28,7 @@ fn metric(lab: &Lab, node: NodeRef, name: &str) -> Option<u64> {
 
 #[test]
 fn what_only_the_next_version_knows_passes_through_this_one() {
-    let Some((this, next)) = builds("what_only_the_next_version_knows_passes_through_this_one") else {
-        return;
-    };
-    scenario("what_only_the_next_version_knows_passes_through_this_one", |lab| {
+    with_both("what_only_the_next_version_knows_passes_through_this_one", |lab, this, next| {
         let hosts: Vec<_> = (0..3).map(|_| lab.host()).collect();
         // Whatever the first and the last know of each other, they know through the one in the middle.
         hosts[0].deafen(&[&hosts[2]]);
@@ -45,9 +37,9 @@ fn what_only_the_next_version_knows_passes_through_this_one() {
         for (i, host) in hosts.iter().enumerate() {
             let is_next = i != 1;
             if is_next {
-                lab.go_on_with(&next, &[("HEARSAY_NEXT", "1")]);
+                lab.go_on_with(next, &[("HEARSAY_NEXT", "1")]);
             } else {
-                lab.go_on_with(&this, &[]);
+                lab.go_on_with(this, &[]);
             }
             nodes.push(lab.grading(host, &format!("m{}", i + 1)));
         }
@@ -75,10 +67,7 @@ fn what_only_the_next_version_knows_passes_through_this_one() {
 
 #[test]
 fn a_cluster_is_upgraded_node_by_node_and_back_and_loses_nothing() {
-    let Some((this, next)) = builds("a_cluster_is_upgraded_node_by_node_and_back_and_loses_nothing") else {
-        return;
-    };
-    scenario("a_cluster_is_upgraded_node_by_node_and_back_and_loses_nothing", |lab| {
+    with_both("a_cluster_is_upgraded_node_by_node_and_back_and_loses_nothing", |lab, this, next| {
         let hosts: Vec<_> = (0..3).map(|_| lab.host()).collect();
         let mut nodes: Vec<NodeRef> = hosts.iter().enumerate().map(|(i, host)| begin(lab, host, i)).collect();
         lab.until(10 * S, "all list all", |lab| lab.all_list_all(&nodes));
@@ -90,8 +79,8 @@ fn a_cluster_is_upgraded_node_by_node_and_back_and_loses_nothing() {
             assert!(lab.ended(nodes[at], 15 * S).success());
             save(lab, nodes[(at + 1) % 3], &mut saved);
             match is_up {
-                true => lab.go_on_with(&next, &[("HEARSAY_NEXT", "1")]),
-                false => lab.go_on_with(&this, &[]),
+                true => lab.go_on_with(next, &[("HEARSAY_NEXT", "1")]),
+                false => lab.go_on_with(this, &[]),
             }
             nodes[at] = begin(lab, &hosts[at], at);
             lab.until(10 * S, "it is back", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
