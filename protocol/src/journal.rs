@@ -17,6 +17,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     num::NonZeroUsize,
+    sync::Arc,
     time::Duration,
 };
 
@@ -111,7 +112,7 @@ pub enum Input {
     NotLookedUp(AppendId),
     /// The run is on the disk, synced, and folded into the plug-in's tables.
     Stored(WriteId),
-    /// It is not.
+    /// It is not, and neither are those that follow it in its feed: the disk stores no run without those of its feed that it was given before.
     NotStored(WriteId, DiskError),
     /// The answer to [`Output::Load`].
     Loaded {
@@ -161,7 +162,7 @@ pub enum Output {
     /// Look for an entry of the topic with this key.
     LookUp(AppendId, String),
     /// Store this run, whose entries have these hashes. Entries of it that are there already stay as they are.
-    Store(WriteId, Run, Vec<ChainHash>),
+    Store(WriteId, Arc<Run>, Vec<ChainHash>),
     /// Read runs of this feed that hold what `seen` lacks, the earliest first, as many as fit into a message.
     Load(LoadId, Extent),
     /// A replica says that it no longer keeps entries of this feed up to here. Those of them that come before everything that is here are not
@@ -261,13 +262,11 @@ pub struct Journal {
     connected: BTreeSet<NodeId>,
     writes: BTreeMap<WriteId, Write>,
     /// What was just written here, or pushed to here while not all replicas are connected, and goes out when it is on the disk.
-    unpushed: BTreeMap<WriteId, Run>,
+    unpushed: BTreeMap<WriteId, Arc<Run>>,
     loads: BTreeMap<LoadId, Reader>,
     repair: Repair,
     next_id: u64,
     next_sweep: Option<Time>,
-    /// Appends came at this time, and nothing else since: whatever follows at once shares their run.
-    gathering: Option<Time>,
     failed: bool,
     counters: Counters,
     out: VecDeque<Output>,
@@ -296,7 +295,6 @@ impl Journal {
             loads: BTreeMap::new(),
             next_id: 0,
             next_sweep: None,
-            gathering: None,
             failed: false,
             counters: Counters::default(),
             out: VecDeque::new(),
@@ -320,24 +318,18 @@ impl Journal {
 
     /// When to feed [`Input::Tick`]: at once after appends, when no more of them are there.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.gathering.into_iter().chain(self.next_sweep).chain(self.repair.next_due()).min()
+        let at_once = self.may_write().then_some(Time::ZERO);
+        at_once.into_iter().chain(self.next_sweep).chain(self.repair.next_due()).min()
     }
 
     /// Something happened. `wall_ms` is what the clock on the wall shows, in milliseconds since 1970; it may jump.
     ///
-    /// Appends are only taken in, and become a run at the next other input: of many that are there, none is signed and synced alone.
+    /// Appends are only taken in, and become runs at the next [`Input::Tick`]: of many that are there, none is signed and synced alone.
     pub fn handle(&mut self, now: Time, wall_ms: u64, input: Input) {
-        self.gathering = None;
         match input {
-            Input::Tick => (),
-            Input::Append(append) => {
-                self.gathering = Some(now);
-                return self.append(append);
-            }
-            Input::LookedUp(id, None) => {
-                self.gathering = Some(now);
-                return self.queue.unknown_key(id);
-            }
+            Input::Tick => self.write(wall_ms),
+            Input::Append(append) => return self.append(append),
+            Input::LookedUp(id, None) => return self.queue.unknown_key(id),
             Input::LookedUp(id, Some((entry_id, entry))) => {
                 let appends: Vec<Append> = self.queue.known_key(id).collect();
                 appends.into_iter().for_each(|append| self.repeated(append, entry_id, &entry));
@@ -384,7 +376,6 @@ impl Journal {
             Input::Request { from, ticket, request } => self.asked(now, wall_ms, from, ticket, request),
             Input::Response { from, ticket, response } => self.answered(now, wall_ms, from, ticket, response),
         }
-        self.write(wall_ms);
         self.confirm();
         self.sweep(now);
         self.continue_repair(now);
@@ -412,33 +403,36 @@ impl Journal {
         self.unconfirmed.entry(id).or_default().push(Unconfirmed::new(&append, entry.time, true));
     }
 
-    /// Gives the disk the next run of the own feed, if it is free for one.
-    fn write(&mut self, wall_ms: u64) {
-        if self.failed || self.queue.is_writing() {
-            return;
-        }
-        let clock = &mut self.clock;
-        let entry = |append: &Append| Entry {
-            time: clock.tick(wall_ms),
-            key: append.key.clone(),
-            body: append.body.clone(),
-        };
-        let entries: Vec<Entry> = self.queue.take_run().iter().map(|q| &q.append).map(entry).collect();
-        if entries.is_empty() {
-            return;
-        }
-        let (run, hashes) = Run::sign(&self.me, &self.config.cluster, &self.config.topic, self.own, entries);
-        let write = self.begin_write(Purpose::Own, &run);
-        let end = hashes.last().copied().unwrap_or(run.before);
-        self.own = (EntryId { feed: run.feed, seq: run.end().next() }, end);
-        self.unpushed.insert(write, run.clone());
-        self.out.push_back(Output::Store(write, run, hashes));
+    /// Whether there is something to write, and room for it at the disk.
+    fn may_write(&self) -> bool {
+        !self.failed && self.queue.has_run()
     }
 
-    fn begin_write(&mut self, purpose: Purpose, run: &Run) -> WriteId {
-        let id = WriteId(self.next());
+    /// Gives the disk the next runs of the own feed.
+    fn write(&mut self, wall_ms: u64) {
+        while self.may_write() {
+            let id = WriteId(self.next());
+            let clock = &mut self.clock;
+            let entry = |append: &Append| Entry {
+                time: clock.tick(wall_ms),
+                key: append.key.clone(),
+                body: append.body.clone(),
+            };
+            let entries = self.queue.take_run(id).map(entry).collect();
+            let (run, hashes) =
+                Run::sign(&self.me, &self.config.cluster, &self.config.topic, self.own, entries);
+            let end = hashes.last().copied().unwrap_or(run.before);
+            self.own = (EntryId { feed: run.feed, seq: run.end().next() }, end);
+            let run = Arc::new(run);
+            self.unpushed.insert(id, Arc::clone(&run));
+            self.store(id, Purpose::Own, run, hashes);
+        }
+    }
+
+    /// Gives the disk a run.
+    fn store(&mut self, id: WriteId, purpose: Purpose, run: Arc<Run>, hashes: Vec<ChainHash>) {
         self.writes.insert(id, Write { purpose, feed: run.feed, start: run.start, end: run.end() });
-        id
+        self.out.push_back(Output::Store(id, run, hashes));
     }
 
     fn next(&mut self) -> u64 {
@@ -455,7 +449,7 @@ impl Journal {
                 self.counters.appended += count;
                 let Some(run) = self.unpushed.remove(&id) else { return };
                 for (index, (appends, entry)) in
-                    self.queue.written().into_iter().zip(&run.entries).enumerate()
+                    self.queue.written(id).into_iter().zip(&run.entries).enumerate()
                 {
                     let id = EntryId { feed, seq: Version(start.0 + index as u64) };
                     let mut appends = appends.into_iter();
@@ -481,18 +475,28 @@ impl Journal {
     }
 
     fn not_stored(&mut self, now: Time, id: WriteId, error: DiskError) {
-        let Some(Write { purpose, .. }) = self.writes.remove(&id) else { return };
+        let Some(Write { purpose, feed, .. }) = self.writes.remove(&id) else { return };
         let answer = match error {
             DiskError::Full => AppendError::DiskFull,
             DiskError::Failed => AppendError::DiskFailed,
         };
         match purpose {
             Purpose::Own => {
-                self.unpushed.remove(&id);
                 // Whether these numbers are taken is not known for sure, so they are never used again.
-                self.own = begin_feed(&self.me, &self.config, &mut self.rng);
-                let lost = self.queue.written();
-                self.refuse(lost.into_iter().flatten(), &answer);
+                if feed == self.own.0.feed {
+                    self.own = begin_feed(&self.me, &self.config, &mut self.rng);
+                }
+                self.give_up(id, &answer);
+                // What follows in the feed does without it, or not at all.
+                let follows = |(later, write): (&WriteId, &Write)| {
+                    (*later > id && write.feed == feed).then_some(*later)
+                };
+                let lost: BTreeSet<WriteId> = self.writes.iter().filter_map(follows).collect();
+                self.out.retain(|output| !matches!(output, Output::Store(id, ..) if lost.contains(id)));
+                for id in lost {
+                    self.writes.remove(&id);
+                    self.give_up(id, &answer);
+                }
             }
             Purpose::Pushed { from, ticket } => {
                 self.unpushed.remove(&id);
@@ -505,6 +509,13 @@ impl Journal {
             let waiting = self.queue.clear();
             self.refuse(waiting, &answer);
         }
+    }
+
+    /// A run of the own feed was not stored.
+    fn give_up(&mut self, id: WriteId, why: &AppendError) {
+        self.unpushed.remove(&id);
+        let lost = self.queue.written(id);
+        self.refuse(lost.into_iter().flatten(), why);
     }
 
     fn refuse(&mut self, appends: impl IntoIterator<Item = Append>, why: &AppendError) {
@@ -533,8 +544,12 @@ impl Journal {
         }
         let alive = self.replicas.len();
         let expected = self.config.replicas_expected;
-        let (replicas, out) = (&self.replicas, &mut self.out);
+        let (extents, replicas, out) = (&self.extents, &self.replicas, &mut self.out);
         self.unconfirmed.retain(|id, appends| {
+            // Found under its key in a run that is still being stored.
+            if !extents.has(*id) {
+                return true;
+            }
             let others = replicas.values().filter(|replica| replica.has(*id)).count();
             appends.retain(|append| {
                 let Some(level) = append.reached(others, alive, expected) else { return true };

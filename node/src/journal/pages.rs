@@ -7,7 +7,8 @@
 //!
 //! SQLite leaves those bytes free when asked to, and says so in its header (byte 20), so every other program reads the file as before. (Its own
 //! extension `cksumvfs` does the same with a weaker sum that does not know the page's number.) This is a layer over SQLite's own file system
-//! (<https://sqlite.org/vfs.html>): all but reading, writing and opening passes through. The write-ahead log has sums of SQLite's own.
+//! (<https://sqlite.org/vfs.html>): all but reading, writing and opening passes through. The write-ahead log has sums of SQLite's own; [`log`] changes only how
+//! it is written.
 
 #![allow(unsafe_code, reason = "SQLite's file systems are tables of C functions")]
 
@@ -18,6 +19,8 @@ use std::{
 };
 
 use rusqlite::{Connection, ffi};
+
+mod log;
 
 /// The size of pages. What is not of this size is no file of ours, and not checked.
 pub(super) const PAGE: usize = 4096;
@@ -30,11 +33,13 @@ const HEADER_APPLICATION: usize = 68;
 const HEADER: usize = 100;
 const NAME: &CStr = c"hearsay";
 
-/// An open database. The file of SQLite's own file system follows it in memory.
+/// An open database, or its log. The file of SQLite's own file system follows it in memory.
 #[repr(C)]
 struct File {
     base: ffi::sqlite3_file,
     has_sums: bool,
+    /// Of a log.
+    log: log::Head,
 }
 
 /// What a page that was read from the file is like.
@@ -126,10 +131,12 @@ pub(super) fn look_at(db: &Connection, number: u64) -> Page {
 }
 
 fn sum(offset: i64, page: &[u8]) -> [u8; SUM] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&offset.to_le_bytes()).update(&page[..PAGE - SUM]);
+    // In one piece, of which the parts of a kilobyte each are hashed side by side.
+    let mut hashed = [0; PAGE];
+    hashed[..SUM].copy_from_slice(&offset.to_le_bytes());
+    hashed[SUM..].copy_from_slice(&page[..PAGE - SUM]);
     let mut sum = [0; SUM];
-    sum.copy_from_slice(&hasher.finalize().as_bytes()[..SUM]);
+    sum.copy_from_slice(&blake3::hash(&hashed).as_bytes()[..SUM]);
     sum
 }
 
@@ -190,15 +197,18 @@ unsafe extern "C" fn open(
     unsafe {
         let vfs: *mut ffi::sqlite3_vfs = (*vfs).pAppData.cast();
         let Some(open) = (*vfs).xOpen else { return ffi::SQLITE_CANTOPEN };
-        if flags & ffi::SQLITE_OPEN_MAIN_DB == 0 {
-            // The log, journals and temporary files are not ours: SQLite talks to them directly.
-            return open(vfs, name, file, flags, out);
-        }
+        let methods = match flags & (ffi::SQLITE_OPEN_MAIN_DB | ffi::SQLITE_OPEN_WAL) {
+            ffi::SQLITE_OPEN_MAIN_DB => &raw const METHODS,
+            ffi::SQLITE_OPEN_WAL => &raw const log::METHODS,
+            // Journals and temporary files are not ours: SQLite talks to them directly.
+            _ => return open(vfs, name, file, flags, out),
+        };
         let below = below(file);
         (*below).pMethods = ptr::null();
         let opened = open(vfs, name, below, flags, out);
-        let methods = if (*below).pMethods.is_null() { ptr::null() } else { &raw const METHODS };
-        file.cast::<File>().write(File { base: ffi::sqlite3_file { pMethods: methods }, has_sums: false });
+        let methods = if (*below).pMethods.is_null() { ptr::null() } else { methods };
+        let base = ffi::sqlite3_file { pMethods: methods };
+        file.cast::<File>().write(File { base, has_sums: false, log: log::Head::default() });
         opened
     }
 }

@@ -1,7 +1,7 @@
 //! What waits to be written, and what is written and waits to be confirmed.
 //!
-//! One run of the own feed is at the disk at any time; what is appended meanwhile goes together into the next. So the more is written at once,
-//! the more share one sync, and nobody waits for a timer.
+//! Whatever waits when its turn comes goes together into one run of the own feed, and a few runs may be at the disk at the same time, where they
+//! share a sync. So the more is written at once, the more share a signature and a sync, and nobody waits for a timer.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,10 +9,15 @@ use std::{
 };
 
 use super::{
+    WriteId,
     clock::HybridTime,
     feed::{BODY_BYTES_MAX, EntryId, KEY_BYTES_MAX, RUN_BYTES_MAX, RUN_ENTRIES_MAX},
 };
 use crate::Time;
+
+/// Runs of the own feed at the disk at the same time: where more waits than one takes, they share a sync. With very many, the first would wait long for
+/// the last, and a failing disk would take much with it.
+const RUNS_MAX: usize = 4;
 
 /// Names an append, so that its answer finds who asked.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -153,8 +158,8 @@ pub(super) struct Queue {
     /// Those with a key, while the disk looks for it.
     looking: BTreeMap<AppendId, Queued>,
     waiting: VecDeque<Queued>,
-    /// At the disk, from the first number on.
-    writing: Vec<Queued>,
+    /// At the disk, run by run, each from its first number on.
+    writing: BTreeMap<WriteId, Vec<Queued>>,
     /// Who answers for a key: the append under whose id others wait.
     keys: BTreeMap<String, AppendId>,
     bytes: usize,
@@ -200,7 +205,7 @@ impl Queue {
     }
 
     fn find(&mut self, id: AppendId) -> Option<&mut Queued> {
-        let in_order = self.waiting.iter_mut().chain(&mut self.writing);
+        let in_order = self.waiting.iter_mut().chain(self.writing.values_mut().flatten());
         self.looking.get_mut(&id).or_else(|| in_order.into_iter().find(|q| q.append.id == id))
     }
 
@@ -215,27 +220,29 @@ impl Queue {
         found.map(|queued| self.done(queued)).into_iter().flatten()
     }
 
-    pub(super) fn is_writing(&self) -> bool {
-        !self.writing.is_empty()
+    /// Whether something waits, and the disk has room for another run.
+    pub(super) fn has_run(&self) -> bool {
+        !self.waiting.is_empty() && self.writing.len() < RUNS_MAX
     }
 
-    /// Takes what fits into one run; nothing while a run is at the disk.
-    pub(super) fn take_run(&mut self) -> &[Queued] {
+    /// Takes what fits into one run, which has this name at the disk.
+    pub(super) fn take_run(&mut self, id: WriteId) -> impl Iterator<Item = &Append> {
+        let run = self.writing.entry(id).or_default();
         let mut bytes = 0;
-        while self.writing.len() < RUN_ENTRIES_MAX {
+        while run.len() < RUN_ENTRIES_MAX {
             let Some(next) = self.waiting.front() else { break };
             bytes += cost_bytes(&next.append);
-            if bytes > RUN_BYTES_MAX && !self.writing.is_empty() {
+            if bytes > RUN_BYTES_MAX && !run.is_empty() {
                 break;
             }
-            self.writing.extend(self.waiting.pop_front());
+            run.extend(self.waiting.pop_front());
         }
-        &self.writing
+        run.iter().map(|queued| &queued.append)
     }
 
-    /// The run that was at the disk is there, or is not.
-    pub(super) fn written(&mut self) -> Vec<Vec<Append>> {
-        let written = std::mem::take(&mut self.writing);
+    /// A run that was at the disk is there, or is not.
+    pub(super) fn written(&mut self, id: WriteId) -> Vec<Vec<Append>> {
+        let written = self.writing.remove(&id).unwrap_or_default();
         written.into_iter().map(|queued| self.done(queued).collect()).collect()
     }
 

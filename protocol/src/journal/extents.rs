@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    feed::{FeedId, Seq},
+    feed::{EntryId, FeedId, Seq},
     message::Extent,
 };
 use crate::{seen::Seen, wire::codec};
@@ -49,6 +49,11 @@ impl Extents {
             Some(seen) => seen.contains_all(&theirs.seen),
             None => theirs.seen == Seen::default(),
         }
+    }
+
+    /// Whether this entry is here, or was.
+    pub fn has(&self, id: EntryId) -> bool {
+        self.feeds.get(&id.feed).is_some_and(|seen| seen.contains(id.seq))
     }
 
     /// Whether there is room for something of this feed.

@@ -1,7 +1,9 @@
 //! Between replicas: pushing what was just synced, answering what others ask, fetching what is missing.
 
+use std::sync::Arc;
+
 use super::{
-    FOREIGN_WRITES_MAX, Journal, LoadId, Output, PUSHES_MAX, Purpose, Reader, Replica,
+    FOREIGN_WRITES_MAX, Journal, LoadId, Output, PUSHES_MAX, Purpose, Reader, Replica, WriteId,
     feed::{EntryId, FeedId, Run, Seq},
     message::{Extent, JournalRequest, JournalResponse},
     repair::Next,
@@ -146,12 +148,17 @@ impl Journal {
         self.out.push_back(Output::Misbehaved(peer, how));
     }
 
-    /// A run of somebody else's, on its way to the disk if it is sound and new.
-    fn take(&mut self, wall_ms: u64, from: NodeId, run: Run, purpose: Purpose) -> Taken {
+    /// Whether all of a run is on the disk, synced, or was.
+    fn is_here(&self, run: &Run) -> bool {
         let mut range = Seen::default();
         range.insert_range(run.start, run.end());
+        self.extents.covers(&Extent { feed: run.feed, seen: range })
+    }
+
+    /// A run of somebody else's, on its way to the disk if it is sound and new.
+    fn take(&mut self, wall_ms: u64, from: NodeId, run: Run, purpose: Purpose) -> Taken {
         // What was written here comes back from those that pass it on.
-        if self.extents.covers(&Extent { feed: run.feed, seen: range }) {
+        if self.is_here(&run) {
             return Taken::Known(run.feed);
         }
         if run.feed == self.own.0.feed {
@@ -166,12 +173,13 @@ impl Journal {
             Ok(hashes) => {
                 run.entries.iter().for_each(|entry| self.clock.observe(wall_ms, entry.time));
                 let pushed = matches!(purpose, Purpose::Pushed { .. });
-                let write = self.begin_write(purpose, &run);
+                let write = WriteId(self.next());
+                let run = Arc::new(run);
                 // Whoever is not connected here may not be connected to the writer either.
                 if pushed && self.replicas.values().any(|replica| !replica.connected) {
-                    self.unpushed.insert(write, run.clone());
+                    self.unpushed.insert(write, Arc::clone(&run));
                 }
-                self.out.push_back(Output::Store(write, run, hashes));
+                self.store(write, purpose, run, hashes);
                 Taken::Storing
             }
             Err(_) => {
@@ -182,7 +190,9 @@ impl Journal {
     }
 
     /// The disk gave what was to be read.
-    pub(super) fn loaded(&mut self, load: LoadId, dropped: Seq, runs: Vec<Run>) {
+    pub(super) fn loaded(&mut self, load: LoadId, dropped: Seq, mut runs: Vec<Run>) {
+        // Among what was read may be what is not synced yet, and of that nobody hears.
+        runs.retain(|run| self.is_here(run));
         match self.loads.remove(&load) {
             Some(Reader::Asker(peer, ticket)) => {
                 self.out.push_back(Output::Respond(peer, ticket, JournalResponse::Runs { dropped, runs }));

@@ -6,6 +6,7 @@ use super::{append::Level, *};
 use crate::wire;
 
 mod dropping;
+mod storing;
 
 const TOPIC: &str = "grading";
 
@@ -55,7 +56,7 @@ struct Node {
     journal: Option<Journal>,
     disk: Disk,
     /// Writes on their way to the disk.
-    storing: Vec<(Time, WriteId, Run, Vec<ChainHash>)>,
+    storing: Vec<(Time, WriteId, Arc<Run>, Vec<ChainHash>)>,
 }
 
 enum Packet {
@@ -129,12 +130,11 @@ impl Net {
 
     fn crash(&mut self, node: usize) {
         self.nodes[node].journal = None;
-        // What was on its way may have arrived or not.
+        // What was on its way may have arrived, up to some point.
         let storing = std::mem::take(&mut self.nodes[node].storing);
-        for (_, _, run, hashes) in storing {
-            if self.rng.bool() {
-                self.nodes[node].disk.store(&run, &hashes);
-            }
+        let arrived = self.rng.usize(..=storing.len());
+        for (_, _, run, hashes) in &storing[..arrived] {
+            self.nodes[node].disk.store(run, hashes);
         }
         self.packets.retain(|(_, from, to, _)| *from != node && *to != node);
         self.tell_replicas();
@@ -195,6 +195,8 @@ impl Net {
                 }
                 Output::Store(write, run, hashes) => {
                     let at = now + Duration::from_micros(self.rng.u64(100..self.sync_us_max));
+                    // Never before what it was given earlier.
+                    let at = self.nodes[node].storing.last().map_or(at, |(last, ..)| at.max(*last));
                     self.nodes[node].storing.push((at, write, run, hashes));
                 }
                 Output::Load(load, wanted) => {
