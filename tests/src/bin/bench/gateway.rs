@@ -3,6 +3,7 @@
 
 mod follow;
 mod kills;
+mod paced;
 mod page;
 mod proxies;
 

@@ -6,7 +6,7 @@ use crate::{
     gateway::{
         Figures, Options, follow,
         kills::{self, INSTANCES},
-        proxies::{self, CONNECTIONS, Proxy, Round},
+        proxies::{self, Asking, Proxy, Round},
     },
     machine,
     report::{three, versions},
@@ -56,7 +56,7 @@ pub(crate) fn tables(figures: &Figures) -> String {
 }
 
 fn proxied(text: &mut String, figures: &proxies::Figures) {
-    for connections in CONNECTIONS {
+    for asking in Asking::ALL {
         let mut table = Table::new(&[
             "proxy",
             "requests/s",
@@ -72,12 +72,11 @@ fn proxied(text: &mut String, figures: &proxies::Figures) {
             "errors",
         ]);
         for proxy in Proxy::ALL {
-            let Some(rounds) = figures.rounds.get(&(connections, proxy)) else { continue };
-            let median =
-                |of: fn(&Round) -> f64, proxy| figures.median(connections, proxy, of).unwrap_or_default();
-            let rate = |round: &Round| round.wrk.per_second;
-            let cpu = |round: &Round| round.cpu_seconds * 1e6 / round.wrk.requests.max(1) as f64;
-            let (p50, p99) = (|round: &Round| round.wrk.p50_us, |round: &Round| round.wrk.p99_us);
+            let Some(rounds) = figures.rounds.get(&(asking, proxy)) else { continue };
+            let median = |of: fn(&Round) -> f64, proxy| figures.median(asking, proxy, of).unwrap_or_default();
+            let rate = |round: &Round| round.told.per_second;
+            let cpu = |round: &Round| round.cpu_seconds * 1e6 / round.told.requests.max(1) as f64;
+            let (p50, p99) = (|round: &Round| round.told.p50_us, |round: &Round| round.told.p99_us);
             let rates = || rounds.iter().map(rate);
             let added = |of: fn(&Round) -> f64| match proxy {
                 Proxy::None => "–".into(),
@@ -91,7 +90,7 @@ fn proxied(text: &mut String, figures: &proxies::Figures) {
                 of_proxy(format!(
                     "{:.2}, {:.2}",
                     median(rate, proxy) / median(rate, Proxy::Nginx),
-                    figures.best(connections, proxy) / figures.best(connections, Proxy::Nginx)
+                    figures.best(asking, proxy) / figures.best(asking, Proxy::Nginx)
                 )),
                 format!("{:.0}", median(p50, proxy)),
                 format!("{:.0}", median(p99, proxy)),
@@ -100,11 +99,15 @@ fn proxied(text: &mut String, figures: &proxies::Figures) {
                 of_proxy(format!("{:.1}", median(cpu, proxy))),
                 of_proxy(format!("{:.0}", 1e6 / median(cpu, proxy))),
                 of_proxy(format!("{:.0} %", 100.0 * median(|r| r.cpu_seconds / r.seconds, proxy))),
-                rounds.iter().map(|round| round.wrk.errors).sum::<u64>().to_string(),
+                rounds.iter().map(|round| round.told.errors).sum::<u64>().to_string(),
             ]);
         }
-        let plural = if connections == 1 { "" } else { "s" };
-        _ = write!(text, "## {connections} connection{plural}\n\nThe median of all rounds:\n\n{table}\n");
+        let pace = if asking == Asking::Paced {
+            format!(" of {:.0} requests a second, about half of what nginx can do", figures.pace)
+        } else {
+            String::new()
+        };
+        _ = write!(text, "## {}{pace}\n\nThe median of all rounds:\n\n{table}\n", asking.name());
     }
 }
 

@@ -8,10 +8,12 @@ use hearsay_tests::Swarms;
 use serde_json::{Value, json};
 
 use crate::{
-    gateway::Options,
+    dialect::get,
+    gateway::{Options, paced::Paced},
     machine::{self, first_line},
     process::bound,
     server::{Plan, Server},
+    statistics::Figure,
     usage::Reading,
 };
 
@@ -24,14 +26,39 @@ const UPSTREAM_PORT: u16 = 9001;
 const PROXY_PORT: u16 = 8080;
 /// What is asked for, from each. The gateway routes by the first segment; for the others it is just a path.
 const SERVICE: &str = "upstream";
-/// Connections: as many as the gateway, nginx and HAProxy keep to each upstream; and one, where nothing queues.
-pub(crate) const CONNECTIONS: [usize; 2] = [64, 1];
+/// As many connections as the gateway, nginx and HAProxy keep to each upstream.
+const MANY: usize = 64;
+/// How much of what nginx can do is asked for at a pace.
+const PACE: f64 = 0.5;
 /// Before what counts.
-const WARM_UP: u64 = 1;
+const WARM_UP: Duration = Duration::from_secs(1);
 /// How long it is waited for others to leave the machine alone, before each round.
 const QUIET_MAX: Duration = Duration::from_secs(10);
 /// The number of the gateway's node; its swarm port must differ from those of the announcing swarms.
 const NODE: usize = 10;
+
+/// How it is asked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Asking {
+    /// Each of many connections asks again when it is answered: how much it can do.
+    Many,
+    /// Many connections ask at a pace that does not depend on answers: how long it takes where it can do what is asked.
+    Paced,
+    /// One connection, where nothing queues.
+    One,
+}
+
+impl Asking {
+    pub(crate) const ALL: [Self; 3] = [Self::Many, Self::Paced, Self::One];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Many => "64 connections, each asking again",
+            Self::Paced => "64 connections, at a pace",
+            Self::One => "1 connection",
+        }
+    }
+}
 
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -141,9 +168,9 @@ fn upstreams() -> impl Iterator<Item = u16> {
     (0..UPSTREAMS).map(|index| UPSTREAM_PORT + index as u16)
 }
 
-/// What `wrk` says.
+/// What the load says: `wrk`, or who asks at a pace.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Wrk {
+pub(crate) struct Told {
     pub(crate) per_second: f64,
     pub(crate) requests: u64,
     pub(crate) p50_us: f64,
@@ -155,42 +182,44 @@ pub(crate) struct Wrk {
 /// One round of a proxy.
 #[derive(Clone, Debug)]
 pub(crate) struct Round {
-    pub(crate) wrk: Wrk,
+    pub(crate) told: Told,
     /// Of the proxy, for the time of the round.
     pub(crate) cpu_seconds: f64,
     pub(crate) seconds: f64,
 }
 
-/// What each proxy gave, with each number of connections, round by round.
+/// What each proxy gave, however it was asked, round by round.
 #[derive(Default)]
 pub(crate) struct Figures {
-    pub(crate) rounds: BTreeMap<(usize, Proxy), Vec<Round>>,
+    pub(crate) rounds: BTreeMap<(Asking, Proxy), Vec<Round>>,
+    /// Requests a second, of whoever asks at a pace.
+    pub(crate) pace: f64,
 }
 
 impl Figures {
     pub(crate) fn json(&self) -> Value {
         let round = |round: &Round| {
             json!({
-                "perSecond": round.wrk.per_second, "p50Us": round.wrk.p50_us, "p99Us": round.wrk.p99_us, "maxUs": round.wrk.max_us,
-                "errors": round.wrk.errors, "cpuSeconds": round.cpu_seconds, "seconds": round.seconds,
+                "perSecond": round.told.per_second, "p50Us": round.told.p50_us, "p99Us": round.told.p99_us, "maxUs": round.told.max_us,
+                "errors": round.told.errors, "cpuSeconds": round.cpu_seconds, "seconds": round.seconds,
             })
         };
-        let of = |((connections, proxy), rounds): (&(usize, Proxy), &Vec<Round>)| {
+        let of = |((asking, proxy), rounds): (&(Asking, Proxy), &Vec<Round>)| {
             let rounds: Vec<_> = rounds.iter().map(round).collect();
-            json!({ "proxy": proxy.name(), "connections": connections, "rounds": rounds })
+            json!({ "proxy": proxy.name(), "asking": asking.name(), "rounds": rounds })
         };
-        self.rounds.iter().map(of).collect()
+        json!({ "pacePerSecond": self.pace, "figures": self.rounds.iter().map(of).collect::<Vec<_>>() })
     }
 
     /// The highest rate of all rounds: whatever else happens on the machine can only lower it.
-    pub(crate) fn best(&self, connections: usize, proxy: Proxy) -> f64 {
-        let rounds = self.rounds.get(&(connections, proxy)).map(Vec::as_slice).unwrap_or_default();
-        rounds.iter().map(|round| round.wrk.per_second).fold(0.0, f64::max)
+    pub(crate) fn best(&self, asking: Asking, proxy: Proxy) -> f64 {
+        let rounds = self.rounds.get(&(asking, proxy)).map(Vec::as_slice).unwrap_or_default();
+        rounds.iter().map(|round| round.told.per_second).fold(0.0, f64::max)
     }
 
     /// The middle one of all rounds' figures.
-    pub(crate) fn median(&self, connections: usize, proxy: Proxy, of: impl Fn(&Round) -> f64) -> Option<f64> {
-        let mut all: Vec<f64> = self.rounds.get(&(connections, proxy))?.iter().map(of).collect();
+    pub(crate) fn median(&self, asking: Asking, proxy: Proxy, of: impl Fn(&Round) -> f64) -> Option<f64> {
+        let mut all: Vec<f64> = self.rounds.get(&(asking, proxy))?.iter().map(of).collect();
         all.sort_by(f64::total_cmp);
         all.get(all.len() / 2).copied()
     }
@@ -236,47 +265,74 @@ pub(crate) fn measure(
         let address = (Ipv4Addr::LOCALHOST, port).into();
         contacts.push(swarms.announce(&format!("u{port}"), SERVICE, address, &contacts)?);
     }
-    let mut figures = Figures::default();
+    let mut figures = Figures { pace: pace(folder)?, ..Figures::default() };
     for round in 0..options.rounds {
         for proxy in &proxies {
             let server = proxy.start(folder).with_context(|| proxy.name())?;
             let port = if server.is_some() { PROXY_PORT } else { UPSTREAM_PORT };
-            let url = format!("http://127.0.0.1:{port}/{SERVICE}/");
-            wrk(&url, CONNECTIONS[0], Duration::from_secs(WARM_UP))?;
-            for connections in CONNECTIONS {
+            wrk(port, MANY, WARM_UP)?;
+            for asking in Asking::ALL {
                 machine::wait_until_idle(QUIET_MAX);
                 let look = || Reading::take(server.iter().map(|server| server.process.pid()));
                 let first = look()?;
-                let wrk = wrk(&url, connections, options.time)?;
+                let told = match asking {
+                    Asking::Many => wrk(port, MANY, options.time),
+                    Asking::Paced => paced(port, figures.pace, options.time),
+                    Asking::One => wrk(port, 1, options.time),
+                }?;
                 let cpu_seconds = look()?.cpu_seconds_since(&first);
+                let (number, name, how) = (round + 1, proxy.name(), asking.name());
                 eprintln!(
-                    "round {}: {}, {connections} connections: {:.0}/s",
-                    round + 1,
-                    proxy.name(),
-                    wrk.per_second
+                    "round {number}: {name}, {how}: {:.0}/s, p99 {:.0} µs",
+                    told.per_second, told.p99_us
                 );
-                let round = Round { wrk, cpu_seconds, seconds: options.time.as_secs_f64() };
-                figures.rounds.entry((connections, *proxy)).or_default().push(round);
+                let round = Round { told, cpu_seconds, seconds: options.time.as_secs_f64() };
+                figures.rounds.entry((asking, *proxy)).or_default().push(round);
             }
         }
     }
     Ok(Some(figures))
 }
 
+/// How many requests a second whoever asks at a pace asks for: of what nginx can do on this machine, with what is measured beside it.
+fn pace(folder: &Path) -> Result<f64> {
+    let _nginx = Proxy::Nginx.start(folder)?;
+    wrk(PROXY_PORT, MANY, WARM_UP)?;
+    let most = wrk(PROXY_PORT, MANY, WARM_UP)?.per_second;
+    Ok((most * PACE / 1000.0).round().max(1.0) * 1000.0)
+}
+
+/// Asks at a pace.
+fn paced(port: u16, per_second: f64, time: Duration) -> Result<Told> {
+    let request = get(&format!("/{SERVICE}/"));
+    let to = (Ipv4Addr::LOCALHOST, port).into();
+    let answered = Paced { to, request, connections: MANY, per_second, time }.run(OTHERS)?;
+    let (requests, per_second, errors) =
+        (answered.times_us.len() as u64, answered.per_second(), answered.bad);
+    ensure!(requests > 0, "nothing was answered");
+    let times = answered.times();
+    let us = |percent| match times.percentile(percent) {
+        Figure::Micros(us) => us as f64,
+        Figure::None | Figure::Over(_) => f64::INFINITY,
+    };
+    Ok(Told { per_second, requests, p50_us: us(50), p99_us: us(99), max_us: us(100), errors })
+}
+
 /// Runs `wrk` with one thread.
-fn wrk(url: &str, connections: usize, time: Duration) -> Result<Wrk> {
+fn wrk(port: u16, connections: usize, time: Duration) -> Result<Told> {
+    let url = format!("http://127.0.0.1:{port}/{SERVICE}/");
     let mut command: Command = bound("wrk", Some(OTHERS));
-    command.args(["-t1", &format!("-c{connections}"), &format!("-d{}s", time.as_secs()), "--latency", url]);
+    command.args(["-t1", &format!("-c{connections}"), &format!("-d{}s", time.as_secs()), "--latency", &url]);
     let output = command.output().context("wrk")?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "wrk: {text}{}", String::from_utf8_lossy(&output.stderr));
-    let Some(wrk) = read(&text) else { bail!("wrk says something else: {text}") };
-    ensure!(wrk.requests > 0, "nothing was answered: {text}");
-    Ok(wrk)
+    let Some(told) = read(&text) else { bail!("wrk says something else: {text}") };
+    ensure!(told.requests > 0, "nothing was answered: {text}");
+    Ok(told)
 }
 
 /// Reads what it says at the end.
-fn read(text: &str) -> Option<Wrk> {
+fn read(text: &str) -> Option<Told> {
     let after = |start: &str| {
         let line = text.lines().find_map(|line| line.trim().strip_prefix(start))?;
         Some(line.trim().to_owned())
@@ -287,7 +343,7 @@ fn read(text: &str) -> Option<Wrk> {
         text.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse::<u64>().ok()).sum::<u64>()
     };
     let errors = ["Socket errors:", "Non-2xx or 3xx responses:"];
-    Some(Wrk {
+    Some(Told {
         per_second: after("Requests/sec:")?.parse().ok()?,
         requests,
         p50_us: micros(&after("50%")?)?,
