@@ -80,6 +80,8 @@ fn proxied(text: &mut String, figures: &proxies::Figures) {
             let rates = || rounds.iter().map(rate);
             let added = |of: fn(&Round) -> f64| match proxy {
                 Proxy::None => "–".into(),
+                // Without a proxy, the client and the upstreams stand in each other's way.
+                _ if asking == Asking::Paced => "–".into(),
                 _ => format!("{:.0}", median(of, proxy) - median(of, Proxy::None)),
             };
             let of_proxy = |shown: String| if proxy == Proxy::None { "–".into() } else { shown };
@@ -103,7 +105,7 @@ fn proxied(text: &mut String, figures: &proxies::Figures) {
             ]);
         }
         let pace = if asking == Asking::Paced {
-            format!(" of {:.0} requests a second, about half of what nginx can do", figures.pace)
+            format!(" of {:.0} requests a second, about a fifth of what nginx can do", figures.pace)
         } else {
             String::new()
         };

@@ -28,8 +28,8 @@ const PROXY_PORT: u16 = 8080;
 const SERVICE: &str = "upstream";
 /// As many connections as the gateway, nginx and HAProxy keep to each upstream.
 const MANY: usize = 64;
-/// How much of what nginx can do is asked for at a pace.
-const PACE: f64 = 0.5;
+/// How much of what nginx can do is asked for at a pace: so little that whoever asks never waits for its processor.
+const PACE: f64 = 0.2;
 /// Before what counts.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// How long it is waited for others to leave the machine alone, before each round.
