@@ -221,9 +221,7 @@ unsafe extern "C" fn read(
 ) -> c_int {
     // SAFETY: as for `open`; the buffer is as long as SQLite says.
     unsafe {
-        let below = below(file);
-        let Some(read) = (*(*below).pMethods).xRead else { return ffi::SQLITE_IOERR };
-        let read = read(below, buffer, amount, offset);
+        let read = read_below(file, buffer, amount, offset);
         if !matches!(read, ffi::SQLITE_OK | ffi::SQLITE_IOERR_SHORT_READ) {
             // Nothing was written to the buffer, perhaps.
             return read;
@@ -249,25 +247,35 @@ unsafe extern "C" fn write(
 ) -> c_int {
     // SAFETY: as for `read`.
     unsafe {
-        let below = below(file);
-        let Some(write) = (*(*below).pMethods).xWrite else { return ffi::SQLITE_IOERR };
         let bytes = slice::from_raw_parts(buffer.cast::<u8>(), amount as usize);
         if !is_page(offset, bytes.len()) {
-            return write(below, buffer, amount, offset);
+            return put(file, bytes, offset);
         }
-        let file = &mut *file.cast::<File>();
+        let ours = &mut *file.cast::<File>();
         if offset == 0 {
-            file.has_sums = usize::from(bytes[HEADER_FREE]) == SUM;
+            ours.has_sums = usize::from(bytes[HEADER_FREE]) == SUM;
         }
-        if !file.has_sums {
-            return write(below, buffer, amount, offset);
+        if !ours.has_sums {
+            return put(file, bytes, offset);
         }
         // SQLite's own memory is not written to.
         let mut page = [0; PAGE];
         page.copy_from_slice(bytes);
         let sum = sum(offset, &page);
         page[PAGE - SUM..].copy_from_slice(&sum);
-        write(below, page.as_ptr().cast(), amount, offset)
+        put(file, &page, offset)
+    }
+}
+
+/// Writes to the file below.
+unsafe fn put(file: *mut ffi::sqlite3_file, bytes: &[u8], offset: i64) -> c_int {
+    // SAFETY: as for `open`; SQLite's writes, and ours, are shorter than `c_int` can say.
+    unsafe {
+        let below = below(file);
+        match (*(*below).pMethods).xWrite {
+            Some(write) => write(below, bytes.as_ptr().cast(), bytes.len() as c_int, offset),
+            None => ffi::SQLITE_IOERR,
+        }
     }
 }
 
@@ -288,6 +296,7 @@ macro_rules! pass_on {
 }
 
 pass_on! {
+    read_below => xRead(buffer: *mut c_void, amount: c_int, offset: ffi::sqlite3_int64) or ffi::SQLITE_IOERR;
     close => xClose() or ffi::SQLITE_OK;
     truncate => xTruncate(size: ffi::sqlite3_int64) or ffi::SQLITE_IOERR;
     sync => xSync(flags: c_int) or ffi::SQLITE_IOERR;

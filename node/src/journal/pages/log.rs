@@ -12,7 +12,7 @@ use std::{
 
 use rusqlite::ffi;
 
-use super::{File, PAGE, below};
+use super::{File, PAGE, put};
 
 const HEAD: usize = 24;
 
@@ -26,25 +26,12 @@ pub(super) struct Head {
     end: i64,
 }
 
-/// Writes to the file below.
-unsafe fn put(file: *mut ffi::sqlite3_file, bytes: &[u8], offset: i64) -> c_int {
-    // SAFETY: as for `open`; SQLite's writes, and ours, are shorter than `c_int` can say.
-    unsafe {
-        let below = below(file);
-        match (*(*below).pMethods).xWrite {
-            Some(write) => write(below, bytes.as_ptr().cast(), bytes.len() as c_int, offset),
-            None => ffi::SQLITE_IOERR,
-        }
-    }
-}
-
-/// Writes what is held back.
-unsafe fn let_go(file: *mut ffi::sqlite3_file) -> c_int {
-    // SAFETY: as for `open`.
-    unsafe {
-        let head = &mut (*file.cast::<File>()).log;
-        match head.held.take() {
-            Some(at) => put(file, &head.bytes, at),
+impl Head {
+    /// Writes what is held back.
+    unsafe fn let_go(&mut self, file: *mut ffi::sqlite3_file) -> c_int {
+        match self.held.take() {
+            // SAFETY: as for `open`.
+            Some(at) => unsafe { put(file, &self.bytes, at) },
             None => ffi::SQLITE_OK,
         }
     }
@@ -71,7 +58,7 @@ unsafe extern "C" fn write(
             frame[HEAD..].copy_from_slice(bytes);
             return put(file, &frame, at);
         }
-        let before = let_go(file);
+        let before = head.let_go(file);
         if before != ffi::SQLITE_OK {
             return before;
         }
@@ -84,31 +71,26 @@ unsafe extern "C" fn write(
     }
 }
 
-/// Functions that write what is held back, and pass on to the file below.
-macro_rules! let_go_and_pass_on {
-    ($($name:ident => $method:ident($($argument:ident: $type:ty),*);)*) => {$(
+/// Functions that write what is held back first.
+macro_rules! let_go_and {
+    ($($name:ident => $then:path, ($($argument:ident: $type:ty),*);)*) => {$(
         unsafe extern "C" fn $name(file: *mut ffi::sqlite3_file, $($argument: $type),*) -> c_int {
             // SAFETY: as for `open`; the arguments are SQLite's.
             unsafe {
-                let before = let_go(file);
-                if before != ffi::SQLITE_OK {
-                    return before;
-                }
-                let below = below(file);
-                match (*(*below).pMethods).$method {
-                    Some(method) => method(below, $($argument),*),
-                    None => ffi::SQLITE_IOERR,
+                match (*file.cast::<File>()).log.let_go(file) {
+                    ffi::SQLITE_OK => $then(file, $($argument),*),
+                    failed => failed,
                 }
             }
         }
     )*};
 }
 
-let_go_and_pass_on! {
-    read => xRead(buffer: *mut c_void, amount: c_int, offset: ffi::sqlite3_int64);
-    truncate => xTruncate(size: ffi::sqlite3_int64);
-    sync => xSync(flags: c_int);
-    file_size => xFileSize(size: *mut ffi::sqlite3_int64);
+let_go_and! {
+    read => super::read_below, (buffer: *mut c_void, amount: c_int, offset: ffi::sqlite3_int64);
+    truncate => super::truncate, (size: ffi::sqlite3_int64);
+    sync => super::sync, (flags: c_int);
+    file_size => super::file_size, (size: *mut ffi::sqlite3_int64);
 }
 
 /// All else passes on. What would still be held back when a log is closed belongs to no whole frame, so that nobody misses it.

@@ -20,11 +20,15 @@ impl Bench {
     }
 
     fn append(&mut self, key: Option<&str>) -> Vec<Output> {
+        self.append_bytes(key, b"x".to_vec())
+    }
+
+    fn append_bytes(&mut self, key: Option<&str>, body: Vec<u8>) -> Vec<Output> {
         self.appends += 1;
         let deadline = Time::ZERO + SECOND;
         let key = key.map(Into::into);
         let level = Some(Level::Local);
-        let append = Append { id: AppendId(self.appends), key, body: b"x".to_vec(), level, deadline };
+        let append = Append { id: AppendId(self.appends), key, body, level, deadline };
         self.feed(Input::Append(append))
     }
 
@@ -81,11 +85,9 @@ fn a_run_that_is_not_stored_takes_those_after_it_with_it_and_none_before() {
 #[test]
 fn of_runs_not_yet_given_to_the_disk_none_follows_one_that_is_not_stored() {
     let mut bench = Bench::new();
-    let body = "x".repeat(feed::BODY_BYTES_MAX);
-    for id in 1..=3 {
-        let deadline = Time::ZERO + SECOND;
-        let append = Append { id: AppendId(id), key: None, body: body.clone().into(), level: None, deadline };
-        bench.feed(Input::Append(append));
+    // Too much for one run.
+    for _ in 0..3 {
+        bench.append_bytes(None, vec![b'x'; feed::BODY_BYTES_MAX]);
     }
     bench.journal.handle(Time::ZERO, 1, Input::Tick);
     let Some(Output::Store(first, ..)) = bench.journal.poll_output() else { panic!("nothing to store") };

@@ -6,7 +6,7 @@ use crate::{
     gateway::{
         Figures, Options, follow,
         kills::{self, INSTANCES},
-        proxies::{self, Asking, Proxy, Round},
+        proxies::{self, Asking, PACE, Proxy, Round},
     },
     machine,
     report::{three, versions},
@@ -105,7 +105,11 @@ fn proxied(text: &mut String, figures: &proxies::Figures) {
             ]);
         }
         let pace = if asking == Asking::Paced {
-            format!(" of {:.0} requests a second, about a fifth of what nginx can do", figures.pace)
+            format!(
+                " of {:.0} requests a second, about {:.0} % of what nginx can do",
+                figures.pace,
+                PACE * 100.0
+            )
         } else {
             String::new()
         };

@@ -29,7 +29,7 @@ const SERVICE: &str = "upstream";
 /// As many connections as the gateway, nginx and HAProxy keep to each upstream.
 const MANY: usize = 64;
 /// How much of what nginx can do is asked for at a pace: so little that whoever asks never waits for its processor.
-const PACE: f64 = 0.2;
+pub(crate) const PACE: f64 = 0.2;
 /// Before what counts.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// How long it is waited for others to leave the machine alone, before each round.
@@ -51,11 +51,11 @@ pub(crate) enum Asking {
 impl Asking {
     pub(crate) const ALL: [Self; 3] = [Self::Many, Self::Paced, Self::One];
 
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> String {
         match self {
-            Self::Many => "64 connections, each asking again",
-            Self::Paced => "64 connections, at a pace",
-            Self::One => "1 connection",
+            Self::Many => format!("{MANY} connections, each asking again"),
+            Self::Paced => format!("{MANY} connections, at a pace"),
+            Self::One => "1 connection".into(),
         }
     }
 }
