@@ -105,11 +105,11 @@ pub(super) static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{fs, path::Path, ptr};
 
     use rusqlite::Connection;
 
-    use super::super::check_from_now_on;
+    use super::{super::check_from_now_on, *};
 
     fn opened(path: &Path, cache_pages: i64) -> Connection {
         let db = Connection::open(path).unwrap();
@@ -123,6 +123,31 @@ mod tests {
     fn sum(db: &Connection) -> i64 {
         assert_eq!(db.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
         db.query_row("SELECT coalesce(sum(value), 0) FROM rows", [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn a_head_without_its_page_is_there_for_whoever_looks() {
+        check_from_now_on();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        let db = opened(&path, 1000);
+        db.execute_batch("CREATE TABLE rows (value INTEGER)").unwrap();
+        let on_disk = || fs::metadata(dir.path().join("x.db-wal")).unwrap().len() as i64;
+        let before = on_disk();
+        let (mut log, mut size, mut read) = (ptr::null_mut::<ffi::sqlite3_file>(), 0, [0u8; HEAD]);
+        // SAFETY: the connection and its log are open until the end of this test, and the buffers are as long as is said.
+        unsafe {
+            let at = ptr::from_mut(&mut log).cast();
+            ffi::sqlite3_file_control(db.handle(), ptr::null(), ffi::SQLITE_FCNTL_JOURNAL_POINTER, at);
+            let methods = &*(*log).pMethods;
+            let head = [7u8; HEAD];
+            assert_eq!(methods.xWrite.unwrap()(log, head.as_ptr().cast(), HEAD as c_int, before), 0);
+            assert_eq!(on_disk(), before, "it is held back");
+            assert_eq!(methods.xFileSize.unwrap()(log, &raw mut size), 0);
+            assert_eq!((size, on_disk()), (before + HEAD as i64, before + HEAD as i64));
+            assert_eq!(methods.xRead.unwrap()(log, read.as_mut_ptr().cast(), HEAD as c_int, before), 0);
+        }
+        assert_eq!(read, [7; HEAD]);
     }
 
     #[test]
