@@ -25,6 +25,7 @@
 
 pub mod access;
 pub mod announced;
+pub mod batch;
 pub mod body;
 pub mod budget;
 pub mod choose;

@@ -3,9 +3,11 @@
 
 use std::{
     future::poll_fn,
-    mem,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
     task::{Context, Poll, Wake, Waker},
 };
 
@@ -13,9 +15,9 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::task::unconstrained;
 
-use super::{body::Outgoing, stream::InstanceStream};
+use super::{batch::Socket, body::Outgoing};
 
-type Connection = http1::Connection<TokioIo<InstanceStream>, Outgoing>;
+type Connection = http1::Connection<TokioIo<Socket>, Outgoing>;
 
 /// A connection, and whom to wake when something can be done on it.
 #[derive(Debug)]
@@ -37,7 +39,7 @@ impl Driven {
     /// Does what can be done, and has the task woken when there is more. What is polled after this and moved on by this alone (the answer,
     /// its body) needs no waker.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
-        self.nudged.lock().state = State::Quiet;
+        self.nudged.set(QUIET);
         if let Some(connection) = &mut self.connection
             && Pin::new(connection).poll(&mut Context::from_waker(&self.waker)).is_ready()
         {
@@ -55,18 +57,18 @@ impl Driven {
     /// next, which whoever gets "not yet" has to do. Nobody is woken for it, so this is for runtimes of one thread: a wake from elsewhere would
     /// be lost.
     pub fn quietly<T>(&self, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        let before = mem::replace(&mut self.nudged.lock().state, State::Quiet);
+        let before = self.nudged.state();
+        self.nudged.set(QUIET);
         // tokio's channels say "not yet", and wake, when a task has done much in one turn. Here nobody would be woken.
         let polled = pin!(unconstrained(poll_fn(poll))).poll(&mut Context::from_waker(Waker::noop()));
-        self.nudged.lock().state = before;
+        self.nudged.set(before);
         polled
     }
 
     /// Forgets whom to wake, which keeps the memory of a task that may have ended.
     pub fn forget(&self) {
-        let mut waiting = self.nudged.lock();
-        if waiting.state != State::Waited {
-            waiting.task = None;
+        if self.nudged.state() != WAITED {
+            *self.nudged.task() = None;
         }
     }
 
@@ -82,7 +84,7 @@ impl Driven {
 
     /// Looks whether it has ended, where nobody has been driving it.
     pub fn look(&mut self) {
-        if self.nudged.lock().state == State::Nudged {
+        if self.nudged.state() == NUDGED {
             self.drive(&mut Context::from_waker(Waker::noop()));
             self.rest();
         }
@@ -91,48 +93,47 @@ impl Driven {
 
 /// What the connection wakes. It stays the same from one request to the next, whichever tasks they are of.
 #[derive(Debug, Default)]
-struct Nudged(Mutex<Waiting>);
-
-#[derive(Debug, Default)]
-struct Waiting {
-    state: State,
+struct Nudged {
+    /// One of those below.
+    state: AtomicU8,
     /// Whom to wake. Kept when it is not to be woken, since it is often the same one again.
-    task: Option<Waker>,
+    task: Mutex<Option<Waker>>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-enum State {
-    /// There is nothing to do, and nobody waits for it.
-    #[default]
-    Quiet,
-    /// There is nothing to do, and the task waits for it.
-    Waited,
-    /// There is something to do.
-    Nudged,
-}
+/// There is nothing to do, and nobody waits for it.
+const QUIET: u8 = 0;
+/// There is nothing to do, and the task waits for it.
+const WAITED: u8 = 1;
+/// There is something to do.
+const NUDGED: u8 = 2;
 
 impl Nudged {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> u8 {
+        self.state.load(Relaxed)
+    }
+
+    fn set(&self, state: u8) {
+        self.state.store(state, Relaxed);
+    }
+
+    fn task(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wait(&self, task: &Waker) {
-        let mut waiting = self.lock();
-        match waiting.state {
-            // It has more to do than it may at once.
-            State::Nudged => task.wake_by_ref(),
-            State::Quiet | State::Waited => waiting.state = State::Waited,
-        }
-        match &mut waiting.task {
+        match &mut *self.task() {
             Some(before) => before.clone_from(task),
             none => *none = Some(task.clone()),
+        }
+        // It may have more to do than it may at once.
+        if self.state.compare_exchange(QUIET, WAITED, Relaxed, Relaxed) == Err(NUDGED) {
+            task.wake_by_ref();
         }
     }
 
     fn rest(&self) {
-        let mut waiting = self.lock();
-        if waiting.state == State::Waited {
-            waiting.state = State::Quiet;
+        if self.state() == WAITED {
+            self.set(QUIET);
         }
     }
 }
@@ -143,9 +144,8 @@ impl Wake for Nudged {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let mut waiting = self.lock();
-        if mem::replace(&mut waiting.state, State::Nudged) == State::Waited
-            && let Some(task) = &waiting.task
+        if self.state.swap(NUDGED, Relaxed) == WAITED
+            && let Some(task) = &*self.task()
         {
             task.wake_by_ref();
         }

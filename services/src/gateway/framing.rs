@@ -30,8 +30,15 @@ impl Framing {
     pub fn read(&mut self, bytes: &[u8]) {
         let mut from = 0;
         for end in memchr::memchr_iter(b'\n', bytes) {
-            self.extend(&bytes[from..end]);
-            self.end_line();
+            let part = &bytes[from..end];
+            if self.line_len == 0 {
+                self.see(part);
+            } else {
+                self.extend(part);
+                let line = self.line;
+                self.see(&line[..self.line_len.min(NAME_MAX)]);
+                self.line_len = 0;
+            }
             from = end + 1;
         }
         self.extend(&bytes[from..]);
@@ -55,17 +62,16 @@ impl Framing {
         self.line_len += part.len();
     }
 
-    fn end_line(&mut self) {
-        let line = &self.line[..self.line_len.min(NAME_MAX)];
+    /// A line, or as much of its beginning as matters.
+    fn see(&mut self, line: &[u8]) {
         let begins = |name: &[u8]| line.get(..name.len()).is_some_and(|l| l.eq_ignore_ascii_case(name));
         match line.first() {
-            None | Some(b'\r') if self.line_len <= 1 => (self.has_length, self.has_encoding) = (false, false),
+            None | Some(b'\r') if line.len() <= 1 => (self.has_length, self.has_encoding) = (false, false),
             Some(b'c' | b'C') if begins(LENGTH) => self.has_length = true,
             Some(b't' | b'T') if begins(ENCODING) => self.has_encoding = true,
             _ => (),
         }
         self.both |= self.has_length && self.has_encoding;
-        self.line_len = 0;
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{
+    batch::Socket,
     counters::{Counters, Reason},
     forward::Client,
     head_timer::HeadTimer,
@@ -69,7 +70,7 @@ impl Serving {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("gateway-{thread}")).spawn(move || {
                 runtime.block_on(async move {
-                    let pool = Pool::new(thread, shared.limits);
+                    let pool = Arc::new(Pool::new(thread, shared.limits));
                     let worker = Arc::new(Worker { shared, pool });
                     match TcpListener::from_std(listener) {
                         Ok(listener) => accept(worker, listener, stopping).await,
@@ -95,6 +96,8 @@ impl Serving {
 async fn accept(worker: Arc<Worker>, listener: TcpListener, stopping: watch::Receiver<bool>) {
     let counters = &worker.shared.counters;
     let sweeper = tokio::spawn(sweep(Arc::clone(&worker)));
+    let batch = Arc::clone(&worker.pool.batch);
+    let sender = tokio::spawn(async move { batch.run().await });
     let (open, mut all_closed) = mpsc::channel::<()>(1);
     let mut stop = stopping.clone();
     loop {
@@ -131,6 +134,7 @@ async fn accept(worker: Arc<Worker>, listener: TcpListener, stopping: watch::Rec
         counters.refused(Reason::Drain);
     }
     sweeper.abort();
+    sender.abort();
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
@@ -183,8 +187,13 @@ async fn serve_one(
         Err(_) => return worker.shared.counters.refused(Reason::HeadTime),
     };
     let connection = Arc::new(Connection::new(Client { address: address_of(peer.ip()) }));
-    let stream =
-        ClientStream::new(stream, Bytes::from(beginning), !is_http2, Arc::clone(&connection), WRITE_STALL);
+    let stream = ClientStream::new(
+        Socket::new(stream, &worker.pool.batch),
+        Bytes::from(beginning),
+        !is_http2,
+        Arc::clone(&connection),
+        WRITE_STALL,
+    );
     if is_http2 {
         serve_http2(worker, connection, stream, stopping).await;
     } else {
@@ -225,7 +234,7 @@ async fn serve_http1(
     let service = service_fn(|request| {
         let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
         async move {
-            let answer = worker.serve(Arc::clone(&connection), request).await;
+            let answer = worker.serve(&connection, request).await;
             connection.answered();
             Ok::<_, std::convert::Infallible>(answer)
         }
@@ -261,7 +270,7 @@ async fn serve_http2(
     let limits = worker.shared.limits;
     let service = service_fn(|request| {
         let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
-        async move { Ok::<_, std::convert::Infallible>(worker.serve(connection, request).await) }
+        async move { Ok::<_, std::convert::Infallible>(worker.serve(&connection, request).await) }
     });
     let mut serving = std::pin::pin!(
         http2::Builder::new(TokioExecutor::new())

@@ -19,11 +19,11 @@ use tokio::{
 };
 
 use super::{
+    batch::{Batch, Socket},
     body::Outgoing,
     driven::Driven,
     limits::Limits,
     proxy::LOOK_EVERY,
-    stream::InstanceStream,
     target::{Address, Target, is_link_local},
 };
 
@@ -140,17 +140,19 @@ impl Drop for Seat {
 }
 
 /// The connections of one thread.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Pool {
     thread: usize,
     limits: Limits,
     taken: Arc<AtomicUsize>,
+    /// What the thread has to send.
+    pub batch: Arc<Batch>,
 }
 
 impl Pool {
     /// None yet, for this thread.
     pub fn new(thread: usize, limits: Limits) -> Self {
-        Self { thread, limits, taken: Arc::default() }
+        Self { thread, limits, taken: Arc::default(), batch: Arc::default() }
     }
 
     /// A connection that waits until now.
@@ -200,7 +202,7 @@ impl Pool {
         let stream = self.connect(&target.address).await?;
         let handshake = http1::Builder::new()
             .max_headers(self.limits.headers)
-            .handshake::<_, Outgoing>(TokioIo::new(InstanceStream(stream)))
+            .handshake::<_, Outgoing>(TokioIo::new(Socket::new(stream, &self.batch)))
             .await;
         let (sender, connection) = handshake.map_err(|error| ConnectError::Refused(error.to_string()))?;
         let driven = Some(Driven::new(connection));
@@ -281,7 +283,7 @@ pub struct Lease {
     /// Where it leads.
     pub target: Arc<Target>,
     /// Where it waits.
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
 }
 
 impl Lease {

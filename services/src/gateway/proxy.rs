@@ -57,7 +57,7 @@ pub struct Worker {
     /// What all threads share.
     pub shared: Arc<Shared>,
     /// This thread's connections to instances.
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
 }
 
 /// A request on its way, as far as all its attempts have it in common.
@@ -87,7 +87,6 @@ struct Answered {
 }
 
 /// What became of an attempt.
-#[expect(clippy::large_enum_variant, reason = "on the stack for a moment, and nearly always the large one")]
 enum Attempt {
     /// An answer.
     Answered(Answered),
@@ -111,8 +110,8 @@ enum Sender {
 impl Worker {
     /// Answers a request.
     pub async fn serve(
-        self: Arc<Self>,
-        connection: Arc<Connection>,
+        &self,
+        connection: &Arc<Connection>,
         mut request: Request<Incoming>,
     ) -> Response<Answer> {
         let shared = &self.shared;
@@ -121,7 +120,7 @@ impl Worker {
         let mut access = Access::begin(&request, &connection.client.address);
         let present = Present::of(request.headers());
         let upgrade = present.has(Present::UPGRADE).then(|| hyper::upgrade::on(&mut request));
-        let response = match self.pass(&connection, request, present, upgrade, active, &mut access).await {
+        let response = match self.pass(connection, request, present, upgrade, active, &mut access).await {
             Ok(response) => response,
             Err((reason, problem)) => {
                 shared.counters.refused(reason);
@@ -272,10 +271,11 @@ impl Worker {
                     } else {
                         target.succeeded();
                     }
+                    if !passing.is_repeatable || !is_unavailable(status) {
+                        return Ok((answered, target));
+                    }
                     tried.push(Arc::clone(&target));
-                    let elsewhere = passing.is_repeatable
-                        && is_unavailable(status)
-                        && tried.len() < shared.limits.attempts
+                    let elsewhere = tried.len() < shared.limits.attempts
                         && choose(group, &tried, now_ms(), |n| fastrand::usize(..n)).is_some();
                     if !elsewhere || !shared.budget.withdraw(now_ms()) {
                         return Ok((answered, target));
@@ -388,7 +388,8 @@ impl Worker {
             Waited::Answered(response) => {
                 let at = Instant::now();
                 target.answered(at - sent, self.shared.ms_at(at.into_std()));
-                let lease = one.map(|one| Lease { one, target: Arc::clone(target), pool: self.pool.clone() });
+                let lease =
+                    one.map(|one| Lease { one, target: Arc::clone(target), pool: Arc::clone(&self.pool) });
                 Attempt::Answered(Answered { response, lease, at })
             }
             Waited::Silent => Attempt::Silent,

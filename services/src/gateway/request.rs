@@ -93,12 +93,18 @@ fn check_path(path: &str) -> Result<(), &'static str> {
     if !path.starts_with('/') {
         return Err("the target is no path");
     }
-    if path.contains('\\') {
-        return Err("the path contains a backslash");
+    // A glance comes first: hardly any path has a segment that begins with a dot.
+    let (mut looks_dotted, mut before) = (false, 0);
+    for byte in path.bytes() {
+        match byte {
+            b'\\' => return Err("the path contains a backslash"),
+            b'%' => looks_dotted = true,
+            b'.' => looks_dotted |= before == b'/',
+            _ => (),
+        }
+        before = byte;
     }
-    // The glance comes first: hardly any path has a segment that begins with a dot.
-    let looks_dotted = |path: &str| path.contains("/.") || path.contains('%');
-    if looks_dotted(path) && path.split('/').any(is_dots) {
+    if looks_dotted && path.split('/').any(is_dots) {
         return Err("the path contains a segment . or ..; resolve it before asking");
     }
     Ok(())
@@ -144,7 +150,11 @@ fn authority(head: &Parts) -> Result<Option<HeaderValue>, &'static str> {
 }
 
 fn is_authority(bytes: &[u8]) -> bool {
-    let is_allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~[]:%!$&'()*+;=".contains(b);
+    let is_allowed = |b: &u8| {
+        b.is_ascii_alphanumeric()
+            || matches!(b, b'-' | b'.' | b'_' | b'~' | b'[' | b']' | b':' | b'%' | b'!' | b'$' | b'&' | b'\'')
+            || matches!(b, b'(' | b')' | b'*' | b'+' | b';' | b'=')
+    };
     !bytes.is_empty() && bytes.iter().all(is_allowed)
 }
 

@@ -12,11 +12,10 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{forward::Client, framing::Framing};
+use super::{batch::Socket, forward::Client, framing::Framing};
 use crate::refusal;
 
 /// What a connection and the requests on it know of each other.
@@ -97,7 +96,7 @@ impl Drop for Active {
 /// The bytes of a connection.
 #[derive(Debug)]
 pub struct ClientStream {
-    stream: TcpStream,
+    stream: Socket,
     /// What was read to find out which protocol this is.
     prefix: Bytes,
     /// Only HTTP/1 has heads that can be read along.
@@ -115,7 +114,7 @@ pub struct ClientStream {
 impl ClientStream {
     /// A stream of which `prefix` has been read already. It fails when the client takes nothing for as long as `patience`.
     pub fn new(
-        stream: TcpStream,
+        stream: Socket,
         prefix: Bytes,
         is_http1: bool,
         connection: Arc<Connection>,
@@ -164,7 +163,7 @@ impl ClientStream {
     }
 
     /// Passes on what a write said, and fails when the answer has been "not yet" for too long.
-    fn watch(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.is_stalled = false;
             return written;
@@ -232,7 +231,7 @@ impl AsyncWrite for ClientStream {
         {
             return self.poll_write(cx, only);
         }
-        let written = poll_write_together(&mut self.stream, cx, bufs);
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         if let Some(first) = bufs.iter().find(|buf| !buf.is_empty()) {
             self.wrote(first, &written);
         }
@@ -244,75 +243,12 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.watch(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut_down = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.watch(cx, shut_down)
     }
-}
-
-/// The bytes of a connection to an instance.
-#[derive(Debug)]
-pub struct InstanceStream(pub TcpStream);
-
-impl AsyncRead for InstanceStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for InstanceStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        poll_write_together(&mut self.0, cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-/// Up to here, to put pieces together costs less than to have the system gather them.
-const TOGETHER_BYTES: usize = 1024;
-
-/// Writes several pieces. A small head with a small body, which is what most messages are, goes as one: `send` is cheaper than `writev`.
-fn poll_write_together(
-    stream: &mut TcpStream,
-    cx: &mut Context<'_>,
-    bufs: &[io::IoSlice<'_>],
-) -> Poll<io::Result<usize>> {
-    let stream = Pin::new(stream);
-    if let [only] = bufs {
-        return stream.poll_write(cx, only);
-    }
-    let mut together = [0; TOGETHER_BYTES];
-    let mut len = 0;
-    for buf in bufs {
-        match together.get_mut(len..len + buf.len()) {
-            Some(room) => room.copy_from_slice(buf),
-            None => return stream.poll_write_vectored(cx, bufs),
-        }
-        len += buf.len();
-    }
-    stream.poll_write(cx, &together[..len])
 }
