@@ -12,6 +12,7 @@
 //! | `choose`, `target` | which of them; latency, ejection |
 //! | `proxy`, `budget` | the way of a request, and of its repetitions |
 //! | `pool`, `driven` | connections to instances |
+//! | `batch` | what is sent, to clients and instances |
 //! | `forward`, `trace` | headers |
 //! | `words` | what the gateway says itself |
 //! | `body`, `tunnel` | bytes on their way, WebSocket |

@@ -291,12 +291,13 @@ impl Drop for Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read as _, net::Shutdown};
+    use std::{io::Read as _, net::Shutdown, time::Duration};
 
     use tokio::{
         io::AsyncWriteExt as _,
         net::TcpListener,
         task::{JoinHandle, yield_now},
+        time::timeout,
     };
 
     use super::*;
@@ -409,10 +410,13 @@ mod tests {
         assert!(is_pending.await);
         // Nobody has to ask again for it to go on.
         let mut taken = Vec::new();
-        while taken.len() < filled + 3 {
-            taken.extend(come(&mut at_full));
-            yield_now().await;
-        }
+        let all = async {
+            while taken.len() < filled + 3 {
+                taken.extend(come(&mut at_full));
+                yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(10), all).await.unwrap();
         assert!(taken.ends_with(b"fend") && taken.len() == filled + 3);
         full.flush().await.unwrap();
     }

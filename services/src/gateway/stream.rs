@@ -1,4 +1,4 @@
-//! A client's connection: its bytes, read along for [`super::framing`], and given up when nobody reads them. And an instance's.
+//! A client's connection: its bytes, read along for [`super::framing`], and given up when nobody reads them.
 
 use std::{
     io,
