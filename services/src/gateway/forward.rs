@@ -34,6 +34,9 @@ static OF_ONE_CONNECTION: [HeaderName; 8] = [
     header::PROXY_AUTHENTICATE,
 ];
 
+/// As many headers as [`add`] adds, and `Host`.
+const ADDED_MAX: usize = 6;
+
 /// What a client may not say to an instance. RFC 9110, section 10.1.1: the gateway itself says "continue" as soon as somebody takes the body.
 static NOT_FOR_INSTANCES: [HeaderName; 4] = [header::EXPECT, header::FORWARDED, HOST, PREFIX];
 
@@ -171,14 +174,30 @@ pub struct Origin<'a> {
     pub prefix: Option<&'a HeaderValue>,
 }
 
-/// Makes of the headers of a request those that an instance gets, whichever it is; see [`address`].
-pub fn prepare(headers: &mut HeaderMap, present: Present, origin: &Origin<'_>, me: &Pseudonym) {
+/// Makes of the headers of a request what an instance gets of them, whichever it is. The rest is done for each that is asked; see [`add`].
+pub fn prepare(headers: &mut HeaderMap, present: Present, version: Version) {
     let takes_trailers = present.has(Present::TE)
         && tokens(headers, &header::TE).any(|te| te.eq_ignore_ascii_case("trailers"));
     strip_hop_by_hop(headers, present);
     if present.has(Present::NOT_FOR_INSTANCES) {
         remove_all(headers, &NOT_FOR_INSTANCES);
     }
+    trace::ensure(headers, present.has(Present::TRACE));
+    // gRPC wants to see it. It concerns the connection, but to an instance asked by HTTP/2 the gateway can promise it, too.
+    if takes_trailers && version == Version::HTTP_2 {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// A copy, with room for what is added. To copy first and then add costs less than the other way round, because copies are counted.
+pub fn copy(headers: &HeaderMap) -> HeaderMap {
+    let mut copy = HeaderMap::with_capacity(headers.len() + ADDED_MAX);
+    copy.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+    copy
+}
+
+/// Adds what the gateway says of a request, once.
+pub fn add(headers: &mut HeaderMap, present: Present, origin: &Origin<'_>, me: &Pseudonym) {
     append(headers, FOR, &origin.client.address, present.has(Present::FOR));
     headers.insert(PROTO, HeaderValue::from_static("http"));
     if let Some(authority) = origin.authority {
@@ -188,11 +207,6 @@ pub fn prepare(headers: &mut HeaderMap, present: Present, origin: &Origin<'_>, m
         headers.insert(PREFIX, prefix.clone());
     }
     append(headers, header::VIA, me.by(origin.version), present.has(Present::VIA));
-    trace::ensure(headers, present.has(Present::TRACE));
-    // gRPC wants to see it. It concerns the connection, but to an instance asked by HTTP/2 the gateway can promise it, too.
-    if takes_trailers && origin.version == Version::HTTP_2 {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
 }
 
 /// Makes the last difference between the versions by which an instance may be asked.
@@ -258,7 +272,9 @@ mod tests {
             prefix: Some(&prefix),
         };
         let present = Present::of(&headers);
-        prepare(&mut headers, present, &origin, &Pseudonym::new("hearsay-abc"));
+        prepare(&mut headers, present, origin.version);
+        let mut headers = copy(&headers);
+        add(&mut headers, present, &origin, &Pseudonym::new("hearsay-abc"));
         headers
     }
 

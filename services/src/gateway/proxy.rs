@@ -36,7 +36,7 @@ use super::{
     choose::{blame, choose},
     counters::Reason,
     driven::Driven,
-    forward::{self, Origin, Present, strip_hop_by_hop},
+    forward::{self, Client, Origin, Present, strip_hop_by_hop},
     pool::{ConnectError, Lease, One, Pool, Two},
     request::{Admitted, Refusal, admit},
     routes::Route,
@@ -61,13 +61,21 @@ pub struct Worker {
 }
 
 /// A request on its way, as far as all its attempts have it in common.
-struct Passing {
+struct Passing<'a> {
     method: Method,
     path: PathAndQuery,
+    /// Of its headers, those that go on.
     headers: HeaderMap,
     /// What the client's had.
     present: Present,
+    /// Whether what the gateway says of it is among its headers, because they were given back by an attempt.
+    has_added: bool,
+    client: &'a Client,
+    version: Version,
+    /// Whom it is for.
     authority: Option<HeaderValue>,
+    /// What was taken off its path.
+    prefix: Option<HeaderValue>,
     upgrade: Option<HeaderValue>,
     is_grpc: bool,
     /// Whether it may be sent again after it has been sent.
@@ -160,13 +168,7 @@ impl Worker {
         let found = routes.find(admitted.host(), path).ok_or_else(|| unknown(path))?;
         let route = Arc::clone(found.route);
         let prefix = found.prefix(path);
-        let origin = Origin {
-            client: &connection.client,
-            version: head.version,
-            authority: admitted.authority.as_ref(),
-            prefix: prefix.as_ref(),
-        };
-        forward::prepare(&mut head.headers, present, &origin, &shared.me);
+        forward::prepare(&mut head.headers, present, head.version);
         let rest = rest_of(&head.uri, found.stripped)?;
         drop(routes);
         let is_safe = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
@@ -177,7 +179,11 @@ impl Worker {
             path: rest,
             headers: head.headers,
             present,
+            has_added: false,
+            client: &connection.client,
+            version: head.version,
             authority,
+            prefix,
             upgrade,
             is_grpc,
             is_repeatable: is_safe && is_kept,
@@ -222,7 +228,7 @@ impl Worker {
     async fn try_instances(
         &self,
         route: &Route,
-        passing: &mut Passing,
+        passing: &mut Passing<'_>,
         flight: &mut Flight,
         access: &mut Option<Box<Access>>,
     ) -> Result<(Answered, Arc<Target>), Refusal> {
@@ -326,7 +332,7 @@ impl Worker {
     async fn attempt(
         &self,
         target: &Arc<Target>,
-        passing: &mut Passing,
+        passing: &mut Passing<'_>,
         own_host: bool,
         http2: bool,
         reuse: Option<Instant>,
@@ -341,9 +347,14 @@ impl Worker {
         };
         let host = host.clone();
         let mut headers = match passing.is_repeatable {
-            true => passing.headers.clone(),
+            true => forward::copy(&passing.headers),
             false => std::mem::take(&mut passing.headers),
         };
+        if !passing.has_added {
+            let (authority, prefix) = (passing.authority.as_ref(), passing.prefix.as_ref());
+            let origin = Origin { client: passing.client, version: passing.version, authority, prefix };
+            forward::add(&mut headers, passing.present, &origin, &self.shared.me);
+        }
         let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         forward::address(&mut headers, passing.present, version, &host);
         if let Some(upgrade) = &passing.upgrade {
@@ -398,7 +409,9 @@ impl Worker {
                 let was_sent = unsent.is_none();
                 if let Some(unsent) = unsent {
                     let (head, body) = unsent.into_parts();
-                    passing.headers = head.headers;
+                    if !passing.is_repeatable {
+                        (passing.headers, passing.has_added) = (head.headers, true);
+                    }
                     passing.body = body;
                 }
                 match passing.upload.as_ref().map_or(Upload::Fine, |upload| upload.get()) {
@@ -436,7 +449,7 @@ impl Worker {
         mut driven: Option<&mut Driven>,
         mut look: Pin<&mut Sleep>,
         target: &Target,
-        passing: &Passing,
+        passing: &Passing<'_>,
         sent: Instant,
     ) -> Waited {
         let mut sending = pin!(sending);
@@ -520,7 +533,7 @@ fn is_unavailable(status: StatusCode) -> bool {
 }
 
 /// The target of the request to an instance.
-fn uri_of(passing: &Passing, host: &HeaderValue, target: &Target, http2: bool) -> Option<Uri> {
+fn uri_of(passing: &Passing<'_>, host: &HeaderValue, target: &Target, http2: bool) -> Option<Uri> {
     let mut parts = http::uri::Parts::default();
     parts.path_and_query = Some(passing.path.clone());
     if http2 {
