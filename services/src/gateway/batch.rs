@@ -35,7 +35,7 @@ const MESSAGES_MAX: usize = 32;
 pub struct Batch {
     /// How many batches have been sent.
     sent: AtomicU64,
-    // Only its own thread takes the lock; it is one because tasks may not hold what belongs to a thread.
+    // Of its own thread, but for whoever closes the connections that wait for an instance which has gone.
     waiting: Mutex<Waiting>,
 }
 
