@@ -3,7 +3,7 @@
 //!
 //! To send a message wakes whoever waits for it, often on another core that has gone to sleep meanwhile, and that is the dearest part of passing it
 //! on. Of messages that leave in one go, the first one wakes, and the others find it awake. It is also kinder to the caches than to take turns
-//! between HTTP and the system's TCP. Nobody waits for it: whoever is ready to go on goes on first, and when nobody is, it is sent.
+//! between HTTP and the system's TCP. Nobody waits for it: whoever is ready to go on goes on first, and then it is sent.
 
 use std::{
     future::poll_fn,
@@ -189,6 +189,8 @@ pub struct Socket {
     line: usize,
     /// How many batches had been sent when it last put something into one; `None` when all that it put there is known to have gone.
     put: Option<u64>,
+    /// What is being written began with something large. The rest of it is not batched: whoever writes it has to notice when it is not taken.
+    is_large: bool,
 }
 
 impl Socket {
@@ -197,7 +199,7 @@ impl Socket {
         let (read, half) = stream.into_split();
         let line = Line { half, rest: Vec::new(), owner: None, error: None };
         let line = batch.lock().lines.insert(line);
-        Self { read, batch: Arc::clone(batch), line, put: None }
+        Self { read, batch: Arc::clone(batch), line, put: None, is_large: false }
     }
 
     /// Whether something of it waits in the batch.
@@ -228,7 +230,11 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.read).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.read).poll_read(cx, buf))?;
+        // Something new from there: what is written next answers, or follows, that.
+        self.is_large &= buf.filled().len() == before;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -243,7 +249,8 @@ impl AsyncWrite for Socket {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let len = bufs.iter().map(|buf| buf.len()).sum::<usize>();
-        if len > SMALL_BYTES {
+        self.is_large |= len > SMALL_BYTES;
+        if self.is_large {
             return self.poll_line(cx, |half, cx| half.poll_write_vectored(cx, bufs));
         }
         let this = &mut *self;
@@ -291,10 +298,14 @@ impl Drop for Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read as _, net::Shutdown, time::Duration};
+    use std::{
+        io::{Read as _, Write as _},
+        net::Shutdown,
+        time::Duration,
+    };
 
     use tokio::{
-        io::AsyncWriteExt as _,
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
         task::{JoinHandle, yield_now},
         time::timeout,
@@ -325,6 +336,12 @@ mod tests {
         // An error is that there is no more.
         _ = peer.read_to_end(&mut bytes);
         bytes
+    }
+
+    /// The peer says something, and the socket hears it.
+    async fn hear(socket: &mut Socket, peer: &mut std::net::TcpStream) {
+        peer.write_all(b"?").unwrap();
+        socket.read_exact(&mut [0]).await.unwrap();
     }
 
     /// Fills a line until nothing more is taken. Gives back how many bytes that were.
@@ -397,6 +414,13 @@ mod tests {
         let (batch, _sending) = batch();
         let ((mut full, mut at_full), (mut other, mut at_other)) = (pair(&batch).await, pair(&batch).await);
         let filled = fill(&mut full).await;
+        // What belongs to something large is not taken before it can be sent.
+        poll_fn(|cx| {
+            assert!(Pin::new(&mut full).poll_write(cx, b"x").is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        hear(&mut full, &mut at_full).await;
         for (socket, text) in [(&mut full, "end"), (&mut other, "other")] {
             socket.write_all(text.as_bytes()).await.unwrap();
         }
@@ -424,11 +448,12 @@ mod tests {
     #[tokio::test]
     async fn what_waits_goes_when_its_socket_does() {
         let (batch, sending) = batch();
-        let ((mut socket, mut peer), (mut stuck, _at_stuck)) = (pair(&batch).await, pair(&batch).await);
+        let ((mut socket, mut peer), (mut stuck, mut at_stuck)) = (pair(&batch).await, pair(&batch).await);
         yield_now().await;
         sending.abort();
         socket.write_all(b"bye").await.unwrap();
         fill(&mut stuck).await;
+        hear(&mut stuck, &mut at_stuck).await;
         stuck.write_all(b"lost").await.unwrap();
         drop((socket, stuck));
         assert_eq!(come(&mut peer), b"bye");

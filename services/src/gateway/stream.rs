@@ -162,7 +162,7 @@ impl ClientStream {
         }
     }
 
-    /// Passes on what a write said, and fails when the answer has been "not yet" for too long.
+    /// Passes on what a write, a flush or a shutdown said, and fails when the answer has been "not yet" for too long.
     fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.is_stalled = false;
