@@ -45,7 +45,7 @@ struct Waiting {
     messages: Vec<Message>,
     /// Of all messages, one behind the other.
     bytes: Vec<u8>,
-    /// Lines that have taken only a part.
+    /// Lines with a rest, of which there are at most as many as connections.
     stuck: Vec<usize>,
     sender: Option<Waker>,
 }
@@ -422,7 +422,7 @@ mod tests {
         .await;
         hear(&mut full, &mut at_full).await;
         for (socket, text) in [(&mut full, "end"), (&mut other, "other")] {
-            socket.write_all(text.as_bytes()).await.unwrap();
+            timeout(Duration::from_secs(10), socket.write_all(text.as_bytes())).await.unwrap().unwrap();
         }
         yield_now().await;
         assert_eq!(come(&mut at_other), b"other");
@@ -442,7 +442,7 @@ mod tests {
         };
         timeout(Duration::from_secs(10), all).await.unwrap();
         assert!(taken.ends_with(b"fend") && taken.len() == filled + 3);
-        full.flush().await.unwrap();
+        timeout(Duration::from_secs(10), full.flush()).await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -189,7 +189,7 @@ pub fn prepare(headers: &mut HeaderMap, present: Present, version: Version) {
     }
 }
 
-/// A copy, with room for what is added. To copy first and then add costs less than the other way round, because copies are counted.
+/// A copy, with room for what is added. To add first would have each addition made once more by the copy, and the map grow on the way.
 pub fn copy(headers: &HeaderMap) -> HeaderMap {
     let mut copy = HeaderMap::with_capacity(headers.len() + ADDED_MAX);
     copy.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
