@@ -101,6 +101,7 @@ pub struct Topic {
     readers: Arc<Readers>,
     changes: watch::Receiver<u64>,
     shown: Arc<Shown>,
+    carries_epochs: bool,
 }
 
 impl Topic {
@@ -223,6 +224,11 @@ impl Journals {
         self.topics.keys().map(String::as_str)
     }
 
+    /// Whether entries of a topic supersede each other, and so carry epochs.
+    pub fn carries_epochs(&self, name: &str) -> bool {
+        self.topics.get(name).is_some_and(|topic| topic.carries_epochs)
+    }
+
     /// A connection to a peer opened, or the last one closed.
     pub fn connected(&self, peer: NodeId, is: bool) {
         for topic in self.topics.values() {
@@ -268,7 +274,9 @@ fn start(
     }
     let usual = projection.retention();
     // Also where this node keeps everything, others may not.
+    config.epochs = projection.epochs();
     config.drops = usual != Retention::default();
+    let carries_epochs = config.epochs.is_some();
     let (inbox, told) = mpsc::channel();
     let (changed, changes) = watch::channel(0);
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
@@ -292,7 +300,7 @@ fn start(
     };
     let keeper = keeper::Keeper::new(parts)?;
     std::thread::Builder::new().name(format!("journal-{name}")).spawn(move || keeper.run())?;
-    Ok(Topic { name: name.to_owned(), inbox, waiting_bytes, readers, changes, shown })
+    Ok(Topic { name: name.to_owned(), inbox, waiting_bytes, readers, changes, shown, carries_epochs })
 }
 
 /// Opens a topic's file. One that is damaged is put aside, and everything that other replicas have comes back from them.

@@ -35,9 +35,9 @@ mod replicate;
 mod tests;
 
 use append::{Admitted, Append, AppendError, AppendId, Appended, Queue, Unconfirmed};
-use clock::{HybridClock, HybridTime};
+use clock::{HybridClock, Moment};
 use extents::Extents;
-use feed::{ChainHash, Entry, EntryId, FeedId, Run, Seq};
+use feed::{BODY_BYTES_MAX, ChainHash, Entry, EntryId, FeedId, Run, Seq};
 use message::{Extent, JournalRequest, JournalResponse};
 use repair::Repair;
 
@@ -65,6 +65,30 @@ pub struct Config {
     pub answer_timeout: Duration,
     /// Whether entries of this topic are ever dropped, by age or size. Where they are not, nobody is believed who says that some were.
     pub drops: bool,
+    /// How bodies carry the epoch of their entry. `None`: entries of this topic do not supersede each other, and their times serve people only.
+    pub epochs: Option<EpochFormat>,
+}
+
+/// How the bodies of a topic carry the epoch of their entry ([`clock`]). It is part of the body, so that a version that knows no epochs stores
+/// and relays it. A body without an epoch is of epoch 0.
+#[derive(Clone, Copy, Debug)]
+pub struct EpochFormat {
+    /// Returns the epoch that a body carries; 0 for a body that makes no sense.
+    pub read: fn(body: &[u8]) -> u64,
+    /// Returns the body with this epoch, which is above 0, in at most [`EPOCH_BYTES_MAX`] more bytes.
+    pub write: fn(body: &[u8], epoch: u64) -> Vec<u8>,
+}
+
+/// What an epoch may add to a body, in bytes.
+pub const EPOCH_BYTES_MAX: usize = 64;
+
+impl EpochFormat {
+    fn write_if_any(format: Option<Self>, body: &[u8], epoch: u64) -> Vec<u8> {
+        match format {
+            Some(format) if epoch > 0 => (format.write)(body, epoch),
+            _ => body.to_vec(),
+        }
+    }
 }
 
 impl Config {
@@ -78,7 +102,18 @@ impl Config {
             repair_interval: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(10),
             drops: false,
+            epochs: None,
         }
+    }
+
+    /// The largest body that an append may have.
+    fn body_bytes_max(&self) -> usize {
+        BODY_BYTES_MAX - self.epochs.map_or(0, |_| EPOCH_BYTES_MAX)
+    }
+
+    /// The epoch that an entry carries.
+    fn epoch_of(&self, entry: &Entry) -> u64 {
+        self.epochs.map_or(0, |format| (format.read)(&entry.body))
     }
 }
 
@@ -197,6 +232,8 @@ pub struct Counters {
     pub receipts: u64,
     /// Entries found damaged on the disk.
     pub damaged: u64,
+    /// Times that a writer's time was too far ahead of this node's wall clock, and an epoch was opened.
+    pub epochs_opened: u64,
 }
 
 /// Another node that keeps the topic.
@@ -242,8 +279,8 @@ struct Write {
 pub struct Restored {
     /// Of each feed.
     pub extents: Vec<Extent>,
-    /// The latest time of all entries.
-    pub latest: HybridTime,
+    /// The latest moment of all entries.
+    pub latest: Moment,
 }
 
 /// The journal of one topic on one node.
@@ -308,7 +345,13 @@ impl Journal {
 
     /// What was counted.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters { epochs_opened: self.clock.epochs_opened(), ..self.counters }
+    }
+
+    /// The current epoch. Above 0 where some clock was off by more than [`clock::AHEAD_MAX`]: versions that know no epochs then order rows
+    /// differently.
+    pub fn epoch(&self) -> u64 {
+        self.clock.epoch()
     }
 
     /// The next thing to do.
@@ -388,6 +431,11 @@ impl Journal {
         if self.failed {
             return self.out.push_back(Output::Answer(id, Err(AppendError::DiskFailed)));
         }
+        let body_bytes_max = self.config.body_bytes_max();
+        if append.body.len() > body_bytes_max {
+            let too_large = AppendError::BodyTooLarge(append.body.len(), body_bytes_max);
+            return self.out.push_back(Output::Answer(id, Err(too_large)));
+        }
         match self.queue.admit(append, self.config.queue_bytes_max) {
             Ok(Admitted::Queued) => (),
             Ok(Admitted::LookUp(id, key)) => self.out.push_back(Output::LookUp(id, key)),
@@ -397,7 +445,8 @@ impl Journal {
 
     /// The entry with this append's key is on the disk: it is this write, or another.
     fn repeated(&mut self, append: Append, id: EntryId, entry: &Entry) {
-        if append.body != entry.body {
+        let body = EpochFormat::write_if_any(self.config.epochs, &append.body, self.config.epoch_of(entry));
+        if body != entry.body {
             return self.out.push_back(Output::Answer(append.id, Err(AppendError::KeyTaken(id))));
         }
         self.unconfirmed.entry(id).or_default().push(Unconfirmed::new(&append, entry.time, true));
@@ -412,11 +461,11 @@ impl Journal {
     fn write(&mut self, wall_ms: u64) {
         while self.may_write() {
             let id = WriteId(self.next());
-            let clock = &mut self.clock;
-            let entry = |append: &Append| Entry {
-                time: clock.tick(wall_ms),
-                key: append.key.clone(),
-                body: append.body.clone(),
+            let (clock, epochs) = (&mut self.clock, self.config.epochs);
+            let entry = |append: &Append| {
+                let Moment { epoch, time } = clock.tick(wall_ms);
+                let body = EpochFormat::write_if_any(epochs, &append.body, epoch);
+                Entry { time, key: append.key.clone(), body }
             };
             let entries = self.queue.take_run(id).map(entry).collect();
             let (run, hashes) =

@@ -10,9 +10,10 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 pub use hearsay_protocol::journal::{
+    EpochFormat,
     append::{AppendError, Appended, Level},
-    clock::HybridTime,
-    feed::{BODY_BYTES_MAX, EntryId, FeedId, KEY_BYTES_MAX, Seq},
+    clock::{HybridTime, Moment},
+    feed::{BODY_BYTES_MAX, Entry, EntryId, FeedId, KEY_BYTES_MAX, Seq},
 };
 use http::StatusCode;
 pub use rusqlite::{Connection, OptionalExtension, params};
@@ -24,7 +25,7 @@ mod readers;
 pub mod stamp;
 
 pub use readers::{Reader, Readers};
-pub use stamp::Stamp;
+pub use stamp::{STAMP_BYTES, Stamp};
 
 /// What a plug-in makes of the entries of its topic.
 pub trait Projection: Send + Sync + 'static {
@@ -58,6 +59,13 @@ pub trait Projection: Send + Sync + 'static {
     ///
     /// `node journal verify` compares it with what all entries, folded anew, come to.
     fn compared(&self) -> Option<&'static [(&'static str, &'static str)]> {
+        None
+    }
+
+    /// How bodies carry the epoch of their entry. A projection in which an entry may replace what an earlier one made must carry epochs and
+    /// compare [stamps](Recorded::stamp); then an acknowledged write takes effect whatever the clocks of the nodes show. By default none is carried,
+    /// and times serve people only.
+    fn epochs(&self) -> Option<EpochFormat> {
         None
     }
 
@@ -112,6 +120,8 @@ pub struct Retention {
 pub struct Recorded<'a> {
     /// Its name, unique for ever.
     pub id: EntryId,
+    /// Its epoch; 0 in a topic that carries none.
+    pub epoch: u64,
     /// When it was written.
     pub time: HybridTime,
     /// Entries with the same key are the same write, done twice because somebody was not sure.
@@ -120,10 +130,16 @@ pub struct Recorded<'a> {
     pub body: &'a [u8],
 }
 
-impl Recorded<'_> {
+impl<'a> Recorded<'a> {
+    /// An entry as its topic's projection reads it.
+    pub fn of(projection: &dyn Projection, id: EntryId, entry: &'a Entry) -> Self {
+        let epoch = projection.epochs().map_or(0, |format| (format.read)(&entry.body));
+        Self { id, epoch, time: entry.time, key: entry.key.as_deref(), body: &entry.body }
+    }
+
     /// Its place in the one order of all entries.
     pub fn stamp(&self) -> Stamp {
-        Stamp { time: self.time, id: self.id }
+        Stamp { moment: Moment { epoch: self.epoch, time: self.time }, id: self.id }
     }
 }
 

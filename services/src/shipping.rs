@@ -305,7 +305,7 @@ impl Shipper {
             });
             let appended = log::append_events(journal.as_ref(), self.host.node(), &batch.key, said).await;
             return appended.map_err(|log::Unstored::Journal(error)| match error {
-                crate::journal::AppendError::KeyTaken(_) | crate::journal::AppendError::BodyTooLarge(_) => {
+                crate::journal::AppendError::KeyTaken(_) | crate::journal::AppendError::BodyTooLarge(..) => {
                     Unsent::Refused
                 }
                 _ => Unsent::Later,

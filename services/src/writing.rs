@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
     Problem,
-    journal::{AppendError, Appended, BODY_BYTES_MAX, EntryId, Journal, KEY_BYTES_MAX, Level, Wanted, Write},
+    journal::{AppendError, Appended, EntryId, Journal, KEY_BYTES_MAX, Level, Wanted, Write},
     parameters::Parameters,
 };
 
@@ -80,7 +80,7 @@ fn level(name: &str) -> Option<Level> {
 /// What an append that failed means to a client, and what has become of the write.
 pub fn problem(error: &AppendError) -> Problem {
     let status = match error {
-        AppendError::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        AppendError::BodyTooLarge(..) => StatusCode::PAYLOAD_TOO_LARGE,
         AppendError::BadKey(_) => StatusCode::BAD_REQUEST,
         AppendError::KeyTaken(_) => StatusCode::CONFLICT,
         AppendError::Busy | AppendError::DiskFailed | AppendError::Late => StatusCode::SERVICE_UNAVAILABLE,
@@ -91,7 +91,7 @@ pub fn problem(error: &AppendError) -> Problem {
     match error {
         AppendError::KeyTaken(id) => problem.with("id", id.to_string()),
         AppendError::Indeterminate(id) => problem.with("id", id.to_string()).with("outcome", "indeterminate"),
-        AppendError::BodyTooLarge(_) => problem.with("limit", BODY_BYTES_MAX),
+        AppendError::BodyTooLarge(_, limit) => problem.with("limit", *limit),
         _ => problem,
     }
 }

@@ -27,6 +27,13 @@ pub(super) struct Instance {
     pub(super) health: String,
 }
 
+/// `GET /readyz` of a node that is ready.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Ready {
+    pub(super) warnings: Vec<String>,
+}
+
 /// `GET /members`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -170,6 +170,7 @@ impl Keeper {
                 self.ruined = Some("a page does not prove itself".into());
             }
             self.replace_if_ruined();
+            self.shown.epoch.store(self.machine.epoch(), Ordering::Relaxed);
             *self.shown.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.machine.counters();
         }
     }

@@ -29,6 +29,8 @@ pub(crate) struct Shown {
     pub(super) replaced: AtomicU64,
     /// Errors of the database.
     pub(super) disk_errors: AtomicU64,
+    /// The epoch of the newest entry.
+    pub(super) epoch: AtomicU64,
     /// What the database uses.
     pub(super) used_bytes: AtomicU64,
     pub(super) dropped_runs: AtomicU64,
@@ -45,7 +47,7 @@ impl Shown {
         let counter = match answer {
             Ok(appended) => self.acknowledged.get(appended.level as usize),
             Err(error) => self.failed.get(match error {
-                AppendError::BodyTooLarge(_) => 0,
+                AppendError::BodyTooLarge(..) => 0,
                 AppendError::BadKey(_) => 1,
                 AppendError::KeyTaken(_) => 2,
                 AppendError::Busy => 3,
@@ -116,6 +118,16 @@ impl Shown {
                 "journal_dropped_runs",
                 "Runs dropped because they were too old or too many",
                 self.dropped_runs.load(Relaxed),
+            ),
+            counter(
+                "journal_epochs_opened",
+                "Times that an entry's time was too far ahead of this node's clock, and an epoch of the order was opened",
+                c.epochs_opened,
+            ),
+            gauge(
+                "journal_epoch",
+                "The epoch of the newest entry; above 0 where some node's clock was off by more than a day",
+                self.epoch.load(Relaxed),
             ),
             gauge(
                 "journal_waiting_bytes",

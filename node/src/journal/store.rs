@@ -12,7 +12,7 @@ use hearsay_protocol::{
     NodeId, Version,
     journal::{
         Restored,
-        clock::HybridTime,
+        clock::{HybridTime, Moment},
         disk::{entries_from_bytes, entries_to_bytes, seen_from_bytes, seen_to_bytes},
         feed::{ChainHash, Entry, EntryId, FeedId, RUN_ENTRIES_MAX, Run, Seq},
         message::Extent,
@@ -178,7 +178,8 @@ impl Store {
     /// # Errors
     /// It cannot be read.
     pub fn restored(&self) -> Result<Restored, StoreError> {
-        let mut restored = Restored::default();
+        let latest = self.epoch_moment()?.unwrap_or_default();
+        let mut restored = Restored { latest, ..Restored::default() };
         let mut feeds =
             self.db.prepare("SELECT writer, boot, seen, latest, id, dropped FROM journal_feeds")?;
         let mut rows = feeds.query([])?;
@@ -196,8 +197,8 @@ impl Store {
                     format!("of the feed {feed:?} it lists {} entries and has {}", seen.highest().0, last.0);
                 return Err(damaged(detail).into());
             }
-            let latest = HybridTime(row.get::<_, i64>(3)?.cast_unsigned());
-            restored.latest = restored.latest.max(latest);
+            let time = HybridTime(row.get::<_, i64>(3)?.cast_unsigned());
+            restored.latest = restored.latest.max(Moment { epoch: 0, time });
             restored.extents.push(Extent { feed, seen });
         }
         Ok(restored)
@@ -297,14 +298,9 @@ impl Store {
         entries: impl Iterator<Item = (Seq, &'a Entry)>,
         projection: &dyn Projection,
     ) -> rusqlite::Result<usize> {
-        let recorded: Vec<Recorded<'_>> = entries
-            .map(|(seq, entry)| Recorded {
-                id: EntryId { feed, seq },
-                time: entry.time,
-                key: entry.key.as_deref(),
-                body: &entry.body,
-            })
-            .collect();
+        let recorded: Vec<Recorded<'_>> =
+            entries.map(|(seq, entry)| Recorded::of(projection, EntryId { feed, seq }, entry)).collect();
+        self.note_epoch(&recorded)?;
         for Recorded { id, time, key, .. } in &recorded {
             let Some(key) = key else { continue };
             // Of two entries under one key the earlier answers, on every node.
@@ -317,6 +313,30 @@ impl Store {
         }
         projection.fold_all(&self.db, &recorded)?;
         Ok(recorded.len())
+    }
+
+    /// Keeps the latest moment of all entries whose epoch is above 0; no other moment is later.
+    fn note_epoch(&self, recorded: &[Recorded<'_>]) -> rusqlite::Result<()> {
+        let moments = recorded.iter().map(|entry| entry.stamp().moment);
+        let Some(latest) = moments.max().filter(|moment| moment.epoch > 0) else { return Ok(()) };
+        if self.epoch_moment()?.is_none_or(|noted| noted < latest) {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&latest.epoch.to_be_bytes());
+            bytes[8..].copy_from_slice(&latest.time.0.to_be_bytes());
+            let mut note =
+                self.db.prepare_cached("INSERT OR REPLACE INTO journal_meta VALUES ('moment', ?1)")?;
+            note.execute([bytes])?;
+        }
+        Ok(())
+    }
+
+    /// The latest moment above epoch 0.
+    fn epoch_moment(&self) -> rusqlite::Result<Option<Moment>> {
+        let noted: Option<[u8; 16]> = self.meta("moment")?;
+        Ok(noted.map(|bytes| {
+            let number = u128::from_be_bytes(bytes);
+            Moment { epoch: (number >> 64) as u64, time: HybridTime(number as u64) }
+        }))
     }
 
     /// A feed's number in the file, made if it is new, what of it is there, and its latest time.

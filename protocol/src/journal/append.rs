@@ -11,7 +11,7 @@ use std::{
 use super::{
     WriteId,
     clock::HybridTime,
-    feed::{BODY_BYTES_MAX, EntryId, KEY_BYTES_MAX, RUN_BYTES_MAX, RUN_ENTRIES_MAX},
+    feed::{EntryId, KEY_BYTES_MAX, RUN_BYTES_MAX, RUN_ENTRIES_MAX},
 };
 use crate::Time;
 
@@ -77,8 +77,8 @@ pub struct Appended {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AppendError {
     /// Nothing was written.
-    #[error("a body of {0} bytes is over the limit of {BODY_BYTES_MAX}")]
-    BodyTooLarge(usize),
+    #[error("a body of {0} bytes is over the limit of {1}")]
+    BodyTooLarge(usize, usize),
     /// Nothing was written.
     #[error("an idempotency key has 1 to {KEY_BYTES_MAX} bytes, this one {0}")]
     BadKey(usize),
@@ -176,9 +176,6 @@ pub(super) enum Admitted {
 
 impl Queue {
     pub(super) fn admit(&mut self, append: Append, bytes_max: usize) -> Result<Admitted, AppendError> {
-        if append.body.len() > BODY_BYTES_MAX {
-            return Err(AppendError::BodyTooLarge(append.body.len()));
-        }
         if let Some(key) = append.key.as_ref().filter(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
             return Err(AppendError::BadKey(key.len()));
         }

@@ -1,8 +1,14 @@
-//! Time that everybody can sort by: a hybrid logical clock.
+//! Hybrid logical clock with epochs: the order of a topic's entries.
 //!
 //! Wall clocks disagree, jump and stand still; a plain counter says nothing to a person. A hybrid clock (Kulkarni et al., "Logical
-//! Physical Clocks", 2014) is the wall clock where that suffices, and counts on where it does not: what a node writes is later than
-//! all it wrote or read before, whatever its clock does meanwhile, and never far from what a clock on the wall shows.
+//! Physical Clocks", 2014) shows wall time where that suffices and counts on where it does not: the moment of a new entry is later than the
+//! moment of every entry that its writer has received or written before.
+//!
+//! A hybrid clock alone has two failures. If it follows a time far in the future, every later entry carries that time, and at the highest
+//! number the clock stops. If it does not follow, an entry is ordered before the entry that it replaces. Epochs resolve this. A [`Moment`]
+//! is an epoch and a time, compared in that order. A clock that has seen a time more than [`AHEAD_MAX`] ahead of its wall opens the next epoch
+//! and goes on with its wall time there. So moments obey causality whatever any clock shows, and times stay near the wall clocks of
+//! their writers. While no clock is off by more than [`AHEAD_MAX`], the epoch is 0 and is not sent.
 
 use std::{fmt, time::Duration};
 
@@ -11,16 +17,22 @@ use serde::{Deserialize, Serialize};
 /// Bits below the milliseconds: 65,536 entries in a millisecond before the clock runs ahead of the wall.
 const COUNTER_BITS: u32 = 16;
 
-/// How far ahead of the own wall clock a peer's entry may pull this clock. A peer whose clock is off by more still writes, and sorts where
-/// it says; but it does not drag everybody along. Guess: longer than any mistake about time zones.
+/// How far ahead of its own wall clock a clock follows the times of other writers. Guess: longer than any mistake about time zones.
 pub const AHEAD_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// A moment on the hybrid clock: milliseconds since 1970 in the upper 48 bits, a counter below.
+/// The protocol version since which replicas read epochs. One that speaks less orders rows by time alone.
+pub const PROTOCOL_WITH_EPOCHS: u16 = 2;
+
+/// How many epochs ahead of its own a replica accepts. A clock opens at most one epoch for an entry, so honest replicas are never this far
+/// apart, and a writer that lies about epochs needs as many signed runs to exhaust the numbers as there are steps of this size in 64 bits.
+pub const EPOCHS_AHEAD_MAX: u64 = 1 << 32;
+
+/// A time on the hybrid clock: milliseconds since 1970 in the upper 48 bits, a counter below.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct HybridTime(pub u64);
 
 impl HybridTime {
-    /// The first moment of this millisecond since 1970. Saturates in the year 10889.
+    /// The first time of this millisecond since 1970. Saturates in the year 10889.
     pub fn from_wall(ms: u64) -> Self {
         Self(ms.min(u64::MAX >> COUNTER_BITS) << COUNTER_BITS)
     }
@@ -37,56 +49,174 @@ impl fmt::Debug for HybridTime {
     }
 }
 
-/// The clock of one node.
+/// The place of an entry in the causal order of its topic. Two entries whose writers did not know of each other are ordered by wall time
+/// within an epoch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Moment {
+    /// Compared first.
+    pub epoch: u64,
+    /// Compared second.
+    pub time: HybridTime,
+}
+
+/// The clock of one writer in one topic.
 #[derive(Debug)]
-pub struct HybridClock(HybridTime);
+pub struct HybridClock {
+    /// The latest moment of all that was received or written.
+    latest: Moment,
+    epochs_opened: u64,
+}
 
 impl HybridClock {
-    /// A clock that goes on after `last`, the latest time on disk.
-    pub fn after(last: HybridTime) -> Self {
-        Self(last)
+    /// A clock that goes on after `latest`, the latest moment on disk.
+    pub fn after(latest: Moment) -> Self {
+        Self { latest, epochs_opened: 0 }
     }
 
-    /// The time of a new entry: later than all before.
-    pub fn tick(&mut self, wall_ms: u64) -> HybridTime {
-        self.0 = HybridTime::from_wall(wall_ms).max(HybridTime(self.0.0.saturating_add(1)));
-        self.0
+    /// The moment of a new entry: later than all before.
+    pub fn tick(&mut self, wall_ms: u64) -> Moment {
+        let wall = HybridTime::from_wall(wall_ms);
+        let follow = self.latest.time.0.checked_add(1).map(HybridTime);
+        self.latest = match follow.filter(|next| *next <= horizon(wall_ms)) {
+            Some(next) => Moment { time: wall.max(next), ..self.latest },
+            None => {
+                self.epochs_opened += 1;
+                Moment { epoch: self.latest.epoch.saturating_add(1), time: wall }
+            }
+        };
+        self.latest
     }
 
-    /// An entry of somebody else was read: what is written from now on is later.
-    pub fn observe(&mut self, wall_ms: u64, theirs: HybridTime) {
-        let ahead_ms = u64::try_from(AHEAD_MAX.as_millis()).unwrap_or(u64::MAX);
-        if theirs <= HybridTime::from_wall(wall_ms.saturating_add(ahead_ms)) {
-            self.0 = self.0.max(theirs);
+    /// Takes note of an entry of another writer: the moment of the next own entry is later.
+    pub fn observe(&mut self, theirs: Moment) {
+        self.latest = self.latest.max(theirs);
+    }
+
+    /// Takes note of an entry in a topic that carries no epochs, where times serve people only: a time too far ahead is not followed.
+    pub fn observe_time(&mut self, wall_ms: u64, theirs: HybridTime) {
+        if theirs <= horizon(wall_ms) {
+            self.latest.time = self.latest.time.max(theirs);
         }
     }
+
+    /// Whether entries of this epoch are accepted.
+    pub fn accepts(&self, epoch: u64) -> bool {
+        epoch <= self.latest.epoch.saturating_add(EPOCHS_AHEAD_MAX)
+    }
+
+    /// The current epoch.
+    pub fn epoch(&self) -> u64 {
+        self.latest.epoch
+    }
+
+    /// How often this clock found a time too far ahead of its wall, and opened an epoch.
+    pub fn epochs_opened(&self) -> u64 {
+        self.epochs_opened
+    }
+}
+
+/// The latest time that a clock with this wall time follows.
+fn horizon(wall_ms: u64) -> HybridTime {
+    let ahead_ms = u64::try_from(AHEAD_MAX.as_millis()).unwrap_or(u64::MAX);
+    HybridTime::from_wall(wall_ms.saturating_add(ahead_ms))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    const HOUR_MS: u64 = 3_600_000;
+    const YEAR_MS: u64 = 365 * 24 * HOUR_MS;
+
+    fn new() -> HybridClock {
+        HybridClock::after(Moment::default())
+    }
+
     #[test]
-    fn it_shows_the_wall_and_never_goes_back_with_it() {
-        let mut clock = HybridClock::after(HybridTime::default());
+    fn it_shows_the_wall_and_does_not_go_back_with_it() {
+        let mut clock = new();
         let first = clock.tick(1_000);
-        assert_eq!(first.wall_ms(), 1_000);
+        assert_eq!(first, Moment { epoch: 0, time: HybridTime::from_wall(1_000) });
         let second = clock.tick(1_000);
         assert!(second > first);
         let after_a_jump_back = clock.tick(10);
         assert!(after_a_jump_back > second);
-        assert_eq!(after_a_jump_back.wall_ms(), 1_000);
-        assert_eq!(clock.tick(2_000).wall_ms(), 2_000);
+        assert_eq!(after_a_jump_back.time.wall_ms(), 1_000);
+        assert_eq!(clock.tick(2_000).time.wall_ms(), 2_000);
+        assert_eq!(clock.epochs_opened(), 0);
     }
 
     #[test]
-    fn what_is_written_after_reading_is_later_unless_the_other_clock_is_absurd() {
-        let mut clock = HybridClock::after(HybridTime::default());
-        let hour_ms = 3_600_000;
-        let read = HybridTime::from_wall(hour_ms);
-        clock.observe(0, read);
-        assert!(clock.tick(0) > read);
-        clock.observe(0, HybridTime::from_wall(25 * hour_ms));
-        assert_eq!(clock.tick(0).wall_ms(), hour_ms);
+    fn an_entry_is_ordered_after_what_its_writer_has_read_though_its_clock_is_days_behind() {
+        let mut behind = new();
+        let read = Moment { epoch: 0, time: HybridTime::from_wall(48 * HOUR_MS) };
+        behind.observe(read);
+        let written = behind.tick(HOUR_MS);
+        assert!(written > read, "{written:?} is before {read:?}");
+        assert_eq!(written.time.wall_ms(), HOUR_MS, "wall time is for people");
+    }
+
+    #[test]
+    fn a_time_far_ahead_is_superseded_at_once_and_not_followed() {
+        for far in [HybridTime::from_wall(10 * YEAR_MS), HybridTime(u64::MAX - 1), HybridTime(u64::MAX)] {
+            let mut clock = HybridClock::after(Moment { epoch: 0, time: far });
+            let mut last = Moment { epoch: 0, time: far };
+            for _ in 0..100_000 {
+                let next = clock.tick(HOUR_MS);
+                assert!(next > last, "{next:?} is not after {last:?}");
+                last = next;
+            }
+            assert_eq!(last.epoch, 1, "one epoch serves until the next time far ahead");
+            assert!(last.time.wall_ms() <= HOUR_MS + 2);
+        }
+    }
+
+    #[test]
+    fn a_clock_at_the_highest_time_does_not_stop() {
+        let mut clock = new();
+        let mut last = Moment::default();
+        for _ in 0..200_000 {
+            let next = clock.tick(u64::MAX);
+            assert!(next > last);
+            last = next;
+        }
+    }
+
+    #[test]
+    fn where_no_epochs_are_carried_a_time_far_ahead_is_left_alone() {
+        let mut clock = new();
+        clock.observe_time(0, HybridTime::from_wall(HOUR_MS));
+        assert_eq!(clock.tick(0).time.wall_ms(), HOUR_MS);
+        clock.observe_time(0, HybridTime::from_wall(25 * HOUR_MS));
+        assert_eq!(clock.tick(0).time.wall_ms(), HOUR_MS);
+    }
+
+    #[test]
+    fn an_epoch_that_no_honest_writer_can_have_reached_is_not_accepted() {
+        let clock = HybridClock::after(Moment { epoch: 3, time: HybridTime::default() });
+        assert!(clock.accepts(0) && clock.accepts(3 + EPOCHS_AHEAD_MAX));
+        assert!(!clock.accepts(4 + EPOCHS_AHEAD_MAX) && !clock.accepts(u64::MAX));
+    }
+
+    proptest! {
+        /// Whatever walls show and whatever moments are received, each own moment is after all before it.
+        #[test]
+        fn every_moment_is_after_all_that_was_seen(steps in prop::collection::vec((any::<bool>(), any::<u64>(), 0u64..5), 1..200)) {
+            let mut clock = new();
+            let mut latest = Moment::default();
+            for (is_own, number, epoch) in steps {
+                if is_own {
+                    let next = clock.tick(number >> COUNTER_BITS);
+                    prop_assert!(next > latest);
+                    latest = next;
+                } else {
+                    let theirs = Moment { epoch, time: HybridTime(number) };
+                    clock.observe(theirs);
+                    latest = latest.max(theirs);
+                }
+            }
+        }
     }
 }

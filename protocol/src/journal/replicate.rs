@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     FOREIGN_WRITES_MAX, Journal, LoadId, Output, PUSHES_MAX, Purpose, Reader, Replica, WriteId,
+    clock::Moment,
     feed::{EntryId, FeedId, Run, Seq},
     message::{Extent, JournalRequest, JournalResponse},
     repair::Next,
@@ -170,8 +171,20 @@ impl Journal {
             return Taken::Refused;
         }
         match run.check(&self.config.cluster, &self.config.topic) {
+            Ok(_) if !run.entries.iter().all(|entry| self.clock.accepts(self.config.epoch_of(entry))) => {
+                self.misbehaved(from, "epoch");
+                Taken::Refused
+            }
             Ok(hashes) => {
-                run.entries.iter().for_each(|entry| self.clock.observe(wall_ms, entry.time));
+                for entry in &run.entries {
+                    match self.config.epochs {
+                        Some(_) => {
+                            let epoch = self.config.epoch_of(entry);
+                            self.clock.observe(Moment { epoch, time: entry.time });
+                        }
+                        None => self.clock.observe_time(wall_ms, entry.time),
+                    }
+                }
                 let pushed = matches!(purpose, Purpose::Pushed { .. });
                 let write = WriteId(self.next());
                 let run = Arc::new(run);

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{append::Level, *};
+use super::{append::Level, clock::HybridTime, *};
 use crate::wire;
 
+mod clocks;
 mod dropping;
 mod storing;
 
@@ -36,8 +37,13 @@ impl Disk {
         self.entries.keys().for_each(|id| feeds.entry(id.feed).or_default().insert(id.seq));
         Restored {
             extents: feeds.into_iter().map(|(feed, seen)| Extent { feed, seen }).collect(),
-            latest: self.entries.values().map(|(_, entry)| entry.time).max().unwrap_or_default(),
+            latest: self.latest(),
         }
+    }
+
+    /// The latest moment of all entries.
+    fn latest(&self) -> Moment {
+        self.entries.values().map(|(_, entry)| moment(entry)).max().unwrap_or_default()
     }
 
     fn load(&self, wanted: &Extent) -> Vec<Run> {
@@ -57,11 +63,32 @@ struct Node {
     disk: Disk,
     /// Writes on their way to the disk.
     storing: Vec<(Time, WriteId, Arc<Run>, Vec<ChainHash>)>,
+    wall: Wall,
 }
 
 enum Packet {
     Request(Ticket, JournalRequest),
     Response(Ticket, JournalResponse),
+}
+
+/// Bodies of the tests carry an epoch behind the last `@`.
+const EPOCHS: EpochFormat = EpochFormat {
+    read: |body| {
+        let digits = body.rsplit(|byte| *byte == b'@').next().filter(|digits| digits.len() < body.len());
+        digits.and_then(|digits| str::from_utf8(digits).ok()?.parse().ok()).unwrap_or(0)
+    },
+    write: |body, epoch| [body, format!("@{epoch}").as_bytes()].concat(),
+};
+
+fn moment(entry: &Entry) -> Moment {
+    Moment { epoch: (EPOCHS.read)(&entry.body), time: entry.time }
+}
+
+/// The wall clock of a node: the true time, plus what it is off; or the time at which it stands still.
+#[derive(Clone, Copy, Default)]
+struct Wall {
+    off_ms: i64,
+    frozen_at_ms: Option<u64>,
 }
 
 /// A few nodes, a network and a clock.
@@ -89,7 +116,8 @@ fn identity(node: usize) -> Identity {
 
 impl Net {
     fn new(nodes: usize, seed: u64) -> Self {
-        let node = |_| Node { journal: None, disk: Disk::default(), storing: Vec::new() };
+        let node =
+            |_| Node { journal: None, disk: Disk::default(), storing: Vec::new(), wall: Wall::default() };
         let mut net = Self {
             now: Time::ZERO,
             nodes: (0..nodes).map(node).collect(),
@@ -121,6 +149,7 @@ impl Net {
         let config = Config {
             replicas_expected: NonZeroUsize::new(self.nodes.len()).unwrap(),
             drops: self.drops,
+            epochs: Some(EPOCHS),
             ..Config::new("test", TOPIC)
         };
         let restored = self.nodes[node].disk.restored();
@@ -180,9 +209,9 @@ impl Net {
     }
 
     fn feed(&mut self, node: usize, input: Input) {
-        let now = self.now;
+        let (now, wall_ms) = (self.now, self.wall_ms(node));
         let Some(journal) = &mut self.nodes[node].journal else { return };
-        journal.handle(now, u64::try_from(now.since_start().as_millis()).unwrap(), input);
+        journal.handle(now, wall_ms, input);
         let mut replies = Vec::new();
         while let Some(output) = self.nodes[node].journal.as_mut().and_then(Journal::poll_output) {
             match output {
@@ -227,6 +256,13 @@ impl Net {
             }
         }
         replies.into_iter().for_each(|input| self.feed(node, input));
+    }
+
+    /// What the wall clock of a node shows.
+    fn wall_ms(&self, node: usize) -> u64 {
+        let Wall { off_ms, frozen_at_ms } = self.nodes[node].wall;
+        let true_ms = SIMULATED_START_MS + u64::try_from(self.now.since_start().as_millis()).unwrap();
+        frozen_at_ms.unwrap_or(true_ms.saturating_add_signed(off_ms))
     }
 
     fn send(&mut self, from: usize, to: NodeId, packet: Packet) {
@@ -299,10 +335,16 @@ impl Net {
     }
 
     fn has(&self, node: usize, body: &str) -> usize {
-        self.nodes[node].disk.entries.values().filter(|(_, entry)| entry.body == body.as_bytes()).count()
+        let written = |entry: &Entry| match moment(entry).epoch {
+            0 => entry.body == body.as_bytes(),
+            epoch => entry.body == (EPOCHS.write)(body.as_bytes(), epoch),
+        };
+        self.nodes[node].disk.entries.values().filter(|(_, entry)| written(entry)).count()
     }
 }
 
+/// The true time at which each simulation begins, in milliseconds since 1970: 2027.
+const SIMULATED_START_MS: u64 = 1_800_000_000_000;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
@@ -394,11 +436,12 @@ fn a_full_disk_refuses_loses_nothing_and_recovers() {
 #[test]
 fn a_body_or_key_over_the_limit_and_too_much_at_once_are_refused() {
     let mut net = Net::new(1, 1);
-    let large = net.append(0, &"x".repeat(feed::BODY_BYTES_MAX + 1), None, None);
+    let limit = feed::BODY_BYTES_MAX - EPOCH_BYTES_MAX;
+    let large = net.append(0, &"x".repeat(limit + 1), None, None);
     let key = net.append(0, "x", Some(""), None);
-    assert_eq!(*net.answer(large), Err(AppendError::BodyTooLarge(feed::BODY_BYTES_MAX + 1)));
+    assert_eq!(*net.answer(large), Err(AppendError::BodyTooLarge(limit + 1, limit)));
     assert_eq!(*net.answer(key), Err(AppendError::BadKey(0)));
-    let body = "x".repeat(feed::BODY_BYTES_MAX);
+    let body = "x".repeat(limit);
     let many: Vec<AppendId> = (0..300).map(|_| net.append(0, &body, None, None)).collect();
     net.run(3 * SECOND);
     let (stored, busy): (Vec<AppendId>, Vec<AppendId>) = many.iter().partition(|id| net.answer(**id).is_ok());

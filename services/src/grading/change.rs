@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use serde::{Deserialize, Serialize};
 
 use super::book::{Grade, GradeType};
+use crate::journal::EpochFormat;
 
 /// The largest id that every JSON reader can hold exactly: a double's 53 bits (RFC 8259, section 6).
 pub const ID_MAX: u64 = (1 << 53) - 1;
@@ -54,11 +55,33 @@ pub enum Change {
     },
 }
 
-/// The body of an entry.
+/// The body of an entry, but for its epoch.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Changes {
     /// In order.
     pub changes: Vec<Change>,
+}
+
+/// How a body carries its epoch: as the last member of the JSON object, which versions that know no epochs pass over.
+pub(super) const EPOCHS: EpochFormat = EpochFormat { read: epoch_of, write: with_epoch };
+
+/// How the member begins.
+const EPOCH_MEMBER: &str = ",\"epoch\":";
+
+fn epoch_of(body: &[u8]) -> u64 {
+    let Some(members) = body.strip_suffix(b"}") else { return 0 };
+    let digits = members.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let (before, digits) = members.split_at(members.len() - digits);
+    match before.ends_with(EPOCH_MEMBER.as_bytes()) {
+        true => str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0),
+        false => 0,
+    }
+}
+
+fn with_epoch(body: &[u8], epoch: u64) -> Vec<u8> {
+    let mut with = body.strip_suffix(b"}").unwrap_or(body).to_vec();
+    with.extend_from_slice(format!("{EPOCH_MEMBER}{epoch}}}").as_bytes());
+    with
 }
 
 impl Changes {
@@ -131,7 +154,38 @@ impl NewGrade {
 
 #[cfg(test)]
 mod tests {
+    use hearsay_protocol::journal::EPOCH_BYTES_MAX;
+
     use super::*;
+
+    #[test]
+    fn a_body_carries_its_epoch_where_an_older_version_passes_over_it() {
+        let names = ["B", ",\"epoch\":7}", "},\"epoch\":7", "\\"];
+        for last_name in names.map(String::from) {
+            let change = Change::Put { student: 7, first_name: "A".into(), last_name };
+            let changes = Changes { changes: vec![change] };
+            let body = changes.to_body();
+            assert_eq!((EPOCHS.read)(&body), 0);
+            for epoch in [1, 300, u64::MAX] {
+                let with = (EPOCHS.write)(&body, epoch);
+                assert!(with.len() <= body.len() + EPOCH_BYTES_MAX);
+                assert_eq!((EPOCHS.read)(&with), epoch);
+                // As every version reads it: unknown members are left out.
+                assert_eq!(Changes::from_body(&with), changes.changes);
+            }
+        }
+        for senseless in [
+            "",
+            "x",
+            ",\"epoch\":",
+            ",\"epoch\":}",
+            ",\"epoch\":1",
+            ",\"epoch\":-1}",
+            ",\"epoch\":99999999999999999999}",
+        ] {
+            assert_eq!((EPOCHS.read)(senseless.as_bytes()), 0, "{senseless}");
+        }
+    }
 
     #[test]
     fn a_body_is_readable_and_what_is_unknown_in_it_is_left_out() {

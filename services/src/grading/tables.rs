@@ -1,19 +1,20 @@
 //! The grade book's tables: what its entries come to, in whatever order they come.
 //!
 //! A student's name is that of the latest `put`; a student is in the book while that is later than the latest `remove`. A grade counts if it was
-//! given after that and not before the latest `clear`, is the latest of its id, and was never taken back. "Later" is the [`Stamp`](crate::journal::Stamp)'s order, so two nodes that have the
-//! same entries have the same book.
+//! given after that and not before the latest `clear`, is the latest of its id, and was never taken back. "Later" is the order of
+//! [stamps](crate::journal::Stamp): an entry is later than all that its writer had received, whatever its clock shows, and two nodes that have
+//! the same entries have the same book.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     book::{Grade, Student, sample},
-    change::{Change, Changes},
+    change::{Change, Changes, EPOCHS},
 };
-use crate::journal::{Projection, Recorded};
+use crate::journal::{EpochFormat, Projection, Recorded, STAMP_BYTES};
 
 /// Counts as older than every entry.
-const OLDEST: [u8; 56] = [0; 56];
+const OLDEST: [u8; STAMP_BYTES] = [0; STAMP_BYTES];
 
 /// Folds entries into students and grades.
 #[derive(Debug)]
@@ -21,7 +22,11 @@ pub(super) struct Tables;
 
 impl Projection for Tables {
     fn version(&self) -> u32 {
-        2
+        3
+    }
+
+    fn epochs(&self) -> Option<EpochFormat> {
+        Some(EPOCHS)
     }
 
     fn create(&self, db: &Connection) -> rusqlite::Result<()> {

@@ -1,44 +1,53 @@
-//! One order over all entries, the same on every node: by time, and where that is equal by name.
+//! Stamp: the place of an entry in the total order of its topic, the same on every node.
+//!
+//! By [`Moment`] first, which obeys causality whatever any clock shows; two entries of equal moment are ordered by id.
 
-use hearsay_protocol::journal::{clock::HybridTime, feed::EntryId};
+use hearsay_protocol::journal::{clock::Moment, feed::EntryId};
 
 /// An entry's place in the order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Stamp {
     /// Compared first.
-    pub time: HybridTime,
+    pub moment: Moment,
     /// Breaks ties.
     pub id: EntryId,
 }
 
-/// Bytes of a stamp in a database.
-const BYTES: usize = 8 + 32 + 8 + 8;
+/// Bytes of a stamp in a database: epoch, time, writer, boot, sequence number, the numbers in big-endian order.
+pub const STAMP_BYTES: usize = 8 + 8 + 32 + 8 + 8;
 
 impl Stamp {
     /// Bytes that sort as stamps do: a database compares them without knowing what they are.
-    pub fn to_bytes(self) -> [u8; BYTES] {
-        let mut bytes = [0; BYTES];
-        bytes[..8].copy_from_slice(&self.time.0.to_be_bytes());
-        bytes[8..40].copy_from_slice(self.id.feed.writer.public_key());
-        bytes[40..48].copy_from_slice(&self.id.feed.boot.to_be_bytes());
-        bytes[48..].copy_from_slice(&self.id.seq.0.to_be_bytes());
+    pub fn to_bytes(self) -> [u8; STAMP_BYTES] {
+        let mut bytes = [0; STAMP_BYTES];
+        bytes[..8].copy_from_slice(&self.moment.epoch.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.moment.time.0.to_be_bytes());
+        bytes[16..48].copy_from_slice(self.id.feed.writer.public_key());
+        bytes[48..56].copy_from_slice(&self.id.feed.boot.to_be_bytes());
+        bytes[56..].copy_from_slice(&self.id.seq.0.to_be_bytes());
         bytes
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use hearsay_protocol::{NodeId, Version, journal::feed::FeedId};
+    use hearsay_protocol::{
+        NodeId, Version,
+        journal::{clock::HybridTime, feed::FeedId},
+    };
 
     use super::*;
 
     #[test]
     fn the_bytes_sort_as_the_stamps() {
         let mut stamps = Vec::new();
-        for time in [0, 1, 255, 256, u64::MAX] {
+        for (epoch, time) in
+            [0, 1, 256].into_iter().flat_map(|epoch| [0, 1, 255, 256, u64::MAX].map(|time| (epoch, time)))
+        {
+            let moment = Moment { epoch, time: HybridTime(time) };
             for (writer, boot, seq) in [(1, 1, 1), (1, 1, 300), (1, 256, 2), (2, 0, 1)] {
                 let feed = FeedId { writer: NodeId::from_public_key([writer; 32]), boot };
-                stamps.push(Stamp { time: HybridTime(time), id: EntryId { feed, seq: Version(seq) } });
+                stamps.push(Stamp { moment, id: EntryId { feed, seq: Version(seq) } });
             }
         }
         stamps.sort();

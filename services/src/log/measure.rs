@@ -89,7 +89,7 @@ fn a_million_records() {
         }
         let id = EntryId { feed, seq: Version(n + 1) };
         let time = HybridTime::from_wall(1_700_000_000_000 + n);
-        tables.fold(&db, &Recorded { id, time, key: None, body: &body }).unwrap();
+        tables.fold(&db, &Recorded { id, epoch: 0, time, key: None, body: &body }).unwrap();
         if n % PER_COMMIT == PER_COMMIT - 1 {
             db.execute_batch("COMMIT").unwrap();
         }

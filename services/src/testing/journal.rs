@@ -99,8 +99,9 @@ impl MemoryJournal {
     #[expect(clippy::expect_used, reason = "for tests, where a panic is the message")]
     pub fn take(&self, entry: Kept) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let epoch = self.projection.epochs().map_or(0, |format| (format.read)(&entry.body));
         let recorded =
-            Recorded { id: entry.id, time: entry.time, key: entry.key.as_deref(), body: &entry.body };
+            Recorded { id: entry.id, epoch, time: entry.time, key: entry.key.as_deref(), body: &entry.body };
         self.projection.fold(&inner.db, &recorded).expect("the plug-in folds every entry");
         if let Some(key) = entry.key.clone() {
             let index = inner.entries.len();
@@ -131,7 +132,7 @@ impl MemoryJournal {
             (inner.entries.len() as u64 + 1, found.cloned())
         };
         if write.body.len() > BODY_BYTES_MAX {
-            return Err(AppendError::BodyTooLarge(write.body.len()));
+            return Err(AppendError::BodyTooLarge(write.body.len(), BODY_BYTES_MAX));
         }
         if let Some(kept) = found {
             if kept.body != write.body {

@@ -30,7 +30,7 @@ impl Store {
         tell: &mut dyn FnMut(u64, u64),
     ) -> Result<u64, StoreError> {
         self.begin()?;
-        self.db.execute("DELETE FROM journal_meta WHERE name = 'projection'", [])?;
+        self.db.execute("DELETE FROM journal_meta WHERE name IN ('projection', 'moment')", [])?;
         let tables: Vec<String> = {
             // Virtual tables first: their shadow tables go with them.
             let mut list = self.db.prepare(

@@ -82,8 +82,7 @@ impl Reference {
     /// An entry that is there.
     pub(super) fn fold(&self, id: EntryId, entry: &Entry) -> rusqlite::Result<()> {
         let Some(Folded { db, projection }) = &self.folded else { return Ok(()) };
-        let recorded = Recorded { id, time: entry.time, key: entry.key.as_deref(), body: &entry.body };
-        projection.fold(db, &recorded)
+        projection.fold(db, &Recorded::of(projection.as_ref(), id, entry))
     }
 
     /// Entries of a feed up to here are no longer kept, and will not be folded.

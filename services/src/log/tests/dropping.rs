@@ -33,7 +33,13 @@ impl Bench {
     fn fold_all(&self, kept: &[Kept]) {
         let recorded: Vec<Recorded<'_>> = kept
             .iter()
-            .map(|Kept { id, time, key, body }| Recorded { id: *id, time: *time, key: key.as_deref(), body })
+            .map(|Kept { id, time, key, body }| Recorded {
+                id: *id,
+                epoch: 0,
+                time: *time,
+                key: key.as_deref(),
+                body,
+            })
             .collect();
         Tables::default().fold_all(&self.db, &recorded).unwrap();
     }

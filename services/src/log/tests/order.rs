@@ -7,7 +7,7 @@ use hearsay_protocol::{
 
 use super::*;
 use crate::{
-    journal::{EntryId, Stamp},
+    journal::{EntryId, Moment, Stamp},
     log::record::{Level, Said, Stored},
     testing::Kept,
 };
@@ -67,8 +67,10 @@ async fn the_same_entries_make_the_same_log_in_any_order() {
         let mut entries = entries(seed, 20, true);
         let (expected, _) = all(&taking(&entries).0, "limit=7").await;
         let order: Vec<String> = {
-            let mut stamps: Vec<Stamp> =
-                entries.iter().map(|kept| Stamp { time: kept.time, id: kept.id }).collect();
+            let mut stamps: Vec<Stamp> = entries
+                .iter()
+                .map(|kept| Stamp { moment: Moment { epoch: 0, time: kept.time }, id: kept.id })
+                .collect();
             stamps.sort();
             stamps.iter().map(|stamp| stamp.id.to_string()).collect()
         };
@@ -195,7 +197,7 @@ async fn a_long_log_is_read_in_the_same_order_as_a_short_one() {
     let (records, _) = all(&router, "limit=1000").await;
     assert!(records.len() > 4096, "the path of long windows is taken");
     let mut sorted: Vec<&Kept> = entries.iter().filter(|kept| kept.body != b"?").collect();
-    sorted.sort_by_key(|kept| Stamp { time: kept.time, id: kept.id });
+    sorted.sort_by_key(|kept| Stamp { moment: Moment { epoch: 0, time: kept.time }, id: kept.id });
     let expected: Vec<String> = sorted.iter().map(|kept| kept.id.to_string()).collect();
     let ids: Vec<&str> = records.iter().map(|record| record["id"].as_str().unwrap()).collect();
     assert_eq!(ids, expected);
