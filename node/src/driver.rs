@@ -5,6 +5,7 @@
 
 mod dial;
 mod order;
+mod peer_clocks;
 mod replicas;
 
 use std::{
@@ -38,9 +39,11 @@ use crate::{
     presentation::{self, Presentation},
     swarm::{self, Behaviour, BehaviourEvent, node_of, peer_of},
     view::View,
+    warnings::{self, Warnings},
 };
 use dial::Dials;
 pub use order::{Neighbourhood, Order};
+use peer_clocks::PeerClocks;
 use replicas::Replication;
 
 /// A second connection to the same process, the other way round than the first, is a crossing dial while the first is younger than this.
@@ -81,6 +84,8 @@ pub struct Driver {
     view: Arc<View>,
     metrics: Arc<Metrics>,
     presentation: Presentation,
+    warnings: Arc<Warnings>,
+    peer_clocks: PeerClocks,
     orders: mpsc::Receiver<Order>,
     neighbourhood: watch::Sender<Neighbourhood>,
     mdns_wanted: bool,
@@ -118,6 +123,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// How the node presents itself.
     pub presentation: Presentation,
+    /// Where to warn a person.
+    pub warnings: Arc<Warnings>,
     /// What others ask.
     pub orders: mpsc::Receiver<Order>,
     /// Where to tell how many neighbours there are.
@@ -140,6 +147,8 @@ impl Driver {
             view: parts.view,
             metrics: parts.metrics,
             presentation: parts.presentation,
+            warnings: parts.warnings,
+            peer_clocks: PeerClocks::default(),
             orders: parts.orders,
             neighbourhood: parts.neighbourhood,
             mdns_wanted: parts.mdns,
@@ -271,6 +280,7 @@ impl Driver {
         counters.push(("log_lines_dropped", "Lines of the log that nobody took", logging::lines_dropped()));
         counters.extend(logging::shipped());
         self.metrics.set_protocol(counters);
+        self.warnings.set(warnings::CLOCK, self.peer_clocks.warning());
         let lateness = self.core.lateness(self.view.clock().now());
         self.metrics.set_protocol_gauges(vec![
             ("neighbours", "Peers this node is connected to", self.connected.len() as f64),
@@ -278,6 +288,16 @@ impl Driver {
                 "lateness_seconds",
                 "The worst lateness lately seen, own timers and answers",
                 lateness.as_secs_f64(),
+            ),
+            (
+                "clock_offset_seconds",
+                "How far the clocks of peers are ahead of this node's, the median",
+                self.peer_clocks.median_ms() as f64 / 1e3,
+            ),
+            (
+                "warnings",
+                "Conditions that a person should mend, as /readyz lists them",
+                self.warnings.list().len() as f64,
             ),
         ]);
     }
@@ -320,6 +340,7 @@ impl Driver {
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 self.connected.remove(&peer_id);
+                self.peer_clocks.remove(peer_id);
                 // What it opens next is a new beginning.
                 self.parting.remove(&peer_id);
                 self.tell_neighbourhood();
@@ -414,7 +435,10 @@ impl Driver {
         match event {
             BehaviourEvent::Pulse(pong) => {
                 if let Some(node) = node_of(pong.peer) {
-                    self.feed(Input::Pong(node, pong.rtt));
+                    self.feed(Input::Pong(node, pong.round_trip.rtt));
+                    if let Some(offset_ms) = pong.round_trip.offset_ms {
+                        self.peer_clocks.record(pong.peer, offset_ms);
+                    }
                 }
             }
             BehaviourEvent::Gossip(event) => self.on_gossip(event),

@@ -20,8 +20,8 @@ pub mod seek;
 pub mod storage;
 pub mod swarm;
 mod systemd;
-
 pub mod view;
+pub mod warnings;
 
 pub use hearsay_services::timestamp;
 pub use run::run;

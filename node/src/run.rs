@@ -39,6 +39,7 @@ use crate::{
     swarm::{self, SwarmConfig},
     systemd,
     view::{Clock, View},
+    warnings::Warnings,
 };
 
 /// Orders that wait for the driver. It takes them between two events of the swarm.
@@ -95,6 +96,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let (orders, order_receiver) = mpsc::channel(ORDERS_MAX);
     let (control, control_receiver) = mpsc::channel(16);
     let (readiness, ready) = watch::channel(Readiness::Starting);
+    let warnings = Arc::<Warnings>::default();
     let (neighbourhood, neighbours) = watch::channel(Neighbourhood::default());
 
     let site = Arc::new(Site {
@@ -107,6 +109,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         // One that is kept nowhere is known to nobody.
         token: storage.dir().map(|_| storage.api_token().clone()),
         readiness: ready,
+        warnings: Arc::clone(&warnings),
         neighbours: neighbours.clone(),
         names: HostNames::new(
             config
@@ -203,6 +206,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
                     view: view_of_driver,
                     metrics: metrics_of_driver,
                     presentation,
+                    warnings,
                     orders: order_receiver,
                     neighbourhood,
                     mdns: swarm_config.mdns,

@@ -135,6 +135,7 @@ impl Swarms {
             view: Arc::clone(&view),
             metrics: Arc::new(Metrics::new(Arc::clone(&view))),
             presentation,
+            warnings: Arc::default(),
             orders: order_receiver,
             neighbourhood,
             mdns: false,

@@ -13,7 +13,7 @@ mod probe;
 use serde::Serialize;
 
 use super::{
-    answers::Members,
+    answers::{Members, Ready},
     client::Client,
     failure::Failure,
     output::{Output, Tone},
@@ -59,7 +59,7 @@ pub(super) async fn doctor(client: &Client, output: Output) -> Result<(), Failur
     match members(client).await {
         Ok(ours) => {
             findings.push(Finding::ok(format!("the node {:?} at {} answers", ours.node, client.url())));
-            findings.push(ready(client).await);
+            findings.extend(ready(client).await);
             findings.extend(cluster::judge(&ours, probe::now_ms()));
             let reached = probe::reach_members(&ours).await;
             findings.extend(cluster::judge_reached(&reached));
@@ -92,11 +92,20 @@ async fn members(client: &Client) -> Result<Members, Failure> {
     client.get("/members").await?.json()
 }
 
-async fn ready(client: &Client) -> Finding {
+/// Whether the node is ready, and what it warns of.
+async fn ready(client: &Client) -> Vec<Finding> {
     match client.get("/readyz").await {
-        Ok(_) => Finding::ok("it is ready"),
+        Ok(answer) => {
+            let mut findings = vec![Finding::ok("it is ready")];
+            let Ready { warnings } = answer.json().unwrap_or_default();
+            findings.extend(warnings.into_iter().map(|text| {
+                Finding::warn(text, "the node serves all the same; its log tells since when this is so")
+            }));
+            findings
+        }
         Err(failure) => {
-            Finding::fail(format!("it is not ready: {failure}"), "wait until it has started, and see its log")
+            let what = format!("it is not ready: {failure}");
+            vec![Finding::fail(what, "wait until it has started, and see its log")]
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use hearsay_protocol::{
     NodeId,
     io::{Command, Input},
-    journal::message::addressed,
+    journal::{clock::PROTOCOL_WITH_EPOCHS, message::addressed},
     providers::Change,
     sync::Ticket,
 };
@@ -18,10 +18,13 @@ use super::Driver;
 use crate::{
     journal::Journals,
     swarm::{node_of, peer_of},
+    warnings,
 };
 
 /// Replicas of one topic that this node stays connected to, beside those that chose it. What it writes reaches the others through these.
 const REPLICAS_MAX: usize = 4;
+/// Older replicas named in a warning.
+const LISTED_MAX: usize = 5;
 /// Questions of replicas that wait for a topic's thread.
 const ANSWERING_MAX: usize = 4096;
 
@@ -101,6 +104,31 @@ impl Driver {
         }
     }
 
+    /// Warns where a live replica is of a version that orders rows by time alone.
+    fn warn_of_older_replicas(&self) {
+        let mut older = BTreeSet::new();
+        for topic in
+            self.replication.journals.names().filter(|name| self.replication.journals.carries_epochs(name))
+        {
+            let replicas = self.replication.told.get(topic).into_iter().flatten();
+            self.view.read(|table| {
+                let members = replicas.filter_map(|id| table.member(*id));
+                let speaks_less = members.filter(|member| member.protocol < PROTOCOL_WITH_EPOCHS);
+                older.extend(speaks_less.map(|member| format!("{} ({topic})", member.name)));
+            });
+        }
+        let text = (!older.is_empty()).then(|| {
+            let listed: Vec<_> = older.iter().take(LISTED_MAX).map(String::as_str).collect();
+            let more = if older.len() > LISTED_MAX { " and others" } else { "" };
+            format!(
+                "rows are ordered differently on replicas of an older version: {}{more}. They order rows by time alone, so where clocks \
+                 differ by more than a day, their tables differ from this node's until they are upgraded",
+                listed.join(", ")
+            )
+        });
+        self.warnings.set(warnings::ROW_ORDER, text);
+    }
+
     /// Tells each topic who else keeps it, and the core to stay connected to them. Returns whether something changed.
     pub(super) fn tell_replicas(&mut self) -> bool {
         let me = self.core.id();
@@ -116,6 +144,7 @@ impl Driver {
                 self.replication.told.insert(topic, replicas);
             }
         }
+        self.warn_of_older_replicas();
         if changed {
             let present = self.core.present_len();
             // Where most members are replicas, the overlay connects them well enough.

@@ -19,11 +19,19 @@ pub(super) async fn livez() -> Json<Value> {
     Json(json!({ "status": "alive" }))
 }
 
-/// Ready, also without peers: a node that is alone still answers for itself.
+/// Ready, also without peers: a node that is alone still answers for itself. Warnings do not make a node unready, because it serves as well as
+/// with none; they are listed, so that a person finds them.
 pub(super) async fn readyz(State(site): State<Arc<Site>>) -> Response {
     let readiness = *site.readiness.borrow();
     let detail = match readiness {
-        Readiness::Ready => return Json(json!({ "status": "ready" })).into_response(),
+        Readiness::Ready => {
+            let mut ready = json!({ "status": "ready" });
+            let warnings = site.warnings.list();
+            if !warnings.is_empty() {
+                ready["warnings"] = warnings.into();
+            }
+            return Json(ready).into_response();
+        }
         Readiness::Starting => "the node is starting",
         Readiness::Leaving => "the node is leaving the cluster; ask another one",
     };

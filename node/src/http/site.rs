@@ -8,7 +8,10 @@ use hearsay_services::Problem;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use crate::{control::Control, driver::Neighbourhood, metrics::Metrics, storage::Secret, view::View};
+use crate::{
+    control::Control, driver::Neighbourhood, metrics::Metrics, storage::Secret, view::View,
+    warnings::Warnings,
+};
 
 /// Whether a node should be sent requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +43,8 @@ pub struct Site {
     pub token: Option<Secret<String>>,
     /// Whether to send requests here. The driver changes it.
     pub readiness: watch::Receiver<Readiness>,
+    /// What a person should mend, though the node serves.
+    pub warnings: Arc<Warnings>,
     /// To whom this node is connected. The driver changes it.
     pub neighbours: watch::Receiver<Neighbourhood>,
     /// Names under which this node may be addressed.

@@ -90,6 +90,7 @@ impl Server {
             control,
             token: setup.token,
             readiness: is_ready,
+            warnings: Arc::default(),
             neighbours: neighbourhood,
             names: HostNames::default(),
             waiters: Waiters::new(setup.waiters),

@@ -2,19 +2,28 @@
 //!
 //! libp2p's own ping goes both ways over every connection, at an interval of its own. Here only watchers ping, so that the idle traffic is
 //! halved, and the core decides when. One long-lived stream per direction that is used; a ping is one byte there and the same
-//! byte back, because only one is ever on its way.
+//! byte back, because only one is ever on its way. Since version 2 the answer ends with the answering node's wall clock, in milliseconds since
+//! 1970 as 8 bytes, the highest first. Peers of version 1 are pinged without.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    convert::Infallible,
     io,
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _, future::BoxFuture};
+use futures::{
+    AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _,
+    future::{BoxFuture, Ready, ready},
+};
 use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol,
-    core::{Endpoint, transport::PortUse, upgrade::ReadyUpgrade},
+    core::{
+        Endpoint, UpgradeInfo,
+        transport::PortUse,
+        upgrade::{InboundUpgrade, OutboundUpgrade},
+    },
     swarm::{
         ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
         NetworkBehaviour, NotifyHandler, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent,
@@ -23,15 +32,66 @@ use libp2p::{
     },
 };
 
-const PROTOCOL: StreamProtocol = StreamProtocol::new("/hearsay/1/pulse");
+/// The echo alone.
+const VERSION_1: StreamProtocol = StreamProtocol::new("/hearsay/1/pulse");
+/// The echo, then the clock.
+const VERSION_2: StreamProtocol = StreamProtocol::new("/hearsay/2/pulse");
 
 /// A ping was answered.
 #[derive(Debug)]
 pub struct Pong {
     /// By whom.
     pub peer: PeerId,
-    /// After how long.
+    /// The round trip.
+    pub round_trip: RoundTrip,
+}
+
+/// What a ping and its answer tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RoundTrip {
+    /// The time between ping and answer.
     pub rtt: Duration,
+    /// How far the peer's wall clock is ahead of this node's, in milliseconds. `None`: a peer of version 1.
+    pub offset_ms: Option<i64>,
+}
+
+/// A stream for pings, and whether answers carry the clock.
+pub struct PulseStream {
+    stream: Stream,
+    has_clock: bool,
+}
+
+/// Negotiates the newest version that both peers speak.
+#[derive(Clone, Copy, Debug)]
+pub struct PulseUpgrade;
+
+impl UpgradeInfo for PulseUpgrade {
+    type Info = StreamProtocol;
+    type InfoIter = [StreamProtocol; 2];
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        [VERSION_2, VERSION_1]
+    }
+}
+
+impl InboundUpgrade<Stream> for PulseUpgrade {
+    type Output = PulseStream;
+    type Error = Infallible;
+    type Future = Ready<Result<PulseStream, Infallible>>;
+
+    fn upgrade_inbound(self, stream: Stream, version: StreamProtocol) -> Self::Future {
+        ready(Ok(PulseStream { stream, has_clock: version == VERSION_2 }))
+    }
+}
+
+impl OutboundUpgrade<Stream> for PulseUpgrade {
+    type Output = PulseStream;
+    type Error = Infallible;
+    type Future = Ready<Result<PulseStream, Infallible>>;
+
+    fn upgrade_outbound(self, stream: Stream, version: StreamProtocol) -> Self::Future {
+        self.upgrade_inbound(stream, version)
+    }
 }
 
 /// Sends pings and answers them.
@@ -110,9 +170,14 @@ impl NetworkBehaviour for Behaviour {
         }
     }
 
-    fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, rtt: THandlerOutEvent<Self>) {
+    fn on_connection_handler_event(
+        &mut self,
+        peer: PeerId,
+        _: ConnectionId,
+        round_trip: THandlerOutEvent<Self>,
+    ) {
         self.underway.remove(&peer);
-        self.pongs.push_back(Pong { peer, rtt });
+        self.pongs.push_back(Pong { peer, round_trip });
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
@@ -142,7 +207,7 @@ pub struct Handler {
     ping_wanted: bool,
     outbound: Outbound,
     /// The peer's stream: each byte goes back as it comes.
-    inbound: Option<BoxFuture<'static, io::Result<Stream>>>,
+    inbound: Option<BoxFuture<'static, io::Result<PulseStream>>>,
 }
 
 #[derive(Default)]
@@ -150,36 +215,60 @@ enum Outbound {
     #[default]
     Closed,
     Opening,
-    Idle(Stream),
-    Waiting(BoxFuture<'static, io::Result<(Stream, Duration)>>),
+    Idle(PulseStream),
+    Waiting(BoxFuture<'static, io::Result<(PulseStream, RoundTrip)>>),
 }
 
-async fn ping(mut stream: Stream) -> io::Result<(Stream, Duration)> {
+async fn ping(mut pulse: PulseStream) -> io::Result<(PulseStream, RoundTrip)> {
     let sent = Instant::now();
-    stream.write_all(&[0]).await?;
-    stream.flush().await?;
-    stream.read_exact(&mut [0]).await?;
-    Ok((stream, sent.elapsed()))
+    pulse.stream.write_all(&[0]).await?;
+    pulse.stream.flush().await?;
+    pulse.stream.read_exact(&mut [0]).await?;
+    let rtt = sent.elapsed();
+    let mut offset_ms = None;
+    if pulse.has_clock {
+        let mut theirs = [0; 8];
+        pulse.stream.read_exact(&mut theirs).await?;
+        offset_ms = Some(clock_offset_ms(u64::from_be_bytes(theirs), wall_ms(), rtt));
+    }
+    Ok((pulse, RoundTrip { rtt, offset_ms }))
 }
 
-async fn echo(mut stream: Stream) -> io::Result<Stream> {
+async fn echo(mut pulse: PulseStream) -> io::Result<PulseStream> {
     let mut byte = [0];
-    stream.read_exact(&mut byte).await?;
-    stream.write_all(&byte).await?;
-    stream.flush().await?;
-    Ok(stream)
+    pulse.stream.read_exact(&mut byte).await?;
+    let mut answer = byte.to_vec();
+    if pulse.has_clock {
+        answer.extend(wall_ms().to_be_bytes());
+    }
+    pulse.stream.write_all(&answer).await?;
+    pulse.stream.flush().await?;
+    Ok(pulse)
+}
+
+/// How far a peer's clock, read half a round trip ago, is ahead of this node's. Saturates.
+fn clock_offset_ms(theirs_ms: u64, ours_ms: u64, rtt: Duration) -> i64 {
+    let half_ms = u64::try_from(rtt.as_millis() / 2).unwrap_or(u64::MAX);
+    let difference = i128::from(theirs_ms.saturating_add(half_ms)) - i128::from(ours_ms);
+    i64::try_from(difference).unwrap_or(if difference > 0 { i64::MAX } else { i64::MIN })
+}
+
+/// What the wall clock shows, in milliseconds since 1970.
+fn wall_ms() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl ConnectionHandler for Handler {
     type FromBehaviour = Ping;
-    type ToBehaviour = Duration;
-    type InboundProtocol = ReadyUpgrade<StreamProtocol>;
-    type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type ToBehaviour = RoundTrip;
+    type InboundProtocol = PulseUpgrade;
+    type OutboundProtocol = PulseUpgrade;
     type InboundOpenInfo = ();
     type OutboundOpenInfo = ();
 
     fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
-        SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), ())
+        SubstreamProtocol::new(PulseUpgrade, ())
     }
 
     fn on_behaviour_event(&mut self, _: Ping) {
@@ -201,7 +290,7 @@ impl ConnectionHandler for Handler {
             match std::mem::take(&mut self.outbound) {
                 Outbound::Closed if self.ping_wanted => {
                     self.outbound = Outbound::Opening;
-                    let protocol = SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), ());
+                    let protocol = SubstreamProtocol::new(PulseUpgrade, ());
                     return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
                 }
                 Outbound::Idle(stream) if self.ping_wanted => {
@@ -213,9 +302,9 @@ impl ConnectionHandler for Handler {
                         self.outbound = Outbound::Waiting(answer);
                         return Poll::Pending;
                     }
-                    Poll::Ready(Ok((stream, rtt))) => {
+                    Poll::Ready(Ok((stream, round_trip))) => {
                         self.outbound = Outbound::Idle(stream);
-                        return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(rtt));
+                        return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(round_trip));
                     }
                     // The next ping opens a new stream; this one stays unanswered, which is what the core watches for and repeats.
                     Poll::Ready(Err(_)) => (),
@@ -258,5 +347,19 @@ impl ConnectionHandler for Handler {
 impl std::fmt::Debug for Handler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Handler").field("ping_wanted", &self.ping_wanted).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_takes_the_way_of_the_answer_into_account_and_saturates() {
+        let rtt = Duration::from_millis(100);
+        assert_eq!(clock_offset_ms(1_000, 1_050, rtt), 0);
+        assert_eq!(clock_offset_ms(0, 172_800_050, rtt), -172_800_000);
+        assert_eq!(clock_offset_ms(u64::MAX, 0, rtt), i64::MAX);
+        assert_eq!(clock_offset_ms(0, u64::MAX, Duration::ZERO), i64::MIN);
     }
 }

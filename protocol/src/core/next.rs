@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The version that it speaks.
-const PROTOCOL: u16 = 2;
+const PROTOCOL: u16 = 3;
 /// Of an entry and of a message that only it knows.
 const KIND: u8 = 77;
 /// Between two of its messages.

@@ -13,8 +13,8 @@ use crate::{
     wire::{Gossip, PAGE_BYTES, Page, Request},
 };
 
-/// The protocol version that this build speaks.
-const PROTOCOL: u16 = 1;
+/// The protocol version that this build speaks. 2: entries of journals carry epochs, and pings tell the time.
+const PROTOCOL: u16 = 2;
 /// A floor is raised at most this often: each time costs a header.
 const FLOOR_INTERVAL: Duration = Duration::from_secs(300);
 
