@@ -180,6 +180,7 @@ mod tests {
                 roles: vec!["grading".into()],
                 zone: None,
                 software: "test".into(),
+                ephemeral: false,
             },
             offers: vec![Offer { service: "grading".into(), tags: vec![], meta: BTreeMap::new() }],
             suffix: "abcdef".into(),

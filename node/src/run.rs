@@ -154,6 +154,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
             roles: config.roles.clone(),
             zone: config.zone.clone(),
             software: concat!("hearsay ", env!("CARGO_PKG_VERSION")).into(),
+            ephemeral: storage.dir().is_none(),
         },
         offers,
         suffix: id.short(),

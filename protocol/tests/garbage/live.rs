@@ -49,6 +49,7 @@ fn header(seed: u8) -> Vec<u8> {
         floor: Version(0),
         presence: Presence::Running,
         boot: 7,
+        ephemeral: false,
     };
     header.encode()
 }
@@ -145,6 +146,7 @@ impl Live {
             roles: vec![],
             zone: None,
             software: "1".into(),
+            ephemeral: false,
         };
         let restored = Restored { incarnation: Incarnation(2000), remembered: vec![] };
         let core = Core::new(who(1), Config::default(), profile, restored, 1, Time::ZERO);
