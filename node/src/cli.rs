@@ -51,7 +51,8 @@ Examples:
 Every option of a node is also a variable of the environment (--data-dir is HEARSAY_DATA_DIR) and a key in the
 file that --config names (data-dir). A flag outranks the environment, which outranks the file.
 
-Exit codes of commands: 0 done, 1 failed, 2 wrong usage or no match, 3 no node answers.";
+Exit codes of commands: 0 done, 1 failed, 2 wrong usage or no match, 3 no node answers. A node ends with 4 where
+another process already runs under its key (a copied data dir): starting it again does not help.";
 
 /// Service discovery without a registry: runs a node, or asks one
 #[derive(Debug, Parser)]

@@ -10,6 +10,7 @@ pub mod escape;
 pub mod events;
 pub mod http;
 pub mod journal;
+mod key_check;
 pub mod logging;
 mod memory;
 pub mod metrics;

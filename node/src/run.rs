@@ -30,6 +30,7 @@ use crate::{
     driver::{Driver, Neighbourhood, Order, Parts},
     http::{self, HostNames, Limits, NodeHost, Readiness, Site},
     journal::{Ground, Journals},
+    key_check::{self, Search},
     logging, memory,
     metrics::Metrics,
     ports,
@@ -45,6 +46,8 @@ use crate::{
 const ORDERS_MAX: usize = 256;
 /// How often the members are written down for the next start.
 const REMEMBER_EVERY: Duration = Duration::from_secs(30);
+/// When they are written down first: a copy of the data dir of a young node is to find them, too.
+const REMEMBER_FIRST: Duration = Duration::from_secs(2);
 /// Requests that are being answered when the node leaves get this long.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// What was said last gets this long to be shipped or spooled.
@@ -81,6 +84,15 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let listeners = plugin_listeners(&plugins, &config)?;
     let swarm_port = ports::claim_swarm(config.swarm)?;
     let mut storage = Storage::open(&config.data_dir, &config.cluster)?;
+    let keypair = Keypair::ed25519_from_bytes(*storage.seed().expose())?;
+    let swarm_config = SwarmConfig {
+        cluster: config.cluster.clone(),
+        cluster_key: config.cluster_key.as_ref().map(|key| key.to_pnet()),
+        allowed: config.allowed.as_ref().map(|nodes| nodes.iter().copied().collect()),
+        mdns: config.mdns,
+    };
+    let rungs = ports::rungs_around(swarm_port.address);
+    check_key(&storage, &keypair, &swarm_config, &config, &rungs).await?;
     let started_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
     let incarnation = storage.next_incarnation(started_ms)?;
     let identity = Identity::from_seed(storage.seed().expose());
@@ -179,13 +191,6 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         random_seed()?,
         clock.now(),
     );
-    let swarm_config = SwarmConfig {
-        cluster: config.cluster.clone(),
-        cluster_key: config.cluster_key.as_ref().map(|key| key.to_pnet()),
-        allowed: config.allowed.as_ref().map(|nodes| nodes.iter().copied().collect()),
-        mdns: config.mdns,
-    };
-    let keypair = Keypair::ed25519_from_bytes(*storage.seed().expose())?;
     let listen_on = Multiaddr::from(swarm_port.address.ip()).with(Protocol::Tcp(swarm_port.address.port()));
     let (fatal_sender, fatal) = oneshot::channel();
     let (view_of_driver, metrics_of_driver, cluster) =
@@ -218,7 +223,6 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         _ = fatal_sender.send(ended);
     })?;
 
-    let rungs = ports::rungs_around(swarm_port.address);
     tokio::spawn(seek::climb(rungs, orders.clone(), neighbours.clone()));
     for target in &config.join {
         tokio::spawn(seek::join(target.clone(), orders.clone(), neighbours.clone()));
@@ -274,6 +278,25 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     still.send_replace(true);
     _ = tokio::time::timeout(SHIP_MAX, shipping).await;
     Ok(())
+}
+
+/// Refuses to start under a key that another process holds. A key that has just been made is nobody else's.
+async fn check_key(
+    storage: &Storage,
+    keypair: &Keypair,
+    swarm_config: &SwarmConfig,
+    config: &Config,
+    rungs: &[Multiaddr],
+) -> anyhow::Result<()> {
+    if !storage.has_run() {
+        return Ok(());
+    }
+    let me = Identity::from_seed(storage.seed().expose()).id();
+    let remembered = addresses_of(&storage.remembered());
+    let mut addresses = key_check::remembered_addresses(&remembered, me);
+    addresses.extend(rungs.iter().cloned());
+    let search = Search { addresses, join: config.join.clone(), had_company: !remembered.is_empty() };
+    Ok(key_check::check(keypair, swarm_config, search).await?)
 }
 
 /// Ships what this process says to the log, until it is told to stop. The other end hears when it has.

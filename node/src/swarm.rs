@@ -43,7 +43,7 @@ use libp2p::{
 mod behaviour;
 pub mod pulse;
 
-pub use behaviour::{Behaviour, BehaviourEvent};
+pub use behaviour::{Behaviour, BehaviourEvent, KeyCheckBehaviour, KeyCheckEvent};
 
 /// A handshake that takes longer is given up. The core has drawn its conclusions long before.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -222,6 +222,12 @@ fn gossip(topic: &IdentTopic) -> Result<Gossip, SwarmError> {
     Ok(gossip)
 }
 
+/// The name of a protocol of requests in a cluster.
+fn request_protocol(cluster: &str, name: &'static str) -> Result<StreamProtocol, SwarmError> {
+    StreamProtocol::try_from_owned(format!("/hearsay/1/{cluster}/{name}"))
+        .map_err(|e| SwarmError::setup(name)(&e))
+}
+
 /// A protocol of requests and their answers.
 fn asking(
     cluster: &str,
@@ -229,8 +235,7 @@ fn asking(
     timeout: Duration,
     requests_max: usize,
 ) -> Result<request_response::Behaviour<Bytes>, SwarmError> {
-    let protocol = StreamProtocol::try_from_owned(format!("/hearsay/1/{cluster}/{name}"))
-        .map_err(|e| SwarmError::setup(name)(&e))?;
+    let protocol = request_protocol(cluster, name)?;
     let config = request_response::Config::default()
         .with_request_timeout(timeout)
         .with_max_concurrent_streams(requests_max);
