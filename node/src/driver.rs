@@ -30,6 +30,7 @@ use libp2p::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::control::Forgetting;
 use crate::{
     events,
     journal::Journals,
@@ -94,6 +95,12 @@ pub struct Driver {
     parting: BTreeMap<PeerId, Instant>,
     blocked_until: BTreeMap<PeerId, Instant>,
     farewell: Option<(oneshot::Sender<()>, Instant)>,
+    /// What orders came to, told once readers can see it.
+    outcomes: Vec<(oneshot::Sender<Forgetting>, Forgetting)>,
+    /// Where mDNS says that nodes are.
+    heard: BTreeMap<NodeId, Multiaddr>,
+    outsiders: Outsiders,
+    handshakes_failed: u64,
     next_housekeeping: Instant,
     gossip_undelivered: u64,
     strangers: u64,
@@ -151,6 +158,10 @@ impl Driver {
             parting: BTreeMap::new(),
             blocked_until: BTreeMap::new(),
             farewell: None,
+            outcomes: Vec::new(),
+            heard: BTreeMap::new(),
+            outsiders: Outsiders::default(),
+            handshakes_failed: 0,
             next_housekeeping: Instant::now(),
             gossip_undelivered: 0,
             strangers: 0,
@@ -202,6 +213,10 @@ impl Driver {
                 () = tokio::time::sleep_until(due.into()) => self.feed(Input::Tick),
             }
             self.carry_out()?;
+            for (tell, outcome) in self.outcomes.drain(..) {
+                // The client may be gone.
+                _ = tell.send(outcome);
+            }
             if self.next_housekeeping <= Instant::now() {
                 self.keep_house();
             }
@@ -224,6 +239,14 @@ impl Driver {
                 self.presentation.health = if enable { Health::Critical } else { Health::Passing };
                 self.present_addresses();
             }
+            Order::Reload(reloaded, tell) => {
+                // The node may be stopping.
+                _ = tell.send(self.reload(reloaded));
+            }
+            Order::Forget(id, tell) => {
+                let outcome = self.forget(id);
+                self.outcomes.push((tell, outcome));
+            }
             Order::Alive(answer) => {
                 // Whoever asked may have given up.
                 _ = answer.send(());
@@ -233,6 +256,41 @@ impl Driver {
                 self.farewell = Some((done, Instant::now() + FAREWELL_MAX));
                 // Once its farewell is out; at once if there is nobody to tell.
                 self.next_housekeeping = Instant::now();
+            }
+        }
+    }
+
+    /// Goes by other options from now on.
+    ///
+    /// # Errors
+    /// Which of them others would not take. Nothing was changed.
+    fn reload(&mut self, reloaded: Reloaded) -> Result<(), String> {
+        let Reloaded { allowed, tags, zone } = reloaded;
+        let presentation = self.presentation.with(&tags, zone);
+        presentation.check().map_err(|error| format!("{error:#}"))?;
+        self.presentation = presentation;
+        self.present_addresses();
+        self.swarm.behaviour_mut().allowed = allowed.as_deref().map(swarm::allow).into();
+        if let Some(allowed) = allowed {
+            let is_refused = |peer: &&PeerId| node_of(**peer).is_none_or(|node| !allowed.contains(&node));
+            let refused: Vec<PeerId> = self.connected.keys().filter(is_refused).copied().collect();
+            for peer in refused {
+                _ = self.swarm.disconnect_peer_id(peer);
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, id: NodeId) -> Forgetting {
+        match self.core.concluded(id) {
+            None => Forgetting::Unknown,
+            Some(state) if state.is_present() => Forgetting::Present(state),
+            Some(_) => {
+                self.feed(Input::Command(Command::Forget(id)));
+                match self.core.concluded(id) {
+                    None => Forgetting::Done,
+                    Some(state) => Forgetting::Present(state),
+                }
             }
         }
     }

@@ -347,6 +347,7 @@ impl Node {
                         // An error: the driver is gone, and `fatal` will say why.
                         _ = self.orders.send(Order::Maintenance(enable)).await;
                     }
+                    Some(Control::Forget(id, tell)) => _ = self.orders.send(Order::Forget(id, tell)).await,
                     Some(Control::Leave) | None => break,
                 },
                 _ = remember.tick() => self.remember(),

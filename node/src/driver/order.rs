@@ -6,6 +6,9 @@ use hearsay_protocol::{NodeId, io::Command, sync::Ticket};
 use libp2p::Multiaddr;
 use tokio::sync::oneshot;
 
+use super::outsiders::Outsider;
+use crate::control::Forgetting;
+
 /// What others ask of the driver.
 #[derive(Debug)]
 pub enum Order {
@@ -23,6 +26,10 @@ pub enum Order {
     Misbehaved(NodeId, &'static str),
     /// Offer the node's own instances as critical, or as passing.
     Maintenance(bool),
+    /// Forget a member that has failed or left, here and everywhere.
+    Forget(NodeId, oneshot::Sender<Forgetting>),
+    /// Go by these options from now on. Refused as a whole, with the reason, if others would not take what the node then states.
+    Reload(Reloaded, oneshot::Sender<Result<(), String>>),
     /// Say that the driver turns.
     Alive(oneshot::Sender<()>),
     /// Say goodbye; answered when the neighbours have it, or after half a second.

@@ -10,7 +10,7 @@ use hearsay_protocol::{
     record::{Entry, Fact, Header, Instance, Key, Presence},
     seen::Seen,
     sync::Ticket,
-    wire::{self, Digest, Gossip, MESSAGE_BYTES_MAX, Page, Request, Response},
+    wire::{self, Digest, Forget, ForgetClaim, Gossip, MESSAGE_BYTES_MAX, Page, Request, Response},
 };
 
 /// How a message comes in.
@@ -96,6 +96,12 @@ fn page(seed: u8) -> Page {
     }
 }
 
+fn forget(seed: u8) -> Forget {
+    let claim =
+        ForgetClaim { by: id(2), subject: id(seed), incarnation: Incarnation(1000), version: Version(1) };
+    claim.sign(&who(2), "default")
+}
+
 /// One message of every kind, valid for a [`Live`] core.
 pub(crate) fn messages() -> Vec<(Way, Vec<u8>)> {
     let digest = Digest {
@@ -117,6 +123,8 @@ pub(crate) fn messages() -> Vec<(Way, Vec<u8>)> {
         (Way::Request, wire::encode(&Request::Pull(digests.clone()))),
         (Way::Request, wire::encode(&Request::Push(vec![page(5), page(2)]))),
         (Way::Request, wire::encode(&Request::Unneeded)),
+        (Way::Gossip, wire::encode(&Gossip::Forget(forget(2)))),
+        (Way::Request, wire::encode(&Request::Forget(vec![forget(1), forget(3)]))),
         (Way::Response, wire::encode(&Response::Same)),
         (Way::Response, wire::encode(&Response::Parts(vec![1; 64]))),
         (Way::Response, wire::encode(&Response::Parts(Vec::new()))),
