@@ -28,6 +28,7 @@ use crate::{
     config::{Config, Listen, hostname},
     control::Control,
     driver::{Driver, Neighbourhood, Order, Parts},
+    hangup::{self, OnHangup},
     http::{self, HostNames, Limits, NodeHost, Readiness, Site},
     journal::{Ground, Journals},
     key_check::{self, Search},
@@ -35,6 +36,7 @@ use crate::{
     metrics::Metrics,
     ports,
     presentation::{Offer, Presentation},
+    reload::{self, Joins, all_tags},
     seek,
     storage::{REMEMBERED_MAX, Remembered, Storage},
     swarm::{self, SwarmConfig},
@@ -224,9 +226,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     })?;
 
     tokio::spawn(seek::climb(rungs, orders.clone(), neighbours.clone()));
-    for target in &config.join {
-        tokio::spawn(seek::join(target.clone(), orders.clone(), neighbours.clone()));
-    }
+    let mut joins = Joins::new(orders.clone(), neighbours.clone());
+    joins.set(&config.join);
     tokio::spawn(memory::give_back_after_bursts(neighbours));
     tokio::spawn(memory::give_back_after_start());
     for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
@@ -251,7 +252,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     systemd::ready(&name);
     tokio::spawn(systemd::live(orders.clone()));
 
-    let node = Node { view, me: id, storage, orders: orders.clone() };
+    let own_tags = plugins.iter().map(|plugin| (plugin.name().to_owned(), plugin.tags())).collect();
+    let mut node = Node { view, me: id, storage, orders: orders.clone(), config, own_tags, joins };
     let ended = node.live(fatal, control_receiver).await;
     readiness.send_replace(Readiness::Leaving);
     systemd::stopping();
@@ -324,6 +326,10 @@ struct Node {
     me: NodeId,
     storage: Storage,
     orders: mpsc::Sender<Order>,
+    config: Config,
+    /// The tags that each plug-in has by itself.
+    own_tags: BTreeMap<String, Vec<String>>,
+    joins: Joins,
 }
 
 impl Node {
@@ -335,13 +341,21 @@ impl Node {
     ) -> anyhow::Result<()> {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let mut remember = tokio::time::interval(REMEMBER_EVERY);
-        remember.tick().await;
+        let on_hangup = OnHangup::of_this_process();
+        let mut hangup = on_hangup.signals()?;
+        let first = tokio::time::Instant::now() + REMEMBER_FIRST;
+        let mut remember = tokio::time::interval_at(first, REMEMBER_EVERY);
         loop {
             tokio::select! {
                 ended = &mut fatal => return ended.unwrap_or_else(|_| anyhow::bail!("the node's driver stopped; this is a defect")),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                () = hangup::next(&mut hangup) => match on_hangup {
+                    OnHangup::Reload => {
+                        reload::reload(&mut self.config, &self.own_tags, &self.orders, &mut self.joins).await;
+                    }
+                    OnHangup::Leave | OnHangup::Ignore => break,
+                },
                 command = control.recv() => match command {
                     Some(Control::Maintenance(enable)) => {
                         // An error: the driver is gone, and `fatal` will say why.
@@ -420,7 +434,7 @@ fn offer(plugin: &dyn Service, tags: &[String], listeners: &BTreeMap<String, Tcp
     // The instance's address is the node's HTTP, as that of every plug-in; this is how others find the listener of its own.
     let own = listeners.get(plugin.name()).and_then(|listener| listener.local_addr().ok());
     meta.extend(own.map(|address| ("listener-port".to_owned(), address.port().to_string())));
-    Offer { service: plugin.name().to_owned(), tags: all, meta }
+    Offer { service: plugin.name().to_owned(), tags: all_tags(&plugin.tags(), tags), meta }
 }
 
 fn addresses_of(remembered: &[Remembered]) -> Vec<(NodeId, String)> {

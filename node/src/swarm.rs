@@ -170,7 +170,8 @@ pub fn speak_mdns(wanted: bool, id: PeerId, listening: &[Multiaddr]) -> Toggle<m
     }
 }
 
-fn allow(nodes: &[NodeId]) -> allow_block_list::Behaviour<AllowedPeers> {
+/// Admits these nodes and no others.
+pub fn allow(nodes: &[NodeId]) -> allow_block_list::Behaviour<AllowedPeers> {
     let mut behaviour = allow_block_list::Behaviour::default();
     for peer in nodes.iter().filter_map(|node| peer_of(*node)) {
         behaviour.allow_peer(peer);

@@ -36,7 +36,18 @@ pub enum Order {
     Leave(oneshot::Sender<()>),
 }
 
-/// What the driver tells: who its neighbours are, so that a node that is alone looks for others, and people see it.
+/// The options that a running node can change, as far as the driver goes by them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reloaded {
+    /// The nodes to admit; `None` admits all.
+    pub allowed: Option<Vec<NodeId>>,
+    /// All tags of each service that this node offers.
+    pub tags: BTreeMap<String, Vec<String>>,
+    /// Where the node stands.
+    pub zone: Option<String>,
+}
+
+/// What the driver tells of the network around the node, so that a node that is alone looks for others, and people see it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Neighbourhood {
     /// To whom there is a connection.
