@@ -5,7 +5,9 @@
 
 mod dial;
 mod order;
+mod outsiders;
 mod replicas;
+mod surroundings;
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +17,7 @@ use std::{
 
 use futures::StreamExt as _;
 use hearsay_protocol::{
-    Core,
+    Core, NodeId,
     io::{Command, Fatal, GossipId, Input, Judgement, Output},
     record::Health,
     sync::Ticket,
@@ -41,7 +43,9 @@ use crate::{
     view::View,
 };
 use dial::Dials;
-pub use order::{Neighbourhood, Order};
+pub use order::{HEARD_MAX, Neighbourhood, Order, Reloaded};
+use outsiders::Outsiders;
+pub use outsiders::{Outsider, Reason};
 use replicas::Replication;
 
 /// A second connection to the same process, the other way round than the first, is a crossing dial while the first is younger than this.
@@ -71,6 +75,8 @@ struct First {
     here: Option<Multiaddr>,
     /// Which process the peer is, once it has said so. A peer that restarted is another, and so is a second one under its key.
     process: Option<String>,
+    /// The other end of it.
+    there: Multiaddr,
 }
 
 /// The driver's state.
@@ -309,6 +315,7 @@ impl Driver {
             self.swarm.behaviour_mut().blocked.unblock_peer(peer);
         }
         self.keep_mdns();
+        self.keep_outsiders(now);
         self.conclude_farewell();
         let mut counters = self.core.counters().list().to_vec();
         counters.push((
@@ -326,11 +333,26 @@ impl Driver {
             "Times mDNS was begun anew because somebody announced too many nodes",
             self.mdns_floods,
         ));
+        counters.push((
+            "handshakes_failed",
+            "Connections that failed in the handshake: another cluster key, or no node",
+            self.handshakes_failed,
+        ));
+        counters.push((
+            "outsiders_dropped",
+            "Nodes that cannot be talked to and are not listed, because there are too many",
+            self.outsiders.dropped,
+        ));
         counters.push(("log_lines_dropped", "Lines of the log that nobody took", logging::lines_dropped()));
         counters.extend(logging::shipped());
         self.metrics.set_protocol(counters);
         let lateness = self.core.lateness(self.view.clock().now());
         self.metrics.set_protocol_gauges(vec![
+            (
+                "outsiders",
+                "Nodes that were announced or named and cannot be talked to: another key or cluster, or no answer",
+                self.outsiders.list().len() as f64,
+            ),
             ("neighbours", "Peers this node is connected to", self.connected.len() as f64),
             (
                 "lateness_seconds",
@@ -348,6 +370,7 @@ impl Driver {
         if mdns != self.mdns_on || flooded {
             self.mdns_on = mdns;
             self.mdns_floods += u64::from(flooded);
+            self.heard.clear();
             let id = *self.swarm.local_peer_id();
             let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
             self.swarm.behaviour_mut().mdns = swarm::speak_mdns(mdns, id, &listening);
@@ -389,6 +412,9 @@ impl Driver {
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
                 self.on_dial_failed(peer_id, connection_id, &error);
             }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                self.on_handshake_failed(&send_back_addr, &error);
+            }
             SwarmEvent::NewListenAddr { .. } => self.present_addresses(),
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.present_addresses();
@@ -410,7 +436,9 @@ impl Driver {
                 ConnectedPoint::Listener { local_addr, .. } => Some(local_addr.clone()),
                 ConnectedPoint::Dialer { .. } => None,
             };
-            self.connected.insert(peer, First { since: Instant::now(), dialled, here, process: None });
+            let there = endpoint.get_remote_address().clone();
+            let first = First { since: Instant::now(), dialled, here, process: None, there };
+            self.connected.insert(peer, first);
             self.tell_neighbourhood();
             self.replication.journals.connected(node, true);
             return self.feed(Input::Connected(node));
@@ -425,6 +453,9 @@ impl Driver {
     /// A peer has said which process it is.
     fn on_identified(&mut self, peer: PeerId, process: &str) {
         let Some(first) = self.connected.get_mut(&peer) else { return };
+        if let Some(node) = node_of(peer) {
+            self.outsiders.talked_to(node, first.dialled.then_some(&first.there));
+        }
         if first.process.get_or_insert_with(|| process.to_owned()) != process {
             self.begin_anew(peer);
         }
@@ -457,7 +488,7 @@ impl Driver {
             self.dials.alone();
         }
         let neighbours = self.connected.keys().copied().filter_map(node_of).collect();
-        self.neighbourhood.send_replace(Neighbourhood { neighbours });
+        self.neighbourhood.send_modify(|neighbourhood| neighbourhood.neighbours = neighbours);
     }
 
     /// The interfaces changed: say so in the header and in every instance.
@@ -488,18 +519,25 @@ impl Driver {
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found {
                     if let Some(node) = node_of(peer) {
+                        self.hear_of(node, &address);
                         self.feed(Input::Hint(Some(node), address.to_string()));
                     }
                 }
             }
             // Expired mDNS records never mean death.
-            BehaviourEvent::Mdns(mdns::Event::Expired(_)) | BehaviourEvent::Identify(_) => (),
+            BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => {
+                gone.into_iter().filter_map(|(peer, _)| node_of(peer)).for_each(|node| {
+                    self.heard.remove(&node);
+                });
+            }
+            BehaviourEvent::Identify(_) => (),
         }
     }
 
     fn block(&mut self, peer: PeerId, protocol: &str) {
         self.strangers += 1;
         tracing::debug!(%peer, protocol = protocol.escape_debug().to_string(), "parting from a node of another cluster");
+        self.note_other_cluster(peer, protocol);
         if self.blocked_until.len() >= BLOCKED_MAX {
             for peer in std::mem::take(&mut self.blocked_until).into_keys() {
                 self.swarm.behaviour_mut().blocked.unblock_peer(peer);
@@ -598,6 +636,8 @@ impl Driver {
                         _ = self.swarm.behaviour_mut().sync.send_response(channel, bytes);
                     }
                 }
+                // The hook for what counts on members that are expected back. The log has its event.
+                Output::ForgottenByOperator(_) => (),
                 Output::Event(event) => events::log(&event),
                 Output::Fatal(fatal) => {
                     self.view.apply(self.view.clock().now(), changes);

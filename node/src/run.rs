@@ -335,7 +335,7 @@ struct Node {
 impl Node {
     /// Until a signal or a command says to leave, or the driver fails.
     async fn live(
-        &self,
+        &mut self,
         mut fatal: oneshot::Receiver<anyhow::Result<()>>,
         mut control: mpsc::Receiver<Control>,
     ) -> anyhow::Result<()> {
@@ -428,8 +428,6 @@ fn plugin_listeners(
 }
 
 fn offer(plugin: &dyn Service, tags: &[String], listeners: &BTreeMap<String, TcpListener>) -> Offer {
-    let mut all: Vec<String> = plugin.tags();
-    all.extend(tags.iter().filter(|t| !plugin.tags().contains(t)).cloned());
     let mut meta: BTreeMap<String, String> = plugin.meta();
     // The instance's address is the node's HTTP, as that of every plug-in; this is how others find the listener of its own.
     let own = listeners.get(plugin.name()).and_then(|listener| listener.local_addr().ok());

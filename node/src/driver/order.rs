@@ -1,6 +1,9 @@
 //! What the rest of a node and its driver say to each other.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use hearsay_protocol::{NodeId, io::Command, sync::Ticket};
 use libp2p::Multiaddr;
@@ -52,4 +55,13 @@ pub struct Reloaded {
 pub struct Neighbourhood {
     /// To whom there is a connection.
     pub neighbours: BTreeSet<NodeId>,
+    /// Whether the node takes part in mDNS now.
+    pub mdns: bool,
+    /// Other hosts that mDNS has heard of a node, at most [`HEARD_MAX`].
+    pub heard: BTreeSet<IpAddr>,
+    /// Nodes that were announced or named and cannot be talked to.
+    pub outsiders: Vec<Outsider>,
 }
+
+/// Hosts told of in [`Neighbourhood::heard`]. One proves that multicast works.
+pub const HEARD_MAX: usize = 16;

@@ -245,7 +245,7 @@ async fn leave_asks_the_driver() {
     let mut server = Server::start().await;
     let reply = server.send("PUT /v1/agent/leave", &[], "").await;
     assert_eq!((reply.status, reply.body.as_str()), (200, ""));
-    assert_eq!(within(server.control.recv()).await, Some(Control::Leave));
+    assert!(matches!(within(server.control.recv()).await, Some(Control::Leave)));
     server.control.close();
     assert_eq!(server.send("PUT /v1/agent/leave", &[], "").await.status, 503);
 }
@@ -255,7 +255,8 @@ async fn maintenance_asks_the_driver_and_wants_to_know_which_way() {
     let mut server = Server::start().await;
     for (query, enable) in [("enable=true&reason=disk", true), ("enable=false", false)] {
         assert_eq!(server.send(&format!("PUT /v1/agent/maintenance?{query}"), &[], "").await.status, 200);
-        assert_eq!(within(server.control.recv()).await, Some(Control::Maintenance(enable)));
+        let asked = within(server.control.recv()).await;
+        assert!(matches!(asked, Some(Control::Maintenance(way)) if way == enable), "{asked:?}");
     }
     for query in ["", "enable=perhaps", "enable=true&raeson=x"] {
         assert_eq!(server.send(&format!("PUT /v1/agent/maintenance?{query}"), &[], "").await.status, 400);
