@@ -526,9 +526,11 @@ impl Driver {
             }
             // Expired mDNS records never mean death.
             BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => {
-                gone.into_iter().filter_map(|(peer, _)| node_of(peer)).for_each(|node| {
-                    self.heard.remove(&node);
-                });
+                for (peer, address) in gone {
+                    if let Some(node) = node_of(peer) {
+                        self.hear_no_more_of(node, &address);
+                    }
+                }
             }
             BehaviourEvent::Identify(_) => (),
         }

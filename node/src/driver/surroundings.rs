@@ -1,4 +1,4 @@
-//! The network around the node: whom mDNS announces, and who cannot be talked to.
+//! The network around the node: nodes that mDNS announces, and nodes that cannot be talked to.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
@@ -22,6 +22,14 @@ impl Driver {
     pub(super) fn hear_of(&mut self, node: NodeId, address: &Multiaddr) {
         if self.heard.len() < ANNOUNCED_MAX || self.heard.contains_key(&node) {
             self.heard.insert(node, address.clone());
+        }
+    }
+
+    /// mDNS has not heard of it there for as long as it said that it would be there.
+    pub(super) fn hear_no_more_of(&mut self, node: NodeId, address: &Multiaddr) {
+        // It may be announced at another address as well.
+        if self.heard.get(&node) == Some(address) {
+            self.heard.remove(&node);
         }
     }
 

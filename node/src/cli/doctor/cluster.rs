@@ -194,11 +194,17 @@ pub(super) fn judge_outsiders(ours: &Members, network: &Network) -> Vec<Finding>
     let because = |reason: &str| -> Vec<&Outsider> {
         network.outsiders.iter().filter(|outsider| outsider.reason == reason).collect()
     };
+    // A node that sees others may have neighbours of a cluster that is not its own; for one that is alone this is the reason.
+    let is_alone = ours.members.iter().filter(|member| member.is_present()).count() < 2;
+    let finding = |what: String, advice: &str| match is_alone {
+        true => Finding::fail(what, advice),
+        false => Finding::warn(what, advice),
+    };
     let mut findings = Vec::new();
     let keys = because("another-key");
     if !keys.is_empty() {
         let uses = if keys.len() == 1 { "uses" } else { "use" };
-        findings.push(Finding::fail(
+        findings.push(finding(
             format!(
                 "{} on this network {uses} another key or none: {}",
                 nodes(keys.len()),
@@ -225,7 +231,7 @@ pub(super) fn judge_outsiders(ours: &Members, network: &Network) -> Vec<Finding>
     }
     let silent = because("no-answer");
     if !silent.is_empty() {
-        findings.push(Finding::fail(
+        findings.push(finding(
             format!(
                 "{} announced on this network or named by --join, and not reached: {}",
                 nodes(silent.len()),
@@ -358,8 +364,11 @@ mod tests {
         network.outsiders = (1..=12).map(|n| outsider(n, "another-key", None)).collect();
         network.outsiders.push(outsider(20, "other-cluster", Some("shop")));
         network.outsiders.push(outsider(30, "no-answer", None));
-        let findings = judge_outsiders(&two(), &network);
+        let mut alone = two();
+        alone.members.truncate(1);
         let key = "12 nodes on this network use another key or none: 10.77.0.1:7600, ";
+        assert_eq!(verdict(&judge_outsiders(&two(), &network), key), Some(Verdict::Warn));
+        let findings = judge_outsiders(&alone, &network);
         assert_eq!(verdict(&findings, key), Some(Verdict::Fail), "{findings:?}");
         let cluster = "1 node on this network belongs to the cluster \"shop\", this node to \"default\": 10.77.0.20:7600";
         assert_eq!(verdict(&findings, cluster), Some(Verdict::Warn), "{findings:?}");
