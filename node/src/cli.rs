@@ -46,12 +46,14 @@ Examples:
   node members                      which nodes there are, and how they are
   node watch                        every change as it happens
   node log tail                     what any service says, as it says it
+  node forget db1                   remove a member that failed and will not come back
   node doctor                       why do my nodes not see each other?
 
 Every option of a node is also a variable of the environment (--data-dir is HEARSAY_DATA_DIR) and a key in the
 file that --config names (data-dir). A flag outranks the environment, which outranks the file.
 
-Exit codes of commands: 0 done, 1 failed, 2 wrong usage or no match, 3 no node answers.";
+Exit codes of commands: 0 done, 1 failed, 2 wrong usage or no match, 3 no node answers. A node ends with 4 where
+another process already runs under its key (a copied data dir): starting it again does not help.";
 
 /// Service discovery without a registry: runs a node, or asks one
 #[derive(Debug, Parser)]
@@ -106,6 +108,16 @@ enum Command {
     Log(log::Command),
     /// Let the node say goodbye, finish its requests and stop
     Leave,
+    /// Forget a member that has failed or left and will not come back, on all nodes
+    #[command(
+        after_help = "Examples:\n  node forget db1-00aa11\n  node forget 12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X\n\n\
+                            A member that is alive is not forgotten. One that was forgotten and lives comes back by itself."
+    )]
+    Forget {
+        /// The name or id of the member
+        #[arg(value_name = "NAME|ID")]
+        member: String,
+    },
     /// Bring the grade book in from CSV, or take it out
     #[command(subcommand)]
     Grades(GradesCommand),
@@ -214,6 +226,7 @@ fn ask(
             Command::Why { name } => ask::why(&client, output, name).await,
             Command::Log(command) => log::log(&client, output, command).await,
             Command::Leave => ask::leave(&client, output).await,
+            Command::Forget { member } => ask::forget(&client, output, member).await,
             Command::Health => ask::health(&client, output).await,
             Command::Doctor => doctor::doctor(&client, output).await,
             Command::Grades(command) => grades::run(command, &client, output, environment).await,

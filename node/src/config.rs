@@ -6,6 +6,7 @@
 mod address;
 mod amount;
 mod options;
+mod reload;
 
 use std::{
     collections::BTreeSet,
@@ -172,6 +173,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is not wrong enough to stop, in words. To be logged once there is a log.
     pub warnings: Vec<String>,
+    /// What it was made of, to be read again.
+    source: reload::Source,
 }
 
 impl Config {
@@ -185,10 +188,17 @@ impl Config {
         environment: &Environment,
         roles: &[&str],
     ) -> Result<Self, ConfigError> {
+        let source = reload::Source {
+            flags: flags.clone(),
+            file: file.clone(),
+            environment: environment.clone(),
+            roles: roles.iter().map(ToString::to_string).collect(),
+        };
         let file = file.or_else(|| environment.get("HEARSAY_CONFIG").map(PathBuf::from));
         let from_file = file.as_deref().map(Options::from_file).transpose()?.unwrap_or_default();
         let options = flags.over(environment.options()?).over(from_file);
         let mut config = Self::check(options, environment, roles)?;
+        config.source = source;
         let idle = config.idle_options();
         config.warnings.extend(idle.map(|option| format!("--{option} has no effect in this version")));
         if is_given(config.gateway, Ipv4Addr::UNSPECIFIED, GATEWAY_PORT)
@@ -250,6 +260,7 @@ impl Config {
                 None => LogFormat::default(),
             },
             warnings,
+            source: reload::Source::default(),
         })
     }
 

@@ -4,9 +4,12 @@
 //! at answering pings. Nothing here concludes anything.
 
 mod dial;
+mod housekeeping;
 mod order;
+mod outsiders;
 mod peer_clocks;
 mod replicas;
+mod surroundings;
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +19,7 @@ use std::{
 
 use futures::StreamExt as _;
 use hearsay_protocol::{
-    Core,
+    Core, NodeId,
     io::{Command, Fatal, GossipId, Input, Judgement, Output},
     record::Health,
     sync::Ticket,
@@ -31,18 +34,20 @@ use libp2p::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::control::Forgetting;
 use crate::{
     events,
     journal::Journals,
-    logging,
     metrics::Metrics,
     presentation::{self, Presentation},
     swarm::{self, Behaviour, BehaviourEvent, node_of, peer_of},
     view::View,
-    warnings::{self, Warnings},
+    warnings::Warnings,
 };
 use dial::Dials;
-pub use order::{Neighbourhood, Order};
+pub use order::{HEARD_MAX, Neighbourhood, Order, Reloaded};
+use outsiders::Outsiders;
+pub use outsiders::{Outsider, Reason};
 use peer_clocks::PeerClocks;
 use replicas::Replication;
 
@@ -73,6 +78,8 @@ struct First {
     here: Option<Multiaddr>,
     /// Which process the peer is, once it has said so. A peer that restarted is another, and so is a second one under its key.
     process: Option<String>,
+    /// The other end of it.
+    there: Multiaddr,
 }
 
 /// The driver's state.
@@ -99,6 +106,12 @@ pub struct Driver {
     parting: BTreeMap<PeerId, Instant>,
     blocked_until: BTreeMap<PeerId, Instant>,
     farewell: Option<(oneshot::Sender<()>, Instant)>,
+    /// What orders came to, told once readers can see it.
+    outcomes: Vec<(oneshot::Sender<Forgetting>, Forgetting)>,
+    /// Where mDNS says that nodes are.
+    heard: BTreeMap<NodeId, Multiaddr>,
+    outsiders: Outsiders,
+    handshakes_failed: u64,
     next_housekeeping: Instant,
     gossip_undelivered: u64,
     strangers: u64,
@@ -160,6 +173,10 @@ impl Driver {
             parting: BTreeMap::new(),
             blocked_until: BTreeMap::new(),
             farewell: None,
+            outcomes: Vec::new(),
+            heard: BTreeMap::new(),
+            outsiders: Outsiders::default(),
+            handshakes_failed: 0,
             next_housekeeping: Instant::now(),
             gossip_undelivered: 0,
             strangers: 0,
@@ -211,6 +228,10 @@ impl Driver {
                 () = tokio::time::sleep_until(due.into()) => self.feed(Input::Tick),
             }
             self.carry_out()?;
+            for (tell, outcome) in self.outcomes.drain(..) {
+                // The client may be gone.
+                _ = tell.send(outcome);
+            }
             if self.next_housekeeping <= Instant::now() {
                 self.keep_house();
             }
@@ -233,6 +254,14 @@ impl Driver {
                 self.presentation.health = if enable { Health::Critical } else { Health::Passing };
                 self.present_addresses();
             }
+            Order::Reload(reloaded, tell) => {
+                // The node may be stopping.
+                _ = tell.send(self.reload(reloaded));
+            }
+            Order::Forget(id, tell) => {
+                let outcome = self.forget(id);
+                self.outcomes.push((tell, outcome));
+            }
             Order::Alive(answer) => {
                 // Whoever asked may have given up.
                 _ = answer.send(());
@@ -246,85 +275,37 @@ impl Driver {
         }
     }
 
-    /// What happens seldom.
-    fn keep_house(&mut self) {
-        let now = Instant::now();
-        self.next_housekeeping = now + HOUSEKEEPING;
-        for peer in take_due(&mut self.parting, now) {
-            _ = self.swarm.disconnect_peer_id(peer);
+    /// Goes by other options from now on.
+    ///
+    /// # Errors
+    /// Which of them others would not take. Nothing was changed.
+    fn reload(&mut self, reloaded: Reloaded) -> Result<(), String> {
+        let Reloaded { allowed, tags, zone } = reloaded;
+        let presentation = self.presentation.with(&tags, zone);
+        presentation.check().map_err(|error| format!("{error:#}"))?;
+        self.presentation = presentation;
+        self.present_addresses();
+        self.swarm.behaviour_mut().allowed = allowed.as_deref().map(swarm::allow).into();
+        if let Some(allowed) = allowed {
+            let is_refused = |peer: &&PeerId| node_of(**peer).is_none_or(|node| !allowed.contains(&node));
+            let refused: Vec<PeerId> = self.connected.keys().filter(is_refused).copied().collect();
+            for peer in refused {
+                _ = self.swarm.disconnect_peer_id(peer);
+            }
         }
-        if let Some(next) = self.parting.values().min() {
-            self.next_housekeeping = self.next_housekeeping.min(*next);
-        }
-        for peer in take_due(&mut self.blocked_until, now) {
-            self.swarm.behaviour_mut().blocked.unblock_peer(peer);
-        }
-        self.keep_mdns();
-        self.conclude_farewell();
-        let mut counters = self.core.counters().list().to_vec();
-        counters.push((
-            "gossip_undelivered",
-            "Gossip messages dropped because a neighbour did not take them",
-            self.gossip_undelivered,
-        ));
-        counters.push((
-            "strangers",
-            "Connections parted from because the peer is of another cluster",
-            self.strangers,
-        ));
-        counters.push((
-            "mdns_floods",
-            "Times mDNS was begun anew because somebody announced too many nodes",
-            self.mdns_floods,
-        ));
-        counters.push(("log_lines_dropped", "Lines of the log that nobody took", logging::lines_dropped()));
-        counters.extend(logging::shipped());
-        self.metrics.set_protocol(counters);
-        self.warnings.set(warnings::CLOCK, self.peer_clocks.warning());
-        let lateness = self.core.lateness(self.view.clock().now());
-        self.metrics.set_protocol_gauges(vec![
-            ("neighbours", "Peers this node is connected to", self.connected.len() as f64),
-            (
-                "lateness_seconds",
-                "The worst lateness lately seen, own timers and answers",
-                lateness.as_secs_f64(),
-            ),
-            (
-                "clock_offset_seconds",
-                "How far the clocks of peers are ahead of this node's, the median",
-                self.peer_clocks.median_ms() as f64 / 1e3,
-            ),
-            (
-                "warnings",
-                "Conditions that a person should mend, as /readyz lists them",
-                self.warnings.list().len() as f64,
-            ),
-        ]);
+        Ok(())
     }
 
-    /// Few of a large cluster speak mDNS, and nobody listens to a flood of it.
-    fn keep_mdns(&mut self) {
-        let mdns = self.mdns_wanted && self.core.speaks_mdns();
-        let announced = self.swarm.behaviour().mdns.as_ref().map_or(0, |mdns| mdns.discovered_nodes().len());
-        let flooded = announced > ANNOUNCED_MAX;
-        if mdns != self.mdns_on || flooded {
-            self.mdns_on = mdns;
-            self.mdns_floods += u64::from(flooded);
-            let id = *self.swarm.local_peer_id();
-            let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
-            self.swarm.behaviour_mut().mdns = swarm::speak_mdns(mdns, id, &listening);
-        }
-    }
-
-    /// Whether everybody nearby knows that this node leaves.
-    fn conclude_farewell(&mut self) {
-        if let Some((done, until)) = self.farewell.take() {
-            if self.asked.is_empty() || until <= Instant::now() {
-                // Nobody may wait for it any more.
-                _ = done.send(());
-            } else {
-                self.next_housekeeping = self.next_housekeeping.min(until);
-                self.farewell = Some((done, until));
+    fn forget(&mut self, id: NodeId) -> Forgetting {
+        match self.core.concluded(id) {
+            None => Forgetting::Unknown,
+            Some(state) if state.is_present() => Forgetting::Present(state),
+            Some(_) => {
+                self.feed(Input::Command(Command::Forget(id)));
+                match self.core.concluded(id) {
+                    None => Forgetting::Done,
+                    Some(state) => Forgetting::Present(state),
+                }
             }
         }
     }
@@ -352,6 +333,9 @@ impl Driver {
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
                 self.on_dial_failed(peer_id, connection_id, &error);
             }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                self.on_handshake_failed(&send_back_addr, &error);
+            }
             SwarmEvent::NewListenAddr { .. } => self.present_addresses(),
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.present_addresses();
@@ -373,7 +357,9 @@ impl Driver {
                 ConnectedPoint::Listener { local_addr, .. } => Some(local_addr.clone()),
                 ConnectedPoint::Dialer { .. } => None,
             };
-            self.connected.insert(peer, First { since: Instant::now(), dialled, here, process: None });
+            let there = endpoint.get_remote_address().clone();
+            let first = First { since: Instant::now(), dialled, here, process: None, there };
+            self.connected.insert(peer, first);
             self.tell_neighbourhood();
             self.replication.journals.connected(node, true);
             return self.feed(Input::Connected(node));
@@ -388,6 +374,9 @@ impl Driver {
     /// A peer has said which process it is.
     fn on_identified(&mut self, peer: PeerId, process: &str) {
         let Some(first) = self.connected.get_mut(&peer) else { return };
+        if let Some(node) = node_of(peer) {
+            self.outsiders.talked_to(node, first.dialled.then_some(&first.there));
+        }
         if first.process.get_or_insert_with(|| process.to_owned()) != process {
             self.begin_anew(peer);
         }
@@ -420,7 +409,7 @@ impl Driver {
             self.dials.alone();
         }
         let neighbours = self.connected.keys().copied().filter_map(node_of).collect();
-        self.neighbourhood.send_replace(Neighbourhood { neighbours });
+        self.neighbourhood.send_modify(|neighbourhood| neighbourhood.neighbours = neighbours);
     }
 
     /// The interfaces changed: say so in the header and in every instance.
@@ -454,18 +443,27 @@ impl Driver {
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found {
                     if let Some(node) = node_of(peer) {
+                        self.hear_of(node, &address);
                         self.feed(Input::Hint(Some(node), address.to_string()));
                     }
                 }
             }
             // Expired mDNS records never mean death.
-            BehaviourEvent::Mdns(mdns::Event::Expired(_)) | BehaviourEvent::Identify(_) => (),
+            BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => {
+                for (peer, address) in gone {
+                    if let Some(node) = node_of(peer) {
+                        self.hear_no_more_of(node, &address);
+                    }
+                }
+            }
+            BehaviourEvent::Identify(_) => (),
         }
     }
 
     fn block(&mut self, peer: PeerId, protocol: &str) {
         self.strangers += 1;
         tracing::debug!(%peer, protocol = protocol.escape_debug().to_string(), "parting from a node of another cluster");
+        self.note_other_cluster(peer, protocol);
         if self.blocked_until.len() >= BLOCKED_MAX {
             for peer in std::mem::take(&mut self.blocked_until).into_keys() {
                 self.swarm.behaviour_mut().blocked.unblock_peer(peer);
@@ -564,6 +562,8 @@ impl Driver {
                         _ = self.swarm.behaviour_mut().sync.send_response(channel, bytes);
                     }
                 }
+                // The hook for what counts on members that are expected back. The log has its event.
+                Output::ForgottenByOperator(_) => (),
                 Output::Event(event) => events::log(&event),
                 Output::Fatal(fatal) => {
                     self.view.apply(self.view.clock().now(), changes);

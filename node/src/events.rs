@@ -26,6 +26,10 @@ pub fn log(event: &Event) {
             "another process runs under this node's key: its data dir was copied. It is being told to stop; \
              give it a data dir of its own"
         ),
+        Event::Forgotten { id, name, by } => {
+            let name = name.escape_debug().to_string();
+            tracing::info!(name, %id, %by, "member forgotten: an operator said so");
+        }
         Event::Misbehaved(from, what) => {
             tracing::warn!(%from, what, "a peer sent what is forged or malformed")
         }

@@ -30,7 +30,7 @@ pub struct Offer {
 }
 
 /// What a node says of itself wherever it is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Presentation {
     /// Name, roles, zone, software; its addresses are filled in.
     pub profile: Profile,
@@ -71,6 +71,18 @@ impl Presentation {
             }
         }
         Ok(())
+    }
+
+    /// The same with other tags for the services named, and another zone.
+    pub fn with(&self, tags: &BTreeMap<String, Vec<String>>, zone: Option<String>) -> Self {
+        let mut new = self.clone();
+        new.profile.zone = zone;
+        for offer in &mut new.offers {
+            if let Some(tags) = tags.get(&offer.service) {
+                offer.tags.clone_from(tags);
+            }
+        }
+        new
     }
 
     /// What to state while the swarm listens at these addresses.
@@ -180,6 +192,7 @@ mod tests {
                 roles: vec!["grading".into()],
                 zone: None,
                 software: "test".into(),
+                ephemeral: false,
             },
             offers: vec![Offer { service: "grading".into(), tags: vec![], meta: BTreeMap::new() }],
             suffix: "abcdef".into(),

@@ -28,12 +28,15 @@ use crate::{
     config::{Config, Listen, hostname},
     control::Control,
     driver::{Driver, Neighbourhood, Order, Parts},
+    hangup::{self, OnHangup},
     http::{self, HostNames, Limits, NodeHost, Readiness, Site},
     journal::{Ground, Journals},
+    key_check::{self, Search},
     logging, memory,
     metrics::Metrics,
     ports,
     presentation::{Offer, Presentation},
+    reload::{self, Joins, all_tags},
     seek,
     storage::{REMEMBERED_MAX, Remembered, Storage},
     swarm::{self, SwarmConfig},
@@ -46,6 +49,8 @@ use crate::{
 const ORDERS_MAX: usize = 256;
 /// How often the members are written down for the next start.
 const REMEMBER_EVERY: Duration = Duration::from_secs(30);
+/// When they are written down first: a copy of the data dir of a young node is to find them, too.
+const REMEMBER_FIRST: Duration = Duration::from_secs(2);
 /// Requests that are being answered when the node leaves get this long.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// What was said last gets this long to be shipped or spooled.
@@ -82,6 +87,15 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let listeners = plugin_listeners(&plugins, &config)?;
     let swarm_port = ports::claim_swarm(config.swarm)?;
     let mut storage = Storage::open(&config.data_dir, &config.cluster)?;
+    let keypair = Keypair::ed25519_from_bytes(*storage.seed().expose())?;
+    let swarm_config = SwarmConfig {
+        cluster: config.cluster.clone(),
+        cluster_key: config.cluster_key.as_ref().map(|key| key.to_pnet()),
+        allowed: config.allowed.as_ref().map(|nodes| nodes.iter().copied().collect()),
+        mdns: config.mdns,
+    };
+    let rungs = ports::rungs_around(swarm_port.address);
+    check_key(&storage, &keypair, &swarm_config, &config, &rungs).await?;
     let started_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
     let incarnation = storage.next_incarnation(started_ms)?;
     let identity = Identity::from_seed(storage.seed().expose());
@@ -157,6 +171,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
             roles: config.roles.clone(),
             zone: config.zone.clone(),
             software: concat!("hearsay ", env!("CARGO_PKG_VERSION")).into(),
+            ephemeral: storage.dir().is_none(),
         },
         offers,
         suffix: id.short(),
@@ -181,13 +196,6 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         random_seed()?,
         clock.now(),
     );
-    let swarm_config = SwarmConfig {
-        cluster: config.cluster.clone(),
-        cluster_key: config.cluster_key.as_ref().map(|key| key.to_pnet()),
-        allowed: config.allowed.as_ref().map(|nodes| nodes.iter().copied().collect()),
-        mdns: config.mdns,
-    };
-    let keypair = Keypair::ed25519_from_bytes(*storage.seed().expose())?;
     let listen_on = Multiaddr::from(swarm_port.address.ip()).with(Protocol::Tcp(swarm_port.address.port()));
     let (fatal_sender, fatal) = oneshot::channel();
     let (view_of_driver, metrics_of_driver, cluster) =
@@ -221,11 +229,9 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         _ = fatal_sender.send(ended);
     })?;
 
-    let rungs = ports::rungs_around(swarm_port.address);
     tokio::spawn(seek::climb(rungs, orders.clone(), neighbours.clone()));
-    for target in &config.join {
-        tokio::spawn(seek::join(target.clone(), orders.clone(), neighbours.clone()));
-    }
+    let mut joins = Joins::new(orders.clone(), neighbours.clone());
+    joins.set(&config.join);
     tokio::spawn(memory::give_back_after_bursts(neighbours));
     tokio::spawn(memory::give_back_after_start());
     for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
@@ -250,7 +256,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     systemd::ready(&name);
     tokio::spawn(systemd::live(orders.clone()));
 
-    let node = Node { view, me: id, storage, orders: orders.clone() };
+    let own_tags = plugins.iter().map(|plugin| (plugin.name().to_owned(), plugin.tags())).collect();
+    let mut node = Node { view, me: id, storage, orders: orders.clone(), config, own_tags, joins };
     let ended = node.live(fatal, control_receiver).await;
     readiness.send_replace(Readiness::Leaving);
     systemd::stopping();
@@ -279,6 +286,25 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     Ok(())
 }
 
+/// Refuses to start under a key that another process holds. A key that has just been made is nobody else's.
+async fn check_key(
+    storage: &Storage,
+    keypair: &Keypair,
+    swarm_config: &SwarmConfig,
+    config: &Config,
+    rungs: &[Multiaddr],
+) -> anyhow::Result<()> {
+    if !storage.has_run() {
+        return Ok(());
+    }
+    let me = Identity::from_seed(storage.seed().expose()).id();
+    let remembered = addresses_of(&storage.remembered());
+    let mut addresses = key_check::remembered_addresses(&remembered, me);
+    addresses.extend(rungs.iter().cloned());
+    let search = Search { addresses, join: config.join.clone(), had_company: !remembered.is_empty() };
+    Ok(key_check::check(keypair, swarm_config, search).await?)
+}
+
 /// Ships what this process says to the log, until it is told to stop. The other end hears when it has.
 fn ship(
     host: Arc<dyn Host>,
@@ -304,29 +330,42 @@ struct Node {
     me: NodeId,
     storage: Storage,
     orders: mpsc::Sender<Order>,
+    config: Config,
+    /// The tags that each plug-in has by itself.
+    own_tags: BTreeMap<String, Vec<String>>,
+    joins: Joins,
 }
 
 impl Node {
     /// Until a signal or a command says to leave, or the driver fails.
     async fn live(
-        &self,
+        &mut self,
         mut fatal: oneshot::Receiver<anyhow::Result<()>>,
         mut control: mpsc::Receiver<Control>,
     ) -> anyhow::Result<()> {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let mut remember = tokio::time::interval(REMEMBER_EVERY);
-        remember.tick().await;
+        let on_hangup = OnHangup::of_this_process();
+        let mut hangup = on_hangup.signals()?;
+        let first = tokio::time::Instant::now() + REMEMBER_FIRST;
+        let mut remember = tokio::time::interval_at(first, REMEMBER_EVERY);
         loop {
             tokio::select! {
                 ended = &mut fatal => return ended.unwrap_or_else(|_| anyhow::bail!("the node's driver stopped; this is a defect")),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                () = hangup::next(&mut hangup) => match on_hangup {
+                    OnHangup::Reload => {
+                        reload::reload(&mut self.config, &self.own_tags, &self.orders, &mut self.joins).await;
+                    }
+                    OnHangup::Leave | OnHangup::Ignore => break,
+                },
                 command = control.recv() => match command {
                     Some(Control::Maintenance(enable)) => {
                         // An error: the driver is gone, and `fatal` will say why.
                         _ = self.orders.send(Order::Maintenance(enable)).await;
                     }
+                    Some(Control::Forget(id, tell)) => _ = self.orders.send(Order::Forget(id, tell)).await,
                     Some(Control::Leave) | None => break,
                 },
                 _ = remember.tick() => self.remember(),
@@ -393,13 +432,11 @@ fn plugin_listeners(
 }
 
 fn offer(plugin: &dyn Service, tags: &[String], listeners: &BTreeMap<String, TcpListener>) -> Offer {
-    let mut all: Vec<String> = plugin.tags();
-    all.extend(tags.iter().filter(|t| !plugin.tags().contains(t)).cloned());
     let mut meta: BTreeMap<String, String> = plugin.meta();
     // The instance's address is the node's HTTP, as that of every plug-in; this is how others find the listener of its own.
     let own = listeners.get(plugin.name()).and_then(|listener| listener.local_addr().ok());
     meta.extend(own.map(|address| ("listener-port".to_owned(), address.port().to_string())));
-    Offer { service: plugin.name().to_owned(), tags: all, meta }
+    Offer { service: plugin.name().to_owned(), tags: all_tags(&plugin.tags(), tags), meta }
 }
 
 fn addresses_of(remembered: &[Remembered]) -> Vec<(NodeId, String)> {

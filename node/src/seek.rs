@@ -79,7 +79,11 @@ pub async fn join(
     }
 }
 
-async fn resolve(target: &Join) -> Result<Vec<(Option<NodeId>, Multiaddr)>, String> {
+/// The addresses of one `--join` target, each with the peer that is expected there, where it says so.
+///
+/// # Errors
+/// The resolver's words.
+pub async fn resolve(target: &Join) -> Result<Vec<(Option<NodeId>, Multiaddr)>, String> {
     match target {
         Join::Multiaddr(address) => {
             let peer = address.iter().find_map(|part| match part {

@@ -221,6 +221,11 @@ impl Storage {
         &self.api_token
     }
 
+    /// Whether a node has run under this key before. A copy of its data dir has it, too.
+    pub fn has_run(&self) -> bool {
+        self.last_incarnation_ms > 0
+    }
+
     /// The incarnation of the life that begins at `now_ms` (since 1970, by the wall clock): above every one before. On disk when this returns.
     ///
     /// # Errors

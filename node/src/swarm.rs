@@ -19,7 +19,7 @@ use libp2p::{
     connection_limits::{self, ConnectionLimits},
     core::{
         muxing::StreamMuxerBox,
-        transport::{Boxed, ListenerId},
+        transport::{Boxed, ListenerId, timeout::TransportTimeout},
         upgrade::Version,
     },
     gossipsub::{
@@ -43,7 +43,7 @@ use libp2p::{
 mod behaviour;
 pub mod pulse;
 
-pub use behaviour::{Behaviour, BehaviourEvent};
+pub use behaviour::{Behaviour, BehaviourEvent, KeyCheckBehaviour, KeyCheckEvent};
 
 /// A handshake that takes longer is given up. The core has drawn its conclusions long before.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -68,6 +68,9 @@ const STREAMS_MAX: usize = 128;
 const SUBSCRIPTIONS_MAX: usize = 8;
 /// How often mDNS asks while nobody answers. One lost first answer costs one of these.
 const MDNS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A TCP connection that takes longer is given up. Shorter than [`HANDSHAKE_MAX`], so that a silent host is told from a silent handshake.
+const CONNECT_MAX: Duration = Duration::from_secs(4);
 
 /// What a swarm needs to know.
 #[derive(Debug, Clone)]
@@ -136,6 +139,30 @@ pub fn build(keypair: &Keypair, config: &SwarmConfig) -> Result<(Swarm<Behaviour
     Ok((Swarm::new(transport, behaviour, id, swarm_config), topic))
 }
 
+/// A swarm that listens nowhere and only asks: for the key check.
+///
+/// # Errors
+/// A protocol cannot be set up.
+pub fn build_key_check(
+    keypair: &Keypair,
+    config: &SwarmConfig,
+) -> Result<Swarm<KeyCheckBehaviour>, SwarmError> {
+    let id = keypair.public().to_peer_id();
+    let protocol = request_protocol(&config.cluster, "sync")?;
+    let timeouts = request_response::Config::default().with_request_timeout(HANDSHAKE_MAX);
+    let behaviour = KeyCheckBehaviour {
+        sync: request_response::Behaviour::with_codec(
+            Bytes,
+            [(protocol, ProtocolSupport::Outbound)],
+            timeouts,
+        ),
+        mdns: speak_mdns(config.mdns, id, &[]),
+    };
+    let transport = transport(keypair, config)?;
+    let swarm_config = libp2p::swarm::Config::with_tokio_executor();
+    Ok(Swarm::new(transport, behaviour, id, swarm_config))
+}
+
 /// What identify says of this process: no two say the same, not even one after the other under one key.
 fn process() -> Result<String, getrandom::Error> {
     let mut mark = [0; 8];
@@ -170,7 +197,8 @@ pub fn speak_mdns(wanted: bool, id: PeerId, listening: &[Multiaddr]) -> Toggle<m
     }
 }
 
-fn allow(nodes: &[NodeId]) -> allow_block_list::Behaviour<AllowedPeers> {
+/// Admits these nodes and no others.
+pub fn allow(nodes: &[NodeId]) -> allow_block_list::Behaviour<AllowedPeers> {
     let mut behaviour = allow_block_list::Behaviour::default();
     for peer in nodes.iter().filter_map(|node| peer_of(*node)) {
         behaviour.allow_peer(peer);
@@ -222,6 +250,12 @@ fn gossip(topic: &IdentTopic) -> Result<Gossip, SwarmError> {
     Ok(gossip)
 }
 
+/// The name of a protocol of requests in a cluster.
+fn request_protocol(cluster: &str, name: &'static str) -> Result<StreamProtocol, SwarmError> {
+    StreamProtocol::try_from_owned(format!("/hearsay/1/{cluster}/{name}"))
+        .map_err(|e| SwarmError::setup(name)(&e))
+}
+
 /// A protocol of requests and their answers.
 fn asking(
     cluster: &str,
@@ -229,8 +263,7 @@ fn asking(
     timeout: Duration,
     requests_max: usize,
 ) -> Result<request_response::Behaviour<Bytes>, SwarmError> {
-    let protocol = StreamProtocol::try_from_owned(format!("/hearsay/1/{cluster}/{name}"))
-        .map_err(|e| SwarmError::setup(name)(&e))?;
+    let protocol = request_protocol(cluster, name)?;
     let config = request_response::Config::default()
         .with_request_timeout(timeout)
         .with_max_concurrent_streams(requests_max);
@@ -240,6 +273,7 @@ fn asking(
 fn transport(keypair: &Keypair, config: &SwarmConfig) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SwarmError> {
     let noise = noise::Config::new(keypair).map_err(|e| SwarmError::setup("noise")(&e))?;
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = TransportTimeout::new(tcp, CONNECT_MAX);
     let base = match config.cluster_key {
         Some(key) => Either::Left(tcp.and_then(move |socket, _| PnetConfig::new(key).handshake(socket))),
         None => Either::Right(tcp),
@@ -282,6 +316,36 @@ pub fn proof(error: &libp2p::swarm::DialError) -> Proof {
             proofs.max().unwrap_or(Proof::Nothing)
         }
         _ => Proof::Nothing,
+    }
+}
+
+/// How a node that should be there failed to be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// It took the connection, and the handshake failed.
+    Handshake,
+    /// It took no connection: no route, or silence.
+    NoAnswer,
+}
+
+/// How this dial failed; `None` if it says nothing of the node that should be there. Of several addresses, the one that got furthest counts.
+pub fn failure(error: &libp2p::swarm::DialError) -> Option<Failure> {
+    let libp2p::swarm::DialError::Transport(attempts) = error else { return None };
+    let failures = attempts.iter().filter_map(|(_, error)| failure_of_text(&format!("{error:?}")));
+    failures.min_by_key(|failure| *failure == Failure::NoAnswer)
+}
+
+fn failure_of_text(error: &str) -> Option<Failure> {
+    const NO_ROUTE: [&str; 4] = ["HostUnreachable", "NetworkUnreachable", "TimedOut", "Timeout"];
+    /// The outermost limit of time passed: the connection stood before, or its own limit would have.
+    const SILENT_HANDSHAKE: &str = "error: Timeout }";
+    let has = |signs: &[&str]| signs.iter().any(|sign| error.contains(sign));
+    match proof_of_text(error) {
+        Proof::Absent => None,
+        _ if has(&["MultiaddrNotSupported", "PermissionDenied"]) => None,
+        _ if error.contains(SILENT_HANDSHAKE) => Some(Failure::Handshake),
+        _ if has(&NO_ROUTE) => Some(Failure::NoAnswer),
+        _ => Some(Failure::Handshake),
     }
 }
 

@@ -40,6 +40,9 @@ pub struct Config {
     pub tombstone_age: Duration,
     /// How long failed and left members are remembered and redialled. Design: 72 h.
     pub forget_after: Duration,
+    /// How long a failed member that keeps nothing on disk is remembered: its key ended with its process, so it cannot return once its
+    /// network is back. Long enough for a partition to heal before. Design, section 5: 10 min.
+    pub forget_ephemeral_after: Duration,
     /// The most members in the table. A stranger's invention of members ends here; those long dead make room first.
     pub members_max: usize,
     /// The most entries of one node: 10,000 instances, and as many again of everything else.
@@ -79,6 +82,7 @@ impl Default for Config {
             coalesce: Duration::from_millis(3),
             tombstone_age: Duration::from_secs(3600),
             forget_after: Duration::from_secs(72 * 3600),
+            forget_ephemeral_after: Duration::from_secs(600),
             members_max: 10_000,
             entries_per_node_max: 20_000,
             instances_per_node_max: 10_000,

@@ -11,7 +11,7 @@
 //! - after [`Output::Fatal`] stop.
 //!
 //! `core/learn.rs` takes in what others state, `core/judge.rs` concludes who is alive, `core/own.rs` speaks for this node,
-//! `core/clash.rs` defends its key.
+//! `core/clash.rs` defends its key, `core/forget.rs` removes members that are gone.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod clash;
+mod forget;
 mod judge;
 mod learn;
 #[cfg(feature = "next")]
@@ -41,6 +42,7 @@ mod own;
 mod tests;
 
 use clash::Dispute;
+use forget::Forgets;
 use own::Own;
 
 /// How often what is only counted or remembered is tidied up.
@@ -78,6 +80,7 @@ pub struct Core {
     health: Health,
     own: Own,
     dispute: Dispute,
+    forgets: Forgets,
     /// What is concluded of each member, and since when.
     concluded: BTreeMap<NodeId, (MemberState, Time)>,
     /// Alive or suspect, this node included.
@@ -128,6 +131,7 @@ impl Core {
             sync: Sync::new(&config, rng.u64(..), now),
             health: Health::new(now),
             dispute: Dispute::new(restored.incarnation),
+            forgets: Forgets::default(),
             own: Own::new(restored.incarnation, profile, rng.u64(..), now),
             concluded: BTreeMap::new(),
             present: BTreeSet::new(),
@@ -337,12 +341,7 @@ impl Core {
         ] {
             limit.tidy(now);
         }
-        let old = |(state, since): &(MemberState, Time)| {
-            !state.is_present() && now.since(*since) > self.config.forget_after
-        };
-        let forgotten: Vec<NodeId> =
-            self.concluded.iter().filter(|(_, c)| old(c)).map(|(id, _)| *id).collect();
-        forgotten.into_iter().for_each(|id| self.forget(id));
+        self.forget_the_old(now);
     }
 
     /// After everything else: who should be connected to whom, and what readers should see.
@@ -400,6 +399,7 @@ impl Core {
         self.links.opened(now, peer);
         self.watch.connected(now, peer);
         self.pass_on_clash(now, peer);
+        self.pass_on_forgets(peer);
         // One of the two begins; the other follows only if it did not.
         let yielding = std::time::Duration::from_millis(500);
         self.sync.soon(if self.id < peer { now } else { now + yielding }, peer);
@@ -437,6 +437,7 @@ impl Core {
             Ok(Received::Known(Gossip::Entries(entries))) => self.learn_all(now, entries, from),
             Ok(Received::Known(Gossip::Evidence(evidence))) => self.hear_all(now, evidence, from),
             Ok(Received::Known(Gossip::Clash(clash))) => self.on_clash(now, &clash, from),
+            Ok(Received::Known(Gossip::Forget(forget))) => self.on_forget(now, &forget, from),
             Ok(Received::Unknown) => {
                 self.counters.unknown_kind += 1;
                 let allowed = self.unknown_relayed.has_left(now, from);
@@ -460,6 +461,18 @@ impl Core {
             }
             Ok(Received::Known(Request::Clash(clash))) => {
                 self.on_clash(now, &clash, from);
+                Response::Done
+            }
+            Ok(Received::Known(Request::Forget(orders))) => {
+                for forget in orders {
+                    let subject = forget.claim.subject;
+                    let was_known = self.concluded.contains_key(&subject);
+                    self.on_forget(now, &forget, from);
+                    // News is passed on: this node's other neighbours may have missed it for the same reason.
+                    if was_known && !self.concluded.contains_key(&subject) {
+                        self.publish(&Gossip::Forget(forget));
+                    }
+                }
                 Response::Done
             }
             Ok(Received::Known(Request::Unneeded)) => {
@@ -551,6 +564,7 @@ impl Core {
                 self.overlay_moved |= self.kept != peers;
                 self.kept = peers;
             }
+            Command::Forget(id) => self.order_to_forget(now, id),
             Command::Leave => self.leave(now),
         }
     }

@@ -29,6 +29,8 @@ pub struct Profile {
     pub zone: Option<String>,
     /// Its software version.
     pub software: String,
+    /// Whether its key ends with its process.
+    pub ephemeral: bool,
 }
 
 /// What the user wants of this node.
@@ -42,6 +44,8 @@ pub enum Command {
     RemoveInstance(String),
     /// Stay connected to these members, too, while they are present, whatever the overlay makes of them.
     KeepLinks(BTreeSet<NodeId>),
+    /// Forget a member that has failed or left, here and everywhere. Does nothing if it is unknown or present.
+    Forget(NodeId),
     /// Say goodbye. Afterwards the core states nothing more.
     Leave,
 }
@@ -133,6 +137,8 @@ pub enum Output {
     Respond(Ticket, Vec<u8>),
     /// Something for the provider table.
     Change(Change),
+    /// An operator, here or on another node, had this member forgotten. One that is forgotten by age has no such output.
+    ForgottenByOperator(NodeId),
     /// Something for the log.
     Event(Event),
     /// This node must not go on.
@@ -164,6 +170,15 @@ pub enum Event {
     NameTaken(NodeId),
     /// Another process runs under this node's key, and is younger.
     KeyTaken(Incarnation),
+    /// An operator had a member forgotten.
+    Forgotten {
+        /// The member.
+        id: NodeId,
+        /// Its name.
+        name: String,
+        /// The node that the operator asked.
+        by: NodeId,
+    },
     /// A peer sent what is forged or malformed.
     Misbehaved(NodeId, &'static str),
 }
@@ -213,6 +228,12 @@ pub struct Counters {
     pub rate_limited: u64,
     /// Claims over disputed keys neither kept nor passed on, because there were too many.
     pub claims_dropped: u64,
+    /// Members that an operator had forgotten.
+    pub forgotten_by_operator: u64,
+    /// Orders to forget a member that this node holds present.
+    pub forgets_refused: u64,
+    /// Orders to forget that are no longer passed on, because there were too many.
+    pub forgets_dropped: u64,
     /// Own reports of others.
     pub accusations_made: u64,
     /// Own reports of silence not made, because everything was late.
@@ -239,7 +260,7 @@ pub struct Counters {
 
 impl Counters {
     /// Name, meaning and value of each.
-    pub fn list(&self) -> [(&'static str, &'static str, u64); 22] {
+    pub fn list(&self) -> [(&'static str, &'static str, u64); 25] {
         [
             ("gossip_received", "Gossip messages received", self.gossip_received),
             ("gossip_published", "Gossip messages published", self.gossip_published),
@@ -263,6 +284,17 @@ impl Counters {
                 "claims_dropped",
                 "Claims over disputed keys not kept because there were too many",
                 self.claims_dropped,
+            ),
+            ("forgotten_by_operator", "Members that an operator had forgotten", self.forgotten_by_operator),
+            (
+                "forgets_refused",
+                "Orders to forget a member that is present here, not obeyed",
+                self.forgets_refused,
+            ),
+            (
+                "forgets_dropped",
+                "Orders to forget no longer passed on because there were too many",
+                self.forgets_dropped,
             ),
             ("accusations_made", "Own reports that a member is gone or silent", self.accusations_made),
             (

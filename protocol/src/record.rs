@@ -242,6 +242,9 @@ pub struct Header {
     pub presence: Presence,
     /// A random number drawn at its start, which tells two processes apart that share key and incarnation.
     pub boot: u64,
+    /// Whether it keeps nothing: once its process is gone, its key is gone, and it never comes back. Appended in protocol version 1;
+    /// a header without it says no.
+    pub ephemeral: bool,
 }
 
 impl Header {
@@ -250,12 +253,14 @@ impl Header {
         codec::encode(self)
     }
 
-    /// Reads a value; fields that a newer version appended are passed over.
+    /// Reads a value. Fields that a newer version appended are passed over, and one that an older version lacks is `false`.
     ///
     /// # Errors
     /// The value is not a header.
     pub fn decode(value: &[u8]) -> Result<Self, DecodeError> {
-        codec::decode_prefix(value).map(|(header, _)| header)
+        // `ephemeral` takes one byte at the end. A header that lacks it borrows this one; one that lacks more is still too short.
+        let padded = [value, &[0]].concat();
+        codec::decode_prefix(&padded).map(|(header, _)| header)
     }
 
     /// Checks every bound of the fields.
@@ -419,5 +424,58 @@ mod tests {
         assert_eq!(Instance::decode(&newer), Ok(instance));
         let key = Key::Other(99, "x".into());
         assert_eq!(codec::decode::<Key>(&codec::encode(&key)), Ok(key));
+    }
+
+    /// The header as the version before states and reads it.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct HeaderBefore {
+        name: String,
+        addresses: Vec<String>,
+        http: Option<String>,
+        roles: Vec<String>,
+        zone: Option<String>,
+        software: String,
+        protocol: u16,
+        floor: Version,
+        presence: Presence,
+        boot: u64,
+    }
+
+    fn header(ephemeral: bool) -> Header {
+        Header {
+            name: "a".into(),
+            addresses: vec!["/ip4/10.0.0.1/tcp/7600".into()],
+            roles: vec!["log".into()],
+            software: "s".into(),
+            protocol: 1,
+            floor: Version(2),
+            boot: u64::MAX,
+            ephemeral,
+            ..Header::default()
+        }
+    }
+
+    #[test]
+    fn a_header_keeps_its_bytes() {
+        let hex: String = header(true).encode().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(
+            hex,
+            "016101162f6970342f31302e302e302e312f7463702f373630300001036c6f67000173010200fdffffffffffffffff01"
+        );
+    }
+
+    #[test]
+    fn a_header_is_read_by_the_version_before_and_read_from_it() {
+        let ours = header(true).encode();
+        let (theirs, used) = codec::decode_prefix::<HeaderBefore>(&ours).unwrap();
+        assert_eq!((theirs.name.as_str(), theirs.boot, used), ("a", u64::MAX, ours.len() - 1));
+        let before = codec::encode(&theirs);
+        assert_eq!(Header::decode(&before), Ok(header(false)), "it does not say");
+        assert_eq!(Header::decode(&ours), Ok(header(true)));
+        let newer = [ours.as_slice(), b"a field of the future"].concat();
+        assert_eq!(Header::decode(&newer), Ok(header(true)));
+        for length in 0..before.len() {
+            assert_eq!(Header::decode(&before[..length]), Err(DecodeError::Malformed), "{length} bytes");
+        }
     }
 }

@@ -57,6 +57,10 @@ pub struct SimNode {
     next_id: u64,
     woken_at: Time,
     inputs: u64,
+    /// Its key ends with its process, or so it says.
+    ephemeral: bool,
+    /// Members that an operator had forgotten, as its driver was told.
+    pub forgotten_by_operator: Vec<NodeId>,
     /// When its driver stopped it, and why.
     pub fatal: Option<String>,
 }
@@ -182,6 +186,20 @@ impl Sim {
 
     /// Adds a node that joins through `contact`.
     pub fn add(&mut self, contact: Option<NodeIndex>) -> NodeIndex {
+        let index = self.create();
+        self.start(index, contact);
+        index
+    }
+
+    /// Adds a node that joins through `contact` and says that its key ends with its process.
+    pub fn add_ephemeral(&mut self, contact: Option<NodeIndex>) -> NodeIndex {
+        let index = self.create();
+        self.nodes[index].ephemeral = true;
+        self.start(index, contact);
+        index
+    }
+
+    fn create(&mut self) -> NodeIndex {
         let index = self.nodes.len();
         let mut seed = [0; 32];
         self.rng.fill(&mut seed);
@@ -207,9 +225,10 @@ impl Sim {
             next_id: 0,
             woken_at: Time::ZERO,
             inputs: 0,
+            ephemeral: false,
+            forgotten_by_operator: Vec::new(),
             fatal: None,
         });
-        self.start(index, contact);
         index
     }
 
@@ -232,6 +251,7 @@ impl Sim {
             roles: vec!["grading".into()],
             zone: None,
             software: "sim".into(),
+            ephemeral: node.ephemeral,
         };
         let restored =
             Restored { incarnation: Incarnation(node.incarnation), remembered: hint.into_iter().collect() };
@@ -266,10 +286,20 @@ impl Sim {
         let of = self.nodes[subject].id;
         let Some(s) = self.nodes[to].core().and_then(|core| core.state().node(of)) else { return };
         let (incarnation, version, strength) = (s.incarnation(), s.header_version(), Strength::Weak);
-        let by = Identity::from_seed(&self.nodes[observer].seed);
+        let by = self.identity(observer);
         let claim = Claim { observer: by.id(), subject: of, incarnation, version, strength };
         let bytes = wire::encode(&Gossip::Evidence(vec![claim.sign(&by, &self.config.cluster)]));
-        self.feed(to, Input::Gossip { id: GossipId(0), from: by.id(), bytes });
+        self.overhear(to, by.id(), bytes);
+    }
+
+    /// Gives a node a message as if a neighbour had passed it on by gossip.
+    pub fn overhear(&mut self, index: NodeIndex, from: NodeId, bytes: Vec<u8>) {
+        self.feed(index, Input::Gossip { id: GossipId(0), from, bytes });
+    }
+
+    /// The key of a node, for messages that it never sent.
+    pub fn identity(&self, index: NodeIndex) -> Identity {
+        Identity::from_seed(&self.nodes[index].seed)
     }
 
     /// Ends a process: its connections are reset at once.
@@ -456,6 +486,7 @@ impl Sim {
                 let now = self.now;
                 self.nodes[from].table.apply(now, change);
             }
+            Output::ForgottenByOperator(id) => self.nodes[from].forgotten_by_operator.push(id),
             Output::Event(event) => self.note(|| format!("{from}: {}", brief_event(&event))),
             Output::Fatal(fatal) => {
                 self.nodes[from].fatal = Some(fatal.to_string());

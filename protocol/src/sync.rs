@@ -371,7 +371,7 @@ pub fn answer(state: &State, request: &Request, evidence: EvidenceOf<'_>) -> Opt
             let (pages, unfinished) = pages(state, well_formed, evidence);
             Some(Response::Pages { pages, more: unfinished.is_some() })
         }
-        Request::Push(_) | Request::Unneeded | Request::Clash(_) => None,
+        Request::Push(_) | Request::Unneeded | Request::Clash(_) | Request::Forget(_) => None,
     }
 }
 

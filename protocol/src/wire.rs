@@ -8,7 +8,13 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Incarnation, NodeId, id::Signature, liveness::Evidence, record::Entry, seen::Seen};
+use crate::{
+    Identity, Incarnation, NodeId, Version,
+    id::Signature,
+    liveness::Evidence,
+    record::{Entry, signed_bytes},
+    seen::Seen,
+};
 
 pub mod codec;
 
@@ -31,6 +37,45 @@ pub enum Gossip {
     Evidence(Vec<Evidence>),
     /// Pass on. If it carries your own key and names your own life, a process that began before yours lives under your key: stop.
     Clash(Clash),
+    /// Pass on. Forget the subject if you hold it failed or left yourself, in this life and with no header newer than the one named.
+    /// If it is about you, state a newer header.
+    Forget(Forget),
+}
+
+/// An operator had a member forgotten that is gone: said by the node that was asked, and obeyed as [`Gossip::Forget`] says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Forget {
+    /// What is said.
+    pub claim: ForgetClaim,
+    signature: Signature,
+}
+
+/// What a [`Forget`] says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ForgetClaim {
+    /// The node that was asked.
+    pub by: NodeId,
+    /// The member to forget.
+    pub subject: NodeId,
+    /// In which life; a member that began another is not meant.
+    pub incarnation: Incarnation,
+    /// As of which header; a member that stated a newer one is not meant.
+    pub version: Version,
+}
+
+impl ForgetClaim {
+    /// Signs the claim for a cluster.
+    pub fn sign(self, me: &Identity, cluster: &str) -> Forget {
+        let signature = me.sign(&signed_bytes("forget", cluster, &self));
+        Forget { claim: self, signature }
+    }
+}
+
+impl Forget {
+    /// Whether its author said this, in this cluster.
+    pub fn is_signed(&self, cluster: &str) -> bool {
+        self.claim.by.has_signed(&signed_bytes("forget", cluster, &self.claim), &self.signature)
+    }
 }
 
 /// Two processes run under one key. Said by the older one, which sees entries of a life that it does not live.
@@ -123,6 +168,8 @@ pub enum Request {
         /// Where the last page of digests ended.
         after: Option<NodeId>,
     },
+    /// Take each as if it came by gossip. Answer [`Response::Done`].
+    Forget(Vec<Forget>),
 }
 
 /// Answers a [`Request`].
@@ -167,10 +214,10 @@ pub trait Message: Serialize + DeserializeOwned {
 }
 
 impl Message for Gossip {
-    const KINDS: u8 = 3;
+    const KINDS: u8 = 4;
 }
 impl Message for Request {
-    const KINDS: u8 = 6;
+    const KINDS: u8 = 7;
 }
 impl Message for Response {
     const KINDS: u8 = 5;

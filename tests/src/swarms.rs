@@ -104,6 +104,7 @@ impl Swarms {
                 roles: vec![service.into()],
                 zone: None,
                 software: concat!("hearsay ", env!("CARGO_PKG_VERSION")).into(),
+                ephemeral: false,
             },
             offers: vec![Offer { service: service.into(), tags: Vec::new(), meta: BTreeMap::new() }],
             suffix: id.short(),

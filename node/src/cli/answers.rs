@@ -68,6 +68,25 @@ impl Member {
     }
 }
 
+/// `GET /network`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Network {
+    pub(super) mdns: bool,
+    /// Other hosts that mDNS has heard of a node.
+    pub(super) heard: Vec<String>,
+    pub(super) outsiders: Vec<Outsider>,
+}
+
+/// A node that the asked node cannot talk to.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Outsider {
+    pub(super) address: String,
+    pub(super) reason: String,
+    pub(super) cluster: Option<String>,
+}
+
 /// `GET /why/{name}`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

@@ -97,6 +97,36 @@ pub(super) async fn leave(client: &Client, output: Output) -> Result<(), Failure
     }
 }
 
+/// Has a member forgotten that is gone.
+pub(super) async fn forget(client: &Client, output: Output, member: &str) -> Result<(), Failure> {
+    let members: Members = client.get("/members").await?.json()?;
+    let meant = members.members.iter().filter(|m| m.id == member || m.name == member);
+    let (present, gone): (Vec<_>, Vec<_>) = meant.partition(|m| m.is_present());
+    let id = match (gone.as_slice(), present.first()) {
+        ([one], _) => &one.id,
+        // The node says why not.
+        ([], Some(one)) => &one.id,
+        ([], None) => {
+            return Err(Failure::NoMatch(format!(
+                "no member has the name or id {member:?}; `node members` lists them"
+            )));
+        }
+        (several, _) => {
+            let ids: Vec<_> = several.iter().map(|m| format!("{} ({})", m.id, m.state)).collect();
+            return Err(Failure::NoMatch(format!(
+                "{} members that are gone have the name {member:?}; name one by its id: {}",
+                ids.len(),
+                ids.join(", ")
+            )));
+        }
+    };
+    let answer = client.ask(Method::DELETE, &format!("/members/{}", segment(id))).await?.expect_success()?;
+    if output.json {
+        return output.json(&answer.body);
+    }
+    output.line(Tone::Good, &format!("{member} is forgotten; if it lives, it comes back by itself"))
+}
+
 /// Whether the node is ready.
 pub(super) async fn health(client: &Client, output: Output) -> Result<(), Failure> {
     let answer = client.ask(Method::GET, "/readyz").await?;

@@ -13,7 +13,7 @@ mod probe;
 use serde::Serialize;
 
 use super::{
-    answers::{Members, Ready},
+    answers::{Members, Network, Ready},
     client::Client,
     failure::Failure,
     output::{Output, Tone},
@@ -55,7 +55,7 @@ impl Finding {
 /// Checks everything and prints the findings. A failed check makes the command fail.
 pub(super) async fn doctor(client: &Client, output: Output) -> Result<(), Failure> {
     let mut findings = Vec::new();
-    let mut unreachable = None;
+    let (mut unreachable, mut network) = (None, None);
     match members(client).await {
         Ok(ours) => {
             findings.push(Finding::ok(format!("the node {:?} at {} answers", ours.node, client.url())));
@@ -66,6 +66,8 @@ pub(super) async fn doctor(client: &Client, output: Output) -> Result<(), Failur
             findings.extend(agreement(client, &ours).await);
             let neighbours = probe::nodes_on_this_host(client).await;
             findings.extend(cluster::judge_neighbours(&ours, &neighbours));
+            network = network_around(client).await;
+            findings.extend(network.iter().flat_map(|network| cluster::judge_outsiders(&ours, network)));
         }
         Err(failure) => {
             findings.push(Finding::fail(
@@ -75,7 +77,7 @@ pub(super) async fn doctor(client: &Client, output: Output) -> Result<(), Failur
             unreachable = Some(failure).filter(|failure| matches!(failure, Failure::Unreachable { .. }));
         }
     }
-    findings.extend(host::judge(&host::interfaces(), host::mdns_port()));
+    findings.extend(host::judge(&host::interfaces(), host::mdns_port(), network.as_ref()));
     print(output, &findings)?;
     // What could not be asked is worse than what was found, and has an exit code of its own.
     if let Some(failure) = unreachable {
@@ -90,6 +92,11 @@ pub(super) async fn doctor(client: &Client, output: Output) -> Result<(), Failur
 
 async fn members(client: &Client) -> Result<Members, Failure> {
     client.get("/members").await?.json()
+}
+
+/// What the node hears around it; an older one does not say.
+async fn network_around(client: &Client) -> Option<Network> {
+    client.get("/network").await.ok()?.json().ok()
 }
 
 /// Whether the node is ready, and what it warns of.

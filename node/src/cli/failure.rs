@@ -2,7 +2,13 @@
 
 use std::{io, process::ExitCode};
 
-use crate::{config::ConfigError, escape::escaped, storage::StorageError};
+use hearsay_protocol::io::Fatal;
+
+use crate::{config::ConfigError, escape::escaped, key_check::KeyInUse, storage::StorageError};
+
+/// The exit code of a node whose key another process holds. It stays so however often it is started: the systemd unit names this code in
+/// `RestartPreventExitStatus=`.
+const KEY_IN_USE: u8 = 4;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +45,7 @@ impl Failure {
     /// The exit codes that scripts rely on: design, section 11.
     fn code(&self) -> u8 {
         match self {
+            Self::Failed(error) if is_key_in_use(error) => KEY_IN_USE,
             Self::Refused(_) | Self::Failed(_) | Self::Output(_) => 1,
             Self::Usage(_) | Self::Config(_) | Self::NoMatch(_) => 2,
             Self::Unreachable { .. } => 3,
@@ -73,5 +80,32 @@ impl Failure {
             eprintln!("what to do: {}", escaped(&advice));
         }
         ExitCode::from(self.code())
+    }
+}
+
+/// Whether a node stopped because another process runs under its key: noticed before it stated anything, or told by that process.
+fn is_key_in_use(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.is::<KeyInUse>() || matches!(cause.downcast_ref(), Some(Fatal::KeyTaken(_))))
+}
+
+#[cfg(test)]
+mod tests {
+    use hearsay_protocol::{Identity, Incarnation};
+
+    use super::*;
+
+    #[test]
+    fn a_key_in_use_has_an_exit_code_of_its_own_which_the_unit_does_not_restart() {
+        let address = "/ip4/10.77.0.1/tcp/7600".parse().unwrap();
+        let by = Identity::from_seed(&[1; 32]).id();
+        let name_taken = Fatal::NameTaken { name: "a".into(), by };
+        let code = |error: anyhow::Error| Failure::Failed(error.context("the node stopped")).code();
+        assert_eq!(code(KeyInUse { address }.into()), KEY_IN_USE);
+        assert_eq!(code(Fatal::KeyTaken(Incarnation(1)).into()), KEY_IN_USE);
+        assert_eq!(code(name_taken.into()), 1);
+        let unit = include_str!("../../../deploy/systemd/hearsay@.service");
+        assert!(unit.lines().any(|line| line == format!("RestartPreventExitStatus={KEY_IN_USE}")));
     }
 }

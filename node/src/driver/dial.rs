@@ -19,7 +19,7 @@ use libp2p::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::Driver;
+use super::{Driver, outsiders::Contact};
 use crate::{
     seek,
     swarm::{Proof, is_own_shortage, node_of, peer_of, proof},
@@ -187,6 +187,9 @@ impl Driver {
     ) {
         if let Some(address) = self.dials.strangers.remove(&connection) {
             self.tell_of_stranger(&address, error);
+            if self.dials.wanted.contains(&address) {
+                self.note_unreached(Contact::Named(address.clone()), &address, error);
+            }
         }
         let Some(peer) = peer else { return };
         // A dial that was not made proves nothing.
@@ -211,6 +214,9 @@ impl Driver {
             return;
         }
         if let Some(peer) = node_of(peer) {
+            if let Some(address) = self.heard.get(&peer).cloned() {
+                self.note_unreached(Contact::Announced(peer), &address, error);
+            }
             self.feed(Input::DialFailed { peer, refused: proof == Proof::Absent });
         }
     }

@@ -1,10 +1,16 @@
 //! What the rest of a node and its driver say to each other.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use hearsay_protocol::{NodeId, io::Command, sync::Ticket};
 use libp2p::Multiaddr;
 use tokio::sync::oneshot;
+
+use super::outsiders::Outsider;
+use crate::control::Forgetting;
 
 /// What others ask of the driver.
 #[derive(Debug)]
@@ -23,15 +29,39 @@ pub enum Order {
     Misbehaved(NodeId, &'static str),
     /// Offer the node's own instances as critical, or as passing.
     Maintenance(bool),
+    /// Forget a member that has failed or left, here and everywhere.
+    Forget(NodeId, oneshot::Sender<Forgetting>),
+    /// Go by these options from now on. Refused as a whole, with the reason, if others would not take what the node then states.
+    Reload(Reloaded, oneshot::Sender<Result<(), String>>),
     /// Say that the driver turns.
     Alive(oneshot::Sender<()>),
     /// Say goodbye; answered when the neighbours have it, or after half a second.
     Leave(oneshot::Sender<()>),
 }
 
-/// What the driver tells: who its neighbours are, so that a node that is alone looks for others, and people see it.
+/// The options that a running node can change, as far as the driver goes by them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reloaded {
+    /// The nodes to admit; `None` admits all.
+    pub allowed: Option<Vec<NodeId>>,
+    /// All tags of each service that this node offers.
+    pub tags: BTreeMap<String, Vec<String>>,
+    /// Where the node stands.
+    pub zone: Option<String>,
+}
+
+/// What the driver tells of the network around the node, so that a node that is alone looks for others, and people see it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Neighbourhood {
     /// To whom there is a connection.
     pub neighbours: BTreeSet<NodeId>,
+    /// Whether the node takes part in mDNS now.
+    pub mdns: bool,
+    /// Other hosts that mDNS has heard of a node, at most [`HEARD_MAX`].
+    pub heard: BTreeSet<IpAddr>,
+    /// Nodes that were announced or named and cannot be talked to.
+    pub outsiders: Vec<Outsider>,
 }
+
+/// Hosts told of in [`Neighbourhood::heard`]. One proves that multicast works.
+pub const HEARD_MAX: usize = 16;

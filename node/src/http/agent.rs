@@ -41,10 +41,21 @@ pub(super) async fn maintenance(
 }
 
 fn ask(site: &Site, control: Control) -> Response {
+    match send(site, control) {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Hands a request to the driver.
+///
+/// # Errors
+/// 503: it takes none at the moment, or no more.
+pub(super) fn send(site: &Site, control: Control) -> Result<(), Problem> {
     let problem = match site.control.try_send(control) {
-        Ok(()) => return StatusCode::OK.into_response(),
+        Ok(()) => return Ok(()),
         Err(TrySendError::Full(_)) => "the node has too many requests of this kind before it; try again",
         Err(TrySendError::Closed(_)) => "the node is already stopping",
     };
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, problem).into_response()
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, problem))
 }

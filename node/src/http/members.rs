@@ -1,11 +1,11 @@
-//! `GET /members`: who belongs to the cluster, and whether all see the same.
+//! `GET /members`: which nodes belong to the cluster, and whether all see the same. `DELETE /members/{id}`: forgets one that is gone.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::State,
-    http::Uri,
+    extract::{Path, State, rejection::PathRejection},
+    http::{StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use hearsay_protocol::{
@@ -14,12 +14,18 @@ use hearsay_protocol::{
 };
 use hearsay_services::{Problem, parameters::Parameters};
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 use super::{
-    Site,
+    Site, agent,
     wait::{INDEX_HEADER, Wait},
 };
-use crate::{metrics::hex, timestamp::rfc3339, view::Clock};
+use crate::{
+    control::{Control, Forgetting},
+    metrics::hex,
+    timestamp::rfc3339,
+    view::Clock,
+};
 
 /// All members that are remembered, this node among them.
 pub(super) async fn list(State(site): State<Arc<Site>>, uri: Uri) -> Result<Response, Problem> {
@@ -36,6 +42,42 @@ pub(super) async fn list(State(site): State<Arc<Site>>, uri: Uri) -> Result<Resp
         members: members.iter().map(|member| MemberJson::new(member, site.id, site.view.clock())).collect(),
     };
     Ok(([(INDEX_HEADER, index.0.to_string())], Json(json)).into_response())
+}
+
+/// Forgets a member that has failed or left, on every node that holds it so.
+///
+/// # Errors
+/// 404: there is no such member. 409: it is alive or suspect here; nothing was changed. 503: the node is stopping.
+pub(super) async fn forget(
+    State(site): State<Arc<Site>>,
+    id: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    Parameters::read(uri.query(), &[])?;
+    let unknown = || Problem::not_found("no member has this id; /members lists them");
+    let Path(id) = id.map_err(|_| unknown())?;
+    let id: NodeId = id.parse().map_err(|_| unknown())?;
+    let name = site.read(|table| table.member(id).map(|member| member.name.clone())).unwrap_or_default();
+    let (tell, told) = oneshot::channel();
+    agent::send(&site, Control::Forget(id, tell))?;
+    match told.await {
+        Ok(Forgetting::Done) => Ok(Json(ForgottenJson { id: id.to_string(), name }).into_response()),
+        Ok(Forgetting::Unknown) => Err(unknown()),
+        Ok(Forgetting::Present(state)) => {
+            let detail = format!(
+                "the member {name:?} is {state} here; only one that has failed or left can be forgotten. To stop a node: `node leave`"
+            );
+            Err(Problem::new(StatusCode::CONFLICT, detail))
+        }
+        Err(_) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the node is already stopping")),
+    }
+}
+
+/// The member that was forgotten.
+#[derive(Serialize)]
+struct ForgottenJson {
+    id: String,
+    name: String,
 }
 
 #[derive(Serialize)]

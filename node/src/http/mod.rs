@@ -13,7 +13,7 @@
 //! | `errors` | every error a problem+json, plain text under `/v1`; counting |
 //! | `plugins` | who answers below a plug-in's prefix |
 //! | `wait` | blocking queries |
-//! | `services`, `watch`, `members`, `why`, `probes`, `agent`, `ui`, `openapi` | the paths |
+//! | `services`, `watch`, `members`, `network`, `why`, `probes`, `agent`, `ui`, `openapi` | the paths |
 //!
 //! A request passes `guard` and `body`, then reaches a handler here or a plug-in's router; its answer passes `unread` and `errors`.
 
@@ -26,6 +26,7 @@ mod guard;
 mod host;
 mod instance;
 mod members;
+mod network;
 mod openapi;
 mod plugins;
 mod probes;
@@ -107,6 +108,8 @@ fn own_routes(front: &str, document: Vec<u8>) -> Routes {
         .get("/services/{name}", services::one)
         .get("/services/watch", watch::watch)
         .get("/members", members::list)
+        .delete("/members/{id}", members::forget)
+        .get("/network", network::network)
         .get("/why/{subject}", why::why)
         .get("/livez", probes::livez)
         .get("/readyz", probes::readyz)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     handler::Handler,
-    routing::{get, put},
+    routing::{delete, get, put},
 };
 
 use super::Site;
@@ -32,6 +32,16 @@ impl Routes {
     pub(super) fn put<T: 'static>(mut self, path: &'static str, handler: impl Handler<T, Arc<Site>>) -> Self {
         self.served.push(("put", path));
         Self { router: self.router.route(path, put(handler)), ..self }
+    }
+
+    /// Serves `DELETE`.
+    pub(super) fn delete<T: 'static>(
+        mut self,
+        path: &'static str,
+        handler: impl Handler<T, Arc<Site>>,
+    ) -> Self {
+        self.served.push(("delete", path));
+        Self { router: self.router.route(path, delete(handler)), ..self }
     }
 
     /// What is served: method in lower case, and path.

@@ -28,3 +28,34 @@ pub struct Behaviour {
     /// Multicast.
     pub mdns: Toggle<mdns::tokio::Behaviour>,
 }
+
+/// The protocols of the key check, which only asks.
+#[derive(NetworkBehaviour)]
+#[behaviour(to_swarm = "KeyCheckEvent")]
+pub struct KeyCheckBehaviour {
+    /// Anti-entropy.
+    pub sync: request_response::Behaviour<super::Bytes>,
+    /// Multicast.
+    pub mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+/// What the key check hears.
+#[derive(Debug)]
+pub enum KeyCheckEvent {
+    /// An answer, or that there is none.
+    Sync(request_response::Event<Vec<u8>, Vec<u8>>),
+    /// Peers that announced themselves.
+    Mdns(mdns::Event),
+}
+
+impl From<request_response::Event<Vec<u8>, Vec<u8>>> for KeyCheckEvent {
+    fn from(event: request_response::Event<Vec<u8>, Vec<u8>>) -> Self {
+        Self::Sync(event)
+    }
+}
+
+impl From<mdns::Event> for KeyCheckEvent {
+    fn from(event: mdns::Event) -> Self {
+        Self::Mdns(event)
+    }
+}

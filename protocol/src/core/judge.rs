@@ -81,7 +81,7 @@ impl Core {
         }
         let current = self.own.incarnation() == incarnation && version == self.own_header_version();
         match about_me {
-            true if !current => return Worth::Stale,
+            true if !current && !self.dispute.is_usurpers(incarnation) => return Worth::Stale,
             false if self.liveness.weigh(&evidence.claim) != Heard::News => return Worth::Stale,
             _ => (),
         }
@@ -97,7 +97,11 @@ impl Core {
         self.evidence_limit.take(now, observer);
         self.counters.accusations_heard += 1;
         if about_me {
-            self.refute(now, observer);
+            match current {
+                true => self.refute(now, observer),
+                // The younger process under our key has stopped.
+                false => self.reclaim(now, incarnation),
+            }
             return Worth::News;
         }
         self.accept(now, evidence, since);

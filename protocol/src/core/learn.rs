@@ -165,6 +165,7 @@ impl Core {
         let Some(s) = self.state.node(node) else { return };
         let (incarnation, version, presence) = (s.incarnation(), s.header_version(), s.header().presence);
         self.liveness.renew(node, incarnation, version);
+        self.forgets.withdraw(node);
         self.concluded.remove(&node);
         self.change(Change::Explained(node, Explanation::Joined(incarnation)));
         self.conclude(
@@ -229,24 +230,6 @@ impl Core {
         if let (Key::Instance(id), Some(_)) = (&fact.key, &fact.value) {
             self.change(Change::Instance { node: fact.node, id: id.clone(), instance: None });
         }
-    }
-
-    /// The table is full: whoever has been gone for longest makes room.
-    fn make_room(&mut self) {
-        let gone = self.concluded.iter().filter(|(_, (state, _))| !state.is_present());
-        if let Some(id) = gone.min_by_key(|(_, (_, since))| *since).map(|(id, _)| *id) {
-            self.forget(id);
-        }
-    }
-
-    pub(super) fn forget(&mut self, id: NodeId) {
-        self.state.bury(id);
-        self.liveness.dismiss(id);
-        self.watch.forget(id);
-        self.concluded.remove(&id);
-        self.present.remove(&id);
-        self.overlay_moved |= self.overlay.set(id, false, false);
-        self.change(Change::Forgotten(id));
     }
 
     /// Somebody present has a name. If it is this node's, the later of the two should give way.

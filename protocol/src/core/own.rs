@@ -110,6 +110,7 @@ impl Own {
             floor: self.floor,
             presence: self.presence,
             boot: self.boot,
+            ephemeral: self.profile.ephemeral,
         }
     }
 }

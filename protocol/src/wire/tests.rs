@@ -37,6 +37,16 @@ fn evidence() -> Evidence {
     claim.sign(&me(), "home")
 }
 
+fn forget() -> Forget {
+    let claim = ForgetClaim {
+        by: me().id(),
+        subject: Identity::from_seed(&[8; 32]).id(),
+        incarnation: Incarnation(5),
+        version: Version(1),
+    };
+    claim.sign(&me(), "home")
+}
+
 fn digest() -> Digest {
     let mut seen = Seen::up_to(Version(7));
     seen.insert_range(Version(300), Version(301));
@@ -63,6 +73,7 @@ fn gossip_keeps_its_bytes() {
     let claim = ClashClaim { node: me().id(), older: Incarnation(1), newer: Incarnation(2), round: 3 };
     let signature = me().sign(b"golden");
     check(Gossip::Clash(Clash { claim, signature }), golden::CLASH);
+    check(Gossip::Forget(forget()), golden::FORGET);
 }
 
 #[test]
@@ -82,11 +93,20 @@ fn requests_and_responses_keep_their_bytes() {
     let claim = ClashClaim { node: me().id(), older: Incarnation(1), newer: Incarnation(2), round: 3 };
     let clash = Clash { claim, signature: me().sign(b"golden") };
     check(Request::Clash(clash), &golden::CLASH.replacen("0102", "0104", 1));
+    check(Request::Forget(vec![forget()]), &golden::FORGET.replacen("0103", "010601", 1));
     check(Response::Same, golden::SAME);
     check(Response::Parts(vec![1, u64::MAX]), golden::PARTS);
     check(Response::Digests { digests: vec![digest()], more: true }, golden::DIGESTS);
     check(Response::Pages { pages: vec![page], more: false }, golden::PAGES);
     check(Response::Done, golden::DONE);
+}
+
+#[test]
+fn an_order_to_forget_is_of_a_kind_that_the_version_before_relays() {
+    /// The kinds of gossip and of requests that it knew.
+    const BEFORE: [u8; 2] = [3, 6];
+    let kinds = [encode(&Gossip::Forget(forget()))[1], encode(&Request::Forget(vec![forget()]))[1]];
+    assert!(kinds.iter().zip(BEFORE).all(|(kind, known)| *kind >= known && *kind < 251), "{kinds:?}");
 }
 
 #[test]

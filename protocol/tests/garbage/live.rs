@@ -10,7 +10,7 @@ use hearsay_protocol::{
     record::{Entry, Fact, Header, Instance, Key, Presence},
     seen::Seen,
     sync::Ticket,
-    wire::{self, Digest, Gossip, MESSAGE_BYTES_MAX, Page, Request, Response},
+    wire::{self, Digest, Forget, ForgetClaim, Gossip, MESSAGE_BYTES_MAX, Page, Request, Response},
 };
 
 /// How a message comes in.
@@ -49,6 +49,7 @@ fn header(seed: u8) -> Vec<u8> {
         floor: Version(0),
         presence: Presence::Running,
         boot: 7,
+        ephemeral: false,
     };
     header.encode()
 }
@@ -95,6 +96,12 @@ fn page(seed: u8) -> Page {
     }
 }
 
+fn forget(seed: u8) -> Forget {
+    let claim =
+        ForgetClaim { by: id(2), subject: id(seed), incarnation: Incarnation(1000), version: Version(1) };
+    claim.sign(&who(2), "default")
+}
+
 /// One message of every kind, valid for a [`Live`] core.
 pub(crate) fn messages() -> Vec<(Way, Vec<u8>)> {
     let digest = Digest {
@@ -116,6 +123,8 @@ pub(crate) fn messages() -> Vec<(Way, Vec<u8>)> {
         (Way::Request, wire::encode(&Request::Pull(digests.clone()))),
         (Way::Request, wire::encode(&Request::Push(vec![page(5), page(2)]))),
         (Way::Request, wire::encode(&Request::Unneeded)),
+        (Way::Gossip, wire::encode(&Gossip::Forget(forget(2)))),
+        (Way::Request, wire::encode(&Request::Forget(vec![forget(1), forget(3)]))),
         (Way::Response, wire::encode(&Response::Same)),
         (Way::Response, wire::encode(&Response::Parts(vec![1; 64]))),
         (Way::Response, wire::encode(&Response::Parts(Vec::new()))),
@@ -145,6 +154,7 @@ impl Live {
             roles: vec![],
             zone: None,
             software: "1".into(),
+            ephemeral: false,
         };
         let restored = Restored { incarnation: Incarnation(2000), remembered: vec![] };
         let core = Core::new(who(1), Config::default(), profile, restored, 1, Time::ZERO);

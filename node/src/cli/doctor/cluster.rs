@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    super::answers::{Member, Members},
+    super::answers::{Member, Members, Network, Outsider},
     Finding,
     probe::{Reached, Told, tcp_target},
 };
@@ -60,7 +60,8 @@ fn states(ours: &Members) -> Finding {
     });
     Finding::warn(
         told.into_iter().flatten().collect::<Vec<_>>().join("; "),
-        "`node why NAME` tells who saw what; a failed node that should be there: is its machine up, is its swarm port open?",
+        "`node why NAME` tells who saw what; a failed node that should be there: is its machine up, is its swarm port open? One that will \
+         not come back: `node forget NAME`",
     )
 }
 
@@ -184,6 +185,64 @@ pub(super) fn judge_neighbours(ours: &Members, neighbours: &[Members]) -> Vec<Fi
         .collect()
 }
 
+/// Nodes on this network that the node cannot talk to.
+pub(super) fn judge_outsiders(ours: &Members, network: &Network) -> Vec<Finding> {
+    let nodes = |count: usize| if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") };
+    let addresses = |outsiders: &[&Outsider]| -> Vec<String> {
+        outsiders.iter().map(|outsider| outsider.address.clone()).collect()
+    };
+    let because = |reason: &str| -> Vec<&Outsider> {
+        network.outsiders.iter().filter(|outsider| outsider.reason == reason).collect()
+    };
+    // A node that sees others may have neighbours of a cluster that is not its own; for one that is alone this is the reason.
+    let is_alone = ours.members.iter().filter(|member| member.is_present()).count() < 2;
+    let finding = |what: String, advice: &str| match is_alone {
+        true => Finding::fail(what, advice),
+        false => Finding::warn(what, advice),
+    };
+    let mut findings = Vec::new();
+    let keys = because("another-key");
+    if !keys.is_empty() {
+        let uses = if keys.len() == 1 { "uses" } else { "use" };
+        findings.push(finding(
+            format!(
+                "{} on this network {uses} another key or none: {}",
+                nodes(keys.len()),
+                listed(&addresses(&keys))
+            ),
+            "if they belong to this cluster, start all with the same --key-file (or all without)",
+        ));
+    }
+    let mut clusters = BTreeMap::<&str, Vec<&Outsider>>::new();
+    for outsider in because("other-cluster") {
+        clusters.entry(outsider.cluster.as_deref().unwrap_or_default()).or_default().push(outsider);
+    }
+    for (cluster, outsiders) in clusters {
+        let belong = if outsiders.len() == 1 { "belongs" } else { "belong" };
+        findings.push(Finding::warn(
+            format!(
+                "{} on this network {belong} to the cluster {cluster:?}, this node to {:?}: {}",
+                nodes(outsiders.len()),
+                ours.cluster,
+                listed(&addresses(&outsiders))
+            ),
+            "if they should be in this one, start them with the same --cluster",
+        ));
+    }
+    let silent = because("no-answer");
+    if !silent.is_empty() {
+        findings.push(finding(
+            format!(
+                "{} announced on this network or named by --join, and not reached: {}",
+                nodes(silent.len()),
+                listed(&addresses(&silent))
+            ),
+            "is a firewall between? The swarm's port (7600/tcp) must be open both ways",
+        ));
+    }
+    findings
+}
+
 fn listed<S: AsRef<str>>(names: &[S]) -> String {
     let mut text = names.iter().take(LISTED_MAX).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     if names.len() > LISTED_MAX {
@@ -291,5 +350,28 @@ mod tests {
         assert_eq!(verdict(&next_door("shop"), "in another cluster"), Some(Verdict::Warn));
         let known = Members { node: "b".into(), ..Members::default() };
         assert_eq!(judge_neighbours(&two(), &[known]), []);
+    }
+
+    #[test]
+    fn nodes_that_cannot_be_talked_to_are_counted_by_the_reason() {
+        let outsider = |n: usize, reason: &str, cluster: Option<&str>| Outsider {
+            address: format!("10.77.0.{n}:7600"),
+            reason: reason.into(),
+            cluster: cluster.map(Into::into),
+        };
+        let mut network = Network::default();
+        assert_eq!(judge_outsiders(&two(), &network), []);
+        network.outsiders = (1..=12).map(|n| outsider(n, "another-key", None)).collect();
+        network.outsiders.push(outsider(20, "other-cluster", Some("shop")));
+        network.outsiders.push(outsider(30, "no-answer", None));
+        let mut alone = two();
+        alone.members.truncate(1);
+        let key = "12 nodes on this network use another key or none: 10.77.0.1:7600, ";
+        assert_eq!(verdict(&judge_outsiders(&two(), &network), key), Some(Verdict::Warn));
+        let findings = judge_outsiders(&alone, &network);
+        assert_eq!(verdict(&findings, key), Some(Verdict::Fail), "{findings:?}");
+        let cluster = "1 node on this network belongs to the cluster \"shop\", this node to \"default\": 10.77.0.20:7600";
+        assert_eq!(verdict(&findings, cluster), Some(Verdict::Warn), "{findings:?}");
+        assert_eq!(verdict(&findings, "not reached: 10.77.0.30:7600"), Some(Verdict::Fail), "{findings:?}");
     }
 }

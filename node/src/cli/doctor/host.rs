@@ -15,7 +15,7 @@ use nix::{
 };
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 
-use super::Finding;
+use super::{super::answers::Network, Finding};
 
 /// Multicast DNS: RFC 6762, section 3.
 const MDNS_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
@@ -89,7 +89,13 @@ pub(super) fn mdns_port() -> io::Result<()> {
 }
 
 /// What interfaces and port mean for finding others.
-pub(super) fn judge(interfaces: &[Interface], mdns_port: io::Result<()>) -> Vec<Finding> {
+///
+/// That multicast works is proved by a host that was heard, and by nothing else: a switch or an access point may drop it on the way.
+pub(super) fn judge(
+    interfaces: &[Interface],
+    mdns_port: io::Result<()>,
+    network: Option<&Network>,
+) -> Vec<Finding> {
     const JOIN: &str =
         "multicast will not do here; start the nodes with --join and a host that is always there";
     let (refused, usable): (Vec<_>, Vec<_>) = interfaces
@@ -110,7 +116,14 @@ pub(super) fn judge(interfaces: &[Interface], mdns_port: io::Result<()>) -> Vec<
             false => interface.name.clone(),
         };
         let names: Vec<_> = usable.iter().map(named).collect();
-        findings.push(Finding::ok(format!("multicast works on {}", names.join(", "))));
+        let heard = network.map(|network| network.heard.as_slice()).unwrap_or_default();
+        findings.push(match heard {
+            [] => Finding::ok(format!(
+                "{} can multicast; no node on another host has been heard yet",
+                names.join(", ")
+            )),
+            heard => Finding::ok(format!("multicast works: heard from {}", heard.join(", "))),
+        });
         if !usable.iter().any(|interface| interface.listened) {
             findings.push(Finding::warn(
                 "nobody on this machine listens to mDNS",
@@ -161,10 +174,17 @@ mod tests {
     #[test]
     fn each_obstacle_to_multicast_has_its_warning() {
         let verdicts = |interfaces: &[Interface], port| -> Vec<_> {
-            judge(interfaces, port).into_iter().map(|finding| finding.verdict).collect()
+            judge(interfaces, port, None).into_iter().map(|finding| finding.verdict).collect()
         };
         let eth0 = interface("eth0", FIT);
         assert_eq!(verdicts(std::slice::from_ref(&eth0), Ok(())), [Verdict::Ok, Verdict::Ok]);
+        let told =
+            |network: Option<&Network>| judge(std::slice::from_ref(&eth0), Ok(()), network)[0].what.clone();
+        let heard = Network { heard: vec!["10.77.0.2".into()], ..Network::default() };
+        assert!(told(Some(&heard)).contains("multicast works: heard from 10.77.0.2"));
+        for nobody in [None, Some(&Network::default())] {
+            assert!(!told(nobody).contains("works"), "{}", told(nobody));
+        }
         let deaf = Interface { listened: false, ..eth0.clone() };
         assert_eq!(verdicts(&[deaf], Ok(())), [Verdict::Ok, Verdict::Warn, Verdict::Ok]);
         let refusing = Interface { refused: Some("no device".into()), ..eth0 };

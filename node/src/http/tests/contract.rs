@@ -3,6 +3,10 @@
 use serde_json::json;
 
 use super::*;
+use crate::{
+    control::Forgetting,
+    driver::{Outsider, Reason},
+};
 
 #[tokio::test]
 async fn services_have_exactly_the_shape_of_the_contract() {
@@ -241,7 +245,7 @@ async fn leave_asks_the_driver() {
     let mut server = Server::start().await;
     let reply = server.send("PUT /v1/agent/leave", &[], "").await;
     assert_eq!((reply.status, reply.body.as_str()), (200, ""));
-    assert_eq!(within(server.control.recv()).await, Some(Control::Leave));
+    assert!(matches!(within(server.control.recv()).await, Some(Control::Leave)));
     server.control.close();
     assert_eq!(server.send("PUT /v1/agent/leave", &[], "").await.status, 503);
 }
@@ -251,11 +255,71 @@ async fn maintenance_asks_the_driver_and_wants_to_know_which_way() {
     let mut server = Server::start().await;
     for (query, enable) in [("enable=true&reason=disk", true), ("enable=false", false)] {
         assert_eq!(server.send(&format!("PUT /v1/agent/maintenance?{query}"), &[], "").await.status, 200);
-        assert_eq!(within(server.control.recv()).await, Some(Control::Maintenance(enable)));
+        let asked = within(server.control.recv()).await;
+        assert!(matches!(asked, Some(Control::Maintenance(way)) if way == enable), "{asked:?}");
     }
     for query in ["", "enable=perhaps", "enable=true&raeson=x"] {
         assert_eq!(server.send(&format!("PUT /v1/agent/maintenance?{query}"), &[], "").await.status, 400);
     }
+}
+
+#[tokio::test]
+async fn a_member_is_forgotten_by_its_id_or_it_is_said_why_not() {
+    let mut server = Server::start().await;
+    server.send("DELETE /members/n2", &[], "").await.problem(404);
+    let path = format!("DELETE /members/{}", node_id(2));
+    let cases = [
+        (Forgetting::Done, 200),
+        (Forgetting::Unknown, 404),
+        (Forgetting::Present(MemberState::Alive), 409),
+        (Forgetting::Present(MemberState::Suspect), 409),
+    ];
+    for (outcome, status) in cases {
+        let request = format!("{path} HTTP/1.1\r\nconnection: close\r\nhost: 127.0.0.1\r\n\r\n");
+        let asking = server.open(&request).await;
+        let Some(Control::Forget(id, tell)) = within(server.control.recv()).await else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(id, node_id(2));
+        tell.send(outcome).unwrap();
+        let reply = Reply::read(asking).await;
+        assert_eq!(reply.status, status, "{outcome:?}: {reply:?}");
+        match outcome {
+            Forgetting::Done => assert_eq!(reply.json()["id"], node_id(2).to_string()),
+            Forgetting::Unknown => assert!(reply.body.contains("/members"), "{reply:?}"),
+            Forgetting::Present(state) => {
+                assert!(
+                    reply.body.contains(state.as_str()) && reply.body.contains("node leave"),
+                    "{reply:?}"
+                );
+            }
+        }
+    }
+    server.control.close();
+    assert_eq!(server.send(&path, &[], "").await.status, 503);
+}
+
+#[tokio::test]
+async fn the_network_around_is_told() {
+    let server = Server::start().await;
+    let outsider = |address: &str, reason| Outsider { id: None, address: address.into(), reason };
+    server.neighbours.send_replace(Neighbourhood {
+        mdns: true,
+        heard: ["10.77.0.2".parse().unwrap()].into(),
+        outsiders: vec![
+            outsider("10.77.0.13:7600", Reason::AnotherKey),
+            outsider("10.77.0.14:7600", Reason::OtherCluster("shop".into())),
+        ],
+        ..Neighbourhood::default()
+    });
+    let told = server.get("/network").await.json();
+    assert_eq!(told["heard"][0], "10.77.0.2");
+    assert_eq!(
+        (&told["outsiders"][0]["reason"], &told["outsiders"][0]["cluster"]),
+        (&"another-key".into(), &Value::Null)
+    );
+    assert_eq!(told["outsiders"][1]["cluster"], "shop");
+    server.get("/network?x=1").await.problem(400);
 }
 
 #[tokio::test]

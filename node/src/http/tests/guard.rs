@@ -90,7 +90,10 @@ async fn writes_that_a_proxy_passes_on_need_the_token_and_plugins_do_not() {
         server.send("PUT /v1/agent/leave", &[forwarded, "x-consul-token: s3cret"], "").await.status,
         200
     );
-    assert_eq!(within(server.control.recv()).await, Some(Control::Leave));
+    assert!(matches!(within(server.control.recv()).await, Some(Control::Leave)));
+    let forget = format!("DELETE /members/{}", node_id(2));
+    server.send(&forget, &[forwarded], "").await.problem(401);
+    assert!(server.control.try_recv().is_err(), "nothing reached the driver");
     server.send("POST /students", &[JSON, forwarded], "{}").await.problem(400);
     server.send("POST /services", &[JSON, forwarded], "{}").await.problem(401);
 }

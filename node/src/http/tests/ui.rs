@@ -57,7 +57,9 @@ async fn the_page_shows_members_services_connections_and_what_happened() {
         Change::Explained(node_id(3), Explanation::Accused { by: node_id(2), strong: true }),
         Change::Explained(node_id(3), Explanation::Became(MemberState::Failed)),
     ]);
-    server.neighbours.send_replace(Neighbourhood { neighbours: BTreeSet::from([node_id(2)]) });
+    server
+        .neighbours
+        .send_replace(Neighbourhood { neighbours: BTreeSet::from([node_id(2)]), ..Neighbourhood::default() });
     let page = server.get("/ui").await.body;
     for words in [
         "state failed\">failed",
@@ -152,7 +154,9 @@ async fn whoever_watches_is_told_of_members_and_of_connections() {
     assert_eq!(kinds(&mut stream, 1).await, ["now"]);
     server.apply([joined(member(2))]);
     assert_eq!(kinds(&mut stream, 1).await, ["changed"]);
-    server.neighbours.send_replace(Neighbourhood { neighbours: BTreeSet::from([node_id(2)]) });
+    server
+        .neighbours
+        .send_replace(Neighbourhood { neighbours: BTreeSet::from([node_id(2)]), ..Neighbourhood::default() });
     assert_eq!(kinds(&mut stream, 1).await, ["changed"]);
     assert_eq!(server.metrics.http.waiting.get(), 1);
     server.readiness.send_replace(Readiness::Leaving);

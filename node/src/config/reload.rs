@@ -1,0 +1,147 @@
+//! Reading the options again while the node runs: what may change, and what waits for a restart.
+
+use std::path::PathBuf;
+
+use super::{Config, ConfigError, Environment, Options};
+
+/// Where a configuration came from.
+#[derive(Clone, PartialEq, Default)]
+pub(super) struct Source {
+    pub(super) flags: Options,
+    pub(super) file: Option<PathBuf>,
+    pub(super) environment: Environment,
+    pub(super) roles: Vec<String>,
+}
+
+/// The environment may hold a token.
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// Reads the same flags, environment and files again.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its name. This configuration stays as it is.
+    pub fn reload(&self) -> Result<Self, ConfigError> {
+        let Source { flags, file, environment, roles } = &self.source;
+        let roles: Vec<&str> = roles.iter().map(String::as_str).collect();
+        Self::load(flags.clone(), file.clone(), environment, &roles)
+    }
+
+    /// Takes over from `new` what a running node can change: `join`, `allow`, `tag` and `zone`. Returns the options that differ
+    /// otherwise; they keep their values until a restart.
+    pub fn take_over(&mut self, new: Self) -> Vec<&'static str> {
+        let waiting = self.waiting_options(&new);
+        (self.join, self.allowed, self.tags, self.zone) = (new.join, new.allowed, new.tags, new.zone);
+        waiting
+    }
+
+    /// The options that differ and need a restart.
+    fn waiting_options(&self, new: &Self) -> Vec<&'static str> {
+        // In full, so that an option that is added is put on one of the two lists.
+        let Self {
+            join: _,
+            allowed: _,
+            tags: _,
+            zone: _,
+            warnings: _,
+            source: _,
+            roles,
+            name,
+            cluster,
+            http,
+            swarm,
+            gateway,
+            dns,
+            advertise,
+            mdns,
+            cluster_key,
+            data_dir,
+            demo,
+            replicas_expected,
+            log_retention,
+            allowed_hosts,
+            open,
+            log_format,
+        } = self;
+        let differs = [
+            ("role", *roles != new.roles),
+            ("name", *name != new.name),
+            ("cluster", *cluster != new.cluster),
+            ("http", *http != new.http),
+            ("swarm", *swarm != new.swarm),
+            ("gateway", *gateway != new.gateway),
+            ("dns", *dns != new.dns),
+            ("advertise", *advertise != new.advertise),
+            ("no-mdns", *mdns != new.mdns),
+            ("key-file", *cluster_key != new.cluster_key),
+            ("data-dir", *data_dir != new.data_dir),
+            ("demo", *demo != new.demo),
+            ("replicas-expected", *replicas_expected != new.replicas_expected),
+            ("log-max-age", log_retention.age != new.log_retention.age),
+            ("log-max-bytes", log_retention.bytes != new.log_retention.bytes),
+            ("allow-host", *allowed_hosts != new.allowed_hosts),
+            ("open", *open != new.open),
+            ("log-format", *log_format != new.log_format),
+        ];
+        differs.into_iter().filter(|(_, differs)| *differs).map(|(option, _)| option).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn loaded(file: &std::path::Path) -> Config {
+        let flags = Options { ephemeral: Some(true), name: Some("a".into()), ..Options::default() };
+        Config::load(flags, Some(file.into()), &Environment::default(), &["log", "grading"]).unwrap()
+    }
+
+    #[test]
+    fn what_may_change_is_taken_over_and_what_may_not_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.toml");
+        fs::write(&file, "join = ['a']\nzone = 'z1'\nname = 'x'\n").unwrap();
+        let mut config = loaded(&file);
+        fs::write(
+            &file,
+            "join = ['a', 'b']\nzone = 'z2'\ntag = ['t']\nname = 'y'\nrole = ['log']\nhttp = 1\n",
+        )
+        .unwrap();
+        let new = config.reload().unwrap();
+        // The flag still outranks the file.
+        assert_eq!(config.take_over(new), ["role", "http"]);
+        assert_eq!((config.join.len(), config.zone.as_deref()), (2, Some("z2")));
+        assert_eq!((config.tags.as_slice(), config.roles.len()), (["t".to_owned()].as_slice(), 0));
+        let again = config.reload().unwrap();
+        assert_eq!(config.take_over(again), ["role", "http"], "until a restart");
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_is_named_with_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.toml");
+        fs::write(&file, "zone = 'z1'\n").unwrap();
+        let config = loaded(&file);
+        for (text, part) in
+            [("jion = ['a']\n", "jion"), ("zone = 'a/b'\n", "zone"), ("zone = \n", "node.toml")]
+        {
+            fs::write(&file, text).unwrap();
+            let error = config.reload().unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_token_in_the_environment_is_not_shown() {
+        let environment: Environment = [("HEARSAY_TOKEN", "s3cret")].into_iter().collect();
+        let flags = Options { ephemeral: Some(true), ..Options::default() };
+        let config = Config::load(flags, None, &environment, &[]).unwrap();
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+}

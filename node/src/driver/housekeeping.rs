@@ -1,0 +1,114 @@
+//! What the driver does about once a second: what is due, what is slow to change, and the figures for `/metrics`.
+
+use std::time::Instant;
+
+use libp2p::Multiaddr;
+
+use super::{ANNOUNCED_MAX, Driver, HOUSEKEEPING, take_due};
+use crate::{logging, swarm, warnings};
+
+impl Driver {
+    /// What happens seldom.
+    pub(super) fn keep_house(&mut self) {
+        let now = Instant::now();
+        self.next_housekeeping = now + HOUSEKEEPING;
+        for peer in take_due(&mut self.parting, now) {
+            _ = self.swarm.disconnect_peer_id(peer);
+        }
+        if let Some(next) = self.parting.values().min() {
+            self.next_housekeeping = self.next_housekeeping.min(*next);
+        }
+        for peer in take_due(&mut self.blocked_until, now) {
+            self.swarm.behaviour_mut().blocked.unblock_peer(peer);
+        }
+        self.keep_mdns();
+        self.keep_outsiders(now);
+        self.conclude_farewell();
+        self.publish_metrics();
+    }
+
+    fn publish_metrics(&self) {
+        let mut counters = self.core.counters().list().to_vec();
+        counters.push((
+            "gossip_undelivered",
+            "Gossip messages dropped because a neighbour did not take them",
+            self.gossip_undelivered,
+        ));
+        counters.push((
+            "strangers",
+            "Connections parted from because the peer is of another cluster",
+            self.strangers,
+        ));
+        counters.push((
+            "mdns_floods",
+            "Times mDNS was begun anew because somebody announced too many nodes",
+            self.mdns_floods,
+        ));
+        counters.push((
+            "handshakes_failed",
+            "Connections that failed in the handshake: another cluster key, or no node",
+            self.handshakes_failed,
+        ));
+        counters.push((
+            "outsiders_dropped",
+            "Nodes that cannot be talked to and are not listed, because there are too many",
+            self.outsiders.dropped,
+        ));
+        counters.push(("log_lines_dropped", "Lines of the log that nobody took", logging::lines_dropped()));
+        counters.extend(logging::shipped());
+        self.metrics.set_protocol(counters);
+        self.warnings.set(warnings::CLOCK, self.peer_clocks.warning());
+        let lateness = self.core.lateness(self.view.clock().now());
+        self.metrics.set_protocol_gauges(vec![
+            (
+                "outsiders",
+                "Nodes that were announced or named and cannot be talked to: another key or cluster, or no answer",
+                self.outsiders.list().len() as f64,
+            ),
+            ("neighbours", "Peers this node is connected to", self.connected.len() as f64),
+            (
+                "lateness_seconds",
+                "The worst lateness lately seen, own timers and answers",
+                lateness.as_secs_f64(),
+            ),
+            (
+                "clock_offset_seconds",
+                "How far the clocks of peers are ahead of this node's, the median",
+                self.peer_clocks.median_ms() as f64 / 1e3,
+            ),
+            (
+                "warnings",
+                "Conditions that a person should mend, as /readyz lists them",
+                self.warnings.list().len() as f64,
+            ),
+        ]);
+    }
+
+    /// Few of a large cluster speak mDNS, and nobody listens to a flood of it.
+    fn keep_mdns(&mut self) {
+        let mdns = self.mdns_wanted && self.core.speaks_mdns();
+        let announced = self.swarm.behaviour().mdns.as_ref().map_or(0, |mdns| mdns.discovered_nodes().len());
+        let flooded = announced > ANNOUNCED_MAX;
+        if mdns != self.mdns_on || flooded {
+            self.mdns_on = mdns;
+            self.mdns_floods += u64::from(flooded);
+            self.heard.clear();
+            let id = *self.swarm.local_peer_id();
+            let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
+            self.swarm.behaviour_mut().mdns = swarm::speak_mdns(mdns, id, &listening);
+        }
+    }
+
+    /// Whether everybody nearby knows that this node leaves.
+    pub(super) fn conclude_farewell(&mut self) {
+        if let Some((done, until)) = self.farewell.take() {
+            if self.asked.is_empty() || until <= Instant::now() {
+                // Nobody may wait for it any more.
+                _ = done.send(());
+            } else {
+                self.next_housekeeping = self.next_housekeeping.min(until);
+                self.farewell = Some((done, until));
+            }
+        }
+    }
+}
