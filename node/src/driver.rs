@@ -298,6 +298,11 @@ impl Driver {
 
     fn forget(&mut self, id: NodeId) -> Forgetting {
         match self.core.concluded(id) {
+            // The table forgets a member long before the journals do.
+            None if self.replication.journals.counts(id) => {
+                self.replication.journals.forget_replica(id);
+                Forgetting::Done
+            }
             None => Forgetting::Unknown,
             Some(state) if state.is_present() => Forgetting::Present(state),
             Some(_) => {
@@ -563,7 +568,7 @@ impl Driver {
                     }
                 }
                 // The hook for what counts on members that are expected back. The log has its event.
-                Output::ForgottenByOperator(_) => (),
+                Output::ForgottenByOperator(id) => self.replication.journals.forget_replica(id),
                 Output::Event(event) => events::log(&event),
                 Output::Fatal(fatal) => {
                     self.view.apply(self.view.clock().now(), changes);

@@ -4,11 +4,11 @@
 //! one queue, and everything that came while the disk was syncing shares the next sync. It never waits for anybody but its disk.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    num::NonZeroU32,
+    collections::BTreeMap,
+    num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
@@ -19,7 +19,7 @@ use futures::future::join_all;
 use hearsay_protocol::{
     Identity, NodeId,
     journal::{
-        Config, Restored,
+        Config, Durability, Restored,
         append::{AppendError, Appended, Level},
         feed::EntryId,
     },
@@ -67,7 +67,9 @@ pub(crate) enum Told {
     /// By a reader of the so-manieth file: it is damaged.
     Damaged(u64),
     /// These live members, other than this node, keep the topic.
-    Replicas(BTreeSet<NodeId>),
+    Replicas(BTreeMap<NodeId, Durability>),
+    /// An operator gave up a replica.
+    ForgetReplica(NodeId),
     /// A connection to a peer opened.
     Connected(NodeId),
     /// The last one closed.
@@ -85,6 +87,7 @@ impl Told {
             Self::Request(_, _, bytes) | Self::Response(_, _, Some(bytes)) => bytes.len(),
             Self::Damaged(_)
             | Self::Replicas(_)
+            | Self::ForgetReplica(_)
             | Self::Connected(_)
             | Self::Disconnected(_)
             | Self::Response(..) => 0,
@@ -166,7 +169,7 @@ pub struct Ground<'a> {
     pub me: &'a dyn Fn() -> Identity,
     /// The cluster's name.
     pub cluster: &'a str,
-    /// How many replicas there should be of each topic; `None`: one.
+    /// How many replicas there are of each topic; `None`: as many as its replica set has.
     pub replicas_expected: Option<NonZeroU32>,
     /// How long a topic's entries are kept, where that is not as its plug-in has it.
     pub retention: &'a BTreeMap<String, Retention>,
@@ -237,9 +240,24 @@ impl Journals {
     }
 
     /// The live members that keep a topic.
-    pub fn replicas(&self, topic: &str, replicas: BTreeSet<NodeId>) {
+    pub fn replicas(&self, topic: &str, replicas: BTreeMap<NodeId, Durability>) {
         if let Some(topic) = self.topics.get(topic) {
             topic.tell(Told::Replicas(replicas));
+        }
+    }
+
+    /// Whether a majority of some topic is counted of a node, other than by its being alive.
+    pub fn counts(&self, replica: NodeId) -> bool {
+        let counts = |topic: &Arc<Topic>| {
+            topic.shown.replicas.lock().unwrap_or_else(PoisonError::into_inner).contains(&replica)
+        };
+        self.topics.values().any(counts)
+    }
+
+    /// An operator gave up a member: no topic counts a majority of it any longer.
+    pub fn forget_replica(&self, replica: NodeId) {
+        for topic in self.topics.values() {
+            topic.tell(Told::ForgetReplica(replica));
         }
     }
 
@@ -269,9 +287,8 @@ fn start(
 ) -> anyhow::Result<Topic> {
     let (store, restored) = open(path, name, projection.as_ref(), ground.cluster)?;
     let mut config = Config::new(ground.cluster, name);
-    if let Some(expected) = ground.replicas_expected {
-        config.replicas_expected = expected.try_into()?;
-    }
+    config.replicas_expected = ground.replicas_expected.map(NonZeroUsize::try_from).transpose()?;
+    config.ephemeral = ground.dir.is_none();
     let usual = projection.retention();
     // Also where this node keeps everything, others may not.
     config.epochs = projection.epochs();

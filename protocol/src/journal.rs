@@ -28,8 +28,10 @@ pub mod clock;
 pub mod disk;
 pub mod extents;
 pub mod feed;
+mod membership;
 pub mod message;
 mod repair;
+pub mod replica_set;
 mod replicate;
 #[cfg(test)]
 mod tests;
@@ -38,8 +40,10 @@ use append::{Admitted, Append, AppendError, AppendId, Appended, Queue, Unconfirm
 use clock::{HybridClock, Moment};
 use extents::Extents;
 use feed::{BODY_BYTES_MAX, ChainHash, Entry, EntryId, FeedId, Run, Seq};
+use membership::SetExchange;
 use message::{Extent, JournalRequest, JournalResponse};
 use repair::Repair;
+use replica_set::{Generation, ReplicaSet};
 
 /// Runs pushed to one replica and not confirmed yet. What is over that waits on the disk until the replica has said what it has. Guess.
 const PUSHES_MAX: usize = 16;
@@ -55,8 +59,10 @@ pub struct Config {
     pub cluster: String,
     /// The name of the service whose nodes keep this journal.
     pub topic: String,
-    /// How many replicas there should be: more than half of these are a majority.
-    pub replicas_expected: NonZeroUsize,
+    /// How many replicas there are: more than half of these are a majority. `None`: as many as the [replica set](replica_set) has.
+    pub replicas_expected: Option<NonZeroUsize>,
+    /// Whether this node's database goes with its process.
+    pub ephemeral: bool,
     /// The most bytes of appends that wait for the disk; beyond, they are refused.
     pub queue_bytes_max: usize,
     /// How often a replica compares with another. Design: 5 s.
@@ -97,7 +103,8 @@ impl Config {
         Self {
             cluster: cluster.to_owned(),
             topic: topic.to_owned(),
-            replicas_expected: NonZeroUsize::MIN,
+            replicas_expected: None,
+            ephemeral: false,
             queue_bytes_max: 16 * 1024 * 1024,
             repair_interval: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(10),
@@ -166,7 +173,9 @@ pub enum Input {
     /// [`NotStored`](Self::NotStored) before.
     Replaced(Vec<Extent>),
     /// These live members, other than this node, keep the topic.
-    Replicas(BTreeSet<NodeId>),
+    Replicas(BTreeMap<NodeId, Durability>),
+    /// An operator gave up a replica that is not alive: a majority is no longer counted of it.
+    ForgetReplica(NodeId),
     /// A connection to a peer opened.
     Connected(NodeId),
     /// The last one closed.
@@ -191,6 +200,15 @@ pub enum Input {
     },
 }
 
+/// Whether what a replica stores survives its process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// It keeps its database.
+    Durable,
+    /// Its database goes with its process.
+    Ephemeral,
+}
+
 /// What to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
@@ -203,6 +221,8 @@ pub enum Output {
     /// A replica says that it no longer keeps entries of this feed up to here. Those of them that come before everything that is here are not
     /// waited for any longer: remember that, and say so with [`Input::Forgone`]. Whatever is here stays until it is dropped here.
     Forgo(FeedId, Seq),
+    /// Keep the generation of a replica: the next start restores it.
+    KeepReplica(Generation),
     /// Ask a connected replica.
     Request(NodeId, Ticket, JournalRequest),
     /// Answer.
@@ -234,6 +254,8 @@ pub struct Counters {
     pub damaged: u64,
     /// Times that a writer's time was too far ahead of this node's wall clock, and an epoch was opened.
     pub epochs_opened: u64,
+    /// Replicas not added to the replica set because it was full or a peer's generation made no sense.
+    pub replicas_refused: u64,
 }
 
 /// Another node that keeps the topic.
@@ -247,6 +269,8 @@ struct Replica {
     /// It is being asked what it has, and when it was last.
     asking: Option<Ticket>,
     asked: Option<Time>,
+    /// Whether it is being told the replica set, has it, or is told next at this time.
+    set_exchange: SetExchange,
 }
 
 /// Why a run is on its way to the disk.
@@ -281,6 +305,8 @@ pub struct Restored {
     pub extents: Vec<Extent>,
     /// The latest moment of all entries.
     pub latest: Moment,
+    /// The replica set.
+    pub replicas: Vec<Generation>,
 }
 
 /// The journal of one topic on one node.
@@ -296,6 +322,7 @@ pub struct Journal {
     queue: Queue,
     unconfirmed: BTreeMap<EntryId, Vec<Unconfirmed>>,
     replicas: BTreeMap<NodeId, Replica>,
+    replica_set: ReplicaSet,
     connected: BTreeSet<NodeId>,
     writes: BTreeMap<WriteId, Write>,
     /// What was just written here, or pushed to here while not all replicas are connected, and goes out when it is on the disk.
@@ -315,8 +342,9 @@ impl Journal {
     pub fn new(me: Identity, config: Config, restored: Restored, seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let own = begin_feed(&me, &config, &mut rng);
-        Self {
+        let mut journal = Self {
             repair: Repair::new(&config, rng.u64(..)),
+            replica_set: ReplicaSet::restored(restored.replicas),
             me,
             config,
             rng,
@@ -335,7 +363,9 @@ impl Journal {
             failed: false,
             counters: Counters::default(),
             out: VecDeque::new(),
-        }
+        };
+        journal.join_replica_set();
+        journal
     }
 
     /// What is on the disk.
@@ -345,7 +375,11 @@ impl Journal {
 
     /// What was counted.
     pub fn counters(&self) -> Counters {
-        Counters { epochs_opened: self.clock.epochs_opened(), ..self.counters }
+        Counters {
+            epochs_opened: self.clock.epochs_opened(),
+            replicas_refused: self.replica_set.refused(),
+            ..self.counters
+        }
     }
 
     /// The current epoch. Above 0 where some clock was off by more than [`clock::AHEAD_MAX`]: versions that know no epochs then order rows
@@ -362,7 +396,8 @@ impl Journal {
     /// When to feed [`Input::Tick`]: at once after appends, when no more of them are there.
     pub fn poll_timeout(&self) -> Option<Time> {
         let at_once = self.may_write().then_some(Time::ZERO);
-        at_once.into_iter().chain(self.next_sweep).chain(self.repair.next_due()).min()
+        let due = [self.next_sweep, self.repair.next_due(), self.next_exchange()];
+        at_once.into_iter().chain(due.into_iter().flatten()).min()
     }
 
     /// Something happened. `wall_ms` is what the clock on the wall shows, in milliseconds since 1970; it may jump.
@@ -397,9 +432,12 @@ impl Journal {
                 // What of the old feed others have comes back; its numbers are not used again.
                 self.own = begin_feed(&self.me, &self.config, &mut self.rng);
                 self.failed = false;
+                let replica_set = self.replica_set.generations();
+                self.out.extend(replica_set.into_iter().map(Output::KeepReplica));
                 self.repair.soon(now);
             }
             Input::Replicas(alive) => self.set_replicas(now, alive),
+            Input::ForgetReplica(replica) => self.forget_replica(now, replica),
             Input::Connected(peer) => {
                 self.connected.insert(peer);
                 if let Some(replica) = self.replicas.get_mut(&peer) {
@@ -413,6 +451,7 @@ impl Journal {
                     replica.connected = false;
                     replica.pushes.clear();
                     replica.asking = None;
+                    replica.set_exchange = SetExchange::default();
                 }
                 self.repair.forget(peer);
             }
@@ -422,6 +461,7 @@ impl Journal {
         self.confirm();
         self.sweep(now);
         self.continue_repair(now);
+        self.exchange_replica_sets(now);
     }
 
     // Writing.
@@ -574,9 +614,13 @@ impl Journal {
 
     // Confirming.
 
-    fn set_replicas(&mut self, now: Time, alive: BTreeSet<NodeId>) {
-        self.replicas.retain(|id, _| alive.contains(id));
-        for id in alive.into_iter().filter(|id| *id != self.me.id()) {
+    fn set_replicas(&mut self, now: Time, alive: BTreeMap<NodeId, Durability>) {
+        let me = self.me.id();
+        self.replicas.retain(|id, _| alive.contains_key(id));
+        for (id, durability) in alive.into_iter().filter(|(id, _)| *id != me) {
+            if durability == Durability::Durable {
+                self.add_to_replica_set(now, id);
+            }
             let connected = self.connected.contains(&id);
             let new = !self.replicas.contains_key(&id);
             self.replicas.entry(id).or_default().connected = connected;
@@ -592,7 +636,7 @@ impl Journal {
             return;
         }
         let alive = self.replicas.len();
-        let expected = self.config.replicas_expected;
+        let expected = self.replicas_counted();
         let (extents, replicas, out) = (&self.extents, &self.replicas, &mut self.out);
         self.unconfirmed.retain(|id, appends| {
             // Found under its key in a run that is still being stored.
@@ -615,12 +659,16 @@ impl Journal {
         if self.next_sweep.is_none_or(|at| at <= now) {
             let late = self.queue.late(now);
             self.refuse(late, &AppendError::Late);
+            let counted = self.replicas_counted();
             let out = &mut self.out;
             self.unconfirmed.retain(|id, appends| {
                 appends.retain(|append| {
                     let waits = append.deadline > now;
                     if !waits {
-                        out.push_back(Output::Answer(append.append, Err(AppendError::Indeterminate(*id))));
+                        out.push_back(Output::Answer(
+                            append.append,
+                            Err(AppendError::Indeterminate(*id, counted)),
+                        ));
                     }
                     waits
                 });

@@ -92,6 +92,8 @@ pub struct Member {
     pub software: String,
     /// Its protocol version.
     pub protocol: u16,
+    /// Whether what it stores goes with its process.
+    pub ephemeral: bool,
     /// Its current life.
     pub incarnation: Incarnation,
     /// The version of its header: what evidence against it refers to.
@@ -473,6 +475,7 @@ mod tests {
             zone: None,
             software: "test".into(),
             protocol: 1,
+            ephemeral: false,
             incarnation: Incarnation(1),
             version: Version(1),
             since: Time::ZERO,

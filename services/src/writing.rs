@@ -85,12 +85,14 @@ pub fn problem(error: &AppendError) -> Problem {
         AppendError::KeyTaken(_) => StatusCode::CONFLICT,
         AppendError::Busy | AppendError::DiskFailed | AppendError::Late => StatusCode::SERVICE_UNAVAILABLE,
         AppendError::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
-        AppendError::Indeterminate(_) => StatusCode::GATEWAY_TIMEOUT,
+        AppendError::Indeterminate(..) => StatusCode::GATEWAY_TIMEOUT,
     };
     let problem = Problem::new(status, error.to_string());
     match error {
         AppendError::KeyTaken(id) => problem.with("id", id.to_string()),
-        AppendError::Indeterminate(id) => problem.with("id", id.to_string()).with("outcome", "indeterminate"),
+        AppendError::Indeterminate(id, _) => {
+            problem.with("id", id.to_string()).with("outcome", "indeterminate")
+        }
         AppendError::BodyTooLarge(_, limit) => problem.with("limit", *limit),
         _ => problem,
     }

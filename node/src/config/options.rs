@@ -91,7 +91,7 @@ pub struct Options {
     /// Label of the instances that this node offers (repeatable)
     #[arg(long, value_delimiter = ',')]
     pub tag: Vec<String>,
-    /// How many replicas a journal should have; what `majority` is counted of
+    /// How many replicas a journal has, for `majority` to be counted of [default: every replica that ever kept it, until `node forget`]
     #[arg(long, value_name = "N")]
     pub replicas_expected: Option<NonZeroU32>,
     /// How long the log plug-in keeps records, such as 12h or 30d, or unlimited [default: 30d]

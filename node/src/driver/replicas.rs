@@ -8,7 +8,7 @@ use std::{
 use hearsay_protocol::{
     NodeId,
     io::{Command, Input},
-    journal::{clock::PROTOCOL_WITH_EPOCHS, message::addressed},
+    journal::{Durability, clock::PROTOCOL_WITH_EPOCHS, message::addressed},
     providers::Change,
     sync::Ticket,
 };
@@ -34,7 +34,7 @@ pub(super) struct Replication {
     asked: BTreeMap<OutboundRequestId, (String, Ticket)>,
     answering: BTreeMap<Ticket, ResponseChannel<Vec<u8>>>,
     /// Whom each topic was told last.
-    told: BTreeMap<String, BTreeSet<NodeId>>,
+    told: BTreeMap<String, BTreeMap<NodeId, Durability>>,
 }
 
 impl Replication {
@@ -110,7 +110,7 @@ impl Driver {
         for topic in
             self.replication.journals.names().filter(|name| self.replication.journals.carries_epochs(name))
         {
-            let replicas = self.replication.told.get(topic).into_iter().flatten();
+            let replicas = self.replication.told.get(topic).into_iter().flat_map(BTreeMap::keys);
             self.view.read(|table| {
                 let members = replicas.filter_map(|id| table.member(*id));
                 let speaks_less = members.filter(|member| member.protocol < PROTOCOL_WITH_EPOCHS);
@@ -135,8 +135,13 @@ impl Driver {
         let topics: Vec<String> = self.replication.journals.names().map(str::to_owned).collect();
         let mut changed = false;
         for topic in topics {
-            let replicas: BTreeSet<NodeId> = self.view.read(|table| {
-                table.providers(&topic).map(|provider| provider.node_id).filter(|id| *id != me).collect()
+            let replicas: BTreeMap<NodeId, Durability> = self.view.read(|table| {
+                let others = table.providers(&topic).map(|provider| provider.node_id).filter(|id| *id != me);
+                let durability = |id| match table.member(id).is_some_and(|member| member.ephemeral) {
+                    true => Durability::Ephemeral,
+                    false => Durability::Durable,
+                };
+                others.map(|id| (id, durability(id))).collect()
             });
             if self.replication.told.get(&topic) != Some(&replicas) {
                 changed = true;
@@ -148,8 +153,9 @@ impl Driver {
         if changed {
             let present = self.core.present_len();
             // Where most members are replicas, the overlay connects them well enough.
-            let apart =
-                |replicas: &&BTreeSet<NodeId>| replicas.len() <= REPLICAS_MAX || replicas.len() * 2 < present;
+            let apart = |replicas: &&BTreeMap<NodeId, Durability>| {
+                replicas.len() <= REPLICAS_MAX || replicas.len() * 2 < present
+            };
             let sets = self.replication.told.values().filter(apart);
             let near = sets.flat_map(|replicas| nearest(me, replicas)).collect();
             self.feed(Input::Command(Command::KeepLinks(near)));
@@ -159,8 +165,8 @@ impl Driver {
 }
 
 /// Those to stay connected to: all, or where they are many those of the lowest hash with this node, which both ends compute alike.
-fn nearest(me: NodeId, replicas: &BTreeSet<NodeId>) -> Vec<NodeId> {
-    let mut ranked: Vec<NodeId> = replicas.iter().copied().collect();
+fn nearest(me: NodeId, replicas: &BTreeMap<NodeId, Durability>) -> Vec<NodeId> {
+    let mut ranked: Vec<NodeId> = replicas.keys().copied().collect();
     if ranked.len() > REPLICAS_MAX {
         ranked.sort_by_cached_key(|other| {
             let (a, b) = (me.min(*other), me.max(*other));

@@ -247,6 +247,7 @@ fn member(seed: u8) -> Member {
         zone: None,
         software: "test".into(),
         protocol: 1,
+        ephemeral: false,
         incarnation: Incarnation(5),
         version: Version(3),
         since: Time::ZERO,

@@ -94,6 +94,8 @@ pub(super) struct Keeper {
     /// Runs that did not stand the check when they were read.
     damaged: Vec<(FeedId, Vec<Seq>)>,
     scrub: Scrub,
+    /// Whether a majority may be counted of other replicas than are shown.
+    replicas_changed: bool,
     /// Why the file as a whole cannot be used any more.
     ruined: Option<String>,
     replaced: Option<Instant>,
@@ -135,6 +137,7 @@ impl Keeper {
             next_append: 0,
             damaged: Vec::new(),
             scrub: Scrub::default(),
+            replicas_changed: true,
             ruined: None,
             replaced: None,
             linger: Duration::ZERO,
@@ -170,8 +173,28 @@ impl Keeper {
                 self.ruined = Some("a page does not prove itself".into());
             }
             self.replace_if_ruined();
+            if std::mem::take(&mut self.replicas_changed) {
+                self.show_replicas();
+            }
             self.shown.epoch.store(self.machine.epoch(), Ordering::Relaxed);
             *self.shown.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.machine.counters();
+        }
+    }
+
+    /// Shows which replicas a majority is counted of.
+    fn show_replicas(&self) {
+        self.shown.replicas_counted.store(self.machine.replicas_counted() as u64, Ordering::Relaxed);
+        let mut shown = self.shown.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = self.machine.counted();
+        if counted != *shown {
+            *shown = counted;
+            let replicas: Vec<String> = shown.iter().map(ToString::to_string).collect();
+            tracing::info!(
+                topic = self.topic,
+                replicas = replicas.join(" "),
+                "a majority is counted of {} replicas",
+                shown.len()
+            );
         }
     }
 
@@ -235,7 +258,11 @@ impl Keeper {
                     self.ruined = Some("a reader found it damaged".into());
                 }
             }
-            Told::Replicas(replicas) => self.feed(Input::Replicas(replicas)),
+            Told::Replicas(replicas) => {
+                self.replicas_changed = true;
+                self.feed(Input::Replicas(replicas));
+            }
+            Told::ForgetReplica(replica) => self.feed(Input::ForgetReplica(replica)),
             Told::Connected(peer) => self.feed(Input::Connected(peer)),
             Told::Disconnected(peer) => self.feed(Input::Disconnected(peer)),
             Told::Request(from, ticket, bytes) => match wire::decode::<JournalRequest>(&bytes) {
@@ -283,6 +310,13 @@ impl Keeper {
                     Ok(None) => (),
                     Err(error) => self.give_up(&error),
                 },
+                Output::KeepReplica(generation) => {
+                    self.replicas_changed = true;
+                    if let Err(error) = self.store.keep_replica(generation) {
+                        // The other replicas tell it again after the next start.
+                        self.give_up(&error);
+                    }
+                }
                 Output::Request(peer, ticket, request) => {
                     let bytes = address(&self.topic, &request);
                     self.order(Order::AskReplica(peer, self.topic.clone(), ticket, bytes));

@@ -1,13 +1,17 @@
 //! What a topic's thread shows of itself, for `/metrics`.
 
+use std::collections::BTreeSet;
 use std::sync::{
     Mutex, PoisonError,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use hearsay_protocol::journal::{
-    Counters,
-    append::{AppendError, Appended, Level},
+use hearsay_protocol::{
+    NodeId,
+    journal::{
+        Counters,
+        append::{AppendError, Appended, Level},
+    },
 };
 use hearsay_services::service::{Metric, MetricKind};
 
@@ -29,6 +33,9 @@ pub(crate) struct Shown {
     pub(super) replaced: AtomicU64,
     /// Errors of the database.
     pub(super) disk_errors: AtomicU64,
+    /// Replicas that a majority is counted of: the number, and where none is configured, which.
+    pub(super) replicas_counted: AtomicU64,
+    pub(super) replicas: Mutex<BTreeSet<NodeId>>,
     /// The epoch of the newest entry.
     pub(super) epoch: AtomicU64,
     /// What the database uses.
@@ -53,7 +60,7 @@ impl Shown {
                 AppendError::Busy => 3,
                 AppendError::DiskFull | AppendError::DiskFailed => 4,
                 AppendError::Late => 5,
-                AppendError::Indeterminate(_) => 6,
+                AppendError::Indeterminate(..) => 6,
             }),
         };
         if let Some(counter) = counter {
@@ -128,6 +135,16 @@ impl Shown {
                 "journal_epoch",
                 "The epoch of the newest entry; above 0 where some node's clock was off by more than a day",
                 self.epoch.load(Relaxed),
+            ),
+            gauge(
+                "journal_replicas_counted",
+                "Replicas that a majority is counted of",
+                self.replicas_counted.load(Relaxed),
+            ),
+            counter(
+                "journal_replicas_refused",
+                "Replicas not counted because there were too many, or a peer's count made no sense",
+                c.replicas_refused,
             ),
             gauge(
                 "journal_waiting_bytes",

@@ -16,6 +16,7 @@ use hearsay_protocol::{
         disk::{entries_from_bytes, entries_to_bytes, seen_from_bytes, seen_to_bytes},
         feed::{ChainHash, Entry, EntryId, FeedId, RUN_ENTRIES_MAX, Run, Seq},
         message::Extent,
+        replica_set::Generation,
     },
     seen::{RANGES_MAX, Seen},
     wire::PAGE_BYTES,
@@ -73,6 +74,9 @@ CREATE TABLE journal_keys (
 ) WITHOUT ROWID;
 ";
 
+const REPLICAS_TABLE: &str = "CREATE TABLE IF NOT EXISTS journal_replicas
+    (replica BLOB PRIMARY KEY, generation INTEGER NOT NULL) WITHOUT ROWID";
+
 /// A topic's database, open for writing.
 pub struct Store {
     db: Connection,
@@ -127,6 +131,8 @@ impl Store {
             store.create()?;
         }
         store.check_owner()?;
+        // A file of a version before replica sets.
+        store.db.execute_batch(REPLICAS_TABLE)?;
         if is_old {
             store.give_sums()?;
         }
@@ -179,7 +185,7 @@ impl Store {
     /// It cannot be read.
     pub fn restored(&self) -> Result<Restored, StoreError> {
         let latest = self.epoch_moment()?.unwrap_or_default();
-        let mut restored = Restored { latest, ..Restored::default() };
+        let mut restored = Restored { latest, replicas: self.replicas()?, ..Restored::default() };
         let mut feeds =
             self.db.prepare("SELECT writer, boot, seen, latest, id, dropped FROM journal_feeds")?;
         let mut rows = feeds.query([])?;
@@ -202,6 +208,25 @@ impl Store {
             restored.extents.push(Extent { feed, seen });
         }
         Ok(restored)
+    }
+
+    /// The replica set, as it was kept.
+    fn replicas(&self) -> rusqlite::Result<Vec<Generation>> {
+        let mut list = self.db.prepare("SELECT replica, generation FROM journal_replicas")?;
+        let rows = list.query_map([], |row| {
+            Ok((NodeId::from_public_key(row.get(0)?), row.get::<_, i64>(1)?.cast_unsigned()))
+        })?;
+        rows.collect()
+    }
+
+    /// Keeps the generation of a replica, with the next [`commit`](Self::commit).
+    ///
+    /// # Errors
+    /// What the database said. The transaction must be rolled back.
+    pub fn keep_replica(&mut self, (replica, generation): Generation) -> rusqlite::Result<()> {
+        self.begin()?;
+        let mut keep = self.db.prepare_cached("INSERT OR REPLACE INTO journal_replicas VALUES (?1, ?2)")?;
+        keep.execute(params![replica.public_key(), generation.cast_signed()]).map(drop)
     }
 
     /// The number of the last entry in a feed's runs, if it lies where it should.

@@ -92,9 +92,9 @@ fn a_level_that_is_not_reached_is_indeterminate_and_never_success() {
     let bench = Bench::new();
     let me = Identity::from_seed(&[1; 32]).id();
     let other = Identity::from_seed(&[2; 32]).id();
-    bench.journals.replicas("grading", [other].into());
+    bench.journals.replicas("grading", [(other, Durability::Durable)].into());
     let answer = block_on(bench.put(1000, None));
-    assert!(matches!(answer, Err(AppendError::Indeterminate(id)) if id.feed.writer == me), "{answer:?}");
+    assert!(matches!(answer, Err(AppendError::Indeterminate(id, _)) if id.feed.writer == me), "{answer:?}");
     assert!(block_on(bench.put(1001, Some(Level::Local))).is_ok());
 }
 

@@ -206,6 +206,7 @@ impl Core {
             zone: header.zone.clone(),
             software: header.software.clone(),
             protocol: header.protocol,
+            ephemeral: header.ephemeral,
             incarnation: s.incarnation(),
             version: s.header_version(),
             since: *since,

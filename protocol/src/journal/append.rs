@@ -3,10 +3,7 @@
 //! Whatever waits when its turn comes goes together into one run of the own feed, and a few runs may be at the disk at the same time, where they
 //! share a sync. So the more is written at once, the more share a signature and a sync, and nobody waits for a timer.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    num::NonZeroUsize,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     WriteId,
@@ -30,7 +27,7 @@ pub enum Level {
     Local,
     /// On that and one other.
     Replicated,
-    /// On more than half of the replicas that there should be, whoever is seen at the moment.
+    /// On more than half of the [replica set](super::replica_set), whichever replicas are alive at the moment.
     Majority,
 }
 
@@ -97,9 +94,13 @@ pub enum AppendError {
     /// The deadline passed before it was its turn. Nothing was written.
     #[error("the deadline passed before anything was written")]
     Late,
-    /// It is on this disk, and too few others have said that they have it too. They may yet.
-    #[error("on the disk of this node, and not confirmed by enough others in time")]
-    Indeterminate(EntryId),
+    /// It is on this disk, and too few others have said that they have it too. They may yet. With the number of replicas that a majority is
+    /// counted of.
+    #[error(
+        "on the disk of this node, and not confirmed by enough others in time; a majority is counted of {1} replicas, and `node forget` takes \
+         out one that is gone for good"
+    )]
+    Indeterminate(EntryId, usize),
 }
 
 /// Waits for the disk to be free.
@@ -137,8 +138,8 @@ impl Unconfirmed {
     }
 
     /// The level to answer with, once it is enough.
-    pub(super) fn reached(&self, others: usize, alive: usize, expected: NonZeroUsize) -> Option<Level> {
-        let majority = others + 1 > expected.get() / 2;
+    pub(super) fn reached(&self, others: usize, alive: usize, expected: usize) -> Option<Level> {
+        let majority = others + 1 > expected / 2;
         let reached = match others {
             0 => Level::Local,
             _ if majority => Level::Majority,

@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::feed::{FeedId, Run, Seq};
+use super::{
+    feed::{FeedId, Run, Seq},
+    replica_set::Generation,
+};
 use crate::{
     seen::Seen,
     wire::{self, Message},
@@ -37,6 +40,9 @@ pub enum JournalRequest {
     Pull(Extent),
     /// Answer [`JournalResponse::Receipt`] for this feed as it is on your disk now.
     Confirm(FeedId),
+    /// Merge this replica set with yours, and answer [`JournalResponse::Replicas`]. A version before replica sets answers
+    /// [`JournalResponse::Unable`].
+    Replicas(Vec<Generation>),
 }
 
 /// Answers a [`JournalRequest`].
@@ -62,13 +68,15 @@ pub enum JournalResponse {
         /// What fitted; empty: there is nothing of what was asked for.
         runs: Vec<Run>,
     },
+    /// The replica set of who answers, merged with the asker's.
+    Replicas(Vec<Generation>),
 }
 
 impl Message for JournalRequest {
-    const KINDS: u8 = 5;
+    const KINDS: u8 = 6;
 }
 impl Message for JournalResponse {
-    const KINDS: u8 = 5;
+    const KINDS: u8 = 6;
 }
 
 /// The longest name of a topic: that of a service.

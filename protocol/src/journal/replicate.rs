@@ -126,6 +126,7 @@ impl Journal {
                 return;
             }
             JournalRequest::Confirm(feed) => JournalResponse::Receipt(self.extents.of(feed)),
+            JournalRequest::Replicas(theirs) => self.merge_replica_set(now, from, theirs),
         };
         self.out.push_back(Output::Respond(from, ticket, response));
     }
@@ -224,6 +225,9 @@ impl Journal {
         ticket: Ticket,
         response: Option<JournalResponse>,
     ) {
+        if self.replica_set_answered(now, from, ticket, response.as_ref()) {
+            return;
+        }
         if let Some(replica) = self.replicas.get_mut(&from) {
             let push = replica.pushes.remove(&ticket);
             let ask = replica.asking == Some(ticket);
@@ -265,7 +269,8 @@ impl Journal {
                 }
                 self.repair.storing(now, storing);
             }
-            Some(JournalResponse::Receipt(_) | JournalResponse::Unable) | None => self.repair.give_up(now),
+            Some(JournalResponse::Receipt(_) | JournalResponse::Unable | JournalResponse::Replicas(_))
+            | None => self.repair.give_up(now),
         }
     }
 

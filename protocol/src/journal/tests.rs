@@ -6,6 +6,7 @@ use super::{append::Level, clock::HybridTime, *};
 use crate::wire;
 
 mod clocks;
+mod counting;
 mod dropping;
 mod storing;
 
@@ -20,6 +21,8 @@ struct Disk {
     /// Up to where a feed's runs are no longer kept.
     dropped: BTreeMap<FeedId, Seq>,
     full: bool,
+    /// The replica set.
+    replicas: BTreeMap<NodeId, u64>,
 }
 
 impl Disk {
@@ -38,6 +41,7 @@ impl Disk {
         Restored {
             extents: feeds.into_iter().map(|(feed, seen)| Extent { feed, seen }).collect(),
             latest: self.latest(),
+            replicas: self.replicas.clone().into_iter().collect(),
         }
     }
 
@@ -108,6 +112,10 @@ struct Net {
     misbehaved: usize,
     /// Whether the topic's entries may be dropped.
     drops: bool,
+    /// The configured number of replicas.
+    replicas_expected: Option<NonZeroUsize>,
+    /// Nodes whose disks go with their processes.
+    ephemeral: BTreeSet<usize>,
 }
 
 fn identity(node: usize) -> Identity {
@@ -131,6 +139,8 @@ impl Net {
             next_append: 0,
             misbehaved: 0,
             drops: false,
+            replicas_expected: None,
+            ephemeral: BTreeSet::new(),
         };
         (0..nodes).for_each(|node| net.start(node));
         net
@@ -147,9 +157,10 @@ impl Net {
     fn start(&mut self, node: usize) {
         self.lives += 1;
         let config = Config {
-            replicas_expected: NonZeroUsize::new(self.nodes.len()).unwrap(),
+            replicas_expected: self.replicas_expected,
             drops: self.drops,
             epochs: Some(EPOCHS),
+            ephemeral: self.ephemeral.contains(&node),
             ..Config::new("test", TOPIC)
         };
         let restored = self.nodes[node].disk.restored();
@@ -173,7 +184,12 @@ impl Net {
     fn tell_replicas(&mut self) {
         let up: Vec<usize> = (0..self.nodes.len()).filter(|n| self.is_up(*n)).collect();
         for node in up.clone() {
-            let others = up.iter().filter(|n| **n != node).map(|n| identity(*n).id()).collect();
+            let durability = |n| match self.ephemeral.contains(n) {
+                true => Durability::Ephemeral,
+                false => Durability::Durable,
+            };
+            let others =
+                up.iter().filter(|n| **n != node).map(|n| (identity(*n).id(), durability(n))).collect();
             self.feed(node, Input::Replicas(others));
             for other in 0..self.nodes.len() {
                 let linked = up.contains(&other) && other != node && !self.is_cut(node, other);
@@ -239,6 +255,9 @@ impl Net {
                     let here = self.nodes[node].disk.entries.keys().filter(|id| id.feed == feed);
                     here.for_each(|id| seen.insert(id.seq));
                     replies.push(Input::Forgone(Extent { feed, seen }));
+                }
+                Output::KeepReplica((id, generation)) => {
+                    _ = self.nodes[node].disk.replicas.insert(id, generation);
                 }
                 Output::Request(to, ticket, request) => {
                     let bytes = wire::encode(&request);
@@ -370,7 +389,7 @@ fn alone_a_write_is_local_by_default_and_indeterminate_where_more_was_asked_for(
     let replicated = net.append(0, "b", None, Some(Level::Replicated));
     net.run(3 * SECOND);
     assert_eq!(net.answer(plain).as_ref().unwrap().level, Level::Local);
-    assert!(matches!(net.answer(replicated), Err(AppendError::Indeterminate(_))));
+    assert!(matches!(net.answer(replicated), Err(AppendError::Indeterminate(..))));
     net.start(1);
     net.run(SECOND);
     assert!(net.agree() && net.has(1, "b") == 1, "it was only not known in time");
@@ -424,7 +443,7 @@ fn a_full_disk_refuses_loses_nothing_and_recovers() {
     let elsewhere = net.append(1, "elsewhere", None, None);
     net.run(3 * SECOND);
     assert_eq!(*net.answer(refused), Err(AppendError::DiskFull));
-    assert!(matches!(net.answer(elsewhere), Err(AppendError::Indeterminate(_))));
+    assert!(matches!(net.answer(elsewhere), Err(AppendError::Indeterminate(..))));
     net.nodes[0].disk.full = false;
     let after = net.append(0, "after", None, None);
     net.run(10 * SECOND);
@@ -599,7 +618,7 @@ fn nothing_acknowledged_is_lost_whatever_dies() {
                     assert!(there <= 1, "seed {seed}: {body} twice");
                 }
                 Some(Ok(_)) => assert_eq!(there, 1, "seed {seed}: {body} was acknowledged"),
-                Some(Err(AppendError::Indeterminate(_))) | None => {
+                Some(Err(AppendError::Indeterminate(..))) | None => {
                     assert!(there <= 1, "seed {seed}: {body} twice")
                 }
                 Some(Err(_)) => assert_eq!(there, 0, "seed {seed}: {body} was refused"),

@@ -11,7 +11,10 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let config = Config::new("test", TOPIC);
-        Self { journal: Journal::new(identity(0), config, Restored::default(), 7), appends: 0 }
+        let mut journal = Journal::new(identity(0), config, Restored::default(), 7);
+        // The node itself joins the replica set.
+        while journal.poll_output().is_some() {}
+        Self { journal, appends: 0 }
     }
 
     fn feed(&mut self, input: Input) -> Vec<Output> {
