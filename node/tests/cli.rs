@@ -159,6 +159,27 @@ fn leave_presents_the_token_and_tells_a_refusal_apart() {
 }
 
 #[test]
+fn forget_names_one_member_that_is_gone_and_passes_on_why_not() {
+    const GONE: &str = r#"{"members":[{"id":"12D1","name":"a","state":"alive"},{"id":"12D2","name":"a","state":"failed"},
+        {"id":"12D3","name":"b","state":"left"},{"id":"12D4","name":"b","state":"failed"},{"id":"12D5","name":"c","state":"suspect"}]}"#;
+    let members = || ("GET /members", Reply::ok(GONE));
+    // The one that is gone, though another of its name lives.
+    let forgotten = Reply::ok(r#"{"id":"12D2","name":"a"}"#);
+    let (code, stdout, stderr) = ask(&[members(), ("DELETE /members/12D2", forgotten)], &["forget", "a"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("a is forgotten"), "{stdout}");
+    let (code, _, stderr) = ask(&[members()], &["forget", "b"]);
+    assert!(code == 2 && stderr.contains("12D3 (left)") && stderr.contains("12D4 (failed)"), "{stderr}");
+    let (code, ..) = ask(&[members(), ("DELETE /members/12D4", Reply::ok("{}"))], &["forget", "12D4"]);
+    assert_eq!(code, 0);
+    let refused = Reply::status(409, r#"{"detail":"the member \"c\" is suspect here"}"#);
+    let (code, _, stderr) = ask(&[members(), ("DELETE /members/12D5", refused)], &["forget", "c"]);
+    assert!(code == 1 && stderr.contains("suspect"), "{stderr}");
+    let (code, _, stderr) = ask(&[members()], &["forget", "d"]);
+    assert!(code == 2 && stderr.contains("node members"), "{stderr}");
+}
+
+#[test]
 fn health_is_an_exit_code() {
     assert_eq!(ask(&[("GET /readyz", Reply::ok("ok"))], &["health"]).0, 0);
     let (code, _, stderr) = ask(&[("GET /readyz", Reply::status(503, "leaving"))], &["health"]);

@@ -273,7 +273,9 @@ fn strangers_and_garbage_are_kept_out() {
         let b = start(lab, &hosts[1], "b", &keyed("b", &ours));
         let other = start(lab, &hosts[2], "c", &keyed("c", &theirs));
         let open = lab.grading(&hosts[3], "d");
-        lab.until(5 * S, "a and b see each other", |lab| lab.all_list_all(&[a, b]));
+        lab.until(5 * S, "a and b see each other, and the others run", |lab| {
+            lab.all_list_all(&[a, b]) && lab.providers(other) == ["c"] && lab.providers(open) == ["d"]
+        });
         // Bytes from everywhere: noise, a start of a handshake, too much of one thing.
         for round in 0..200u32 {
             let mut stream = TcpStream::connect((hosts[0].ip.as_str(), 7600)).unwrap();

@@ -204,7 +204,7 @@ impl Options {
 }
 
 /// The environment, as far as it concerns a node. Handed in, so that tests need not change that of the whole process.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Environment(BTreeMap<String, OsString>);
 
 impl Environment {
