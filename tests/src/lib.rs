@@ -19,6 +19,7 @@ use std::{
 use serde_json::Value;
 
 mod browser;
+mod clocks;
 mod cluster;
 mod compose;
 mod feeds;
@@ -26,10 +27,12 @@ mod forgetful;
 pub mod history;
 pub mod http;
 mod intruder;
+pub mod rows;
 mod swarms;
 mod writers;
 
 pub use browser::Browser;
+pub use clocks::LabClock;
 pub use cluster::{Cluster, NodeRef};
 pub use compose::{Compose, Container, docker};
 pub use feeds::{Feed, feeds};
@@ -96,6 +99,17 @@ pub fn other_build(test: &str) -> Option<OsString> {
             "skipped: {test}: NODE_BROKEN_BIN does not name a node with the features `broken` and `next`; tests/run does"
         );
         assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and {test} has no such node");
+    }
+    build
+}
+
+/// The build of the version before epochs, made from its commit. Where there is none (a checkout without history), says so.
+pub fn older_build(test: &str) -> Option<OsString> {
+    let build = std::env::var_os("NODE_OLDER_BIN");
+    if build.is_none() {
+        println!(
+            "skipped: {test}: NODE_OLDER_BIN does not name a node of an older version; tests/run builds it where git has its commit"
+        );
     }
     build
 }

@@ -1,0 +1,63 @@
+//! Wall clocks that a test sets, for nodes that are linked dynamically.
+
+use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The wall clock of one node.
+#[derive(Debug)]
+pub struct LabClock {
+    file: File,
+    path: PathBuf,
+    shim: PathBuf,
+}
+
+impl LabClock {
+    /// A clock in this directory that is right at first. `None`: there is no C compiler.
+    pub fn new(dir: &Path, name: &str) -> Option<Self> {
+        let (source, shim) = (dir.join("clock.c"), dir.join("clock.so"));
+        if !shim.exists() {
+            std::fs::write(&source, include_str!("clocks/shim.c")).expect("a place for the shim");
+            let built =
+                Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(&source).status();
+            if !built.is_ok_and(|status| status.success()) {
+                return None;
+            }
+        }
+        let path = dir.join(format!("{name}.clock"));
+        let file =
+            File::options().create(true).truncate(true).write(true).open(&path).expect("a place for a clock");
+        let clock = Self { file, path, shim };
+        clock.set(0, 0);
+        Some(clock)
+    }
+
+    /// What a node must find in its environment to go by this clock.
+    pub fn environment(&self) -> [(&'static str, &str); 2] {
+        [("LD_PRELOAD", utf8(&self.shim)), ("LAB_CLOCK", utf8(&self.path))]
+    }
+
+    /// Lets the clock run, this far off.
+    pub fn run(&self, offset_ms: i64) {
+        self.set(offset_ms, 0);
+    }
+
+    /// Stops the clock at this time, in milliseconds since 1970.
+    pub fn freeze(&self, at_ms: i64) {
+        self.set(0, at_ms);
+    }
+
+    fn set(&self, offset_ms: i64, frozen_at_ms: i64) {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&offset_ms.to_ne_bytes());
+        bytes[8..].copy_from_slice(&frozen_at_ms.to_ne_bytes());
+        self.file.write_all_at(&bytes, 0).expect("the clock can be set");
+    }
+}
+
+fn utf8(path: &Path) -> &str {
+    path.to_str().expect("paths of the lab are UTF-8")
+}
