@@ -23,7 +23,7 @@ use crate::Problem;
 mod readers;
 pub mod stamp;
 
-pub use readers::{Reader, Readers};
+pub use readers::{Drained, Opener, Reader, Readers};
 pub use stamp::Stamp;
 
 /// What a plug-in makes of the entries of its topic.

@@ -31,6 +31,7 @@ pub use error::StoreError;
 pub(super) use error::disk_error;
 
 mod anew;
+mod read_only;
 mod retention;
 
 pub(super) use retention::{Bound, remnant};
@@ -79,6 +80,7 @@ pub struct Store {
     cluster: String,
     topic: String,
     in_transaction: bool,
+    is_read_only: bool,
 }
 
 impl Store {
@@ -121,8 +123,13 @@ impl Store {
         db.pragma_update(None, "mmap_size", 0)?;
         db.pragma_update(None, "cache_size", -CACHE_KIB)?;
         db.pragma_update(None, "cell_size_check", true)?;
-        let mut store =
-            Self { db, cluster: cluster.to_owned(), topic: topic.to_owned(), in_transaction: false };
+        let mut store = Self {
+            db,
+            cluster: cluster.to_owned(),
+            topic: topic.to_owned(),
+            in_transaction: false,
+            is_read_only: false,
+        };
         if tables == 0 {
             store.create()?;
         }
