@@ -46,6 +46,7 @@ mod mend;
 mod pages;
 mod read_only;
 mod rebuild;
+mod restore;
 mod retention;
 mod salvage;
 mod scrub;
@@ -60,6 +61,7 @@ use shown::Shown;
 
 pub use backup::{BackupError, backup};
 pub use rebuild::{RebuildError, Rebuilt, rebuild};
+pub use restore::{Source, SourceError};
 pub use store::{Store, StoreError};
 pub use verify::{Part, Problem, Projections, Report, Tell, verify};
 
