@@ -206,6 +206,7 @@ fn ask(
             clap_complete::generate(*shell, &mut Cli::command(), "node", &mut script);
             return output.print(&String::from_utf8_lossy(&script));
         }
+        Command::Journal(JournalCommand::Restore(_)) => {}
         Command::Journal(_) if cli.node.is_some() || cli.token.is_some() => {
             return Err(Failure::Usage("`node journal` asks no node: it works on a data directory".into()));
         }
@@ -230,6 +231,9 @@ fn ask(
             Command::Health => ask::health(&client, output).await,
             Command::Doctor => doctor::doctor(&client, output).await,
             Command::Grades(command) => grades::run(command, &client, output, environment).await,
+            Command::Journal(JournalCommand::Restore(options)) => {
+                journal::restore::restore(options, &client, services, output, environment).await
+            }
             Command::Journal(_) | Command::Keygen | Command::Completions { .. } => Ok(()),
         }
     });

@@ -32,7 +32,11 @@ use hearsay_services::{
 };
 use tokio::sync::{mpsc::Sender, oneshot, watch};
 
-use crate::{driver::Order, storage::make_dir, view::Clock};
+use crate::{
+    driver::Order,
+    storage::{StorageError, make_dir},
+    view::Clock,
+};
 
 mod backup;
 #[cfg(feature = "broken")]
@@ -40,20 +44,24 @@ mod broken;
 mod keeper;
 mod mend;
 mod pages;
+mod read_only;
 mod rebuild;
+mod restore;
 mod retention;
 mod salvage;
 mod scrub;
 mod shown;
 mod store;
 mod verify;
+mod waiting;
 mod wal;
 
-use mend::Mended;
+use mend::{MendError, Mended};
 use shown::Shown;
 
 pub use backup::{BackupError, backup};
 pub use rebuild::{RebuildError, Rebuilt, rebuild};
+pub use restore::{Source, SourceError};
 pub use store::{Store, StoreError};
 pub use verify::{Part, Problem, Projections, Report, Tell, verify};
 
@@ -207,7 +215,7 @@ impl Journals {
             (None, None) => anyhow::bail!("no directory for the journal; this is a defect"),
         };
         // Who may read it, the umask says, and the directory around it.
-        make_dir(&dir, 0o777).map_err(|error| anyhow::anyhow!("cannot make {}: {error}", dir.display()))?;
+        make_dir(&dir, 0o777).map_err(|source| StorageError::Unwritable { path: dir.clone(), source })?;
         let mut topics = BTreeMap::new();
         for (name, projection) in kept {
             let path = dir.join(format!("{name}.db"));
@@ -285,7 +293,15 @@ fn start(
     projection: Arc<dyn Projection>,
     ground: &Ground<'_>,
 ) -> anyhow::Result<Topic> {
-    let (store, restored) = open(path, name, projection.as_ref(), ground.cluster)?;
+    let readers = Arc::new(Readers::new(path));
+    let opened = match open(path, name, projection.as_ref(), ground.cluster) {
+        Ok(opened) => Some(opened),
+        Err(error @ OpenError::NoRoom { .. }) => {
+            tracing::error!(topic = name, %error, "nothing is written to this topic until there is room");
+            open_read_only(path, (ground.cluster, name), projection.as_ref(), &readers)
+        }
+        Err(error) => return Err(error.into()),
+    };
     let mut config = Config::new(ground.cluster, name);
     config.replicas_expected = ground.replicas_expected.map(NonZeroUsize::try_from).transpose()?;
     config.ephemeral = ground.dir.is_none();
@@ -298,12 +314,9 @@ fn start(
     let (changed, changes) = watch::channel(0);
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
     let shown = Arc::new(Shown::default());
-    let readers = Arc::new(Readers::new(path));
     let parts = keeper::Parts {
-        store,
         projection,
         retention: ground.retention.get(name).copied().unwrap_or(usual),
-        restored,
         me: (ground.me)(),
         config,
         clock: ground.clock,
@@ -315,40 +328,98 @@ fn start(
         path: path.to_owned(),
         readers: Arc::clone(&readers),
     };
-    let keeper = keeper::Keeper::new(parts)?;
-    std::thread::Builder::new().name(format!("journal-{name}")).spawn(move || keeper.run())?;
+    let thread = std::thread::Builder::new().name(format!("journal-{name}"));
+    match opened {
+        Some(opened) => {
+            let keeper = keeper::Keeper::new(parts, opened)?;
+            thread.spawn(move || keeper.run())?;
+        }
+        None => _ = thread.spawn(move || waiting::run(parts))?,
+    }
     Ok(Topic { name: name.to_owned(), inbox, waiting_bytes, readers, changes, shown, carries_epochs })
 }
 
+/// Why a topic's file could not be opened for writing.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    /// Its disk is full. Every acknowledged entry is still in it.
+    #[error("the disk of {} is full ({problem}); free some space on it", path.display())]
+    NoRoom { path: PathBuf, problem: String },
+    /// Any other reason. The file was not touched.
+    #[error("cannot use {}: {problem}; move it away, or name another --data-dir", path.display())]
+    Unusable { path: PathBuf, problem: String },
+}
+
+impl OpenError {
+    fn new(path: &Path, error: &MendError) -> Self {
+        let (path, problem, lacks_room) = (path.to_owned(), error.to_string(), error.lacks_room(path));
+        if lacks_room { Self::NoRoom { path, problem } } else { Self::Unusable { path, problem } }
+    }
+}
+
+/// Opens a topic's file for reading while its disk is full, for the topic's thread and for its readers.
+/// `None`: it cannot be read before there is room, and every reader gets the reason.
+fn open_read_only(
+    path: &Path,
+    (cluster, topic): (&str, &str),
+    projection: &dyn Projection,
+    readers: &Readers,
+) -> Option<(Store, Restored)> {
+    let opened = Store::open_read_only(path, cluster, topic, projection).and_then(|store| {
+        let restored = store.restored()?;
+        Ok((store, restored))
+    });
+    match opened {
+        Ok(opened) => {
+            readers.set_opener(Some(Arc::new(read_only::connect)));
+            Some(opened)
+        }
+        Err(error) => {
+            let problem = format!("its disk is full, so it is not opened before there is room ({error})");
+            tracing::error!(topic, problem, "the topic cannot be read");
+            readers.set_opener(Some(Arc::new(move |_: &Path| {
+                let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+                Err(rusqlite::Error::SqliteFailure(full, Some(problem.clone())))
+            })));
+            None
+        }
+    }
+}
+
 /// Opens a topic's file. One that is damaged is put aside, and everything that other replicas have comes back from them.
+///
+/// # Errors
+/// See [`OpenError`] for what has become of the file.
 fn open(
     path: &Path,
     name: &str,
     projection: &dyn Projection,
     cluster: &str,
-) -> anyhow::Result<(Store, Restored)> {
-    let unusable = |error: &dyn std::fmt::Display| {
-        anyhow::anyhow!("cannot use {}: {error}; move it away, or name another --data-dir", path.display())
-    };
+) -> Result<(Store, Restored), OpenError> {
+    let failed = |error: MendError| OpenError::new(path, &error);
     let attempt = || -> Result<(Store, Restored), StoreError> {
         let store = Store::open(path, cluster, name, projection)?;
         let restored = store.restored()?;
         Ok((store, restored))
     };
-    if let Some(aside) = mend::resume(path).map_err(|error| unusable(&error))? {
+    if let Some(aside) = mend::resume(path).map_err(|error| failed(error.into()))? {
         tracing::warn!(topic = name, kept = %aside.display(), "the journal's database was being replaced, which is done now");
     }
-    let damage = if wal::is_stale(path).map_err(|error| unusable(&error))? {
+    if !read_only::has_room(path) {
+        let problem = format!("it has less than {} KiB of room", read_only::ROOM_BYTES / 1024);
+        return Err(OpenError::NoRoom { path: path.to_owned(), problem });
+    }
+    let damage = if wal::is_stale(path).map_err(|error| failed(error.into()))? {
         "its log is older than what was copied from it".to_owned()
     } else {
         match attempt() {
             Ok(opened) => return Ok(opened),
             Err(StoreError::Damaged(error)) => error.to_string(),
-            Err(error) => return Err(unusable(&error)),
+            Err(error) => return Err(failed(error.into())),
         }
     };
-    let mended = mend::mend(path, cluster, name, projection).map_err(|error| unusable(&error))?;
-    let opened = attempt().map_err(|error| unusable(&error))?;
+    let mended = mend::mend(path, cluster, name, projection).map_err(failed)?;
+    let opened = attempt().map_err(|error| failed(error.into()))?;
     tell_of_damage(name, &damage, &mended);
     Ok(opened)
 }

@@ -4,19 +4,24 @@
 //! | --- | --- | --- |
 //! | `lock` | the lock, and the pid of its holder | is written anew |
 //! | `node.key` | the Ed25519 seed, 0600 | the start is refused: a new key would be another node |
-//! | `incarnation` | the last one used | the start is refused: a lower one would not be heard |
+//! | `incarnation-slots` | the last incarnation used, twice | the other slot counts; with both damaged the
+//! start is refused |
+//! | `incarnation` | the same for versions before the slots | the slots count; without them the start is
+//! refused |
 //! | `peers.json` | members to try first | a warning |
 //! | `api-token` | what writes from elsewhere must present, 0600 | the start is refused |
 //! | `journal/` | the databases of its plug-ins (`journal`) | they are put aside, and come back from other replicas |
 //! | `events/` | what it said while no node kept the log (`shipping`) | what can be read is shipped |
 //!
-//! The incarnation is written *before* it is used. Written after, a crash in between would let the next life begin with the same number, and
-//! what it then says would lose against what the last life said. (It is milliseconds of wall time, forced above the last; so a clock that was
-//! set back does no harm.)
+//! The incarnation is written *before* it is used. Written after, a crash in between would let the next life
+//! begin with the same number, and what it then says would lose against what the last life said. (It is
+//! milliseconds of wall time, forced above the last; so a clock that was set back does no harm.) A restart
+//! needs no room for it: its slots are overwritten in place (`incarnation`).
 //!
 //! An ephemeral node has all this in memory and writes nothing.
 
 mod file;
+mod incarnation;
 mod node_key;
 mod peers;
 mod secret;
@@ -29,7 +34,7 @@ use std::{
 
 use hearsay_protocol::Incarnation;
 
-pub(crate) use file::{Content, make_dir, read as read_file};
+pub(crate) use file::{Content, is_full, make_dir, read as read_file};
 pub use peers::{REMEMBERED_MAX, Remembered};
 pub use secret::Secret;
 pub(crate) use slot::Lock;
@@ -120,6 +125,12 @@ impl StorageError {
                 "stop that node, or give this one a directory of its own with --data-dir".into()
             }
             Self::NoFreeSlot { .. } => "name a directory with --data-dir, or run with --ephemeral".into(),
+            Self::Unwritable { path, source } if file::is_full(source) => {
+                format!(
+                    "free some space on the disk of {}, or name a directory on another disk with --data-dir",
+                    path.display()
+                )
+            }
             Self::Unwritable { .. } => {
                 "let this user write there, name another directory with --data-dir, or run with --ephemeral"
                     .into()
@@ -133,7 +144,9 @@ impl StorageError {
             Self::Damaged { path, .. } if path.ends_with("node.key") => {
                 "restore it from a backup, or remove it: the node then comes back as a new one".into()
             }
-            Self::Damaged { path, .. } if path.ends_with("incarnation") => {
+            Self::Damaged { path, .. }
+                if path.ends_with(incarnation::FILE) || path.ends_with(incarnation::SLOTS) =>
+            {
                 "make sure that the clock is right, then remove this file".into()
             }
             Self::Damaged { .. } => "remove it; it will be made anew".into(),
@@ -200,7 +213,7 @@ impl Storage {
             Some(Home { dir, .. }) => (
                 node_key::read_or_make(&dir.join("node.key"))?,
                 read_or_make_token(&dir.join("api-token"))?,
-                read_incarnation(&dir.join("incarnation"))?,
+                incarnation::read_last(dir)?,
             ),
         };
         Ok(Self { cluster: cluster.to_owned(), home, seed, api_token, last_incarnation_ms })
@@ -237,9 +250,8 @@ impl Storage {
             self.last_incarnation_ms.saturating_add(BEHIND_MS)
         };
         let next = next.min(INCARNATION_MS_MAX);
-        if let Some(path) = self.path("incarnation") {
-            file::write(&path, format!("{next}\n").as_bytes(), file::PUBLIC)
-                .map_err(|source| StorageError::Unwritable { path, source })?;
+        if let Some(home) = &self.home {
+            incarnation::write_next(&home.dir, next)?;
         }
         self.last_incarnation_ms = next;
         Ok(Incarnation(next))
@@ -304,24 +316,6 @@ fn read_or_make_token(path: &Path) -> Result<Secret<String>, StorageError> {
                 .map_err(|source| StorageError::Unwritable { path: path.to_owned(), source })?;
             Ok(token)
         }
-    }
-}
-
-/// The last incarnation used; zero before the first.
-fn read_incarnation(path: &Path) -> Result<u64, StorageError> {
-    let content =
-        file::read(path, 64).map_err(|source| StorageError::Unreadable { path: path.to_owned(), source })?;
-    let Some(content) = content else { return Ok(0) };
-    match content.text.trim_end().parse() {
-        Ok(last) if last < INCARNATION_MS_MAX => Ok(last),
-        Ok(_) => Err(StorageError::Damaged {
-            path: path.to_owned(),
-            problem: "it lies centuries ahead, where no node could follow it".into(),
-        }),
-        Err(_) => Err(StorageError::Damaged {
-            path: path.to_owned(),
-            problem: "expected one decimal number".into(),
-        }),
     }
 }
 

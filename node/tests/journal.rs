@@ -2,22 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, an unwrap that fails is the test failing")]
 
+mod book;
+
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output},
 };
 
-use hearsay_node::journal::Store;
-use hearsay_protocol::{
-    Identity, Version,
-    journal::{
-        clock::HybridTime,
-        feed::{ChainHash, Entry, EntryId, FeedId, Run},
-    },
-};
 use serde_json::Value;
 
-const TOPIC: &str = "grading";
+use book::fill;
 
 /// The program, with nothing of this process's configuration in its environment.
 fn node(home: &Path, args: &[&str]) -> (i32, String, String) {
@@ -33,34 +27,6 @@ fn node(home: &Path, args: &[&str]) -> (i32, String, String) {
 fn finish(output: Output) -> (i32, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-}
-
-/// Puts the journal of a book of ten students, a run each, into a data directory.
-fn fill(dir: &Path, cluster: &str) -> PathBuf {
-    std::fs::create_dir_all(dir.join("journal")).unwrap();
-    let path = dir.join("journal/grading.db");
-    let plugin = hearsay_services::builtin().into_iter().find(|s| s.name() == TOPIC).unwrap();
-    let projection = plugin.projection().unwrap();
-    let mut store = Store::open(&path, cluster, TOPIC, projection.as_ref()).unwrap();
-    let me = Identity::from_seed(&[1; 32]);
-    let feed = FeedId { writer: me.id(), boot: 7 };
-    let mut before = ChainHash::root(cluster, TOPIC, feed);
-    for number in 1..=10 {
-        let entry = Entry {
-            time: HybridTime(number),
-            key: None,
-            body: format!(
-                r#"{{"changes":[{{"change":"put","student":{number},"firstName":"A","lastName":"B{number}"}}]}}"#
-            )
-            .into_bytes(),
-        };
-        let at = (EntryId { feed, seq: Version(number) }, before);
-        let (run, hashes) = Run::sign(&me, cluster, TOPIC, at, vec![entry]);
-        before = hashes[0];
-        store.put(&run, projection.as_ref()).unwrap();
-    }
-    store.commit().unwrap();
-    path
 }
 
 fn change(path: &Path, sql: &str) {

@@ -7,6 +7,7 @@ pub mod book;
 pub mod change;
 mod csv;
 mod input;
+mod restore;
 mod tables;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::{
     Host, Problem, Service,
     journal::{self, Journal, Projection},
     parameters::Parameters,
+    restore::Restoring,
     service::Task,
     writing::{self, Wish},
 };
@@ -55,12 +57,17 @@ impl Service for Grading {
         Some(Arc::new(Tables))
     }
 
+    fn restoring(&self) -> Restoring {
+        Restoring::Possible(Arc::new(restore::Backup))
+    }
+
     fn router(&self, host: Arc<dyn Host>) -> Router {
         let book = Book { journal: host.journal(ROLE) };
         Router::new()
             .route("/students", get(list).post(add))
             .route("/students/export", get(csv::export))
             .route("/students/import", post(csv::import))
+            .route("/students/restore", post(restore::restore))
             .route("/students/{id}", get(one).put(replace).delete(remove))
             .route("/students/{id}/grades", post(give))
             .route("/students/{id}/grades/{gid}", delete(take_back))
@@ -307,6 +314,10 @@ fn openapi() -> Value {
         } },
         "/students/import": {
             "post": write("Add what CSV lines say; lines that make no sense are listed and left out", "200", "What was taken, and what was not"),
+        },
+        "/students/restore": {
+            "post": write("Write what a backup has and the book has not, or has otherwise (`node journal restore`); with ?dry-run, only tell the difference",
+                "200", "The differences, how many entries were written, and the level that they reached"),
         },
         "/students/{id}": {
             "parameters": [id],

@@ -24,7 +24,7 @@ use crate::Problem;
 mod readers;
 pub mod stamp;
 
-pub use readers::{Reader, Readers};
+pub use readers::{Drained, Opener, Reader, Readers};
 pub use stamp::{STAMP_BYTES, Stamp};
 
 /// What a plug-in makes of the entries of its topic.

@@ -20,6 +20,7 @@ pub mod portal;
 pub mod prefixes;
 pub mod problem;
 pub mod refusal;
+pub mod restore;
 pub mod service;
 pub mod shipping;
 #[cfg(any(test, feature = "testing"))]

@@ -49,6 +49,7 @@ pub use write::{Unstored, append_events};
 use crate::{
     Host, Problem, Service,
     journal::{Journal, Projection, Retention},
+    restore::Restoring,
 };
 
 /// The role, the name under which it is announced, and the topic of its journal.
@@ -95,6 +96,10 @@ impl Service for Log {
 
     fn projection(&self) -> Option<Arc<dyn Projection>> {
         Some(Arc::new(self.tables.clone()))
+    }
+
+    fn restoring(&self) -> Restoring {
+        Restoring::Refused("its records would be in the log twice")
     }
 
     /// A line of text is the simplest record there is.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 use axum::Router;
 use serde_json::Value;
 
-use crate::{Host, journal::Projection};
+use crate::{Host, journal::Projection, restore::Restoring};
 
 /// A background task: runs beside the router and is dropped when the node stops.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -63,6 +63,12 @@ pub trait Service: Send + Sync + 'static {
     /// nodes that announce that service are its replicas.
     fn projection(&self) -> Option<Arc<dyn Projection>> {
         None
+    }
+
+    /// Whether and how it is restored from a backup (`node journal restore`). By default it is not, because
+    /// an entry that is written again may count twice.
+    fn restoring(&self) -> Restoring {
+        Restoring::Refused("its plug-in does not take part in restoring")
     }
 
     /// The first port of the ladder for a listener of its own, if it wants one ([`Host::take_listener`]). The node opens it before

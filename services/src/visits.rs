@@ -19,6 +19,7 @@ use crate::{
     Host, Problem, Service,
     journal::{Journal, Projection, Recorded, read},
     parameters::Parameters,
+    restore::Restoring,
     writing::{Wish, catch_up, told},
 };
 
@@ -45,6 +46,10 @@ impl Service for Visits {
 
     fn projection(&self) -> Option<Arc<dyn Projection>> {
         Some(Arc::new(Sum))
+    }
+
+    fn restoring(&self) -> Restoring {
+        Restoring::Refused("its visits would be counted twice")
     }
 
     /// A visit says nothing, whatever its body is.

@@ -4,7 +4,7 @@
 //! answer is lost goes to the next node that keeps the book, and an import that broke off is simply run again.
 
 mod parts;
-mod providers;
+pub(super) mod providers;
 mod records;
 
 use std::{

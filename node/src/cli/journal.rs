@@ -1,5 +1,7 @@
 //! `node journal`: looks after the files that the plug-ins' entries are in. It asks no node: it works on a data directory, and says where a node must
-//! not be running on it.
+//! not be running on it. `restore` alone writes, by way of a running node.
+
+pub(super) mod restore;
 
 use std::{
     path::{Path, PathBuf},
@@ -48,7 +50,8 @@ pub(super) enum JournalCommand {
     /// Copy every database as it is at one moment, into a directory
     #[command(after_help = "A node may be running on it and writing. Nothing is ever overwritten.\n\n\
         Example:\n  node journal backup backups/$(date +%F) && node journal verify backups/$(date +%F)\n\n\
-        To restore a topic, stop the node, move DATA-DIR/journal/TOPIC.db away together with TOPIC.db-wal and TOPIC.db-shm \
+        To bring back what was deleted or overwritten since, use `node journal restore`.\n\n\
+        To replace a disk that was lost, stop the node, move DATA-DIR/journal/TOPIC.db away together with TOPIC.db-wal and TOPIC.db-shm \
         (those belong to the file that goes, and would damage the one that comes), put the copy in its place, and start the node. \
         It begins a new feed at every start, so no number is used twice; what happened since the backup comes from the other nodes of the role. \
         The key of the node is not in the backup: it is DATA-DIR/node.key.")]
@@ -58,6 +61,15 @@ pub(super) enum JournalCommand {
         #[command(flatten)]
         place: Place,
     },
+    /// Write what a backup has and a running node has not, or has otherwise, as new entries
+    #[command(
+        after_help = "It shows the difference first, and asks; without a terminal it writes only with --yes. Nothing is removed: what is not in the \
+        backup stays. A student comes back under the same id; a grade that was taken back comes back under a new one. It can be run again: what is \
+        there is not written twice. The log and the visits are not restored, because they would count twice.\n\nExamples:\n  \
+        node journal restore --from backups/2026-11-21 --dry-run\n  \
+        node journal restore --from backups/2026-11-21 --only student:7 --yes --node http://db1:7500"
+    )]
+    Restore(restore::RestoreOptions),
 }
 
 /// Where the files are.
@@ -113,6 +125,8 @@ pub(super) fn run(
         JournalCommand::Backup { to, place } => {
             backup(&one_dir(place, environment)?, to, output, &mut progress)
         }
+        // It asks a node, as the commands beside this one do.
+        JournalCommand::Restore(_) => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@
 //! then the machine is told that they are stored, and what depends on it leaves.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Arc, PoisonError,
@@ -15,12 +15,13 @@ use std::{
 };
 
 use hearsay_protocol::{
-    Identity, Time,
+    Identity, NodeId, Time,
     journal::{
-        Config, DiskError, Input, Journal, LoadId, Output, Restored, WriteId,
+        Config, DiskError, Durability, Input, Journal, LoadId, Output, Restored, WriteId,
         append::{Append, AppendError, AppendId, Appended},
         feed::{FeedId, Run, Seq},
         message::{Extent, JournalRequest, JournalResponse, address},
+        replica_set::Generation,
     },
     sync::Ticket,
     wire::{self, Received},
@@ -33,6 +34,7 @@ use tokio::sync::{mpsc::Sender, oneshot, watch};
 use super::{
     Shown, Told,
     mend::mend,
+    read_only::has_room,
     retention::Schedule,
     scrub::Scrub,
     store::{Store, StoreError, disk_error},
@@ -52,12 +54,15 @@ const LINGER_MAX: Duration = Duration::from_micros(200);
 /// A database is replaced at most so often: where each decays at once, another one helps as little.
 const REPLACE_EVERY: Duration = Duration::from_secs(10);
 
+/// The pause between two attempts to open a read-only file for writing.
+pub(super) const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// Longest wait for reads under way to end, while new ones wait. Guess: most reads take milliseconds.
+const DRAIN_MAX: Duration = Duration::from_millis(500);
+
 /// What a keeper is made of.
 pub(super) struct Parts {
-    pub(super) store: Store,
     pub(super) projection: Arc<dyn Projection>,
     pub(super) retention: Retention,
-    pub(super) restored: Restored,
     pub(super) me: Identity,
     pub(super) config: Config,
     pub(super) clock: Clock,
@@ -99,12 +104,16 @@ pub(super) struct Keeper {
     /// Why the file as a whole cannot be used any more.
     ruined: Option<String>,
     replaced: Option<Instant>,
+    /// When a read-only file was last tried to be opened for writing.
+    reopen_tried: Instant,
+    /// Why the last attempt failed.
+    reopen_problem: String,
     /// How long to look for more before sleeping.
     linger: Duration,
 }
 
 impl Keeper {
-    pub(super) fn new(parts: Parts) -> anyhow::Result<Self> {
+    pub(super) fn new(parts: Parts, (store, restored): (Store, Restored)) -> anyhow::Result<Self> {
         let mut seed = [0; 8];
         getrandom::fill(&mut seed)
             .map_err(|e| anyhow::anyhow!("this system gives no random numbers: {e}"))?;
@@ -115,12 +124,13 @@ impl Keeper {
         #[cfg(feature = "broken")]
         let seed = broken.seed(seed);
         #[cfg(feature = "broken")]
-        broken.weaken(parts.store.connection())?;
+        broken.weaken(store.connection())?;
+        parts.shown.read_only.store(u64::from(store.is_read_only()), Ordering::Relaxed);
         Ok(Self {
             #[cfg(feature = "broken")]
             broken,
-            machine: Journal::new(parts.me, parts.config, parts.restored, seed),
-            store: parts.store,
+            machine: Journal::new(parts.me, parts.config, restored, seed),
+            store,
             projection: parts.projection,
             retention: Schedule::new(parts.retention, parts.clock.now()),
             topic,
@@ -140,18 +150,25 @@ impl Keeper {
             replicas_changed: true,
             ruined: None,
             replaced: None,
+            reopen_tried: Instant::now(),
+            reopen_problem: String::new(),
             linger: Duration::ZERO,
         })
+    }
+
+    /// Sets which replicas are alive and which peers are connected, as of before there was a keeper.
+    pub(super) fn set_peers(&mut self, replicas: BTreeMap<NodeId, Durability>, connected: BTreeSet<NodeId>) {
+        self.feed(Input::Replicas(replicas));
+        connected.into_iter().for_each(|peer| self.feed(Input::Connected(peer)));
     }
 
     /// Until nobody can tell it anything any more.
     pub(super) fn run(mut self) {
         loop {
             let now = self.clock.now();
-            let due = self
-                .machine
-                .poll_timeout()
-                .map_or(self.retention.next_due(), |at| at.min(self.retention.next_due()));
+            // Where nothing can be written, nothing is dropped either.
+            let retention = if self.store.is_read_only() { now + IDLE } else { self.retention.next_due() };
+            let due = self.machine.poll_timeout().map_or(retention, |at| at.min(retention));
             let wait = due.since(now).min(IDLE);
             match self.next(wait) {
                 Ok(told) => self.take(told),
@@ -168,16 +185,32 @@ impl Keeper {
             self.feed(Input::Tick);
             self.carry_out();
             self.commit();
-            self.drop_oldest();
-            if self.scrub.look(self.store.connection(), &self.shown) {
-                self.ruined = Some("a page does not prove itself".into());
+            if self.store.is_read_only() {
+                self.reopen_if_there_is_room();
+            } else {
+                self.drop_oldest();
+                if self.scrub.look(self.store.connection(), &self.shown) {
+                    self.ruined = Some("a page does not prove itself".into());
+                }
+                self.replace_if_ruined();
             }
-            self.replace_if_ruined();
             if std::mem::take(&mut self.replicas_changed) {
                 self.show_replicas();
             }
             self.shown.epoch.store(self.machine.epoch(), Ordering::Relaxed);
+            self.shown.read_only.store(u64::from(self.store.is_read_only()), Ordering::Relaxed);
             *self.shown.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.machine.counters();
+        }
+    }
+
+    /// Keeps the generation of a replica; on a full disk, once there is room.
+    fn keep_replica(&mut self, generation: Generation) {
+        if self.store.is_read_only() {
+            return;
+        }
+        if let Err(error) = self.store.keep_replica(generation) {
+            // The other replicas tell it again after the next start.
+            self.give_up(&error);
         }
     }
 
@@ -312,10 +345,7 @@ impl Keeper {
                 },
                 Output::KeepReplica(generation) => {
                     self.replicas_changed = true;
-                    if let Err(error) = self.store.keep_replica(generation) {
-                        // The other replicas tell it again after the next start.
-                        self.give_up(&error);
-                    }
+                    self.keep_replica(generation);
                 }
                 Output::Request(peer, ticket, request) => {
                     let bytes = address(&self.topic, &request);
@@ -329,6 +359,10 @@ impl Keeper {
     }
 
     fn put(&mut self, id: WriteId, run: &Run) {
+        if self.store.is_read_only() {
+            self.shown.disk_errors.fetch_add(1, Ordering::Relaxed);
+            return self.feed(Input::NotStored(id, DiskError::Full));
+        }
         if self.ruined.is_some() {
             // It is about to be replaced, and what is written now might be in neither.
             return self.feed(Input::NotStored(id, DiskError::Failed));
@@ -418,6 +452,67 @@ impl Keeper {
             }
             self.changed.send_modify(|changes| *changes += 1);
             self.carry_out();
+        }
+    }
+
+    /// Opens a read-only file for writing once its disk has room.
+    fn reopen_if_there_is_room(&mut self) {
+        if self.reopen_tried.elapsed() < REOPEN_EVERY {
+            return;
+        }
+        self.reopen_tried = Instant::now();
+        if !has_room(&self.path) {
+            return;
+        }
+        let readers = Arc::clone(&self.readers);
+        // One slow reader must not keep all others waiting. The next attempt may find it gone.
+        let Some(drained) = readers.drain(DRAIN_MAX) else { return };
+        match self.reopen() {
+            Ok(mended) => {
+                self.readers.set_opener(None);
+                drop(drained);
+                tracing::info!(
+                    topic = self.topic,
+                    "there is room on the disk again: the topic is written to"
+                );
+                if let Some(left) = mended {
+                    self.ruined = None;
+                    self.feed(Input::Replaced(left));
+                }
+                self.machine.replica_set().into_iter().for_each(|generation| self.keep_replica(generation));
+                self.changed.send_modify(|changes| *changes += 1);
+                self.carry_out();
+                self.commit();
+            }
+            Err(error) => {
+                // Once, and not every second.
+                if self.reopen_problem != error.to_string() {
+                    tracing::error!(topic = self.topic, %error, "the topic still cannot be opened for writing");
+                    self.reopen_problem = error.to_string();
+                }
+                self.shown.disk_errors.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Opens the file for writing. No other thread may have it open. Returns its extents if they are not
+    /// those of before.
+    fn reopen(&mut self) -> anyhow::Result<Option<Vec<Extent>>> {
+        // An attempt before may have left nothing open.
+        let before = self.store.restored().ok().map(|restored| restored.extents);
+        let (cluster, topic) = self.store.owner();
+        let (cluster, topic) = (cluster.to_owned(), topic.to_owned());
+        self.store.close_file()?;
+        match super::open(&self.path, &topic, self.projection.as_ref(), &cluster) {
+            Ok((store, restored)) => {
+                self.store = store;
+                self.scrub = Scrub::default();
+                Ok((before.as_ref() != Some(&restored.extents)).then_some(restored.extents))
+            }
+            Err(error) => {
+                self.store = Store::open_read_only(&self.path, &cluster, &topic, self.projection.as_ref())?;
+                Err(error.into())
+            }
         }
     }
 

@@ -13,9 +13,11 @@ use std::{
 use hearsay_services::journal::Projection;
 
 use super::{
+    read_only::lacks_room,
     salvage::salvage,
     store::{Store, StoreError},
 };
+use crate::storage::is_full;
 
 /// What belongs to a database, the log first: it must never stand beside another one.
 const PARTS: [&str; 3] = ["-wal", "-shm", ""];
@@ -35,6 +37,17 @@ pub(super) enum MendError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+impl MendError {
+    /// Whether the disk of this file is full, and nothing else is wrong.
+    pub(super) fn lacks_room(&self, path: &Path) -> bool {
+        match self {
+            Self::Store(StoreError::Database(error)) => lacks_room(path, error),
+            Self::Store(_) => false,
+            Self::Io(error) => is_full(error),
+        }
+    }
 }
 
 /// Puts a database of all that is sound in the one at `path` into its place.

@@ -32,6 +32,9 @@ const HEADER_FREE: usize = 20;
 const HEADER_APPLICATION: usize = 68;
 const HEADER: usize = 100;
 const NAME: &CStr = c"hearsay";
+/// As the usual one, over SQLite's own that locks nothing: for files that do not change (`read_only`).
+pub(super) const UNLOCKED: &CStr = c"hearsay-unlocked";
+const UNLOCKED_BELOW: &CStr = c"unix-none";
 
 /// An open database, or its log. The file of SQLite's own file system follows it in memory.
 #[repr(C)]
@@ -54,16 +57,25 @@ pub(super) enum Page {
 /// Every database that this process opens from now on has its pages checked, if they have sums.
 pub(super) fn check_from_now_on() {
     static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        register(None, NAME);
+        register(Some(UNLOCKED_BELOW), UNLOCKED);
+    });
+}
+
+/// Adds a file system over another one. One over SQLite's default becomes the default.
+fn register(below: Option<&CStr>, name: &'static CStr) {
     // SAFETY: the table of functions that SQLite returns lives as long as the process, and so does the one that it is given.
-    ONCE.call_once(|| unsafe {
-        let below = ffi::sqlite3_vfs_find(ptr::null());
+    unsafe {
+        let is_usual = c_int::from(below.is_none());
+        let below = ffi::sqlite3_vfs_find(below.map_or(ptr::null(), CStr::as_ptr));
         if below.is_null() {
             return;
         }
         let mut ours = *below;
         ours.szOsFile += size_of::<File>() as c_int;
         ours.pNext = ptr::null_mut();
-        ours.zName = NAME.as_ptr();
+        ours.zName = name.as_ptr();
         ours.pAppData = below.cast();
         ours.xOpen = Some(open);
         // Without those of the third version, by which tests replace system calls. Those that load extensions do not ask for whom.
@@ -78,8 +90,8 @@ pub(super) fn check_from_now_on() {
         if ours.iVersion >= 2 && ours.xCurrentTimeInt64.is_some() {
             ours.xCurrentTimeInt64 = Some(current_time_int64);
         }
-        ffi::sqlite3_vfs_register(Box::into_raw(Box::new(ours)), 1);
-    });
+        ffi::sqlite3_vfs_register(Box::into_raw(Box::new(ours)), is_usual);
+    }
 }
 
 /// Lets a database that is new, or about to be made anew (`VACUUM`), have sums.

@@ -4,16 +4,16 @@
 //! itself by its writer's signature, wherever it is read from. So the damaged file is read without regard to its pages' sums, row by row
 //! where that is what it takes, and every sound run is taken over. What then is missing comes from other replicas, if any has it.
 
-use std::{
-    os::unix::ffi::OsStrExt as _,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use hearsay_protocol::journal::feed::Run;
 use hearsay_services::journal::{Projection, is_damage};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 
-use super::store::{Store, StoreError, feed_of, run_of};
+use super::{
+    read_only::{has_log, uri},
+    store::{Store, StoreError, feed_of, run_of},
+};
 
 /// Runs taken over in one transaction.
 const BATCH: i64 = 256;
@@ -45,11 +45,8 @@ pub(super) fn salvage(
 
 /// The database with its log, and, where there is a log, without: either may be what is damaged.
 fn uris(damaged: &Path) -> Vec<String> {
-    let name: String = damaged.as_os_str().as_bytes().iter().map(|byte| format!("%{byte:02x}")).collect();
-    let log = PathBuf::from(format!("{}-wal", damaged.display()));
-    let has_log = log.metadata().is_ok_and(|log| log.len() > 0);
-    let ways = if has_log { &["", "?immutable=1"][..] } else { &[""] };
-    ways.iter().map(|way| format!("file:{name}{way}")).collect()
+    let ways = if has_log(damaged) { &["", "?immutable=1"][..] } else { &[""] };
+    ways.iter().map(|way| uri(damaged, way)).collect()
 }
 
 fn from(old: &Connection, store: &mut Store, projection: &dyn Projection) -> Result<(), StoreError> {

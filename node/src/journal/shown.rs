@@ -31,6 +31,8 @@ pub(crate) struct Shown {
     pub(super) looked_at: AtomicU64,
     /// Databases that were put aside because they were damaged.
     pub(super) replaced: AtomicU64,
+    /// Whether nothing can be written before the disk has room: 0 or 1.
+    pub(super) read_only: AtomicU64,
     /// Errors of the database.
     pub(super) disk_errors: AtomicU64,
     /// Replicas that a majority is counted of: the number, and where none is configured, which.
@@ -150,6 +152,11 @@ impl Shown {
                 "journal_waiting_bytes",
                 "Bytes of appends and requests that wait for the journal's thread",
                 waiting_bytes,
+            ),
+            gauge(
+                "journal_read_only",
+                "1 while the database is not open for writing, because its disk was full at the start",
+                self.read_only.load(Relaxed),
             ),
             gauge(
                 "journal_database_bytes",

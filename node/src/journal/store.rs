@@ -32,6 +32,7 @@ pub use error::StoreError;
 pub(super) use error::disk_error;
 
 mod anew;
+mod read_only;
 mod retention;
 
 pub(super) use retention::{Bound, remnant};
@@ -83,6 +84,7 @@ pub struct Store {
     cluster: String,
     topic: String,
     in_transaction: bool,
+    is_read_only: bool,
 }
 
 impl Store {
@@ -125,8 +127,13 @@ impl Store {
         db.pragma_update(None, "mmap_size", 0)?;
         db.pragma_update(None, "cache_size", -CACHE_KIB)?;
         db.pragma_update(None, "cell_size_check", true)?;
-        let mut store =
-            Self { db, cluster: cluster.to_owned(), topic: topic.to_owned(), in_transaction: false };
+        let mut store = Self {
+            db,
+            cluster: cluster.to_owned(),
+            topic: topic.to_owned(),
+            in_transaction: false,
+            is_read_only: false,
+        };
         if tables == 0 {
             store.create()?;
         }
@@ -212,6 +219,10 @@ impl Store {
 
     /// The replica set, as it was kept.
     fn replicas(&self) -> rusqlite::Result<Vec<Generation>> {
+        // On a full disk, a file of a version before replica sets is read as it is.
+        if !self.db.table_exists(None, "journal_replicas")? {
+            return Ok(Vec::new());
+        }
         let mut list = self.db.prepare("SELECT replica, generation FROM journal_replicas")?;
         let rows = list.query_map([], |row| {
             Ok((NodeId::from_public_key(row.get(0)?), row.get::<_, i64>(1)?.cast_unsigned()))

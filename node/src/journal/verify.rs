@@ -18,7 +18,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, types::FromSql};
 use super::store::{APPLICATION_ID, FORMAT};
 
 mod runs;
-mod tables;
+pub(super) mod tables;
 
 use runs::Walk;
 
@@ -135,6 +135,22 @@ pub fn verify(
         db.execute_batch("BEGIN")?;
         check(&db, topic, projections, &mut report, tell)
     });
+    ended(report, checked)
+}
+
+/// Checks a file that is open, as [`verify`] does.
+pub(super) fn verify_opened(
+    (path, db): (&Path, &Connection),
+    topic: &str,
+    projections: &Projections<'_>,
+    tell: &mut Tell<'_>,
+) -> Report {
+    let mut report = Report { path: path.to_owned(), ..Report::default() };
+    let checked = check(db, Some(topic), projections, &mut report, tell);
+    ended(report, checked)
+}
+
+fn ended(mut report: Report, checked: rusqlite::Result<()>) -> Report {
     if let Err(error) = checked {
         report.add(Part::File, "", format_args!("it cannot be read: {error}"));
     }
@@ -156,7 +172,7 @@ pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// What the file says of itself.
-fn meta<T: FromSql>(db: &Connection, name: &str) -> rusqlite::Result<Option<T>> {
+pub(super) fn meta<T: FromSql>(db: &Connection, name: &str) -> rusqlite::Result<Option<T>> {
     db.query_row("SELECT value FROM journal_meta WHERE name = ?1", [name], |row| row.get(0)).optional()
 }
 

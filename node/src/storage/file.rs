@@ -51,6 +51,11 @@ pub(crate) fn read(path: &Path, bytes_max: usize) -> io::Result<Option<Content>>
     Ok(Some(Content { text, mode }))
 }
 
+/// Whether the system refused a write because there is no room: the disk is full, or the user's share of it.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Replaces the file's content, or leaves the old one untouched. On disk when this returns.
 pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {

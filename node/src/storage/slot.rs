@@ -24,6 +24,9 @@ use super::{
 /// Nodes of one cluster, one user and one machine that can run without naming a directory. Five times what a test of overload starts.
 pub const SLOTS_MAX: u32 = 1024;
 
+/// Bytes of a lock file: a process id with spaces behind it, and the end of the line.
+const HOLDER_BYTES: usize = 16;
+
 /// Keeps every other node out of a directory for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Lock {
@@ -63,17 +66,17 @@ pub(super) fn exactly(dir: &Path) -> Result<Lock, StorageError> {
         }
         Err(errno) => return Err(failed(errno.into())),
     }
-    // The number is for people only; that the file is locked is what counts.
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(failed)?;
+    // The number is for people only; that the file is locked is what counts. Always of the same length, so
+    // that it is overwritten in place: on a full disk, a file that is cut first may not get its block back.
+    _ = file
+        .rewind()
+        .and_then(|()| writeln!(file, "{:<width$}", std::process::id(), width = HOLDER_BYTES - 1));
     Ok(Lock { _held: file })
 }
 
 fn holder(file: &mut File) -> Option<u32> {
     let mut text = String::new();
-    file.take(16).read_to_string(&mut text).ok()?;
+    file.take(HOLDER_BYTES as u64).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
 
@@ -98,6 +101,18 @@ mod tests {
         let error = exactly(dir.path()).unwrap_err().to_string();
         assert!(error.contains(&dir.path().display().to_string()), "{error}");
         assert!(error.contains(&std::process::id().to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_lock_file_keeps_its_block_and_names_only_its_newest_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        // As a version before wrote it.
+        std::fs::write(dir.path().join("lock"), "4194304\n").unwrap();
+        for _ in 0..2 {
+            drop(exactly(dir.path()).unwrap());
+            let text = std::fs::read_to_string(dir.path().join("lock")).unwrap();
+            assert_eq!((text.len(), text.trim()), (HOLDER_BYTES, &*std::process::id().to_string()));
+        }
     }
 
     #[test]

@@ -41,6 +41,11 @@ impl Journal {
         self.replica_set.members().chain(alive).chain([self.me.id()]).collect()
     }
 
+    /// The replica set, as it is kept on disk.
+    pub fn replica_set(&self) -> Vec<Generation> {
+        self.replica_set.generations()
+    }
+
     /// This node keeps the topic.
     pub(super) fn join_replica_set(&mut self) {
         if !self.config.ephemeral {

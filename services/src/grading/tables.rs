@@ -161,6 +161,11 @@ pub(super) fn student(db: &Connection, id: u64) -> rusqlite::Result<Option<Stude
     Ok(Some(student))
 }
 
+/// How many students are in the book.
+pub(super) fn count(db: &Connection) -> rusqlite::Result<u64> {
+    db.query_row("SELECT count(*) FROM students WHERE put > removed", [], |row| row.get(0))
+}
+
 /// The students of exactly this name.
 pub(super) fn named(db: &Connection, first_name: &str, last_name: &str) -> rusqlite::Result<Vec<u64>> {
     let mut find = db.prepare_cached(

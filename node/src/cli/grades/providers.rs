@@ -1,4 +1,5 @@
-//! Who keeps the grade book: the node that was asked, or those that it knows. When one goes, the next is asked.
+//! The nodes that run a plug-in: the node that was asked, or those that it knows. When one goes, the next is
+//! asked.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use hyper::body::Incoming;
 
 use crate::cli::{
     answers::Services,
-    client::{Answer, Client},
+    client::{Answer, Client, segment},
     failure::Failure,
 };
 
@@ -19,40 +20,48 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Nodes that are tried. A cluster has a few replicas of a book, not hundreds.
 const PROVIDERS_MAX: usize = 32;
 
-/// The nodes that keep the book, as far as they are known.
-pub(super) struct Providers {
+/// The nodes that run the plug-in, as far as they are known.
+pub(in crate::cli) struct Providers {
+    service: String,
     asked: Client,
     /// At least one, the one in use first.
     found: Vec<Client>,
 }
 
 impl Providers {
-    /// Finds those that the asked node knows; it comes first, if it keeps the book itself.
+    /// Finds the nodes with the grade book that the asked node knows; it comes first, if it keeps the book
+    /// itself.
     pub(super) async fn find(asked: &Client) -> Result<Self, Failure> {
         let answer = asked.ask(Method::GET, "/students?limit=1").await?;
+        Self::of("grading", asked, &answer).await
+    }
+
+    /// Finds the nodes with a plug-in that the asked node knows; it comes first, if this answer shows that it
+    /// runs the plug-in itself.
+    pub(in crate::cli) async fn of(service: &str, asked: &Client, answer: &Answer) -> Result<Self, Failure> {
         let mut found = if answer.status.is_success() { vec![asked.clone()] } else { Vec::new() };
-        for other in known_to(asked).await? {
+        for other in known_to(asked, service).await? {
             add(&mut found, other);
         }
         if found.is_empty() {
             return Err(match answer.status {
                 StatusCode::NOT_FOUND => Failure::NoMatch(format!(
-                    "the node at {} keeps no grade book and knows of none; start one with `node --role grading`",
+                    "the node at {} does not run {service} and knows of none that does; start one with `node --role {service}`",
                     asked.url()
                 )),
                 _ => Failure::Refused(answer.problem()),
             });
         }
-        Ok(Self { asked: asked.clone(), found })
+        Ok(Self { service: service.to_owned(), asked: asked.clone(), found })
     }
 
     /// Whom it is asking.
-    pub(super) fn url(&self) -> &str {
+    pub(in crate::cli) fn url(&self) -> &str {
         self.found.first().unwrap_or(&self.asked).url()
     }
 
     /// Sends a write that may come twice.
-    pub(super) async fn post(
+    pub(in crate::cli) async fn post(
         &mut self,
         path: &str,
         content_type: &str,
@@ -77,7 +86,7 @@ impl Providers {
             }
         }
         // Rounds are counted up to where this is left.
-        Err(Failure::Refused("no grading node took it".into()))
+        Err(Failure::Refused(format!("no node that runs {} took it", self.service)))
     }
 
     /// Begins to read something that any of them has.
@@ -101,7 +110,7 @@ impl Providers {
         tokio::time::sleep(*pause).await;
         *pause *= 2;
         for node in std::iter::once(&self.asked).chain(&self.found) {
-            if let Ok(others) = known_to(node).await {
+            if let Ok(others) = known_to(node, &self.service).await {
                 others.into_iter().for_each(|other| add(&mut self.found, other));
                 return;
             }
@@ -109,9 +118,10 @@ impl Providers {
     }
 }
 
-/// Whether another node may answer otherwise: it is leaving, its disk is full, it no longer keeps the book.
+/// Whether another node may answer otherwise: it is leaving, its disk is full, it no longer runs the plug-in,
+/// or an earlier version of it.
 fn is_its_own_fault(status: StatusCode) -> bool {
-    status.is_server_error() || status == StatusCode::NOT_FOUND
+    status.is_server_error() || matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
 }
 
 fn add(found: &mut Vec<Client>, client: Client) {
@@ -120,9 +130,9 @@ fn add(found: &mut Vec<Client>, client: Client) {
     }
 }
 
-/// The grading nodes that a node knows, the healthy ones first.
-async fn known_to(node: &Client) -> Result<Vec<Client>, Failure> {
-    let answer = node.ask(Method::GET, "/services/grading").await?;
+/// The nodes with a plug-in that a node knows, the healthy ones first.
+async fn known_to(node: &Client, service: &str) -> Result<Vec<Client>, Failure> {
+    let answer = node.ask(Method::GET, &format!("/services/{}", segment(service))).await?;
     if answer.status == StatusCode::NOT_FOUND {
         return Ok(Vec::new());
     }

@@ -17,6 +17,10 @@ pub enum StoreError {
     /// The file belongs to another cluster or topic. It was not touched.
     #[error("it belongs to {0}")]
     Elsewhere(String),
+    /// Another version of the plug-in made the tables, and there is no room to rebuild them. The file was not
+    /// touched.
+    #[error("its tables are of another version, and are rebuilt once there is room")]
+    Outdated,
     /// The file is no database, or damaged.
     #[error("it is damaged: {0}")]
     Damaged(rusqlite::Error),

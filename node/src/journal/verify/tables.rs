@@ -124,16 +124,22 @@ impl Reference {
     }
 }
 
+/// Makes a plug-in's tables, empty, in a database that goes with its connection.
+pub(in crate::journal) fn empty_tables(projection: &dyn Projection) -> rusqlite::Result<Connection> {
+    // A name that is empty: a file that nobody else sees, and that goes with the connection.
+    let db = Connection::open("")?;
+    db.pragma_update(None, "journal_mode", "MEMORY")?;
+    db.pragma_update(None, "synchronous", "OFF")?;
+    db.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    // Never committed.
+    db.execute_batch("BEGIN")?;
+    projection.create(&db)?;
+    Ok(db)
+}
+
 impl Folded {
     fn new(projection: Arc<dyn Projection>) -> rusqlite::Result<Self> {
-        // A name that is empty: a file that nobody else sees, and that goes with the connection.
-        let db = Connection::open("")?;
-        db.pragma_update(None, "journal_mode", "MEMORY")?;
-        db.pragma_update(None, "synchronous", "OFF")?;
-        db.pragma_update(None, "cache_size", -CACHE_KIB)?;
-        // Never committed.
-        db.execute_batch("BEGIN")?;
-        projection.create(&db)?;
+        let db = empty_tables(projection.as_ref())?;
         Ok(Self { db, projection })
     }
 

@@ -1,0 +1,307 @@
+//! Restoring the grade book: what a backup has and the book has not is written again.
+//!
+//! | in the backup | in the book now | written |
+//! | --- | --- | --- |
+//! | a student | not there | the student, under the same id, and its grades |
+//! | a student | under another name | the name |
+//! | a grade | not there | the grade; under a new id if it was taken back, because such an id is never given
+//! again |
+//! | a grade | with another title, type or score | the grade |
+//!
+//! What is in the book and not in the backup stays. The new id of a grade follows from the old one. So
+//! restoring again, on whatever node, finds the grade that came back, and finds nothing to do.
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, StatusCode, Uri};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    Book,
+    book::{Grade, Student},
+    change::{Change, Changes, ID_MAX, new_id},
+    input::{NAME_CHARS_MAX, TITLE_CHARS_MAX, score, text},
+    tables::{self, Selection},
+};
+use crate::{
+    Problem,
+    journal::{self, Appended, Connection, OptionalExtension as _, Write, params},
+    parameters::Parameters,
+    restore::{Difference, Item, Kind, Report, Restore, Which},
+    writing::{self, Wish},
+};
+
+/// Students that are read from a backup at once.
+const STUDENTS_PER_PAGE: usize = 100;
+/// Grades in an item. Of a student with more, there are several items.
+const GRADES_PER_ITEM: usize = 100;
+/// Items in one request.
+const ITEMS_MAX: usize = 1000;
+/// Changes in an entry: with the longest titles they are below the 64 KiB of a body.
+const CHANGES_PER_ENTRY: usize = 50;
+/// How often one grade can be taken back and restored.
+const RESTORED_IDS_MAX: u64 = 100;
+
+/// Reads students out of a backup.
+#[derive(Debug)]
+pub(super) struct Backup;
+
+impl Restore for Backup {
+    fn path(&self) -> &'static str {
+        "/students/restore"
+    }
+
+    fn kind(&self) -> &'static str {
+        "student"
+    }
+
+    fn count(&self, tables: &Connection) -> rusqlite::Result<u64> {
+        tables::count(tables)
+    }
+
+    fn items(&self, tables: &Connection, which: Which<'_>) -> rusqlite::Result<Vec<Item>> {
+        let students = match which {
+            Which::Only(id) => match id.parse().ok().filter(|id| (1..=ID_MAX).contains(id)) {
+                Some(id) => tables::student(tables, id)?.into_iter().collect(),
+                None => Vec::new(),
+            },
+            Which::After(cursor) => {
+                let after = cursor.and_then(|cursor| cursor.parse().ok()).unwrap_or(0);
+                let next = Selection { after, limit: STUDENTS_PER_PAGE, name_part: String::new() };
+                tables::select(tables, &next)?
+            }
+        };
+        Ok(students.iter().flat_map(items_of).collect())
+    }
+}
+
+/// The items of a student: the first one names it, and all have their share of its grades.
+fn items_of(student: &Student) -> Vec<Item> {
+    let cursor = student.id.to_string();
+    let named = |grades: &[Grade]| Item {
+        cursor: cursor.clone(),
+        body: json!({
+            "id": student.id,
+            "firstName": student.first_name,
+            "lastName": student.last_name,
+            "grades": grades,
+        }),
+    };
+    let nameless = |grades: &[Grade]| Item {
+        cursor: cursor.clone(),
+        body: json!({ "id": student.id, "grades": grades }),
+    };
+    let (first, rest) = student.grades.split_at(student.grades.len().min(GRADES_PER_ITEM));
+    std::iter::once(named(first)).chain(rest.chunks(GRADES_PER_ITEM).map(nameless)).collect()
+}
+
+/// An item of a backup, as a request carries it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wanted {
+    id: u64,
+    /// `None`: the item is only about grades.
+    first_name: Option<String>,
+    last_name: Option<String>,
+    #[serde(default)]
+    grades: Vec<Grade>,
+}
+
+impl Wanted {
+    fn names(&self) -> Option<(&str, &str)> {
+        Some((self.first_name.as_deref()?, self.last_name.as_deref()?))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Request {
+    items: Vec<Wanted>,
+}
+
+/// `POST /students/restore`.
+pub(super) async fn restore(
+    State(book): State<Book>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let parameters = Parameters::read(uri.query(), &["ack", "dry-run"])?;
+    let is_dry_run = match parameters.one("dry-run")? {
+        None | Some("false") => false,
+        Some("" | "true") => true,
+        Some(other) => return Err(Parameters::refuse("dry-run", other, "true or false")),
+    };
+    let wish = Wish::read(&headers, &parameters)?;
+    let items = read(&body)?;
+    let journal = book.journal()?;
+    writing::catch_up(journal, &headers).await?;
+    let (planned, items) = journal::read(journal, move |db| Ok((plan(db, &items)?, items))).await?;
+    let mut report = Report { differences: planned.differences, ..Report::default() };
+    if is_dry_run || planned.writes.is_empty() {
+        return Ok(Json(report).into_response());
+    }
+    let writes = planned.writes.iter().map(|changes| Write { key: None, body: changes.to_body() }).collect();
+    let mut reached: Option<Appended> = None;
+    for answer in journal.append(writes, wish.wanted).await {
+        // What was written is found when the same items are sent again.
+        let appended = answer.map_err(|error| writing::problem(&error).with("written", report.written))?;
+        report.written += 1;
+        let level = reached.as_ref().map_or(appended.level, |before| before.level.min(appended.level));
+        reached = Some(Appended { level, ..appended });
+    }
+    report.ack = reached.as_ref().map(|appended| appended.level.name().to_owned());
+    // What is acknowledged is in the tables here. A difference that is left was made meanwhile.
+    let left = journal::read(journal, move |db| plan(db, &items)).await?;
+    report.remaining = left.differences.iter().filter(|left| left.change != Kind::Refuse).count() as u64;
+    Ok(match reached {
+        Some(appended) => writing::told(&appended, Json(report)),
+        None => Json(report).into_response(),
+    })
+}
+
+fn read(body: &[u8]) -> Result<Vec<Wanted>, Problem> {
+    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
+    let request: Request = serde_json::from_slice(body)
+        .map_err(|error| bad(format!("the body is not {{\"items\":[…]}} with students: {error}")))?;
+    if request.items.len() > ITEMS_MAX {
+        return Err(bad(format!("items: at most {ITEMS_MAX} in one request")).with("field", "items"));
+    }
+    Ok(request.items)
+}
+
+/// Differences, and the entries that resolve them.
+#[derive(Debug, Default)]
+struct Plan {
+    differences: Vec<Difference>,
+    writes: Vec<Changes>,
+}
+
+fn plan(db: &Connection, items: &[Wanted]) -> rusqlite::Result<Plan> {
+    let mut plan = Plan::default();
+    for wanted in items {
+        if let Err(problem) = check(wanted) {
+            plan.differences.push(Difference {
+                item: format!("student:{}", wanted.id),
+                change: Kind::Refuse,
+                now: None,
+                backup: wanted.names().map(full_name).unwrap_or_default(),
+                note: Some(problem.detail().to_owned()),
+            });
+            continue;
+        }
+        let changes = changes(db, wanted, &mut plan.differences)?;
+        let parts = changes.chunks(CHANGES_PER_ENTRY);
+        plan.writes.extend(parts.map(|part| Changes { changes: part.to_vec() }));
+    }
+    Ok(plan)
+}
+
+/// Checks the bounds of a student, as for every write.
+fn check(wanted: &Wanted) -> Result<(), Problem> {
+    let id = |name: &str, id: u64| match (1..=ID_MAX).contains(&id) {
+        true => Ok(()),
+        false => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            format!("{name}: must be a whole number from 1 to {ID_MAX}"),
+        )),
+    };
+    id("id", wanted.id)?;
+    let missing = |name: &str| Problem::new(StatusCode::BAD_REQUEST, format!("{name}: is missing"));
+    match (&wanted.first_name, &wanted.last_name) {
+        (Some(_), None) => return Err(missing("lastName")),
+        (None, Some(_)) => return Err(missing("firstName")),
+        _ => (),
+    }
+    if let Some((first_name, last_name)) = wanted.names() {
+        text("firstName", first_name, NAME_CHARS_MAX)?;
+        text("lastName", last_name, NAME_CHARS_MAX)?;
+    }
+    for grade in &wanted.grades {
+        id("grade", grade.id)?;
+        text("title", &grade.title, TITLE_CHARS_MAX)?;
+        score(grade.score)?;
+    }
+    Ok(())
+}
+
+fn changes(
+    db: &Connection,
+    wanted: &Wanted,
+    differences: &mut Vec<Difference>,
+) -> rusqlite::Result<Vec<Change>> {
+    let student = wanted.id;
+    let now = tables::student(db, student)?;
+    let mut changes = Vec::new();
+    if let Some(names) = wanted.names()
+        && now.as_ref().is_none_or(|now| (now.first_name.as_str(), now.last_name.as_str()) != names)
+    {
+        differences.push(Difference {
+            item: format!("student:{student}"),
+            change: if now.is_some() { Kind::SetBack } else { Kind::Add },
+            now: now.as_ref().map(Student::full_name),
+            backup: full_name(names),
+            note: None,
+        });
+        let (first_name, last_name) = (names.0.to_owned(), names.1.to_owned());
+        changes.push(Change::Put { student, first_name, last_name });
+    }
+    let given = now.map(|student| student.grades).unwrap_or_default();
+    for grade in &wanted.grades {
+        let Some(id) = restored_id(db, student, grade.id)? else {
+            let note = "it was taken back too often to come back";
+            differences.push(difference(student, grade, Kind::Refuse, None, Some(note.to_owned())));
+            continue;
+        };
+        let now = given.iter().find(|given| given.id == id);
+        let grade_then = Grade { id, ..grade.clone() };
+        if now == Some(&grade_then) {
+            continue;
+        }
+        let change = if now.is_some() { Kind::SetBack } else { Kind::Add };
+        let note = (id != grade.id).then(|| format!("it was taken back, so it comes back under the id {id}"));
+        differences.push(difference(student, grade, change, now, note));
+        changes.push(Change::Grade { student, grade: grade_then });
+    }
+    Ok(changes)
+}
+
+/// The id under which a grade of a backup is in the book, or comes back: its own, or one made of it where
+/// that was taken back. `None`: all of them were.
+fn restored_id(db: &Connection, student: u64, id: u64) -> rusqlite::Result<Option<u64>> {
+    let mut find = db.prepare_cached("SELECT taken_back FROM grades WHERE student = ?1 AND id = ?2")?;
+    let made = |number| match number {
+        0 => id,
+        _ => new_id(Some(&format!("restored\n{student}\n{id}\n{number}")), 0),
+    };
+    for id in (0..=RESTORED_IDS_MAX).map(made) {
+        let taken_back: Option<bool> = find.query_row(params![student, id], |row| row.get(0)).optional()?;
+        if taken_back != Some(true) {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+fn difference(
+    student: u64,
+    grade: &Grade,
+    change: Kind,
+    now: Option<&Grade>,
+    note: Option<String>,
+) -> Difference {
+    let told = |grade: &Grade| format!("{}, {}, {}", grade.title, grade.kind, grade.score);
+    let item = format!("student:{student} grade:{}", grade.id);
+    Difference { item, change, now: now.map(told), backup: told(grade), note }
+}
+
+fn full_name((first_name, last_name): (&str, &str)) -> String {
+    format!("{first_name} {last_name}")
+}
+
+#[cfg(test)]
+mod tests;
