@@ -180,6 +180,16 @@ mod tests {
     }
 
     #[test]
+    fn a_key_and_a_list_that_an_editor_on_windows_saved_are_read() {
+        let key = ClusterKey::random().unwrap();
+        let (_dir, path) = file(&format!("\u{feff}{}", key.to_file().expose().replace('\n', "\r\n")));
+        assert_eq!(ClusterKey::read(&path).unwrap(), (key, None));
+        let id = Identity::from_seed(&[1; 32]).id();
+        let (_dir, path) = file(&format!("\u{feff}{id}\r\n"));
+        assert_eq!(read_allowed(&path).unwrap(), BTreeSet::from([id]));
+    }
+
+    #[test]
     fn a_wrong_key_file_is_named_and_says_how_to_make_one() {
         let preface = KEY_PREFACE.join("\n");
         for wrong in

@@ -14,6 +14,7 @@ mod journal;
 mod log;
 mod output;
 mod progress;
+mod providers;
 mod sse;
 mod watch;
 

@@ -17,12 +17,14 @@ pub fn log(event: &Event) {
         Event::Accused { by, subject, strength } => {
             tracing::debug!(%by, %subject, ?strength, "a member is reported");
         }
-        Event::Refuted { by, version } => tracing::info!(%by, ?version, "refuted a report of this node"),
+        Event::Refuted { by, version } => {
+            tracing::info!(%by, version = version.0, "refuted a report of this node")
+        }
         Event::NameTaken(by) => {
             tracing::warn!(%by, "another live member has this node's name; give one of the two another --name")
         }
         Event::KeyTaken(newer) => tracing::error!(
-            newer = newer.0,
+            %newer,
             "another process runs under this node's key: its data dir was copied. It is being told to stop; \
              give it a data dir of its own"
         ),

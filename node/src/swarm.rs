@@ -41,9 +41,11 @@ use libp2p::{
 // The derive makes an event type without documentation.
 #[allow(missing_docs)]
 mod behaviour;
+mod dial_problem;
 pub mod pulse;
 
 pub use behaviour::{Behaviour, BehaviourEvent, KeyCheckBehaviour, KeyCheckEvent};
+pub use dial_problem::dial_problem;
 
 /// A handshake that takes longer is given up. The core has drawn its conclusions long before.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);

@@ -133,6 +133,22 @@ fn lines_that_can_only_be_wrong_are_not_sent_and_the_rest_is() {
 }
 
 #[test]
+fn a_file_of_a_spreadsheet_of_another_country_is_sent_as_any_node_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "\u{feff}FirstName;LastName;Title;Type;Score;\r\nEva;Müller;T, U;Exam;92,5;\r\n;;;;;\r\n\"Tom;Neu;T;Exam;70\r\nLea;Neu;T;Exam;70\r\n";
+    let path = dir.path().join("students.csv");
+    std::fs::write(&path, text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>()).unwrap();
+    let server = book();
+    server.expect("POST /students/import", Reply::ok(TAKEN));
+    let (code, stdout, stderr) = run(&["grades", "import", path.to_str().unwrap()], &server);
+    assert_eq!(code, 1, "{stderr}");
+    let expected = "FirstName,LastName,Title,Type,Score,Occurrence\nEva,Müller,\"T, U\",Exam,92.5,1\nLea,Neu,T,Exam,70,1\n";
+    assert_eq!(imported(&server), [expected]);
+    assert!(stdout.contains("4     a quotation mark opens on this line"), "{stdout}");
+    assert!(stdout.contains("lines: 3, taken: 2 (grades: 1), refused: 1"), "{stdout}");
+}
+
+#[test]
 fn a_node_without_the_book_names_one_that_has_it_and_keeps_its_token_to_itself() {
     let dir = tempfile::tempdir().unwrap();
     let file = csv(&dir, "FirstName,LastName\nAda,Lovelace\n");
@@ -224,6 +240,9 @@ fn an_export_replaces_a_file_only_when_all_of_it_has_come() {
     let told: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(told["bytes"], csv.len());
     assert_eq!((std::fs::read_to_string(&file).unwrap().as_str(), names().len()), (csv, 1));
+    let server = book();
+    server.expect("GET /students/export?excel", Reply::ok(csv));
+    assert_eq!(run(&["grades", "export", "--excel"], &server).1, csv);
     // To a pipe, byte by byte as it came.
     let server = book();
     server.expect("GET /students/export", Reply::ok(csv));

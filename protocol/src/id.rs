@@ -202,6 +202,13 @@ impl fmt::Debug for Identity {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
 pub struct Incarnation(pub u64);
 
+/// The moment that it began.
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::rfc3339::rfc3339_ms(self.0))
+    }
+}
+
 /// Numbers what a node says within one incarnation, from 1, without gaps. Zero: nothing said yet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
 pub struct Version(pub u64);

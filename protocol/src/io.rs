@@ -188,7 +188,7 @@ pub enum Event {
 pub enum Fatal {
     /// An older process runs under this key.
     #[error(
-        "another process already runs under this node's key, since {0:?}: the data dir was copied. Stop one of the two, or give this one a data dir of its own (--data-dir) so that it gets its own key"
+        "another process already runs under this node's key, since {0}: the data dir was copied. Stop one of the two, or give this one a data dir of its own (--data-dir) so that it gets its own key"
     )]
     KeyTaken(Incarnation),
     /// A live member had this name first.

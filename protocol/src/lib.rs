@@ -24,6 +24,7 @@ pub mod liveness;
 pub mod overlay;
 pub mod providers;
 pub mod record;
+pub mod rfc3339;
 pub mod seen;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -1,14 +1,18 @@
 //! `grading`: the grade book, one for all grading nodes.
 //!
 //! Whatever is saved on one of them is an entry of their common journal, and so is on the others at once, and still there when the one that took it is not.
-//! `change.rs` is what is written, `tables.rs` what it comes to.
+//! `change.rs` is what is written, `tables.rs` what it comes to; `csv.rs` is the import and export, over `sheet.rs`, which reads tables as spreadsheets
+//! save them (`utf8.rs` their encoding, `records.rs` their lines).
 
 pub mod book;
 pub mod change;
 mod csv;
 mod input;
+mod records;
 mod restore;
+mod sheet;
 mod tables;
+mod utf8;
 
 use std::sync::Arc;
 
@@ -32,6 +36,7 @@ use crate::{
 };
 use book::{Grade, Student};
 use change::{Change, Changes, NewGrade, new_id};
+pub use sheet::{Row, Sheet, SheetError};
 use tables::{Selection, Tables};
 
 const ROLE: &str = "grading";
@@ -310,10 +315,12 @@ fn openapi() -> Value {
         },
         "/students/export": { "get": {
             "summary": "The whole book as CSV, one line for each grade",
+            "parameters": [{ "name": "excel", "in": "query", "allowEmptyValue": true, "schema": { "type": "boolean" },
+                "description": "Begin with a byte order mark, by which Excel knows UTF-8" }],
             "responses": { "200": { "description": "The book", "content": { "text/csv": {} } }, "default": problem },
         } },
         "/students/import": {
-            "post": write("Add what CSV lines say; lines that make no sense are listed and left out", "200", "What was taken, and what was not"),
+            "post": write("Add what CSV lines say (separated by commas, semicolons or tabs; UTF-8, or UTF-16 with its mark); lines that make no sense are listed and left out", "200", "What was taken, and what was not"),
         },
         "/students/restore": {
             "post": write("Write what a backup has and the book has not, or has otherwise (`node journal restore`); with ?dry-run, only tell the difference",

@@ -3,7 +3,8 @@
 //! | file | what |
 //! | --- | --- |
 //! | `record` | what a record is, and how an entry of the journal holds it |
-//! | `input` | what clients send |
+//! | `input`, `incoming` | what clients send: bodies, and the record in each |
+//! | `append` | records under the key of their request |
 //! | `tables` | what is made of entries: rows, in the order in which they arrived here |
 //! | `numbers`, `recent` | offsets |
 //! | `cursor`, `page`, `search` | reading on, in the order of time; finding words |
@@ -13,7 +14,9 @@
 //! first must miss nothing, though nodes that were cut off bring their records late (`cursor`); the second must be quick whatever there is
 //! (`search`); and the third must cost nothing when nobody writes and hold nothing back when somebody reads slowly (`tail`).
 
+mod append;
 mod cursor;
+mod incoming;
 mod input;
 mod numbers;
 mod openapi;
@@ -31,7 +34,13 @@ mod measure;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -50,6 +59,7 @@ use crate::{
     Host, Problem, Service,
     journal::{Journal, Projection, Retention},
     restore::Restoring,
+    service::{Metric, MetricKind},
 };
 
 /// The role, the name under which it is announced, and the topic of its journal.
@@ -64,12 +74,13 @@ const TAILS_MAX: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     tables: tables::Tables,
+    refused: Arc<AtomicU64>,
 }
 
 impl Log {
     /// A log that keeps its records so long. By default [`KEPT`].
     pub fn keeping(retention: Retention) -> Self {
-        Self { tables: tables::Tables::keeping(retention) }
+        Self { tables: tables::Tables::keeping(retention), refused: Arc::default() }
     }
 }
 
@@ -84,7 +95,7 @@ impl Service for Log {
 
     fn router(&self, host: Arc<dyn Host>) -> Router {
         let tails = Arc::new(Semaphore::new(TAILS_MAX));
-        let desk = Desk { host, tails, recent: self.tables.recent() };
+        let desk = Desk { host, tails, recent: self.tables.recent(), refused: Arc::clone(&self.refused) };
         Router::new()
             .route("/log", get(read::list).post(write::records))
             .route("/log/tail", get(tail::tail))
@@ -107,6 +118,16 @@ impl Service for Log {
         true
     }
 
+    fn metrics(&self) -> Vec<Metric> {
+        vec![Metric {
+            name: "log_records_refused",
+            help: "Records that clients sent and that were not stored, because they made no sense or were over a limit",
+            kind: MetricKind::Counter,
+            label: None,
+            value: self.refused.load(Ordering::Relaxed),
+        }]
+    }
+
     fn openapi(&self) -> Value {
         openapi::paths()
     }
@@ -118,6 +139,7 @@ struct Desk {
     host: Arc<dyn Host>,
     tails: Arc<Semaphore>,
     recent: Arc<recent::Recent>,
+    refused: Arc<AtomicU64>,
 }
 
 impl Desk {
@@ -128,6 +150,10 @@ impl Desk {
                 "this node keeps no journal of the log; ask another",
             )
         })
+    }
+
+    fn count_refused(&self, records: usize) {
+        self.refused.fetch_add(records as u64, Ordering::Relaxed);
     }
 
     fn me(&self) -> NodeId {

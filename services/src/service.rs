@@ -46,9 +46,9 @@ pub trait Service: Send + Sync + 'static {
     /// for everything below them. Two plug-ins that claim one prefix stop the start.
     fn prefixes(&self) -> &[&str];
 
-    /// Answers requests, with the full path as the client sent it. Called once.
+    /// Answers requests, with the full path as the client sent it, but for a slash at its end, which the node takes off. Called once.
     ///
-    /// When a request gets here, the node has checked `Host` and `Origin`, and holds its whole body in memory, within its
+    /// When a request gets here, the node has checked `Host` and `Origin`, and holds its whole body in memory, decoded and within its
     /// limits. It has *not* asked for the node's API token: plug-in paths are for the network. The node bounds how many event streams
     /// are open, and ends them when it leaves.
     fn router(&self, host: Arc<dyn Host>) -> Router;

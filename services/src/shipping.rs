@@ -283,7 +283,11 @@ impl Shipper {
     /// Whether it is done with.
     async fn attempt(&mut self, batch: &Batch) -> bool {
         match self.send(batch).await {
-            Ok(()) => Counters::count(&self.counters.shipped, batch.events.len()),
+            Ok(refused) => {
+                let refused = refused.min(batch.events.len());
+                Counters::count(&self.counters.shipped, batch.events.len() - refused);
+                Counters::count(&self.counters.refused, refused);
+            }
             Err(Unsent::Refused) => Counters::count(&self.counters.refused, batch.events.len()),
             Err(Unsent::Later) => {
                 self.not_before = Instant::now() + self.retry;
@@ -295,7 +299,8 @@ impl Shipper {
         true
     }
 
-    async fn send(&self, batch: &Batch) -> Result<(), Unsent> {
+    /// Sends a batch, and returns how many of its events the log refused.
+    async fn send(&self, batch: &Batch) -> Result<usize, Unsent> {
         if let Some(journal) = self.host.journal(log::ROLE) {
             let said = batch.events.iter().map(|event| Said {
                 level: event.level,
@@ -304,7 +309,7 @@ impl Shipper {
                 message: event.message.clone().into_bytes(),
             });
             let appended = log::append_events(journal.as_ref(), self.host.node(), &batch.key, said).await;
-            return appended.map_err(|log::Unstored::Journal(error)| match error {
+            return appended.map(|()| 0).map_err(|log::Unstored::Journal(error)| match error {
                 crate::journal::AppendError::KeyTaken(_) | crate::journal::AppendError::BodyTooLarge(..) => {
                     Unsent::Refused
                 }
@@ -322,7 +327,10 @@ impl Shipper {
             .body("application/x-ndjson", lines)
             .header(IDEMPOTENCY_KEY, &batch.key);
         match self.client.ask(self.host.as_ref(), log::ROLE, &call).await {
-            Ok(reply) if reply.status.is_success() => Ok(()),
+            Ok(reply) if reply.status == StatusCode::MULTI_STATUS => {
+                Ok(reply.json::<Partly>().map_or(0, |partly| partly.refused.len()))
+            }
+            Ok(reply) if reply.status.is_success() => Ok(0),
             // It understood, and will not: not now, and not later.
             Ok(reply)
                 if matches!(
@@ -346,6 +354,13 @@ struct Line<'a> {
     #[serde(flatten)]
     event: &'a Event,
     node: &'a str,
+}
+
+/// What the log says of a batch of which it refused some events.
+#[derive(Deserialize)]
+struct Partly {
+    #[serde(default)]
+    refused: Vec<serde::de::IgnoredAny>,
 }
 
 /// Waits for more events to travel with the first.

@@ -2,37 +2,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const MS_PER_DAY: u64 = 24 * 60 * 60 * 1000;
-/// The last millisecond of the year 9999, after which RFC 3339 has no words. A peer may state any time at all.
-const LAST_MS: u64 = 253_402_300_799_999;
+use hearsay_protocol::rfc3339::LAST_MS;
+pub use hearsay_protocol::rfc3339::rfc3339_ms;
 
 /// Writes a moment. Before 1970 counts as 1970, after 9999 as the end of 9999.
 pub fn rfc3339(moment: SystemTime) -> String {
     let since_epoch = moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     rfc3339_ms(u64::try_from(since_epoch.as_millis()).unwrap_or(LAST_MS))
-}
-
-/// Writes a moment given in milliseconds since the Unix epoch.
-pub fn rfc3339_ms(ms: u64) -> String {
-    let ms = ms.min(LAST_MS);
-    let (year, month, day) = civil_from_days(ms / MS_PER_DAY);
-    let (seconds, ms) = (ms % MS_PER_DAY / 1000, ms % 1000);
-    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{ms:03}Z")
-}
-
-/// Year, month and day of a day counted from 1970-01-01. After Howard Hinnant, "chrono-compatible low-level date algorithms",
-/// `civil_from_days`: the year is taken to begin in March, so that the leap day is its last.
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468; // from 0000-03-01
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = 400 * era + year_of_era + u64::from(month <= 2);
-    (year, month, day)
 }
 
 /// Reads a moment with its offset from UTC, such as `2026-11-21T10:00:00.5+01:00`, as milliseconds since the Unix epoch. `None`: it is none,

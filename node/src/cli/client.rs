@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use hearsay_services::writing::IDEMPOTENCY_KEY;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
@@ -107,7 +108,19 @@ impl Client {
 
     /// Sends something to be written, and reads the whole answer, whatever its status.
     pub(super) async fn post(&self, path: &str, content_type: &str, body: Bytes) -> Result<Answer, Failure> {
-        let headers = [(header::ACCEPT, "application/json"), (header::CONTENT_TYPE, content_type)];
+        self.post_keyed(path, content_type, None, body).await
+    }
+
+    /// The same under an idempotency key, by which the node knows a write that comes again.
+    pub(super) async fn post_keyed(
+        &self,
+        path: &str,
+        content_type: &str,
+        key: Option<&str>,
+        body: Bytes,
+    ) -> Result<Answer, Failure> {
+        let mut headers = vec![(header::ACCEPT, "application/json"), (header::CONTENT_TYPE, content_type)];
+        headers.extend(key.map(|key| (IDEMPOTENCY_KEY, key)));
         let request = self.request(Method::POST, path, &headers, body);
         let response = self.exchange(request, WRITTEN_MAX).await?;
         self.read(response).await

@@ -34,11 +34,25 @@ pub(super) enum Failure {
     #[error("{0}")]
     Refused(String),
     /// Something else went wrong.
-    #[error("{0:#}")]
+    #[error("{}", with_causes(.0))]
     Failed(anyhow::Error),
     /// Standard output is closed or full.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
+}
+
+/// An error and its causes, without those whose words stand in the one above already: whether an error tells its cause itself, each crate decides
+/// in its own way.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 impl Failure {
@@ -92,6 +106,7 @@ fn is_key_in_use(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::Context as _;
     use hearsay_protocol::{Identity, Incarnation};
 
     use super::*;
@@ -107,5 +122,18 @@ mod tests {
         assert_eq!(code(name_taken.into()), 1);
         let unit = include_str!("../../../deploy/systemd/hearsay@.service");
         assert!(unit.lines().any(|line| line == format!("RestartPreventExitStatus={KEY_IN_USE}")));
+    }
+
+    #[test]
+    fn the_systems_words_are_told_once() {
+        let denied = || io::Error::from_raw_os_error(13);
+        let unwritable = StorageError::Unwritable { path: "/data/node.key".into(), source: denied() };
+        let failed = |error: anyhow::Error| Failure::Failed(error).to_string();
+        let once = "cannot write /data/node.key: Permission denied (os error 13)";
+        assert_eq!(failed(unwritable.into()), once);
+        let unwritable = StorageError::Unwritable { path: "/data/node.key".into(), source: denied() };
+        assert_eq!(failed(anyhow::Error::from(unwritable).context("no node")), format!("no node: {once}"));
+        let silent = Err::<(), _>(denied()).context("cannot begin").unwrap_err();
+        assert_eq!(failed(silent), "cannot begin: Permission denied (os error 13)");
     }
 }

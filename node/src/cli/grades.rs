@@ -4,10 +4,9 @@
 //! answer is lost goes to the next node that keeps the book, and an import that broke off is simply run again.
 
 mod parts;
-pub(super) mod providers;
-mod records;
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -15,24 +14,26 @@ use std::{
 };
 
 use clap::Subcommand;
+use csv::ByteRecord;
+use hearsay_services::grading::{Sheet, SheetError};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use self::{
-    parts::{Header, Part},
-    providers::Providers,
-    records::{Found, Records},
-};
+use self::parts::{Header, Part};
 use super::{
     client::Client,
     failure::Failure,
     output::{Output, Tone},
     progress::Progress,
+    providers::{Post, Probe, Providers, Role},
 };
 use crate::config::Environment;
 
+/// The role whose nodes are asked.
+const GRADING: Role =
+    Role { name: Cow::Borrowed("grading"), probe: Probe::Get("/students?limit=1"), keeps: "grade book" };
 /// Refused lines that are listed. The rest is counted: a file that is wrong altogether is not read line by line.
 const LISTED_MAX: usize = 10_000;
 /// An export that stands still for so long has broken off.
@@ -43,8 +44,9 @@ pub(super) enum GradesCommand {
     /// Add what the lines of a CSV file say; exit code 1 if some were refused (the others are taken)
     #[command(
         after_help = "The first line names the columns, in any order: ID,FirstName,LastName,Title,Type,Score. \
-        FirstName and LastName must be there; a line without Title, Type and Score adds only the student. The same file can be \
-        imported again: nothing is added twice.\n\nExamples:\n  node grades import students.csv\n  \
+        FirstName and LastName must be there; a line without Title, Type and Score adds only the student. Fields are separated by commas, \
+        semicolons or tabs, as in the header; with the latter two, 92,5 is a score. The text is UTF-8, or UTF-16 with its mark. Columns \
+        without a name and lines without a value are passed over. The same file can be imported again: nothing is added twice.\n\nExamples:\n  node grades import students.csv\n  \
         cut -d, -f1-6 all.csv | node grades import - --node http://db1:7500"
     )]
     Import {
@@ -56,6 +58,9 @@ pub(super) enum GradesCommand {
     Export {
         /// The file; replaced once all of it has come [default: standard output]
         file: Option<PathBuf>,
+        /// Begin with a byte order mark, without which Excel takes letters such as ü for others
+        #[arg(long)]
+        excel: bool,
     },
 }
 
@@ -67,12 +72,15 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     match command {
         GradesCommand::Import { file } => import(client, output, file, Progress::new(environment)).await,
-        GradesCommand::Export { file } => match file.as_deref().filter(|file| *file != Path::new("-")) {
-            None if output.json => {
-                Err(Failure::Usage("what is exported is CSV; with --json, name a file for it".into()))
+        GradesCommand::Export { file, excel } => {
+            let path = if *excel { "/students/export?excel" } else { "/students/export" };
+            match file.as_deref().filter(|file| *file != Path::new("-")) {
+                None if output.json => {
+                    Err(Failure::Usage("what is exported is CSV; with --json, name a file for it".into()))
+                }
+                file => export(client, output, (path, file), Progress::new(environment)).await,
             }
-            file => export(client, output, file, Progress::new(environment)).await,
-        },
+        }
     }
 }
 
@@ -157,21 +165,14 @@ impl Report {
 
 async fn import(client: &Client, output: Output, file: &Path, mut progress: Progress) -> Result<(), Failure> {
     let (source, total) = open(file)?;
-    let mut records = Records::new(source);
-    let header = match records.next().map_err(|error| unreadable(file, &error))? {
-        Some((_, Found::Record(header))) => header,
-        Some((line, Found::TooLarge)) => return Err(Failure::Refused(format!("line {line}: {TOO_LARGE}"))),
-        None => {
-            return Err(Failure::Refused(format!(
-                "{} is empty; expected CSV with the header ID,FirstName,LastName,Title,Type,Score",
-                file.display()
-            )));
-        }
-    };
-    let mut header = Header::new(header);
-    let mut providers = Providers::find(client).await?;
+    let mut sheet = Sheet::open(source).map_err(|error| match error {
+        SheetError::Io(error) => unreadable(file, &error),
+        other => Failure::Refused(format!("{}: {other}", file.display())),
+    })?;
+    let mut header = Header::new(ByteRecord::from(sheet.columns().to_vec()));
+    let mut providers = Providers::find(GRADING, client).await?;
     let mut report = Report::default();
-    let ended = send(file, &mut records, &mut header, &mut providers, &mut report, |done, report| {
+    let ended = send(file, &mut sheet, &mut header, &mut providers, &mut report, |done, report| {
         let text = format!("{} lines, {} refused", report.lines, report.refused);
         progress.tell(&text, done, total);
     });
@@ -193,12 +194,10 @@ async fn import(client: &Client, output: Output, file: &Path, mut progress: Prog
     }
 }
 
-const TOO_LARGE: &str = "it is over 64 KiB or 256 fields; is a quotation mark missing?";
-
 /// Sends all parts. What was sent when it fails is in the report.
 async fn send(
     file: &Path,
-    records: &mut Records<Box<dyn Read>>,
+    sheet: &mut Sheet<Box<dyn Read>>,
     header: &mut Header,
     providers: &mut Providers,
     report: &mut Report,
@@ -207,17 +206,13 @@ async fn send(
     let (mut part, mut lines, mut refused) = (Part::new(header), 0, Vec::new());
     let mut is_first = true;
     loop {
-        let found = records.next().map_err(|error| unreadable(file, &error))?;
-        let has_ended = found.is_none();
-        if let Some((line, found)) = found {
+        let row = sheet.next_row().map_err(|error| unreadable(file, &error))?;
+        let has_ended = row.is_none();
+        if let Some(row) = row {
             lines += 1;
-            let complete = match found {
-                Found::Record(record) => header.complete(record),
-                Found::TooLarge => Err(TOO_LARGE.to_owned()),
-            };
-            match complete {
-                Ok(record) => part.add(line, &record),
-                Err(problem) => refused.push((line, problem)),
+            match row.fields.and_then(|fields| header.complete(ByteRecord::from(fields))) {
+                Ok(record) => part.add(row.line, &record),
+                Err(problem) => refused.push((row.line, problem)),
             }
         }
         let is_full = part.is_full() || refused.len() >= parts::LINES_MAX;
@@ -227,13 +222,19 @@ async fn send(
         // One without lines is sent only to hear what the node thinks of the header.
         if part.lines() > 0 || is_first {
             let (body, places) = std::mem::replace(&mut part, Part::new(header)).finish();
-            let answer = providers.post("/students/import", "text/csv; charset=utf-8", &body).await?;
+            let post = Post {
+                path: "/students/import",
+                content_type: "text/csv; charset=utf-8",
+                key: None,
+                body: &body,
+            };
+            let answer = providers.post(post).await?;
             report.add(answer.json()?, |line| places.of(line));
             is_first = false;
         }
         refused.drain(..).for_each(|(line, problem)| report.refuse(line, problem));
         report.lines += std::mem::take(&mut lines);
-        tell(records.bytes(), report);
+        tell(sheet.bytes_read(), report);
         if has_ended {
             return Ok(());
         }
@@ -262,11 +263,11 @@ fn open(file: &Path) -> Result<(Box<dyn Read>, u64), Failure> {
 async fn export(
     client: &Client,
     output: Output,
-    file: Option<&Path>,
+    (path, file): (&str, Option<&Path>),
     mut progress: Progress,
 ) -> Result<(), Failure> {
-    let mut providers = Providers::find(client).await?;
-    let (provider, response) = providers.get("/students/export").await?;
+    let mut providers = Providers::find(GRADING, client).await?;
+    let (provider, response) = providers.get(path).await?;
     let total = response.headers().get(http::header::CONTENT_LENGTH);
     let total = total.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0);
     let Some(file) = file else {

@@ -2,14 +2,16 @@
 //!
 //! The node that is asked need not keep the log itself: it knows who does.
 
-use std::io::{self, BufRead as _, IsTerminal as _};
+mod append;
+mod lines;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use hearsay_services::log::record::{NAME_BYTES_MAX, NotALevel};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use self::append::About;
 use super::{
     answers::{Services, plain},
     client::{Client, segment},
@@ -20,24 +22,23 @@ use super::{
 };
 use crate::escape::escaped;
 
-/// Lines of standard input sent together. Half of what the log takes at once.
-const LINES_MAX: usize = 500;
-/// Bytes of them sent together, before they are put into JSON. A node takes bodies of a mebibyte.
-const LINES_BYTES_MAX: usize = 128 * 1024;
-
 /// What to do with the log.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Add a record, or each line of standard input as one
-    #[command(after_help = "Examples:\n  node log append \"deployed version 7\" --service web\n  \
-                            journalctl -f | node log append --service \"$(hostname)\"")]
+    #[command(
+        after_help = "Of standard input, empty lines are passed over, what is not UTF-8 is replaced, and a line over 32 KiB is split. While no \
+        log node answers, it waits for one, and stops reading; nothing that was read is dropped without a word. A signal ends it: exit \
+        code 1 if lines that were read are not recorded, and it says which.\n\nExamples:\n  \
+        node log append \"deployed version 7\" --service web\n  journalctl -f | node log append --service \"$(hostname)\""
+    )]
     Append {
         /// The message; without one, each line of standard input is a record
         message: Vec<String>,
         /// Which service says it
         #[arg(long)]
         service: Option<String>,
-        /// How much it matters: trace, debug, info, warn or error [default: info]
+        /// How much it matters: trace, debug, info, warn or error, or what another logger calls it [default: info]
         #[arg(long)]
         level: Option<String>,
     },
@@ -106,12 +107,16 @@ struct Page {
 
 /// Does it, at this node or at one that keeps the log.
 pub(super) async fn log(client: &Client, output: Output, command: &Command) -> Result<(), Failure> {
+    if let Command::Append { message, service, level } = command {
+        let about = about(service.as_deref(), level.as_deref())?;
+        return match message.join(" ") {
+            lines if lines.is_empty() => append::append_lines(client, output, about).await,
+            message => append_one(&keeper(client).await?, output, &message, &about).await,
+        };
+    }
     let keeper = keeper(client).await?;
     match command {
-        Command::Append { message, service, level } => {
-            let about = json!({ "service": service, "level": level });
-            append(&keeper, output, &message.join(" "), &about).await
-        }
+        Command::Append { .. } => Ok(()),
         Command::Tail { last, which, grep } => {
             let mut query = which.query();
             query.push(("last", last.to_string()));
@@ -157,65 +162,34 @@ struct Asked {
     node: String,
 }
 
-async fn append(client: &Client, output: Output, message: &str, about: &Value) -> Result<(), Failure> {
-    let record = |message: &str| {
-        let mut record = about.clone();
-        record["message"] = message.into();
-        record.to_string()
+/// Reads the fields that every record gets.
+fn about(service: Option<&str>, level: Option<&str>) -> Result<About, Failure> {
+    if let Some(service) = service.filter(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
+        let length = service.len();
+        return Err(Failure::Usage(format!("--service: 1 to {NAME_BYTES_MAX} bytes, this has {length}")));
+    }
+    let read = |text: &str| {
+        text.parse().map_err(|wrong: NotALevel| Failure::Usage(format!("--level: {text:?} is not {wrong}")))
     };
-    if !message.is_empty() {
-        let answer =
-            client.post("/log", "application/json", Bytes::from(record(message))).await?.expect_success()?;
-        if output.json {
-            return output.json(&answer.body);
-        }
-        let told: Value = answer.json()?;
-        let line = format!("recorded as {} ({})", plain(&told["id"]), plain(&told["ack"]));
-        return output.line(Tone::Good, &line);
-    }
-    if io::stdin().is_terminal() {
-        eprintln!("each line is a record; Ctrl-D ends");
-    }
-    let mut lines = lines_of_stdin();
-    let mut recorded = 0;
-    while let Some(first) = lines.recv().await {
-        // What is there goes together; what comes later is not waited for.
-        let (mut batch, mut count, mut next) = (String::new(), 0, Some(first));
-        while let Some(line) = next.take() {
-            let line = line.map_err(|error| Failure::Failed(error.into()))?;
-            if !line.is_empty() {
-                batch += &record(&line);
-                batch.push('\n');
-                count += 1;
-            }
-            if count < LINES_MAX && batch.len() < LINES_BYTES_MAX {
-                next = lines.try_recv().ok();
-            }
-        }
-        if count > 0 {
-            let answer =
-                client.post("/log", "application/x-ndjson", Bytes::from(batch)).await?.expect_success()?;
-            recorded += count;
-            if output.json {
-                output.json(&answer.body)?;
-            }
-        }
-    }
-    if output.json { Ok(()) } else { output.line(Tone::Good, &format!("{recorded} records")) }
+    Ok(About { service: service.map(str::to_owned), level: level.map(read).transpose()? })
 }
 
-/// Read on a thread of its own: a terminal or a pipe may take its time.
-fn lines_of_stdin() -> mpsc::Receiver<io::Result<String>> {
-    let (lines, read) = mpsc::channel(LINES_MAX);
-    std::thread::spawn(move || {
-        for line in io::stdin().lock().lines() {
-            let is_last = line.is_err();
-            if lines.blocking_send(line).is_err() || is_last {
-                return;
-            }
-        }
-    });
-    read
+async fn append_one(client: &Client, output: Output, message: &str, about: &About) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Record<'a> {
+        message: &'a str,
+        #[serde(flatten)]
+        about: &'a About,
+    }
+    let record =
+        serde_json::to_vec(&Record { message, about }).map_err(|error| Failure::Failed(error.into()))?;
+    let answer = client.post("/log", "application/json", Bytes::from(record)).await?.expect_success()?;
+    if output.json {
+        return output.json(&answer.body);
+    }
+    let told: Value = answer.json()?;
+    let line = format!("recorded as {} ({})", plain(&told["id"]), plain(&told["ack"]));
+    output.line(Tone::Good, &line)
 }
 
 async fn search(client: &Client, output: Output, path: &str) -> Result<(), Failure> {
@@ -275,6 +249,8 @@ fn tone(level: &str) -> Tone {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Driver, outsiders::Contact};
 use crate::{
     seek,
-    swarm::{Proof, is_own_shortage, node_of, peer_of, proof},
+    swarm::{Proof, dial_problem, is_own_shortage, node_of, peer_of, proof},
 };
 
 /// Names being resolved at the same time; a dial beyond it is made when the core asks again.
@@ -226,14 +226,11 @@ impl Driver {
         if !self.dials.wanted.contains(address) {
             return;
         }
-        let problem = match error {
-            // It was this node that was named.
-            DialError::LocalPeerId { .. } | DialError::Aborted => return,
-            DialError::Transport(attempts) => {
-                attempts.iter().map(|(_, e)| e.to_string()).collect::<Vec<_>>().join("; ")
-            }
-            other => other.to_string(),
-        };
+        // It was this node that was named.
+        if matches!(error, DialError::LocalPeerId { .. } | DialError::Aborted) {
+            return;
+        }
+        let problem = dial_problem(error);
         tracing::warn!(
             join = %address,
             problem,

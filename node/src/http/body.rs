@@ -2,7 +2,8 @@
 //!
 //! A body is read here, whole, before any handler sees the request: so no handler and no plug-in can forget a bound, and none can
 //! be held up by a client that sends a byte a minute. Its size, its time and the memory that all bodies take together are
-//! limited; the last is charged as bytes arrive, so that announcing a large body costs the others nothing.
+//! limited; the last is charged as bytes arrive, so that announcing a large body costs the others nothing. A body with a content coding is
+//! decoded here too (`decode`), within the same limits.
 
 use std::sync::Arc;
 
@@ -15,21 +16,14 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use hearsay_services::Problem;
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-use super::{Site, accept::Connection};
-
-/// Why a body was not taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Refusal {
-    TooLarge(usize),
-    TooSlow,
-    NoRoom,
-    Broken,
-}
-
-/// The room that a body takes, until it is dropped.
-type Room = Option<OwnedSemaphorePermit>;
+use super::{
+    Site,
+    accept::Connection,
+    body_room::{Refusal, Room, charge},
+    decode::{CODINGS, Coding},
+};
 
 /// Reads the body.
 ///
@@ -41,8 +35,19 @@ pub(super) async fn bound(site: &Site, request: Request) -> Result<(Request, Roo
     }
     // Without a connection (a test that calls the router itself) the defaults hold.
     let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
-    let (head, body) = request.into_parts();
-    match read(body, &connection).await {
+    let (mut head, body) = request.into_parts();
+    let read = async {
+        let coding = Coding::of(&head.headers)?;
+        let (bytes, room) = read(body, &connection).await?;
+        if coding == Coding::Identity {
+            return Ok((bytes, room));
+        }
+        let decoded = coding.decode(&bytes, connection.limits.body_bytes, &connection.body_room)?;
+        head.headers.remove(header::CONTENT_ENCODING);
+        head.headers.remove(header::CONTENT_LENGTH);
+        Ok(decoded)
+    };
+    match read.await {
         Ok((bytes, room)) => Ok((Request::from_parts(head, Body::from(bytes)), room)),
         Err(refusal) => {
             let (reason, response) = refuse(refusal);
@@ -70,12 +75,7 @@ async fn collect(mut body: Body, max: usize, room: &Arc<Semaphore>) -> Result<(B
         if max - bytes.len() < data.len() {
             return Err(Refusal::TooLarge(max));
         }
-        let more = u32::try_from(data.len()).map_err(|_| Refusal::NoRoom)?;
-        let more = Arc::clone(room).try_acquire_many_owned(more).map_err(|_| Refusal::NoRoom)?;
-        match &mut taken {
-            Some(taken) => taken.merge(more),
-            None => taken = Some(more),
-        }
+        charge(&mut taken, data.len(), room)?;
         bytes.extend_from_slice(&data);
     }
     Ok((bytes.freeze(), taken))
@@ -99,10 +99,23 @@ fn refuse(refusal: Refusal) -> (&'static str, Response) {
         Refusal::Broken => {
             ("body_broken", StatusCode::BAD_REQUEST, "the body broke off or is malformed".to_owned())
         }
+        Refusal::UnknownCoding => (
+            "content_encoding",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!("Content-Encoding: one of {CODINGS} is read, or none at all"),
+        ),
+        Refusal::Undecodable => (
+            "content_encoding",
+            StatusCode::BAD_REQUEST,
+            "the body is not what Content-Encoding says, is cut off, or needs a window over 8 MiB".to_owned(),
+        ),
     };
     let mut response = Problem::new(status, detail).into_response();
     if refusal == Refusal::NoRoom {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if refusal == Refusal::UnknownCoding {
+        response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(CODINGS));
     }
     // What is left of the body is not worth reading.
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `site` | what handlers know and may do |
 //! | `accept` | the accept loop and every bound on connections |
-//! | `body` | bounds on request bodies, before any handler |
+//! | `body`, `body_room`, `decode` | bounds on request bodies, and their content coding, before any handler |
 //! | `unread` | the bound on answers that wait for their readers |
 //! | `guard` | who may ask what: `Host`, `Origin`, content type, token |
 //! | `errors` | every error a problem+json, plain text under `/v1`; counting |
@@ -20,6 +20,8 @@
 mod accept;
 mod agent;
 mod body;
+mod body_room;
+mod decode;
 mod errors;
 mod go_duration;
 mod guard;
@@ -47,6 +49,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{Request, State},
+    http::Uri,
     middleware::{self, Next},
     response::{Redirect, Response},
 };
@@ -76,7 +79,8 @@ pub fn router(
     let own = own_routes(&front, openapi::document(plugins)).into_router().with_state(Arc::clone(&site));
     let others = Plugins::new(Arc::clone(&site), plugins, &host);
     let guard = guard::Guard::new(Arc::clone(&site), plugins);
-    let own = own.fallback(move |request| others.clone().answer(request));
+    let unslashed = own.clone().fallback(async |uri: Uri| errors::unknown_path(&uri));
+    let own = own.fallback(move |request| others.clone().answer(unslashed.clone(), request));
     Ok(own.layer(middleware::from_fn_with_state(Arc::new(Gate { site, guard }), pass)))
 }
 

@@ -3,6 +3,9 @@
 //! Plug-ins are asked by prefix and not merged into the node's routes: so a plug-in gets all that lies below its prefixes, cannot
 //! take anything else, and sees none of the parameters of a route above it. Their event streams are held like the node's own: each
 //! takes a place among those who wait, and ends when the node leaves.
+//!
+//! A path with a slash at its end is answered as without it, the node's own paths too. A redirect would cost a round trip, and programs that do
+//! not follow one would see an error, on a write above all; and nothing here means another thing with the slash.
 
 use std::sync::Arc;
 
@@ -10,7 +13,7 @@ use axum::{
     Router,
     body::Body,
     extract::Request,
-    http::header,
+    http::{Uri, header},
     response::{IntoResponse, Response},
 };
 use futures::StreamExt as _;
@@ -39,11 +42,22 @@ impl Plugins {
         Self { site, routers: routed.collect() }
     }
 
-    /// Passes a request on to the plug-in that it is for.
-    pub(super) async fn answer(self, request: Request) -> Response {
+    /// Passes a request on to the plug-in that it is for. `own` are the node's own paths, for one that is theirs but for a slash at its end.
+    pub(super) async fn answer(self, own: Router, mut request: Request) -> Response {
+        let trimmed = trim_slash(request.uri());
+        let has_slash = trimmed.is_some();
+        if let Some(trimmed) = trimmed {
+            *request.uri_mut() = trimmed;
+        }
         let path = request.uri().path();
         let Some((prefix, router)) = self.routers.iter().find(|(prefix, _)| covers(prefix, path)) else {
-            return unknown_path(request.uri()).into_response();
+            if !has_slash {
+                return unknown_path(request.uri()).into_response();
+            }
+            return match own.oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            };
         };
         let mut response = match router.clone().oneshot(request).await {
             Ok(response) => response,
@@ -72,7 +86,40 @@ impl Plugins {
     }
 }
 
+/// The address without the one slash at the end of its path; `None`: there is none, or the path is nothing else.
+fn trim_slash(uri: &Uri) -> Option<Uri> {
+    let path = uri.path().strip_suffix('/').filter(|path| !path.is_empty())?;
+    let path_and_query = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(path_and_query.parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
 fn is_event_stream(response: &Response) -> bool {
     let content_type = response.headers().get(header::CONTENT_TYPE);
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_slash_at_the_end_is_taken_off() {
+        for (given, expected) in [
+            ("/students/", Some("/students")),
+            ("/students/?q=a/", Some("/students?q=a/")),
+            ("http://n1/students/1/", Some("http://n1/students/1")),
+            ("/students//", Some("/students/")),
+            ("/students", None),
+            ("/", None),
+            ("//", Some("/")),
+        ] {
+            let trimmed = trim_slash(&given.parse().unwrap()).map(|uri| uri.to_string());
+            assert_eq!(trimmed.as_deref(), expected, "{given}");
+        }
+    }
 }

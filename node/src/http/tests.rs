@@ -146,14 +146,15 @@ impl Server {
     }
 
     /// Opens a connection and sends bytes.
-    async fn open(&self, bytes: &str) -> TcpStream {
+    async fn open(&self, bytes: impl AsRef<[u8]>) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        stream.write_all(bytes.as_bytes()).await.unwrap();
+        stream.write_all(bytes.as_ref()).await.unwrap();
         stream
     }
 
     /// Sends a request with these lines of head and this body, on a connection of its own.
-    async fn send(&self, request: &str, headers: &[&str], body: &str) -> Reply {
+    async fn send(&self, request: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Reply {
+        let body = body.as_ref();
         let mut head = format!("{request} HTTP/1.1\r\nconnection: close\r\n");
         let is_sent = |name: &str| headers.iter().any(|line| line.starts_with(name));
         if !is_sent("host:") {
@@ -163,7 +164,7 @@ impl Server {
             head.push_str(&format!("content-length: {}\r\n", body.len()));
         }
         headers.iter().for_each(|line| head.push_str(&format!("{line}\r\n")));
-        Reply::read(self.open(&format!("{head}\r\n{body}")).await).await
+        Reply::read(self.open([format!("{head}\r\n").as_bytes(), body].concat()).await).await
     }
 
     async fn get(&self, path: &str) -> Reply {

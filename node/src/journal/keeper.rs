@@ -435,7 +435,8 @@ impl Keeper {
         for (feed, starts) in std::mem::take(&mut self.damaged) {
             tracing::error!(
                 topic = self.topic,
-                ?feed,
+                writer = %feed.writer,
+                boot = feed.boot,
                 runs = starts.len(),
                 "entries on the disk are damaged; fetching them from another replica"
             );

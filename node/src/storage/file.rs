@@ -34,7 +34,10 @@ impl Content {
     }
 }
 
-/// Reads a text file of at most `bytes_max`. `None`: there is no such file.
+/// What editors on Windows put in front of UTF-8. It is no part of the text.
+const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+/// Reads a text file of at most `bytes_max`, without a byte order mark. `None`: there is no such file.
 pub(crate) fn read(path: &Path, bytes_max: usize) -> io::Result<Option<Content>> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -47,6 +50,9 @@ pub(crate) fn read(path: &Path, bytes_max: usize) -> io::Result<Option<Content>>
     file.take(bytes_max as u64 + 1).read_to_string(&mut text)?;
     if text.len() > bytes_max {
         return Err(io::Error::other(format!("it is longer than {bytes_max} bytes")));
+    }
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len());
     }
     Ok(Some(Content { text, mode }))
 }

@@ -47,7 +47,11 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(replies: &[(&str, Reply)]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1:0", replies)
+    }
+
+    pub(crate) fn start_at(address: &str, replies: &[(&str, Reply)]) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let server = Self {
             url: format!("http://{}", listener.local_addr().unwrap()),
             expected: Arc::default(),

@@ -2,7 +2,7 @@
 //!
 //! What was exported can be imported again, as often as one likes: the same line always names the same grade. A line without an ID is about the student of
 //! exactly that name, who is added if there is none. A line that makes no sense is listed with its number and what is wrong with it, and
-//! the others are taken.
+//! the others are taken. Which files are read, says `sheet`.
 //!
 //! Spreadsheets run what begins like a formula (OWASP, "CSV Injection"). So a text that does is exported behind a `'`, which is
 //! taken off again by the import.
@@ -15,7 +15,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use csv::{ReaderBuilder, StringRecord, WriterBuilder};
+use csv::WriterBuilder;
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde_json::json;
 
@@ -24,6 +24,7 @@ use super::{
     book::{Grade, GradeType},
     change::{Change, Changes, ID_MAX, new_id},
     input::{NAME_CHARS_MAX, TITLE_CHARS_MAX, score, text},
+    sheet::Sheet,
     tables::{self, Selection},
 };
 use crate::{
@@ -45,18 +46,29 @@ pub(super) const LINES_MAX: usize = 2000;
 /// Lines that are listed as refused. The rest of them are counted. As many as `node grades import` sends at a time.
 const REFUSED_LISTED_MAX: usize = 1000;
 
+/// By which Excel knows UTF-8; without it, letters such as ü are shown as others.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// `GET /students/export`.
 pub(super) async fn export(
     State(book): State<Book>,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    Parameters::read(uri.query(), &[])?;
+    let parameters = Parameters::read(uri.query(), &["excel"])?;
+    let is_for_excel = match parameters.one("excel")? {
+        None | Some("false") => false,
+        Some("" | "true") => true,
+        Some(other) => {
+            return Err(Parameters::refuse("excel", other, "true or false, or left without a value"));
+        }
+    };
     let journal = book.journal()?;
     writing::catch_up(journal, &headers).await?;
-    let bytes = journal::read(journal, |db| {
+    let bytes = journal::read(journal, move |db| {
         let all = Selection { after: 0, limit: usize::MAX, name_part: String::new() };
-        let mut lines = WriterBuilder::new().from_writer(Vec::new());
+        let start = if is_for_excel { BYTE_ORDER_MARK.to_vec() } else { Vec::new() };
+        let mut lines = WriterBuilder::new().from_writer(start);
         // Writing into memory does not fail.
         _ = lines.write_record(COLUMNS);
         for student in tables::select(db, &all)? {
@@ -82,9 +94,13 @@ pub(super) async fn export(
     Ok((headers, bytes).into_response())
 }
 
+/// What a formula begins with (OWASP, "CSV Injection"): also in full width, as East Asian spreadsheets take it, and a tab or a carriage return,
+/// behind which a spreadsheet looks for one.
+const FORMULA_STARTS: [char; 10] = ['=', '+', '-', '@', '＝', '＋', '－', '＠', '\t', '\r'];
+
 /// Whether a spreadsheet would compute it, but for marks that keep it from that.
 fn is_formula(text: &str) -> bool {
-    text.trim_start_matches('\'').starts_with(['=', '+', '-', '@'])
+    text.trim_start_matches('\'').starts_with(FORMULA_STARTS)
 }
 
 /// As it is exported.
@@ -162,17 +178,9 @@ fn bad(detail: impl Into<String>) -> Problem {
 
 /// Reads lines; those that make no sense are told apart.
 fn read(body: &[u8]) -> Result<(Vec<Line>, Vec<Refused>), Problem> {
-    // What spreadsheets put in front of UTF-8.
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Err(bad(
-            "the body is empty; expected CSV with the header ID,FirstName,LastName,Title,Type,Score",
-        ));
-    }
-    let mut reader = ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(body);
-    let header = reader.headers().map_err(|error| bad(format!("line 1: {error}")))?.clone();
+    let mut sheet = Sheet::open(body).map_err(|error| bad(format!("the body is no table: {error}")))?;
     let mut places = BTreeMap::new();
-    for (place, name) in header.iter().enumerate() {
+    for (place, name) in sheet.columns().iter().enumerate() {
         let column = COLUMNS.iter().chain([&OCCURRENCE]).find(|column| column.eq_ignore_ascii_case(name));
         let column = column.ok_or_else(|| {
             bad(format!("line 1: unknown column {name:?}; known are {}", COLUMNS.join(", ")))
@@ -185,39 +193,29 @@ fn read(body: &[u8]) -> Result<(Vec<Line>, Vec<Refused>), Problem> {
         }
     }
     let (mut lines, mut refused) = (Vec::new(), Vec::new());
-    for record in reader.records() {
+    // Memory does not fail to be read.
+    while let Some(row) = sheet.next_row().map_err(|error| bad(error.to_string()))? {
         if lines.len() + refused.len() >= LINES_MAX {
             return Err(Problem::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!("more than {LINES_MAX} lines in one request; nothing was taken, send them in parts"),
             ));
         }
-        match record {
-            Ok(record) => {
-                let number = record.position().map_or(0, csv::Position::line);
-                match line(number, &record, header.len(), &places) {
-                    Ok(line) => lines.push(line),
-                    Err(problem) => refused.push((number, problem)),
-                }
-            }
-            Err(error) => {
-                refused.push((error.position().map_or(0, csv::Position::line), error.to_string()));
-            }
+        match &row.fields {
+            Ok(fields) => match line(row.line, fields, &places) {
+                Ok(line) => lines.push(line),
+                Err(problem) => refused.push((row.line, row.explain(&problem))),
+            },
+            Err(problem) => refused.push((row.line, problem.clone())),
         }
     }
     Ok((lines, refused))
 }
 
-fn line(
-    number: u64,
-    record: &StringRecord,
-    columns: usize,
-    places: &BTreeMap<&str, usize>,
-) -> Result<Line, String> {
-    if record.len() != columns {
-        return Err(format!("{} fields where the header has {columns}", record.len()));
-    }
-    let value = |column: &str| places.get(column).and_then(|place| record.get(*place)).unwrap_or_default();
+fn line(number: u64, fields: &[String], places: &BTreeMap<&str, usize>) -> Result<Line, String> {
+    let value = |column: &str| {
+        places.get(column).and_then(|place| fields.get(*place)).map(String::as_str).unwrap_or_default()
+    };
     let told = |problem: Problem| problem.detail().to_owned();
     let id = match value("ID") {
         "" => None,

@@ -286,14 +286,17 @@ async fn what_was_exported_is_imported_again_without_a_change() {
 #[tokio::test]
 async fn no_exported_line_is_a_formula_and_every_name_comes_back_as_it_was() {
     let book = BookUnderTest::new(false).await;
-    for name in ["=1+1", "@SUM(A1)", "-2", "+3", "'=quoted", "''-twice", "'t Hooft", "a=b"] {
+    for name in [
+        "=1+1", "@SUM(A1)", "-2", "+3", "＝1+1", "＋1", "－1", "＠A1", "'=quoted", "''-twice", "'t Hooft",
+        "a=b",
+    ] {
         let student = book.post("/students", json!({ "firstName": name, "lastName": name })).await.json();
         let path = format!("/students/{}/grades", student["id"]);
         book.post(&path, json!({ "title": name, "type": "Quiz", "score": 1 })).await;
     }
     let csv = book.get("/students/export").await.text();
     for cell in csv.lines().flat_map(|line| line.split(',')) {
-        assert!(!cell.starts_with(['=', '+', '-', '@']), "{cell}");
+        assert!(!cell.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']), "{cell}");
     }
     assert!(csv.contains(",'=1+1,'=1+1,'=1+1,") && csv.contains(",'t Hooft,"), "{csv}");
     let elsewhere = BookUnderTest::new(false).await;
@@ -345,6 +348,59 @@ async fn grades_of_one_title_stay_apart_over_several_requests_where_the_lines_ar
         let report = book.send("POST", "/students/import", None, line).await.json();
         assert!(report["problems"][0]["problem"].as_str().unwrap().starts_with("Occurrence: "), "{report}");
     }
+}
+
+#[tokio::test]
+async fn a_file_is_taken_as_a_spreadsheet_of_any_country_saves_it() {
+    let text = "FirstName;LastName;Title;Type;Score;\r\nEva;Müller;T;Exam;92,5;\r\n;;;;;\r\nTom;Neu;T;Exam;oops;\r\n";
+    let utf16 = |unit: fn(u16) -> [u8; 2]| -> Vec<u8> {
+        format!("\u{feff}{text}").encode_utf16().flat_map(unit).collect()
+    };
+    let tabs = text.replace(';', "\t");
+    for file in [
+        text.as_bytes().to_vec(),
+        format!("\u{feff}{text}").into_bytes(),
+        tabs.into_bytes(),
+        utf16(u16::to_le_bytes),
+        utf16(u16::to_be_bytes),
+    ] {
+        let book = BookUnderTest::new(false).await;
+        let report = book.send("POST", "/students/import", None, file).await.json();
+        assert_eq!((&report["grades"], &report["refused"]), (&json!(1), &json!(1)), "{report}");
+        assert_eq!(report["problems"][0]["line"], 4, "{report}");
+        let students = book.get("/students").await.json();
+        assert_eq!((&students[0]["lastName"], book.scores(0).await), (&json!("Müller"), vec![92.5]));
+    }
+}
+
+#[tokio::test]
+async fn a_quotation_mark_that_is_not_closed_is_told_and_swallows_no_line() {
+    let book = BookUnderTest::new(false).await;
+    let csv =
+        "FirstName,LastName,Title,Type,Score\nEva,Gut,\"T,Exam,80\nTom,Neu,T,Exam,70\nLea,Neu,T,Exam,70\n";
+    let report = book.send("POST", "/students/import", None, csv).await.json();
+    assert_eq!(
+        (&report["grades"], &report["refused"], &report["problems"][0]["line"]),
+        (&json!(2), &json!(1), &json!(2))
+    );
+    assert!(report["problems"][0]["problem"].as_str().unwrap().contains("quotation mark"), "{report}");
+    // Closed by another one further down: the row says how many lines it took.
+    let csv = "FirstName,LastName,Title,Type,Score\nEva,Gut,\"T,Exam,80\nTom,Neu,T,Exam,70\nLea,Neu,\"T\",Exam,70\n";
+    let report = book.send("POST", "/students/import", None, csv).await.json();
+    assert!(report["problems"][0]["problem"].as_str().unwrap().contains("takes 3 lines"), "{report}");
+}
+
+#[tokio::test]
+async fn an_export_for_excel_begins_with_a_byte_order_mark_and_is_imported_again() {
+    let book = BookUnderTest::new(true).await;
+    let plain = book.get("/students/export").await.text();
+    for query in ["excel", "excel=true"] {
+        assert_eq!(book.get(&format!("/students/export?{query}")).await.text(), format!("\u{feff}{plain}"));
+    }
+    assert_eq!(book.get("/students/export?excel=false").await.text(), plain);
+    assert_eq!(book.get("/students/export?excel=1").await.status, 400);
+    let report = book.send("POST", "/students/import", None, format!("\u{feff}{plain}")).await.json();
+    assert_eq!((&report["grades"], &report["refused"]), (&json!(15), &json!(0)));
 }
 
 #[tokio::test]

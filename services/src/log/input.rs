@@ -1,4 +1,7 @@
-//! What clients send to be recorded: text, JSON or NDJSON, read strictly enough that a mistake is told where it was made.
+//! What clients send to be recorded: text, JSON or NDJSON.
+//!
+//! Of several records, those that make no sense are refused one by one, with their places, and the others are stored: one odd line of a
+//! shipper's batch must not cost the other lines.
 
 use std::fmt;
 
@@ -6,16 +9,20 @@ use axum::body::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, Visitor},
+    de::{IgnoredAny, SeqAccess, Visitor},
 };
+use serde_json::{Value, json, value::RawValue};
 
-use super::record::{Level, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Said};
-use crate::{Problem, timestamp};
+use super::{
+    incoming::{self, Fault, Line, TimeUnit},
+    record::{Level, MESSAGE_BYTES_MAX, Said},
+};
+use crate::Problem;
 
 /// Records in one request. A thousand of them share one sync already.
 pub const RECORDS_PER_REQUEST_MAX: usize = 1000;
-/// The last moment that RFC 3339 has words for, in milliseconds since 1970.
-const TIME_MS_MAX: u64 = 253_402_300_799_999;
+/// What Windows puts in front of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What a request asks to be recorded.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,14 +30,101 @@ pub(super) enum Input {
     /// One record, answered by itself.
     One(Said),
     /// Several, answered together.
-    Many(Vec<Said>),
+    Many(Batch),
+}
+
+/// The records of one request.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Batch {
+    /// Those that make sense, each with its place among all, from 0.
+    pub(super) records: Vec<(usize, Line)>,
+    /// The others.
+    pub(super) refused: Vec<Refused>,
+}
+
+/// A record that is not stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Refused {
+    /// Its place among the records of the request, from 0.
+    record: usize,
+    /// The line that it stands on, from 1, where records are lines.
+    line: Option<usize>,
+    fault: Fault,
+}
+
+impl Refused {
+    /// Its place, in front of a sentence.
+    fn place(&self) -> String {
+        match self.line {
+            Some(line) => format!("line {line}: "),
+            None => format!("record {}: ", self.record),
+        }
+    }
+
+    /// For the list in an answer.
+    pub(super) fn to_json(&self) -> Value {
+        let Self { record, line, fault } = self;
+        let mut listed = json!({ "record": record, "detail": fault.detail });
+        let more = [
+            ("line", line.map(Value::from)),
+            ("field", fault.field.map(Value::from)),
+            ("limit", fault.limit.map(Value::from)),
+        ];
+        for (member, value) in more {
+            if let Some(value) = value {
+                listed[member] = value;
+            }
+        }
+        listed
+    }
+}
+
+impl Batch {
+    fn add(&mut self, line: Option<usize>, read: Result<Line, Fault>) {
+        let record = self.len();
+        match read {
+            Ok(read) => self.records.push((record, read)),
+            Err(fault) => self.refused.push(Refused { record, line, fault }),
+        }
+    }
+
+    /// How many records there are, refused ones included.
+    pub(super) fn len(&self) -> usize {
+        self.records.len() + self.refused.len()
+    }
+
+    /// The list of refused records, as answers have it.
+    pub(super) fn refused_json(&self) -> Value {
+        self.refused.iter().map(Refused::to_json).collect()
+    }
+
+    /// The batch, if there is anything in it to store.
+    ///
+    /// # Errors
+    /// Every record was refused: the reason of the first, and all in `refused`. 413 if each is over a limit, else 400.
+    pub(super) fn storable(self) -> Result<Self, Problem> {
+        let Some(first) = self.refused.first().filter(|_| self.records.is_empty()) else { return Ok(self) };
+        let mut fault = first.fault.clone();
+        if self.refused.iter().any(|refused| refused.fault.status != fault.status) {
+            fault.status = StatusCode::BAD_REQUEST;
+        }
+        let mut place = first.place();
+        if self.refused.len() > 1 {
+            place = format!("all {} records are refused; {place}", self.refused.len());
+        }
+        let problem = fault.problem(&place).with("record", first.record).with("refused", self.refused_json());
+        Err(match first.line {
+            Some(line) => problem.with("line", line),
+            None => problem,
+        })
+    }
 }
 
 impl Input {
     /// Reads a body by what its content type says.
     ///
     /// # Errors
-    /// 400 and 413, naming the field and the line.
+    /// 400 and 413, naming the field; of several records only where none of them can be told apart, or where they are too many.
     pub(super) fn read(headers: &HeaderMap, body: &Bytes) -> Result<Self, Problem> {
         if body.is_empty() {
             return Err(bad("the body is empty; send one line of text, or JSON such as {\"message\":\"…\"}"));
@@ -40,9 +134,7 @@ impl Input {
             "application/x-ndjson"
             | "application/ndjson"
             | "application/jsonl"
-            | "application/x-jsonlines" => {
-                Ok(Self::Many(lines(body)?.into_iter().map(|line| line.said).collect()))
-            }
+            | "application/x-jsonlines" => lines(body, TimeUnit::BySize).map(Self::Many),
             "multipart/form-data" => Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "a record is text/plain, application/json or application/x-ndjson",
@@ -86,56 +178,74 @@ fn text(body: &[u8]) -> Result<Said, Problem> {
 }
 
 fn json(body: &[u8]) -> Result<Input, Problem> {
-    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    if first != Some(&b'[') {
-        let record: Incoming =
-            serde_json::from_slice(body).map_err(|error| malformed(&error.to_string(), None))?;
-        return record.check("").map(|line| Input::One(line.said));
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
+        return match incoming::record(body, TimeUnit::BySize) {
+            Ok(line) => Ok(Input::One(line.said)),
+            Err(fault) => Err(fault.problem("")),
+        };
     }
-    let records: Vec<Incoming> =
-        serde_json::from_slice(body).map_err(|error| malformed(&error.to_string(), None))?;
-    if records.is_empty() {
+    let Elements(elements) =
+        serde_json::from_slice(body).map_err(|error| bad(format!("{error}; nothing was stored")))?;
+    if elements.is_empty() {
         return Err(bad("the array is empty"));
     }
-    within(records.len())?;
-    let check = |(index, record): (usize, Incoming)| record.check(format_args!(" of record {index}"));
-    let checked: Result<Vec<Line>, Problem> = records.into_iter().enumerate().map(check).collect();
-    Ok(Input::Many(checked?.into_iter().map(|line| line.said).collect()))
+    within(elements.len())?;
+    let mut batch = Batch::default();
+    for element in elements {
+        batch.add(None, incoming::record(element.get().as_bytes(), TimeUnit::BySize));
+    }
+    Ok(Input::Many(batch))
 }
 
-/// A line of NDJSON.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Line {
-    /// What is to be recorded.
-    pub(super) said: Said,
-    /// Whose it is, where the line says so.
-    pub(super) node: Option<String>,
+/// The elements of an array, unread. Of too many, one more than there may be.
+struct Elements<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Elements<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Array;
+
+        impl<'de> Visitor<'de> for Array {
+            type Value = Elements<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of records")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Vec::new();
+                while elements.len() <= RECORDS_PER_REQUEST_MAX
+                    && let Some(element) = array.next_element()?
+                {
+                    elements.push(element);
+                }
+                while array.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Elements(elements))
+            }
+        }
+
+        from.deserialize_seq(Array)
+    }
 }
 
-/// Reads NDJSON whole, or not at all: empty lines are passed over, and a bad one refuses them all.
+/// Reads NDJSON. Empty lines are passed over.
 ///
 /// # Errors
-/// 400 and 413, naming the line, counted from 1.
-pub(super) fn lines(body: &[u8]) -> Result<Vec<Line>, Problem> {
-    let mut records = Vec::new();
+/// 400 where there are only empty lines, 413 where there are too many records.
+pub(super) fn lines(body: &[u8], unit: TimeUnit) -> Result<Batch, Problem> {
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    let mut batch = Batch::default();
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        within(records.len() + 1)?;
-        let number = index + 1;
-        let record: Incoming = serde_json::from_slice(line).map_err(|error| {
-            // It counts lines within this one.
-            let error = error.to_string();
-            let error = error.replace(" at line 1 column ", " at column ");
-            malformed(&error, Some(number))
-        })?;
-        records.push(record.check(format_args!(" in line {number}")).map_err(|p| p.with("line", number))?);
+        within(batch.len() + 1)?;
+        batch.add(Some(index + 1), incoming::record(line, unit));
     }
-    if records.is_empty() {
+    if batch.len() == 0 {
         return Err(bad("the body holds no records, only empty lines"));
     }
-    Ok(records)
+    Ok(batch)
 }
 
 fn within(records: usize) -> Result<(), Problem> {
@@ -144,157 +254,6 @@ fn within(records: usize) -> Result<(), Problem> {
     }
     let detail = format!("more than {RECORDS_PER_REQUEST_MAX} records in one request; nothing was stored");
     Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with("limit", RECORDS_PER_REQUEST_MAX))
-}
-
-fn malformed(error: &str, line: Option<usize>) -> Problem {
-    match line {
-        None => bad(format!("{error}; nothing was stored")),
-        Some(line) => bad(format!("line {line}: {error}; nothing was stored")).with("line", line),
-    }
-}
-
-/// A record as clients write it. Other fields are passed over: loggers like to send more.
-#[derive(Deserialize)]
-#[serde(expecting = "a record: an object with message, and perhaps level, service and time")]
-struct Incoming {
-    #[serde(deserialize_with = "message")]
-    message: String,
-    #[serde(default, deserialize_with = "level")]
-    level: Option<Level>,
-    #[serde(default, deserialize_with = "service")]
-    service: Option<String>,
-    #[serde(default, deserialize_with = "time")]
-    time: Option<u64>,
-    #[serde(default, deserialize_with = "node")]
-    node: Option<String>,
-}
-
-impl Incoming {
-    /// What a field's type cannot say. `at` says which record it is.
-    fn check(self, at: impl fmt::Display) -> Result<Line, Problem> {
-        if self.message.is_empty() {
-            return Err(bad(format!("message{at}: is empty; nothing was stored")).with("field", "message"));
-        }
-        if self.message.len() > MESSAGE_BYTES_MAX {
-            return Err(too_long(self.message.len(), at));
-        }
-        for (field, name) in [("service", &self.service), ("node", &self.node)] {
-            if name.as_ref().is_some_and(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
-                let detail = format!("{field}{at}: 1 to {NAME_BYTES_MAX} bytes; nothing was stored");
-                return Err(bad(detail).with("field", field).with("limit", NAME_BYTES_MAX));
-            }
-        }
-        let said = Said {
-            level: self.level.unwrap_or_default(),
-            service: self.service,
-            time_ms: self.time,
-            message: self.message.into_bytes(),
-        };
-        Ok(Line { said, node: self.node })
-    }
-}
-
-fn message<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    // Its own error for null, which is no message.
-    from.deserialize_any(Named("message, a string"))?.text("message")
-}
-
-fn service<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    optional(from, "service", "service, a string")
-}
-
-fn node<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    optional(from, "node", "node, a string")
-}
-
-fn optional<'de, D: Deserializer<'de>>(
-    from: D,
-    field: &'static str,
-    expected: &'static str,
-) -> Result<Option<String>, D::Error> {
-    match from.deserialize_any(Named(expected))? {
-        Scalar::Null => Ok(None),
-        other => other.text(field).map(Some),
-    }
-}
-
-fn level<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Level>, D::Error> {
-    match from.deserialize_any(Named("level, a string"))? {
-        Scalar::Null => Ok(None),
-        other => {
-            let text = other.text("level")?;
-            let shown: String = text.chars().take(32).collect();
-            text.parse()
-                .map(Some)
-                .map_err(|expected| D::Error::custom(format_args!("level: {shown:?} is not {expected}")))
-        }
-    }
-}
-
-fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    const EXPECTED: &str = "time, an RFC 3339 string or milliseconds since 1970";
-    let ms = match from.deserialize_any(Named(EXPECTED))? {
-        Scalar::Null => return Ok(None),
-        Scalar::Number(ms) => Some(ms),
-        Scalar::Text(text) => timestamp::parse_ms(&text),
-    };
-    ms.filter(|ms| *ms <= TIME_MS_MAX).map(Some).ok_or_else(|| {
-        D::Error::custom("time: not an RFC 3339 time or milliseconds since 1970, to the year 9999")
-    })
-}
-
-/// A value that names its field when it is of another type than was expected.
-struct Named(&'static str);
-
-enum Scalar {
-    Null,
-    Number(u64),
-    Text(String),
-}
-
-impl Scalar {
-    fn text<E: Error>(self, field: &'static str) -> Result<String, E> {
-        match self {
-            Self::Text(text) => Ok(text),
-            Self::Null => Err(E::custom(format_args!("{field}: expected a string, found null"))),
-            Self::Number(number) => {
-                Err(E::custom(format_args!("{field}: expected a string, found {number}")))
-            }
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for Named {
-    type Value = Scalar;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Scalar, E> {
-        Ok(Scalar::Null)
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Scalar, E> {
-        Ok(Scalar::Number(number))
-    }
-
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Scalar, E> {
-        // Clocks of other languages count milliseconds in floating point.
-        if number >= 0.0 && number <= TIME_MS_MAX as f64 {
-            Ok(Scalar::Number(number as u64))
-        } else {
-            Err(E::invalid_value(serde::de::Unexpected::Float(number), &self))
-        }
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Scalar, E> {
-        Ok(Scalar::Text(text.to_owned()))
-    }
-
-    fn visit_string<E: Error>(self, text: String) -> Result<Scalar, E> {
-        Ok(Scalar::Text(text))
-    }
 }
 
 #[cfg(test)]
@@ -311,6 +270,19 @@ mod tests {
 
     fn said(message: &str) -> Said {
         Said { level: Level::Info, service: None, time_ms: None, message: message.into() }
+    }
+
+    fn many(records: &[Said]) -> Result<Input, Problem> {
+        let line = |(place, said): (usize, &Said)| (place, Line { said: said.clone(), node: None });
+        let records = records.iter().enumerate().map(line).collect();
+        Ok(Input::Many(Batch { records, refused: Vec::new() }))
+    }
+
+    fn refused(content_type: &'static str, body: &str) -> Problem {
+        match read(content_type, body) {
+            Ok(Input::Many(batch)) => batch.storable().unwrap_err(),
+            other => other.unwrap_err(),
+        }
     }
 
     #[test]
@@ -333,47 +305,48 @@ mod tests {
         let expected =
             Said { level: Level::Warn, service: Some("web".into()), time_ms: Some(1000), ..said("m") };
         assert_eq!(read("application/json; charset=utf-8", full), Ok(Input::One(expected.clone())));
-        let many =
-            read("application/json", &format!("[{full},{{\"message\":\"x\",\"time\":7,\"level\":null}}]"));
-        let second = Said { time_ms: Some(7), ..said("x") };
-        assert_eq!(many, Ok(Input::Many(vec![expected.clone(), second])));
-        assert_eq!(read("application/x-ndjson", &format!("{full}\n\r\n")), Ok(Input::Many(vec![expected])));
+        let array = format!("[{full},{{\"message\":\"x\",\"time\":1795950000,\"level\":null}}]");
+        let second = Said { time_ms: Some(1_795_950_000_000), ..said("x") };
+        assert_eq!(read("application/json", &array), many(&[expected.clone(), second]));
+        for start in ["", "\u{feff}"] {
+            let body = format!("{start}{full}\n\r\n");
+            assert_eq!(read("application/x-ndjson", &body), many(std::slice::from_ref(&expected)));
+        }
     }
 
     #[test]
     fn a_mistake_is_told_with_its_field_and_place() {
         for (body, words) in [
-            (r#"{"message":5}"#, ["message", "column 1"]),
-            ("{\n\"message\":true}", ["message", "line 2"]),
+            (r#"{"message":5}"#, ["message", "found 5"]),
             (r#"{"message":"m","level":"loud"}"#, ["level", "\"loud\" is not trace"]),
-            (r#"{"message":"m","level":3}"#, ["level", "found 3"]),
-            (r#"{"message":"m","service":["a"]}"#, ["service", "line 1"]),
-            (r#"{"message":"m","service":""}"#, ["service", "1 to 128"]),
             (r#"{"message":"m","time":"soon"}"#, ["time", "RFC 3339"]),
-            (r#"{"message":"m","time":-1}"#, ["time", "line 1"]),
-            (r#"{"level":"info"}"#, ["missing field", "message"]),
-            (r#"{"message":""}"#, ["message", "empty"]),
-            (r#"{"message":null}"#, ["message", "null"]),
-            (r#""m""#, ["expected a record", "line 1"]),
+            (r#"{"level":"info"}"#, ["message", "missing"]),
+            (r#""m""#, ["expected a record", "column"]),
+            ("{\"message\":\"m\"", ["EOF", "nothing was stored"]),
             ("[]", ["array", "empty"]),
-            (r#"[{"message":"m"},{"message":""}]"#, ["message", "record 1"]),
-            ("{\"message\":\"m\"", ["EOF", "line 1"]),
+            (r#"[{"message":""},1]"#, ["all 2 records", "record 0: message: is empty"]),
+            (r#"[{"message":"m"},"#, ["EOF", "nothing was stored"]),
         ] {
-            let problem = read("application/json", body).unwrap_err();
+            let problem = refused("application/json", body);
             let detail = problem.detail();
             assert!(problem.status() == 400 && words.iter().all(|w| detail.contains(w)), "{body}: {detail}");
         }
     }
 
     #[test]
-    fn a_bad_line_refuses_all_and_is_numbered() {
-        for (bad_line, words) in
-            [("{\"message\":1}", "message"), ("nonsense", "column"), ("{\"message\":\"\"}", "empty")]
+    fn of_several_records_the_bad_ones_alone_are_refused_with_their_places() {
+        let lines = "{\"message\":\"a\"}\n\nnonsense\n{\"message\":\"b\"}\n{\"message\":\"c\",\"level\":7}\n";
+        let array = r#"[{"message":"a"},5,{"message":"b"},{"message":"c","level":7}]"#;
+        for (content_type, body, lines) in
+            [("application/x-ndjson", lines, [Some(3), Some(5)]), ("application/json", array, [None, None])]
         {
-            let body = format!("{{\"message\":\"m\"}}\n\n{bad_line}\n{{\"message\":\"m\"}}");
-            let problem = read("application/x-ndjson", &body).unwrap_err();
-            let detail = problem.detail();
-            assert!(detail.contains("line 3") && detail.contains(words), "{detail}");
+            let Ok(Input::Many(batch)) = read(content_type, body) else { panic!("{content_type}") };
+            let stored: Vec<_> =
+                batch.records.iter().map(|(at, line)| (*at, &line.said.message[..])).collect();
+            assert_eq!(stored, [(0, &b"a"[..]), (2, b"b")]);
+            let listed: Vec<_> = batch.refused.iter().map(|r| (r.record, r.line, r.fault.field)).collect();
+            assert_eq!(listed, [(1, lines[0], None), (3, lines[1], Some("level"))]);
+            assert_eq!(batch.refused_json()[1]["field"], "level");
         }
     }
 
@@ -385,8 +358,9 @@ mod tests {
             ("application/json", format!("{{\"message\":\"{long}\"}}")),
             ("application/x-ndjson", format!("{{\"message\":\"{long}\"}}")),
             ("application/x-ndjson", "{\"message\":\"m\"}\n".repeat(RECORDS_PER_REQUEST_MAX + 1)),
+            ("application/json", format!("[{}0]", "0,".repeat(2 * RECORDS_PER_REQUEST_MAX))),
         ] {
-            let problem = read(content_type, &body).unwrap_err();
+            let problem = refused(content_type, &body);
             let named = ["32768", "1000"].iter().any(|limit| problem.detail().contains(limit));
             assert!(problem.status() == 413 && named, "{}", problem.detail());
         }

@@ -31,10 +31,18 @@ pub(super) fn paths() -> Value {
         "id": text(), "offset": { "type": ["integer", "null"] }, "ack": text() } });
     let several =
         json!({ "type": "object", "properties": { "records": { "type": "array", "items": written } } });
+    let partly = json!({ "type": "object", "properties": { "records": { "type": "array", "items": written },
+        "refused": { "type": "array", "items": { "type": "object", "required": ["record", "detail"], "properties": {
+            "record": { "type": "integer", "description": "Its place among the records of the request, from 0" },
+            "line": { "type": "integer", "description": "Of NDJSON: the line, from 1" },
+            "field": text(), "limit": { "type": "integer" }, "detail": text() } } } } });
     let incoming = json!({ "type": "object", "required": ["message"], "properties": {
         "message": { "type": "string", "description": format!("At most {MESSAGE_BYTES_MAX} bytes") },
-        "level": text(), "service": text(),
-        "time": { "type": ["string", "integer"], "description": "RFC 3339, or milliseconds since 1970" } } });
+        "level": { "type": ["string", "integer"], "description": "trace, debug, info, warn or error; a level of syslog or of \
+            another logger (notice, FATAL, critical …) or a number of pino's (10 to 99) counts as the nearest of these" },
+        "service": text(),
+        "time": { "type": ["string", "number"], "description": "RFC 3339, or a number since 1970 in s, ms, µs or ns, which its \
+            size tells apart; before 1990 is refused" } } });
     let json_answer = |what: &str, schema: &Value| json!({ "description": what, "content": { "application/json": { "schema": schema } } });
     let value = json!({ "type": "object", "properties": { "record": { "type": "object", "properties": {
         "value": { "type": "string", "format": "byte" }, "offset": { "type": "integer" } } } } });
@@ -63,7 +71,9 @@ pub(super) fn paths() -> Value {
             },
             "post": {
                 "summary": "Add records",
-                "description": format!("Plain text is one record; JSON one or an array; NDJSON one in each line; at most {RECORDS_PER_REQUEST_MAX}."),
+                "description": format!("Plain text is one record; JSON one or an array; NDJSON one in each line; at most \
+                    {RECORDS_PER_REQUEST_MAX}. Of several, those that make no sense are refused one by one (207), and the others are stored. \
+                    Of a field that stands twice, the last one counts; msg stands for message. Content-Encoding may be gzip or zstd."),
                 "parameters": [ack, key],
                 "requestBody": { "required": true, "content": {
                     "text/plain": { "schema": text() },
@@ -71,6 +81,7 @@ pub(super) fn paths() -> Value {
                     "application/x-ndjson": { "schema": text() } } },
                 "responses": {
                     "200": json_answer("Written: one for one, records for several", &json!({ "oneOf": [written, several] })),
+                    "207": json_answer("Written but for those in refused; records has the others, in their order", &partly),
                     "400": refused(), "409": refused(), "413": refused(), "415": refused(),
                     "503": refused(), "504": refused(), "507": refused(),
                 },
@@ -90,11 +101,11 @@ pub(super) fn paths() -> Value {
         } },
         "/log/events": { "post": {
             "summary": "What nodes ship of themselves: listed, and without an offset",
-            "description": "NDJSON as for /log, with node beside the other fields. For nodes; clients use /log. As everywhere in the log, node and service are what the writer says of itself, and prove nothing; who wrote it down is part of the id.",
+            "description": "NDJSON as for /log, with node beside the other fields; numbers in time are milliseconds. For nodes; clients use /log. As everywhere in the log, node and service are what the writer says of itself, and prove nothing; who wrote it down is part of the id.",
             "parameters": [ack, key],
             "requestBody": { "required": true, "content": { "application/x-ndjson": { "schema": text() } } },
-            "responses": { "200": json_answer("Written", &several), "400": refused(), "409": refused(), "413": refused(),
-                "503": refused(), "504": refused(), "507": refused() },
+            "responses": { "200": json_answer("Written", &several), "207": json_answer("Written but for those in refused", &partly),
+                "400": refused(), "409": refused(), "413": refused(), "503": refused(), "504": refused(), "507": refused() },
         } },
         "/records": {
             "get": {

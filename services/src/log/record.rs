@@ -27,8 +27,36 @@ pub enum Level {
 
 /// The text is no level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("trace, debug, info, warn or error")]
+#[error("trace, debug, info, warn or error, nor a level of syslog, of another logger or of pino (10 to 99)")]
 pub struct NotALevel;
+
+/// Names of levels, in lower case, and the nearest of ours: those of syslog (RFC 5424, table 2, and its usual short forms), java.util.logging,
+/// .NET, Python, npm's winston, and the three letters of console formats.
+const NAMES: [(Level, &[&str]); 5] = [
+    (Level::Trace, &["trace", "trc", "trce", "finest", "finer", "silly"]),
+    (Level::Debug, &["debug", "dbg", "dbug", "fine", "config", "verbose"]),
+    (Level::Info, &["info", "inf", "information", "informational", "notice", "http", "log"]),
+    (Level::Warn, &["warn", "wrn", "warning"]),
+    (
+        Level::Error,
+        &[
+            "error",
+            "err",
+            "fail",
+            "severe",
+            "critical",
+            "crit",
+            "fatal",
+            "ftl",
+            "alert",
+            "emergency",
+            "emerg",
+            "panic",
+            "dpanic",
+            "pnc",
+        ],
+    ),
+];
 
 impl Level {
     const ALL: [Self; 5] = [Self::Trace, Self::Debug, Self::Info, Self::Warn, Self::Error];
@@ -42,6 +70,20 @@ impl Level {
             Self::Warn => "warn",
             Self::Error => "error",
         }
+    }
+
+    /// The level of a number of pino's and bunyan's: 10 is trace, 60 fatal, and one between two counts as the lower.
+    pub(super) fn from_pino(number: f64) -> Option<Self> {
+        if !(10.0..100.0).contains(&number) {
+            return None;
+        }
+        Some(
+            Self::ALL
+                .into_iter()
+                .rev()
+                .find(|level| number >= 10.0 * f64::from(*level as u8))
+                .unwrap_or_default(),
+        )
     }
 
     /// As it is stored. What is no level counts as information.
@@ -59,12 +101,12 @@ impl fmt::Display for Level {
 impl FromStr for Level {
     type Err = NotALevel;
 
+    /// Reads the name of a level in either case, ours or that of another logger, or a number of pino's.
     fn from_str(text: &str) -> Result<Self, NotALevel> {
-        // The one synonym that most loggers use.
-        if text.eq_ignore_ascii_case("warning") {
-            return Ok(Self::Warn);
-        }
-        Self::ALL.into_iter().find(|level| text.eq_ignore_ascii_case(level.name())).ok_or(NotALevel)
+        let text = text.trim();
+        let is_named = |names: &[&str]| names.iter().any(|name| text.eq_ignore_ascii_case(name));
+        let named = NAMES.into_iter().find(|(_, names)| is_named(names)).map(|(level, _)| level);
+        named.or_else(|| Self::from_pino(text.parse().ok()?)).ok_or(NotALevel)
     }
 }
 
@@ -195,10 +237,12 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_read_in_either_case() {
+    fn levels_are_read_in_either_case_and_under_the_names_of_others() {
         assert_eq!("WARN".parse(), Ok(Level::Warn));
         assert_eq!("Warning".parse(), Ok(Level::Warn));
-        assert_eq!("fatal".parse::<Level>(), Err(NotALevel));
+        assert_eq!("fatal".parse(), Ok(Level::Error));
+        assert_eq!("fatale".parse::<Level>(), Err(NotALevel));
+        assert!(Level::ALL.into_iter().all(|level| level.name().parse() == Ok(level)));
         assert!(Level::Error > Level::Info);
     }
 }

@@ -11,14 +11,14 @@
 use std::sync::Arc;
 
 use hearsay_protocol::journal::clock::HybridTime;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{
     KEPT, numbers,
     recent::Recent,
     record::{Level, Said, Stored},
 };
-use crate::journal::{FeedId, Projection, Recorded, Retention, Seq};
+use crate::journal::{EntryId, FeedId, Projection, Recorded, Retention, Seq};
 
 /// Raise it with every change of these tables or of what is put into them.
 const VERSION: u32 = 2;
@@ -304,6 +304,25 @@ fn show_first(db: &Connection, key: &str, record: i64) -> rusqlite::Result<()> {
         hide.execute(params![id, place > 0])?;
     }
     Ok(())
+}
+
+/// The record of an entry, as it was written; `None`: it is not here.
+pub(super) fn stored(db: &Connection, id: EntryId) -> rusqlite::Result<Option<Stored>> {
+    let mut find = db.prepare_cached(
+        "SELECT r.level, r.service, r.said, coalesce(r.raw, CAST(r.message AS BLOB)), r.node, r.posted
+         FROM log_records r JOIN log_feeds f ON f.id = r.feed WHERE f.writer = ?1 AND f.boot = ?2 AND r.seq = ?3",
+    )?;
+    let name = params![id.feed.writer.public_key(), sortable(id.feed.boot), signed(id.seq)];
+    let read = |row: &rusqlite::Row<'_>| {
+        let said = Said {
+            level: Level::from_number(row.get(0)?),
+            service: row.get(1)?,
+            time_ms: row.get::<_, Option<i64>>(2)?.map(i64::cast_unsigned),
+            message: row.get(3)?,
+        };
+        Ok(Stored { said, node: row.get(4)?, is_event: !row.get::<_, bool>(5)? })
+    };
+    find.query_row(name, read).optional()
 }
 
 /// Puts all rows up to this one into the full-text index.

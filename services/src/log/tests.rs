@@ -95,7 +95,7 @@ async fn a_record_is_answered_with_its_id_offset_and_level_and_listed_with_all_i
 }
 
 #[tokio::test]
-async fn several_records_are_answered_together_and_a_bad_line_stores_nothing() {
+async fn several_records_are_answered_together_and_a_bad_one_is_refused_alone() {
     let router = router();
     let body = "{\"message\":\"a\"}\n{\"message\":\"b\"}\n";
     let answer = post(&router, "/log", "application/x-ndjson", body).await;
@@ -104,10 +104,53 @@ async fn several_records_are_answered_together_and_a_bad_line_stores_nothing() {
     assert_eq!(answer.headers["hearsay-token"].to_str().unwrap().split(',').count(), 2);
     let array = post(&router, "/log", "application/json", r#"[{"message":"c"}]"#).await.json();
     assert_eq!(array["records"][0]["offset"], 2);
-    let refused = post(&router, "/log", "application/x-ndjson", "{\"message\":\"d\"}\n{}\n").await;
-    assert_eq!((refused.status.as_u16(), &refused.json()["line"]), (400, &json!(2)));
+    let body = "{\"message\":\"d\"}\n\n{}\n{\"message\":\"e\",\"level\":\"FATAL\"}\n";
+    let partly = post(&router, "/log", "application/x-ndjson", body).await;
+    let told = partly.json();
+    assert_eq!((partly.status.as_u16(), told["records"].as_array().unwrap().len()), (207, 2), "{told}");
+    let refused = json!([{ "record": 1, "line": 3, "field": "message", "detail": "message: is missing; expected a string" }]);
+    assert_eq!(told["refused"], refused);
+    assert_eq!(partly.headers["hearsay-token"].to_str().unwrap().split(',').count(), 2);
+    let none = post(&router, "/log", "application/x-ndjson", "\n{}\n{}\n").await;
+    assert_eq!((none.status.as_u16(), &none.json()["line"]), (400, &json!(2)));
+    assert_eq!(none.json()["refused"].as_array().unwrap().len(), 2);
     assert_eq!(post(&router, "/log", "text/plain", "").await.status, 400);
-    assert_eq!(messages(&all(&router, "").await.0), ["a", "b", "c"]);
+    assert_eq!(messages(&all(&router, "").await.0), ["a", "b", "c", "d", "e"]);
+    assert_eq!(get(&router, "/log?level=error").await.json()["records"][0]["message"], "e");
+}
+
+#[tokio::test]
+async fn what_is_refused_is_counted() {
+    let log = Log::default();
+    let router = log.router(host());
+    post(&router, "/log", "application/x-ndjson", "{\"message\":\"a\"}\n{}\n7\n").await;
+    post(&router, "/log", "application/json", "{}").await;
+    assert_eq!(log.metrics()[0].value, 3);
+}
+
+#[tokio::test]
+async fn a_retry_at_another_node_is_the_same_record() {
+    let node = |name: &str| Arc::new(MemoryHost::new(name).keeping(&Log::default()));
+    let (first, second) = (node("n1"), node("n2"));
+    let routers = [Log::default().router(first.clone()), Log::default().router(second.clone())];
+    let with_key = async |at: usize, content_type: &str, body: &'static str| {
+        let request =
+            Request::post("/log").header("idempotency-key", "k").header("content-type", content_type);
+        send(routers[at].clone(), request.body(Body::from(body)).unwrap()).await
+    };
+    let lines =
+        "{\"message\":\"x\"}\n{\"message\":\"y\",\"level\":\"warn\",\"service\":\"s\",\"time\":1795950000}";
+    let one = with_key(0, "text/plain", "a").await.json();
+    let many = with_key(0, "application/x-ndjson", lines).await.json();
+    // The first node's entries reach the second one, but for the last: then the first node died.
+    let entries = first.memory_journal(ROLE).unwrap().entries();
+    entries.iter().take(2).for_each(|entry| second.memory_journal(ROLE).unwrap().take(entry.clone()));
+    assert_eq!(with_key(1, "text/plain", "a").await.json()["id"], one["id"]);
+    let again = with_key(1, "application/x-ndjson", lines).await;
+    assert_eq!(again.status, 200, "{}", again.text());
+    assert_eq!(again.json()["records"][0]["id"], many["records"][0]["id"]);
+    assert_eq!(messages(&all(&routers[1], "").await.0), ["a", "x", "y"]);
+    assert_eq!(with_key(1, "text/plain", "b").await.status, 409);
 }
 
 #[tokio::test]

@@ -16,19 +16,19 @@ use serde_json::json;
 
 use super::{
     Desk,
-    input::{self, Input, Line},
+    append::{append_all, append_one},
+    incoming::{Line, TimeUnit},
+    input::{self, Batch, Input},
     numbers,
     record::{Level, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Said, Stored},
 };
 use crate::{
     Problem,
-    journal::{AppendError, Appended, EntryId, Journal, KEY_BYTES_MAX, Wanted, Write, read},
+    journal::{AppendError, Appended, EntryId, Journal, Wanted, Write, read},
     parameters::Parameters,
-    writing::{self, TOKEN, Wish, told},
+    writing::{TOKEN, Wish, told},
 };
 
-/// Records and their parts in a key: `/999`.
-const NUMBER_BYTES_MAX: usize = 4;
 /// Tokens in the answer to several records; a read takes as many.
 const TOKENS: usize = 16;
 
@@ -56,17 +56,37 @@ pub(super) async fn records(
     let parameters = Parameters::read(uri.query(), &["ack"])?;
     let wish = Wish::read(&headers, &parameters)?;
     let journal = desk.journal()?;
-    match Input::read(&headers, &body)? {
+    match Input::read(&headers, &body).inspect_err(|_| desk.count_refused(1))? {
         Input::One(said) => {
-            let appended = wish.write(journal.as_ref(), posted(&desk, said)).await?;
+            let appended = append_one(journal.as_ref(), wish, posted(&desk, said)).await?;
             let offset = look_up(&desk, journal.as_ref(), std::slice::from_ref(&appended)).await;
             Ok(told(&appended, Json(tell(&appended, offset.first().copied().flatten()))))
         }
-        Input::Many(said) => {
-            let bodies = said.into_iter().map(|said| posted(&desk, said)).collect();
-            let appended = append_all(journal.as_ref(), &wish, bodies).await?;
-            Ok(answer_many(&desk, journal.as_ref(), &appended, true).await)
+        Input::Many(batch) => {
+            write_many(&desk, journal.as_ref(), &wish, batch, |Line { said, .. }| posted(&desk, said)).await
         }
+    }
+}
+
+/// Writes what of a batch makes sense, and answers with what became of each record.
+async fn write_many(
+    desk: &Desk,
+    journal: &dyn Journal,
+    wish: &Wish,
+    batch: Batch,
+    stored: impl Fn(Line) -> Stored,
+) -> Result<Response, Problem> {
+    desk.count_refused(batch.refused.len());
+    let batch = batch.storable()?;
+    let refused = (!batch.refused.is_empty()).then(|| batch.refused_json());
+    let records: Vec<(usize, Stored)> =
+        batch.records.into_iter().map(|(place, line)| (place, stored(line))).collect();
+    // Events have no offset, and come alone.
+    let numbered = records.first().is_some_and(|(_, record)| !record.is_event);
+    match (append_all(journal, wish, records).await, refused) {
+        (Ok(appended), refused) => Ok(answer_many(desk, journal, &appended, numbered, refused).await),
+        (Err(problem), Some(refused)) => Err(problem.with("refused", refused)),
+        (Err(problem), None) => Err(problem),
     }
 }
 
@@ -91,13 +111,13 @@ pub(super) async fn events(
             "the body is empty; send a JSON object in each line",
         ));
     }
-    let lines = input::lines(&body)?;
-    let bodies = lines.into_iter().map(|Line { said, node }| {
+    // Nodes write milliseconds, also where their clock was never set.
+    let batch = input::lines(&body, TimeUnit::Milliseconds).inspect_err(|_| desk.count_refused(1))?;
+    let stored = |Line { said, node }| {
         let node = node.unwrap_or_else(|| desk.host.node().to_owned());
-        Stored { said, node, is_event: true }.into_body()
-    });
-    let appended = append_all(journal.as_ref(), &wish, bodies.collect()).await?;
-    Ok(answer_many(&desk, journal.as_ref(), &appended, false).await)
+        Stored { said, node, is_event: true }
+    };
+    write_many(&desk, journal.as_ref(), &wish, batch, stored).await
 }
 
 /// What `POST /records` takes.
@@ -133,61 +153,35 @@ pub(super) async fn numbered(
         return Err(input::too_long(message.len(), " (record.value)"));
     }
     let said = Said { level: Level::default(), service: None, time_ms: None, message };
-    let appended = wish.write(journal.as_ref(), posted(&desk, said)).await?;
+    let appended = append_one(journal.as_ref(), wish, posted(&desk, said)).await?;
     let offset = look_up(&desk, journal.as_ref(), std::slice::from_ref(&appended)).await;
     Ok(told(&appended, Json(json!({ "offset": offset.first().copied().flatten() }))))
 }
 
-fn posted(desk: &Desk, said: Said) -> Vec<u8> {
-    Stored { said, node: desk.host.node().to_owned(), is_event: false }.into_body()
+fn posted(desk: &Desk, said: Said) -> Stored {
+    Stored { said, node: desk.host.node().to_owned(), is_event: false }
 }
 
-/// Writes all of these. With a key, each has one of its own made of it, so that a repetition of all is the same writes, however many of
-/// them were done the first time.
-async fn append_all(
+/// `refused`: the list of the records that are not stored; 207 says that there are some.
+async fn answer_many(
+    desk: &Desk,
     journal: &dyn Journal,
-    wish: &Wish,
-    bodies: Vec<Vec<u8>>,
-) -> Result<Vec<Appended>, Problem> {
-    if wish.key.as_ref().is_some_and(|key| key.len() + NUMBER_BYTES_MAX > KEY_BYTES_MAX) {
-        let detail = format!(
-            "Idempotency-Key: for several records, at most {} bytes",
-            KEY_BYTES_MAX - NUMBER_BYTES_MAX
-        );
-        return Err(Problem::new(StatusCode::BAD_REQUEST, detail).with("header", "Idempotency-Key"));
-    }
-    let total = bodies.len();
-    let key = |number: usize| wish.key.as_ref().map(|key| format!("{key}/{number}"));
-    let writes =
-        bodies.into_iter().enumerate().map(|(number, body)| Write { key: key(number), body }).collect();
-    let mut appended = Vec::with_capacity(total);
-    let mut failed = None;
-    for answer in journal.append(writes, wish.wanted).await {
-        match answer {
-            Ok(done) => appended.push(done),
-            Err(error) => failed = failed.or(Some(error)),
-        }
-    }
-    match failed {
-        None => Ok(appended),
-        Some(error) => {
-            let stored = appended.len();
-            let detail = format!(
-                "{error}; {stored} of {total} records were stored: repeat all under an Idempotency-Key"
-            );
-            Err(Problem::new(writing::problem(&error).status(), detail).with("stored", stored))
-        }
-    }
-}
-
-async fn answer_many(desk: &Desk, journal: &dyn Journal, appended: &[Appended], numbered: bool) -> Response {
+    appended: &[Appended],
+    numbered: bool,
+    refused: Option<serde_json::Value>,
+) -> Response {
     let offsets = if numbered { look_up(desk, journal, appended).await } else { vec![None; appended.len()] };
     let records: Vec<Told> =
         appended.iter().zip(offsets).map(|(appended, offset)| tell(appended, offset)).collect();
-    let Some(weakest) = appended.iter().min_by_key(|appended| appended.level) else {
-        return Json(json!({ "records": records })).into_response();
+    let answer = match refused {
+        None => Json(json!({ "records": records })).into_response(),
+        Some(refused) => {
+            let told = json!({ "records": records, "refused": refused });
+            (StatusCode::MULTI_STATUS, Json(told)).into_response()
+        }
     };
-    let mut response = told(weakest, Json(json!({ "records": records })));
+    let Some(weakest) = appended.iter().min_by_key(|appended| appended.level) else { return answer };
+    let mut response = told(weakest, answer);
     // What follows one another is replicated together, so a few of them, the last among them, stand for all.
     let step = appended.len().div_ceil(TOKENS);
     let tokens: Vec<String> = appended.iter().rev().step_by(step).map(|a| a.id.to_string()).collect();

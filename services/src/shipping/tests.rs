@@ -109,6 +109,21 @@ async fn events_reach_a_log_node_with_their_own_time_and_node_and_without_an_off
 }
 
 #[tokio::test]
+async fn what_the_log_refuses_of_a_batch_is_counted_and_the_rest_arrives() {
+    let log = LogNode::start().await;
+    let ships = Ships::start(knowing(&log), None);
+    // A clock that was never set is no reason to refuse what a node says.
+    ships.outbox.put(Event { time: 5, ..event("early") });
+    ships.outbox.put(event(""));
+    ships.outbox.put(event("late"));
+    until("the good ones arrive", async || messages(log.router()).await == ["early", "late"]).await;
+    until("each is counted", async || {
+        (ships.count("events_shipped"), ships.count("events_refused")) == (2, 1)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_node_that_runs_the_log_writes_its_own_journal() {
     let host = Arc::new(MemoryHost::new("log1").keeping(&Log::default()));
     let ships = Ships::start(host.clone(), None);

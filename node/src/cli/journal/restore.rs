@@ -25,9 +25,9 @@ use crate::{
         answers::Members,
         client::Client,
         failure::Failure,
-        grades::providers::Providers,
         output::{Output, Tone},
         progress::Progress,
+        providers::{Post, Probe, Providers, Role},
     },
     config::Environment,
     journal::{Projections, Source},
@@ -170,9 +170,9 @@ async fn open_topics(
         }
         let tables = verified_tables(source, services, progress)?;
         let only = selected_ids(&options.only, restore.kind());
-        let probe = part_path(restore.as_ref(), true);
-        let answer = client.post(&probe, JSON, Bytes::from_static(b"{\"items\":[]}")).await?;
-        let providers = Providers::of(&name, client, &answer).await?;
+        let probe = Probe::Post(part_path(restore.as_ref(), true), "{\"items\":[]}");
+        let role = Role { name: name.clone().into(), probe, keeps: "journal of this topic" };
+        let providers = Providers::find(role, client).await?;
         topics.push(Topic { name, file: database.path, tables, restore, providers, only });
     }
     check_selection(options, &topics)?;
@@ -317,7 +317,11 @@ async fn send_items(
         rest = behind;
         let bodies: Vec<&Value> = part.iter().map(|item| &item.body).collect();
         let body = Bytes::from(json!({ "items": bodies }).to_string());
-        let report: Report = topic.providers.post(&path, JSON, &body).await?.json()?;
+        let report: Report = topic
+            .providers
+            .post(Post { path: &path, content_type: JSON, key: None, body: &body })
+            .await?
+            .json()?;
         outcome.add(&topic.name, report, list_max);
     }
     Ok(())

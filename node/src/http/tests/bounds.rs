@@ -53,6 +53,31 @@ async fn a_body_over_the_limit_is_413_announced_or_not() {
 }
 
 #[tokio::test]
+async fn a_body_with_a_coding_is_decoded_within_the_limit_and_an_unknown_coding_is_told_what_is_known() {
+    use std::io::Write as _;
+    let gzip = |body: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(body).unwrap();
+        encoder.finish().unwrap()
+    };
+    let server = Server::with(limited(|l| l.body_bytes = 1000)).await;
+    let post = async |coding: &str, body: Vec<u8>| {
+        let coding = format!("content-encoding: {coding}");
+        server.send("POST /students", &["content-type: application/json", &coding], body).await
+    };
+    let ada = br#"{"firstName":"Ada","lastName":"Lovelace"}"#;
+    assert_eq!(post("gzip", gzip(ada)).await.status, 201);
+    assert_eq!(post("zstd", zstd::stream::encode_all(&ada[..], 3).unwrap()).await.status, 201);
+    let large = [&ada[..], &[b' '; 1000]].concat();
+    assert!(post("gzip", gzip(&large)).await.problem(413).contains("1000 bytes"));
+    assert!(post("gzip", ada.to_vec()).await.problem(400).contains("Content-Encoding"));
+    let reply = post("br", ada.to_vec()).await;
+    assert!(reply.problem(415).contains("gzip, zstd"));
+    assert_eq!(reply.header("accept-encoding"), "gzip, zstd");
+    assert_eq!(server.metrics.http.refused_count("content_encoding"), 2);
+}
+
+#[tokio::test]
 async fn a_body_that_never_ends_is_408() {
     let server = Server::with(limited(|l| l.body = Duration::from_millis(50))).await;
     let headers = ["content-type: application/json", "content-length: 5"];

@@ -328,3 +328,42 @@ async fn two_plugins_that_claim_one_prefix_stop_the_start() {
     let error = hearsay_services::prefixes::check(&twice).unwrap_err().to_string();
     assert!(error.contains("log and log") && error.contains("/log"), "{error}");
 }
+
+#[tokio::test]
+async fn a_slash_at_the_end_of_a_path_changes_nothing() {
+    let roles = &["grading", "log", "portal", "visits"];
+    let server = Server::with(Setup { roles, ..Setup::default() }).await;
+    let document = server.get("/openapi.json").await.json();
+    let mut asked = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let is_stream = item["get"]["responses"]["200"]["content"]["text/event-stream"].is_object();
+        if item["get"].is_null() || is_stream || path == "/" {
+            continue;
+        }
+        let path = path.replace("{name}", "grading").replace("{subject}", "n1").replace(['{', '}'], "");
+        let (with, without) = (server.get(&format!("{path}/")).await, server.get(&path).await);
+        let of = |reply: &Reply| (reply.status, reply.header("content-type").to_owned());
+        assert_eq!(of(&with), of(&without), "{path}/");
+        asked.push(path);
+    }
+    for path in [
+        "/students",
+        "/students/id",
+        "/students/export",
+        "/portal",
+        "/portal/log",
+        "/log",
+        "/records",
+        "/visits",
+        "/services",
+        "/ui",
+    ] {
+        assert!(asked.iter().any(|asked| asked == path), "{path} is not among {asked:?}");
+    }
+    let json = "content-type: application/json";
+    let student = r#"{"firstName":"Ada","lastName":"Lovelace"}"#;
+    assert_eq!(server.send("POST /students/", &[json], student).await.status, 201);
+    assert_eq!(server.get("/students/?q=Lovelace").await.json().as_array().unwrap().len(), 1);
+    assert!(server.get("/nowhere/").await.problem(404).contains("/nowhere"));
+    server.send("POST /members/", &[json], "{}").await.problem(405);
+}
