@@ -10,16 +10,21 @@
 //! - The last [`HISTORY_MAX`] changes are kept, so that a watcher that was away for a moment resumes where it was; who was away for
 //!   longer gets a snapshot. The same holds for the explanations behind `/why`.
 
+mod addresses;
 mod explanations;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
 use crate::{Incarnation, NodeId, Time, Version, record::Instance};
+use addresses::Vantage;
+pub use addresses::{ADDRESSES_META, AddressLimit, Subnet};
 use explanations::{Explanations, Subject};
 
 /// Changes kept for watchers that resume. Guess: at ten changes a second, seven minutes.
@@ -115,6 +120,33 @@ pub struct Provider {
     pub zone: Option<String>,
     /// What it offers and where.
     pub instance: Arc<Instance>,
+    /// Its addresses, `host:port`, in the order in which this node's host should try them. A role has all
+    /// addresses of its node.
+    pub addresses: Vec<String>,
+}
+
+impl Provider {
+    /// The origins to try, best first; at least one.
+    pub fn urls(&self) -> Vec<Cow<'_, str>> {
+        if self.addresses.len() < 2 {
+            return vec![Cow::Borrowed(&self.instance.url)];
+        }
+        self.addresses.iter().map(|address| Cow::Owned(format!("http://{address}"))).collect()
+    }
+
+    /// The origin to try first.
+    pub fn url(&self) -> Cow<'_, str> {
+        match self.addresses.first().filter(|_| self.addresses.len() > 1) {
+            Some(best) => Cow::Owned(format!("http://{best}")),
+            None => Cow::Borrowed(&self.instance.url),
+        }
+    }
+
+    /// The host to try first, without its port.
+    pub fn host(&self) -> &str {
+        let best = self.addresses.first().and_then(|address| address.rsplit_once(':'));
+        best.map_or(&self.instance.address, |(host, _)| host.trim_matches(['[', ']']))
+    }
 }
 
 /// What the core says to the table.
@@ -207,6 +239,8 @@ pub struct ProviderTable {
     pruned: Index,
     explanations: Explanations,
     root_hash: [u8; 16],
+    /// What orders addresses.
+    vantage: Vantage,
 }
 
 impl ProviderTable {
@@ -224,6 +258,7 @@ impl ProviderTable {
             pruned: start,
             explanations: Explanations::default(),
             root_hash: [0; 16],
+            vantage: Vantage::default(),
         }
     }
 
@@ -235,6 +270,7 @@ impl ProviderTable {
                 if self.members.remove(&id).is_some() {
                     self.withdraw_all(now, id);
                     self.explanations.forget(&Subject::Member(id));
+                    self.vantage.forget(id);
                     self.members_touched = self.tick();
                 }
             }
@@ -257,7 +293,10 @@ impl ProviderTable {
         let before = self.members.get(&id);
         member.rtt = member.rtt.or(before.and_then(|m| m.rtt));
         let was_listed = before.is_some_and(|m| m.state.is_present());
-        let listed_otherwise = before.is_some_and(|m| m.name != member.name || m.zone != member.zone);
+        let listed_otherwise = before.is_some_and(|m| {
+            (&m.name, &m.zone, &m.addresses, &m.http, &m.roles)
+                != (&member.name, &member.zone, &member.addresses, &member.http, &member.roles)
+        });
         let present = member.state.is_present();
         self.members.insert(id, member);
         self.members_touched = self.tick();
@@ -298,6 +337,7 @@ impl ProviderTable {
             node_id: node,
             node: member.name.clone(),
             zone: member.zone.clone(),
+            addresses: self.vantage.order(&instance, member),
             instance,
         });
         let before =
@@ -326,6 +366,40 @@ impl ProviderTable {
         self.record(service, ServiceChange::Removed(provider));
         let line = Explanation::Removed(service.to_owned(), id.to_owned());
         self.explain(now, Subject::Service(service.to_owned()), node, line);
+    }
+
+    /// A connection to this node was opened to or from this address.
+    pub fn set_connected(&mut self, node: NodeId, ip: IpAddr) {
+        if self.vantage.connect(node, ip, |known| self.members.contains_key(known)) {
+            self.reorder(Some(node));
+        }
+    }
+
+    /// The subnets of this host are these now.
+    pub fn set_subnets(&mut self, subnets: Vec<Subnet>) {
+        if self.vantage.set_subnets(subnets) {
+            self.reorder(None);
+        }
+    }
+
+    /// Orders the addresses of what is listed again: of one node, or of all. A reader sees a new order as a
+    /// change; `/why` does not tell of it, since nothing happened to the instance.
+    fn reorder(&mut self, only: Option<NodeId>) {
+        let mut changed = Vec::new();
+        for provider in self.listed.values_mut().flat_map(BTreeMap::values_mut) {
+            let Some(member) = self.members.get(&provider.node_id) else { continue };
+            if only.is_some_and(|only| only != provider.node_id) {
+                continue;
+            }
+            let addresses = self.vantage.order(&provider.instance, member);
+            if addresses != provider.addresses {
+                *provider = Arc::new(Provider { addresses, ..(**provider).clone() });
+                changed.push(Arc::clone(provider));
+            }
+        }
+        for provider in changed {
+            self.record(&provider.instance.service.clone(), ServiceChange::Changed(provider));
+        }
     }
 
     /// What this node offers, by id.
@@ -514,6 +588,31 @@ mod tests {
         assert_eq!(t.providers("web").map(|p| p.id.as_str()).collect::<Vec<_>>(), ["b"]);
         t.apply(Time::ZERO, member(1, Alive));
         assert_eq!(t.providers("web").count(), 2);
+    }
+
+    #[test]
+    fn a_connection_and_a_new_subnet_reorder_addresses_and_a_reader_is_told() {
+        let Change::Member(mut of_role) = member(1, MemberState::Alive) else { unreachable!() };
+        let id = of_role.id;
+        of_role.http = Some("10.0.0.1:80".into());
+        of_role.roles = vec!["web".into()];
+        of_role.addresses = ["/ip4/10.0.0.1/tcp/1", "/ip4/10.1.0.1/tcp/1"].map(str::to_owned).into();
+        let mut t = table([Change::Member(of_role.clone()), instance(1, "a", "web")]);
+        let first =
+            |t: &ProviderTable| t.providers("web").next().map(|p| (p.url().into_owned(), p.addresses.len()));
+        assert_eq!(first(&t), Some(("http://10.0.0.1:80".into(), 2)));
+        let index = t.index();
+        t.set_connected(id, "10.1.0.1".parse().unwrap());
+        assert_eq!(first(&t), Some(("http://10.1.0.1:80".into(), 2)));
+        assert_eq!(t.changes_after(index).unwrap().count(), 1);
+        t.set_connected(id, "10.1.0.1".parse().unwrap());
+        t.set_subnets(vec![Subnet { address: "10.1.0.9".parse().unwrap(), prefix: 16 }]);
+        assert_eq!(t.changes_after(index).unwrap().count(), 1, "no other order, no change");
+        let lines = t.why_service("web").count();
+        of_role.addresses.truncate(1);
+        t.apply(Time::ZERO, Change::Member(of_role));
+        assert_eq!(first(&t), Some(("http://10.0.0.1:80".into(), 1)), "the header has lost the other one");
+        assert_eq!(lines, 1, "a new order is nothing that happened to the instance");
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod batch;
 pub mod body;
 pub mod budget;
 pub mod choose;
+pub mod connect;
 pub mod counters;
 pub mod driven;
 #[cfg(test)]

@@ -49,11 +49,30 @@ impl Table {
     }
 
     pub(crate) fn offer_as(&self, service: &str, id: &str, url: &str, tags: &[&str], health: Health) {
+        self.list(service, id, url, tags, health, vec![]);
+    }
+
+    /// Lists an instance that has several addresses, and states the first.
+    pub(crate) fn offer_at(&self, service: &str, id: &str, addresses: &[SocketAddr]) {
+        let all = addresses.iter().map(SocketAddr::to_string).collect();
+        self.list(service, id, &format!("http://{}", addresses[0]), &[], Health::Passing, all);
+    }
+
+    fn list(
+        &self,
+        service: &str,
+        id: &str,
+        url: &str,
+        tags: &[&str],
+        health: Health,
+        addresses: Vec<String>,
+    ) {
         let provider = Provider {
             id: id.to_owned(),
             node_id: self.node_id(),
             node: "n1".to_owned(),
             zone: None,
+            addresses,
             instance: Arc::new(Instance {
                 service: service.to_owned(),
                 address: String::new(),
