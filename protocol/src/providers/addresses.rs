@@ -160,10 +160,15 @@ fn is_role(instance: &Instance, member: &Member, stated: &str) -> bool {
 /// The host of a multiaddr such as `/ip4/10.0.0.1/tcp/7600`.
 fn host_of(multiaddr: &str) -> Option<&str> {
     let mut parts = multiaddr.strip_prefix('/')?.split('/');
-    match parts.next()? {
-        "ip4" | "ip6" | "dns" | "dns4" | "dns6" => parts.next().filter(|host| !host.is_empty()),
-        _ => None,
-    }
+    let (kind, host) = (parts.next()?, parts.next()?);
+    // What a peer wrote becomes a part of URLs: only what is a host there is taken.
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_host = match kind {
+        "ip4" | "ip6" => host.parse::<IpAddr>().is_ok(),
+        "dns" | "dns4" | "dns6" => !host.is_empty() && host.chars().all(is_name),
+        _ => false,
+    };
+    is_host.then_some(host)
 }
 
 /// Whether nothing can be connected to at this address from another host: an IPv6 link-local one means
@@ -280,6 +285,9 @@ mod tests {
     fn addresses_that_lead_nowhere_are_left_out() {
         let mut member = laptop();
         member.addresses = [
+            "/dns/a@10.0.0.9/tcp/1",
+            "/dns/a:1/tcp/1",
+            "/ip4/example/tcp/1",
             "/ip6/fe80::1/tcp/7600",
             "/ip4/0.0.0.0/tcp/1",
             "/unix/x",
