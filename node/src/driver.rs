@@ -31,12 +31,12 @@ use libp2p::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    events,
+    events, interfaces,
     journal::Journals,
     logging,
     metrics::Metrics,
     presentation::{self, Presentation},
-    swarm::{self, Behaviour, BehaviourEvent, node_of, peer_of},
+    swarm::{self, Behaviour, BehaviourEvent, Family, node_of, peer_of},
     view::View,
 };
 use dial::Dials;
@@ -68,6 +68,8 @@ struct First {
     dialled: bool,
     /// This end of it, where it is known: of a dial it is not.
     here: Option<Multiaddr>,
+    /// The other end, as this machine sees it.
+    there: Multiaddr,
     /// Which process the peer is, once it has said so. A peer that restarted is another, and so is a second one under its key.
     process: Option<String>,
 }
@@ -285,14 +287,18 @@ impl Driver {
     /// Few of a large cluster speak mDNS, and nobody listens to a flood of it.
     fn keep_mdns(&mut self) {
         let mdns = self.mdns_wanted && self.core.speaks_mdns();
-        let announced = self.swarm.behaviour().mdns.as_ref().map_or(0, |mdns| mdns.discovered_nodes().len());
-        let flooded = announced > ANNOUNCED_MAX;
+        let behaviour = self.swarm.behaviour();
+        let announced = [&behaviour.mdns, &behaviour.mdns6]
+            .map(|mdns| mdns.as_ref().map_or(0, |mdns| mdns.discovered_nodes().len()));
+        let flooded = announced.into_iter().any(|announced| announced > ANNOUNCED_MAX);
         if mdns != self.mdns_on || flooded {
             self.mdns_on = mdns;
             self.mdns_floods += u64::from(flooded);
             let id = *self.swarm.local_peer_id();
             let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
-            self.swarm.behaviour_mut().mdns = swarm::speak_mdns(mdns, id, &listening);
+            let behaviour = self.swarm.behaviour_mut();
+            behaviour.mdns = swarm::speak_mdns(mdns, Family::Ipv4, id, &listening);
+            behaviour.mdns6 = swarm::speak_mdns(mdns, Family::Ipv6, id, &listening);
         }
     }
 
@@ -347,12 +353,17 @@ impl Driver {
             return;
         };
         let dialled = endpoint.is_dialer();
+        let there = endpoint.get_remote_address();
+        if let Some(ip) = presentation::ip_of(there) {
+            self.view.set_connected(node, ip);
+        }
         if connections == 1 {
             let here = match endpoint {
                 ConnectedPoint::Listener { local_addr, .. } => Some(local_addr.clone()),
                 ConnectedPoint::Dialer { .. } => None,
             };
-            self.connected.insert(peer, First { since: Instant::now(), dialled, here, process: None });
+            let there = there.clone();
+            self.connected.insert(peer, First { since: Instant::now(), dialled, here, there, process: None });
             self.tell_neighbourhood();
             self.replication.journals.connected(node, true);
             return self.feed(Input::Connected(node));
@@ -381,12 +392,17 @@ impl Driver {
     }
 
     /// This machine has lost an address, and with it the connections from there, which TCP would not notice for minutes. Of those this
-    /// node dialled nobody knows from where: they are made anew as well, which costs a round trip.
+    /// node dialled nobody knows from where: those of the same family are made anew as well, which costs a
+    /// round trip.
     fn part_from(&mut self, address: &Multiaddr) {
         if swarm::is_loopback(address) || presentation::is_link_local(address) {
             return;
         }
-        let gone = |first: &First| first.here.as_ref().is_none_or(|here| here == address);
+        let family = |address: &Multiaddr| presentation::ip_of(address).map(|ip| ip.is_ipv6());
+        let gone = |first: &First| match &first.here {
+            Some(here) => here == address,
+            None => family(&first.there) == family(address),
+        };
         let lost: Vec<PeerId> =
             self.connected.iter().filter(|(_, first)| gone(first)).map(|(peer, _)| *peer).collect();
         for peer in lost {
@@ -405,7 +421,8 @@ impl Driver {
     /// The interfaces changed: say so in the header and in every instance.
     fn present_addresses(&mut self) {
         let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
-        for command in self.presentation.at(&listening) {
+        self.view.set_subnets(interfaces::subnets());
+        for command in self.presentation.at(&listening, &interfaces::addresses()) {
             self.feed(Input::Command(command));
         }
     }
@@ -427,15 +444,24 @@ impl Driver {
                     self.on_identified(peer_id, &info.agent_version);
                 }
             }
-            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
-                for (peer, address) in found {
-                    if let Some(node) = node_of(peer) {
-                        self.feed(Input::Hint(Some(node), address.to_string()));
-                    }
-                }
-            }
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found))
+            | BehaviourEvent::Mdns6(mdns::Event::Discovered(found)) => self.on_discovered(found),
             // Expired mDNS records never mean death.
-            BehaviourEvent::Mdns(mdns::Event::Expired(_)) | BehaviourEvent::Identify(_) => (),
+            BehaviourEvent::Mdns(mdns::Event::Expired(_))
+            | BehaviourEvent::Mdns6(mdns::Event::Expired(_))
+            | BehaviourEvent::Identify(_) => (),
+        }
+    }
+
+    /// Nodes that multicast announced.
+    fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
+        for (peer, address) in found {
+            // An IPv6 link-local address cannot be dialled: it does not say by which interface.
+            let is_useless = presentation::ip_of(&address).is_some_and(|ip| ip.is_ipv6())
+                && presentation::is_link_local(&address);
+            if let Some(node) = node_of(peer).filter(|_| !is_useless) {
+                self.feed(Input::Hint(Some(node), address.to_string()));
+            }
         }
     }
 

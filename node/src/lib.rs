@@ -9,6 +9,7 @@ pub mod driver;
 pub mod escape;
 pub mod events;
 pub mod http;
+pub mod interfaces;
 pub mod journal;
 pub mod logging;
 mod memory;

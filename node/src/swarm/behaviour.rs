@@ -25,6 +25,8 @@ pub struct Behaviour {
     pub pulse: super::pulse::Behaviour,
     /// Tells nodes of other clusters apart.
     pub identify: identify::Behaviour,
-    /// Multicast.
+    /// Multicast over IPv4.
     pub mdns: Toggle<mdns::tokio::Behaviour>,
+    /// Multicast over IPv6: one behaviour speaks one family.
+    pub mdns6: Toggle<mdns::tokio::Behaviour>,
 }
