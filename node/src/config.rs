@@ -272,14 +272,11 @@ impl Config {
 
     /// A mapped swarm port whose host's HTTP port is probably mapped as well.
     fn unmapped_http(&self) -> Option<String> {
-        let is_mapped = |advertise: &&Advertise| match (advertise, self.swarm) {
-            (Advertise::Host(_, Some(port)) | Advertise::Interface(_, Some(port)), Listen::Exactly(at)) => {
-                *port != at.port()
+        let (Listen::Exactly(own) | Listen::Ladder(own)) = self.swarm;
+        let is_mapped = |advertise: &&Advertise| match advertise {
+            Advertise::Host(_, port) | Advertise::Interface(_, port) => {
+                port.is_some_and(|port| port != own.port())
             }
-            (Advertise::Host(_, Some(port)) | Advertise::Interface(_, Some(port)), Listen::Ladder(from)) => {
-                *port != from.port()
-            }
-            (Advertise::Host(_, None) | Advertise::Interface(_, None), _) => false,
         };
         let mapped = self.advertise.iter().find(is_mapped).filter(|_| self.advertise_http.is_none())?;
         Some(format!(

@@ -4,6 +4,7 @@
 //! at answering pings. Nothing here concludes anything.
 
 mod dial;
+mod multicast;
 mod order;
 mod replicas;
 
@@ -36,7 +37,7 @@ use crate::{
     logging,
     metrics::Metrics,
     presentation::{self, Presentation},
-    swarm::{self, Behaviour, BehaviourEvent, Family, node_of, peer_of},
+    swarm::{self, Behaviour, BehaviourEvent, node_of, peer_of},
     view::View,
 };
 use dial::Dials;
@@ -55,8 +56,6 @@ const BLOCK_FOR: Duration = Duration::from_secs(60);
 const BLOCKED_MAX: usize = 1024;
 /// How often counters are copied for `/metrics`, and what is slow to change is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// Nodes that mDNS may have heard of. It keeps them for as long as whoever announced them said, and looks at all of them each time.
-const ANNOUNCED_MAX: usize = 1024;
 /// How long a goodbye waits for the neighbours to have it.
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
 
@@ -284,24 +283,6 @@ impl Driver {
         ]);
     }
 
-    /// Few of a large cluster speak mDNS, and nobody listens to a flood of it.
-    fn keep_mdns(&mut self) {
-        let mdns = self.mdns_wanted && self.core.speaks_mdns();
-        let behaviour = self.swarm.behaviour();
-        let announced = [&behaviour.mdns, &behaviour.mdns6]
-            .map(|mdns| mdns.as_ref().map_or(0, |mdns| mdns.discovered_nodes().len()));
-        let flooded = announced.into_iter().any(|announced| announced > ANNOUNCED_MAX);
-        if mdns != self.mdns_on || flooded {
-            self.mdns_on = mdns;
-            self.mdns_floods += u64::from(flooded);
-            let id = *self.swarm.local_peer_id();
-            let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
-            let behaviour = self.swarm.behaviour_mut();
-            behaviour.mdns = swarm::speak_mdns(mdns, Family::Ipv4, id, &listening);
-            behaviour.mdns6 = swarm::speak_mdns(mdns, Family::Ipv6, id, &listening);
-        }
-    }
-
     /// Whether everybody nearby knows that this node leaves.
     fn conclude_farewell(&mut self) {
         if let Some((done, until)) = self.farewell.take() {
@@ -450,18 +431,6 @@ impl Driver {
             BehaviourEvent::Mdns(mdns::Event::Expired(_))
             | BehaviourEvent::Mdns6(mdns::Event::Expired(_))
             | BehaviourEvent::Identify(_) => (),
-        }
-    }
-
-    /// Nodes that multicast announced.
-    fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
-        for (peer, address) in found {
-            // An IPv6 link-local address cannot be dialled: it does not say by which interface.
-            let is_useless = presentation::ip_of(&address).is_some_and(|ip| ip.is_ipv6())
-                && presentation::is_link_local(&address);
-            if let Some(node) = node_of(peer).filter(|_| !is_useless) {
-                self.feed(Input::Hint(Some(node), address.to_string()));
-            }
         }
     }
 

@@ -60,6 +60,9 @@ fn a_laptop_in_a_vpn_is_reached_over_the_lan() {
             instance["url"] == format!("http://{lan}")
                 && addresses(&instance)[..2] == [lan.as_str(), "10.88.0.5:7500"]
         });
+        let members = lab.get(reader, "/members").unwrap_or_default()["members"].clone();
+        let https: Vec<_> = members.as_array().into_iter().flatten().map(|m| m["http"].as_str()).collect();
+        assert!(https.contains(&Some(&*lan)), "{https:?}");
         let own = grading(lab, book).unwrap();
         assert_eq!(own["url"], "http://10.88.0.5:7500", "on its own host the stated address is as good");
         all_ways_lead_to_the_book(lab, &desk, reader);

@@ -73,7 +73,7 @@ fn take(site: &Site) -> Taken {
         Taken {
             index: table.index().0,
             root_hash: table.root_hash(),
-            members: table.members().cloned().collect(),
+            members: table.members_from_here().collect(),
             providers: table.services().flat_map(|s| table.providers(s)).take(ROWS_MAX).cloned().collect(),
             providers_len: table.providers_len(),
             health,

@@ -119,6 +119,22 @@ impl Vantage {
         hosts.into_iter().map(|host| authority(host, instance.port)).collect()
     }
 
+    /// The address of a member's HTTP to try first. Where the stated one is none of the header's, it is mapped or
+    /// bound, and the only one.
+    pub(super) fn http(&self, member: &Member) -> Option<String> {
+        let stated = member.http.as_deref()?;
+        let best = stated.rsplit_once(':').and_then(|(host, port)| {
+            let host = host.trim_matches(['[', ']']);
+            let hosts: Vec<&str> = member.addresses.iter().filter_map(|address| host_of(address)).collect();
+            if !hosts.contains(&host) {
+                return None;
+            }
+            let all = std::iter::once(host).chain(hosts).filter(|host| !is_unreachable(host));
+            Some(authority(all.min_by_key(|host| self.rank(member.id, host))?, port.parse().ok()?))
+        });
+        Some(best.unwrap_or_else(|| stated.to_owned()))
+    }
+
     fn rank(&self, node: NodeId, host: &str) -> Rank {
         let Ok(ip) = host.parse::<IpAddr>() else { return Rank::Elsewhere };
         if self.connected.get(&node) == Some(&ip) {
@@ -279,6 +295,17 @@ mod tests {
         assert_eq!(order(&limited(AddressLimit::Stated.as_str())), [TUNNEL]);
         assert_eq!(order(&limited(AddressLimit::Ipv4.as_str())), [LAN, TUNNEL]);
         assert_eq!(order(&limited("of a newer version")), [TUNNEL]);
+    }
+
+    #[test]
+    fn a_members_http_is_at_the_address_that_the_reader_reaches() {
+        let http =
+            |http: &str| on(&[("10.77.0.2", 16)]).http(&Member { http: Some(http.into()), ..laptop() });
+        assert_eq!(http(TUNNEL).as_deref(), Some(LAN));
+        assert_eq!(http(LAN6).as_deref(), Some(LAN));
+        assert_eq!(http("203.0.113.7:17500").as_deref(), Some("203.0.113.7:17500"), "a mapped port");
+        assert_eq!(http("no port").as_deref(), Some("no port"));
+        assert_eq!(on(&[]).http(&Member { http: None, ..laptop() }), None);
     }
 
     #[test]
