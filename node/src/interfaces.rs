@@ -50,11 +50,10 @@ pub fn addresses() -> Vec<InterfaceAddress> {
     addresses.collect()
 }
 
-/// The names of all interfaces, with or without an address, but loopback.
+/// The names of all interfaces, with or without an address.
 pub fn names() -> BTreeSet<String> {
     let Ok(entries) = getifaddrs() else { return BTreeSet::new() };
-    let others = entries.filter(|entry| !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK));
-    others.map(|entry| entry.interface_name).collect()
+    entries.map(|entry| entry.interface_name).collect()
 }
 
 /// The subnets that this host is on, without loopback and link-local ones.
