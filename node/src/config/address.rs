@@ -134,7 +134,7 @@ impl Advertise {
             return Ok(Self::Interface(name.to_owned(), Some(parse_port(port)?)));
         }
         let (host, port) = host_and_port(text).map_err(|problem| {
-            format!("{problem}, nor a network interface of this machine; those are {}", listed(interfaces))
+            format!("{problem}; the network interfaces of this machine are: {}", listed(interfaces))
         })?;
         Ok(Self::Host(host.usable_by_others()?, port))
     }
