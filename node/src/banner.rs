@@ -1,14 +1,10 @@
 //! What a node prints when it starts: a few lines that a person can read, and click.
 
-use std::{
-    fmt::Write as _,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::{fmt::Write as _, net::SocketAddr, path::PathBuf};
 
 use hearsay_protocol::NodeId;
 
-use crate::escape::escaped;
+use crate::{escape::escaped, interfaces::reachable_here};
 
 /// What is worth knowing of a node that has just started.
 #[derive(Clone, Debug)]
@@ -58,7 +54,7 @@ impl Banner {
             "roles",
             &if self.roles.is_empty() { "none: a plain agent".into() } else { self.roles.join(", ") },
         );
-        let origin = format!("http://{}", clickable(self.http));
+        let origin = format!("http://{}", reachable_here(self.http));
         line("services", &format!("{origin}/services"));
         let portal = if self.roles.iter().any(|role| role == "portal") {
             format!("{origin}/portal ")
@@ -71,7 +67,7 @@ impl Banner {
             line("reachable", &elsewhere.join(" "));
         }
         if let Some(gateway) = self.gateway {
-            line("gateway", &format!("http://{}", clickable(gateway)));
+            line("gateway", &format!("http://{}", reachable_here(gateway)));
         }
         if let Some(dns) = self.dns {
             line("dns", &dns.to_string());
@@ -100,16 +96,6 @@ impl Banner {
         ways.extend(self.join.iter().map(|join| format!("--join {join}")));
         ways
     }
-}
-
-/// An address that a browser on this machine can open: "every interface" is none, but loopback is one of them.
-fn clickable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod reload;
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     path::{Path, PathBuf},
     str::FromStr,
@@ -22,11 +22,13 @@ use hearsay_protocol::{
 };
 use hearsay_services::{journal::Retention, log};
 
-pub use address::{Host, Join, LADDER_RUNGS, Listen};
+pub(crate) use address::listed;
+pub use address::{Advertise, Host, HostPort, Join, LADDER_RUNGS, Listen};
 pub use options::{Environment, Options};
 
 use crate::{
     admission::{AdmissionError, ClusterKey, read_allowed},
+    interfaces,
     storage::DataDir,
 };
 
@@ -38,6 +40,10 @@ pub const SWARM_PORT: u16 = 7600;
 pub const GATEWAY_PORT: u16 = 8080;
 /// The first rung of the DNS ladder.
 pub const DNS_PORT: u16 = 7553;
+/// Every address of the machine, of both families.
+const EVERY_ADDRESS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+/// This machine alone.
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The longest name that still is a DNS label (RFC 1035, section 2.3.4).
 const DNS_LABEL_MAX: usize = 63;
 /// The name of the credential that is the cluster's key.
@@ -143,8 +149,11 @@ pub struct Config {
     pub gateway: Listen,
     /// Where to answer DNS.
     pub dns: Listen,
-    /// What to tell others in place of the interfaces' addresses; the first is the one in URLs.
-    pub advertise: Vec<Host>,
+    /// Where others reach the swarm, in place of the interfaces' addresses; the host of the first is the one
+    /// in URLs.
+    pub advertise: Vec<Advertise>,
+    /// Where others reach HTTP, in place of what follows from `advertise` and the interfaces.
+    pub advertise_http: Option<HostPort>,
     /// Whom to dial until somebody answers, and again whenever alone.
     pub join: Vec<Join>,
     /// Whether to look for others by multicast.
@@ -201,7 +210,7 @@ impl Config {
         config.source = source;
         let idle = config.idle_options();
         config.warnings.extend(idle.map(|option| format!("--{option} has no effect in this version")));
-        if is_given(config.gateway, Ipv4Addr::UNSPECIFIED, GATEWAY_PORT)
+        if is_given(config.gateway, EVERY_ADDRESS, GATEWAY_PORT)
             && !config.roles.iter().any(|role| role == "gateway")
         {
             config.warnings.push("--gateway has no effect without --role gateway".into());
@@ -211,6 +220,7 @@ impl Config {
                 .warnings
                 .push("--log-max-age and --log-max-bytes have no effect without --role log".into());
         }
+        config.warnings.extend(config.unmapped_http());
         let unknown = environment.unknown();
         config
             .warnings
@@ -236,11 +246,12 @@ impl Config {
             roles: check_roles(options.role, roles)?,
             name: named("name", options.name)?,
             cluster: named("cluster", options.cluster)?.unwrap_or_else(|| "default".into()),
-            http: listen("http", options.http, Ipv4Addr::UNSPECIFIED, HTTP_PORT)?,
-            swarm: listen("swarm", options.swarm, Ipv4Addr::UNSPECIFIED, SWARM_PORT)?,
-            gateway: listen("gateway", options.gateway, Ipv4Addr::UNSPECIFIED, GATEWAY_PORT)?,
-            dns: listen("dns", options.dns, Ipv4Addr::LOCALHOST, DNS_PORT)?,
+            http: listen("http", options.http, EVERY_ADDRESS, HTTP_PORT)?,
+            swarm: listen("swarm", options.swarm, EVERY_ADDRESS, SWARM_PORT)?,
+            gateway: listen("gateway", options.gateway, EVERY_ADDRESS, GATEWAY_PORT)?,
+            dns: listen("dns", options.dns, LOOPBACK, DNS_PORT)?,
             advertise: advertised(&options.advertise)?,
+            advertise_http: advertised_http(options.advertise_http)?,
             join: parse_all("join", &options.join)?,
             mdns: !options.no_mdns.unwrap_or(false),
             cluster_key,
@@ -266,8 +277,23 @@ impl Config {
 
     /// Options that were given and belong to what is not built yet. They are checked, so that a file that is right stays right.
     fn idle_options(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let idle = [("dns", is_given(self.dns, Ipv4Addr::LOCALHOST, DNS_PORT)), ("open", self.open)];
+        let idle = [("dns", is_given(self.dns, LOOPBACK, DNS_PORT)), ("open", self.open)];
         idle.into_iter().filter(|(_, given)| *given).map(|(option, _)| option)
+    }
+
+    /// A mapped swarm port whose host's HTTP port is probably mapped as well.
+    fn unmapped_http(&self) -> Option<String> {
+        let (Listen::Exactly(own) | Listen::Ladder(own)) = self.swarm;
+        let is_mapped = |advertise: &&Advertise| match advertise {
+            Advertise::Host(_, port) | Advertise::Interface(_, port) => {
+                port.is_some_and(|port| port != own.port())
+            }
+        };
+        let mapped = self.advertise.iter().find(is_mapped).filter(|_| self.advertise_http.is_none())?;
+        Some(format!(
+            "--advertise {mapped} names another port than the swarm's own, and nothing names that of HTTP: others are told the port at which it \
+             listens here. If that is mapped too, name it with --advertise-http HOST:PORT"
+        ))
     }
 
     /// The node's name: the one it was given, or its host's name and the end of its id. The latter is a DNS label, and no other node's.
@@ -277,7 +303,7 @@ impl Config {
 }
 
 /// Whether an option to listen says other than its default.
-fn is_given(listen: Listen, ip: Ipv4Addr, port: u16) -> bool {
+fn is_given(listen: Listen, ip: IpAddr, port: u16) -> bool {
     listen != Listen::Ladder((ip, port).into())
 }
 
@@ -295,12 +321,7 @@ fn default_name(hostname: &str, id: NodeId) -> String {
     if safe.is_empty() { format!("node-{id}") } else { format!("{safe}-{id}") }
 }
 
-fn listen(
-    option: &'static str,
-    text: Option<String>,
-    ip: Ipv4Addr,
-    port: u16,
-) -> Result<Listen, ConfigError> {
+fn listen(option: &'static str, text: Option<String>, ip: IpAddr, port: u16) -> Result<Listen, ConfigError> {
     let default = SocketAddr::from((ip, port));
     match text {
         Some(text) => {
@@ -329,15 +350,34 @@ fn parse_all<T: FromStr<Err = String>>(
     texts.map(|text| text.parse().map_err(|problem| ConfigError::option(option, problem))).collect()
 }
 
-fn advertised(texts: &[String]) -> Result<Vec<Host>, ConfigError> {
-    let hosts: Vec<Host> = parse_all("advertise", texts)?;
-    // With a port it must fit where others write it down.
-    let max = ID_CHARS_MAX - ":65535".len();
-    match hosts.iter().map(ToString::to_string).find(|host| host.len() > max) {
-        Some(host) => {
-            Err(ConfigError::option("advertise", format!("{host} is longer than {max} characters")))
+/// The longest host that can be advertised: with a port it must fit where others write it down.
+const ADVERTISED_CHARS_MAX: usize = ID_CHARS_MAX - ":65535".len();
+
+fn advertised(texts: &[String]) -> Result<Vec<Advertise>, ConfigError> {
+    let texts: Vec<_> = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
+    if texts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let interfaces = interfaces::names();
+    let wrong = |problem| ConfigError::option("advertise", problem);
+    let parse = |text: &&str| Advertise::parse(text, &interfaces).and_then(check_length).map_err(wrong);
+    texts.iter().map(parse).collect()
+}
+
+fn advertised_http(text: Option<String>) -> Result<Option<HostPort>, ConfigError> {
+    let Some(text) = text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let parsed = HostPort::parse(&text, &interfaces::names()).and_then(check_length);
+    parsed.map(Some).map_err(|problem| ConfigError::option("advertise-http", problem))
+}
+
+fn check_length<T: ToString>(advertised: T) -> Result<T, String> {
+    match advertised.to_string() {
+        text if text.len() > ADVERTISED_CHARS_MAX => {
+            Err(format!("{text} is longer than {ADVERTISED_CHARS_MAX} characters"))
         }
-        None => Ok(hosts),
+        _ => Ok(advertised),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod dial;
 mod housekeeping;
+mod multicast;
 mod order;
 mod outsiders;
 mod peer_clocks;
@@ -36,7 +37,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::Forgetting;
 use crate::{
-    events,
+    events, interfaces,
     journal::Journals,
     metrics::Metrics,
     presentation::{self, Presentation},
@@ -63,8 +64,6 @@ const BLOCK_FOR: Duration = Duration::from_secs(60);
 const BLOCKED_MAX: usize = 1024;
 /// How often counters are copied for `/metrics`, and what is slow to change is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// Nodes that mDNS may have heard of. It keeps them for as long as whoever announced them said, and looks at all of them each time.
-const ANNOUNCED_MAX: usize = 1024;
 /// How long a goodbye waits for the neighbours to have it.
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
 
@@ -76,10 +75,10 @@ struct First {
     dialled: bool,
     /// This end of it, where it is known: of a dial it is not.
     here: Option<Multiaddr>,
+    /// The other end, as this machine sees it.
+    there: Multiaddr,
     /// Which process the peer is, once it has said so. A peer that restarted is another, and so is a second one under its key.
     process: Option<String>,
-    /// The other end of it.
-    there: Multiaddr,
 }
 
 /// The driver's state.
@@ -357,14 +356,17 @@ impl Driver {
             return;
         };
         let dialled = endpoint.is_dialer();
+        let there = endpoint.get_remote_address();
+        if let Some(ip) = presentation::ip_of(there) {
+            self.view.set_connected(node, ip);
+        }
         if connections == 1 {
             let here = match endpoint {
                 ConnectedPoint::Listener { local_addr, .. } => Some(local_addr.clone()),
                 ConnectedPoint::Dialer { .. } => None,
             };
-            let there = endpoint.get_remote_address().clone();
-            let first = First { since: Instant::now(), dialled, here, process: None, there };
-            self.connected.insert(peer, first);
+            let there = there.clone();
+            self.connected.insert(peer, First { since: Instant::now(), dialled, here, there, process: None });
             self.tell_neighbourhood();
             self.replication.journals.connected(node, true);
             return self.feed(Input::Connected(node));
@@ -396,12 +398,17 @@ impl Driver {
     }
 
     /// This machine has lost an address, and with it the connections from there, which TCP would not notice for minutes. Of those this
-    /// node dialled nobody knows from where: they are made anew as well, which costs a round trip.
+    /// node dialled nobody knows from where: those of the same family are made anew as well, which costs a
+    /// round trip.
     fn part_from(&mut self, address: &Multiaddr) {
         if swarm::is_loopback(address) || presentation::is_link_local(address) {
             return;
         }
-        let gone = |first: &First| first.here.as_ref().is_none_or(|here| here == address);
+        let family = |address: &Multiaddr| presentation::ip_of(address).map(|ip| ip.is_ipv6());
+        let gone = |first: &First| match &first.here {
+            Some(here) => here == address,
+            None => family(&first.there) == family(address),
+        };
         let lost: Vec<PeerId> =
             self.connected.iter().filter(|(_, first)| gone(first)).map(|(peer, _)| *peer).collect();
         for peer in lost {
@@ -420,7 +427,8 @@ impl Driver {
     /// The interfaces changed: say so in the header and in every instance.
     fn present_addresses(&mut self) {
         let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
-        for command in self.presentation.at(&listening) {
+        self.view.set_subnets(interfaces::subnets());
+        for command in self.presentation.at(&listening, &interfaces::addresses()) {
             self.feed(Input::Command(command));
         }
     }
@@ -445,16 +453,11 @@ impl Driver {
                     self.on_identified(peer_id, &info.agent_version);
                 }
             }
-            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
-                for (peer, address) in found {
-                    if let Some(node) = node_of(peer) {
-                        self.hear_of(node, &address);
-                        self.feed(Input::Hint(Some(node), address.to_string()));
-                    }
-                }
-            }
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found))
+            | BehaviourEvent::Mdns6(mdns::Event::Discovered(found)) => self.on_discovered(found),
             // Expired mDNS records never mean death.
-            BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => {
+            BehaviourEvent::Mdns(mdns::Event::Expired(gone))
+            | BehaviourEvent::Mdns6(mdns::Event::Expired(gone)) => {
                 for (peer, address) in gone {
                     if let Some(node) = node_of(peer) {
                         self.hear_no_more_of(node, &address);

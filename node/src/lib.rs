@@ -10,6 +10,7 @@ pub mod escape;
 pub mod events;
 mod hangup;
 pub mod http;
+pub mod interfaces;
 pub mod journal;
 mod key_check;
 pub mod logging;

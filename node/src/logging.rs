@@ -33,7 +33,11 @@ use crate::{
 };
 
 /// Libraries from warnings, everything of ours (`hearsay_node`, `hearsay_services`…) from information.
-const DEFAULT_FILTER: &str = "warn,libp2p_gossipsub=error,hearsay=info";
+///
+/// Each address that mDNS cannot send from is an error to it, every ten seconds: an IPv6 address that the
+/// kernel still checks for duplicates (RFC 4862, section 5.4) is one. What multicast can do here, `node
+/// doctor` tells.
+const DEFAULT_FILTER: &str = "warn,libp2p_gossipsub=error,libp2p_mdns::behaviour::iface=off,hearsay=info";
 
 /// Lines that wait to be written. A few seconds of the worst that was seen, and at most about a megabyte.
 const LINES_MAX: usize = 4096;

@@ -6,17 +6,23 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use hearsay_protocol::{
     io::{Command, Profile},
+    providers::{ADDRESSES_META, AddressLimit},
     record::{ENTRY_BYTES_MAX, Health, Instance},
 };
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-use crate::{config::Host, swarm::is_loopback};
+use crate::{
+    config::{Advertise, Host, HostPort, listed},
+    interfaces::{self, InterfaceAddress},
+    seek,
+    swarm::is_loopback,
+};
 
 /// A plug-in's instance, but for where it is.
 #[derive(Clone, Debug)]
@@ -39,7 +45,9 @@ pub struct Presentation {
     /// Ends the instances' ids, so that they differ between nodes.
     pub suffix: String,
     /// `--advertise`.
-    pub advertise: Vec<Host>,
+    pub advertise: Vec<Advertise>,
+    /// `--advertise-http`.
+    pub advertise_http: Option<HostPort>,
     /// The swarm's port.
     pub swarm_port: u16,
     /// Where HTTP listens.
@@ -59,7 +67,7 @@ impl Presentation {
     /// # Errors
     /// Names the service, the field and its limit.
     pub fn check(&self) -> anyhow::Result<()> {
-        for command in self.at(&[]) {
+        for command in self.at(&[], &[]) {
             let Command::SetInstance(_, instance) = command else { continue };
             let refused = || format!("the service {} with its own tags and those of --tag", instance.service);
             instance.check().with_context(refused)?;
@@ -85,26 +93,29 @@ impl Presentation {
         new
     }
 
-    /// What to state while the swarm listens at these addresses.
-    pub fn at(&self, listening: &[Multiaddr]) -> Vec<Command> {
-        let addresses = self.addresses(listening);
-        let host = self.host(&addresses);
+    /// What to state while the swarm listens at these addresses, and the interfaces have those.
+    pub fn at(&self, listening: &[Multiaddr], interfaces: &[InterfaceAddress]) -> Vec<Command> {
+        let addresses = self.addresses(listening, interfaces);
+        let (host, port) = self.http(&addresses, interfaces);
         let authority = match host.parse::<IpAddr>() {
-            Ok(IpAddr::V6(ip)) => format!("[{ip}]:{}", self.http.port()),
-            _ => format!("{host}:{}", self.http.port()),
+            Ok(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
+            _ => format!("{host}:{port}"),
         };
         let mut profile = self.profile.clone();
         profile.addresses = addresses.iter().map(Multiaddr::to_string).collect();
         profile.http = Some(authority.clone());
+        let limit = self.address_limit(&host, &addresses);
         let mut commands = vec![Command::SetProfile(profile)];
         for offer in &self.offers {
+            let mut meta = offer.meta.clone();
+            meta.extend(limit.map(|limit| (ADDRESSES_META.to_owned(), limit.as_str().to_owned())));
             let instance = Instance {
                 service: offer.service.clone(),
                 address: host.clone(),
-                port: self.http.port(),
+                port,
                 url: format!("http://{authority}"),
                 tags: offer.tags.clone(),
-                meta: offer.meta.clone(),
+                meta,
                 health: self.health,
                 since_ms: self.since_ms,
             };
@@ -114,35 +125,145 @@ impl Presentation {
         commands
     }
 
-    fn addresses(&self, listening: &[Multiaddr]) -> Vec<Multiaddr> {
+    fn addresses(&self, listening: &[Multiaddr], interfaces: &[InterfaceAddress]) -> Vec<Multiaddr> {
         if !self.advertise.is_empty() {
-            return self.advertise.iter().map(|host| swarm_address(host, self.swarm_port)).collect();
+            let named = self.advertise.iter().flat_map(|named| self.named(named, interfaces));
+            let mut addresses: Vec<Multiaddr> = Vec::new();
+            named.for_each(|address| {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            });
+            return addresses;
         }
-        let useful = |a: &&Multiaddr| !is_loopback(a) && !is_link_local(a);
-        let mut addresses: Vec<Multiaddr> = listening.iter().filter(useful).cloned().collect();
+        // An IPv6 link-local address means nothing without its interface, which an address cannot carry.
+        let usable = |a: &&Multiaddr| !matches!(ip_of(a), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local());
+        let of = |rank: fn(&Multiaddr) -> bool| -> Vec<Multiaddr> {
+            listening.iter().filter(usable).filter(|address| rank(address)).cloned().collect()
+        };
+        let mut addresses = of(|address| !is_loopback(address) && !is_link_local(address));
         if addresses.is_empty() {
-            addresses = listening.to_vec();
+            addresses = of(is_link_local);
         }
-        // The one that leads out comes first; the others keep an order of their own, so that equal sets are equal texts.
-        let primary = outward_ip();
-        addresses
-            .sort_by_key(|a| (ip_of(a) != primary, !matches!(ip_of(a), Some(IpAddr::V4(_))), a.to_string()));
+        if addresses.is_empty() {
+            addresses = of(|_| true);
+        }
+        // Those that lead out come first; the others keep an order of their own, so that equal sets are equal
+        // texts.
+        let outward = outward_ips();
+        addresses.sort_by_cached_key(|a| (preference(ip_of(a), &outward), a.to_string()));
         addresses.dedup();
         addresses
     }
 
-    fn host(&self, addresses: &[Multiaddr]) -> String {
-        if let Some(host) = self.advertise.first() {
-            return match host {
-                Host::Ip(ip) => ip.to_string(),
-                Host::Name(name) => name.clone(),
-            };
+    /// The addresses that one value of `--advertise` stands for.
+    fn named(&self, named: &Advertise, interfaces: &[InterfaceAddress]) -> Vec<Multiaddr> {
+        match named {
+            Advertise::Host(host, port) => vec![swarm_address(host, port.unwrap_or(self.swarm_port))],
+            Advertise::Interface(name, port) => {
+                let ips = of_interface(name, interfaces).into_iter().map(Host::Ip);
+                ips.map(|ip| swarm_address(&ip, port.unwrap_or(self.swarm_port))).collect()
+            }
         }
-        if !self.http.ip().is_unspecified() {
-            return self.http.ip().to_string();
-        }
-        addresses.iter().find_map(ip_of).unwrap_or(Ipv4Addr::LOCALHOST.into()).to_string()
     }
+
+    /// The host and port of HTTP, as others are told.
+    fn http(&self, addresses: &[Multiaddr], interfaces: &[InterfaceAddress]) -> (String, u16) {
+        let bare = |host: &Host| match host {
+            Host::Ip(ip) => ip.to_string(),
+            Host::Name(name) => name.clone(),
+        };
+        if let Some(HostPort { host, port }) = &self.advertise_http {
+            return (bare(host), *port);
+        }
+        let host = match self.advertise.first() {
+            Some(Advertise::Host(host, _)) => Some(bare(host)),
+            Some(Advertise::Interface(name, _)) => {
+                of_interface(name, interfaces).first().map(IpAddr::to_string)
+            }
+            None => None,
+        };
+        let bound = Some(self.http.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
+        let takes = |ip: &IpAddr| self.http.is_ipv6() || ip.is_ipv4();
+        let own = || addresses.iter().filter_map(ip_of).find(takes).unwrap_or(Ipv4Addr::LOCALHOST.into());
+        (host.or(bound).unwrap_or_else(|| own().to_string()), self.http.port())
+    }
+
+    /// What of the header's addresses HTTP cannot be reached at. Nothing is stated where nothing is limited.
+    fn address_limit(&self, host: &str, addresses: &[Multiaddr]) -> Option<AddressLimit> {
+        let is_bound = self.advertise.is_empty() && !self.http.ip().is_unspecified();
+        let has_other = addresses.iter().any(|a| ip_of(a).is_none_or(|ip| ip.to_string() != host));
+        if (is_bound || self.advertise_http.is_some()) && has_other {
+            return Some(AddressLimit::Stated);
+        }
+        let has_ipv6 = addresses.iter().filter_map(ip_of).any(|ip| ip.is_ipv6());
+        (self.http.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && has_ipv6).then_some(AddressLimit::Ipv4)
+    }
+}
+
+/// The place of an address among those of the machine. The first is the one in URLs, so it is of IPv4 where
+/// there is any.
+fn preference(ip: Option<IpAddr>, outward: &[IpAddr]) -> u8 {
+    let leads_out = ip.is_some_and(|ip| outward.contains(&ip));
+    match (ip, leads_out) {
+        (Some(IpAddr::V4(_)), true) => 0,
+        // Where IPv4 leads out as well.
+        (Some(IpAddr::V6(_)), true) if outward.iter().any(IpAddr::is_ipv4) => 1,
+        (Some(IpAddr::V4(_)), false) => 2,
+        (_, true) => 3,
+        (_, false) => 4,
+    }
+}
+
+/// The addresses of an interface that others can be told; those of loopback, where it is the one that was
+/// named.
+fn of_interface(name: &str, interfaces: &[InterfaceAddress]) -> Vec<IpAddr> {
+    let of_name = || interfaces.iter().filter(|address| address.interface == name);
+    let mut ips: Vec<IpAddr> = of_name().filter(|a| a.is_routable()).map(|a| a.ip).collect();
+    if ips.is_empty() {
+        ips.extend(of_name().map(|a| a.ip).filter(|ip| ip.is_ipv4() || ip.is_loopback()));
+    }
+    ips.sort_by_key(|ip| (!ip.is_ipv4(), *ip));
+    ips
+}
+
+/// Checks that what `--advertise` and `--advertise-http` name is there. A single word that is neither an
+/// interface nor a name that resolves is most likely an interface of another machine, or misspelt; others
+/// would look for a host of that name.
+///
+/// # Errors
+/// Names the option, its value, and the interfaces that there are.
+pub async fn check_advertised(
+    advertise: &[Advertise],
+    http: Option<&HostPort>,
+    interfaces: &[InterfaceAddress],
+) -> anyhow::Result<()> {
+    let there_are = || listed(&interfaces::names());
+    for named in advertise {
+        if let Advertise::Interface(name, _) = named
+            && of_interface(name, interfaces).is_empty()
+        {
+            bail!("--advertise {named}: this network interface has no address; there are {}", there_are());
+        }
+    }
+    let hosts = advertise.iter().filter_map(|named| match named {
+        Advertise::Host(host, _) => Some(("advertise", host)),
+        Advertise::Interface(..) => None,
+    });
+    for (option, host) in hosts.chain(http.map(|http| ("advertise-http", &http.host))) {
+        // A name with a dot is none of an interface, and whether others can resolve it is not known here.
+        let Host::Name(name) = host else { continue };
+        if name.contains('.') {
+            continue;
+        }
+        if let Err(problem) = seek::lookup(name, 0).await {
+            bail!(
+                "--{option} {name}: neither a network interface of this machine ({}) nor a host name that resolves ({problem})",
+                there_are()
+            );
+        }
+    }
+    Ok(())
 }
 
 fn swarm_address(host: &Host, port: u16) -> Multiaddr {
@@ -154,7 +275,8 @@ fn swarm_address(host: &Host, port: u16) -> Multiaddr {
     Multiaddr::empty().with(host).with(Protocol::Tcp(port))
 }
 
-fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+/// The IP address of a multiaddr; `None` for a name.
+pub fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     address.iter().find_map(|part| match part {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
@@ -164,19 +286,23 @@ fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
 
 /// Whether an address means something on one link only.
 pub fn is_link_local(address: &Multiaddr) -> bool {
-    match ip_of(address) {
-        Some(IpAddr::V4(ip)) => ip.is_link_local(),
-        Some(IpAddr::V6(ip)) => ip.is_unicast_link_local(),
-        None => false,
-    }
+    ip_of(address).is_some_and(interfaces::is_link_local)
 }
 
-/// The address by which this machine reaches the rest of the world. Connecting a UDP socket only asks the routing table; nothing is
-/// sent. The address asked for is one reserved for documentation (RFC 5737).
-fn outward_ip() -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
-    socket.local_addr().ok().map(|address| address.ip())
+/// The addresses by which this machine reaches the rest of the world, one of each family. Connecting a UDP
+/// socket only asks the routing table; nothing is sent. The addresses asked for are reserved for
+/// documentation (RFC 5737, RFC 3849).
+fn outward_ips() -> Vec<IpAddr> {
+    let documentation: [IpAddr; 2] =
+        [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
+    let outward = |there: IpAddr| {
+        let here: IpAddr =
+            if there.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((here, 0)).ok()?;
+        socket.connect((there, 9)).ok()?;
+        socket.local_addr().ok().map(|address| address.ip())
+    };
+    documentation.into_iter().filter_map(outward).collect()
 }
 
 #[cfg(test)]
@@ -196,17 +322,40 @@ mod tests {
             },
             offers: vec![Offer { service: "grading".into(), tags: vec![], meta: BTreeMap::new() }],
             suffix: "abcdef".into(),
-            advertise: advertise.iter().map(|a| a.parse().unwrap()).collect(),
+            advertise: advertise.iter().map(|a| advertise_of(a)).collect(),
+            advertise_http: None,
             swarm_port: 7600,
-            http: "0.0.0.0:7500".parse().unwrap(),
+            http: "[::]:7500".parse().unwrap(),
             since_ms: 0,
             health: Health::Passing,
         }
     }
 
+    /// An interface where the name is one of [`two_networks`], else a host.
+    fn advertise_of(text: &str) -> Advertise {
+        let (name, port) =
+            text.split_once(':').map_or((text, None), |(name, port)| (name, port.parse().ok()));
+        match ["eth0", "tun0"].contains(&name) {
+            true => Advertise::Interface(name.into(), port),
+            false => Advertise::Host(name.parse().unwrap(), port),
+        }
+    }
+
+    fn two_networks() -> Vec<InterfaceAddress> {
+        [
+            ("eth0", "10.77.0.1"),
+            ("eth0", "fe80::1"),
+            ("eth0", "fd77::1"),
+            ("tun0", "10.88.0.5"),
+            ("lo", "127.0.0.1"),
+        ]
+        .map(|(name, ip)| InterfaceAddress { interface: name.into(), ip: ip.parse().unwrap(), prefix: 64 })
+        .into()
+    }
+
     fn stated(presentation: &Presentation, listening: &[&str]) -> (Profile, Instance) {
         let listening: Vec<Multiaddr> = listening.iter().map(|a| a.parse().unwrap()).collect();
-        let mut commands = presentation.at(&listening).into_iter();
+        let mut commands = presentation.at(&listening, &two_networks()).into_iter();
         match (commands.next(), commands.next()) {
             (Some(Command::SetProfile(p)), Some(Command::SetInstance(id, i))) if id == "grading-abcdef" => {
                 (p, *i)
@@ -247,5 +396,81 @@ mod tests {
         assert_eq!(profile.addresses, ["/dns/db1.example/tcp/7600", "/ip4/10.0.0.9/tcp/7600"]);
         assert_eq!(profile.http.as_deref(), Some("db1.example:7500"));
         assert_eq!(instance.url, "http://db1.example:7500");
+    }
+    #[test]
+    fn the_address_in_urls_leads_out_and_is_of_ipv4_where_there_is_any() {
+        let ips =
+            ["10.0.0.1", "172.17.0.1", "2001:db8::7", "fd77::1"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let order = |outward: &[IpAddr]| {
+            let mut ips = ips;
+            ips.sort_by_key(|ip| (preference(Some(*ip), outward), ip.to_string()));
+            ips.map(|ip| ip.to_string())
+        };
+        assert_eq!(order(&[ips[1], ips[2]]), ["172.17.0.1", "2001:db8::7", "10.0.0.1", "fd77::1"]);
+        assert_eq!(order(&[ips[2]]), ["10.0.0.1", "172.17.0.1", "2001:db8::7", "fd77::1"]);
+        assert_eq!(order(&[]), ["10.0.0.1", "172.17.0.1", "2001:db8::7", "fd77::1"]);
+    }
+
+    #[test]
+    fn an_ipv6_link_local_address_is_never_told_and_an_ipv4_one_only_where_there_is_none_better() {
+        let p = presentation(&[]);
+        let told = |listening: &[&str]| stated(&p, listening).0.addresses;
+        let (lo, link4, link6) =
+            ("/ip4/127.0.0.1/tcp/7600", "/ip4/169.254.7.7/tcp/7600", "/ip6/fe80::1/tcp/7600");
+        assert_eq!(told(&[lo, link4, link6, "/ip6/fd77::1/tcp/7600"]), ["/ip6/fd77::1/tcp/7600"]);
+        assert_eq!(told(&[lo, link4, link6]), [link4]);
+        assert_eq!(told(&[lo, link6, "/ip6/::1/tcp/7600"]), [lo, "/ip6/::1/tcp/7600"]);
+    }
+
+    #[test]
+    fn an_interface_stands_for_the_addresses_that_it_has() {
+        let (profile, instance) =
+            stated(&presentation(&["eth0", "tun0:17600"]), &["/ip4/10.77.0.1/tcp/7600"]);
+        assert_eq!(
+            profile.addresses,
+            ["/ip4/10.77.0.1/tcp/7600", "/ip6/fd77::1/tcp/7600", "/ip4/10.88.0.5/tcp/17600"]
+        );
+        assert_eq!(instance.url, "http://10.77.0.1:7500");
+    }
+
+    #[test]
+    fn mapped_ports_are_told_and_http_has_that_address_alone() {
+        let mut p = presentation(&["db1.example:17600"]);
+        p.advertise_http = Some(HostPort { host: "db1.example".parse().unwrap(), port: 17500 });
+        let (profile, instance) = stated(&p, &["/ip4/172.17.0.2/tcp/7600"]);
+        assert_eq!(profile.addresses, ["/dns/db1.example/tcp/17600"]);
+        assert_eq!(profile.http.as_deref(), Some("db1.example:17500"));
+        assert_eq!((instance.url.as_str(), instance.port), ("http://db1.example:17500", 17500));
+        p.advertise.clear();
+        let (_, instance) = stated(&p, &["/ip4/172.17.0.2/tcp/7600"]);
+        assert_eq!(instance.meta[ADDRESSES_META], "stated", "the swarm's address is none of HTTP's");
+    }
+
+    #[test]
+    fn http_that_listens_at_some_addresses_says_so() {
+        let listening = ["/ip4/10.77.0.1/tcp/7600", "/ip4/10.88.0.5/tcp/7600", "/ip6/fd77::1/tcp/7600"];
+        let limit = |http: &str, listening: &[&str]| {
+            let p = Presentation { http: http.parse().unwrap(), ..presentation(&[]) };
+            stated(&p, listening).1.meta.get(ADDRESSES_META).cloned()
+        };
+        assert_eq!(limit("[::]:7500", &listening), None);
+        assert_eq!(limit("0.0.0.0:7500", &listening).as_deref(), Some("ipv4"));
+        assert_eq!(limit("0.0.0.0:7500", &listening[..2]), None);
+        assert_eq!(limit("10.77.0.1:7500", &listening).as_deref(), Some("stated"));
+        assert_eq!(limit("10.77.0.1:7500", &listening[..1]), None);
+    }
+
+    #[tokio::test]
+    async fn a_word_that_is_neither_an_interface_nor_a_host_is_refused() {
+        let check = async |named: &str| {
+            let named = [advertise_of(named)];
+            check_advertised(&named, None, &two_networks()).await.map_err(|error| error.to_string())
+        };
+        assert_eq!(check("eth0").await, Ok(()));
+        assert_eq!(check("localhost").await, Ok(()));
+        let error = check("eth7").await.unwrap_err();
+        assert!(error.contains("--advertise eth7") && error.contains("network interface"), "{error}");
+        let none = check_advertised(&[advertise_of("tun0")], None, &[]).await.unwrap_err().to_string();
+        assert!(none.contains("tun0") && none.contains("no address"), "{none}");
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::Write as _,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv6Addr, SocketAddr, TcpListener},
     path::Path,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -12,12 +12,12 @@ use std::{
 use anyhow::Context as _;
 use hearsay_protocol::{
     Core, Identity, NodeId, Restored,
-    io::Profile,
+    io::{Command, Profile},
     providers::{Index, Member},
     record::Health,
 };
 use hearsay_services::{Host, Service, log, shipping};
-use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
+use libp2p::{Multiaddr, identity::Keypair};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
@@ -25,17 +25,18 @@ use tokio::{
 
 use crate::{
     banner::Banner,
-    config::{Config, Listen, hostname},
+    config::{Advertise, Config, Listen, hostname},
     control::Control,
     driver::{Driver, Neighbourhood, Order, Parts},
     hangup::{self, OnHangup},
-    http::{self, HostNames, Limits, NodeHost, Readiness, Site},
+    http::{self, HostNames, Limits, NodeHost, OwnHttp, Readiness, Site},
+    interfaces::{self, InterfaceAddress},
     journal::{Ground, Journals},
     key_check::{self, Search},
     logging, memory,
     metrics::Metrics,
     ports,
-    presentation::{Offer, Presentation},
+    presentation::{self, Offer, Presentation},
     reload::{self, Joins, all_tags},
     seek,
     storage::{REMEMBERED_MAX, Remembered, Storage},
@@ -80,6 +81,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let limits = Limits::default().within(raise_file_limit());
     let plugins: Vec<Arc<dyn Service>> =
         services.into_iter().filter(|s| config.roles.iter().any(|role| role == s.name())).collect();
+    let interfaces = interfaces::addresses();
+    presentation::check_advertised(&config.advertise, config.advertise_http.as_ref(), &interfaces).await?;
     // What can be refused is refused before anything is written or anybody is told.
     // HTTP first: where its ladder has grown into the swarm's, it must not take the rung that was just claimed.
     let listener = ports::listen("http", config.http)?;
@@ -125,14 +128,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         readiness: ready,
         warnings: Arc::clone(&warnings),
         neighbours: neighbours.clone(),
-        names: HostNames::new(
-            config
-                .advertise
-                .iter()
-                .chain(&config.allowed_hosts)
-                .map(ToString::to_string)
-                .chain([name.clone(), hostname()]),
-        ),
+        names: HostNames::new(own_names(&config).chain([name.clone(), hostname()])),
         waiters: http::Waiters::new(limits.connections / 2),
         answers: http::Answers::default(),
     });
@@ -160,6 +156,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         journals: Arc::clone(&journals),
         listeners: Mutex::new(listeners),
         client: hearsay_services::Client::default(),
+        own_http: own_http(&config, http, &interfaces),
     });
     let router = http::router(site, &plugins, host.clone())?;
 
@@ -176,12 +173,14 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         offers,
         suffix: id.short(),
         advertise: config.advertise.clone(),
+        advertise_http: config.advertise_http.clone(),
         swarm_port: swarm_port.address.port(),
         http,
         since_ms: started_ms,
         health: Health::Passing,
     };
     presentation.check()?;
+    let advertised = advertised_urls(&presentation, &interfaces);
     let remembered = storage.remembered();
     let core = Core::new(
         identity,
@@ -196,7 +195,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         random_seed()?,
         clock.now(),
     );
-    let listen_on = Multiaddr::from(swarm_port.address.ip()).with(Protocol::Tcp(swarm_port.address.port()));
+    let listen_on = swarm_port.listen_on();
     let (fatal_sender, fatal) = oneshot::channel();
     let (view_of_driver, metrics_of_driver, cluster) =
         (Arc::clone(&view), Arc::clone(&metrics), config.cluster.clone());
@@ -205,7 +204,9 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
             let ended = runtime.block_on(async move {
                 let (mut swarm, topic) = swarm::build(&keypair, &swarm_config)?;
-                swarm.listen_on(listen_on.clone()).with_context(|| format!("--swarm {listen_on}"))?;
+                for address in listen_on {
+                    swarm.listen_on(address.clone()).with_context(|| format!("--swarm {address}"))?;
+                }
                 let driver = Driver::new(Parts {
                     core,
                     swarm,
@@ -246,6 +247,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     _ = std::io::stdout().write_all(
         Banner {
             gateway,
+            advertised,
             ..banner(&config, &name, id, http, swarm_port.address, &storage, remembered.len())
         }
         .render()
@@ -423,12 +425,46 @@ fn plugin_listeners(
         let listener = match plugin.name() {
             "gateway" => ports::listen("gateway", config.gateway)?,
             // No option says otherwise, and the message would name one.
-            name => ports::listen("role", Listen::Ladder((Ipv4Addr::UNSPECIFIED, port).into()))
+            name => ports::listen("role", Listen::Ladder((Ipv6Addr::UNSPECIFIED, port).into()))
                 .with_context(|| format!("the listener of {name}"))?,
         };
         listeners.insert(plugin.name().to_owned(), listener);
     }
     Ok(listeners)
+}
+
+/// The names, besides its own and its host's, under which this node may be asked.
+fn own_names(config: &Config) -> impl Iterator<Item = String> {
+    let advertised = config.advertise.iter().filter_map(|named| match named {
+        Advertise::Host(host, _) => Some(host),
+        Advertise::Interface(..) => None,
+    });
+    let http = config.advertise_http.iter().map(|http| &http.host);
+    advertised.chain(http).chain(&config.allowed_hosts).map(ToString::to_string)
+}
+
+/// How plug-ins of this node reach its roles, where others are told a mapped port. Not by loopback: what they
+/// ask for others must not look as if it were asked on this machine.
+fn own_http(config: &Config, http: SocketAddr, interfaces: &[InterfaceAddress]) -> Option<OwnHttp> {
+    let stated = config.advertise_http.as_ref()?.to_string();
+    let listening = interfaces.iter().filter(|address| address.is_routable()).map(|address| address.ip);
+    let listening = listening.filter(|ip| http.ip().is_unspecified() || http.ip() == *ip);
+    Some(OwnHttp {
+        stated,
+        listening: listening.map(|ip| SocketAddr::new(ip, http.port()).to_string()).collect(),
+    })
+}
+
+/// Where others reach HTTP, if the user has said so.
+fn advertised_urls(presentation: &Presentation, interfaces: &[InterfaceAddress]) -> Vec<String> {
+    if presentation.advertise.is_empty() && presentation.advertise_http.is_none() {
+        return Vec::new();
+    }
+    let stated = presentation.at(&[], interfaces).into_iter().find_map(|command| match command {
+        Command::SetProfile(profile) => profile.http,
+        _ => None,
+    });
+    stated.map(|http| format!("http://{http}")).into_iter().collect()
 }
 
 fn offer(plugin: &dyn Service, tags: &[String], listeners: &BTreeMap<String, TcpListener>) -> Offer {
@@ -466,7 +502,7 @@ fn banner(
         cluster: config.cluster.clone(),
         roles: config.roles.clone(),
         http,
-        advertised: config.advertise.iter().map(|host| format!("http://{host}:{}", http.port())).collect(),
+        advertised: Vec::new(),
         gateway: None,
         dns: None,
         swarm,

@@ -131,7 +131,8 @@ pub fn build(keypair: &Keypair, config: &SwarmConfig) -> Result<(Swarm<Behaviour
                 .with_cache_size(0)
                 .with_interval(Duration::from_secs(24 * 3600)),
         ),
-        mdns: speak_mdns(config.mdns, id, &[]),
+        mdns: speak_mdns(config.mdns, Family::Ipv4, id, &[]),
+        mdns6: speak_mdns(config.mdns, Family::Ipv6, id, &[]),
     };
     let transport = transport(keypair, config)?;
     // Idle connections are closed by the overlay, which knows which are needed.
@@ -158,7 +159,8 @@ pub fn build_key_check(
             [(protocol, ProtocolSupport::Outbound)],
             timeouts,
         ),
-        mdns: speak_mdns(config.mdns, id, &[]),
+        mdns: speak_mdns(config.mdns, Family::Ipv4, id, &[]),
+        mdns6: speak_mdns(config.mdns, Family::Ipv6, id, &[]),
     };
     let transport = transport(keypair, config)?;
     let swarm_config = libp2p::swarm::Config::with_tokio_executor();
@@ -177,11 +179,30 @@ pub fn identify_protocol(cluster: &str) -> String {
     format!("hearsay/1/{cluster}")
 }
 
-/// mDNS, or its absence: also while the node runs, because in a large cluster only a few speak it. It answers with these addresses, and those
+/// A family of addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+/// mDNS over one family, or its absence: also while the node runs, because in a large cluster only a few
+/// speak it. It answers with these addresses, and those
 /// that the swarm begins to listen at later.
-pub fn speak_mdns(wanted: bool, id: PeerId, listening: &[Multiaddr]) -> Toggle<mdns::tokio::Behaviour> {
+pub fn speak_mdns(
+    wanted: bool,
+    family: Family,
+    id: PeerId,
+    listening: &[Multiaddr],
+) -> Toggle<mdns::tokio::Behaviour> {
     let behaviour = wanted.then(|| {
-        let config = mdns::Config { query_interval: MDNS_INTERVAL, ..mdns::Config::default() };
+        let config = mdns::Config {
+            query_interval: MDNS_INTERVAL,
+            enable_ipv6: family == Family::Ipv6,
+            ..mdns::Config::default()
+        };
         mdns::tokio::Behaviour::new(config, id)
     });
     match behaviour.transpose() {
@@ -193,7 +214,7 @@ pub fn speak_mdns(wanted: bool, id: PeerId, listening: &[Multiaddr]) -> Toggle<m
             behaviour.into()
         }
         Err(error) => {
-            tracing::warn!(%error, "no mDNS: nodes on other hosts are found by --join only");
+            tracing::warn!(%error, ?family, "no mDNS: nodes on other hosts are found by --join only");
             None.into()
         }
     }
@@ -314,8 +335,11 @@ pub fn proof(error: &libp2p::swarm::DialError) -> Proof {
     match error {
         DialError::WrongPeerId { .. } => Proof::Absent,
         DialError::Transport(attempts) => {
-            let proofs = attempts.iter().map(|(_, error)| proof_of_text(&format!("{error:?}")));
-            proofs.max().unwrap_or(Proof::Nothing)
+            let attempts = attempts.iter().map(|(address, error)| (address, format!("{error:?}")));
+            // An address that this machine has no way to says nothing of the peer: a host without IPv6 must
+            // judge by the IPv4 addresses.
+            let made = attempts.filter(|(address, error)| !has_no_way(address, error));
+            made.map(|(_, error)| proof_of_text(&error)).max().unwrap_or(Proof::Nothing)
         }
         _ => Proof::Nothing,
     }
@@ -354,12 +378,23 @@ fn failure_of_text(error: &str) -> Option<Failure> {
 /// Whether a dial failed for want of something on this machine, which says nothing about the peer.
 pub fn is_own_shortage(error: &libp2p::swarm::DialError) -> bool {
     let libp2p::swarm::DialError::Transport(attempts) = error else { return false };
-    attempts.iter().any(|(_, error)| {
+    attempts.iter().any(|(address, error)| {
         let error = format!("{error:?}");
-        ["Too many open files", "AddrNotAvailable", "Cannot assign requested address"]
+        let is_short = ["Too many open files", "AddrNotAvailable", "Cannot assign requested address"]
             .iter()
-            .any(|sign| error.contains(sign))
+            .any(|sign| error.contains(sign));
+        is_short && !has_no_way(address, &error)
     })
+}
+
+/// Whether an attempt failed because this machine has no route to the address, or no address of its family.
+fn has_no_way(address: &Multiaddr, error: &str) -> bool {
+    use libp2p::multiaddr::Protocol;
+    let has = |signs: &[&str]| signs.iter().any(|sign| error.contains(sign));
+    let is_ipv6 = matches!(address.iter().next(), Some(Protocol::Ip6(_)));
+    has(&["NetworkUnreachable", "Network is unreachable", "Address family not supported"])
+        // Where IPv6 is disabled, the kernel finds no address to connect from.
+        || is_ipv6 && has(&["AddrNotAvailable", "Cannot assign requested address"])
 }
 
 /// The layers of the transport wrap the system's error so deeply that its text is the one thing that all of them pass on.
@@ -440,5 +475,41 @@ impl request_response::Codec for Bytes {
         T: futures::AsyncWrite + Unpin + Send,
     {
         Self::write(io, &response).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::{TransportError, swarm::DialError};
+
+    use super::*;
+
+    fn failed(attempts: &[(&str, i32)]) -> DialError {
+        let attempt = |(address, error): &(&str, i32)| {
+            (address.parse().unwrap(), TransportError::Other(io::Error::from_raw_os_error(*error)))
+        };
+        DialError::Transport(attempts.iter().map(attempt).collect())
+    }
+
+    const V4: &str = "/ip4/10.0.0.1/tcp/7600";
+    const V6: &str = "/ip6/fd77::1/tcp/7600";
+
+    #[test]
+    fn an_address_without_a_way_to_it_neither_proves_nor_spoils_a_proof() {
+        for no_way in [libc::ENETUNREACH, libc::EADDRNOTAVAIL, libc::EAFNOSUPPORT] {
+            let refused = failed(&[(V4, libc::ECONNREFUSED), (V6, no_way)]);
+            assert_eq!(proof(&refused), Proof::Absent, "{no_way}");
+            assert!(!is_own_shortage(&refused), "{no_way}");
+            assert_eq!(proof(&failed(&[(V6, no_way)])), Proof::Nothing, "{no_way}");
+        }
+        assert_eq!(proof(&failed(&[(V4, libc::ECONNREFUSED), (V6, libc::ETIMEDOUT)])), Proof::Nothing);
+        assert_eq!(proof(&failed(&[(V4, libc::ECONNREFUSED), (V6, libc::ECONNREFUSED)])), Proof::Absent);
+    }
+
+    #[test]
+    fn want_of_ports_and_files_is_this_machines_own() {
+        assert!(is_own_shortage(&failed(&[(V4, libc::EADDRNOTAVAIL)])));
+        assert!(is_own_shortage(&failed(&[(V6, libc::EMFILE)])));
+        assert!(!is_own_shortage(&failed(&[(V4, libc::ECONNREFUSED)])));
     }
 }

@@ -5,13 +5,14 @@
 //! how blocking queries and event streams sleep until there is something new.
 
 use std::{
+    net::IpAddr,
     sync::{PoisonError, RwLock},
     time::{Instant, SystemTime},
 };
 
 use hearsay_protocol::{
-    Time,
-    providers::{Change, Index, ProviderTable},
+    NodeId, Time,
+    providers::{Change, Index, ProviderTable, Subnet},
 };
 use tokio::sync::watch;
 
@@ -66,9 +67,23 @@ impl View {
 
     /// Takes over changes and wakes who waits for them. For the driver, and for tests.
     pub fn apply(&self, now: Time, changes: impl IntoIterator<Item = Change>) {
+        self.change(|table| changes.into_iter().for_each(|change| table.apply(now, change)));
+    }
+
+    /// Records over which address a node is connected. For the driver.
+    pub fn set_connected(&self, node: NodeId, ip: IpAddr) {
+        self.change(|table| table.set_connected(node, ip));
+    }
+
+    /// Records the subnets of this host. For the driver.
+    pub fn set_subnets(&self, subnets: Vec<Subnet>) {
+        self.change(|table| table.set_subnets(subnets));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut ProviderTable)) {
         let index = {
             let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-            changes.into_iter().for_each(|change| table.apply(now, change));
+            change(&mut table);
             table.index()
         };
         self.newest.send_if_modified(|newest| std::mem::replace(newest, index) != index);

@@ -10,16 +10,23 @@
 //! - The last [`HISTORY_MAX`] changes are kept, so that a watcher that was away for a moment resumes where it was; who was away for
 //!   longer gets a snapshot. The same holds for the explanations behind `/why`.
 
+mod addresses;
 mod explanations;
+#[cfg(test)]
+mod tests;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
 use crate::{Incarnation, NodeId, Time, Version, record::Instance};
+use addresses::Vantage;
+pub use addresses::{ADDRESSES_META, AddressLimit, Subnet};
 use explanations::{Explanations, Subject};
 
 /// Changes kept for watchers that resume. Guess: at ten changes a second, seven minutes.
@@ -117,6 +124,33 @@ pub struct Provider {
     pub zone: Option<String>,
     /// What it offers and where.
     pub instance: Arc<Instance>,
+    /// Its addresses, `host:port`, in the order in which this node's host should try them. A role has all
+    /// addresses of its node.
+    pub addresses: Vec<String>,
+}
+
+impl Provider {
+    /// The origins to try, best first; at least one.
+    pub fn urls(&self) -> Vec<Cow<'_, str>> {
+        if self.addresses.len() < 2 {
+            return vec![Cow::Borrowed(&self.instance.url)];
+        }
+        self.addresses.iter().map(|address| Cow::Owned(format!("http://{address}"))).collect()
+    }
+
+    /// The origin to try first.
+    pub fn url(&self) -> Cow<'_, str> {
+        match self.addresses.first().filter(|_| self.addresses.len() > 1) {
+            Some(best) => Cow::Owned(format!("http://{best}")),
+            None => Cow::Borrowed(&self.instance.url),
+        }
+    }
+
+    /// The host to try first, without its port.
+    pub fn host(&self) -> &str {
+        let best = self.addresses.first().and_then(|address| address.rsplit_once(':'));
+        best.map_or(&self.instance.address, |(host, _)| host.trim_matches(['[', ']']))
+    }
 }
 
 /// What the core says to the table.
@@ -209,6 +243,8 @@ pub struct ProviderTable {
     pruned: Index,
     explanations: Explanations,
     root_hash: [u8; 16],
+    /// What orders addresses.
+    vantage: Vantage,
 }
 
 impl ProviderTable {
@@ -226,6 +262,7 @@ impl ProviderTable {
             pruned: start,
             explanations: Explanations::default(),
             root_hash: [0; 16],
+            vantage: Vantage::default(),
         }
     }
 
@@ -237,6 +274,7 @@ impl ProviderTable {
                 if self.members.remove(&id).is_some() {
                     self.withdraw_all(now, id);
                     self.explanations.forget(&Subject::Member(id));
+                    self.vantage.forget(id);
                     self.members_touched = self.tick();
                 }
             }
@@ -259,7 +297,10 @@ impl ProviderTable {
         let before = self.members.get(&id);
         member.rtt = member.rtt.or(before.and_then(|m| m.rtt));
         let was_listed = before.is_some_and(|m| m.state.is_present());
-        let listed_otherwise = before.is_some_and(|m| m.name != member.name || m.zone != member.zone);
+        let listed_otherwise = before.is_some_and(|m| {
+            (&m.name, &m.zone, &m.addresses, &m.http, &m.roles)
+                != (&member.name, &member.zone, &member.addresses, &member.http, &member.roles)
+        });
         let present = member.state.is_present();
         self.members.insert(id, member);
         self.members_touched = self.tick();
@@ -300,6 +341,7 @@ impl ProviderTable {
             node_id: node,
             node: member.name.clone(),
             zone: member.zone.clone(),
+            addresses: self.vantage.order(&instance, member),
             instance,
         });
         let before =
@@ -328,6 +370,40 @@ impl ProviderTable {
         self.record(service, ServiceChange::Removed(provider));
         let line = Explanation::Removed(service.to_owned(), id.to_owned());
         self.explain(now, Subject::Service(service.to_owned()), node, line);
+    }
+
+    /// A connection to this node was opened to or from this address.
+    pub fn set_connected(&mut self, node: NodeId, ip: IpAddr) {
+        if self.vantage.connect(node, ip, |known| self.members.contains_key(known)) {
+            self.reorder(Some(node));
+        }
+    }
+
+    /// The subnets of this host are these now.
+    pub fn set_subnets(&mut self, subnets: Vec<Subnet>) {
+        if self.vantage.set_subnets(subnets) {
+            self.reorder(None);
+        }
+    }
+
+    /// Orders the addresses of what is listed again: of one node, or of all. A reader sees a new order as a
+    /// change; `/why` does not tell of it, since nothing happened to the instance.
+    fn reorder(&mut self, only: Option<NodeId>) {
+        let mut changed = Vec::new();
+        for provider in self.listed.values_mut().flat_map(BTreeMap::values_mut) {
+            let Some(member) = self.members.get(&provider.node_id) else { continue };
+            if only.is_some_and(|only| only != provider.node_id) {
+                continue;
+            }
+            let addresses = self.vantage.order(&provider.instance, member);
+            if addresses != provider.addresses {
+                *provider = Arc::new(Provider { addresses, ..(**provider).clone() });
+                changed.push(Arc::clone(provider));
+            }
+        }
+        for provider in changed {
+            self.record(&provider.instance.service.clone(), ServiceChange::Changed(provider));
+        }
     }
 
     /// What this node offers, by id.
@@ -400,6 +476,12 @@ impl ProviderTable {
         self.members.values()
     }
 
+    /// All remembered members, with the address of their HTTP that this node's host should try first. Another order
+    /// moves no index, as a round trip does not.
+    pub fn members_from_here(&self) -> impl Iterator<Item = Member> {
+        self.members.values().map(|member| Member { http: self.vantage.http(member), ..member.clone() })
+    }
+
     /// The member with this id.
     pub fn member(&self, id: NodeId) -> Option<&Member> {
         self.members.get(&id)
@@ -456,133 +538,5 @@ impl ProviderTable {
     /// The nodes that offer anything at all under one of these services.
     pub fn nodes_offering<'a>(&'a self, service: &'a str) -> BTreeSet<NodeId> {
         self.providers(service).map(|p| p.node_id).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Identity, record::Health};
-
-    fn member(seed: u8, state: MemberState) -> Change {
-        Change::Member(Box::new(Member {
-            id: Identity::from_seed(&[seed; 32]).id(),
-            name: format!("n{seed}"),
-            state,
-            roles: vec![],
-            addresses: vec![],
-            http: None,
-            zone: None,
-            software: "test".into(),
-            protocol: 1,
-            ephemeral: false,
-            incarnation: Incarnation(1),
-            version: Version(1),
-            since: Time::ZERO,
-            rtt: None,
-        }))
-    }
-
-    fn instance(seed: u8, id: &str, service: &str) -> Change {
-        Change::Instance {
-            node: Identity::from_seed(&[seed; 32]).id(),
-            id: id.into(),
-            instance: Some(Arc::new(Instance {
-                service: service.into(),
-                address: "10.0.0.1".into(),
-                port: 80,
-                url: "http://10.0.0.1:80".into(),
-                tags: vec![],
-                meta: BTreeMap::new(),
-                health: Health::Passing,
-                since_ms: 0,
-            })),
-        }
-    }
-
-    fn table(changes: impl IntoIterator<Item = Change>) -> ProviderTable {
-        let mut table = ProviderTable::new(Index(100));
-        changes.into_iter().for_each(|c| table.apply(Time::ZERO, c));
-        table
-    }
-
-    #[test]
-    fn instances_are_listed_while_their_node_is_present() {
-        use MemberState::{Alive, Failed, Suspect};
-        let mut t = table([member(1, Alive), instance(1, "a", "web"), instance(2, "b", "web")]);
-        assert_eq!(t.providers("web").count(), 1, "the node of b is not a member");
-        t.apply(Time::ZERO, member(2, Suspect));
-        assert_eq!(t.providers("web").count(), 2);
-        t.apply(Time::ZERO, member(1, Failed));
-        assert_eq!(t.providers("web").map(|p| p.id.as_str()).collect::<Vec<_>>(), ["b"]);
-        t.apply(Time::ZERO, member(1, Alive));
-        assert_eq!(t.providers("web").count(), 2);
-    }
-
-    #[test]
-    fn a_new_life_takes_back_what_the_last_one_offered() {
-        let mut t = table([member(1, MemberState::Alive), instance(1, "a", "web")]);
-        let Change::Member(mut reborn) = member(1, MemberState::Alive) else { unreachable!() };
-        reborn.incarnation = Incarnation(2);
-        t.apply(Time::ZERO, Change::Member(reborn));
-        assert_eq!(t.providers_len(), 0);
-        t.apply(Time::ZERO, instance(1, "a", "web"));
-        assert_eq!(t.providers_len(), 1);
-    }
-
-    #[test]
-    fn a_watcher_resumes_where_it_was_or_is_told_to_start_anew() {
-        let mut t = table([member(1, MemberState::Alive), instance(1, "a", "web")]);
-        let index = t.index();
-        assert_eq!(t.changes_after(index).unwrap().count(), 0);
-        t.apply(Time::ZERO, instance(1, "b", "web"));
-        assert_eq!(t.changes_after(index).unwrap().count(), 1);
-        assert!(t.changes_after(Index(t.index().0 + 1)).is_none(), "an index of another table");
-        for i in 0..HISTORY_MAX {
-            t.apply(Time::ZERO, instance(1, "b", if i % 2 == 0 { "x" } else { "y" }));
-        }
-        assert!(t.changes_after(index).is_none());
-    }
-
-    #[test]
-    fn a_services_index_moves_only_with_that_service() {
-        let mut t = table([member(1, MemberState::Alive), instance(1, "a", "web")]);
-        let web = t.service_index("web");
-        t.apply(Time::ZERO, instance(1, "b", "db"));
-        assert_eq!(t.service_index("web"), web);
-        assert!(t.service_index("db") > web);
-        t.apply(Time::ZERO, instance(1, "b", "db"));
-        assert_eq!(t.changes_after(web).unwrap().count(), 1, "the same value again is no change");
-    }
-
-    #[test]
-    fn a_query_that_waits_for_a_service_not_there_is_not_woken_by_others() {
-        let mut t = table([member(1, MemberState::Alive)]);
-        let never = t.service_index("never");
-        let Change::Instance { node, id, instance: Some(web) } = instance(1, "a", "web") else {
-            unreachable!()
-        };
-        for port in 0..2 * HISTORY_MAX {
-            let web = Instance { port: u16::try_from(port).unwrap(), ..(*web).clone() };
-            t.apply(Time::ZERO, Change::Instance { node, id: id.clone(), instance: Some(Arc::new(web)) });
-        }
-        assert_eq!(t.service_index("never"), never);
-        // One that goes, and is forgotten, moves it: a reader may have been waiting for that one.
-        let gone = t.index();
-        t.apply(Time::ZERO, Change::Instance { node, id, instance: None });
-        for port in 0..2 * HISTORY_MAX {
-            let other =
-                Instance { service: "db".into(), port: u16::try_from(port).unwrap(), ..(*web).clone() };
-            t.apply(Time::ZERO, Change::Instance { node, id: "b".into(), instance: Some(Arc::new(other)) });
-        }
-        assert!(t.service_index("web") > gone);
-        assert_eq!(t.touched.len(), 1);
-    }
-
-    #[test]
-    fn an_instance_that_moves_to_another_service_is_never_listed_twice() {
-        let t = table([member(1, MemberState::Alive), instance(1, "a", "web"), instance(1, "a", "db")]);
-        assert_eq!(t.services().collect::<Vec<_>>(), ["db"]);
-        assert_eq!(t.why_service("web").count(), 2);
     }
 }

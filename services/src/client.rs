@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::Host;
-use order::Ailing;
+use order::{Ailing, Reached};
 
 /// Names a write, so that a repetition of it is the same write.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -34,7 +34,8 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 /// What one question may cost.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Time to open a connection. An address on the same network answers in a millisecond or is not there.
+    /// Time to open a connection, for each address of an instance. An address on the same network answers in
+    /// a millisecond or is not there.
     pub connect: Duration,
     /// Time of one instance for its whole answer (of a stream: for its head). Above the 2 s that a node waits for what a reader has
     /// just written, and the time that a write waits for another disk.
@@ -213,6 +214,7 @@ struct Inner {
     pool: Pool<HttpConnector, Full<Bytes>>,
     limits: Limits,
     ailing: Ailing,
+    reached: Reached,
 }
 
 /// Idle connections are closed after this, before the other node does it at 5 s: a request that crosses with that close would be lost.
@@ -239,7 +241,7 @@ impl Client {
             .pool_idle_timeout(IDLE_MAX)
             .pool_max_idle_per_host(IDLE_PER_INSTANCE_MAX)
             .build(connector);
-        Self(Arc::new(Inner { pool, limits, ailing: Ailing::default() }))
+        Self(Arc::new(Inner { pool, limits, ailing: Ailing::default(), reached: Reached::default() }))
     }
 
     /// Asks the instances of a service that this node knows of, until one answers.
@@ -302,8 +304,22 @@ impl Client {
 
     /// The head of one instance's answer.
     async fn head(&self, provider: &Provider, call: &Call) -> Result<Response<Incoming>, Trouble> {
-        let request = request(provider, call)?;
-        self.0.pool.request(request).await.map_err(|error| Trouble::of_pool(&error))
+        let mut unreached = Vec::new();
+        for url in self.0.reached.order(provider) {
+            let asked = self.0.pool.request(request(&url, call)?).await;
+            match asked {
+                Ok(response) => {
+                    if !unreached.is_empty() {
+                        self.0.reached.record(provider, &url);
+                    }
+                    return Ok(response);
+                }
+                // Nothing was sent, so the next address may be tried whatever the request is.
+                Err(error) if error.is_connect() => unreached.push(format!("{url}: {}", cause(&error))),
+                Err(error) => return Err(Trouble::of_pool(&error)),
+            }
+        }
+        Err(Trouble::unreached(&unreached))
     }
 
     /// The words of an instance that answers, and cannot.
@@ -329,8 +345,8 @@ pub fn problem_detail(body: &[u8]) -> Option<String> {
     Some(problem.get("detail")?.as_str()?.chars().take(DETAIL_CHARS_MAX).collect())
 }
 
-fn request(provider: &Provider, call: &Call) -> Result<Request<Full<Bytes>>, Trouble> {
-    let url = provider.instance.url.trim_end_matches('/');
+fn request(url: &str, call: &Call) -> Result<Request<Full<Bytes>>, Trouble> {
+    let url = url.trim_end_matches('/');
     if !url.starts_with("http://") {
         return Err(Trouble::of_address(format!("{url:?} is no http:// address")));
     }
@@ -363,20 +379,26 @@ impl Trouble {
         }
     }
 
+    /// The instance had the request, and its connection broke.
     fn of_pool(error: &PoolError) -> Self {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
-        let what = if error.is_connect() { "cannot be reached" } else { "broke off before its answer" };
-        Self {
-            sent: !error.is_connect(),
-            ails: true,
-            too_large: false,
-            status: None,
-            why: format!("{what}: {cause}"),
-        }
+        let why = format!("broke off before its answer: {}", cause(error));
+        Self { sent: true, ails: true, too_large: false, status: None, why }
     }
+
+    /// No address took a connection. `addresses` are those that were tried, each with the cause.
+    fn unreached(addresses: &[String]) -> Self {
+        let why = format!("cannot be reached at {}", addresses.join(", "));
+        Self { sent: false, ails: true, too_large: false, status: None, why }
+    }
+}
+
+/// What the system says, below all that wraps it.
+fn cause(error: &PoolError) -> &dyn std::error::Error {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause
 }
 
 /// One question on its way over the instances.

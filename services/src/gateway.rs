@@ -11,7 +11,7 @@
 //! | `routes`, `announced` | which instances a request is for |
 //! | `choose`, `target` | which of them; latency, ejection |
 //! | `proxy`, `budget` | the way of a request, and of its repetitions |
-//! | `pool`, `driven` | connections to instances |
+//! | `pool`, `connect`, `driven` | connections to instances, at whichever of their addresses answers |
 //! | `batch` | what is sent, to clients and instances |
 //! | `forward`, `trace` | headers |
 //! | `words` | what the gateway says itself |
@@ -30,6 +30,7 @@ pub mod batch;
 pub mod body;
 pub mod budget;
 pub mod choose;
+pub mod connect;
 pub mod counters;
 pub mod driven;
 #[cfg(test)]

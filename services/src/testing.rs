@@ -88,6 +88,17 @@ impl MemoryHost {
 
     /// Hears of one more instance, offered by a node of this name.
     pub fn offer(&self, service: &str, node: &str, url: &str, health: Health) {
+        self.add(service, node, url, health, vec![]);
+    }
+
+    /// Hears of one more instance that has several addresses (`host:port`), and states the first.
+    pub fn offer_at(&self, service: &str, node: &str, addresses: &[&str]) {
+        let url = format!("http://{}", addresses.first().copied().unwrap_or_default());
+        let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
+        self.add(service, node, &url, Health::Passing, addresses);
+    }
+
+    fn add(&self, service: &str, node: &str, url: &str, health: Health, addresses: Vec<String>) {
         let mut all = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
         let providers = all.entry(service.to_owned()).or_default();
         let provider = Provider {
@@ -95,6 +106,7 @@ impl MemoryHost {
             node_id: id_of(node),
             node: node.to_owned(),
             zone: None,
+            addresses,
             instance: Arc::new(Instance {
                 service: service.to_owned(),
                 address: "10.0.0.1".to_owned(),

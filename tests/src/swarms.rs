@@ -109,6 +109,7 @@ impl Swarms {
             offers: vec![Offer { service: service.into(), tags: Vec::new(), meta: BTreeMap::new() }],
             suffix: id.short(),
             advertise: Vec::new(),
+            advertise_http: None,
             swarm_port: port,
             http,
             since_ms: now_ms,

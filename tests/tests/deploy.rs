@@ -53,7 +53,10 @@ fn figures(text: &str) -> BTreeSet<&str> {
 fn what_is_watched_is_what_a_node_tells() {
     scenario("what_is_watched_is_what_a_node_tells", |lab| {
         let node = lab.start(None, "m1", 7500, &["--no-mdns", "--role", "log,grading,visits,portal,gateway"]);
-        lab.until(5 * S, "it answers", |lab| lab.text(node, "/metrics").is_some());
+        // The driver copies its counters once a second, and HTTP may answer before it has done so first.
+        lab.until(5 * S, "its driver has told its counters", |lab| {
+            lab.text(node, "/metrics").is_some_and(|metrics| metrics.contains("hearsay_lateness_seconds"))
+        });
         let metrics = lab.text(node, "/metrics").unwrap();
         // Samples alone: what explains a counter leaves out the end of its name.
         let told: BTreeSet<&str> =

@@ -140,14 +140,15 @@ fn nodes_of_another_key_or_cluster_are_told_on_both_sides() {
                 .count()
         };
         let (key_words, cluster_words) = ("another cluster key or none", "belongs to another cluster");
+        // Twice, where it connected in vain before mDNS announced it: then only its host was known.
         lab.until(30 * S, "each side is warned", |lab| {
-            warned(lab, a, 3, key_words) == 1
-                && warned(lab, b, 3, key_words) == 1
-                && warned(lab, c, 1, key_words) == 1
-                && warned(lab, a, 4, key_words) == 1
-                && warned(lab, d, 1, key_words) == 1
-                && warned(lab, d, 5, cluster_words) == 1
-                && warned(lab, e, 4, cluster_words) == 1
+            warned(lab, a, 3, key_words) >= 1
+                && warned(lab, b, 3, key_words) >= 1
+                && warned(lab, c, 1, key_words) >= 1
+                && warned(lab, a, 4, key_words) >= 1
+                && warned(lab, d, 1, key_words) >= 1
+                && warned(lab, d, 5, cluster_words) >= 1
+                && warned(lab, e, 4, cluster_words) >= 1
         });
         assert_eq!(warned(lab, a, 2, ""), 0, "a member is no outsider: {}", lab.log(a));
         lab.until(10 * S, "they are counted", |lab| {

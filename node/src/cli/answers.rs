@@ -23,6 +23,8 @@ pub(super) struct Instance {
     pub(super) name: String,
     pub(super) node: String,
     pub(super) url: String,
+    /// `host:port`, best first; empty where the asked node is older.
+    pub(super) addresses: Vec<String>,
     pub(super) tags: Vec<String>,
     pub(super) health: String,
 }

@@ -3,11 +3,17 @@
 //! Plain HTTP/1.1, one connection a question: these are commands that a person types. Time and size are bounded, since what listens at
 //! that port may be no node at all.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hearsay_services::writing::IDEMPOTENCY_KEY;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Authority};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -20,7 +26,8 @@ use crate::storage::Secret;
 
 /// Whom to ask where nobody was named.
 pub(super) const DEFAULT_NODE: &str = "http://127.0.0.1:7500";
-/// A host that is there accepts at once; this leaves room for one lost packet and its repetition (1 s).
+/// For each address of a node. A host that is there accepts at once; this leaves room for one lost packet and
+/// its repetition (1 s).
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// A node answers from memory. Above what a blocked event loop should ever take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -28,6 +35,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 const WRITTEN_MAX: Duration = Duration::from_secs(60);
 /// The largest answer: ten thousand instances on each of ten nodes, at half a kilobyte apiece.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Addresses of one node that are tried. They come in the asked node's order: one that answers is among the
+/// first, or nowhere.
+const ADDRESSES_MAX: usize = 4;
 /// How much of a refusal is shown.
 const PROBLEM_CHARS_MAX: usize = 500;
 
@@ -36,8 +46,10 @@ const PROBLEM_CHARS_MAX: usize = 500;
 pub(super) struct Client {
     url: String,
     authority: String,
-    host: String,
-    port: u16,
+    /// Where it is reached: at least one host and port, best first.
+    addresses: Vec<(String, u16)>,
+    /// Which of them took the last connection. Clones share it.
+    preferred: Arc<AtomicUsize>,
     token: Option<Secret<String>>,
 }
 
@@ -72,11 +84,49 @@ impl Client {
         Ok(Self {
             url: format!("http://{authority}"),
             authority: authority.to_string(),
-            // The brackets of an IPv6 address belong to the URL, not to the address.
-            host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(80),
+            addresses: vec![target(authority)],
+            preferred: Arc::default(),
             token,
         })
+    }
+
+    /// A node that the asked one names, at whichever of these addresses (`host:port`) takes a connection. Its
+    /// token is its own: none goes along.
+    pub(super) fn at_any_of(url: &str, addresses: &[String]) -> Result<Self, Failure> {
+        let mut client = Self::new(url, None)?;
+        let others = addresses.iter().filter_map(|address| address.parse().ok()).map(|at| target(&at));
+        let first = client.addresses.remove(0);
+        client.addresses.extend(others);
+        if client.addresses.is_empty() {
+            client.addresses.push(first);
+        }
+        client.addresses.truncate(ADDRESSES_MAX);
+        Ok(client)
+    }
+
+    /// Opens a connection to the first address that takes one, beginning with the one that took the last.
+    async fn connect(&self) -> Result<TcpStream, Failure> {
+        let preferred = self.preferred.load(Relaxed);
+        let others = (0..self.addresses.len()).filter(|at| *at != preferred);
+        let mut problems = Vec::new();
+        for at in std::iter::once(preferred).chain(others) {
+            let Some((host, port)) = self.addresses.get(at) else { continue };
+            match timeout(CONNECT_MAX, TcpStream::connect((host.as_str(), *port))).await {
+                Ok(Ok(stream)) => {
+                    self.preferred.store(at, Relaxed);
+                    return Ok(stream);
+                }
+                Ok(Err(error)) => problems.push((host, error.to_string())),
+                Err(_) => problems.push((host, "the connection takes too long".to_owned())),
+            }
+        }
+        Err(self.unreachable(match problems.as_slice() {
+            [(_, problem)] => problem.clone(),
+            several => {
+                let told = several.iter().map(|(host, problem)| format!("{host}: {problem}"));
+                told.collect::<Vec<_>>().join("; ")
+            }
+        }))
     }
 
     /// The node's origin.
@@ -142,12 +192,7 @@ impl Client {
         answer_max: Duration,
     ) -> Result<Response<Incoming>, Failure> {
         let request = request.map_err(|error| Failure::Usage(error.to_string()))?;
-        let connect = timeout(CONNECT_MAX, TcpStream::connect((self.host.as_str(), self.port)));
-        let stream = match connect.await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(self.unreachable(error)),
-            Err(_) => return Err(self.unreachable("the connection takes too long")),
-        };
+        let stream = self.connect().await?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error))?;
         // Ends by itself with the body or with the sender. What goes wrong shows there.
@@ -185,6 +230,11 @@ impl Client {
     fn unreachable(&self, problem: impl ToString) -> Failure {
         Failure::Unreachable { url: self.url.clone(), problem: problem.to_string() }
     }
+}
+
+/// The host and port to connect to. The brackets of an IPv6 address belong to the URL, not to the address.
+fn target(authority: &Authority) -> (String, u16) {
+    (authority.host().trim_matches(['[', ']']).to_owned(), authority.port_u16().unwrap_or(80))
 }
 
 impl Answer {
@@ -241,8 +291,28 @@ mod tests {
             ("http://db", "http://db", "db", 80),
         ] {
             let client = Client::new(text, None).unwrap();
-            assert_eq!((client.url(), client.host.as_str(), client.port), (url, host, port));
+            assert_eq!(
+                (client.url(), client.addresses.as_slice()),
+                (url, [(host.to_owned(), port)].as_slice())
+            );
         }
+    }
+
+    #[tokio::test]
+    async fn a_node_is_asked_at_the_first_of_its_addresses_that_takes_a_connection() {
+        let listen = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = listen().local_addr().unwrap().to_string();
+        let open = listen();
+        let addresses = [closed.clone(), "no address".into(), open.local_addr().unwrap().to_string()];
+        let client = Client::at_any_of(&format!("http://{closed}"), &addresses).unwrap();
+        let stream = client.connect().await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), open.local_addr().unwrap());
+        assert_eq!(client.clone().preferred.load(Relaxed), 1, "which is the first to be tried the next time");
+        drop(open);
+        let error = client.connect().await.unwrap_err().to_string();
+        assert_eq!(error.matches("refused").count(), 2, "{error}");
+        let stated = Client::at_any_of("http://db:7500", &[]).unwrap();
+        assert_eq!(stated.addresses, [("db".to_owned(), 7500)], "an older node lists none");
     }
 
     #[test]

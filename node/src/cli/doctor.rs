@@ -12,6 +12,8 @@ mod probe;
 
 use serde::Serialize;
 
+use crate::interfaces;
+
 use super::{
     answers::{Members, Network, Ready},
     client::Client,
@@ -77,6 +79,7 @@ pub(super) async fn doctor(client: &Client, output: Output) -> Result<(), Failur
             unreachable = Some(failure).filter(|failure| matches!(failure, Failure::Unreachable { .. }));
         }
     }
+    findings.extend(host::judge_addresses(&interfaces::addresses()));
     findings.extend(host::judge(&host::interfaces(), host::mdns_port(), network.as_ref()));
     print(output, &findings)?;
     // What could not be asked is worse than what was found, and has an exit code of its own.

@@ -152,8 +152,7 @@ async fn keeper(client: &Client) -> Result<Client, Failure> {
     }
     let healthy = keepers.iter().find(|keeper| keeper.health == "passing");
     let keeper = healthy.or(keepers.first()).ok_or_else(nobody)?;
-    // Its token is its own: none goes along.
-    Client::new(&keeper.url, None)
+    Client::at_any_of(&keeper.url, &keeper.addresses)
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -7,7 +7,7 @@ use http::{Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use super::{
-    answers::Services,
+    answers::{Instance, Services},
     client::{Answer, Client, segment},
     failure::Failure,
 };
@@ -213,6 +213,7 @@ async fn known_to(role: &Role, node: &Client) -> Result<Vec<Client>, Failure> {
     let services: Services = answer.expect_success()?.json()?;
     let mut instances: Vec<_> = services.services.into_values().flatten().collect();
     instances.sort_by_key(|instance| instance.health != "passing");
-    // The token is the asked node's, and no business of the others; they ask for none.
-    Ok(instances.iter().filter_map(|instance| Client::new(&instance.url, None).ok()).collect())
+    // The token is the asked node's, and no business of the others.
+    let client = |instance: &Instance| Client::at_any_of(&instance.url, &instance.addresses).ok();
+    Ok(instances.iter().filter_map(client).collect())
 }

@@ -1,6 +1,7 @@
 //! The ways to write an address, each understood once.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
@@ -13,7 +14,8 @@ use super::SWARM_PORT;
 /// How many ports a ladder has. As many as there are slots for nodes on one machine ([`crate::storage::SLOTS_MAX`]).
 pub const LADDER_RUNGS: u16 = 1024;
 
-/// Where to listen.
+/// Where to listen. `[::]` is every address, those of IPv4 too; `0.0.0.0` is every IPv4 address. See
+/// [`crate::ports`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Listen {
     /// Here and nowhere else: a port that somebody asked for and that is taken is an error. Port 0 lets the system choose.
@@ -62,6 +64,22 @@ pub enum Host {
     Name(String),
 }
 
+impl Host {
+    /// Refuses addresses that lead every other host to itself, or nowhere.
+    fn usable_by_others(self) -> Result<Self, String> {
+        match &self {
+            Self::Ip(ip) if ip.is_unspecified() => {
+                Err(format!("{ip} is no address that others can reach; name one, or leave the option out"))
+            }
+            Self::Ip(ip) if ip.is_multicast() => Err(format!("{ip} is a multicast address; name a host")),
+            Self::Ip(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
+                Err(format!("{ip} is link-local: it means nothing on another host; name another address"))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
 impl FromStr for Host {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
@@ -94,6 +112,108 @@ impl fmt::Display for Host {
     }
 }
 
+/// What `--advertise` names: where other nodes reach this one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Advertise {
+    /// This host, at this port; `None` is the port at which the swarm listens.
+    Host(Host, Option<u16>),
+    /// Every address of this network interface, whichever it has at the time, at this port.
+    Interface(String, Option<u16>),
+}
+
+impl Advertise {
+    /// Reads `HOST`, `HOST:PORT`, `INTERFACE` or `INTERFACE:PORT`. `interfaces` are the names of this
+    /// machine's.
+    pub(super) fn parse(text: &str, interfaces: &BTreeSet<String>) -> Result<Self, String> {
+        if interfaces.contains(text) {
+            return Ok(Self::Interface(text.to_owned(), None));
+        }
+        if let Some((name, port)) = text.rsplit_once(':')
+            && interfaces.contains(name)
+        {
+            return Ok(Self::Interface(name.to_owned(), Some(parse_port(port)?)));
+        }
+        let (host, port) = host_and_port(text).map_err(|problem| {
+            format!("{problem}; the network interfaces of this machine are: {}", listed(interfaces))
+        })?;
+        Ok(Self::Host(host.usable_by_others()?, port))
+    }
+}
+
+impl fmt::Display for Advertise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = match self {
+            Self::Host(host, port) => {
+                write!(f, "{host}")?;
+                port
+            }
+            Self::Interface(name, port) => {
+                f.write_str(name)?;
+                port
+            }
+        };
+        port.iter().try_for_each(|port| write!(f, ":{port}"))
+    }
+}
+
+/// Where other machines reach this node's HTTP: `--advertise-http`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostPort {
+    /// The host.
+    pub host: Host,
+    /// Its port.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// Reads `HOST:PORT`. An interface is refused: which of its addresses leads here is for the user to say.
+    pub(super) fn parse(text: &str, interfaces: &BTreeSet<String>) -> Result<Self, String> {
+        if text.rsplit_once(':').is_some_and(|(name, _)| interfaces.contains(name))
+            || interfaces.contains(text)
+        {
+            return Err(format!(
+                "{text:?} names a network interface; write the address and the port, such as 10.0.0.1:7500"
+            ));
+        }
+        match host_and_port(text)? {
+            (host, Some(port)) => Ok(Self { host: host.usable_by_others()?, port }),
+            (host, None) => Err(format!("{host} is without a port; write HOST:PORT, such as {host}:7500")),
+        }
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Reads `HOST` or `HOST:PORT`. An IPv6 address with a port is in brackets; without brackets it is all colons
+/// and has no port.
+fn host_and_port(text: &str) -> Result<(Host, Option<u16>), String> {
+    let alone = match text.parse() {
+        Ok(host) => return Ok((host, None)),
+        Err(problem) => problem,
+    };
+    match text.rsplit_once(':') {
+        Some((host, port)) => Ok((host.parse()?, Some(parse_port(port)?))),
+        None => Err(alone),
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(format!("{text:?} is no port; write a number from 1 to 65535")),
+    }
+}
+
+/// The interfaces that a user may mean, as the end of a sentence.
+pub(crate) fn listed(interfaces: &BTreeSet<String>) -> String {
+    let names: Vec<&str> = interfaces.iter().map(String::as_str).filter(|name| *name != "lo").collect();
+    if names.is_empty() { "none but loopback".to_owned() } else { names.join(", ") }
+}
+
 /// Somebody to dial.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Join {
@@ -116,14 +236,9 @@ impl FromStr for Join {
                 "{text:?} is a URL; to join takes the host and its swarm port, host:{SWARM_PORT}"
             ));
         }
-        // An IPv6 address without brackets is all colons and has no port.
-        if let Ok(host) = text.parse() {
-            return Ok(Self::Host(host, SWARM_PORT));
-        }
-        let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-        match (host.parse(), port.parse()) {
-            (Ok(host), Ok(port)) if port != 0 => Ok(Self::Host(host, port)),
-            _ => Err(format!("{text:?} is nothing to join; write host, host:port or a multiaddr")),
+        match host_and_port(text) {
+            Ok((host, port)) => Ok(Self::Host(host, port.unwrap_or(SWARM_PORT))),
+            Err(_) => Err(format!("{text:?} is nothing to join; write host, host:port or a multiaddr")),
         }
     }
 }
@@ -139,18 +254,21 @@ impl fmt::Display for Join {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     fn listen(text: &str) -> Result<Listen, String> {
-        Listen::parse(text, SocketAddr::from(([0, 0, 0, 0], 7500)))
+        Listen::parse(text, SocketAddr::from((Ipv6Addr::UNSPECIFIED, 7500)))
     }
 
     #[test]
     fn a_port_is_understood_in_every_form_people_write() {
         for (text, expected) in [
-            ("7501", "0.0.0.0:7501"),
-            (":7501", "0.0.0.0:7501"),
-            ("0", "0.0.0.0:0"),
+            ("7501", "[::]:7501"),
+            (":7501", "[::]:7501"),
+            ("0.0.0.0:7501", "0.0.0.0:7501"),
+            ("0", "[::]:0"),
             ("127.0.0.1:80", "127.0.0.1:80"),
             ("[::1]:80", "[::1]:80"),
             ("localhost:80", "127.0.0.1:80"),
@@ -172,6 +290,61 @@ mod tests {
         assert_eq!(listen("80").unwrap().candidates().count(), 1);
         let end = Listen::Ladder(SocketAddr::from(([127, 0, 0, 1], 65_534)));
         assert_eq!(end.candidates().count(), 2);
+    }
+
+    #[test]
+    fn what_is_advertised_is_a_host_or_an_interface_with_or_without_a_port() {
+        let interfaces = BTreeSet::from(["lo", "eth0", "eth0.100"].map(str::to_owned));
+        let parse = |text: &str| Advertise::parse(text, &interfaces);
+        for text in [
+            "db.example",
+            "db.example:17600",
+            "10.0.0.1",
+            "10.0.0.1:1",
+            "[fd77::1]:7600",
+            "eth0",
+            "eth0:17600",
+        ] {
+            assert_eq!(parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(parse("fd77::1"), Ok(Advertise::Host("fd77::1".parse().unwrap(), None)));
+        assert_eq!(parse("[::1]:7600"), Ok(Advertise::Host("::1".parse().unwrap(), Some(7600))));
+        assert_eq!(parse("eth0.100:1"), Ok(Advertise::Interface("eth0.100".into(), Some(1))));
+        for (wrong, part) in [
+            ("0.0.0.0", "others can reach"),
+            ("[::]:7600", "others can reach"),
+            ("224.0.0.251", "multicast"),
+            ("fe80::1", "link-local"),
+            ("db:0", "from 1 to 65535"),
+            ("db:x", "from 1 to 65535"),
+            ("eth0:0", "from 1 to 65535"),
+            ("eth1.100", "eth0, eth0.100"),
+            ("http://db", "eth0"),
+            ("", "eth0"),
+        ] {
+            let problem = parse(wrong).unwrap_err();
+            assert!(problem.contains(part), "{wrong}: {problem}");
+        }
+    }
+
+    #[test]
+    fn http_is_advertised_with_a_host_and_a_port() {
+        let interfaces = BTreeSet::from(["eth0".to_owned()]);
+        let parse = |text: &str| HostPort::parse(text, &interfaces).map(|http| http.to_string());
+        for text in ["db.example:17500", "10.0.0.1:80", "[fd77::1]:7500"] {
+            assert_eq!(parse(text), Ok(text.to_owned()));
+        }
+        for (wrong, part) in [
+            ("db.example", "db.example:7500"),
+            ("fd77::1", "[fd77::1]:7500"),
+            ("0.0.0.0:80", "others can reach"),
+            ("db:0", "65535"),
+            ("eth0:80", "interface"),
+            ("", "host name"),
+        ] {
+            let problem = parse(wrong).unwrap_err();
+            assert!(problem.contains(part), "{wrong}: {problem}");
+        }
     }
 
     #[test]

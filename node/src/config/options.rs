@@ -42,15 +42,16 @@ pub struct Options {
     /// Which cluster to belong to; nodes of different clusters ignore each other [default: default]
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
-    /// Where to serve HTTP: IP:PORT, :PORT, PORT or IP [default: 0.0.0.0, first free port from 7500]
+    /// Where to serve HTTP: IP:PORT, :PORT, PORT or IP; 0.0.0.0 is IPv4 alone, [::] both [default: [::],
+    /// first free port from 7500]
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "text_or_port")]
     pub http: Option<String>,
-    /// Where to listen for other nodes [default: 0.0.0.0, first free port from 7600]
+    /// Where to listen for other nodes [default: [::], first free port from 7600]
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "text_or_port")]
     pub swarm: Option<String>,
-    /// Where the gateway listens, with --role gateway [default: 0.0.0.0, first free port from 8080]
+    /// Where the gateway listens, with --role gateway [default: [::], first free port from 8080]
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "text_or_port")]
     pub gateway: Option<String>,
@@ -58,9 +59,14 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "text_or_port")]
     pub dns: Option<String>,
-    /// Host name or IP address to tell others, in place of those of the interfaces (repeatable)
-    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    /// Where others reach this node, in place of the interfaces' addresses: a host name, an IP address or a
+    /// network interface; the port, if it is mapped to another one than the swarm's (repeatable)
+    #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
     pub advertise: Vec<String>,
+    /// Where others reach this node's HTTP, if that port is mapped to another one [default: the hosts of
+    /// --advertise, and the port of --http]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise_http: Option<String>,
     /// A node to join: host, host:port or multiaddr (repeatable); retried for ever
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
     pub join: Vec<String>,
@@ -184,6 +190,7 @@ impl Options {
             gateway: self.gateway.or(lower.gateway),
             dns: self.dns.or(lower.dns),
             advertise: list(self.advertise, lower.advertise),
+            advertise_http: self.advertise_http.or(lower.advertise_http),
             join: list(self.join, lower.join),
             no_mdns: self.no_mdns.or(lower.no_mdns),
             key_file: self.key_file.or(lower.key_file),

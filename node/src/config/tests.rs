@@ -104,15 +104,33 @@ fn a_truth_in_the_environment_is_written_in_many_ways_and_nothing_is_not_set() {
 fn default_ports_are_ladders_and_dns_stays_on_loopback() {
     let config = load(&[], "", &[]).unwrap();
     for (listen, expected) in [
-        (config.http, "0.0.0.0:7500"),
-        (config.swarm, "0.0.0.0:7600"),
-        (config.gateway, "0.0.0.0:8080"),
+        (config.http, "[::]:7500"),
+        (config.swarm, "[::]:7600"),
+        (config.gateway, "[::]:8080"),
         (config.dns, "127.0.0.1:7553"),
     ] {
         assert_eq!(listen, Listen::Ladder(expected.parse().unwrap()));
     }
     let dns = load(&["--dns", ":53"], "", &[]).unwrap().dns;
     assert_eq!(dns, Listen::Exactly("127.0.0.1:53".parse().unwrap()));
+}
+
+#[test]
+fn mapped_ports_are_advertised_and_one_without_the_other_is_warned_of() {
+    let both =
+        load(&["--advertise", "db.example:17600", "--advertise-http", "db.example:17500"], "", &[]).unwrap();
+    assert_eq!(both.advertise[0].to_string(), "db.example:17600");
+    assert_eq!(both.advertise_http.unwrap().to_string(), "db.example:17500");
+    assert_eq!(both.warnings, [""; 0]);
+    let file = "advertise = ['[2001:db8::1]:17600', 'lo']\n";
+    let swarm_alone = load(&[], file, &[("HEARSAY_ADVERTISE_HTTP", "")]).unwrap();
+    let advertised: Vec<_> = swarm_alone.advertise.iter().map(ToString::to_string).collect();
+    assert_eq!(advertised, ["[2001:db8::1]:17600", "lo"]);
+    assert!(matches!(swarm_alone.advertise[1], Advertise::Interface(..)));
+    assert!(swarm_alone.warnings[0].contains("--advertise-http"), "{:?}", swarm_alone.warnings);
+    let own_port =
+        load(&["--advertise", "db.example:7600"], "", &[("HEARSAY_ADVERTISE_HTTP", "db.example:1")]);
+    assert_eq!(own_port.unwrap().warnings, [""; 0]);
 }
 
 #[test]
@@ -126,13 +144,15 @@ fn roles_repeat_or_take_commas_and_an_unknown_one_lists_those_there_are() {
 #[test]
 fn a_wrong_value_is_told_with_its_option_and_what_is_allowed() {
     let long = "x".repeat(129);
-    let table: [(&[&str], &[&str]); 11] = [
+    let table: [(&[&str], &[&str]); 13] = [
         (&["--name", &long], &["name:", "128"]),
         (&["--cluster", "a/b"], &["cluster:", "'/'"]),
         (&["--zone", ""], &["zone:", "1 to 128"]),
         (&["--http", "x"], &["http:", "IP:PORT"]),
         (&["--join", "a b"], &["join:", "host:port"]),
-        (&["--advertise", "a/b"], &["advertise:", "host name"]),
+        (&["--advertise", "a/b"], &["advertise:", "host name", "network interface"]),
+        (&["--advertise", "db:x"], &["advertise:", "1 to 65535"]),
+        (&["--advertise-http", "db"], &["advertise-http:", "db:7500"]),
         (&["--tag", "a\u{7}"], &["tag:", "control"]),
         (&["--log-max-age", "30"], &["log-max-age:", "30d"]),
         (&["--log-max-bytes", "1k"], &["log-max-bytes:", "1GiB"]),

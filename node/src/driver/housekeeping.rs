@@ -2,10 +2,8 @@
 
 use std::time::Instant;
 
-use libp2p::Multiaddr;
-
-use super::{ANNOUNCED_MAX, Driver, HOUSEKEEPING, take_due};
-use crate::{logging, swarm, warnings};
+use super::{Driver, HOUSEKEEPING, take_due};
+use crate::{logging, warnings};
 
 impl Driver {
     /// What happens seldom.
@@ -82,21 +80,6 @@ impl Driver {
                 self.warnings.list().len() as f64,
             ),
         ]);
-    }
-
-    /// Few of a large cluster speak mDNS, and nobody listens to a flood of it.
-    fn keep_mdns(&mut self) {
-        let mdns = self.mdns_wanted && self.core.speaks_mdns();
-        let announced = self.swarm.behaviour().mdns.as_ref().map_or(0, |mdns| mdns.discovered_nodes().len());
-        let flooded = announced > ANNOUNCED_MAX;
-        if mdns != self.mdns_on || flooded {
-            self.mdns_on = mdns;
-            self.mdns_floods += u64::from(flooded);
-            self.heard.clear();
-            let id = *self.swarm.local_peer_id();
-            let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
-            self.swarm.behaviour_mut().mdns = swarm::speak_mdns(mdns, id, &listening);
-        }
     }
 
     /// Whether everybody nearby knows that this node leaves.

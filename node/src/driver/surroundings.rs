@@ -9,7 +9,8 @@ use libp2p::{
 };
 
 use super::{
-    ANNOUNCED_MAX, Driver, HEARD_MAX,
+    Driver, HEARD_MAX,
+    multicast::ANNOUNCED_MAX,
     outsiders::{Contact, Outsider, Reason, ip_of},
 };
 use crate::swarm::{self, Failure, node_of};

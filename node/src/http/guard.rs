@@ -79,7 +79,7 @@ impl Guard {
         if let Some(authority) = &authority
             && !self.site.names.accept(authority.host())
         {
-            return Err(("host", foreign_host(authority.host())));
+            return Err(("host", foreign_host(&self.site.name, authority.host())));
         }
         // Nothing here changes anything on a safe method; one that a path does not take is refused by the router, with those it takes.
         if request.method().is_safe() {
@@ -135,10 +135,11 @@ fn is_host_and_port(authority: &Authority) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
 }
 
-fn foreign_host(host: &str) -> Problem {
+fn foreign_host(node: &str, host: &str) -> Problem {
     let host: String = host.chars().take(128).collect();
     let detail = format!(
-        "this node does not go by the name {host:?}; use its address, localhost, or a name given to it by --advertise or --allow-host"
+        "the node {node} does not go by the name {host:?}; use its address or localhost, or start it with --allow-host {host} \
+         (behind a gateway, every node whose roles are reached by that name)"
     );
     Problem::new(StatusCode::MISDIRECTED_REQUEST, detail)
 }

@@ -32,6 +32,31 @@ pub struct NodeHost {
     pub listeners: Mutex<BTreeMap<String, TcpListener>>,
     /// The plug-ins' way to other services.
     pub client: Client,
+    /// With `--advertise-http`: how its own plug-ins reach its roles.
+    pub own_http: Option<OwnHttp>,
+}
+
+/// A mapped port need not lead back in from behind the mapping. So plug-ins of the node go on to where it
+/// listens.
+#[derive(Debug)]
+pub struct OwnHttp {
+    /// What others are told, `host:port`.
+    pub stated: String,
+    /// Where it listens, as far as it is known: `host:port` of each.
+    pub listening: Vec<String>,
+}
+
+impl NodeHost {
+    /// An instance as the plug-ins of this node see it.
+    fn seen_here(&self, provider: &Arc<Provider>) -> Arc<Provider> {
+        match &self.own_http {
+            Some(own) if provider.node_id == self.id && provider.addresses == [own.stated.as_str()] => {
+                let addresses = [provider.addresses.as_slice(), own.listening.as_slice()].concat();
+                Arc::new(Provider { addresses, ..Provider::clone(provider) })
+            }
+            _ => Arc::clone(provider),
+        }
+    }
 }
 
 impl Host for NodeHost {
@@ -60,13 +85,13 @@ impl Host for NodeHost {
     }
 
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {
-        self.view.read(|table| table.providers(service).cloned().collect())
+        self.view.read(|table| table.providers(service).map(|provider| self.seen_here(provider)).collect())
     }
 
     fn all_providers(&self) -> (Index, Vec<Arc<Provider>>) {
         self.view.read(|table| {
             let all = table.services().flat_map(|service| table.providers(service));
-            (table.services_index(), all.cloned().collect())
+            (table.services_index(), all.map(|provider| self.seen_here(provider)).collect())
         })
     }
 

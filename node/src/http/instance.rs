@@ -1,6 +1,6 @@
 //! The JSON of instances: one shape for lists, events and whoever else shows them.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use hearsay_protocol::providers::{Index, Provider};
 use serde::Serialize;
@@ -16,9 +16,12 @@ pub(super) struct InstanceJson<'a> {
     name: &'a str,
     node: &'a str,
     node_id: String,
+    /// The host of the first of `addresses`.
     address: &'a str,
+    /// `host:port`, in the order in which this node's host should try them.
+    addresses: &'a [String],
     port: u16,
-    url: &'a str,
+    url: Cow<'a, str>,
     tags: &'a [String],
     meta: &'a BTreeMap<String, String>,
     health: &'static str,
@@ -33,9 +36,10 @@ impl<'a> From<&'a Provider> for InstanceJson<'a> {
             name: &instance.service,
             node: &provider.node,
             node_id: provider.node_id.to_string(),
-            address: &instance.address,
+            address: provider.host(),
+            addresses: &provider.addresses,
             port: instance.port,
-            url: &instance.url,
+            url: provider.url(),
             tags: &instance.tags,
             meta: &instance.meta,
             health: instance.health.as_str(),

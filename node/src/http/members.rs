@@ -32,7 +32,7 @@ pub(super) async fn list(State(site): State<Arc<Site>>, uri: Uri) -> Result<Resp
     let parameters = Parameters::read(uri.query(), &Wait::PARAMETERS)?;
     Wait::read(&parameters)?.hold(&site, ProviderTable::members_index).await?;
     let (index, root_hash, members) = site.read(|table| {
-        let members: Vec<Member> = table.members().cloned().collect();
+        let members: Vec<Member> = table.members_from_here().collect();
         (table.members_index(), table.root_hash(), members)
     });
     let json = MembersJson {

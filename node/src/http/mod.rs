@@ -56,7 +56,7 @@ use axum::{
 use hearsay_services::{Host, PrefixClash, Service, html, prefixes};
 
 pub use accept::{Limits, serve};
-pub use host::NodeHost;
+pub use host::{NodeHost, OwnHttp};
 pub use site::{Answers, HostNames, Readiness, Site, Waiters};
 
 use plugins::Plugins;

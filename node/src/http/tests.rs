@@ -118,6 +118,7 @@ impl Server {
             journals,
             listeners: Default::default(),
             client: hearsay_services::Client::default(),
+            own_http: None,
         });
         for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
             within(task).await;

@@ -73,7 +73,7 @@ fn take(site: &Site) -> Taken {
         Taken {
             index: table.index().0,
             root_hash: table.root_hash(),
-            members: table.members().cloned().collect(),
+            members: table.members_from_here().collect(),
             providers: table.services().flat_map(|s| table.providers(s)).take(ROWS_MAX).cloned().collect(),
             providers_len: table.providers_len(),
             health,
@@ -89,7 +89,8 @@ fn take(site: &Site) -> Taken {
 fn ways(site: &Site, portals: &[Arc<Provider>]) -> Vec<Way> {
     let here = portals.iter().any(|portal| portal.node_id == site.id);
     let elsewhere = || portals.iter().find(|p| p.instance.health != Health::Critical);
-    let origin = if here { Some("") } else { elsewhere().and_then(|p| web_address(&p.instance.url)) };
+    let elsewhere = elsewhere().map(|portal| portal.url());
+    let origin = if here { Some("") } else { elsewhere.as_deref().and_then(web_address) };
     let mut ways = Vec::new();
     if let Some(origin) = origin.map(|origin| origin.trim_end_matches('/')) {
         ways.push(Way { label: "Grade book", href: format!("{origin}/portal"), here: false });
@@ -286,8 +287,8 @@ fn groups(providers: &[Arc<Provider>]) -> Vec<Group> {
         group.rows.push(InstanceRow {
             node: provider.node.clone(),
             health,
-            link: web_address(&instance.url).map(str::to_owned),
-            url: instance.url.clone(),
+            link: web_address(&provider.url()).map(str::to_owned),
+            url: provider.url().into_owned(),
             tags: instance.tags.clone(),
             since: moment_of(&time),
             time,

@@ -25,8 +25,10 @@ pub struct Behaviour {
     pub pulse: super::pulse::Behaviour,
     /// Tells nodes of other clusters apart.
     pub identify: identify::Behaviour,
-    /// Multicast.
+    /// Multicast over IPv4.
     pub mdns: Toggle<mdns::tokio::Behaviour>,
+    /// Multicast over IPv6: one behaviour speaks one family.
+    pub mdns6: Toggle<mdns::tokio::Behaviour>,
 }
 
 /// The protocols of the key check, which only asks.
@@ -35,8 +37,10 @@ pub struct Behaviour {
 pub struct KeyCheckBehaviour {
     /// Anti-entropy.
     pub sync: request_response::Behaviour<super::Bytes>,
-    /// Multicast.
+    /// Multicast over IPv4.
     pub mdns: Toggle<mdns::tokio::Behaviour>,
+    /// Multicast over IPv6.
+    pub mdns6: Toggle<mdns::tokio::Behaviour>,
 }
 
 /// What the key check hears.

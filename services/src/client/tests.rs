@@ -122,6 +122,35 @@ async fn a_read_goes_on_to_the_next_whatever_is_wrong_with_the_first() {
 }
 
 #[tokio::test]
+async fn an_instance_is_asked_at_the_first_of_its_addresses_that_takes_a_connection() {
+    let (dead, dead_too) = (nobody().await, nobody().await);
+    let good = Instance::answering(200, "").await;
+    let host = MemoryHost::new("me");
+    let bare = |url: &str| url.trim_start_matches("http://").to_owned();
+    host.offer_at("web", "n0", &[&bare(&dead), &bare(&dead_too), &bare(&good.url)]);
+    let client = quick();
+    client.ask(&host, "web", &Call::get("/")).await.unwrap();
+    client.ask(&host, "web", &write()).await.unwrap();
+    assert_eq!(good.asked(), 2, "a write, too: nothing of it was sent elsewhere");
+    assert_eq!(client.0.reached.order(&host.providers("web")[0])[0], good.url, "which is tried first now");
+    host.withdraw("web", "n0");
+    host.offer_at("web", "n0", &[&bare(&dead), &bare(&dead_too)]);
+    let error = client.ask(&host, "web", &Call::get("/")).await.unwrap_err().to_string();
+    assert!(error.contains(&dead) && error.contains(&dead_too), "{error}");
+}
+
+#[tokio::test]
+async fn an_instance_that_broke_off_is_not_asked_at_its_other_addresses() {
+    let (broken, taken) = breaks_off().await;
+    let good = Instance::answering(200, "").await;
+    let host = MemoryHost::new("me");
+    let bare = |url: &str| url.trim_start_matches("http://").to_owned();
+    host.offer_at("web", "n0", &[&bare(&broken), &bare(&good.url)]);
+    quick().ask(&host, "web", &write()).await.unwrap_err();
+    assert_eq!((taken.load(SeqCst), good.asked()), (1, 0), "the write may have been carried out");
+}
+
+#[tokio::test]
 async fn a_write_goes_on_only_if_nothing_of_it_can_have_arrived() {
     let good = Instance::answering(201, "{}").await;
     let reply = quick().ask(&host(&[&nobody().await, &good.url]), "web", &write()).await.unwrap();

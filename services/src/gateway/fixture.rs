@@ -23,6 +23,7 @@ pub(super) fn provider_with(service: &str, id: &str, url: &str, tags: &[&str], h
         node_id: NodeId::from_public_key([7; 32]),
         node: "n1".to_owned(),
         zone: None,
+        addresses: vec![],
         instance: Arc::new(Instance {
             service: service.to_owned(),
             address: "10.0.0.9".to_owned(),

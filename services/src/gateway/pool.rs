@@ -2,7 +2,6 @@
 //! one is shared. Each thread has its own, because a connection is driven by the thread that opened it.
 
 use std::{
-    io,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -13,18 +12,16 @@ use std::{
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep, sleep, timeout},
-};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::{
     batch::{Batch, Socket},
     body::Outgoing,
+    connect::connect,
     driven::Driven,
     limits::Limits,
     proxy::LOOK_EVERY,
-    target::{Address, Target, is_link_local},
+    target::Target,
 };
 
 /// A connection that is not done with its last request when the answer has ended gets this long: the client's body was not read whole.
@@ -199,7 +196,7 @@ impl Pool {
     /// # Errors
     /// There is none.
     pub async fn open_one(&self, target: &Target) -> Result<Box<One>, ConnectError> {
-        let stream = self.connect(&target.address).await?;
+        let stream = connect(target, self.limits.connect).await?;
         let handshake = http1::Builder::new()
             .max_headers(self.limits.headers)
             .handshake::<_, Outgoing>(TokioIo::new(Socket::new(stream, &self.batch)))
@@ -222,7 +219,7 @@ impl Pool {
             two.used = Instant::now();
             return Ok(two.sender.clone());
         }
-        let stream = self.connect(&target.address).await?;
+        let stream = connect(target, self.limits.connect).await?;
         let handshake = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_EVERY)
@@ -240,38 +237,6 @@ impl Pool {
         });
         *kept = Some(Shared { sender: sender.clone(), used: Instant::now() });
         Ok(sender)
-    }
-
-    async fn connect(&self, address: &Address) -> Result<TcpStream, ConnectError> {
-        let connecting = async {
-            match address {
-                Address::Ip(ip) => TcpStream::connect(ip).await,
-                Address::Name(name, port) => {
-                    let mut last =
-                        io::Error::new(io::ErrorKind::NotFound, "the name has no address to connect to");
-                    for ip in tokio::net::lookup_host((name.as_str(), *port)).await? {
-                        if is_link_local(ip.ip()) {
-                            continue;
-                        }
-                        match TcpStream::connect(ip).await {
-                            Ok(stream) => return Ok(stream),
-                            Err(error) => last = error,
-                        }
-                    }
-                    Err(last)
-                }
-            }
-        };
-        match timeout(self.limits.connect, connecting).await {
-            Ok(Ok(stream)) => {
-                // Requests are written whole.
-                let _ = stream.set_nodelay(true);
-                Ok(stream)
-            }
-            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(ConnectError::TimedOut),
-            Ok(Err(error)) => Err(ConnectError::Refused(error.to_string())),
-            Err(_) => Err(ConnectError::TimedOut),
-        }
     }
 }
 

@@ -72,6 +72,7 @@ fn describe_instances(shared: &Shared, routes: &Routes) -> Vec<Value> {
                 "service": provider.instance.service,
                 "node": provider.node,
                 "url": format!("http://{}", target.authority),
+                "addresses": provider.addresses,
                 "health": provider.instance.health.as_str(),
                 "h2c": target.h2c,
                 "inFlight": target.in_flight(),

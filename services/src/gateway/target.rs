@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -30,6 +30,10 @@ const EJECTION: Duration = Duration::from_secs(1);
 const EJECTION_MAX: Duration = Duration::from_secs(60);
 /// Whoever has served for so long after its last ejection starts from [`EJECTION`] again.
 const FORGIVEN: Duration = Duration::from_secs(60);
+
+/// Addresses of an instance that are tried. They are ordered: one that answers is among the first, or
+/// nowhere.
+const ADDRESSES_MAX: usize = 8;
 
 /// The weight of a new sample in the moving average of latencies.
 const WEIGHT: f32 = 0.1;
@@ -90,8 +94,10 @@ pub struct Target {
     pub host: HeaderValue,
     /// The same as the authority of an HTTP/2 request.
     pub authority: Authority,
-    /// Where it is.
-    pub address: Address,
+    /// Where it is, in the order in which this host should try; at least one.
+    addresses: Box<[Address]>,
+    /// Which of them was connected to last.
+    preferred: AtomicUsize,
     /// Whether it takes HTTP/2 without TLS for everything (tag `h2c`), and not only for gRPC.
     pub h2c: bool,
     /// Connections that wait for their next request, by thread.
@@ -121,14 +127,15 @@ impl Target {
     /// Why nothing can be sent to it.
     pub fn new(provider: &Provider, threads: usize) -> Result<Self, Unusable> {
         let instance = &provider.instance;
-        let (authority, address) = locate(provider)?;
+        let (authority, addresses) = locate(provider)?;
         let h2c = instance.tags.iter().any(|tag| tag == "h2c");
         Ok(Self {
             id: provider.id.clone(),
             node_id: provider.node_id,
             host: HeaderValue::from_str(authority.as_str()).map_err(|_| Unusable::NoAddress)?,
             authority,
-            address,
+            addresses,
+            preferred: AtomicUsize::new(0),
             h2c,
             kept: (0..threads).map(|_| Kept::default()).collect(),
             in_flight: AtomicU32::new(0),
@@ -142,9 +149,29 @@ impl Target {
         })
     }
 
-    /// Whether it is the same place under the same id, so that what was learnt of the one holds for the other.
+    /// Whether it is the same place under the same id, so that what was learnt of the one holds for the
+    /// other. The order of the addresses does not count: which of them answers is known by now.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.authority == other.authority && self.address == other.address && self.h2c == other.h2c
+        self.authority == other.authority
+            && self.h2c == other.h2c
+            && self.addresses.len() == other.addresses.len()
+            && self.addresses.iter().all(|address| other.addresses.contains(address))
+    }
+
+    /// The addresses with their positions: first the one that was connected to last, then the others in their
+    /// order.
+    pub fn addresses(&self) -> impl Iterator<Item = (usize, &Address)> {
+        let preferred = self.preferred.load(Relaxed);
+        let all = || self.addresses.iter().enumerate();
+        all().filter(move |(at, _)| *at == preferred).chain(all().filter(move |(at, _)| *at != preferred))
+    }
+
+    /// Tries the address at this position first from now on.
+    pub fn prefer(&self, at: usize) {
+        // Nearly always it is already.
+        if self.preferred.load(Relaxed) != at {
+            self.preferred.store(at, Relaxed);
+        }
     }
 
     /// The table lists it no longer.
@@ -260,7 +287,8 @@ fn unpack(packed: u64) -> (f32, u32) {
     (f32::from_bits((packed >> 32) as u32), packed as u32)
 }
 
-fn locate(provider: &Provider) -> Result<(Authority, Address), Unusable> {
+/// Understands where an instance is: under which authority it is asked, and which addresses lead there.
+fn locate(provider: &Provider) -> Result<(Authority, Box<[Address]>), Unusable> {
     let instance = &provider.instance;
     let uri = if instance.url.is_empty() {
         let host = &instance.address;
@@ -277,18 +305,31 @@ fn locate(provider: &Provider) -> Result<(Authority, Address), Unusable> {
     }
     let authority =
         uri.into_parts().authority.filter(|a| !a.as_str().contains('@')).ok_or(Unusable::NoAddress)?;
+    let stated = address_of(&authority);
+    if provider.addresses.len() < 2 {
+        return Ok((authority, [stated?].into()));
+    }
+    let all = provider.addresses.iter().map(|a| address_of(&a.parse().map_err(|_| Unusable::NoAddress)?));
+    let usable: Box<[Address]> = all.filter_map(Result::ok).take(ADDRESSES_MAX).collect();
+    if usable.is_empty() {
+        // Then the stated one is among those that are not.
+        return Err(stated.err().unwrap_or(Unusable::NoAddress));
+    }
+    Ok((authority, usable))
+}
+
+fn address_of(authority: &Authority) -> Result<Address, Unusable> {
     let host = authority.host();
     let port = authority.port_u16().unwrap_or(80);
     if host.is_empty() || port == 0 {
         return Err(Unusable::NoAddress);
     }
     let literal = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    let address = match literal.parse::<IpAddr>() {
-        Ok(ip) if is_link_local(ip) => return Err(Unusable::LinkLocal),
-        Ok(ip) => Address::Ip((ip, port).into()),
-        Err(_) => Address::Name(literal.to_owned(), port),
-    };
-    Ok((authority, address))
+    match literal.parse::<IpAddr>() {
+        Ok(ip) if is_link_local(ip) => Err(Unusable::LinkLocal),
+        Ok(ip) => Ok(Address::Ip((ip, port).into())),
+        Err(_) => Ok(Address::Name(literal.to_owned(), port)),
+    }
 }
 
 #[cfg(test)]
@@ -300,7 +341,9 @@ mod tests {
     fn a_url_is_understood_or_refused_with_the_reason() {
         let at = |url: &str| {
             let target = Target::new(&provider("web", "a", url, &[]), 1)?;
-            Ok((target.address.clone(), target.authority.to_string()))
+            let addresses: Vec<_> = target.addresses().map(|(_, address)| address.clone()).collect();
+            assert_eq!(addresses.len(), 1);
+            Ok((addresses[0].clone(), target.authority.to_string()))
         };
         let ip = |text: &str| Address::Ip(text.parse().unwrap());
         assert_eq!(at("http://10.0.0.1:80"), Ok((ip("10.0.0.1:80"), "10.0.0.1:80".into())));
@@ -320,6 +363,27 @@ mod tests {
         ] {
             assert_eq!(at(url), Err(why), "{url}");
         }
+    }
+
+    #[test]
+    fn all_usable_addresses_are_tried_and_the_one_that_worked_first() {
+        let of = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|a| (*a).to_owned()).collect();
+            Target::new(&Provider { addresses, ..provider("grading", "g", "http://10.0.0.1:80", &[]) }, 1)
+        };
+        let order = |target: &Target| target.addresses().map(|(_, a)| a.clone()).collect::<Vec<_>>();
+        let ip = |text: &str| Address::Ip(text.parse().unwrap());
+        let target = of(&["10.1.0.1:80", "169.254.0.1:80", "10.0.0.1:80", "[fd77::1]:80"]).unwrap();
+        assert_eq!(order(&target), [ip("10.1.0.1:80"), ip("10.0.0.1:80"), ip("[fd77::1]:80")]);
+        target.prefer(2);
+        assert_eq!(order(&target), [ip("[fd77::1]:80"), ip("10.1.0.1:80"), ip("10.0.0.1:80")]);
+        assert_eq!(target.authority, "10.0.0.1:80", "it is asked under the name that it states");
+        let reordered = of(&["[fd77::1]:80", "10.0.0.1:80", "10.1.0.1:80"]).unwrap();
+        assert!(target.is_same(&reordered) && !target.is_same(&of(&["10.0.0.1:80", "10.9.0.1:80"]).unwrap()));
+        let many: Vec<_> = (0..100).map(|n| format!("10.2.0.{n}:80")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert_eq!(order(&of(&many).unwrap()).len(), ADDRESSES_MAX);
+        assert_eq!(of(&["169.254.0.1:80", "[fe80::1]:80"]).unwrap_err(), Unusable::NoAddress);
     }
 
     #[test]

@@ -100,6 +100,26 @@ async fn an_instance_killed_under_load_costs_no_safe_request() {
 }
 
 #[tokio::test]
+async fn an_instance_is_reached_at_whichever_of_its_addresses_answers() {
+    let world = World::start().await;
+    let good = echo("good").await;
+    world.table.offer_at("web", "a", &[nobody(), nobody(), good.address]);
+    world.settled().await;
+    for _ in 0..5 {
+        let post = "POST /web HTTP/1.1\r\nhost: gw\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello";
+        assert_eq!(world.send(post).await.json()["body"], "hello");
+    }
+    let state = world.state().await;
+    let instance = &state["instances"][0];
+    assert_eq!(
+        (&instance["failed"], &instance["answered"]),
+        (&0.into(), &5.into()),
+        "it is not blamed: {state:#}"
+    );
+    assert_eq!(instance["addresses"].as_array().map(Vec::len), Some(3));
+}
+
+#[tokio::test]
 async fn a_request_that_was_never_sent_goes_elsewhere_whatever_its_method() {
     let world = World::start().await;
     let good = echo("good").await;

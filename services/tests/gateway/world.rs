@@ -49,11 +49,23 @@ impl Table {
     }
 
     pub(crate) fn offer_as(&self, service: &str, id: &str, url: &str, tags: &[&str], health: Health) {
-        let provider = Provider {
+        self.list(self.provider(service, id, url, tags, health));
+    }
+
+    /// Lists an instance that has several addresses, and states the first.
+    pub(crate) fn offer_at(&self, service: &str, id: &str, addresses: &[SocketAddr]) {
+        let stated = self.provider(service, id, &format!("http://{}", addresses[0]), &[], Health::Passing);
+        let addresses = addresses.iter().map(SocketAddr::to_string).collect();
+        self.list(Provider { addresses, ..stated });
+    }
+
+    fn provider(&self, service: &str, id: &str, url: &str, tags: &[&str], health: Health) -> Provider {
+        Provider {
             id: id.to_owned(),
             node_id: self.node_id(),
             node: "n1".to_owned(),
             zone: None,
+            addresses: vec![],
             instance: Arc::new(Instance {
                 service: service.to_owned(),
                 address: String::new(),
@@ -64,9 +76,12 @@ impl Table {
                 health,
                 since_ms: 0,
             }),
-        };
+        }
+    }
+
+    fn list(&self, provider: Provider) {
         self.change(|all| {
-            all.retain(|p| p.id != id);
+            all.retain(|p| p.id != provider.id);
             all.push(Arc::new(provider));
         });
     }

@@ -78,7 +78,7 @@ fn advertised(me: &Member) -> Finding {
     if hosts.iter().all(is_local) {
         return Finding::warn(
             "it tells others only loopback addresses, so no other machine can reach it",
-            "fine on one machine; otherwise listen on an interface (--swarm 0.0.0.0) or name an address with --advertise",
+            "fine on one machine; otherwise start it without --swarm (it then listens on every interface), or name an address with --advertise",
         );
     }
     Finding::ok(format!("it can be reached at {}", listed(&hosts)))

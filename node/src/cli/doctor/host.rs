@@ -4,9 +4,9 @@
 //! which they were mounted, which within a container or `unshare -n` need not be this process's own. (`/proc/net` is the process's own.)
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4},
 };
 
 use nix::{
@@ -16,9 +16,11 @@ use nix::{
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 
 use super::{super::answers::Network, Finding};
+use crate::interfaces::InterfaceAddress;
 
 /// Multicast DNS: RFC 6762, section 3.
 const MDNS_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
+const MDNS_GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
 const MDNS_PORT: u16 = 5353;
 
 /// A network interface, as far as multicast is concerned.
@@ -41,7 +43,11 @@ impl Interface {
 
 /// The interfaces of this machine; on those that are fit, a group is joined and left for a try.
 pub(super) fn interfaces() -> Vec<Interface> {
-    let listened = fs::read_to_string("/proc/net/igmp").map(|text| listening(&text)).unwrap_or_default();
+    let listed = |file: &str, parse: fn(&str) -> Vec<String>| {
+        fs::read_to_string(file).map(|text| parse(&text)).unwrap_or_default()
+    };
+    let mut listened = listed("/proc/net/igmp", listening);
+    listened.extend(listed("/proc/net/igmp6", listening_v6));
     // One entry comes for each address; an interface is to be told of once.
     let flags: BTreeMap<_, _> = getifaddrs()
         .map(|entries| entries.map(|entry| (entry.interface_name, entry.flags)).collect())
@@ -72,6 +78,15 @@ fn listening(igmp: &str) -> Vec<String> {
     interfaces
 }
 
+/// The interfaces in `/proc/net/igmp6` on which a process has joined mDNS's group. Each line is an interface
+/// and one of its groups.
+fn listening_v6(igmp6: &str) -> Vec<String> {
+    let group = format!("{:032x}", MDNS_GROUP_V6.to_bits());
+    let columns = igmp6.lines().map(|line| line.split_whitespace().skip(1));
+    let interfaces = columns.filter_map(|mut columns| Some((columns.next()?, columns.next()?)));
+    interfaces.filter(|(_, joined)| *joined == group).map(|(interface, _)| interface.to_owned()).collect()
+}
+
 /// Joins the group on an interface with a socket that neither sends nor hears itself; closing it leaves the group.
 fn join(interface: &str) -> io::Result<()> {
     let index = if_nametoindex(interface)?;
@@ -86,6 +101,34 @@ pub(super) fn mdns_port() -> io::Result<()> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, MDNS_PORT).into())
+}
+
+/// What the addresses of this machine mean for being found and reached.
+pub(super) fn judge_addresses(addresses: &[InterfaceAddress]) -> Option<Finding> {
+    let others = || addresses.iter().filter(|address| !address.ip.is_loopback());
+    let routable = || others().filter(|address| address.is_routable());
+    let named = |a: &InterfaceAddress| format!("{} on {}", a.ip, a.interface);
+    if others().next().is_some() && routable().next().is_none() {
+        let names: Vec<_> = others().map(named).collect();
+        return Some(Finding::warn(
+            format!("this machine has only link-local addresses ({})", names.join(", ")),
+            "other nodes cannot be dialled at an IPv6 link-local address, and the gateway sends nothing to an IPv4 one: give the \
+             interface an address, by a router that announces a prefix or with `ip -6 addr add fd00:1::1/64 dev INTERFACE` (RFC 4193)",
+        ));
+    }
+    if routable().next().is_none() || routable().any(|address| address.ip.is_ipv4()) {
+        return None;
+    }
+    let interfaces: BTreeSet<_> = routable().map(|address| address.interface.as_str()).collect();
+    if interfaces.len() > 1 {
+        let names: Vec<_> = interfaces.into_iter().collect();
+        return Some(Finding::warn(
+            format!("this machine has IPv6 alone, on several interfaces ({})", names.join(", ")),
+            "multicast over IPv6 leaves by one of them, which the kernel chooses; for nodes behind the others, use --join",
+        ));
+    }
+    let first = routable().find(|address| matches!(address.ip, IpAddr::V6(_))).map(named);
+    Some(Finding::ok(format!("this machine has IPv6 alone: {}", first.unwrap_or_default())))
 }
 
 /// What interfaces and port mean for finding others.
@@ -169,6 +212,40 @@ mod tests {
                     \t\t\t\t010000E0     1 0:00000000\t\t0\n";
         assert_eq!(listening(igmp), ["eth0"]);
         assert!(listening("").is_empty());
+    }
+
+    #[test]
+    fn the_interfaces_that_listen_to_mdns_over_ipv6_are_read_off_the_kernels_list() {
+        let igmp6 = "1    lo              ff020000000000000000000000000001     1 0000000C 0\n\
+                     2    eth0            ff0200000000000000000000000000fb     2 00000004 0\n\
+                     2    eth0            ff020000000000000000000000000001     1 0000000C 0\n";
+        assert_eq!(listening_v6(igmp6), ["eth0"]);
+        assert!(listening_v6("").is_empty());
+    }
+
+    #[test]
+    fn a_machine_without_ipv4_and_one_with_link_local_addresses_alone_are_told_so() {
+        let judged = |addresses: &[(&str, &str)]| {
+            let address = |(interface, ip): &(&str, &str)| InterfaceAddress {
+                interface: (*interface).into(),
+                ip: ip.parse().unwrap(),
+                prefix: 64,
+            };
+            let addresses: Vec<_> = addresses.iter().map(address).collect();
+            judge_addresses(&addresses).map(|finding| (finding.verdict, finding.what))
+        };
+        let (lo, link) = (("lo", "127.0.0.1"), ("eth0", "fe80::1"));
+        assert_eq!(judged(&[lo]), None);
+        assert_eq!(judged(&[lo, link, ("eth0", "10.0.0.1"), ("eth0", "fd77::1")]), None);
+        let (verdict, what) = judged(&[lo, link]).unwrap();
+        assert!(
+            verdict == Verdict::Warn && what.contains("link-local") && what.contains("fe80::1 on eth0"),
+            "{what}"
+        );
+        let (verdict, what) = judged(&[lo, link, ("eth0", "fd77::1")]).unwrap();
+        assert!(verdict == Verdict::Ok && what.contains("IPv6 alone: fd77::1 on eth0"), "{what}");
+        let (verdict, what) = judged(&[("eth0", "fd77::1"), ("eth1", "fd78::1")]).unwrap();
+        assert!(verdict == Verdict::Warn && what.contains("eth0, eth1"), "{what}");
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub(super) fn tcp_target(address: &str) -> Option<(String, u16)> {
 pub(super) async fn ask_members(members: &Members) -> Vec<Told> {
     let ask = |member: Member| async move {
         let said = match &member.http {
-            Some(http) => ask(http).await,
+            Some(http) => ask(http, &http_addresses(http, &member.addresses)).await,
             None => Err("it has no HTTP address".into()),
         };
         Told { name: member.name, said }
@@ -108,13 +108,32 @@ pub(super) async fn ask_members(members: &Members) -> Vec<Told> {
 pub(super) async fn nodes_on_this_host(but_not: &Client) -> Vec<Members> {
     let urls = (HTTP_PORT..HTTP_PORT + RUNGS).map(|port| format!("http://127.0.0.1:{port}"));
     let urls: Vec<_> = urls.filter(|url| url != but_not.url()).collect();
-    let answers = stream::iter(urls).map(|url| async move { ask(&url).await.ok() }).buffered(AT_A_TIME);
+    let answers = stream::iter(urls).map(|url| async move { ask(&url, &[]).await.ok() }).buffered(AT_A_TIME);
     // Something else may listen there, and whatever it answers, a node names itself.
     answers.filter_map(async |said| said.filter(|members| !members.node.is_empty())).collect().await
 }
 
-async fn ask(url: &str) -> Result<Members, String> {
-    let client = Client::new(url, None).map_err(|failure| failure.to_string())?;
+/// Where a member's HTTP may be reached: at the address that it states, and at its other ones where that is
+/// one of them. (Otherwise HTTP is mapped, or bound to that address alone.)
+fn http_addresses(http: &str, swarm: &[String]) -> Vec<String> {
+    let mut addresses = vec![http.to_owned()];
+    let hosts =
+        swarm.iter().filter_map(|address| tcp_target(address)).map(|(host, _)| match host.contains(':') {
+            true => format!("[{host}]"),
+            false => host,
+        });
+    if let Some((stated, port)) = http.rsplit_once(':') {
+        let hosts: Vec<String> = hosts.collect();
+        if hosts.iter().any(|host| host == stated) {
+            let others = hosts.iter().filter(|host| *host != stated);
+            addresses.extend(others.map(|host| format!("{host}:{port}")));
+        }
+    }
+    addresses
+}
+
+async fn ask(url: &str, addresses: &[String]) -> Result<Members, String> {
+    let client = Client::at_any_of(url, addresses).map_err(|failure| failure.to_string())?;
     let answer = client.get("/members").await.map_err(|failure| failure.to_string())?;
     answer.json().map_err(|failure| failure.to_string())
 }
@@ -122,6 +141,14 @@ async fn ask(url: &str) -> Result<Members, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_members_http_is_looked_for_at_all_its_addresses_unless_it_states_one_of_its_own() {
+        let swarm = ["/ip4/10.0.0.1/tcp/7600", "/ip6/fd77::1/tcp/7600"].map(str::to_owned);
+        assert_eq!(http_addresses("10.0.0.1:7500", &swarm), ["10.0.0.1:7500", "[fd77::1]:7500"]);
+        assert_eq!(http_addresses("[fd77::1]:7500", &swarm), ["[fd77::1]:7500", "10.0.0.1:7500"]);
+        assert_eq!(http_addresses("db.example:17500", &swarm), ["db.example:17500"]);
+    }
 
     #[test]
     fn a_swarm_address_is_understood_as_host_and_port() {

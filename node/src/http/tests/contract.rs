@@ -17,13 +17,34 @@ async fn services_have_exactly_the_shape_of_the_contract() {
         "cluster": "test", "node": "n1", "index": START.0 + 2,
         "services": { "grading": [{
             "id": "g", "name": "grading", "node": "n1", "nodeId": node_id(1).to_string(),
-            "address": "10.0.0.1", "port": 80, "url": "http://10.0.0.1:80",
+            "address": "10.0.0.1", "addresses": ["10.0.0.1:80"], "port": 80, "url": "http://10.0.0.1:80",
             "tags": ["a", "n1"], "meta": { "k": "v" }, "health": "passing", "since": "1970-01-01T00:00:01.500Z",
         }] },
     });
     assert_eq!((reply.status, reply.json()), (200, expected.clone()));
     assert_eq!(reply.header("x-hearsay-index"), (START.0 + 2).to_string());
     assert_eq!(server.get("/services/grading").await.json(), expected);
+}
+
+#[tokio::test]
+async fn a_role_is_listed_with_all_addresses_of_its_node_the_connected_one_first() {
+    let server = Server::start().await;
+    let on_two_networks = Member {
+        http: Some("10.0.0.1:80".into()),
+        roles: vec!["grading".into()],
+        addresses: ["/ip4/10.0.0.1/tcp/7600", "/ip6/fd77::1/tcp/7600"].map(str::to_owned).into(),
+        ..member(2)
+    };
+    let (node, id, grading) = instance(2, "g", "grading");
+    let grading = Instance { address: "10.0.0.1".into(), url: "http://10.0.0.1:80".into(), ..grading };
+    server.apply([joined(on_two_networks), offered((node, id, grading))]);
+    let listed = async || server.get("/services/grading").await.json()["services"]["grading"][0].clone();
+    assert_eq!(listed().await["url"], "http://10.0.0.1:80");
+    server.view.set_connected(node, "fd77::1".parse().unwrap());
+    let instance = listed().await;
+    assert_eq!(instance["url"], "http://[fd77::1]:80");
+    assert_eq!(instance["address"], "fd77::1");
+    assert_eq!(instance["addresses"], json!(["[fd77::1]:80", "10.0.0.1:80"]));
 }
 
 #[tokio::test]

@@ -7,9 +7,8 @@ const JSON: &str = "content-type: application/json";
 #[tokio::test]
 async fn a_host_that_is_not_this_node_is_turned_away_even_for_reads() {
     let server = Server::start().await;
-    assert!(
-        server.send("GET /services", &["host: evil.example"], "").await.problem(421).contains("evil.example")
-    );
+    let told = server.send("GET /services", &["host: evil.example"], "").await.problem(421);
+    assert!(told.contains("the node n1") && told.contains("--allow-host evil.example"), "{told}");
     assert!(
         server.send("GET http://evil.example/services", &[], "").await.problem(421).contains("evil.example")
     );
