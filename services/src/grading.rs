@@ -14,7 +14,7 @@ mod sheet;
 mod tables;
 mod utf8;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Host, Problem, Service,
-    journal::{self, Journal, Projection},
+    journal::{self, Connection, Journal, Projection},
     parameters::Parameters,
     restore::Restoring,
     service::Task,
@@ -111,6 +111,34 @@ impl Book {
         let found = journal::read(self.journal()?, move |db| tables::student(db, id)).await?;
         found.ok_or_else(|| nobody(id))
     }
+
+    /// Refuses grades that would be acknowledged and not shown.
+    ///
+    /// # Errors
+    /// 400: two of them have the same id. 409: one has an id that was taken back.
+    async fn check_grade_ids(&self, student: u64, grades: &[NewGrade]) -> Result<(), Problem> {
+        let ids: Vec<u64> = grades.iter().filter_map(|grade| grade.id).collect();
+        let refuse =
+            |status, id, problem| Problem::new(status, format!("id: {problem}: {id}")).with("field", "id");
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = ids.iter().find(|id| !seen.insert(**id)) {
+            return Err(refuse(StatusCode::BAD_REQUEST, *twice, "two grades have the same id"));
+        }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let find = move |db: &Connection| {
+            let taken_back = |id: &u64| tables::is_taken_back(db, student, *id).map(|is| is.then_some(*id));
+            ids.iter().map(taken_back).find_map(Result::transpose).transpose()
+        };
+        match journal::read(self.journal()?, find).await? {
+            None => Ok(()),
+            Some(id) => {
+                let problem = "a grade with this id was taken back, and its id is never given again; leave the id out to get a new one";
+                Err(refuse(StatusCode::CONFLICT, id, problem))
+            }
+        }
+    }
 }
 
 fn nobody(id: impl std::fmt::Display) -> Problem {
@@ -185,7 +213,9 @@ async fn add(
         let detail = format!("id: a student with the id {id} is in the book already; PUT replaces it");
         return Err(Problem::new(StatusCode::CONFLICT, detail).with("field", "id"));
     }
-    let grades = with_ids(new.grades.unwrap_or_default(), wish.key.as_deref());
+    let grades = new.grades.unwrap_or_default();
+    book.check_grade_ids(id, &grades).await?;
+    let grades = with_ids(grades, wish.key.as_deref());
     let student = Student { id, first_name: new.first_name, last_name: new.last_name, grades };
     let mut changes = vec![Change::Put {
         student: id,
@@ -222,6 +252,7 @@ async fn replace(
     let grades = match new.grades {
         None => before.grades,
         Some(grades) => {
+            book.check_grade_ids(id, &grades).await?;
             let grades = with_ids(grades, wish.key.as_deref());
             changes.push(Change::Clear { student: id });
             changes.extend(grades.iter().map(|grade| Change::Grade { student: id, grade: grade.clone() }));
@@ -262,6 +293,7 @@ async fn give(
     let new = input::grade(&body)?;
     writing::catch_up(book.journal()?, &headers).await?;
     book.student(id).await?;
+    book.check_grade_ids(id, std::slice::from_ref(&new)).await?;
     let grade = new.with_id(|| new_id(wish.key.as_deref(), 0));
     let changes = vec![Change::Grade { student: id, grade: grade.clone() }];
     let appended = wish.write(book.journal()?, Changes { changes }.to_body()).await?;

@@ -11,7 +11,7 @@ use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -419,6 +419,18 @@ impl Drop for Lab {
         }
         _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// The first file of this name below a directory.
+pub fn find(dir: &Path, name: &str) -> Option<PathBuf> {
+    let mut below = Vec::new();
+    for entry in fs::read_dir(dir).ok()?.flatten() {
+        if entry.file_name() == name {
+            return Some(entry.path());
+        }
+        below.extend(entry.path().is_dir().then(|| entry.path()));
+    }
+    below.into_iter().find_map(|dir| find(&dir, name))
 }
 
 /// Asks for JSON.

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     Problem,
-    journal::{self, Appended, Connection, OptionalExtension as _, Write, params},
+    journal::{self, Appended, Connection, Write},
     parameters::Parameters,
     restore::{Difference, Item, Kind, Report, Restore, Which},
     writing::{self, Wish},
@@ -273,14 +273,12 @@ fn changes(
 /// The id under which a grade of a backup is in the book, or comes back: its own, or one made of it where
 /// that was taken back. `None`: all of them were.
 fn restored_id(db: &Connection, student: u64, id: u64) -> rusqlite::Result<Option<u64>> {
-    let mut find = db.prepare_cached("SELECT taken_back FROM grades WHERE student = ?1 AND id = ?2")?;
     let made = |number| match number {
         0 => id,
         _ => new_id(Some(&format!("restored\n{student}\n{id}\n{number}")), 0),
     };
     for id in (0..=RESTORED_IDS_MAX).map(made) {
-        let taken_back: Option<bool> = find.query_row(params![student, id], |row| row.get(0)).optional()?;
-        if taken_back != Some(true) {
+        if !tables::is_taken_back(db, student, id)? {
             return Ok(Some(id));
         }
     }

@@ -174,6 +174,13 @@ pub(super) fn named(db: &Connection, first_name: &str, last_name: &str) -> rusql
     find.query_map([first_name, last_name], |row| row.get(0))?.collect()
 }
 
+/// Whether a student's grade with this id was taken back. The id is never given again.
+pub(super) fn is_taken_back(db: &Connection, student: u64, grade: u64) -> rusqlite::Result<bool> {
+    let mut find = db.prepare_cached("SELECT taken_back FROM grades WHERE student = ?1 AND id = ?2")?;
+    let found: Option<bool> = find.query_row(params![student, grade], |row| row.get(0)).optional()?;
+    Ok(found == Some(true))
+}
+
 fn student_of(row: &Row<'_>) -> rusqlite::Result<Student> {
     Ok(Student { id: row.get(0)?, first_name: row.get(1)?, last_name: row.get(2)?, grades: Vec::new() })
 }

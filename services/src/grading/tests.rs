@@ -435,3 +435,32 @@ async fn lines_that_make_no_sense_are_listed_and_the_others_taken() {
     let many = format!("FirstName,LastName\n{}", "A,B\n".repeat(csv::LINES_MAX + 1));
     assert_eq!(book.send("POST", "/students/import", None, many).await.status, 413);
 }
+
+#[tokio::test]
+async fn a_grade_that_would_not_be_shown_is_refused_and_not_acknowledged() {
+    let book = BookUnderTest::new(true).await;
+    let with_id = |id: u64| json!({ "id": id, "title": "Essay", "type": "Homework", "score": 50 });
+    assert_eq!(book.post("/students/1/grades", with_id(77)).await.status, 201);
+    assert_eq!(book.delete("/students/1/grades/77").await.status, 204);
+    let scores = book.scores(0).await;
+    let of_student = |grades: Value| json!({ "firstName": "Nick", "lastName": "Carter", "grades": grades });
+    let taken_back = [
+        book.post("/students/1/grades", with_id(77)).await,
+        book.send("POST", "/students/1/grades", Some("a key"), with_id(77).to_string()).await,
+        book.send("PUT", "/students/1", None, of_student(json!([with_id(78), with_id(77)])).to_string())
+            .await,
+    ];
+    for answer in taken_back {
+        assert_eq!(answer.status, 409);
+        let problem = answer.json();
+        assert_eq!(problem["field"], "id");
+        assert!(problem["detail"].as_str().unwrap().contains("77"), "{problem}");
+    }
+    let twice = of_student(json!([with_id(79), with_id(79)])).to_string();
+    let answer = book.send("PUT", "/students/1", None, twice.clone()).await;
+    assert!(answer.status == 400 && answer.json()["detail"].as_str().unwrap().contains("79"));
+    assert_eq!(book.send("POST", "/students", None, twice).await.status, 400);
+    assert_eq!(book.scores(0).await, scores, "nothing of it was written");
+    // Another student's grades have ids of their own.
+    assert_eq!(book.post("/students/2/grades", with_id(77)).await.status, 201);
+}
