@@ -6,6 +6,7 @@
 mod dial;
 mod housekeeping;
 mod multicast;
+mod operator;
 mod order;
 mod outsiders;
 mod peer_clocks;
@@ -270,46 +271,6 @@ impl Driver {
                 self.farewell = Some((done, Instant::now() + FAREWELL_MAX));
                 // Once its farewell is out; at once if there is nobody to tell.
                 self.next_housekeeping = Instant::now();
-            }
-        }
-    }
-
-    /// Goes by other options from now on.
-    ///
-    /// # Errors
-    /// Which of them others would not take. Nothing was changed.
-    fn reload(&mut self, reloaded: Reloaded) -> Result<(), String> {
-        let Reloaded { allowed, tags, zone } = reloaded;
-        let presentation = self.presentation.with(&tags, zone);
-        presentation.check().map_err(|error| format!("{error:#}"))?;
-        self.presentation = presentation;
-        self.present_addresses();
-        self.swarm.behaviour_mut().allowed = allowed.as_deref().map(swarm::allow).into();
-        if let Some(allowed) = allowed {
-            let is_refused = |peer: &&PeerId| node_of(**peer).is_none_or(|node| !allowed.contains(&node));
-            let refused: Vec<PeerId> = self.connected.keys().filter(is_refused).copied().collect();
-            for peer in refused {
-                _ = self.swarm.disconnect_peer_id(peer);
-            }
-        }
-        Ok(())
-    }
-
-    fn forget(&mut self, id: NodeId) -> Forgetting {
-        match self.core.concluded(id) {
-            // The table forgets a member long before the journals do.
-            None if self.replication.journals.counts(id) => {
-                self.replication.journals.forget_replica(id);
-                Forgetting::Done
-            }
-            None => Forgetting::Unknown,
-            Some(state) if state.is_present() => Forgetting::Present(state),
-            Some(_) => {
-                self.feed(Input::Command(Command::Forget(id)));
-                match self.core.concluded(id) {
-                    None => Forgetting::Done,
-                    Some(state) => Forgetting::Present(state),
-                }
             }
         }
     }

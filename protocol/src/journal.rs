@@ -16,7 +16,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    num::NonZeroUsize,
     sync::Arc,
     time::Duration,
 };
@@ -25,6 +24,8 @@ use crate::{Identity, NodeId, Time, Version, seen::Seen, sync::Ticket};
 
 pub mod append;
 pub mod clock;
+mod config;
+mod counters;
 pub mod disk;
 pub mod extents;
 pub mod feed;
@@ -38,8 +39,10 @@ mod tests;
 
 use append::{Admitted, Append, AppendError, AppendId, Appended, Queue, Unconfirmed};
 use clock::{HybridClock, Moment};
+pub use config::{Config, EPOCH_BYTES_MAX, EpochFormat};
+pub use counters::Counters;
 use extents::Extents;
-use feed::{BODY_BYTES_MAX, ChainHash, Entry, EntryId, FeedId, Run, Seq};
+use feed::{ChainHash, Entry, EntryId, FeedId, Run, Seq};
 use membership::SetExchange;
 use message::{Extent, JournalRequest, JournalResponse};
 use repair::Repair;
@@ -51,78 +54,6 @@ const PUSHES_MAX: usize = 16;
 const FOREIGN_WRITES_MAX: usize = 64;
 /// How often it is looked whether a deadline has passed.
 const SWEEP_EVERY: Duration = Duration::from_millis(50);
-
-/// How a journal behaves.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Part of everything that is signed.
-    pub cluster: String,
-    /// The name of the service whose nodes keep this journal.
-    pub topic: String,
-    /// How many replicas there are: more than half of these are a majority. `None`: as many as the [replica set](replica_set) has.
-    pub replicas_expected: Option<NonZeroUsize>,
-    /// Whether this node's database goes with its process.
-    pub ephemeral: bool,
-    /// The most bytes of appends that wait for the disk; beyond, they are refused.
-    pub queue_bytes_max: usize,
-    /// How often a replica compares with another. Design: 5 s.
-    pub repair_interval: Duration,
-    /// How long an answer may take until the peer is given up for this time.
-    pub answer_timeout: Duration,
-    /// Whether entries of this topic are ever dropped, by age or size. Where they are not, nobody is believed who says that some were.
-    pub drops: bool,
-    /// How bodies carry the epoch of their entry. `None`: entries of this topic do not supersede each other, and their times serve people only.
-    pub epochs: Option<EpochFormat>,
-}
-
-/// How the bodies of a topic carry the epoch of their entry ([`clock`]). It is part of the body, so that a version that knows no epochs stores
-/// and relays it. A body without an epoch is of epoch 0.
-#[derive(Clone, Copy, Debug)]
-pub struct EpochFormat {
-    /// Returns the epoch that a body carries; 0 for a body that makes no sense.
-    pub read: fn(body: &[u8]) -> u64,
-    /// Returns the body with this epoch, which is above 0, in at most [`EPOCH_BYTES_MAX`] more bytes.
-    pub write: fn(body: &[u8], epoch: u64) -> Vec<u8>,
-}
-
-/// What an epoch may add to a body, in bytes.
-pub const EPOCH_BYTES_MAX: usize = 64;
-
-impl EpochFormat {
-    fn write_if_any(format: Option<Self>, body: &[u8], epoch: u64) -> Vec<u8> {
-        match format {
-            Some(format) if epoch > 0 => (format.write)(body, epoch),
-            _ => body.to_vec(),
-        }
-    }
-}
-
-impl Config {
-    /// The defaults.
-    pub fn new(cluster: &str, topic: &str) -> Self {
-        Self {
-            cluster: cluster.to_owned(),
-            topic: topic.to_owned(),
-            replicas_expected: None,
-            ephemeral: false,
-            queue_bytes_max: 16 * 1024 * 1024,
-            repair_interval: Duration::from_secs(5),
-            answer_timeout: Duration::from_secs(10),
-            drops: false,
-            epochs: None,
-        }
-    }
-
-    /// The largest body that an append may have.
-    fn body_bytes_max(&self) -> usize {
-        BODY_BYTES_MAX - self.epochs.map_or(0, |_| EPOCH_BYTES_MAX)
-    }
-
-    /// The epoch that an entry carries.
-    fn epoch_of(&self, entry: &Entry) -> u64 {
-        self.epochs.map_or(0, |format| (format.read)(&entry.body))
-    }
-}
 
 /// Names a run on its way to the disk.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -231,31 +162,6 @@ pub enum Output {
     Answer(AppendId, Result<Appended, AppendError>),
     /// A peer sent what is forged or breaks a bound.
     Misbehaved(NodeId, &'static str),
-}
-
-/// What a journal counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
-    /// Entries written here.
-    pub appended: u64,
-    /// Entries of others stored here.
-    pub replicated: u64,
-    /// Runs refused because they were forged or break a bound.
-    pub refused: u64,
-    /// Runs of others put off because too many waited for the disk, or there were too many feeds.
-    pub put_off: u64,
-    /// Comparisons begun with another replica.
-    pub comparisons: u64,
-    /// Comparisons that found a difference.
-    pub differences: u64,
-    /// Receipts of other replicas for what an append waits for, or for what was written here.
-    pub receipts: u64,
-    /// Entries found damaged on the disk.
-    pub damaged: u64,
-    /// Times that a writer's time was too far ahead of this node's wall clock, and an epoch was opened.
-    pub epochs_opened: u64,
-    /// Replicas not added to the replica set because it was full or a peer's generation made no sense.
-    pub replicas_refused: u64,
 }
 
 /// Another node that keeps the topic.

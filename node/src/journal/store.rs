@@ -16,7 +16,6 @@ use hearsay_protocol::{
         disk::{entries_from_bytes, entries_to_bytes, seen_from_bytes, seen_to_bytes},
         feed::{ChainHash, Entry, EntryId, FeedId, RUN_ENTRIES_MAX, Run, Seq},
         message::Extent,
-        replica_set::Generation,
     },
     seen::{RANGES_MAX, Seen},
     wire::PAGE_BYTES,
@@ -34,6 +33,7 @@ pub(super) use error::disk_error;
 mod anew;
 mod read_only;
 mod retention;
+mod state;
 
 pub(super) use retention::{Bound, remnant};
 
@@ -74,9 +74,6 @@ CREATE TABLE journal_keys (
     seq INTEGER NOT NULL
 ) WITHOUT ROWID;
 ";
-
-const REPLICAS_TABLE: &str = "CREATE TABLE IF NOT EXISTS journal_replicas
-    (replica BLOB PRIMARY KEY, generation INTEGER NOT NULL) WITHOUT ROWID";
 
 /// A topic's database, open for writing.
 pub struct Store {
@@ -138,8 +135,7 @@ impl Store {
             store.create()?;
         }
         store.check_owner()?;
-        // A file of a version before replica sets.
-        store.db.execute_batch(REPLICAS_TABLE)?;
+        store.db.execute_batch(state::REPLICAS_TABLE)?;
         if is_old {
             store.give_sums()?;
         }
@@ -215,29 +211,6 @@ impl Store {
             restored.extents.push(Extent { feed, seen });
         }
         Ok(restored)
-    }
-
-    /// The replica set, as it was kept.
-    fn replicas(&self) -> rusqlite::Result<Vec<Generation>> {
-        // On a full disk, a file of a version before replica sets is read as it is.
-        if !self.db.table_exists(None, "journal_replicas")? {
-            return Ok(Vec::new());
-        }
-        let mut list = self.db.prepare("SELECT replica, generation FROM journal_replicas")?;
-        let rows = list.query_map([], |row| {
-            Ok((NodeId::from_public_key(row.get(0)?), row.get::<_, i64>(1)?.cast_unsigned()))
-        })?;
-        rows.collect()
-    }
-
-    /// Keeps the generation of a replica, with the next [`commit`](Self::commit).
-    ///
-    /// # Errors
-    /// What the database said. The transaction must be rolled back.
-    pub fn keep_replica(&mut self, (replica, generation): Generation) -> rusqlite::Result<()> {
-        self.begin()?;
-        let mut keep = self.db.prepare_cached("INSERT OR REPLACE INTO journal_replicas VALUES (?1, ?2)")?;
-        keep.execute(params![replica.public_key(), generation.cast_signed()]).map(drop)
     }
 
     /// The number of the last entry in a feed's runs, if it lies where it should.
@@ -349,30 +322,6 @@ impl Store {
         }
         projection.fold_all(&self.db, &recorded)?;
         Ok(recorded.len())
-    }
-
-    /// Keeps the latest moment of all entries whose epoch is above 0; no other moment is later.
-    fn note_epoch(&self, recorded: &[Recorded<'_>]) -> rusqlite::Result<()> {
-        let moments = recorded.iter().map(|entry| entry.stamp().moment);
-        let Some(latest) = moments.max().filter(|moment| moment.epoch > 0) else { return Ok(()) };
-        if self.epoch_moment()?.is_none_or(|noted| noted < latest) {
-            let mut bytes = [0; 16];
-            bytes[..8].copy_from_slice(&latest.epoch.to_be_bytes());
-            bytes[8..].copy_from_slice(&latest.time.0.to_be_bytes());
-            let mut note =
-                self.db.prepare_cached("INSERT OR REPLACE INTO journal_meta VALUES ('moment', ?1)")?;
-            note.execute([bytes])?;
-        }
-        Ok(())
-    }
-
-    /// The latest moment above epoch 0.
-    fn epoch_moment(&self) -> rusqlite::Result<Option<Moment>> {
-        let noted: Option<[u8; 16]> = self.meta("moment")?;
-        Ok(noted.map(|bytes| {
-            let number = u128::from_be_bytes(bytes);
-            Moment { epoch: (number >> 64) as u64, time: HybridTime(number as u64) }
-        }))
     }
 
     /// A feed's number in the file, made if it is new, what of it is there, and its latest time.

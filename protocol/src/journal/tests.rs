@@ -1,66 +1,22 @@
 //! Replicas on disks in memory, joined by a network that loses, delays and reorders; killed and started again at any moment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroUsize,
+};
 
 use super::{append::Level, clock::HybridTime, *};
 use crate::wire;
 
 mod clocks;
 mod counting;
+mod disk;
 mod dropping;
 mod storing;
 
+use disk::Disk;
+
 const TOPIC: &str = "grading";
-
-/// A disk: what was stored survives its node.
-#[derive(Default)]
-struct Disk {
-    entries: BTreeMap<EntryId, (ChainHash, Entry)>,
-    /// The runs that were stored, by feed and first number.
-    runs: BTreeMap<(FeedId, Seq), Run>,
-    /// Up to where a feed's runs are no longer kept.
-    dropped: BTreeMap<FeedId, Seq>,
-    full: bool,
-    /// The replica set.
-    replicas: BTreeMap<NodeId, u64>,
-}
-
-impl Disk {
-    fn store(&mut self, run: &Run, hashes: &[ChainHash]) {
-        for (index, (entry, hash)) in run.entries.iter().zip(hashes).enumerate() {
-            let id = EntryId { feed: run.feed, seq: Version(run.start.0 + index as u64) };
-            let (held, _) = self.entries.entry(id).or_insert_with(|| (*hash, entry.clone()));
-            assert_eq!(held, hash, "one number, two entries");
-        }
-        self.runs.insert((run.feed, run.start), run.clone());
-    }
-
-    fn restored(&self) -> Restored {
-        let mut feeds: BTreeMap<FeedId, Seen> = BTreeMap::new();
-        self.entries.keys().for_each(|id| feeds.entry(id.feed).or_default().insert(id.seq));
-        Restored {
-            extents: feeds.into_iter().map(|(feed, seen)| Extent { feed, seen }).collect(),
-            latest: self.latest(),
-            replicas: self.replicas.clone().into_iter().collect(),
-        }
-    }
-
-    /// The latest moment of all entries.
-    fn latest(&self) -> Moment {
-        self.entries.values().map(|(_, entry)| moment(entry)).max().unwrap_or_default()
-    }
-
-    fn load(&self, wanted: &Extent) -> Vec<Run> {
-        let lacking = |run: &&Run| (run.start.0..=run.end().0).any(|seq| !wanted.seen.contains(Version(seq)));
-        let feed = self.runs.range((wanted.feed, Version(0))..=(wanted.feed, Version(u64::MAX)));
-        feed.map(|(_, run)| run).filter(lacking).take(3).cloned().collect()
-    }
-
-    fn with_key(&self, key: &str) -> Option<(EntryId, Entry)> {
-        let found = self.entries.iter().find(|(_, (_, entry))| entry.key.as_deref() == Some(key));
-        found.map(|(id, (_, entry))| (*id, entry.clone()))
-    }
-}
 
 struct Node {
     journal: Option<Journal>,
