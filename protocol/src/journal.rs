@@ -229,6 +229,8 @@ pub struct Journal {
     unconfirmed: BTreeMap<EntryId, Vec<Unconfirmed>>,
     replicas: BTreeMap<NodeId, Replica>,
     replica_set: ReplicaSet,
+    /// The number that a majority is counted of.
+    replicas_counted: usize,
     connected: BTreeSet<NodeId>,
     writes: BTreeMap<WriteId, Write>,
     /// What was just written here, or pushed to here while not all replicas are connected, and goes out when it is on the disk.
@@ -251,6 +253,7 @@ impl Journal {
         let mut journal = Self {
             repair: Repair::new(&config, rng.u64(..)),
             replica_set: ReplicaSet::restored(restored.replicas),
+            replicas_counted: 0,
             me,
             config,
             rng,
@@ -534,6 +537,7 @@ impl Journal {
                 self.repair.soon_with(now, id);
             }
         }
+        self.recount();
     }
 
     /// Answers the appends that have reached their level.

@@ -166,6 +166,50 @@ fn a_grade_is_on_all_nodes_at_once_and_survives_its_writer() {
 }
 
 #[test]
+fn a_majority_is_counted_of_replicas_that_do_not_answer_until_they_are_forgotten() {
+    scenario("a_majority_is_counted_of_replicas_that_do_not_answer_until_they_are_forgotten", |lab| {
+        let books = Books::start(lab, 5);
+        let ask =
+            |lab: &Lab, at: NodeRef, name: &str| post(lab, at, "/students?ack=majority", &student(name));
+        let counted = |lab: &Lab, node: NodeRef, number: usize| {
+            let line = format!("hearsay_journal_replicas_counted{{topic=\"grading\"}} {number}");
+            lab.text(node, "/metrics").is_some_and(|metrics| metrics.lines().any(|l| l == line))
+        };
+        lab.until(10 * S, "all count five", |lab| books.nodes.iter().all(|node| counted(lab, *node, 5)));
+        assert_eq!(ask(lab, books.nodes[0], "of five").header("hearsay-ack"), Some("majority"));
+        // Frozen: nobody has the write but the first.
+        books.nodes[1..].iter().for_each(|node| lab.signal(*node, "STOP"));
+        let alone = ask(lab, books.nodes[0], "alone");
+        assert_eq!(alone.status, 504, "{alone:?}");
+        assert!(
+            alone.json()["outcome"] == "indeterminate" && alone.body.contains("5 replicas"),
+            "{}",
+            alone.body
+        );
+        books.nodes[1..].iter().for_each(|node| lab.signal(*node, "CONT"));
+        lab.until(20 * S, "all list all again", |lab| lab.all_list_all(&books.nodes));
+        // Leaving, failing and a restart of the rest leave the number as it is.
+        lab.leave(books.nodes[3]);
+        lab.leave(books.nodes[4]);
+        lab.crash(books.nodes[2]);
+        let mut rest = Books { hosts: books.hosts.clone(), nodes: books.nodes[..2].to_vec() };
+        lab.crash(rest.nodes[1]);
+        rest.restart(lab, 1);
+        lab.until(10 * S, "two are left", |lab| lab.all_list_all(&rest.nodes));
+        assert_eq!(ask(lab, rest.nodes[1], "two of five").status, 504);
+        for (name, left) in [("m5", 4), ("m4", 3)] {
+            let forget = lab.command(Some(&rest.hosts[0]), "m1", &["forget", name]).output().unwrap();
+            assert!(forget.status.success(), "{forget:?}");
+            lab.until(5 * S, "it counts no longer", |lab| {
+                rest.nodes.iter().all(|node| counted(lab, *node, left))
+            });
+        }
+        assert_eq!(ask(lab, rest.nodes[1], "two of three").header("hearsay-ack"), Some("majority"));
+        rest.agree(lab, 10 * S);
+    });
+}
+
+#[test]
 fn both_sides_of_a_partition_keep_their_grades() {
     scenario("both_sides_of_a_partition_keep_their_grades", |lab| {
         let books = Books::start(lab, 4);

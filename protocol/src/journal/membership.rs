@@ -29,10 +29,15 @@ impl Default for SetExchange {
 impl Journal {
     /// The number of replicas that a majority is counted of.
     pub fn replicas_counted(&self) -> usize {
-        match self.config.replicas_expected {
+        self.replicas_counted
+    }
+
+    /// Counts again, after the replica set or the live replicas have changed.
+    pub(super) fn recount(&mut self) {
+        self.replicas_counted = match self.config.replicas_expected {
             Some(expected) => expected.get(),
             None => self.counted().len(),
-        }
+        };
     }
 
     /// The replicas that a majority is counted of, where no number is configured: the replica set, and ephemeral replicas while they are alive.
@@ -51,6 +56,7 @@ impl Journal {
         if !self.config.ephemeral {
             self.add_to_replica_set(Time::ZERO, self.me.id());
         }
+        self.recount();
     }
 
     /// A durable replica is alive.
@@ -90,6 +96,7 @@ impl Journal {
     /// Keeps what changed in the set, and tells all replicas.
     fn keep(&mut self, now: Time, changed: impl IntoIterator<Item = Generation>) {
         for generation in changed {
+            self.recount();
             self.out.push_back(Output::KeepReplica(generation));
             for replica in self.replicas.values_mut() {
                 replica.set_exchange = match replica.set_exchange {
