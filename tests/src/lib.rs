@@ -59,8 +59,9 @@ pub fn scenario(name: &str, body: impl FnOnce(&mut Lab)) {
     }
     let me = std::env::current_exe().expect("a test has a file");
     let sign = std::env::temp_dir().join(format!("hearsay-scenario-{}-{name}", std::process::id()));
-    let status = Command::new("unshare")
-        .args(["--net", "--mount", "--"])
+    // SIGHUP as a node under a supervisor has it, also where the tests run under nohup.
+    let status = Command::new("env")
+        .args(["--default-signal=HUP", "unshare", "--net", "--mount", "--"])
         .arg(me)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(INSIDE, &sign)
