@@ -82,11 +82,11 @@ impl Driver {
         ]);
     }
 
-    /// Whether everybody nearby knows that this node leaves.
+    /// Ends the leave once every neighbour has the farewell, or its time is over.
     pub(super) fn conclude_farewell(&mut self) {
         if let Some((done, until)) = self.farewell.take() {
             if self.asked.is_empty() || until <= Instant::now() {
-                // Nobody may wait for it any more.
+                // The caller may have given up.
                 _ = done.send(());
             } else {
                 self.next_housekeeping = self.next_housekeeping.min(until);

@@ -9,11 +9,11 @@ use crate::{
     swarm::{self, Family, node_of},
 };
 
-/// Nodes that mDNS may have heard of. It keeps them for as long as whoever announced them said, and looks at all of them each time.
+/// Nodes that mDNS keeps, at most. It keeps each for the time in its announcement, and walks over all of them at each poll.
 pub(super) const ANNOUNCED_MAX: usize = 1024;
 
 impl Driver {
-    /// Few of a large cluster speak mDNS, and nobody listens to a flood of it.
+    /// Turns mDNS on or off: few nodes of a large cluster speak it. A flood of announcements restarts it.
     pub(super) fn keep_mdns(&mut self) {
         let mdns = self.mdns_wanted && self.core.speaks_mdns();
         let behaviour = self.swarm.behaviour();

@@ -63,5 +63,5 @@ pub struct Neighbourhood {
     pub outsiders: Vec<Outsider>,
 }
 
-/// Hosts told of in [`Neighbourhood::heard`]. One proves that multicast works.
+/// The most hosts in [`Neighbourhood::heard`]. One proves that multicast works.
 pub const HEARD_MAX: usize = 16;

@@ -1,5 +1,5 @@
 //! Outsiders: nodes that were announced on this network or named by `--join`, and that this node cannot talk to. They use another cluster key
-//! or none, belong to another cluster, or do not answer. Without a line about them, both sides look healthy and each sees nobody.
+//! or none, belong to another cluster, or do not answer. Without a line about them, both sides look healthy and see no peer.
 //!
 //! A first failed handshake proves little (the other process may be starting, or dying), so it is tried again before anything is said. Each
 //! outsider is warned of once. Outsiders are listed by `GET /network`, counted in `/metrics`, and told by `node doctor`.

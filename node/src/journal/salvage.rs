@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 
 use super::{
     read_only::{has_log, uri},
-    store::{Store, StoreError, feed_of, run_of},
+    store::{Store, StoreError, feed_of, replicas, run_of},
 };
 
 /// Runs taken over in one transaction.
@@ -50,6 +50,10 @@ fn uris(damaged: &Path) -> Vec<String> {
 }
 
 fn from(old: &Connection, store: &mut Store, projection: &dyn Projection) -> Result<(), StoreError> {
+    // Or a majority would be counted of fewer, until other replicas have told theirs.
+    for generation in replicas(old).unwrap_or_default() {
+        store.keep_replica(generation)?;
+    }
     let (mut after, mut missing) = (0i64, 0i64);
     while missing < MISSING_MAX {
         let runs = match batch(old, after) {
@@ -75,6 +79,9 @@ fn from(old: &Connection, store: &mut Store, projection: &dyn Projection) -> Res
         if store.is_dirty() {
             store.commit()?;
         }
+    }
+    if store.is_dirty() {
+        store.commit()?;
     }
     Ok(())
 }

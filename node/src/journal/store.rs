@@ -36,6 +36,7 @@ mod retention;
 mod state;
 
 pub(super) use retention::{Bound, remnant};
+pub(super) use state::replicas;
 
 /// The format of the journal's own tables.
 pub(super) const FORMAT: i64 = 1;

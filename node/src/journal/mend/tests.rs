@@ -71,3 +71,18 @@ fn what_cannot_be_replaced_stays_where_it_is() {
     assert!(mend(&path, CLUSTER, "grading", projection.as_ref()).is_err());
     assert_eq!(fs::read(&path).unwrap(), vec![7; 10_000]);
 }
+
+#[test]
+fn a_replaced_database_counts_a_majority_of_the_same_replicas() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("grading.db");
+    let projection = builtin().into_iter().find(|p| p.name() == "grading").unwrap().projection().unwrap();
+    let open = || Store::open(&path, CLUSTER, "grading", projection.as_ref()).unwrap();
+    let replicas = [1, 2, 3].map(|n| (hearsay_protocol::NodeId::from_public_key([n; 32]), u64::from(n)));
+    let mut store = open();
+    replicas.iter().for_each(|replica| store.keep_replica(*replica).unwrap());
+    store.commit().unwrap();
+    store.close().unwrap();
+    mend(&path, CLUSTER, "grading", projection.as_ref()).unwrap();
+    assert_eq!(open().restored().unwrap().replicas, replicas);
+}

@@ -8,7 +8,7 @@ use hearsay_protocol::{
     },
 };
 use hearsay_services::journal::Recorded;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use super::Store;
 
@@ -16,18 +16,26 @@ use super::Store;
 pub(super) const REPLICAS_TABLE: &str = "CREATE TABLE IF NOT EXISTS journal_replicas
     (replica BLOB PRIMARY KEY, generation INTEGER NOT NULL) WITHOUT ROWID";
 
+/// The replica set that a database keeps.
+///
+/// # Errors
+/// What the database said.
+pub(in crate::journal) fn replicas(db: &Connection) -> rusqlite::Result<Vec<Generation>> {
+    // On a full disk, a file of a version before replica sets is read as it is.
+    if !db.table_exists(None, "journal_replicas")? {
+        return Ok(Vec::new());
+    }
+    let mut list = db.prepare("SELECT replica, generation FROM journal_replicas")?;
+    let rows = list.query_map([], |row| {
+        Ok((NodeId::from_public_key(row.get(0)?), row.get::<_, i64>(1)?.cast_unsigned()))
+    })?;
+    rows.collect()
+}
+
 impl Store {
     /// The replica set, as it was kept.
     pub(super) fn replicas(&self) -> rusqlite::Result<Vec<Generation>> {
-        // On a full disk, a file of a version before replica sets is read as it is.
-        if !self.db.table_exists(None, "journal_replicas")? {
-            return Ok(Vec::new());
-        }
-        let mut list = self.db.prepare("SELECT replica, generation FROM journal_replicas")?;
-        let rows = list.query_map([], |row| {
-            Ok((NodeId::from_public_key(row.get(0)?), row.get::<_, i64>(1)?.cast_unsigned()))
-        })?;
-        rows.collect()
+        replicas(&self.db)
     }
 
     /// Keeps the generation of a replica, with the next [`commit`](Self::commit).
