@@ -59,6 +59,10 @@ const CROSSING: Duration = Duration::from_secs(2);
 /// How long both connections of a peer that came back, or of two processes under one key, are left open, so that what either has to say
 /// is heard before both are closed.
 const HEAR_BOTH: Duration = Duration::from_secs(1);
+/// How long the connection to a node of another cluster stays open after this node has seen which cluster it is, so that the peer sees it as
+/// well: identify speaks in both directions, and the peer's direction may be the slower one. Streams and topics bear the cluster's name, so
+/// nothing else is exchanged.
+const HEAR_OTHER_CLUSTER: Duration = Duration::from_secs(1);
 /// How long a node of another cluster is not talked to.
 const BLOCK_FOR: Duration = Duration::from_secs(60);
 /// Nodes of other clusters remembered. Beyond it the block list is emptied and fills again.
@@ -104,6 +108,8 @@ pub struct Driver {
     connected: BTreeMap<PeerId, First>,
     /// From whom to part when.
     parting: BTreeMap<PeerId, Instant>,
+    /// When to block which peer of another cluster.
+    blocking: BTreeMap<PeerId, Instant>,
     blocked_until: BTreeMap<PeerId, Instant>,
     farewell: Option<(oneshot::Sender<()>, Instant)>,
     /// What orders came to, told once readers can see it.
@@ -171,6 +177,7 @@ impl Driver {
             asked: BTreeMap::new(),
             connected: BTreeMap::new(),
             parting: BTreeMap::new(),
+            blocking: BTreeMap::new(),
             blocked_until: BTreeMap::new(),
             farewell: None,
             outcomes: Vec::new(),
@@ -409,7 +416,7 @@ impl Driver {
             BehaviourEvent::Journal(event) => self.on_replica(event),
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 if info.protocol_version != swarm::identify_protocol(&self.cluster) {
-                    self.block(peer_id, &info.protocol_version);
+                    self.on_other_cluster(peer_id, &info.protocol_version);
                 } else {
                     self.on_identified(peer_id, &info.agent_version);
                 }
@@ -429,17 +436,17 @@ impl Driver {
         }
     }
 
-    fn block(&mut self, peer: PeerId, protocol: &str) {
+    /// A peer has said that it belongs to another cluster: notes it, and blocks it once the peer has had the time to see the same.
+    fn on_other_cluster(&mut self, peer: PeerId, protocol: &str) {
+        if self.blocking.contains_key(&peer) {
+            return;
+        }
         self.strangers += 1;
         tracing::debug!(%peer, protocol = protocol.escape_debug().to_string(), "parting from a node of another cluster");
         self.note_other_cluster(peer, protocol);
-        if self.blocked_until.len() >= BLOCKED_MAX {
-            for peer in std::mem::take(&mut self.blocked_until).into_keys() {
-                self.swarm.behaviour_mut().blocked.unblock_peer(peer);
-            }
-        }
-        self.blocked_until.insert(peer, Instant::now() + BLOCK_FOR);
-        self.swarm.behaviour_mut().blocked.block_peer(peer);
+        let at = Instant::now() + HEAR_OTHER_CLUSTER;
+        self.blocking.insert(peer, at);
+        self.next_housekeeping = self.next_housekeeping.min(at);
     }
 
     fn on_gossip(&mut self, event: gossipsub::Event) {

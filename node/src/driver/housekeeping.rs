@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use super::{Driver, HOUSEKEEPING, take_due};
+use libp2p::PeerId;
+
+use super::{BLOCK_FOR, BLOCKED_MAX, Driver, HOUSEKEEPING, take_due};
 use crate::{logging, warnings};
 
 impl Driver {
@@ -13,7 +15,10 @@ impl Driver {
         for peer in take_due(&mut self.parting, now) {
             _ = self.swarm.disconnect_peer_id(peer);
         }
-        if let Some(next) = self.parting.values().min() {
+        for peer in take_due(&mut self.blocking, now) {
+            self.block(peer, now);
+        }
+        if let Some(next) = self.parting.values().chain(self.blocking.values()).min() {
             self.next_housekeeping = self.next_housekeeping.min(*next);
         }
         for peer in take_due(&mut self.blocked_until, now) {
@@ -23,6 +28,17 @@ impl Driver {
         self.keep_outsiders(now);
         self.conclude_farewell();
         self.publish_metrics();
+    }
+
+    /// Blocks a peer of another cluster for a while, which closes its connections.
+    fn block(&mut self, peer: PeerId, now: Instant) {
+        if self.blocked_until.len() >= BLOCKED_MAX {
+            for peer in std::mem::take(&mut self.blocked_until).into_keys() {
+                self.swarm.behaviour_mut().blocked.unblock_peer(peer);
+            }
+        }
+        self.blocked_until.insert(peer, now + BLOCK_FOR);
+        self.swarm.behaviour_mut().blocked.block_peer(peer);
     }
 
     fn publish_metrics(&self) {
