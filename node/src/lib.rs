@@ -18,6 +18,7 @@ mod memory;
 pub mod metrics;
 pub mod ports;
 pub mod presentation;
+pub mod registry;
 mod reload;
 mod run;
 pub mod seek;

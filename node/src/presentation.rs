@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use hearsay_protocol::{
     io::{Command, Profile},
     providers::{ADDRESSES_META, AddressLimit},
-    record::{ENTRY_BYTES_MAX, Health, Instance},
+    record::{ENTRY_BYTES_MAX, Health, Instance, Origin},
 };
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
@@ -118,6 +118,8 @@ impl Presentation {
                 meta,
                 health: self.health,
                 since_ms: self.since_ms,
+                origin: Origin::Role,
+                ..Instance::default()
             };
             let id = format!("{}-{}", offer.service, self.suffix);
             commands.push(Command::SetInstance(id, Box::new(instance)));

@@ -266,6 +266,7 @@ impl Sim {
             meta: BTreeMap::new(),
             health: crate::record::Health::Passing,
             since_ms: 0,
+            ..Default::default()
         };
         self.command(index, Command::SetInstance("grading".into(), Box::new(instance)));
     }

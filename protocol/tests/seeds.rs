@@ -320,6 +320,7 @@ impl Story {
                 meta: BTreeMap::new(),
                 health: Health::Passing,
                 since_ms: 0,
+                ..Instance::default()
             };
             self.sim.command(node, Command::SetInstance(id.clone(), Box::new(instance)));
             self.offered.get_mut(&node).unwrap().insert(id, port);

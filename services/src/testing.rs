@@ -116,6 +116,7 @@ impl MemoryHost {
                 meta: BTreeMap::new(),
                 health,
                 since_ms: 0,
+                ..Instance::default()
             }),
         };
         providers.push(Arc::new(provider));

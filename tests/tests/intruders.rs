@@ -229,6 +229,7 @@ fn invented(seed: [u8; 32], name: &str, instances: u64) -> Vec<Entry> {
             meta: Default::default(),
             health: Health::Passing,
             since_ms: 0,
+            ..Instance::default()
         };
         let key = Key::Instance(format!("i{i}"));
         entries.push(fact(i + 2, key, instance.encode()).sign(&identity, CLUSTER).unwrap());

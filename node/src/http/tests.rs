@@ -272,6 +272,7 @@ fn instance(seed: u8, id: &str, service: &str) -> (NodeId, String, Instance) {
         meta: BTreeMap::from([("k".into(), "v".into())]),
         health: Health::Passing,
         since_ms: 1_500,
+        ..Instance::default()
     };
     (node_id(seed), id.into(), instance)
 }

@@ -238,6 +238,7 @@ mod tests {
             meta: BTreeMap::new(),
             health: Health::Passing,
             since_ms: 0,
+            ..Instance::default()
         }
     }
 

@@ -35,6 +35,7 @@ fn instance(seed: u8, id: &str, service: &str) -> Change {
             meta: BTreeMap::new(),
             health: Health::Passing,
             since_ms: 0,
+            ..Instance::default()
         })),
     }
 }

@@ -36,6 +36,7 @@ fn instance(port: u16) -> Vec<u8> {
         meta: BTreeMap::new(),
         health: Health::Passing,
         since_ms: 0,
+        ..Instance::default()
     };
     instance.encode()
 }

@@ -64,6 +64,7 @@ fn instance() -> Instance {
         meta: [("k".to_owned(), "v".to_owned())].into(),
         health: Default::default(),
         since_ms: 1,
+        ..Instance::default()
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) fn provider_with(service: &str, id: &str, url: &str, tags: &[&str], h
             meta: BTreeMap::new(),
             health,
             since_ms: 0,
+            ..Instance::default()
         }),
     }
 }

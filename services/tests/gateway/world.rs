@@ -75,6 +75,7 @@ impl Table {
                 meta: BTreeMap::new(),
                 health,
                 since_ms: 0,
+                ..Instance::default()
             }),
         }
     }

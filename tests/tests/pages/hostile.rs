@@ -133,6 +133,7 @@ fn invented(seed: [u8; 32], texts: &[&str]) -> Vec<Entry> {
             meta: [("x".to_owned(), (*text).to_owned())].into(),
             health: Health::Passing,
             since_ms: 0,
+            ..Instance::default()
         };
         entries.push(sign(i + 2, Key::Instance((*text).into()), instance.encode()));
     }

@@ -167,5 +167,6 @@ fn critical() -> Instance {
         meta: Default::default(),
         health: Health::Critical,
         since_ms: 0,
+        ..Instance::default()
     }
 }
