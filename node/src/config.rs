@@ -178,6 +178,10 @@ pub struct Config {
     pub allowed_hosts: Vec<Host>,
     /// Whether anybody may write to the plug-ins' paths.
     pub open: bool,
+    /// Where the files are that register programs.
+    pub services_dir: Option<PathBuf>,
+    /// Whether they may have checks that run a command.
+    pub allow_exec_checks: bool,
     /// How to write the log.
     pub log_format: LogFormat,
     /// What is not wrong enough to stop, in words. To be logged once there is a log.
@@ -264,6 +268,8 @@ impl Config {
             log_retention: log_retention(options.log_max_age, options.log_max_bytes)?,
             allowed_hosts: parse_all("allow-host", &options.allow_host)?,
             open: options.open.unwrap_or(false),
+            services_dir: options.services_dir,
+            allow_exec_checks: options.allow_exec_checks.unwrap_or(false),
             log_format: match options.log_format {
                 Some(text) => {
                     text.parse().map_err(|problem: String| ConfigError::option("log-format", problem))?

@@ -8,8 +8,6 @@ use tokio::sync::oneshot;
 pub enum Control {
     /// Say goodbye to the others, drain and stop.
     Leave,
-    /// Take the node's own instances out of service (`true`), or back in.
-    Maintenance(bool),
     /// Forget a member that has failed or left. Answered once readers see the effect.
     Forget(NodeId, oneshot::Sender<Forgetting>),
 }

@@ -36,7 +36,6 @@ use libp2p::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::control::Forgetting;
 use crate::{
     events, interfaces,
     journal::Journals,
@@ -47,6 +46,7 @@ use crate::{
     warnings::Warnings,
 };
 use dial::Dials;
+use operator::Outcome;
 pub use order::{HEARD_MAX, Neighbourhood, Order, Reloaded};
 use outsiders::Outsiders;
 pub use outsiders::{Outsider, Reason};
@@ -113,7 +113,7 @@ pub struct Driver {
     blocked_until: BTreeMap<PeerId, Instant>,
     farewell: Option<(oneshot::Sender<()>, Instant)>,
     /// What orders came to, told once readers can see it.
-    outcomes: Vec<(oneshot::Sender<Forgetting>, Forgetting)>,
+    outcomes: Vec<Outcome>,
     /// Where mDNS says that nodes are.
     heard: BTreeMap<NodeId, Multiaddr>,
     outsiders: Outsiders,
@@ -235,10 +235,7 @@ impl Driver {
                 () = tokio::time::sleep_until(due.into()) => self.feed(Input::Tick),
             }
             self.carry_out()?;
-            for (tell, outcome) in self.outcomes.drain(..) {
-                // The client may be gone.
-                _ = tell.send(outcome);
-            }
+            self.outcomes.drain(..).for_each(Outcome::tell);
             if self.next_housekeeping <= Instant::now() {
                 self.keep_house();
             }
@@ -252,6 +249,15 @@ impl Driver {
     fn on_order(&mut self, order: Order) {
         match order {
             Order::Command(command) => self.feed(Input::Command(command)),
+            Order::SetInstances(instances, tell) => {
+                for (id, instance) in instances {
+                    self.feed(Input::Command(match instance {
+                        Some(instance) => Command::SetInstance(id, instance),
+                        None => Command::RemoveInstance(id),
+                    }));
+                }
+                self.outcomes.push(Outcome::Stated(tell));
+            }
             Order::Hint(peer, address) => self.feed(Input::Hint(peer, address.to_string())),
             Order::Join(addresses, tell) => self.join(addresses, tell),
             Order::AskReplica(peer, topic, ticket, bytes) => self.ask_replica(peer, topic, ticket, bytes),
@@ -267,7 +273,7 @@ impl Driver {
             }
             Order::Forget(id, tell) => {
                 let outcome = self.forget(id);
-                self.outcomes.push((tell, outcome));
+                self.outcomes.push(Outcome::Forgotten(tell, outcome));
             }
             Order::Alive(answer) => {
                 // Whoever asked may have given up.

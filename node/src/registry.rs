@@ -5,8 +5,331 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `registration` | a registration that has been checked, as it is stored |
+//! | `input` | reads registrations and checks out of JSON, in three dialects |
+//! | `registration`, `record` | a registration that has been read; the same as this node holds and stores it |
+//! | `registrar` | the one task that changes registrations: owners, limits, order, what is stored and stated |
+//! | `store` | the registrations on disk, by group commit |
+//! | `instance` | what is stated to the cluster for a registration |
+//! | `files` | registrations in files of a directory |
 //! | `checks` | health checks: what they are, and their runs |
+//!
+//! **An answer comes after its effect**: a registration is synced to disk and listed by this node before its client hears of it. What is refused has
+//! had no effect.
 
 pub mod checks;
+pub mod files;
+pub mod input;
+mod instance;
+pub mod record;
+mod registrar;
 pub mod registration;
+mod store;
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hearsay_protocol::{
+    NodeId,
+    record::{ENTRY_BYTES_MAX, Health, Instance, Invalid},
+};
+use tokio::sync::{mpsc, oneshot};
+
+pub use instance::{MAINTENANCE_CHECK, NODE_MAINTENANCE_CHECK};
+pub use store::StoreError;
+
+use self::{
+    checks::runner::{CheckContext, CheckRunner},
+    record::{CheckView, Held, Maintenance, Owner, View},
+    registrar::{Change, Registrar},
+    registration::Registration,
+    store::Store,
+};
+use crate::{driver::Order, view};
+
+/// The most instances that a node states, its roles included. Design, section 3.
+pub const INSTANCES_MAX: usize = 10_000;
+/// The most instances of a cluster. Design, section 3.
+pub const INSTANCES_OF_CLUSTER_MAX: usize = 100_000;
+/// Changes that wait for the registrar. Each is a request that is being answered.
+const CHANGES_MAX: usize = 1024;
+
+/// Why a registration was not changed. Nothing has happened.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// A field breaks a bound.
+    #[error("{0}")]
+    Invalid(#[from] Invalid),
+    /// This node holds no such registration.
+    #[error("{0}")]
+    NotFound(String),
+    /// It belongs to a file, or another registration is in the way.
+    #[error("{0}")]
+    Conflict(String),
+    /// A limit of the node or the cluster is reached.
+    #[error("{0}")]
+    Limit(String),
+    /// It cannot be stored.
+    #[error("the registrations cannot be written to disk, so nothing was changed: {0}")]
+    Store(#[from] StoreError),
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// Which registrations are meant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Selector {
+    /// The one with this id.
+    Id(String),
+    /// The one with this id, if it is of this service.
+    ServiceAndId(String, String),
+    /// Those at this URL, as it was registered; without a path: at its origin.
+    Url(String),
+    /// The one that a registration like this one would replace.
+    Like(Box<Registration>),
+}
+
+/// What a registration came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Registered {
+    /// Its id.
+    pub id: String,
+    /// Which registration under this id.
+    pub generation: u64,
+}
+
+/// What the registry needs of the node.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The node.
+    pub me: NodeId,
+    /// Its table.
+    pub view: Arc<view::View>,
+    /// The way to the driver.
+    pub orders: mpsc::Sender<Order>,
+    /// How many instances the node states for its roles.
+    pub roles: usize,
+}
+
+/// The registrations of this node.
+#[derive(Debug)]
+pub struct Registry {
+    state: Arc<Mutex<State>>,
+    changes: mpsc::Sender<Change>,
+    /// Connections that closed. Each was a held registration, so there are no more of them than connections.
+    released: mpsc::UnboundedSender<Change>,
+    connections: AtomicU64,
+    suffix: String,
+}
+
+/// What readers see and the registrar changes.
+#[derive(Debug, Default)]
+struct State {
+    held: BTreeMap<String, Held>,
+    /// Which registration has the check of an id.
+    of_check: BTreeMap<String, String>,
+    /// Maintenance of instances, by their ids.
+    maintenance: BTreeMap<String, Maintenance>,
+    node_maintenance: Option<Maintenance>,
+}
+
+impl Registry {
+    /// Reads the registrations of the last life, and starts the registrar. They are stated and checked from then on. Without a directory nothing is
+    /// stored: the node keeps nothing.
+    ///
+    /// # Errors
+    /// The registrations of the last life cannot be read.
+    pub fn open(dir: Option<&Path>, parts: Parts) -> Result<Arc<Self>, StoreError> {
+        let (store, stored) = match dir.map(Store::open).transpose()? {
+            None => (None, store::Stored::default()),
+            Some((store, stored, aside)) => {
+                if let Some(aside) = aside {
+                    tracing::error!(
+                        put_aside = %aside.display(),
+                        "the database of registrations is damaged and was put aside; programs have to register again"
+                    );
+                }
+                for (id, problem) in &stored.unreadable {
+                    tracing::error!(
+                        id,
+                        problem,
+                        "a stored registration cannot be read; the program has to register again"
+                    );
+                }
+                (Some(store), stored)
+            }
+        };
+        let state = Arc::<Mutex<State>>::default();
+        let suffix = parts.me.short();
+        let (changes, receiver) = mpsc::channel(CHANGES_MAX);
+        let (released, releases) = mpsc::unbounded_channel();
+        let context = CheckContext { view: Arc::clone(&parts.view), me: parts.me };
+        let (runner, events) = CheckRunner::new(context);
+        let registrar = Registrar::new(parts, Arc::clone(&state), store, runner);
+        tokio::spawn(registrar.run(stored, receiver, releases, events));
+        Ok(Arc::new(Self { state, changes, released, connections: AtomicU64::new(0), suffix }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The end of this node's id, which derived ids end with.
+    pub fn suffix(&self) -> &str {
+        &self.suffix
+    }
+
+    /// A number for a connection that will hold a registration.
+    pub fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Relaxed)
+    }
+
+    /// Waits until the registrations of the last life are listed by this node.
+    pub async fn restored(&self) {
+        let (answer, done) = oneshot::channel();
+        if self.changes.send(Change::Barrier(answer)).await.is_ok() {
+            _ = done.await;
+        }
+    }
+
+    /// Registers, or replaces the registration with the same id. When this returns it is stored and listed.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn register(
+        &self,
+        registration: Registration,
+        owner: Owner,
+    ) -> Result<Registered, RegistryError> {
+        self.ask(|answer| Change::Register(Box::new(registration), owner, answer)).await
+    }
+
+    /// Deregisters. When this returns, it is stored that they are gone, and they are listed no longer. Returns their ids.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn deregister(&self, which: Selector, by: Owner) -> Result<Vec<String>, RegistryError> {
+        self.ask(|answer| Change::Deregister(which, by, answer)).await
+    }
+
+    /// The connection that holds a registration has closed. It ends at once, or is kept as critical for `grace`.
+    pub fn release(&self, registered: &Registered, connection: u64, grace: Duration) {
+        // The registrar is gone only when the node stops.
+        _ = self.released.send(Change::Release(registered.clone(), connection, grace));
+    }
+
+    /// Takes an instance out of service, or back in where there is no reason. Kept over restarts.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn set_maintenance(&self, id: &str, reason: Option<String>) -> Result<(), RegistryError> {
+        self.ask(|answer| Change::Maintenance(id.to_owned(), reason, answer)).await
+    }
+
+    /// Takes the node and all its instances out of service, or back in. Kept over restarts.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn set_node_maintenance(&self, reason: Option<String>) -> Result<(), RegistryError> {
+        self.ask(|answer| Change::NodeMaintenance(reason, answer)).await
+    }
+
+    /// The node's own maintenance.
+    pub fn node_maintenance(&self) -> Option<Maintenance> {
+        self.lock().node_maintenance.clone()
+    }
+
+    /// Takes what a program reports of itself.
+    ///
+    /// # Errors
+    /// There is no such check, or it takes no reports.
+    pub fn report(&self, check: &str, status: Health, output: String) -> Result<(), RegistryError> {
+        let state = self.lock();
+        let found = state.of_check.get(check).and_then(|instance| state.held.get(instance));
+        let found = found.and_then(|held| held.checks.iter().find(|c| c.running.spec().id == check));
+        let found = found.ok_or_else(|| {
+            RegistryError::NotFound(format!("this node has no check with the id {check:?}"))
+        })?;
+        let kind = found.running.spec().kind.as_str();
+        found.running.report(status, output).map_err(|_| {
+            RegistryError::Conflict(format!(
+                "the check {check:?} is of the kind {kind}; only ttl takes reports"
+            ))
+        })
+    }
+
+    /// All registrations of this node, by id.
+    pub fn list(&self) -> Vec<View> {
+        let state = self.lock();
+        state.held.values().map(|held| state.view_of(held)).collect()
+    }
+
+    /// The registration with this id.
+    pub fn get(&self, id: &str) -> Option<View> {
+        let state = self.lock();
+        state.held.get(id).map(|held| state.view_of(held))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.lock().held.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.lock().held.is_empty()
+    }
+
+    async fn ask<T>(
+        &self,
+        change: impl FnOnce(oneshot::Sender<Result<T, RegistryError>>) -> Change,
+    ) -> Result<T, RegistryError> {
+        let (answer, answered) = oneshot::channel();
+        self.changes.send(change(answer)).await.map_err(|_| RegistryError::Stopping)?;
+        answered.await.unwrap_or(Err(RegistryError::Stopping))
+    }
+}
+
+impl State {
+    fn view_of(&self, held: &Held) -> View {
+        let check = |check: &record::HeldCheck| {
+            let spec = check.running.spec();
+            CheckView {
+                id: spec.id.clone(),
+                name: spec.name.clone(),
+                kind: spec.kind.as_str(),
+                state: check.running.state(),
+            }
+        };
+        let checks: Vec<CheckView> = held.checks.iter().map(check).collect();
+        let maintenance = self.maintenance.get(&held.row.registration.id).cloned();
+        let is_out = maintenance.is_some() || held.is_orphaned || self.node_maintenance.is_some();
+        let health = match is_out {
+            true => Health::Critical,
+            false => checks.iter().map(|check| check.state.status).max().unwrap_or_default(),
+        };
+        View { row: held.row.clone(), owner: held.owner.clone(), health, maintenance, checks }
+    }
+}
+
+/// Now, in milliseconds since the Unix epoch.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whether an instance fits into what nodes exchange.
+fn check_size(instance: &Instance) -> Result<(), Invalid> {
+    let bytes = instance.encode().len();
+    if bytes > ENTRY_BYTES_MAX - 512 {
+        return Err(Invalid { field: "registration", problem: format!("takes {bytes} bytes") });
+    }
+    Ok(())
+}

@@ -37,6 +37,10 @@ use crate::{
     metrics::Metrics,
     ports,
     presentation::{self, Offer, Presentation},
+    registry::{
+        self, Registry,
+        files::{Files, Follower},
+    },
     reload::{self, Joins, all_tags},
     seek,
     storage::{REMEMBERED_MAX, Remembered, Storage},
@@ -116,12 +120,20 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let warnings = Arc::<Warnings>::default();
     let (neighbourhood, neighbours) = watch::channel(Neighbourhood::default());
 
+    let files = Arc::<Files>::default();
+    let registry = Registry::open(
+        storage.dir(),
+        registry::Parts { me: id, view: Arc::clone(&view), orders: orders.clone(), roles: plugins.len() },
+    )
+    .context("the registrations of this node")?;
     let site = Arc::new(Site {
         view: Arc::clone(&view),
         id,
         name: name.clone(),
         cluster: config.cluster.clone(),
         metrics: Arc::clone(&metrics),
+        registry: Arc::clone(&registry),
+        files: Arc::clone(&files),
         control,
         // One that is kept nowhere is known to nobody.
         token: storage.dir().map(|_| storage.api_token().clone()),
@@ -230,6 +242,11 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         _ = fatal_sender.send(ended);
     })?;
 
+    registry.restored().await;
+    if let Some(dir) = config.services_dir.clone() {
+        let follower = Follower::new(dir, config.allow_exec_checks, Arc::clone(&registry), files);
+        tokio::spawn(follower.run());
+    }
     tokio::spawn(seek::climb(rungs, orders.clone(), neighbours.clone()));
     let mut joins = Joins::new(orders.clone(), neighbours.clone());
     joins.set(&config.join);
@@ -363,10 +380,6 @@ impl Node {
                     OnHangup::Leave | OnHangup::Ignore => break,
                 },
                 command = control.recv() => match command {
-                    Some(Control::Maintenance(enable)) => {
-                        // An error: the driver is gone, and `fatal` will say why.
-                        _ = self.orders.send(Order::Maintenance(enable)).await;
-                    }
                     Some(Control::Forget(id, tell)) => _ = self.orders.send(Order::Forget(id, tell)).await,
                     Some(Control::Leave) | None => break,
                 },

@@ -358,8 +358,10 @@ pub enum Origin {
     Unstated,
     /// The node itself: a role, served by its own HTTP.
     Role,
-    /// A program that is registered with the node.
+    /// A program that is registered with the node, at the address that it states.
     Program,
+    /// A program on the node's own host: it is reached at each of the node's addresses.
+    HostProgram,
 }
 
 /// A port with a name.

@@ -113,6 +113,13 @@ pub struct Options {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub open: Option<bool>,
+    /// Directory of files that register programs: *.toml, and *.json as Consul has them; changes are picked up
+    #[arg(long, value_name = "DIR")]
+    pub services_dir: Option<PathBuf>,
+    /// Let files of --services-dir have checks that run a command
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub allow_exec_checks: Option<bool>,
     /// How to write the log: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -205,6 +212,8 @@ impl Options {
             log_max_bytes: self.log_max_bytes.or(lower.log_max_bytes),
             allow_host: list(self.allow_host, lower.allow_host),
             open: self.open.or(lower.open),
+            services_dir: self.services_dir.or(lower.services_dir),
+            allow_exec_checks: self.allow_exec_checks.or(lower.allow_exec_checks),
             log_format: self.log_format.or(lower.log_format),
         }
     }

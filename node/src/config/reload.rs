@@ -73,6 +73,8 @@ impl Config {
             log_retention,
             allowed_hosts,
             open,
+            services_dir,
+            allow_exec_checks,
             log_format,
         } = self;
         let differs = [
@@ -94,6 +96,8 @@ impl Config {
             ("log-max-bytes", log_retention.bytes != new.log_retention.bytes),
             ("allow-host", *allowed_hosts != new.allowed_hosts),
             ("open", *open != new.open),
+            ("services-dir", *services_dir != new.services_dir),
+            ("allow-exec-checks", *allow_exec_checks != new.allow_exec_checks),
             ("log-format", *log_format != new.log_format),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(option, _)| option).collect()

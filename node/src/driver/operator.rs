@@ -5,12 +5,29 @@ use hearsay_protocol::{
     io::{Command, Input},
 };
 use libp2p::PeerId;
+use tokio::sync::oneshot;
 
 use super::{Driver, Reloaded};
 use crate::{
     control::Forgetting,
     swarm::{self, node_of},
 };
+
+/// What an order came to, told once readers see it.
+pub(super) enum Outcome {
+    Forgotten(oneshot::Sender<Forgetting>, Forgetting),
+    Stated(oneshot::Sender<()>),
+}
+
+impl Outcome {
+    pub(super) fn tell(self) {
+        // The client may be gone.
+        match self {
+            Self::Forgotten(tell, outcome) => _ = tell.send(outcome),
+            Self::Stated(tell) => _ = tell.send(()),
+        }
+    }
+}
 
 impl Driver {
     /// Goes by other options from now on.

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use hearsay_protocol::{NodeId, io::Command, sync::Ticket};
+use hearsay_protocol::{NodeId, io::Command, record::Instance, sync::Ticket};
 use libp2p::Multiaddr;
 use tokio::sync::oneshot;
 
@@ -17,6 +17,8 @@ use crate::control::Forgetting;
 pub enum Order {
     /// For the core.
     Command(Command),
+    /// State these instances by their ids, or state them no longer. Answered once readers see it.
+    SetInstances(Vec<(String, Option<Box<Instance>>)>, oneshot::Sender<()>),
     /// Somebody may be reached at this address.
     Hint(Option<NodeId>, Multiaddr),
     /// The user wants a connection to whoever is at one of these addresses. Answered with whether there has been one already.

@@ -37,7 +37,8 @@ pub(super) async fn maintenance(
     let reason: String =
         parameters.one("reason")?.unwrap_or_default().chars().take(REASON_CHARS_MAX).collect();
     tracing::info!(enable, reason = reason.escape_debug().to_string(), "maintenance");
-    Ok(ask(&site, Control::Maintenance(enable)))
+    site.registry.set_node_maintenance(enable.then_some(reason)).await?;
+    Ok(StatusCode::OK.into_response())
 }
 
 fn ask(site: &Site, control: Control) -> Response {

@@ -2,11 +2,14 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use hearsay_protocol::providers::{Index, Provider};
+use hearsay_protocol::{
+    providers::{Index, Provider},
+    record::{NamedPort, WEIGHT_DEFAULT},
+};
 use serde::Serialize;
 
-use super::Site;
-use crate::timestamp::rfc3339_ms;
+use super::{Site, registry::CheckJson};
+use crate::{registry::record::View, timestamp::rfc3339_ms};
 
 /// An instance. The names of the fields are a contract.
 #[derive(Serialize)]
@@ -21,11 +24,29 @@ pub(super) struct InstanceJson<'a> {
     /// `host:port`, in the order in which this node's host should try them.
     addresses: &'a [String],
     port: u16,
+    ports: Vec<PortJson<'a>>,
     url: Cow<'a, str>,
     tags: &'a [String],
     meta: &'a BTreeMap<String, String>,
+    weight: u16,
+    zone: Option<&'a str>,
+    requires: &'a [String],
     health: &'static str,
     since: String,
+}
+
+/// A named port.
+#[derive(Serialize)]
+struct PortJson<'a> {
+    name: &'a str,
+    port: u16,
+    default: bool,
+}
+
+impl<'a> From<&'a NamedPort> for PortJson<'a> {
+    fn from(port: &'a NamedPort) -> Self {
+        Self { name: &port.name, port: port.port, default: port.is_default }
+    }
 }
 
 impl<'a> From<&'a Provider> for InstanceJson<'a> {
@@ -39,9 +60,13 @@ impl<'a> From<&'a Provider> for InstanceJson<'a> {
             address: provider.host(),
             addresses: &provider.addresses,
             port: instance.port,
+            ports: instance.ports.iter().map(PortJson::from).collect(),
             url: provider.url(),
             tags: &instance.tags,
             meta: &instance.meta,
+            weight: instance.weight.unwrap_or(WEIGHT_DEFAULT),
+            zone: instance.zone.as_deref().or(provider.zone.as_deref()),
+            requires: &instance.requires,
             health: instance.health.as_str(),
             since: rfc3339_ms(instance.since_ms),
         }
@@ -70,5 +95,24 @@ impl<'a> ServicesJson<'a> {
             services.entry(&provider.instance.service).or_default().push(provider.into());
         }
         Self { cluster: &site.cluster, node: &site.name, index: index.0, services }
+    }
+}
+
+/// An instance and its checks.
+#[derive(Serialize)]
+pub(super) struct InstanceWithChecks<'a> {
+    #[serde(flatten)]
+    instance: InstanceJson<'a>,
+    checks: Vec<CheckJson<'a>>,
+}
+
+impl<'a> InstanceWithChecks<'a> {
+    /// Takes the checks of the registration where this node holds it, else those that are gossiped.
+    pub(super) fn new(provider: &'a Provider, held: Option<&'a View>) -> Self {
+        let checks = match held {
+            Some(held) => held.checks.iter().map(CheckJson::from).collect(),
+            None => provider.instance.checks.iter().map(CheckJson::from).collect(),
+        };
+        Self { instance: provider.into(), checks }
     }
 }

@@ -13,7 +13,7 @@
 //! | `errors` | every error a problem+json, plain text under `/v1`; counting |
 //! | `plugins` | who answers below a plug-in's prefix |
 //! | `wait` | blocking queries |
-//! | `services`, `watch`, `members`, `network`, `why`, `probes`, `agent`, `ui`, `openapi` | the paths |
+//! | `services`, `registry`, `watch`, `members`, `network`, `why`, `probes`, `agent`, `ui`, `openapi` | the paths |
 //!
 //! A request passes `guard` and `body`, then reaches a handler here or a plug-in's router; its answer passes `unread` and `errors`.
 
@@ -23,7 +23,6 @@ mod body;
 mod body_room;
 mod decode;
 mod errors;
-mod go_duration;
 mod guard;
 mod host;
 mod instance;
@@ -32,6 +31,7 @@ mod network;
 mod openapi;
 mod plugins;
 mod probes;
+mod registry;
 mod routes;
 mod services;
 mod site;
@@ -109,7 +109,15 @@ fn own_routes(front: &str, document: Vec<u8>) -> Routes {
     Routes::new()
         .get("/", async move || to_front)
         .get("/services", services::list)
+        .post("/services", registry::register)
+        .delete("/services", registry::deregister_like)
         .get("/services/{name}", services::one)
+        .delete("/services/{name}", registry::deregister_id)
+        .get("/services/{name}/{id}", services::instance)
+        .delete("/services/{name}/{id}", registry::deregister_of_service)
+        .put("/services/{name}/maintenance", registry::maintenance)
+        .get("/registrations", registry::list)
+        .put("/checks/{id}", registry::report)
         .get("/services/watch", watch::watch)
         .get("/members", members::list)
         .delete("/members/{id}", members::forget)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     handler::Handler,
-    routing::{delete, get, put},
+    routing::{delete, get, post, put},
 };
 
 use super::Site;
@@ -26,6 +26,16 @@ impl Routes {
     pub(super) fn get<T: 'static>(mut self, path: &'static str, handler: impl Handler<T, Arc<Site>>) -> Self {
         self.served.push(("get", path));
         Self { router: self.router.route(path, get(handler)), ..self }
+    }
+
+    /// Serves `POST`.
+    pub(super) fn post<T: 'static>(
+        mut self,
+        path: &'static str,
+        handler: impl Handler<T, Arc<Site>>,
+    ) -> Self {
+        self.served.push(("post", path));
+        Self { router: self.router.route(path, post(handler)), ..self }
     }
 
     /// Serves `PUT`.

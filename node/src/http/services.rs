@@ -17,7 +17,7 @@ use hearsay_services::{Problem, parameters::Parameters};
 
 use super::{
     Site,
-    instance::ServicesJson,
+    instance::{InstanceWithChecks, ServicesJson},
     wait::{INDEX_HEADER, Wait},
 };
 
@@ -54,6 +54,28 @@ pub(super) async fn one(
     Ok(answer(&site, index, Some(&name), query.filter.choose(found)))
 }
 
+/// One instance, with its checks. Their newest outputs where this node holds it; elsewhere those of the last changes.
+///
+/// # Errors
+/// 404: no such instance is known here.
+pub(super) async fn instance(
+    State(site): State<Arc<Site>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let Path((name, id)) = path.map_err(|_| Problem::not_found("the path is not UTF-8"))?;
+    Parameters::read(uri.query(), &[])?;
+    let found = site.read(|table| table.providers(&name).find(|provider| provider.id == id).cloned());
+    let Some(provider) = found else {
+        let detail = format!(
+            "no instance {id:?} of service {name:?} is known here; /services/{{name}} lists those that are"
+        );
+        return Err(Problem::not_found(detail));
+    };
+    let held = site.registry.get(&id).filter(|_| provider.node_id == site.id);
+    Ok(Json(InstanceWithChecks::new(&provider, held.as_ref())).into_response())
+}
+
 fn answer(site: &Site, index: Index, named: Option<&str>, providers: Vec<Arc<Provider>>) -> Response {
     let json = ServicesJson::new(site, index, named, providers.iter().map(Arc::as_ref));
     ([(INDEX_HEADER, index.0.to_string())], Json(json)).into_response()
@@ -67,7 +89,7 @@ struct Query {
 
 impl Query {
     fn read(uri: &Uri) -> Result<Self, Problem> {
-        let known = [&["tag", "health", "near"], Wait::PARAMETERS.as_slice()].concat();
+        let known = [&["tag", "health", "near", "zone"], Wait::PARAMETERS.as_slice()].concat();
         let parameters = Parameters::read(uri.query(), &known)?;
         Ok(Self { wait: Wait::read(&parameters)?, filter: Filter::read(&parameters)? })
     }
@@ -78,6 +100,7 @@ struct Filter {
     /// All of them must be there.
     tags: Vec<String>,
     health: Option<Health>,
+    zone: Option<String>,
     nearest_first: bool,
 }
 
@@ -100,7 +123,8 @@ impl Filter {
                 return Err(Parameters::refuse("near", other, "_self: a node knows only its own distances"));
             }
         };
-        Ok(Self { tags: parameters.all("tag").map(str::to_owned).collect(), health, nearest_first })
+        let zone = parameters.one("zone")?.map(str::to_owned);
+        Ok(Self { tags: parameters.all("tag").map(str::to_owned).collect(), health, zone, nearest_first })
     }
 
     /// What is needed of the table, besides the providers. Runs under its lock.
@@ -120,6 +144,10 @@ impl Filter {
             let instance = &provider.instance;
             self.tags.iter().all(|tag| instance.tags.contains(tag))
                 && self.health.is_none_or(|health| instance.health == health)
+                && self
+                    .zone
+                    .as_deref()
+                    .is_none_or(|zone| instance.zone.as_deref().or(provider.zone.as_deref()) == Some(zone))
         });
         if let Some(here) = here {
             // Stable: equals stay in the table's order.

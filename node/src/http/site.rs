@@ -9,7 +9,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::{
-    control::Control, driver::Neighbourhood, metrics::Metrics, storage::Secret, view::View,
+    control::Control,
+    driver::Neighbourhood,
+    metrics::Metrics,
+    registry::{Registry, files::Files},
+    storage::Secret,
+    view::View,
     warnings::Warnings,
 };
 
@@ -37,6 +42,10 @@ pub struct Site {
     pub cluster: String,
     /// Where requests are counted.
     pub metrics: Arc<Metrics>,
+    /// The programs that this node speaks for.
+    pub registry: Arc<Registry>,
+    /// The files that register some of them.
+    pub files: Arc<Files>,
     /// The way to the driver.
     pub control: mpsc::Sender<Control>,
     /// What writes from other machines must present; without one, they are refused.

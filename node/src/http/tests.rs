@@ -29,6 +29,7 @@ use crate::{
     driver::Neighbourhood,
     journal::{Ground, Journals},
     metrics::Metrics,
+    registry::{self, Registry},
     storage::Secret,
     view::{Clock, View},
 };
@@ -47,6 +48,7 @@ struct Server {
     neighbours: watch::Sender<Neighbourhood>,
     stop: watch::Sender<bool>,
     control: mpsc::Receiver<Control>,
+    registry: Arc<Registry>,
     serving: tokio::task::JoinHandle<()>,
     _dir: tempfile::TempDir,
     /// What journals order of the driver, if there were one.
@@ -81,12 +83,17 @@ impl Server {
         let (stop, is_stopped) = watch::channel(false);
         let (neighbours, neighbourhood) = watch::channel(Neighbourhood::default());
         let (id, name, cluster) = (node_id(1), "n1".to_owned(), "test".to_owned());
+        let (to_driver, _) = mpsc::channel(16);
+        let parts = registry::Parts { me: id, view: Arc::clone(&view), orders: to_driver, roles: 1 };
+        let registry = Registry::open(None, parts).unwrap();
         let site = Arc::new(Site {
             view: Arc::clone(&view),
             id,
             name: name.clone(),
             cluster: cluster.clone(),
             metrics: Arc::clone(&metrics),
+            registry: Arc::clone(&registry),
+            files: Arc::default(),
             control,
             token: setup.token,
             readiness: is_ready,
@@ -135,6 +142,7 @@ impl Server {
             neighbours,
             stop,
             control: commands,
+            registry,
             serving,
             _dir: dir,
             _orders: ordered,

@@ -38,6 +38,8 @@ pub struct CheckSpec {
     pub interval: Duration,
     /// How long a run may take. Below `interval`.
     pub timeout: Duration,
+    /// After a failure that has not changed the status, the next run begins this much later; `None`: after `interval`.
+    pub retry_interval: Option<Duration>,
     /// Failures in a row before it warns; `None`: never.
     pub failures_before_warning: Option<u32>,
     /// Failures in a row before it is critical; at least 1.
@@ -142,4 +144,16 @@ pub struct ProcessIdentity {
     pub start_ticks: u64,
     /// Which boot: `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
+}
+
+impl ProcessIdentity {
+    /// The identity of a process that is there.
+    pub fn of(_pid: i32) -> Option<Self> {
+        None
+    }
+
+    /// The user that owns a process.
+    pub fn owner_uid(_pid: i32) -> Option<u32> {
+        None
+    }
 }

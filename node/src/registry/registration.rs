@@ -5,10 +5,10 @@ use std::{
     fmt,
 };
 
-use hearsay_protocol::record::NamedPort;
+use hearsay_protocol::record::{ID_CHARS_MAX, NamedPort};
 use serde::{Deserialize, Serialize};
 
-use super::checks::CheckSpec;
+use super::checks::{CheckKind, CheckSpec};
 
 /// The most checks of a registration.
 pub const CHECKS_MAX: usize = 16;
@@ -87,4 +87,41 @@ pub struct Registration {
     pub dialect: Dialect,
     /// Its checks, at most [`CHECKS_MAX`].
     pub checks: Vec<CheckSpec>,
+}
+
+impl Registration {
+    /// The origin by which this node reaches it, `http://host:port`.
+    pub fn local_origin(&self) -> String {
+        format!("{}://{}", self.scheme, authority(&self.local_host, self.port))
+    }
+
+    /// `host:port` by which this node reaches it.
+    pub fn local_address(&self) -> String {
+        authority(&self.local_host, self.port)
+    }
+
+    /// Whether any of its checks runs a command.
+    pub(super) fn has_exec(&self) -> bool {
+        self.checks.iter().any(|check| matches!(check.kind, CheckKind::Exec { .. }))
+    }
+
+    /// The id of one that states none: out of name, address and port, so that registering again replaces it.
+    pub(super) fn derived_id(&self, suffix: &str) -> String {
+        let place = self.host.as_deref().unwrap_or(suffix);
+        let id = match self.port {
+            0 => format!("{}-{place}", self.service),
+            port if self.host.is_none() => format!("{}-{port}-{place}", self.service),
+            port => format!("{}-{place}-{port}", self.service),
+        };
+        if id.len() <= ID_CHARS_MAX {
+            return id;
+        }
+        let hash = blake3::hash(id.as_bytes()).to_hex();
+        format!("{}-{}", self.service, &hash[..16])
+    }
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+pub(crate) fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

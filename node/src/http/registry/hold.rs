@@ -1,0 +1,107 @@
+//! `POST /services?hold`: a registration that lasts as long as its connection.
+//!
+//! The answer is a stream of events that stays open: `registered`, then `update` whenever the passing instances of a required service change.
+//! When the connection closes, hyper drops the stream, and with it the registration.
+
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
+
+use axum::response::{
+    IntoResponse, Response,
+    sse::{Event, KeepAlive, Sse},
+};
+use futures::stream;
+use hearsay_protocol::providers::Index;
+use hearsay_services::Problem;
+use serde_json::json;
+use tokio::sync::{oneshot, watch::Receiver};
+
+use super::required::Required;
+use crate::{
+    http::{Site, site::Seat},
+    registry::{Registered, Registry, RegistryError, record::Owner, registration::Registration},
+};
+
+/// How often a stream without news shows that it lives. A client whose node is gone without a word sees it by this.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Registers, and answers with the stream.
+pub(super) async fn hold(
+    site: Arc<Site>,
+    registration: Registration,
+    grace: Duration,
+) -> Result<Response, Problem> {
+    let seat = site.seat()?;
+    let services = registration.requires.clone();
+    let connection = site.registry.next_connection();
+    let (answer, answered) = oneshot::channel();
+    let registry = Arc::clone(&site.registry);
+    // A task of its own: were the client to go while it is being registered, nobody would know that it has to be released.
+    tokio::spawn(async move {
+        let registered = registry.register(registration, Owner::Connection(connection)).await;
+        let held = registered.map(|registered| Hold { registry, registered, connection, grace });
+        // Dropped here if nobody waits for it any more, and so released.
+        _ = answer.send(held);
+    });
+    let hold = answered.await.unwrap_or(Err(RegistryError::Stopping))?;
+    let required = Required::read(&site, &services);
+    let data = required.answer(&hold.registered.id, &site.name);
+    let first = Event::default().event("registered").data(data.to_string());
+    let follower = Follower {
+        first: Some(first),
+        services,
+        required,
+        newest: site.view.subscribe(),
+        _hold: hold,
+        _seat: seat,
+        site,
+    };
+    let events = stream::unfold(follower, Follower::next);
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+}
+
+/// Releases a held registration when it is dropped.
+struct Hold {
+    registry: Arc<Registry>,
+    registered: Registered,
+    connection: u64,
+    grace: Duration,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.registry.release(&self.registered, self.connection, self.grace);
+    }
+}
+
+struct Follower {
+    first: Option<Event>,
+    services: BTreeSet<String>,
+    /// As the client knows them.
+    required: Required,
+    newest: Receiver<Index>,
+    site: Arc<Site>,
+    _hold: Hold,
+    _seat: Seat,
+}
+
+impl Follower {
+    /// The next event; `None` when the node leaves.
+    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
+        if let Some(first) = self.first.take() {
+            return Some((Ok(first), self));
+        }
+        loop {
+            let is_following = !self.services.is_empty();
+            tokio::select! {
+                changed = self.newest.changed(), if is_following => changed.ok()?,
+                () = self.site.leaving() => return None,
+            }
+            let required = Required::read(&self.site, &self.services);
+            if required != self.required {
+                self.required = required;
+                let data = json!({ "requires": self.required.instances() });
+                return Some((Ok(Event::default().event("update").data(data.to_string())), self));
+            }
+        }
+    }
+}

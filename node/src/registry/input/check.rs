@@ -1,0 +1,431 @@
+//! Reads a health check out of JSON.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hearsay_protocol::record::{Health, ID_CHARS_MAX, Invalid, NAME_CHARS_MAX, check_service_name};
+use serde_json::Value;
+
+use super::{
+    ParsedUrl, Source,
+    fields::{Fields, check_text, invalid},
+    split_address,
+};
+use crate::{
+    go_duration,
+    registry::{
+        checks::{CheckKind, CheckSpec, HttpCheck, INTERVAL_DEFAULT, ProcessIdentity, TIMEOUT_DEFAULT},
+        registration::Registration,
+    },
+};
+
+/// The shortest interval, timeout and TTL.
+const DURATION_MIN: Duration = Duration::from_millis(100);
+/// The longest of them.
+const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The most runs in a row that a threshold counts.
+const THRESHOLD_MAX: u64 = 1000;
+/// The longest body of a request, pattern or argument.
+const TEXT_BYTES_MAX: usize = 4096;
+/// The most headers of a request, ranges of statuses or arguments of a command.
+const LIST_MAX: usize = 64;
+/// What `HeartbeatURL` stands for.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
+/// What dialect 2 has without a check.
+const DIALECT_TWO_INTERVAL: Duration = Duration::from_secs(30);
+/// Both make three attempts, this far apart.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const ATTEMPTS: u32 = 3;
+/// The kinds, as users write them.
+const KINDS: [&str; 8] = ["http", "tcp", "grpc", "ttl", "alias", "watch", "process", "exec"];
+
+/// A check as it came.
+pub(super) enum CheckInput {
+    /// An object of `check` or `checks`.
+    Object(Value),
+    /// `HeartbeatURL`.
+    Heartbeat(String),
+    /// Dialect 2 states none.
+    DialectTwo,
+}
+
+/// Reads all checks of a registration, and gives each its id.
+pub(super) fn read_all(
+    inputs: Vec<CheckInput>,
+    registration: &Registration,
+    source: Source,
+) -> Result<Vec<CheckSpec>, Invalid> {
+    let several = inputs.len() > 1;
+    let mut checks: Vec<CheckSpec> = Vec::new();
+    for (n, input) in (1..).zip(inputs) {
+        let mut spec = match input {
+            CheckInput::Object(value) => read_object(value, registration, source)?,
+            CheckInput::Heartbeat(url) => heartbeat(&url, HEARTBEAT_INTERVAL, registration)?,
+            CheckInput::DialectTwo => heartbeat("/heart-beat", DIALECT_TWO_INTERVAL, registration)?,
+        };
+        if spec.id.is_empty() {
+            spec.id = match several {
+                true => format!("service:{}:{n}", registration.id),
+                false => format!("service:{}", registration.id),
+            };
+        }
+        if spec.name.is_empty() {
+            spec.name = format!("Service '{}' check", registration.service);
+        }
+        if checks.iter().any(|other| other.id == spec.id) {
+            return Err(invalid("checks", format!("the id {:?} is there twice", spec.id)));
+        }
+        checks.push(spec);
+    }
+    Ok(checks)
+}
+
+fn heartbeat(url: &str, interval: Duration, registration: &Registration) -> Result<CheckSpec, Invalid> {
+    let url = http_url("HeartbeatURL", url.trim(), registration)?;
+    Ok(CheckSpec {
+        interval,
+        failures_before_critical: ATTEMPTS,
+        retry_interval: Some(RETRY_INTERVAL),
+        ..spec_of(CheckKind::Http(HttpCheck { url, ..HttpCheck::default() }))
+    })
+}
+
+fn spec_of(kind: CheckKind) -> CheckSpec {
+    CheckSpec {
+        id: String::new(),
+        name: String::new(),
+        kind,
+        interval: INTERVAL_DEFAULT,
+        timeout: TIMEOUT_DEFAULT,
+        retry_interval: None,
+        failures_before_warning: None,
+        failures_before_critical: 1,
+        successes_before_passing: 1,
+        deregister_after: None,
+        initial_status: Health::Critical,
+    }
+}
+
+fn read_object(value: Value, registration: &Registration, source: Source) -> Result<CheckSpec, Invalid> {
+    let fields = Fields::of("check", value)?;
+    let present: Vec<&str> = KINDS.into_iter().filter(|kind| is_given(&fields, kind)).collect();
+    let [kind] = present.as_slice() else {
+        let problem = match present.as_slice() {
+            [] => format!("has no kind; give one of {}", KINDS.join(", ")),
+            several => format!("has the kinds {}; give one of them", several.join(" and ")),
+        };
+        return Err(invalid("check", problem));
+    };
+    let kind = read_kind(kind, &fields, registration, source)?;
+    let interval = duration(&fields, "interval")?.unwrap_or(INTERVAL_DEFAULT);
+    let timeout = match duration(&fields, "timeout")? {
+        Some(timeout) if timeout >= interval => {
+            return Err(invalid("timeout", format!("{timeout:?} is not below the interval of {interval:?}")));
+        }
+        Some(timeout) => timeout,
+        // Below a short interval, too.
+        None => TIMEOUT_DEFAULT.min(interval * 4 / 5),
+    };
+    let threshold = |field| Ok::<_, Invalid>(fields.integer(field, 1, THRESHOLD_MAX)?.map(|n| n as u32));
+    let id = fields.text("id", &["checkid"])?.unwrap_or_default();
+    if !id.is_empty() {
+        check_text("id", &id, ID_CHARS_MAX)?;
+    }
+    let name = fields.text("name", &[])?.unwrap_or_default();
+    if !name.is_empty() {
+        check_text("name", &name, NAME_CHARS_MAX)?;
+    }
+    let initial_status = match fields.text("initial_status", &["status"])?.as_deref() {
+        None | Some("" | "critical") => Health::Critical,
+        Some("warning") => Health::Warning,
+        Some("passing") => Health::Passing,
+        Some(other) => {
+            return Err(invalid(
+                "initial_status",
+                format!("{other:?} is not one of passing, warning, critical"),
+            ));
+        }
+    };
+    Ok(CheckSpec {
+        id,
+        name,
+        interval,
+        timeout,
+        retry_interval: duration(&fields, "retry_interval")?,
+        failures_before_warning: threshold("failures_before_warning")?,
+        failures_before_critical: threshold("failures_before_critical")?.unwrap_or(1),
+        successes_before_passing: threshold("successes_before_passing")?.unwrap_or(1),
+        deregister_after: match duration(&fields, "deregister_after")? {
+            None => duration(&fields, "deregister_critical_service_after")?,
+            some => some,
+        },
+        initial_status,
+        ..spec_of(kind)
+    })
+}
+
+/// Whether a kind is given: `false` and empty texts stand for nothing.
+fn is_given(fields: &Fields, kind: &str) -> bool {
+    let value = fields.value(kind).or_else(|| fields.value("args").filter(|_| kind == "exec"));
+    match value {
+        None | Some(Value::Bool(false)) => false,
+        Some(Value::String(text)) => !text.trim().is_empty(),
+        Some(_) => true,
+    }
+}
+
+fn read_kind(
+    kind: &str,
+    fields: &Fields,
+    registration: &Registration,
+    source: Source,
+) -> Result<CheckKind, Invalid> {
+    let tls_skip_verify = fields.boolean("tls_skip_verify")?.unwrap_or(false);
+    Ok(match kind {
+        "http" => CheckKind::Http(read_http(fields, registration, tls_skip_verify)?),
+        "tcp" => CheckKind::Tcp { address: address(fields, "tcp", registration)? },
+        "watch" => CheckKind::Watch { address: address(fields, "watch", registration)? },
+        "grpc" => {
+            let text = match fields.value("grpc") {
+                Some(Value::Bool(true)) => registration.local_address(),
+                _ => fields.text("grpc", &[])?.unwrap_or_default(),
+            };
+            let (target, service) = text.split_once('/').unwrap_or((&text, ""));
+            if service.len() > NAME_CHARS_MAX || service.chars().any(char::is_control) {
+                return Err(invalid(
+                    "grpc",
+                    format!("the service is longer than {NAME_CHARS_MAX} characters"),
+                ));
+            }
+            CheckKind::Grpc {
+                address: target_address("grpc", target, registration)?,
+                service: service.to_owned(),
+                tls: fields.boolean("tls")?.unwrap_or(false),
+                tls_skip_verify,
+            }
+        }
+        "ttl" => match duration(fields, "ttl")? {
+            Some(ttl) => CheckKind::Ttl { ttl },
+            None => return Err(invalid("ttl", "is missing")),
+        },
+        "alias" => read_alias(fields)?,
+        "process" => read_process(fields, source)?,
+        _ => read_exec(fields, source)?,
+    })
+}
+
+fn read_http(
+    fields: &Fields,
+    registration: &Registration,
+    tls_skip_verify: bool,
+) -> Result<HttpCheck, Invalid> {
+    let url = match fields.value("http") {
+        Some(Value::Bool(true)) => "/".to_owned(),
+        _ => fields.text("http", &[])?.unwrap_or_default(),
+    };
+    let method = fields.text("method", &[])?.unwrap_or_default().to_ascii_uppercase();
+    if http::Method::from_bytes(method.as_bytes()).is_err() && !method.is_empty() {
+        return Err(invalid("method", format!("{method:?} is no HTTP method")));
+    }
+    let body = fields.text("body", &[])?.unwrap_or_default();
+    let expect_body = fields.text("expect_body", &[])?.filter(|pattern| !pattern.is_empty());
+    for (field, text) in [("body", Some(&body)), ("expect_body", expect_body.as_ref())] {
+        if text.is_some_and(|text| text.len() > TEXT_BYTES_MAX) {
+            return Err(invalid(field, format!("has over {TEXT_BYTES_MAX} bytes")));
+        }
+    }
+    if let Some(pattern) = &expect_body {
+        let compiled = regex::RegexBuilder::new(pattern).size_limit(1 << 20).build();
+        compiled.map_err(|error| {
+            let error = error.to_string();
+            invalid("expect_body", format!("is no pattern: {}", error.lines().last().unwrap_or_default()))
+        })?;
+    }
+    Ok(HttpCheck {
+        url: http_url("http", url.trim(), registration)?,
+        method,
+        headers: read_headers(fields)?,
+        body,
+        expect_status: read_statuses(fields)?,
+        expect_body,
+        tls_skip_verify,
+    })
+}
+
+/// A URL, or a path of the instance itself.
+fn http_url(field: &'static str, text: &str, registration: &Registration) -> Result<String, Invalid> {
+    let url = match text.strip_prefix('/') {
+        Some(_) => format!("{}{text}", registration.local_origin()),
+        None => text.to_owned(),
+    };
+    if registration.port == 0 && text.starts_with('/') {
+        return Err(invalid(field, "is a path, and the instance has no port; give a URL"));
+    }
+    ParsedUrl::read(field, &url)?;
+    Ok(url)
+}
+
+fn read_headers(fields: &Fields) -> Result<BTreeMap<String, Vec<String>>, Invalid> {
+    let given = match fields.object("header")? {
+        None => fields.object("headers")?,
+        some => some,
+    };
+    let mut headers = BTreeMap::new();
+    for (name, value) in given.unwrap_or_default() {
+        let values = match value {
+            Value::String(text) => vec![text],
+            Value::Array(values) => {
+                let texts = values.into_iter().map(|value| value.as_str().map(str::to_owned));
+                let texts: Option<Vec<_>> = texts.collect();
+                texts.ok_or_else(|| invalid("header", format!("the values of {name:?} are no texts")))?
+            }
+            _ => return Err(invalid("header", format!("the value of {name:?} is no text"))),
+        };
+        let is_sound = http::HeaderName::from_bytes(name.as_bytes()).is_ok()
+            && values.iter().all(|v| v.len() <= TEXT_BYTES_MAX && http::HeaderValue::from_str(v).is_ok());
+        if !is_sound {
+            return Err(invalid("header", format!("{name:?} is no header with values")));
+        }
+        headers.insert(name, values);
+    }
+    if headers.len() > LIST_MAX {
+        return Err(invalid(
+            "header",
+            format!("has {} names; at most {LIST_MAX} are allowed", headers.len()),
+        ));
+    }
+    Ok(headers)
+}
+
+/// `200`, `"200-204"`, or an array of those.
+fn read_statuses(fields: &Fields) -> Result<Vec<(u16, u16)>, Invalid> {
+    let values = match fields.value("expectstatus") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(values)) => values,
+        Some(one) => vec![one],
+    };
+    let wrong = |value: &Value| {
+        let shown: String = value.to_string().chars().take(64).collect();
+        invalid(
+            "expect_status",
+            format!("{shown} is neither a status from 100 to 599 nor a range such as \"200-204\""),
+        )
+    };
+    if values.len() > LIST_MAX {
+        return Err(invalid(
+            "expect_status",
+            format!("has {} elements; at most {LIST_MAX} are allowed", values.len()),
+        ));
+    }
+    let range = |value: &Value| {
+        let is_status = |status: &u16| (100..600).contains(status);
+        let parse = |text: &str| text.trim().parse::<u16>().ok().filter(is_status);
+        let range = match value {
+            Value::Number(_) => parse(&value.to_string()).map(|status| (status, status)),
+            Value::String(text) => match text.split_once('-') {
+                Some((from, to)) => parse(from).zip(parse(to)),
+                None => parse(text).map(|status| (status, status)),
+            },
+            _ => None,
+        };
+        range.filter(|(from, to)| from <= to).ok_or_else(|| wrong(value))
+    };
+    values.iter().map(range).collect()
+}
+
+/// `true` stands for the instance's own address.
+fn address(fields: &Fields, field: &'static str, registration: &Registration) -> Result<String, Invalid> {
+    match fields.value(field) {
+        Some(Value::Bool(true)) => target_address(field, "", registration),
+        _ => target_address(field, &fields.text(field, &[])?.unwrap_or_default(), registration),
+    }
+}
+
+fn target_address(field: &'static str, text: &str, registration: &Registration) -> Result<String, Invalid> {
+    if text.trim().is_empty() {
+        if registration.port == 0 {
+            return Err(invalid(field, "names no port, and the instance has none; give host:port"));
+        }
+        return Ok(registration.local_address());
+    }
+    let (host, port) = split_address(field, text)?;
+    let host = if host.is_empty() { registration.local_host.clone() } else { host };
+    Ok(crate::registry::registration::authority(&host, port))
+}
+
+fn read_alias(fields: &Fields) -> Result<CheckKind, Invalid> {
+    if let Some(Value::Object(_)) = fields.value("alias") {
+        let target = Fields::of("alias", fields.value("alias").unwrap_or_default())?;
+        let (instance, service) = (target.text("instance", &["id"])?, target.text("service", &["name"])?);
+        if instance.is_some() == service.is_some() {
+            return Err(invalid("alias", "names either an instance or a service"));
+        }
+        if let Some(instance) = &instance {
+            check_text("alias", instance, ID_CHARS_MAX)?;
+        }
+        if let Some(service) = &service {
+            check_service_name("alias", service)?;
+        }
+        return Ok(CheckKind::Alias { instance, service });
+    }
+    let service = fields.text("alias", &[])?.unwrap_or_default();
+    check_service_name("alias", &service)?;
+    Ok(CheckKind::Alias { instance: None, service: Some(service) })
+}
+
+fn read_process(fields: &Fields, source: Source) -> Result<CheckKind, Invalid> {
+    let Some(uid) = source.socket_uid else {
+        return Err(invalid("process", "is taken over the node's Unix socket alone, which tells who asks"));
+    };
+    let process = Fields::of("process", fields.value("process").unwrap_or_default())?;
+    let pid = process.integer("pid", 1, i32::MAX as u64)?;
+    let pid = pid.ok_or_else(|| invalid("process", "lacks its pid"))? as i32;
+    let no_such = || invalid("process", format!("no process {pid} is there"));
+    let owner = ProcessIdentity::owner_uid(pid).ok_or_else(no_such)?;
+    if owner != uid && uid != 0 {
+        return Err(invalid(
+            "process",
+            format!("process {pid} belongs to user {owner}, and the caller is {uid}"),
+        ));
+    }
+    Ok(CheckKind::Process(ProcessIdentity::of(pid).ok_or_else(no_such)?))
+}
+
+fn read_exec(fields: &Fields, source: Source) -> Result<CheckKind, Invalid> {
+    if !source.is_file {
+        return Err(invalid("exec", "is taken from a file of --services-dir alone"));
+    }
+    if !source.allow_exec {
+        return Err(invalid("exec", "is refused; start the node with --allow-exec-checks"));
+    }
+    // The second is Consul's key.
+    let argv = match fields.value("exec").or(fields.value("args")) {
+        Some(Value::String(command)) => vec![command],
+        _ if fields.has("exec") => fields.texts("exec")?,
+        _ => fields.texts("args")?,
+    };
+    if argv.is_empty() || argv.len() > LIST_MAX || argv.iter().any(|arg| arg.len() > TEXT_BYTES_MAX) {
+        return Err(invalid(
+            "exec",
+            format!(
+                "is a command and its arguments: 1 to {LIST_MAX} texts of at most {TEXT_BYTES_MAX} bytes"
+            ),
+        ));
+    }
+    if argv[0].is_empty() || argv.iter().any(|arg| arg.contains('\0')) {
+        return Err(invalid("exec", "holds an empty command or a NUL"));
+    }
+    Ok(CheckKind::Exec { argv })
+}
+
+fn duration(fields: &Fields, field: &'static str) -> Result<Option<Duration>, Invalid> {
+    let Some(text) = fields.text(field, &[])?.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let duration = go_duration::parse(&text)
+        .ok_or_else(|| invalid(field, format!("{text:?} is no duration such as 10s, 1m30s or 500ms")))?;
+    if !(DURATION_MIN..=DURATION_MAX).contains(&duration) {
+        return Err(invalid(
+            field,
+            format!("{text:?} is out of bounds; {DURATION_MIN:?} to 168h are allowed"),
+        ));
+    }
+    Ok(Some(duration))
+}

@@ -1,0 +1,129 @@
+//! The fields of a JSON object, found by any spelling of their keys.
+
+use std::collections::BTreeMap;
+
+use hearsay_protocol::record::Invalid;
+use serde_json::{Map, Value};
+
+/// An error that names a field.
+pub(super) fn invalid(field: &'static str, problem: impl Into<String>) -> Invalid {
+    Invalid { field, problem: problem.into() }
+}
+
+/// Checks a text's length, and that it holds no control character, which could break a log line or a terminal.
+pub(super) fn check_text(field: &'static str, text: &str, chars_max: usize) -> Result<(), Invalid> {
+    let chars = text.chars().count();
+    if chars == 0 || chars > chars_max {
+        return Err(invalid(field, format!("has {chars} characters; 1 to {chars_max} are allowed")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(invalid(field, "holds a control character"));
+    }
+    Ok(())
+}
+
+/// The fields of one object.
+pub(super) struct Fields(BTreeMap<String, Value>);
+
+impl Fields {
+    /// The fields of an object. `null` is as good as absent. Two spellings of one key are refused.
+    pub(super) fn of(name: &'static str, value: Value) -> Result<Self, Invalid> {
+        let Value::Object(object) = value else { return Err(invalid(name, "is no JSON object")) };
+        let mut fields = BTreeMap::new();
+        for (key, value) in object {
+            if value.is_null() {
+                continue;
+            }
+            let normal = normalise(&key);
+            if fields.insert(normal, value).is_some() {
+                return Err(invalid(name, format!("has the key {key:?} in two spellings")));
+            }
+        }
+        Ok(Self(fields))
+    }
+
+    /// Whether there is such a key (in its normal form).
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
+    /// The value of a key.
+    pub(super) fn value(&self, key: &str) -> Option<Value> {
+        self.0.get(key).cloned()
+    }
+
+    /// A text under a key or one of its aliases.
+    pub(super) fn text(
+        &self,
+        field: &'static str,
+        aliases: &[&'static str],
+    ) -> Result<Option<String>, Invalid> {
+        let mut found = None;
+        for key in std::iter::once(&field).chain(aliases) {
+            match self.0.get(&normalise(key)) {
+                None => continue,
+                Some(Value::String(_)) if found.is_some() => {
+                    return Err(invalid(field, "is given twice, under two names"));
+                }
+                Some(Value::String(text)) => found = Some(text.clone()),
+                Some(other) => return Err(wrong_type(field, other, "a text")),
+            }
+        }
+        Ok(found)
+    }
+
+    /// A whole number within bounds.
+    pub(super) fn integer(&self, field: &'static str, min: u64, max: u64) -> Result<Option<u64>, Invalid> {
+        let Some(value) = self.0.get(&normalise(field)) else { return Ok(None) };
+        match value.as_u64().filter(|number| (min..=max).contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => Err(wrong_type(field, value, &format!("a whole number from {min} to {max}"))),
+        }
+    }
+
+    /// A truth value.
+    pub(super) fn boolean(&self, field: &'static str) -> Result<Option<bool>, Invalid> {
+        match self.0.get(&normalise(field)) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(other) => Err(wrong_type(field, other, "true or false")),
+        }
+    }
+
+    /// An array.
+    pub(super) fn array(&self, field: &'static str) -> Result<Option<Vec<Value>>, Invalid> {
+        match self.0.get(&normalise(field)) {
+            None => Ok(None),
+            Some(Value::Array(values)) => Ok(Some(values.clone())),
+            Some(other) => Err(wrong_type(field, other, "an array")),
+        }
+    }
+
+    /// An array of texts; empty where there is none.
+    pub(super) fn texts(&self, field: &'static str) -> Result<Vec<String>, Invalid> {
+        let text = |value: Value| match value {
+            Value::String(text) => Ok(text),
+            other => Err(wrong_type(field, &other, "an array of texts")),
+        };
+        self.array(field)?.unwrap_or_default().into_iter().map(text).collect()
+    }
+
+    /// An object.
+    pub(super) fn object(&self, field: &'static str) -> Result<Option<Map<String, Value>>, Invalid> {
+        match self.0.get(&normalise(field)) {
+            None => Ok(None),
+            Some(Value::Object(pairs)) => Ok(Some(pairs.clone())),
+            Some(other) => Err(wrong_type(field, other, "an object of texts")),
+        }
+    }
+}
+
+fn normalise(key: &str) -> String {
+    key.chars().filter(|c| *c != '_' && *c != '-').map(|c| c.to_ascii_lowercase()).collect()
+}
+
+fn wrong_type(field: &'static str, value: &Value, wanted: &str) -> Invalid {
+    // The start of it is enough to recognise it.
+    let shown: String = value.to_string().chars().take(64).collect();
+    invalid(field, format!("{shown} is not {wanted}"))
+}

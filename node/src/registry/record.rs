@@ -1,0 +1,134 @@
+//! A registration as this node holds it: what was registered, by whom and since when, and how its checks are.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use hearsay_protocol::record::Health;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    checks::runner::{CheckState, RunningCheck},
+    registration::Registration,
+};
+
+/// Who a registration belongs to: the end of an older owner has no effect on what a newer one registered.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Owner {
+    /// A client that registered and went: until it is deregistered.
+    #[default]
+    Api,
+    /// A connection that is held open, by its number.
+    Connection(u64),
+    /// A file of `--services-dir`.
+    File(PathBuf),
+}
+
+impl Owner {
+    /// The word that `/registrations` uses.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Connection(_) => "held",
+            Self::File(_) => "file",
+        }
+    }
+
+    /// Whether what it registers is kept over a restart of the node. A file is read again, and the client of a connection connects again.
+    pub fn is_durable(&self) -> bool {
+        matches!(self, Self::Api)
+    }
+}
+
+/// Maintenance of an instance or a node: critical for new requests.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// Why, in the words of the operator.
+    pub reason: String,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
+/// A registration as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// What was registered.
+    pub registration: Registration,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
+/// The statuses of checks as they are stored, by the checks' ids.
+pub type StoredChecks = BTreeMap<String, StoredCheck>;
+
+/// A check as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StoredCheck {
+    /// Its status.
+    pub status: Health,
+    /// Since when.
+    pub since_ms: u64,
+    /// What was seen at the change.
+    pub output: String,
+}
+
+/// A registration that this node speaks for.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) row: Row,
+    pub(super) owner: Owner,
+    /// Which registration under this id.
+    pub(super) generation: u64,
+    pub(super) checks: Vec<HeldCheck>,
+    /// Its connection is closed, and it is kept as critical until its grace is over.
+    pub(super) is_orphaned: bool,
+}
+
+/// A check of a registration.
+#[derive(Debug)]
+pub(super) struct HeldCheck {
+    pub(super) running: RunningCheck,
+    /// As of the last change of status: what other nodes are told.
+    pub(super) stated: CheckState,
+}
+
+impl Held {
+    /// Whether it is kept over a restart of the node.
+    pub(super) fn is_durable(&self) -> bool {
+        self.owner.is_durable()
+    }
+
+    pub(super) fn stored_checks(&self) -> StoredChecks {
+        let stored = |check: &HeldCheck| {
+            let CheckState { status, since_ms, output, .. } = check.stated.clone();
+            (check.running.spec().id.clone(), StoredCheck { status, since_ms, output })
+        };
+        self.checks.iter().map(stored).collect()
+    }
+}
+
+/// A registration, as a reader sees it.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What was registered.
+    pub row: Row,
+    /// Who it belongs to.
+    pub owner: Owner,
+    /// The worst of its checks, or critical in maintenance.
+    pub health: Health,
+    /// Its maintenance.
+    pub maintenance: Option<Maintenance>,
+    /// Its checks: id, name, kind, and how it is now.
+    pub checks: Vec<CheckView>,
+}
+
+/// A check, as a reader sees it.
+#[derive(Clone, Debug)]
+pub struct CheckView {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// How it is now.
+    pub state: CheckState,
+}

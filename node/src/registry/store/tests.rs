@@ -1,0 +1,39 @@
+use super::*;
+use crate::registry::registration::Registration;
+
+fn row(id: &str, port: u16) -> Box<Row> {
+    let registration = Registration { id: id.into(), service: "web".into(), port, ..Registration::default() };
+    Box::new(Row { registration, since_ms: 1 })
+}
+
+#[tokio::test]
+async fn what_is_written_is_there_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, stored, _) = Store::open(dir.path()).unwrap();
+    assert!(stored.rows.is_empty());
+    let writes = vec![Write::Put(row("a", 1)), Write::Put(row("b", 2)), Write::Put(row("a", 3))];
+    store.write(writes, true).done().await.unwrap();
+    let setting = Write::Setting("maintenance".into(), Some("{}".into()));
+    store.write(vec![Write::Delete("b".into()), setting], true).done().await.unwrap();
+    drop(store);
+    let reopened = || Store::open(dir.path());
+    // The thread closes the file in its own time.
+    let (_, stored, _) = loop {
+        match reopened() {
+            Ok(opened) => break opened,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    assert_eq!(stored.rows.len(), 1);
+    assert_eq!(stored.rows[0].0, *row("a", 3));
+    assert_eq!(stored.settings, [("maintenance".to_owned(), "{}".to_owned())]);
+}
+
+#[test]
+fn a_database_that_is_damaged_is_put_aside_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(FILE), vec![7; 8192]).unwrap();
+    let (_, stored, aside) = Store::open(dir.path()).unwrap();
+    assert!(stored.rows.is_empty());
+    assert_eq!(std::fs::read(aside.unwrap()).unwrap(), vec![7; 8192]);
+}
