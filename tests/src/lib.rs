@@ -27,6 +27,7 @@ mod forgetful;
 pub mod history;
 pub mod http;
 mod intruder;
+mod programs;
 pub mod rows;
 mod swarms;
 mod writers;
@@ -38,6 +39,7 @@ pub use compose::{Compose, Container, docker};
 pub use feeds::{Feed, feeds};
 pub use forgetful::Forgetful;
 pub use intruder::{Intruder, spoof_mdns};
+pub use programs::Program;
 pub use swarms::Swarms;
 pub use writers::{Writers, all_written};
 

@@ -22,6 +22,7 @@ mod agent;
 mod body;
 mod body_room;
 mod decode;
+mod dependencies;
 mod errors;
 mod guard;
 mod host;
@@ -118,6 +119,7 @@ fn own_routes(front: &str, document: Vec<u8>) -> Routes {
         .put("/services/{name}/maintenance", registry::maintenance)
         .get("/registrations", registry::list)
         .put("/checks/{id}", registry::report)
+        .get("/dependencies", dependencies::dependencies)
         .get("/services/watch", watch::watch)
         .get("/members", members::list)
         .delete("/members/{id}", members::forget)

@@ -1,0 +1,259 @@
+//! Notifications of dependencies: a program that states `requires` and `updates` is told which instances of those services are passing.
+//!
+//! First it is told the whole set, then each change. What it knows is what it has acknowledged (2xx), and a notification is the difference between that
+//! and the table: so notifications come in order, one at a time, and what changes while a program is away is told at once when it is back. A
+//! notification is tried again with growing pauses for an hour; after that the next change begins anew.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use hearsay_protocol::{
+    NodeId,
+    providers::{Index, Provider},
+    record::Health,
+};
+use serde_json::{Value, json};
+use tokio::{sync::watch::Receiver, task::AbortHandle, time::Instant};
+
+use super::{
+    checks::{HttpCheck, caller::Caller},
+    registration::{Dialect, Registration},
+};
+use crate::view::View;
+
+/// The pause after the first failure; each next one is twice as long.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long a notification is tried again.
+const RETRY_FOR: Duration = Duration::from_secs(3600);
+/// How long one attempt may take.
+const ATTEMPT_MAX: Duration = Duration::from_secs(5);
+/// Changes within this time are told together: the instances of a node that dies go one by one.
+const COALESCE: Duration = Duration::from_millis(5);
+
+/// What is counted of notifications.
+#[derive(Debug, Default)]
+pub struct NotificationCounters {
+    /// Notifications that a program acknowledged.
+    pub delivered: AtomicU64,
+    /// Attempts that failed.
+    pub failed: AtomicU64,
+    /// Notifications given up after an hour of attempts.
+    pub given_up: AtomicU64,
+}
+
+/// Starts subscriptions.
+#[derive(Clone, Debug)]
+pub(super) struct Subscriptions {
+    pub(super) view: Arc<View>,
+    pub(super) caller: Caller,
+    pub(super) counters: Arc<NotificationCounters>,
+}
+
+/// A subscription that lasts until this is dropped.
+#[derive(Debug)]
+pub(super) struct Subscription(AbortHandle);
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Subscriptions {
+    /// Begins to notify a program, if it wants to be.
+    pub(super) fn start(&self, registration: &Registration) -> Option<Subscription> {
+        let url = registration.updates.clone()?;
+        if registration.requires.is_empty() {
+            return None;
+        }
+        let subscriber = Subscriber {
+            url,
+            dialect: registration.dialect,
+            services: registration.requires.clone(),
+            acknowledged: BTreeMap::new(),
+            newest: self.view.subscribe(),
+            context: self.clone(),
+        };
+        Some(Subscription(tokio::spawn(subscriber.run()).abort_handle()))
+    }
+}
+
+/// Names an instance: its service, node and id.
+type InstanceKey = (String, NodeId, String);
+
+/// One program that is notified.
+struct Subscriber {
+    url: String,
+    dialect: Dialect,
+    services: BTreeSet<String>,
+    /// What the program has acknowledged.
+    acknowledged: BTreeMap<InstanceKey, Told>,
+    newest: Receiver<Index>,
+    context: Subscriptions,
+}
+
+/// An instance, as a program is told of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Told {
+    url: String,
+    address: String,
+    requires: Vec<String>,
+}
+
+impl From<&Arc<Provider>> for Told {
+    fn from(provider: &Arc<Provider>) -> Self {
+        let stated = || format!("{}:{}", provider.host(), provider.instance.port);
+        Self {
+            url: provider.url().into_owned(),
+            address: provider.addresses.first().cloned().unwrap_or_else(stated),
+            requires: provider.instance.requires.clone(),
+        }
+    }
+}
+
+/// The difference between what is acknowledged and what is there.
+#[derive(Debug, Default)]
+struct Difference {
+    added: BTreeMap<InstanceKey, Told>,
+    removed: BTreeMap<InstanceKey, Told>,
+}
+
+impl Subscriber {
+    async fn run(mut self) {
+        loop {
+            self.newest.mark_unchanged();
+            let difference = self.difference();
+            if !difference.is_empty() {
+                self.deliver().await;
+                continue;
+            }
+            // An error: the node is stopping.
+            if self.newest.changed().await.is_err() {
+                return;
+            }
+            tokio::time::sleep(COALESCE).await;
+        }
+    }
+
+    fn difference(&self) -> Difference {
+        let there: BTreeMap<InstanceKey, Told> = self.context.view.read(|table| {
+            let of = |service: &String| {
+                let passing = table.providers(service).filter(|p| p.instance.health == Health::Passing);
+                let keyed = |p: &Arc<Provider>| ((service.clone(), p.node_id, p.id.clone()), Told::from(p));
+                passing.map(keyed).collect::<Vec<_>>()
+            };
+            self.services.iter().flat_map(of).collect()
+        });
+        let mut difference = Difference::default();
+        for (key, told) in &there {
+            let before = self.acknowledged.get(key);
+            if before != Some(told) {
+                difference.added.insert(key.clone(), told.clone());
+                // It moved: the old address goes.
+                difference.removed.extend(before.map(|before| (key.clone(), before.clone())));
+            }
+        }
+        for (key, told) in &self.acknowledged {
+            if !there.contains_key(key) {
+                difference.removed.insert(key.clone(), told.clone());
+            }
+        }
+        difference
+    }
+
+    /// Tells the program what has changed, until it acknowledges or an hour is over. What changes meanwhile is told with it.
+    async fn deliver(&mut self) {
+        let (begun, mut pause) = (Instant::now(), PAUSE_MIN);
+        loop {
+            let difference = self.difference();
+            if difference.is_empty() || self.attempt(difference).await {
+                return;
+            }
+            self.context.counters.failed.fetch_add(1, Relaxed);
+            if begun.elapsed() > RETRY_FOR {
+                self.context.counters.given_up.fetch_add(1, Relaxed);
+                tracing::warn!(url = self.url, "a program takes no notifications; it is told again with the next change");
+                self.newest.mark_unchanged();
+                // An error: the node is stopping, and this task with it.
+                _ = self.newest.changed().await;
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Whether the program took all of it.
+    async fn attempt(&mut self, difference: Difference) -> bool {
+        if self.dialect == Dialect::Two {
+            return self.attempt_one_by_one(difference).await;
+        }
+        let list = |instances: &BTreeMap<InstanceKey, Told>| -> Vec<Value> {
+            let one = |((service, ..), told): (&InstanceKey, &Told)| json!({ "Name": service, "URL": told.url });
+            instances.iter().map(one).collect()
+        };
+        let body = json!({ "Added": list(&difference.added), "Removed": list(&difference.removed) });
+        if !self.send("POST", &body).await {
+            return false;
+        }
+        difference.removed.keys().for_each(|key| _ = self.acknowledged.remove(key));
+        self.acknowledged.extend(difference.added);
+        true
+    }
+
+    async fn attempt_one_by_one(&mut self, difference: Difference) -> bool {
+        for (key, told) in difference.removed {
+            if !self.send("DELETE", &told.in_dialect_two(&key.0)).await {
+                return false;
+            }
+            self.acknowledged.remove(&key);
+        }
+        for (key, told) in difference.added {
+            if !self.send("POST", &told.in_dialect_two(&key.0)).await {
+                return false;
+            }
+            self.acknowledged.insert(key, told);
+        }
+        true
+    }
+
+    async fn send(&self, method: &str, body: &Value) -> bool {
+        let request = HttpCheck {
+            url: self.url.clone(),
+            method: method.into(),
+            headers: BTreeMap::from([("content-type".into(), vec!["application/json".into()])]),
+            body: body.to_string(),
+            ..HttpCheck::default()
+        };
+        match self.context.caller.call(&request, ATTEMPT_MAX).await {
+            Ok(()) => {
+                self.context.counters.delivered.fetch_add(1, Relaxed);
+                true
+            }
+            Err(problem) => {
+                tracing::debug!(url = self.url, problem, "a notification is not taken; trying again");
+                false
+            }
+        }
+    }
+}
+
+impl Told {
+    fn in_dialect_two(&self, service: &str) -> Value {
+        json!({ "Name": service, "Addr": self.address, "RequiredServices": self.requires })
+    }
+}
+
+impl Difference {
+    fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty()
+    }
+}

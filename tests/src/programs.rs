@@ -1,0 +1,120 @@
+//! Programs of users on the lab's hosts, and requests from where they are.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::fd::AsFd as _,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::{
+    Host,
+    http::{self, Reply},
+};
+
+/// No request here takes longer.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
+
+impl Host {
+    /// Does something on this host: on a thread inside its namespace.
+    pub fn enter<R: Send>(&self, act: impl FnOnce() -> R + Send) -> R {
+        let namespace = File::open(Path::new("/run/netns").join(&self.name)).expect("the host is there");
+        std::thread::scope(|scope| {
+            let inside = || {
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("root");
+                act()
+            };
+            scope.spawn(inside).join().expect("no panic inside")
+        })
+    }
+
+    /// Sends a request to loopback on this host, with a JSON body unless it is empty.
+    pub fn send(&self, port: u16, request: &str, body: &str) -> Reply {
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let headers: &[(&str, &str)] =
+            if body.is_empty() { &[] } else { &[("content-type", "application/json")] };
+        self.enter(|| http::send(to, request, headers, body, REQUEST_MAX)).unwrap_or_else(|silence| {
+            panic!("{request} on {}: {silence:?}", self.name);
+        })
+    }
+
+    /// Opens a connection to loopback on this host, sends a request and reads until `wanted` has come.
+    pub fn hold(&self, port: u16, request: &str, body: &str, wanted: &str) -> TcpStream {
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        self.enter(|| {
+            let mut stream = TcpStream::connect(to).expect("the node listens");
+            stream.set_read_timeout(Some(REQUEST_MAX)).expect("a timeout");
+            let length = body.len();
+            write!(
+                stream,
+                "{request} HTTP/1.1\r\nhost: {to}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+            .expect("the node reads");
+            let (mut answer, mut buffer) = (String::new(), [0; 4096]);
+            while !answer.contains(wanted) {
+                let read = stream.read(&mut buffer).expect("the node answers");
+                assert!(read > 0, "the node closed: {answer}");
+                answer.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            }
+            stream
+        })
+    }
+}
+
+/// A program that listens on a host.
+#[derive(Debug)]
+pub struct Program {
+    /// Where it listens.
+    pub port: u16,
+    host: Host,
+    child: Child,
+}
+
+impl Program {
+    /// Starts one, and waits until it listens. `binary`: the `program` of this crate.
+    pub fn start(binary: &str, host: &Host, port: u16) -> Self {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &host.name, binary, &port.to_string()]);
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the program starts");
+        let output = child.stdout.take().expect("a pipe");
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).expect("it says that it listens");
+        assert_eq!(line.trim(), "listening");
+        Self { port, host: host.clone(), child }
+    }
+
+    /// Its process id. `ip netns exec` becomes the program.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it without a word.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("a child");
+    }
+
+    /// Sends it a request from its own host.
+    pub fn send(&self, request: &str) -> Reply {
+        self.host.send(self.port, request, "")
+    }
+
+    /// The requests that it has received, one a line.
+    pub fn received(&self) -> Vec<String> {
+        self.send("GET /received").body.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}

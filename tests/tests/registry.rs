@@ -1,0 +1,388 @@
+//! Programs register with the node beside them, and every node of the cluster knows them.
+
+// In a test, what cannot be unwrapped is the failure.
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, time::Duration};
+
+use hearsay_tests::{Cluster as _, Host, Lab, NodeRef, Program, older_build, scenario};
+use serde_json::{Value, json};
+
+const S: Duration = Duration::from_secs(1);
+const PROGRAM: &str = env!("CARGO_BIN_EXE_program");
+
+/// Hosts with a plain node each, all of which see each other.
+fn cluster(lab: &mut Lab, count: usize, more: &[&str]) -> (Vec<Host>, Vec<NodeRef>) {
+    let hosts: Vec<Host> = (0..count).map(|_| lab.host()).collect();
+    let nodes: Vec<NodeRef> = hosts.iter().enumerate().map(|(i, host)| plain(lab, host, i, more)).collect();
+    lab.until(10 * S, "all see all", |lab| {
+        nodes.iter().all(|by| (0..count).all(|i| lab.sees(*by, &format!("m{i}")).as_deref() == Some("alive")))
+    });
+    (hosts, nodes)
+}
+
+fn plain(lab: &mut Lab, host: &Host, i: usize, more: &[&str]) -> NodeRef {
+    let name = format!("m{i}");
+    lab.start(Some(host), &name, 7500, &[&["--name", name.as_str()], more].concat())
+}
+
+/// The instances of a service that a node lists.
+fn instances(lab: &Lab, node: NodeRef, query: &str) -> Vec<Value> {
+    let answer = lab.get(node, &format!("/services/{query}")).unwrap_or_default();
+    let services = answer["services"].as_object().cloned().unwrap_or_default();
+    services.into_values().filter_map(|list| list.as_array().cloned()).flatten().collect()
+}
+
+fn passing(lab: &Lab, node: NodeRef, service: &str) -> usize {
+    instances(lab, node, &format!("{service}?health=passing")).len()
+}
+
+fn all_have(lab: &Lab, nodes: &[NodeRef], service: &str, count: usize) -> bool {
+    nodes.iter().all(|node| passing(lab, *node, service) == count)
+}
+
+fn register(host: &Host, body: &Value) -> Value {
+    let reply = host.send(7500, "POST /services", &body.to_string());
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.json()
+}
+
+#[test]
+fn a_program_is_listed_everywhere_and_survives_the_crash_of_its_node() {
+    scenario("a_program_is_listed_everywhere_and_survives_the_crash_of_its_node", |lab| {
+        let (hosts, mut nodes) = cluster(lab, 3, &[]);
+        let ports =
+            json!([{"name": "http", "port": 8080, "default": true}, {"name": "metrics", "port": 9100}]);
+        let body = json!({
+            "name": "web", "id": "web-1", "address": "localhost", "ports": ports, "tags": ["blue"],
+            "meta": {"version": "3"}, "zone": "z1", "weight": 5, "requires": ["db"],
+        });
+        let answer = register(&hosts[0], &body);
+        assert_eq!((&answer["id"], &answer["node"]), (&json!("web-1"), &json!("m0")));
+        assert_eq!(answer["requires"], json!({"db": []}));
+        // It was listed before the answer left.
+        assert_eq!(instances(lab, nodes[0], "web").len(), 1);
+        lab.until(5 * S, "all list it", |lab| all_have(lab, &nodes, "web", 1));
+        let instance = instances(lab, nodes[2], "web?zone=z1&tag=blue").remove(0);
+        assert_eq!(instance["address"], json!(hosts[0].ip), "what loopback means is this host");
+        assert_eq!(instance["url"], json!(format!("http://{}:8080", hosts[0].ip)));
+        assert_eq!((&instance["weight"], &instance["ports"]), (&json!(5), &ports_json()));
+        // Again, otherwise: in place.
+        register(&hosts[0], &json!({"name": "web", "id": "web-1", "address": "localhost", "port": 8081}));
+        lab.until(5 * S, "it is replaced everywhere", |lab| {
+            nodes.iter().all(|node| {
+                let found = instances(lab, *node, "web");
+                found.len() == 1 && found[0]["port"] == 8081
+            })
+        });
+        register(&hosts[0], &json!({"name": "gone", "id": "gone-1", "port": 1}));
+        assert_eq!(hosts[0].send(7500, "DELETE /services/gone-1", "").status, 200);
+        lab.crash(nodes[0]);
+        lab.until(5 * S, "the crash is known", |lab| all_have(lab, &nodes[1..], "web", 0));
+        nodes[0] = plain(lab, &hosts[0], 0, &[]);
+        lab.until(10 * S, "it is back, once", |lab| all_have(lab, &nodes, "web", 1));
+        assert!(instances(lab, nodes[0], "gone").is_empty());
+        // An id that another node holds.
+        let reply = hosts[1].send(7500, "DELETE /services/web-1", "");
+        assert!(reply.status == 404 && reply.body.contains("m0"), "{reply:?}");
+        assert_eq!(hosts[0].send(7500, "DELETE /services/web/web-1", "").status, 200);
+        lab.until(5 * S, "it is gone everywhere", |lab| all_have(lab, &nodes, "web", 0));
+    });
+}
+
+fn ports_json() -> Value {
+    json!([{"name": "http", "port": 8080, "default": true}, {"name": "metrics", "port": 9100, "default": false}])
+}
+
+#[test]
+fn a_held_registration_ends_with_its_connection() {
+    scenario("a_held_registration_ends_with_its_connection", |lab| {
+        let (hosts, nodes) = cluster(lab, 3, &[]);
+        let body = json!({"name": "web", "id": "web-1", "port": 8080}).to_string();
+        let held = hosts[0].hold(7500, "POST /services?hold", &body, "event: registered");
+        lab.until(5 * S, "all list it", |lab| all_have(lab, &nodes, "web", 1));
+        drop(held);
+        lab.until(5 * S, "it is gone everywhere", |lab| all_have(lab, &nodes, "web", 0));
+        assert!(instances(lab, nodes[0], "web").is_empty());
+        // With grace it is critical for a while, and passing again once its client is back.
+        let held = hosts[0].hold(7500, "POST /services?hold&grace=30s", &body, "event: registered");
+        lab.until(5 * S, "all list it again", |lab| all_have(lab, &nodes, "web", 1));
+        drop(held);
+        lab.until(5 * S, "it is critical", |lab| {
+            nodes.iter().all(|node| instances(lab, *node, "web?health=critical").len() == 1)
+        });
+        let _held = hosts[0].hold(7500, "POST /services?hold&grace=30s", &body, "event: registered");
+        lab.until(5 * S, "it passes again", |lab| all_have(lab, &nodes, "web", 1));
+        // A newer owner takes over, and the end of the older one has no effect.
+        register(&hosts[0], &json!({"name": "web", "id": "web-1", "port": 8080}));
+        drop(_held);
+        lab.throughout(S, "it stays", |lab| all_have(lab, &nodes, "web", 1));
+    });
+}
+
+#[test]
+fn the_death_of_a_program_is_known_everywhere_by_its_watch_check() {
+    scenario("the_death_of_a_program_is_known_everywhere_by_its_watch_check", |lab| {
+        let (hosts, nodes) = cluster(lab, 3, &[]);
+        let mut program = Program::start(PROGRAM, &hosts[0], 8080);
+        register(
+            &hosts[0],
+            &json!({
+                "name": "web", "id": "web-1", "port": 8080,
+                "checks": [{"watch": true}, {"http": "/health", "interval": "300ms", "timeout": "200ms"}],
+            }),
+        );
+        lab.until(10 * S, "it passes everywhere", |lab| all_have(lab, &nodes, "web", 1));
+        program.send("POST /fail");
+        lab.until(5 * S, "it fails everywhere", |lab| all_have(lab, &nodes, "web", 0));
+        let one = lab.get(nodes[0], "/services/web/web-1").unwrap();
+        let failing =
+            one["checks"].as_array().unwrap().iter().find(|c| c["status"] == "critical").unwrap().clone();
+        assert!(
+            failing["kind"] == "http" && failing["output"].as_str().unwrap().contains("503"),
+            "{failing}"
+        );
+        program.send("POST /pass");
+        lab.until(5 * S, "it recovers everywhere", |lab| all_have(lab, &nodes, "web", 1));
+        program.kill();
+        lab.until(5 * S, "its death is known everywhere", |lab| all_have(lab, &nodes, "web", 0));
+        let one = lab.get(nodes[2], "/services/web/web-1").unwrap();
+        let watch = one["checks"].as_array().unwrap().iter().find(|c| c["kind"] == "watch").unwrap().clone();
+        assert_eq!(watch["status"], "critical", "{one}");
+    });
+}
+
+#[test]
+fn a_ttl_check_passes_while_it_is_reported_and_fails_after() {
+    scenario("a_ttl_check_passes_while_it_is_reported_and_fails_after", |lab| {
+        let (hosts, nodes) = cluster(lab, 1, &[]);
+        register(&hosts[0], &json!({"name": "job", "id": "job-1", "check": {"ttl": "2s"}}));
+        assert_eq!(passing(lab, nodes[0], "job"), 0, "critical before the first report");
+        let report = |status: &str| {
+            let body = json!({"status": status, "output": "42 % done"}).to_string();
+            hosts[0].send(7500, "PUT /checks/service:job-1", &body).status
+        };
+        assert_eq!(report("passing"), 200);
+        lab.until(S, "it passes", |lab| passing(lab, nodes[0], "job") == 1);
+        let one = lab.get(nodes[0], "/services/job/job-1").unwrap();
+        assert_eq!(one["checks"][0]["output"], "42 % done");
+        lab.until(5 * S, "without reports it fails", |lab| passing(lab, nodes[0], "job") == 0);
+        assert_eq!((report("fine"), report("warning")), (400, 200));
+        assert_eq!(hosts[0].send(7500, "PUT /checks/nobody", "{\"status\":\"passing\"}").status, 404);
+    });
+}
+
+#[test]
+fn a_program_is_told_of_its_dependencies_in_its_dialect() {
+    scenario("a_program_is_told_of_its_dependencies_in_its_dialect", |lab| {
+        let (hosts, nodes) = cluster(lab, 2, &[]);
+        let (first, second) =
+            (Program::start(PROGRAM, &hosts[0], 6000), Program::start(PROGRAM, &hosts[0], 6001));
+        // As the field's tutorials register, before what they need is there.
+        let answer = register(
+            &hosts[0],
+            &json!({
+                "ServiceName": "Grading Service", "ServiceURL": "http://localhost:6000",
+                "RequiredServices": ["Log Service"], "ServiceUpdateURL": "http://localhost:6000/services",
+                "HeartbeatURL": "http://localhost:6000/health",
+            }),
+        );
+        assert_eq!(answer["requires"], json!({"Log Service": []}));
+        let two = json!({"Name": "Portal", "Addr": "localhost:6001", "RequiredServices": ["Log Service"]});
+        assert_eq!(
+            register(&hosts[0], &two),
+            json!({"Log Service": []}),
+            "dialect 2 gets this and nothing else"
+        );
+        lab.until(5 * S, "both pass", |lab| {
+            passing(lab, nodes[1], "Portal") == 1 && passing(lab, nodes[1], "Grading%20Service") == 1
+        });
+        let mut log = Program::start(PROGRAM, &hosts[1], 4000);
+        let log_url = format!("http://{}:4000", hosts[1].ip);
+        register(
+            &hosts[1],
+            &json!({"name": "Log Service", "id": "log-1", "port": 4000, "check": {"watch": true}}),
+        );
+        let added = |program: &Program, words: &[&str]| {
+            program.received().iter().any(|line| words.iter().all(|word| line.contains(word)))
+        };
+        lab.until(5 * S, "both are told of it", |_| {
+            added(&first, &["POST /services", "\"Added\":[{\"Name\":\"Log Service\"", &log_url])
+                && added(&second, &["POST /services", "\"Name\":\"Log Service\"", "\"Addr\""])
+        });
+        log.kill();
+        lab.until(5 * S, "both are told of its death", |_| {
+            added(&first, &["POST /services", "\"Removed\":[{\"Name\":\"Log Service\"", &log_url])
+                && added(&second, &["DELETE /services", "\"Name\":\"Log Service\""])
+        });
+        let graph = lab.get(nodes[1], "/dependencies").unwrap();
+        let grading =
+            graph["services"].as_array().unwrap().iter().find(|s| s["name"] == "Grading Service").unwrap();
+        assert_eq!(grading["missing"], json!(["Log Service"]));
+        // And they go as they came.
+        let reply = hosts[0].send(7500, "DELETE /services", &two.to_string());
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let request = hosts[0].enter(|| {
+            let headers = [("content-type", "text/plain")];
+            let to = "127.0.0.1:7500".parse().unwrap();
+            hearsay_tests::http::send(to, "DELETE /services", &headers, "http://localhost:6000", 5 * S)
+                .unwrap()
+        });
+        assert_eq!(request.status, 200, "{request:?}");
+        lab.until(5 * S, "both are gone", |lab| {
+            instances(lab, nodes[1], "Portal").is_empty()
+                && instances(lab, nodes[1], "Grading%20Service").is_empty()
+        });
+    });
+}
+
+#[test]
+fn a_subscriber_that_was_down_misses_nothing() {
+    scenario("a_subscriber_that_was_down_misses_nothing", |lab| {
+        let (hosts, nodes) = cluster(lab, 1, &[]);
+        register(
+            &hosts[0],
+            &json!({
+                "name": "app", "port": 6000, "requires": ["db"], "updates": "http://127.0.0.1:6000/updates",
+            }),
+        );
+        register(&hosts[0], &json!({"name": "db", "id": "db-1", "port": 5001}));
+        register(&hosts[0], &json!({"name": "db", "id": "db-2", "port": 5002}));
+        assert_eq!(hosts[0].send(7500, "DELETE /services/db-1", "").status, 200);
+        lab.until(S, "db-2 is there", |lab| passing(lab, nodes[0], "db") == 1);
+        let app = Program::start(PROGRAM, &hosts[0], 6000);
+        lab.until(10 * S, "it is told of what is there", |_| {
+            let received = app.received();
+            received.iter().any(|line| line.contains(":5002"))
+        });
+        register(&hosts[0], &json!({"name": "db", "id": "db-3", "port": 5003}));
+        lab.until(5 * S, "and of what comes", |_| app.received().iter().any(|line| line.contains(":5003")));
+    });
+}
+
+#[test]
+fn files_register_programs_and_a_bad_one_keeps_its_last_good_version() {
+    scenario("files_register_programs_and_a_bad_one_keeps_its_last_good_version", |lab| {
+        let dir = lab.dir().join("services.d");
+        fs::create_dir_all(&dir).unwrap();
+        let toml = dir.join("web.toml");
+        fs::write(&toml, "[service]\nname = 'web'\nid = 'web-1'\nport = 8080\n").unwrap();
+        let (hosts, nodes) = cluster(lab, 1, &["--services-dir", dir.to_str().unwrap()]);
+        lab.until(5 * S, "the file is read", |lab| passing(lab, nodes[0], "web") == 1);
+        // Outranks the API.
+        let reply = hosts[0].send(7500, "POST /services", r#"{"name":"web","id":"web-1","port":1}"#);
+        assert!(reply.status == 409 && reply.body.contains("web.toml"), "{reply:?}");
+        assert_eq!(hosts[0].send(7500, "DELETE /services/web-1", "").status, 409);
+        let consul = r#"{"services":[{"Name":"db","ID":"db-1","Port":5432,"Tags":["primary"],"Check":{"TTL":"10s","Status":"passing"}}]}"#;
+        fs::write(dir.join("db.json"), consul).unwrap();
+        lab.until(5 * S, "a file in Consul's form is read", |lab| {
+            instances(lab, nodes[0], "db?tag=primary&health=passing").len() == 1
+        });
+        fs::write(&toml, "[service]\nname = 'web'\nid = 'web-1'\npo").unwrap();
+        lab.until(5 * S, "the bad file is named", |lab| {
+            let files = lab.get(nodes[0], "/registrations").unwrap_or_default()["files"].to_string();
+            files.contains("web.toml") && files.contains("TOML")
+        });
+        assert_eq!(passing(lab, nodes[0], "web"), 1, "its last good version stays");
+        fs::write(&toml, "[service]\nname = 'web'\nid = 'web-1'\nport = 8081\n").unwrap();
+        lab.until(5 * S, "it is put right", |lab| instances(lab, nodes[0], "web")[0]["port"] == 8081);
+        fs::remove_file(&toml).unwrap();
+        lab.until(5 * S, "it is gone", |lab| instances(lab, nodes[0], "web").is_empty());
+        // Commands are run from files alone, and only where the node was told so.
+        fs::write(dir.join("exec.toml"), "[service]\nname = 'x'\n[service.check]\nexec = ['true']\n")
+            .unwrap();
+        lab.until(5 * S, "exec is refused", |lab| {
+            lab.get(nodes[0], "/registrations").unwrap_or_default()["files"]
+                .to_string()
+                .contains("--allow-exec-checks")
+        });
+    });
+}
+
+#[test]
+fn a_drained_instance_stays_out_of_service_over_a_restart() {
+    scenario("a_drained_instance_stays_out_of_service_over_a_restart", |lab| {
+        let (hosts, mut nodes) = cluster(lab, 2, &[]);
+        register(&hosts[0], &json!({"name": "web", "id": "web-1", "port": 8080}));
+        lab.until(5 * S, "all list it", |lab| all_have(lab, &nodes, "web", 1));
+        let drain = |enable: bool| {
+            let body = json!({"enable": enable, "reason": "kernel update"}).to_string();
+            hosts[0].send(7500, "PUT /services/web-1/maintenance", &body).status
+        };
+        assert_eq!(drain(true), 200);
+        lab.until(5 * S, "it is out", |lab| all_have(lab, &nodes, "web", 0));
+        lab.crash(nodes[0]);
+        nodes[0] = plain(lab, &hosts[0], 0, &[]);
+        lab.until(10 * S, "it is back, and critical", |lab| {
+            nodes.iter().all(|node| instances(lab, *node, "web?health=critical").len() == 1)
+        });
+        let one = lab.get(nodes[1], "/services/web/web-1").unwrap();
+        assert!(one["checks"].to_string().contains("kernel update"), "{one}");
+        assert_eq!(drain(false), 200);
+        lab.until(5 * S, "it is in again", |lab| all_have(lab, &nodes, "web", 1));
+        assert_eq!(hosts[0].send(7500, "PUT /services/nobody/maintenance", r#"{"enable":true}"#).status, 404);
+    });
+}
+
+#[test]
+fn writes_from_another_machine_need_the_token_and_bad_ones_change_nothing() {
+    scenario("writes_from_another_machine_need_the_token_and_bad_ones_change_nothing", |lab| {
+        let (hosts, nodes) = cluster(lab, 1, &[]);
+        let json = [("content-type", "application/json")];
+        for (request, body) in [
+            ("POST /services", r#"{"name":"web","port":1}"#),
+            ("POST /services?hold", r#"{"name":"web","port":1}"#),
+            ("DELETE /services", r#"{"name":"web","port":1}"#),
+            ("DELETE /services/web-1", ""),
+            ("DELETE /services/web/web-1", ""),
+            ("PUT /services/web-1/maintenance", r#"{"enable":true}"#),
+            ("PUT /checks/service:web-1", r#"{"status":"passing"}"#),
+        ] {
+            let reply =
+                hearsay_tests::http::send(lab.address(nodes[0]), request, &json, body, 5 * S).unwrap();
+            assert_eq!(reply.status, 401, "{request}: {reply:?}");
+        }
+        for (body, field) in [
+            (r#"{"name":"a/b"}"#, "name"),
+            (r#"{"name":"web","port":70000}"#, "port"),
+            (r#"{"name":"web","port":1,"check":{"exec":["id"]}}"#, "exec"),
+            (r#"{"name":"web","port":1,"check":{"http":"http://169.254.169.254/latest"}}"#, "http"),
+            (r#"{"name":"web","port":1,"check":{"http":"http://127.0.0.1:7500/v1/agent/leave"}}"#, "http"),
+        ] {
+            let reply = hosts[0].send(7500, "POST /services", body);
+            assert!(reply.status == 400 && reply.body.contains(field), "{body}: {reply:?}");
+        }
+        assert_eq!(lab.get(nodes[0], "/registrations").unwrap()["registrations"], json!([]));
+    });
+}
+
+#[test]
+fn a_node_of_the_version_before_relays_and_reads_programs() {
+    let test = "a_node_of_the_version_before_relays_and_reads_programs";
+    let Some(older) = older_build(test) else { return };
+    scenario(test, |lab| {
+        let hosts: Vec<Host> = (0..3).map(|_| lab.host()).collect();
+        // What the first and the last know of each other they know through the one in the middle.
+        hosts[0].deafen(&[&hosts[2]]);
+        hosts[2].deafen(&[&hosts[0]]);
+        let this = std::env::var_os("NODE_BIN").unwrap();
+        let mut nodes = vec![plain(lab, &hosts[0], 0, &[])];
+        lab.go_on_with(&older, &[]);
+        nodes.push(plain(lab, &hosts[1], 1, &[]));
+        lab.go_on_with(&this, &[]);
+        nodes.push(plain(lab, &hosts[2], 2, &[]));
+        let tags: Vec<String> = (0..200).map(|n| format!("tag-{n:03}-{}", "x".repeat(60))).collect();
+        let body = json!({
+            "name": "web", "id": "web-1", "port": 8080, "tags": tags, "weight": 7, "requires": ["db"], "zone": "z",
+        });
+        register(&hosts[0], &body);
+        lab.until(20 * S, "all list it", |lab| all_have(lab, &nodes, "web", 1));
+        lab.until(10 * S, "the far one has all of it", |lab| {
+            let found = instances(lab, nodes[2], "web");
+            found.len() == 1
+                && found[0]["tags"].as_array().is_some_and(|t| t.len() == 200)
+                && found[0]["weight"] == 7
+        });
+        lab.until(10 * S, "all agree", |lab| lab.agree(&nodes));
+    });
+}
