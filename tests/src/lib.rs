@@ -108,10 +108,19 @@ pub fn other_build(test: &str) -> Option<OsString> {
 
 /// The build of the version before epochs, made from its commit. Where there is none (a checkout without history), says so.
 pub fn older_build(test: &str) -> Option<OsString> {
-    let build = std::env::var_os("NODE_OLDER_BIN");
+    earlier_build(test, "NODE_OLDER_BIN")
+}
+
+/// The build of the version before this one, in which no programs registered. Where there is none, says so.
+pub fn build_before(test: &str) -> Option<OsString> {
+    earlier_build(test, "NODE_BEFORE_BIN")
+}
+
+fn earlier_build(test: &str, variable: &str) -> Option<OsString> {
+    let build = std::env::var_os(variable);
     if build.is_none() {
         println!(
-            "skipped: {test}: NODE_OLDER_BIN does not name a node of an older version; tests/run builds it where git has its commit"
+            "skipped: {test}: {variable} does not name a node of an earlier version; tests/run builds it where git has its commit"
         );
     }
     build

@@ -5,7 +5,7 @@
 
 use std::{fs, time::Duration};
 
-use hearsay_tests::{Cluster as _, Host, Lab, NodeRef, Program, older_build, scenario};
+use hearsay_tests::{Cluster as _, Host, Lab, NodeRef, Program, build_before, scenario};
 use serde_json::{Value, json};
 
 const S: Duration = Duration::from_secs(1);
@@ -359,7 +359,7 @@ fn writes_from_another_machine_need_the_token_and_bad_ones_change_nothing() {
 #[test]
 fn a_node_of_the_version_before_relays_and_reads_programs() {
     let test = "a_node_of_the_version_before_relays_and_reads_programs";
-    let Some(older) = older_build(test) else { return };
+    let Some(before) = build_before(test) else { return };
     scenario(test, |lab| {
         let hosts: Vec<Host> = (0..3).map(|_| lab.host()).collect();
         // What the first and the last know of each other they know through the one in the middle.
@@ -367,7 +367,7 @@ fn a_node_of_the_version_before_relays_and_reads_programs() {
         hosts[2].deafen(&[&hosts[0]]);
         let this = std::env::var_os("NODE_BIN").unwrap();
         let mut nodes = vec![plain(lab, &hosts[0], 0, &[])];
-        lab.go_on_with(&older, &[]);
+        lab.go_on_with(&before, &[]);
         nodes.push(plain(lab, &hosts[1], 1, &[]));
         lab.go_on_with(&this, &[]);
         nodes.push(plain(lab, &hosts[2], 2, &[]));
