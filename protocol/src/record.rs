@@ -16,7 +16,8 @@ use crate::{
 mod instance;
 
 pub use instance::{
-    CHECK_OUTPUT_BYTES_MAX, CheckSummary, Health, Instance, NamedPort, Origin, Overflow, WEIGHT_DEFAULT,
+    CHECK_KIND_CHARS_MAX, CHECK_OUTPUT_BYTES_MAX, CHECKS_MAX, CheckSummary, Health, Instance, NamedPort,
+    Origin, Overflow, PORTS_MAX, REQUIRES_MAX, WEIGHT_DEFAULT,
 };
 
 /// The largest encoded entry, signature included. Design, section 3.

@@ -13,8 +13,9 @@ use crate::{
     wire::{Gossip, PAGE_BYTES, Page, Request},
 };
 
-/// The protocol version that this build speaks. 2: entries of journals carry epochs, and pings tell the time.
-const PROTOCOL: u16 = 2;
+/// The protocol version that this build speaks. 2: entries of journals carry epochs, and pings tell the time. 3: instances have
+/// an origin, ports, checks and what else a registration says, and parts where one entry does not hold them.
+pub(super) const PROTOCOL: u16 = 3;
 /// A floor is raised at most this often: each time costs a header.
 const FLOOR_INTERVAL: Duration = Duration::from_secs(300);
 
