@@ -14,11 +14,13 @@ use crate::{
 };
 
 mod instance;
+pub(crate) mod parts;
 
 pub use instance::{
     CHECK_KIND_CHARS_MAX, CHECK_OUTPUT_BYTES_MAX, CHECKS_MAX, CheckSummary, Health, Instance, NamedPort,
     Origin, Overflow, PORTS_MAX, REQUIRES_MAX, WEIGHT_DEFAULT,
 };
+pub use parts::{INSTANCE_BYTES_MAX, check_size};
 
 /// The largest encoded entry, signature included. Design, section 3.
 pub const ENTRY_BYTES_MAX: usize = 8 * 1024;
@@ -41,6 +43,8 @@ pub enum Key {
     Instance(String),
     /// A key of the replicated key/value store.
     Kv(String),
+    /// A part of the instance with this id, by its number from 0: see [`parts`]. Version 2 knows it as `Other(3, _)`.
+    Part(String, u16),
     /// A kind of a newer version: kept and relayed, not understood.
     Other(u8, String),
 }
@@ -54,6 +58,10 @@ impl From<RawKey> for Key {
             0 if name.is_empty() => Self::Header,
             1 => Self::Instance(name),
             2 => Self::Kv(name),
+            3 => match part_of_name(&name) {
+                Some((id, number)) => Self::Part(id, number),
+                None => Self::Other(kind, name),
+            },
             _ => Self::Other(kind, name),
         }
     }
@@ -65,9 +73,22 @@ impl From<Key> for RawKey {
             Key::Header => Self(0, String::new()),
             Key::Instance(id) => Self(1, id),
             Key::Kv(path) => Self(2, path),
+            Key::Part(id, number) => Self(3, name_of_part(&id, number)),
             Key::Other(kind, name) => Self(kind, name),
         }
     }
+}
+
+/// The number goes first, because an id may hold any character.
+pub(crate) fn name_of_part(id: &str, number: u16) -> String {
+    format!("{number}/{id}")
+}
+
+/// Reads what [`name_of_part`] wrote, and no other spelling of it: two names never mean the same key.
+fn part_of_name(name: &str) -> Option<(String, u16)> {
+    let (digits, id) = name.split_once('/')?;
+    let number = digits.parse::<u16>().ok()?;
+    (number.to_string() == digits).then(|| (id.to_owned(), number))
 }
 
 /// One signed, versioned fact that a node states about itself.
@@ -152,7 +173,7 @@ impl Entry {
                 check_name("instance id", id, ID_CHARS_MAX)?;
                 Instance::decode(value)?.check()?;
             }
-            (Key::Instance(_) | Key::Kv(_) | Key::Other(..), _) => (),
+            (Key::Instance(_) | Key::Kv(_) | Key::Part(..) | Key::Other(..), _) => (),
         }
         let signed = signed_bytes("entry", cluster, &self.fact);
         if self.fact.node.has_signed(&signed, &self.signature) { Ok(()) } else { Err(EntryError::Forged) }
@@ -353,6 +374,20 @@ mod tests {
         assert_eq!(Instance::decode(&newer), Ok(instance));
         let key = Key::Other(99, "x".into());
         assert_eq!(codec::decode::<Key>(&codec::encode(&key)), Ok(key));
+    }
+
+    #[test]
+    fn a_part_is_a_key_of_kind_3_and_every_name_of_that_kind_is_one_key() {
+        let key = |name: &str| Key::from(RawKey(3, name.into()));
+        assert_eq!(key("7/web/8:a"), Key::Part("web/8:a".into(), 7));
+        for other in ["", "7", "/a", "07/a", "+7/a", "65536/a", "-1/a", " 7/a"] {
+            assert_eq!(key(other), Key::Other(3, other.into()));
+        }
+        for key in [key("65535/"), key("0/0/a"), key("00/a")] {
+            assert_eq!(codec::decode::<Key>(&codec::encode(&key)), Ok(key));
+        }
+        let bytes = codec::encode(&Key::Part("a".into(), 1));
+        assert_eq!(bytes, codec::encode(&(3u8, "1/a")));
     }
 
     /// The header as the version before states and reads it.

@@ -24,7 +24,7 @@ use std::{
 use crate::{
     Incarnation, NodeId, Version,
     config::Config,
-    record::{Entry, EntryError, Header, Key, Presence},
+    record::{Entry, EntryError, Header, Key, Presence, name_of_part},
     seen::Seen,
     wire::{Digest, PAGE_BYTES, Page},
 };
@@ -83,6 +83,11 @@ impl Statements {
     /// The entry of a key, tombstones included.
     pub fn entry(&self, key: &Key) -> Option<&Entry> {
         self.entries.get(key).map(Arc::as_ref)
+    }
+
+    /// The value of a key; `None` if it has none, or a tombstone.
+    pub fn value(&self, key: &Key) -> Option<&[u8]> {
+        self.entry(key)?.fact.value.as_deref()
     }
 
     /// All entries in the order of their keys, the header first, tombstones included.
@@ -151,6 +156,8 @@ fn entry_hash(entry: &Entry) -> Hash {
         Key::Header => hasher.update(&[0]),
         Key::Instance(id) => hasher.update(&[1]).update(id.as_bytes()),
         Key::Kv(path) => hasher.update(&[2]).update(path.as_bytes()),
+        // As nodes hash it that know it only as another kind.
+        Key::Part(id, number) => hasher.update(&[3]).update(name_of_part(id, *number).as_bytes()),
         Key::Other(kind, name) => hasher.update(&[*kind]).update(name.as_bytes()),
     };
     truncate(&hasher.finalize())

@@ -136,7 +136,8 @@ pub const CHECK_KIND_CHARS_MAX: usize = 32;
 /// The longest output of a check that is gossiped, in bytes. The whole output stays with the holder.
 pub const CHECK_OUTPUT_BYTES_MAX: usize = 256;
 
-/// Says that the rest of an instance is in `Part` entries: its tags, pairs of meta and check summaries beyond those in the instance's own entry.
+/// Says that the rest of an instance is in `Part` entries: its tags, pairs of meta and check summaries beyond
+/// those in the instance's own entry.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Overflow {
     /// How many parts there are, numbered from 0.
