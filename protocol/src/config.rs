@@ -50,6 +50,9 @@ pub struct Config {
     pub entries_per_node_max: usize,
     /// The most instances of one node. Design, section 3.
     pub instances_per_node_max: usize,
+    /// The most instances of all other nodes together. Beyond it those of the newest nodes are left out. Counts instances and
+    /// not their parts, which `entries_per_node_max` bounds. Design, section 3.
+    pub instances_max: usize,
     /// Gossiped entries of one signer: how many a second, on average. Beyond it anti-entropy brings them, later.
     pub entries_per_signer_per_s: u32,
     /// Gossiped entries of one signer: how many at once, so that 10,000 instances may register in one go.
@@ -87,6 +90,7 @@ impl Default for Config {
             members_max: 10_000,
             entries_per_node_max: 40_000,
             instances_per_node_max: 10_000,
+            instances_max: 100_000,
             entries_per_signer_per_s: 500,
             entries_per_signer_burst: 12_000,
             evidence_per_observer_per_s: 20,

@@ -17,6 +17,7 @@
 //! alone, until they sync with somebody else (the hashes differ, and then the whole is exchanged). It can never invent one.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
@@ -118,6 +119,11 @@ pub struct State {
     members_max: usize,
     entries_per_node_max: usize,
     instances_per_node_max: usize,
+    instances_max: usize,
+    /// Instances of all nodes.
+    instances: usize,
+    /// The node that holds this state; see [`State::set_own`].
+    own: Option<NodeId>,
 }
 
 impl State {
@@ -134,7 +140,20 @@ impl State {
             members_max: config.members_max,
             entries_per_node_max: config.entries_per_node_max,
             instances_per_node_max: config.instances_per_node_max,
+            instances_max: config.instances_max,
+            instances: 0,
+            own: None,
         }
+    }
+
+    /// Names the node that holds this state. Its own instances are never left out for want of room.
+    pub fn set_own(&mut self, own: NodeId) {
+        self.own = Some(own);
+    }
+
+    /// How many instances all nodes state together. A node refuses registrations beyond `instances_max`.
+    pub fn instances_len(&self) -> usize {
+        self.instances
     }
 
     /// Equal on two nodes when they hold the same and believe the same nodes dead.
@@ -189,9 +208,15 @@ impl State {
             return Applied::NoHeader;
         }
         let mut gives_way = None;
+        let mut left_out = None;
         if self.is_full_for(&entry, known, current) {
             gives_way = current.and_then(|s| s.later_than(&entry));
             if gives_way.is_none() {
+                return Applied::Full;
+            }
+        } else if self.is_beyond_all(&entry, current) {
+            left_out = self.newer_instance(&entry);
+            if left_out.is_none() {
                 return Applied::Full;
             }
         }
@@ -201,6 +226,10 @@ impl State {
         if let Some(key) = gives_way {
             let evicted = self.change(entry.fact.node, |s| s.remove(&key)).flatten();
             self.evicted.extend(evicted);
+        }
+        if let Some((node, key)) = left_out {
+            let left_out = self.change(node, |s| s.leave_out(&key)).flatten();
+            self.evicted.extend(left_out);
         }
         match self.nodes.get(&entry.fact.node).is_some_and(|s| s.incarnation == entry.fact.incarnation) {
             true => self.put(entry),
@@ -260,11 +289,41 @@ impl State {
         }
     }
 
-    /// Keeps the root hash true over any change to a node.
+    /// Whether an entry is an instance of another node that comes on top of as many as the table holds of others.
+    fn is_beyond_all(&self, entry: &Entry, current: Option<&Statements>) -> bool {
+        let held = current.and_then(|s| s.entries.get(&entry.fact.key));
+        let own = self.own.and_then(|own| self.nodes.get(&own)).map_or(0, |own| own.instances);
+        is_live_instance(entry)
+            && !held.is_some_and(|held| is_live_instance(held))
+            && self.instances - own >= self.instances_max
+            && self.own != Some(entry.fact.node)
+    }
+
+    /// The instance that is left out for this one: the last of the newest node, if it comes after this one in the order of
+    /// incarnation, node and version.
+    ///
+    /// In that order each node keeps the first `instances_max` of the others, whatever came first, and all of its own. So
+    /// two tables beyond the bound differ in their owners' instances, and each comparison finds that: it costs a page or a few every
+    /// `sync_interval`, and brings what was left out once there is room. One bound for all would have a node withdraw its own
+    /// registrations.
+    fn newer_instance(&self, entry: &Entry) -> Option<(NodeId, Key)> {
+        let others = self.nodes.iter().filter(|(id, s)| s.instances > 0 && self.own != Some(**id));
+        let (newest, statements) = others.max_by_key(|(id, s)| (s.incarnation, **id))?;
+        let key = match (statements.incarnation, *newest).cmp(&(entry.fact.incarnation, entry.fact.node)) {
+            Ordering::Greater => statements.last_instance(),
+            Ordering::Equal => statements.later_than(entry),
+            Ordering::Less => None,
+        };
+        key.map(|key| (*newest, key))
+    }
+
+    /// Keeps the root hash and the count of instances true over any change to a node.
     fn change<R>(&mut self, node: NodeId, change: impl FnOnce(&mut Statements) -> R) -> Option<R> {
         let statements = self.nodes.get_mut(&node)?;
         let before = node_hash(node, statements);
+        self.instances -= statements.instances;
         let result = change(statements);
+        self.instances += statements.instances;
         let after = node_hash(node, statements);
         self.mix(node, &before);
         self.mix(node, &after);
@@ -392,6 +451,7 @@ impl State {
 
     fn drop_node(&mut self, node: NodeId) -> Option<(Incarnation, Version)> {
         let statements = self.nodes.remove(&node)?;
+        self.instances -= statements.instances;
         self.mix(node, &node_hash(node, &statements));
         Some((statements.incarnation, statements.header_version()))
     }

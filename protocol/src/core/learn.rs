@@ -19,8 +19,10 @@ pub(super) enum Worth {
     News,
     /// Known, superseded or collected.
     Stale,
-    /// True perhaps, and not taken: too early, too many, no room.
+    /// True perhaps, and not taken: too early, or too many at once.
     PutOff,
+    /// True perhaps, and there is no room.
+    NoRoom,
     /// Forged or malformed.
     Bad,
 }
@@ -43,7 +45,8 @@ impl Core {
                 Worth::Bad => bad = true,
                 // The sender knows more of this life than we do.
                 Worth::PutOff => self.sync.soon(now, from),
-                Worth::Stale => (),
+                // To ask for it at once would bring the same again: a full table would ask without end.
+                Worth::Stale | Worth::NoRoom => (),
             }
         }
         match (bad, news) {
@@ -74,7 +77,7 @@ impl Core {
                 match self.learn(now, entry.clone(), from) {
                     Worth::News => any_news = true,
                     Worth::Stale => returned |= entry.fact.key == Key::Header,
-                    Worth::PutOff | Worth::Bad => whole = false,
+                    Worth::PutOff | Worth::NoRoom | Worth::Bad => whole = false,
                 }
             }
             let returned = returned && evidence.is_empty() && self.state.node(page.node).is_none();
@@ -147,7 +150,7 @@ impl Core {
             }
             Applied::Full => {
                 self.counters.table_full += 1;
-                Worth::PutOff
+                Worth::NoRoom
             }
             Applied::Refused(error) => {
                 if error == crate::record::EntryError::Forged {

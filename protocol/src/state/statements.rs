@@ -96,6 +96,20 @@ impl Statements {
         });
     }
 
+    /// The key of the instance that was stated last.
+    pub(super) fn last_instance(&self) -> Option<Key> {
+        self.entries.latest().find(|entry| is_live_instance(entry)).map(|entry| entry.fact.key.clone())
+    }
+
+    /// Removes an entry as if it had never come, so that it is asked for again once there is room.
+    pub(super) fn leave_out(&mut self, key: &Key) -> Option<Arc<Entry>> {
+        let old = self.remove(key)?;
+        let mut version = Seen::default();
+        version.insert(old.fact.version);
+        self.seen = self.seen.without(&version);
+        Some(old)
+    }
+
     pub(super) fn remove(&mut self, key: &Key) -> Option<Arc<Entry>> {
         let old = self.entries.remove(key)?;
         self.forget(&old);
