@@ -45,10 +45,14 @@ pub struct Config {
     pub forget_ephemeral_after: Duration,
     /// The most members in the table. A stranger's invention of members ends here; those long dead make room first.
     pub members_max: usize,
-    /// The most entries of one node: 10,000 instances, and as many again of everything else.
+    /// The most entries of one node: 10,000 instances, 20,000 parts of them, and 10,000 of everything else. Few instances have parts,
+    /// and most of those have one.
     pub entries_per_node_max: usize,
     /// The most instances of one node. Design, section 3.
     pub instances_per_node_max: usize,
+    /// The most instances of all other nodes together. Beyond it those of the newest nodes are left out. Counts instances and
+    /// not their parts, which `entries_per_node_max` bounds. Design, section 3.
+    pub instances_max: usize,
     /// Gossiped entries of one signer: how many a second, on average. Beyond it anti-entropy brings them, later.
     pub entries_per_signer_per_s: u32,
     /// Gossiped entries of one signer: how many at once, so that 10,000 instances may register in one go.
@@ -84,8 +88,9 @@ impl Default for Config {
             forget_after: Duration::from_secs(72 * 3600),
             forget_ephemeral_after: Duration::from_secs(600),
             members_max: 10_000,
-            entries_per_node_max: 20_000,
+            entries_per_node_max: 40_000,
             instances_per_node_max: 10_000,
+            instances_max: 100_000,
             entries_per_signer_per_s: 500,
             entries_per_signer_burst: 12_000,
             evidence_per_observer_per_s: 20,

@@ -156,6 +156,7 @@ impl Core {
             me,
             config,
         };
+        core.state.set_own(id);
         core.state_header(now);
         #[cfg(feature = "next")]
         if core.config.is_next {

@@ -12,11 +12,11 @@
 
 mod addresses;
 mod explanations;
+mod provider;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     net::IpAddr,
@@ -25,9 +25,11 @@ use std::{
 };
 
 use crate::{Incarnation, NodeId, Time, Version, record::Instance};
-use addresses::Vantage;
 pub use addresses::{ADDRESSES_META, AddressLimit, Subnet};
+use addresses::{Vantage, is_role};
+pub use explanations::Explanation;
 use explanations::{Explanations, Subject};
+pub use provider::Provider;
 
 /// Changes kept for watchers that resume. Guess: at ten changes a second, seven minutes.
 pub const HISTORY_MAX: usize = 4096;
@@ -35,6 +37,9 @@ pub const HISTORY_MAX: usize = 4096;
 pub const EXPLANATIONS_MAX: usize = 64;
 /// Subjects for which explanations are kept; the one that changed longest ago goes first.
 pub const EXPLAINED_SUBJECTS_MAX: usize = 16 * 1024;
+/// Instances for which explanations are kept, counted apart: where checks flap, those of members and services stay. The one that changed
+/// longest ago goes first.
+pub const EXPLAINED_INSTANCES_MAX: usize = 4096;
 /// Explanations kept of all members and services together, in the order in which they happened. Guess: what a person scrolls through.
 pub const TIMELINE_MAX: usize = 200;
 
@@ -111,48 +116,6 @@ pub struct Member {
     pub rtt: Option<Duration>,
 }
 
-/// An instance and the node that offers it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Provider {
-    /// Its id, unique on its node.
-    pub id: String,
-    /// The node that speaks for it.
-    pub node_id: NodeId,
-    /// That node's name.
-    pub node: String,
-    /// That node's zone.
-    pub zone: Option<String>,
-    /// What it offers and where.
-    pub instance: Arc<Instance>,
-    /// Its addresses, `host:port`, in the order in which this node's host should try them. A role has all
-    /// addresses of its node.
-    pub addresses: Vec<String>,
-}
-
-impl Provider {
-    /// The origins to try, best first; at least one.
-    pub fn urls(&self) -> Vec<Cow<'_, str>> {
-        if self.addresses.len() < 2 {
-            return vec![Cow::Borrowed(&self.instance.url)];
-        }
-        self.addresses.iter().map(|address| Cow::Owned(format!("http://{address}"))).collect()
-    }
-
-    /// The origin to try first.
-    pub fn url(&self) -> Cow<'_, str> {
-        match self.addresses.first().filter(|_| self.addresses.len() > 1) {
-            Some(best) => Cow::Owned(format!("http://{best}")),
-            None => Cow::Borrowed(&self.instance.url),
-        }
-    }
-
-    /// The host to try first, without its port.
-    pub fn host(&self) -> &str {
-        let best = self.addresses.first().and_then(|address| address.rsplit_once(':'));
-        best.map_or(&self.instance.address, |(host, _)| host.trim_matches(['[', ']']))
-    }
-}
-
 /// What the core says to the table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
@@ -175,30 +138,6 @@ pub enum Change {
     RootHash([u8; 16]),
     /// A line for `/why`.
     Explained(NodeId, Explanation),
-}
-
-/// One thing that happened to a member or service, for `/why`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Explanation {
-    /// Its first header, or that of a new life, arrived.
-    Joined(Incarnation),
-    /// This node accused it, by its own observation or by gossip.
-    Accused {
-        /// Who observed.
-        by: NodeId,
-        /// Whether its process is known to be gone, or it was only not heard.
-        strong: bool,
-    },
-    /// It answered an accusation with a newer version.
-    Refuted(Version),
-    /// The table's conclusion changed.
-    Became(MemberState),
-    /// An instance was added, changed or removed: service and id.
-    Added(String, String),
-    /// See [`Explanation::Added`].
-    Changed(String, String),
-    /// See [`Explanation::Added`].
-    Removed(String, String),
 }
 
 /// A change as a watcher of services sees it.
@@ -310,7 +249,7 @@ impl ProviderTable {
             }
         } else if present && (!was_listed || listed_otherwise) {
             for (instance_id, instance) in self.offered_by(id) {
-                self.list(now, id, instance_id, instance);
+                self.list(now, id, instance_id, instance, false);
             }
         }
     }
@@ -329,14 +268,47 @@ impl ProviderTable {
         if let Some(new) = instance
             && self.members.get(&node).is_some_and(|m| m.state.is_present())
         {
-            self.list(now, node, id, new);
+            let explained = before.is_some_and(|before| self.explain_checks(now, node, &id, &before, &new));
+            self.list(now, node, id, new, explained);
         }
     }
 
-    fn list(&mut self, now: Time, node: NodeId, id: String, instance: Arc<Instance>) {
+    /// Adds a line for each check whose status is another one now. Returns whether there is any.
+    fn explain_checks(
+        &mut self,
+        now: Time,
+        node: NodeId,
+        id: &str,
+        before: &Instance,
+        after: &Instance,
+    ) -> bool {
+        let mut any = false;
+        for check in &after.checks {
+            let known = before.checks.iter().find(|known| known.id == check.id);
+            if known.is_none_or(|known| known.status == check.status) {
+                continue;
+            }
+            any = true;
+            let line = Explanation::CheckChanged {
+                service: after.service.clone(),
+                instance: id.to_owned(),
+                check: check.id.clone(),
+                status: check.status,
+                output: check.output.clone(),
+                took_ms: check.took_ms,
+            };
+            self.explanations.add_to_instance(id, (now, node, line.clone()));
+            self.explain(now, Subject::Service(after.service.clone()), node, line);
+        }
+        any
+    }
+
+    /// Lists an instance of a member, or what is new of it. `explained`: lines for `/why` have been added already.
+    fn list(&mut self, now: Time, node: NodeId, id: String, instance: Arc<Instance>, explained: bool) {
         let Some(member) = self.members.get(&node) else { return };
         let service = instance.service.clone();
         let provider = Arc::new(Provider {
+            role: is_role(&instance, member),
             id: id.clone(),
             node_id: node,
             node: member.name.clone(),
@@ -350,8 +322,10 @@ impl ProviderTable {
             Some(before) if before == provider => (),
             Some(_) => {
                 self.record(&service, ServiceChange::Changed(provider));
-                let line = Explanation::Changed(service.clone(), id);
-                self.explain(now, Subject::Service(service), node, line);
+                if !explained {
+                    let line = Explanation::Changed(service.clone(), id);
+                    self.explain(now, Subject::Service(service), node, line);
+                }
             }
             None => {
                 self.record(&service, ServiceChange::Added(provider));
@@ -505,6 +479,25 @@ impl ProviderTable {
         self.listed.get(service).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// The providers of a service, where one that is registered with several nodes counts once: the same address and port, unless
+    /// that is a loopback address or a role. The healthiest registration counts, then that of the lowest node.
+    pub fn providers_distinct(&self, service: &str) -> Vec<&Arc<Provider>> {
+        let mut preferred: BTreeMap<(&str, u16), &Provider> = BTreeMap::new();
+        for provider in self.providers(service) {
+            let Some(endpoint) = provider.endpoint() else { continue };
+            let known = preferred.entry(endpoint).or_insert(provider);
+            if provider.preference() < known.preference() {
+                *known = provider;
+            }
+        }
+        // One node may list an endpoint more than once, under several ids, and means that.
+        let is_preferred = |provider: &&Arc<Provider>| {
+            let of_endpoint = provider.endpoint().and_then(|endpoint| preferred.get(&endpoint));
+            of_endpoint.is_none_or(|preferred| preferred.node_id == provider.node_id)
+        };
+        self.providers(service).filter(is_preferred).collect()
+    }
+
     /// How many providers are listed, over all services.
     pub fn providers_len(&self) -> usize {
         self.listed.values().map(BTreeMap::len).sum()
@@ -528,6 +521,11 @@ impl ProviderTable {
     /// What happened to a service, oldest first. Also for a service whose last provider is gone.
     pub fn why_service(&self, service: &str) -> impl Iterator<Item = &(Time, NodeId, Explanation)> {
         self.explanations.of(&Subject::Service(service.to_owned()))
+    }
+
+    /// What the checks of the instances with this id found, oldest first. Several nodes may have one: each line names its node.
+    pub fn why_instance(&self, id: &str) -> impl Iterator<Item = &(Time, NodeId, Explanation)> {
+        self.explanations.of_instance(id)
     }
 
     /// The last [`TIMELINE_MAX`] things that happened to anybody, oldest first.

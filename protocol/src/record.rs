@@ -5,8 +5,6 @@
 //! number, and are understood one layer up; so an entry of a kind that only a newer version knows is stored, compared and relayed
 //! by this one unharmed.
 
-use std::{collections::BTreeMap, fmt};
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -14,6 +12,15 @@ use crate::{
     id::Signature,
     wire::codec::{self, DecodeError},
 };
+
+mod instance;
+pub(crate) mod parts;
+
+pub use instance::{
+    CHECK_KIND_CHARS_MAX, CHECK_OUTPUT_BYTES_MAX, CHECKS_MAX, CheckSummary, Health, Instance, NamedPort,
+    Origin, Overflow, PORTS_MAX, REQUIRES_MAX, WEIGHT_DEFAULT,
+};
+pub use parts::{INSTANCE_BYTES_MAX, check_size};
 
 /// The largest encoded entry, signature included. Design, section 3.
 pub const ENTRY_BYTES_MAX: usize = 8 * 1024;
@@ -36,6 +43,8 @@ pub enum Key {
     Instance(String),
     /// A key of the replicated key/value store.
     Kv(String),
+    /// A part of the instance with this id, by its number from 0: see [`parts`]. Version 2 knows it as `Other(3, _)`.
+    Part(String, u16),
     /// A kind of a newer version: kept and relayed, not understood.
     Other(u8, String),
 }
@@ -49,6 +58,10 @@ impl From<RawKey> for Key {
             0 if name.is_empty() => Self::Header,
             1 => Self::Instance(name),
             2 => Self::Kv(name),
+            3 => match part_of_name(&name) {
+                Some((id, number)) => Self::Part(id, number),
+                None => Self::Other(kind, name),
+            },
             _ => Self::Other(kind, name),
         }
     }
@@ -60,9 +73,22 @@ impl From<Key> for RawKey {
             Key::Header => Self(0, String::new()),
             Key::Instance(id) => Self(1, id),
             Key::Kv(path) => Self(2, path),
+            Key::Part(id, number) => Self(3, name_of_part(&id, number)),
             Key::Other(kind, name) => Self(kind, name),
         }
     }
+}
+
+/// The number goes first, because an id may hold any character.
+pub(crate) fn name_of_part(id: &str, number: u16) -> String {
+    format!("{number}/{id}")
+}
+
+/// Reads what [`name_of_part`] wrote, and no other spelling of it: two names never mean the same key.
+fn part_of_name(name: &str) -> Option<(String, u16)> {
+    let (digits, id) = name.split_once('/')?;
+    let number = digits.parse::<u16>().ok()?;
+    (number.to_string() == digits).then(|| (id.to_owned(), number))
 }
 
 /// One signed, versioned fact that a node states about itself.
@@ -147,7 +173,7 @@ impl Entry {
                 check_name("instance id", id, ID_CHARS_MAX)?;
                 Instance::decode(value)?.check()?;
             }
-            (Key::Instance(_) | Key::Kv(_) | Key::Other(..), _) => (),
+            (Key::Instance(_) | Key::Kv(_) | Key::Part(..) | Key::Other(..), _) => (),
         }
         let signed = signed_bytes("entry", cluster, &self.fact);
         if self.fact.node.has_signed(&signed, &self.signature) { Ok(()) } else { Err(EntryError::Forged) }
@@ -283,162 +309,10 @@ impl Header {
     }
 }
 
-/// What an instance's own checks say. The worst of several counts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
-pub enum Health {
-    /// Ready to serve.
-    #[default]
-    Passing,
-    /// Serves, and something is not right.
-    Warning,
-    /// Does not serve.
-    Critical,
-}
-
-impl Health {
-    /// The word that `/services` and the Consul surface use.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Passing => "passing",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
-    }
-}
-
-impl fmt::Display for Health {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// One address that offers a service.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Instance {
-    /// What it offers.
-    pub service: String,
-    /// Host name or IP address.
-    pub address: String,
-    /// TCP port; 0 where the service has none.
-    pub port: u16,
-    /// The origin, `http://host:port`.
-    pub url: String,
-    /// Labels to filter by.
-    pub tags: Vec<String>,
-    /// Free pairs.
-    pub meta: BTreeMap<String, String>,
-    /// What its checks say.
-    pub health: Health,
-    /// When it was registered, in milliseconds since the Unix epoch by its owner's clock.
-    pub since_ms: u64,
-    /// Who states it. This and what follows was appended in protocol version 3.
-    pub origin: Origin,
-    /// Its named ports. Empty where there is only `port`.
-    pub ports: Vec<NamedPort>,
-    /// Where it stands, if that is not its node's zone.
-    pub zone: Option<String>,
-    /// Its share of requests relative to others; `None` means [`WEIGHT_DEFAULT`].
-    pub weight: Option<u16>,
-    /// The services that it depends on.
-    pub requires: Vec<String>,
-    /// Its checks, as of their last change of status.
-    pub checks: Vec<CheckSummary>,
-    /// What did not fit into this entry; see [`Overflow`].
-    pub overflow: Option<Overflow>,
-}
-
-/// The weight of an instance that states none.
-pub const WEIGHT_DEFAULT: u16 = 1;
-
-/// Who states an instance.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub enum Origin {
-    /// A node before protocol version 3, which stated only its own roles.
-    #[default]
-    Unstated,
-    /// The node itself: a role, served by its own HTTP.
-    Role,
-    /// A program that is registered with the node, at the address that it states.
-    Program,
-    /// A program on the node's own host: it is reached at each of the node's addresses.
-    HostProgram,
-}
-
-/// A port with a name.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct NamedPort {
-    /// Its name, such as `metrics`.
-    pub name: String,
-    /// The TCP port.
-    pub port: u16,
-    /// Whether it is the one in `port` of the instance. At most one of them is.
-    pub is_default: bool,
-}
-
-/// A health check, as of its last change of status.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct CheckSummary {
-    /// Its id, unique on its node.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// The kind, such as `http`.
-    pub kind: String,
-    /// What it says.
-    pub status: Health,
-    /// When the status changed, in milliseconds since the Unix epoch by its owner's clock.
-    pub since_ms: u64,
-    /// What was seen at that moment, at most [`CHECK_OUTPUT_BYTES_MAX`] bytes.
-    pub output: String,
-    /// How long the run took that changed the status, in milliseconds.
-    pub took_ms: u32,
-}
-
-/// The longest output of a check that is gossiped, in bytes. The whole output stays with the holder.
-pub const CHECK_OUTPUT_BYTES_MAX: usize = 256;
-
-/// Says that the rest of an instance is in `Part` entries: its tags, pairs of meta and check summaries beyond those in the instance's own entry.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Overflow {
-    /// How many parts there are, numbered from 0.
-    pub parts: u16,
-    /// The first 16 bytes of blake3 over the parts' values in their order.
-    pub hash: [u8; 16],
-}
-
-impl Instance {
-    /// The value of the instance's entry.
-    pub fn encode(&self) -> Vec<u8> {
-        codec::encode(self)
-    }
-
-    /// Reads a value. Fields that a newer version appended are passed over, and those that an older version lacks have their defaults.
-    ///
-    /// # Errors
-    /// The value is not an instance.
-    pub fn decode(value: &[u8]) -> Result<Self, DecodeError> {
-        // Each of the seven appended fields takes one byte, a zero, where it has its default.
-        let padded = [value, &[0; 7]].concat();
-        codec::decode_prefix(&padded).map(|(instance, _)| instance)
-    }
-
-    /// Checks every bound of the fields.
-    ///
-    /// # Errors
-    /// Names the first field that is out of bounds.
-    pub fn check(&self) -> Result<(), Invalid> {
-        check_service_name("name", &self.service)?;
-        check_name("address", &self.address, ID_CHARS_MAX)?;
-        check_name("url", &self.url, 2048)?;
-        check_count("tags", self.tags.len(), TAGS_MAX)?;
-        self.tags.iter().try_for_each(|t| check_name("tags", t, ID_CHARS_MAX))?;
-        check_count("meta", self.meta.len(), META_PAIRS_MAX)?;
-        self.meta.keys().try_for_each(|k| check_name("meta", k, NAME_CHARS_MAX))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn fact(me: &Identity, value: Option<Vec<u8>>) -> Fact {
@@ -500,6 +374,20 @@ mod tests {
         assert_eq!(Instance::decode(&newer), Ok(instance));
         let key = Key::Other(99, "x".into());
         assert_eq!(codec::decode::<Key>(&codec::encode(&key)), Ok(key));
+    }
+
+    #[test]
+    fn a_part_is_a_key_of_kind_3_and_every_name_of_that_kind_is_one_key() {
+        let key = |name: &str| Key::from(RawKey(3, name.into()));
+        assert_eq!(key("7/web/8:a"), Key::Part("web/8:a".into(), 7));
+        for other in ["", "7", "/a", "07/a", "+7/a", "65536/a", "-1/a", " 7/a"] {
+            assert_eq!(key(other), Key::Other(3, other.into()));
+        }
+        for key in [key("65535/"), key("0/0/a"), key("00/a")] {
+            assert_eq!(codec::decode::<Key>(&codec::encode(&key)), Ok(key));
+        }
+        let bytes = codec::encode(&Key::Part("a".into(), 1));
+        assert_eq!(bytes, codec::encode(&(3u8, "1/a")));
     }
 
     /// The header as the version before states and reads it.

@@ -17,6 +17,7 @@
 //! alone, until they sync with somebody else (the hashes differ, and then the whole is exchanged). It can never invent one.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
@@ -24,14 +25,17 @@ use std::{
 use crate::{
     Incarnation, NodeId, Version,
     config::Config,
-    record::{Entry, EntryError, Header, Key, Presence},
+    record::{Entry, EntryError, Header, Key, Presence, name_of_part},
     seen::Seen,
     wire::{Digest, PAGE_BYTES, Page},
 };
 
 mod entries;
+mod statements;
 
 use entries::Entries;
+pub use statements::Statements;
+use statements::is_live_instance;
 
 /// Forgotten members whose return is refused. The oldest incarnation goes first.
 const BURIED_MAX: usize = 4096;
@@ -48,89 +52,6 @@ pub const ALL_PARTS: u64 = u64::MAX;
 
 fn part_of(node: NodeId) -> usize {
     usize::from(node.public_key()[0]) % PARTS
-}
-
-/// What one node has stated in its current life.
-#[derive(Debug)]
-pub struct Statements {
-    incarnation: Incarnation,
-    header: Header,
-    entries: Entries,
-    seen: Seen,
-    /// Set after a gap below the floor: entries below it count as seen only once a page has confirmed them.
-    unconfirmed_below: Version,
-    hash: Hash,
-    failed: bool,
-    instances: usize,
-}
-
-impl Statements {
-    /// The current life.
-    pub fn incarnation(&self) -> Incarnation {
-        self.incarnation
-    }
-
-    /// What it says of itself.
-    pub fn header(&self) -> &Header {
-        &self.header
-    }
-
-    /// The version of the header: what evidence refers to.
-    pub fn header_version(&self) -> Version {
-        self.entries.get(&Key::Header).map_or(Version(0), |e| e.fact.version)
-    }
-
-    /// The entry of a key, tombstones included.
-    pub fn entry(&self, key: &Key) -> Option<&Entry> {
-        self.entries.get(key).map(Arc::as_ref)
-    }
-
-    /// All entries in the order of their keys, the header first, tombstones included.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter()
-    }
-
-    /// The highest version seen.
-    pub fn highest(&self) -> Version {
-        self.seen.highest()
-    }
-
-    fn put(&mut self, entry: Entry) {
-        let version = entry.fact.version;
-        if version >= self.unconfirmed_below {
-            self.seen.insert(version);
-        }
-        self.instances += usize::from(is_live_instance(&entry));
-        xor(&mut self.hash, &entry_hash(&entry));
-        if let Some(old) = self.entries.insert(entry) {
-            self.forget(&old);
-        }
-    }
-
-    /// Which entry there is no room for if this one is to have some: the last stated of those that compete with it, if it was stated later.
-    /// So everybody keeps the same of a node that states too much, whatever came first; otherwise they would never agree.
-    fn later_than(&self, entry: &Entry) -> Option<Key> {
-        let competes = |other: &&Entry| {
-            other.fact.key != Key::Header && (!is_live_instance(entry) || is_live_instance(other))
-        };
-        let last = self.entries.latest().find(competes)?;
-        (last.fact.version > entry.fact.version).then(|| last.fact.key.clone())
-    }
-
-    fn remove(&mut self, key: &Key) -> Option<Arc<Entry>> {
-        let old = self.entries.remove(key)?;
-        self.forget(&old);
-        Some(old)
-    }
-
-    fn forget(&mut self, old: &Entry) {
-        self.instances -= usize::from(is_live_instance(old));
-        xor(&mut self.hash, &entry_hash(old));
-    }
-}
-
-fn is_live_instance(entry: &Entry) -> bool {
-    matches!(entry.fact.key, Key::Instance(_)) && entry.fact.value.is_some()
 }
 
 fn xor(hash: &mut Hash, other: &Hash) {
@@ -151,6 +72,8 @@ fn entry_hash(entry: &Entry) -> Hash {
         Key::Header => hasher.update(&[0]),
         Key::Instance(id) => hasher.update(&[1]).update(id.as_bytes()),
         Key::Kv(path) => hasher.update(&[2]).update(path.as_bytes()),
+        // As nodes hash it that know it only as another kind.
+        Key::Part(id, number) => hasher.update(&[3]).update(name_of_part(id, *number).as_bytes()),
         Key::Other(kind, name) => hasher.update(&[*kind]).update(name.as_bytes()),
     };
     truncate(&hasher.finalize())
@@ -196,6 +119,11 @@ pub struct State {
     members_max: usize,
     entries_per_node_max: usize,
     instances_per_node_max: usize,
+    instances_max: usize,
+    /// Instances of all nodes.
+    instances: usize,
+    /// The node that holds this state; see [`State::set_own`].
+    own: Option<NodeId>,
 }
 
 impl State {
@@ -212,7 +140,20 @@ impl State {
             members_max: config.members_max,
             entries_per_node_max: config.entries_per_node_max,
             instances_per_node_max: config.instances_per_node_max,
+            instances_max: config.instances_max,
+            instances: 0,
+            own: None,
         }
+    }
+
+    /// Names the node that holds this state. Its own instances are never left out for want of room.
+    pub fn set_own(&mut self, own: NodeId) {
+        self.own = Some(own);
+    }
+
+    /// How many instances all nodes state together. A node refuses registrations beyond `instances_max`.
+    pub fn instances_len(&self) -> usize {
+        self.instances
     }
 
     /// Equal on two nodes when they hold the same and believe the same nodes dead.
@@ -267,9 +208,15 @@ impl State {
             return Applied::NoHeader;
         }
         let mut gives_way = None;
+        let mut left_out = None;
         if self.is_full_for(&entry, known, current) {
             gives_way = current.and_then(|s| s.later_than(&entry));
             if gives_way.is_none() {
+                return Applied::Full;
+            }
+        } else if self.is_beyond_all(&entry, current) {
+            left_out = self.newer_instance(&entry);
+            if left_out.is_none() {
                 return Applied::Full;
             }
         }
@@ -279,6 +226,10 @@ impl State {
         if let Some(key) = gives_way {
             let evicted = self.change(entry.fact.node, |s| s.remove(&key)).flatten();
             self.evicted.extend(evicted);
+        }
+        if let Some((node, key)) = left_out {
+            let left_out = self.change(node, |s| s.leave_out(&key)).flatten();
+            self.evicted.extend(left_out);
         }
         match self.nodes.get(&entry.fact.node).is_some_and(|s| s.incarnation == entry.fact.incarnation) {
             true => self.put(entry),
@@ -338,11 +289,41 @@ impl State {
         }
     }
 
-    /// Keeps the root hash true over any change to a node.
+    /// Whether an entry is an instance of another node that comes on top of as many as the table holds of others.
+    fn is_beyond_all(&self, entry: &Entry, current: Option<&Statements>) -> bool {
+        let held = current.and_then(|s| s.entries.get(&entry.fact.key));
+        let own = self.own.and_then(|own| self.nodes.get(&own)).map_or(0, |own| own.instances);
+        is_live_instance(entry)
+            && !held.is_some_and(|held| is_live_instance(held))
+            && self.instances - own >= self.instances_max
+            && self.own != Some(entry.fact.node)
+    }
+
+    /// The instance that is left out for this one: the last of the newest node, if it comes after this one in the order of
+    /// incarnation, node and version.
+    ///
+    /// In that order each node keeps the first `instances_max` of the others, whatever came first, and all of its own. So
+    /// two tables beyond the bound differ in their owners' instances, and each comparison finds that: it costs a page or a few every
+    /// `sync_interval`, and brings what was left out once there is room. One bound for all would have a node withdraw its own
+    /// registrations.
+    fn newer_instance(&self, entry: &Entry) -> Option<(NodeId, Key)> {
+        let others = self.nodes.iter().filter(|(id, s)| s.instances > 0 && self.own != Some(**id));
+        let (newest, statements) = others.max_by_key(|(id, s)| (s.incarnation, **id))?;
+        let key = match (statements.incarnation, *newest).cmp(&(entry.fact.incarnation, entry.fact.node)) {
+            Ordering::Greater => statements.last_instance(),
+            Ordering::Equal => statements.later_than(entry),
+            Ordering::Less => None,
+        };
+        key.map(|key| (*newest, key))
+    }
+
+    /// Keeps the root hash and the count of instances true over any change to a node.
     fn change<R>(&mut self, node: NodeId, change: impl FnOnce(&mut Statements) -> R) -> Option<R> {
         let statements = self.nodes.get_mut(&node)?;
         let before = node_hash(node, statements);
+        self.instances -= statements.instances;
         let result = change(statements);
+        self.instances += statements.instances;
         let after = node_hash(node, statements);
         self.mix(node, &before);
         self.mix(node, &after);
@@ -400,7 +381,7 @@ impl State {
                 let raised = floor > s.header.floor;
                 s.header = header;
                 if raised {
-                    collect(s, floor);
+                    s.collect(floor);
                 }
             }
             before
@@ -470,6 +451,7 @@ impl State {
 
     fn drop_node(&mut self, node: NodeId) -> Option<(Incarnation, Version)> {
         let statements = self.nodes.remove(&node)?;
+        self.instances -= statements.instances;
         self.mix(node, &node_hash(node, &statements));
         Some((statements.incarnation, statements.header_version()))
     }
@@ -567,21 +549,6 @@ impl State {
             Page { node: theirs.node, incarnation: s.incarnation, covers, entries, evidence: Vec::new() };
         Some((page, complete_to.is_some()))
     }
-}
-
-/// A new floor has come: tombstones below it go, and if we have gaps there, so does our claim to have seen anything below it.
-fn collect(s: &mut Statements, floor: Version) {
-    if s.seen.watermark().next() < floor {
-        s.unconfirmed_below = floor;
-        let below = Seen::up_to(Version(floor.0.saturating_sub(1)));
-        s.seen = s.seen.without(&below);
-        s.seen.insert(s.header_version());
-    }
-    let dead = s.entries.before(floor).filter(|e| e.fact.value.is_none());
-    let dead: Vec<Key> = dead.map(|e| e.fact.key.clone()).collect();
-    dead.iter().for_each(|key| {
-        s.remove(key);
-    });
 }
 
 #[cfg(test)]

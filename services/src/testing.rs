@@ -107,6 +107,7 @@ impl MemoryHost {
             node: node.to_owned(),
             zone: None,
             addresses,
+            role: true,
             instance: Arc::new(Instance {
                 service: service.to_owned(),
                 address: "10.0.0.1".to_owned(),

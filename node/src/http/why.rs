@@ -159,6 +159,16 @@ fn line(table: &ProviderTable, about: NodeId, explanation: Explanation, confirms
         Explanation::Added(service, id) => instance("added", service, id, "now offers"),
         Explanation::Changed(service, id) => instance("changed", service, id, "changed"),
         Explanation::Removed(service, id) => instance("removed", service, id, "no longer offers"),
+        Explanation::CheckChanged { service, instance, check, status, output, took_ms } => Line {
+            event: "check",
+            // The output may hold anything, so it is quoted.
+            text: format!(
+                "{node}'s check {check} of {service} ({instance}) is {status} after {took_ms} ms: {output:?}."
+            ),
+            service: Some(service),
+            instance: Some(instance),
+            ..Line::default()
+        },
     };
     Line { node: base.node, node_id: base.node_id, ..line }
 }

@@ -7,7 +7,7 @@ use crate::{
     NodeId, Time,
     io::{Event, Judgement},
     providers::{Change, Explanation, Member, MemberState},
-    record::{Entry, Fact, Header, Instance, Key, Presence},
+    record::{Entry, Fact, Header, Instance, Key, Presence, parts},
     state::Applied,
     wire::Page,
 };
@@ -19,8 +19,10 @@ pub(super) enum Worth {
     News,
     /// Known, superseded or collected.
     Stale,
-    /// True perhaps, and not taken: too early, too many, no room.
+    /// True perhaps, and not taken: too early, or too many at once.
     PutOff,
+    /// True perhaps, and there is no room.
+    NoRoom,
     /// Forged or malformed.
     Bad,
 }
@@ -43,7 +45,8 @@ impl Core {
                 Worth::Bad => bad = true,
                 // The sender knows more of this life than we do.
                 Worth::PutOff => self.sync.soon(now, from),
-                Worth::Stale => (),
+                // To ask for it at once would bring the same again: a full table would ask without end.
+                Worth::Stale | Worth::NoRoom => (),
             }
         }
         match (bad, news) {
@@ -74,7 +77,7 @@ impl Core {
                 match self.learn(now, entry.clone(), from) {
                     Worth::News => any_news = true,
                     Worth::Stale => returned |= entry.fact.key == Key::Header,
-                    Worth::PutOff | Worth::Bad => whole = false,
+                    Worth::PutOff | Worth::NoRoom | Worth::Bad => whole = false,
                 }
             }
             let returned = returned && evidence.is_empty() && self.state.node(page.node).is_none();
@@ -132,6 +135,7 @@ impl Core {
                 match key {
                     Key::Header => self.renew(now, node),
                     Key::Instance(id) => self.show_instance(node, &id, before.as_deref()),
+                    Key::Part(id, _) => self.show_completed(node, &id),
                     Key::Kv(_) | Key::Other(..) => (),
                 }
                 Worth::News
@@ -146,7 +150,7 @@ impl Core {
             }
             Applied::Full => {
                 self.counters.table_full += 1;
-                Worth::PutOff
+                Worth::NoRoom
             }
             Applied::Refused(error) => {
                 if error == crate::record::EntryError::Forged {
@@ -218,12 +222,35 @@ impl Core {
         self.change(Change::Member(Box::new(member)));
     }
 
-    /// Shows an instance as it is now.
+    /// Shows an instance as it is now. While parts of it are missing, what is shown stays.
     pub(super) fn show_instance(&mut self, node: NodeId, id: &str, before: Option<&Entry>) {
-        let entry = self.state.node(node).and_then(|s| s.entry(&Key::Instance(id.to_owned())));
-        let instance = entry.and_then(|e| e.fact.value.as_deref()).and_then(|v| Instance::decode(v).ok());
-        if instance.is_some() || before.is_some_and(|b| b.fact.value.is_some()) {
-            self.change(Change::Instance { node, id: id.to_owned(), instance: instance.map(Arc::new) });
+        match self.own_entry(node, id) {
+            Some(own) => self.show_whole(node, id, own),
+            None if before.is_some_and(|b| b.fact.value.is_some()) => {
+                self.change(Change::Instance { node, id: id.to_owned(), instance: None });
+            }
+            None => (),
+        }
+    }
+
+    /// A part has come: shows its instance, if that waited for it.
+    fn show_completed(&mut self, node: NodeId, id: &str) {
+        if let Some(own) = self.own_entry(node, id).filter(|own| own.overflow.is_some()) {
+            self.show_whole(node, id, own);
+        }
+    }
+
+    /// What the own entry of an instance says of it.
+    fn own_entry(&self, node: NodeId, id: &str) -> Option<Instance> {
+        let value = self.state.node(node)?.value(&Key::Instance(id.to_owned()))?;
+        Instance::decode(value).ok()
+    }
+
+    fn show_whole(&mut self, node: NodeId, id: &str, own: Instance) {
+        let Some(s) = self.state.node(node) else { return };
+        let part = |number| s.value(&Key::Part(id.to_owned(), number));
+        if let Some(whole) = parts::join(own, part) {
+            self.change(Change::Instance { node, id: id.to_owned(), instance: Some(Arc::new(whole)) });
         }
     }
 
@@ -246,3 +273,6 @@ fn is_running(entry: &Entry) -> bool {
     let header = entry.fact.value.as_deref().and_then(|value| Header::decode(value).ok());
     entry.fact.key == Key::Header && header.is_some_and(|header| header.presence == Presence::Running)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::Core;
+use super::{Core, own};
 use crate::{
     Time,
     io::Output,
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The version that it speaks.
-const PROTOCOL: u16 = 3;
+const PROTOCOL: u16 = own::PROTOCOL + 1;
 /// Of an entry and of a message that only it knows.
 const KIND: u8 = 77;
 /// Between two of its messages.

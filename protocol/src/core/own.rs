@@ -7,14 +7,15 @@ use crate::{
     Incarnation, NodeId, Time, Version,
     config::Config,
     io::{Event, Fatal, Output, Profile},
-    record::{ADDRESSES_MAX, Entry, Fact, Header, Instance, Key, Presence},
+    record::{ADDRESSES_MAX, Entry, Fact, Header, Instance, Key, Presence, parts},
     seen::Seen,
     sync::{Ask, Ticket},
     wire::{Gossip, PAGE_BYTES, Page, Request},
 };
 
-/// The protocol version that this build speaks. 2: entries of journals carry epochs, and pings tell the time.
-const PROTOCOL: u16 = 2;
+/// The protocol version that this build speaks. 2: entries of journals carry epochs, and pings tell the time. 3: instances have
+/// an origin, ports, checks and what else a registration says, and parts where one entry does not hold them.
+pub(super) const PROTOCOL: u16 = 3;
 /// A floor is raised at most this often: each time costs a header.
 const FLOOR_INTERVAL: Duration = Duration::from_secs(300);
 
@@ -143,7 +144,7 @@ impl Core {
             Key::Instance(id) => self.show_instance(self.id, id, before.as_deref()),
             Key::Header if self.concluded.contains_key(&self.id) => self.renew(now, self.id),
             Key::Header => self.begin_life(now, self.id),
-            Key::Kv(_) | Key::Other(..) => (),
+            Key::Kv(_) | Key::Part(..) | Key::Other(..) => (),
         }
         self.own.unsent.push(entry);
         let due = self.own.last_flush + self.config.coalesce;
@@ -167,20 +168,49 @@ impl Core {
         }
     }
 
+    /// States an instance with its parts, or takes it back. Only what differs from what is stated already is stated.
     pub(super) fn set_instance(&mut self, now: Time, id: String, instance: Option<Instance>) {
         if self.own.has_left() {
             return;
         }
-        let key = Key::Instance(id);
-        let held = self.state.node(self.id).and_then(|s| s.entry(&key)).and_then(|e| e.fact.value.clone());
-        let value = instance.map(|i| i.encode());
-        if held == value {
+        let stated = instance.map(|instance| parts::split(&instance)).transpose();
+        let Ok(stated) = stated else {
+            // The node checks each registration with `check_size`.
+            self.counters.malformed += 1;
+            return;
+        };
+        let (value, parts) = stated.map_or((None, Vec::new()), |stated| (Some(stated.value), stated.parts));
+        // Parts go first and the instance after them, so that a receiver of both in order shows the new value at once. What is to
+        // go goes the other way round.
+        let needed = u16::try_from(parts.len()).unwrap_or(parts::PARTS_MAX);
+        for (number, part) in (0..needed).zip(parts) {
+            if !self.state_value(now, Key::Part(id.clone(), number), Some(part)) {
+                return;
+            }
+        }
+        if !self.state_value(now, Key::Instance(id.clone()), value) {
             return;
         }
+        let own = self.state.node(self.id);
+        let held = (needed..parts::PARTS_MAX)
+            .take_while(|number| own.is_some_and(|s| s.value(&Key::Part(id.clone(), *number)).is_some()));
+        // The last one first: those that are held are always numbered from 0 on.
+        for number in held.collect::<Vec<u16>>().into_iter().rev() {
+            self.state_value(now, Key::Part(id.clone(), number), None);
+        }
+    }
+
+    /// States a value of a key, or takes it back, unless that is what is stated already. Returns whether it is stated now.
+    fn state_value(&mut self, now: Time, key: Key, value: Option<Vec<u8>>) -> bool {
+        if self.state.node(self.id).and_then(|s| s.value(&key)) == value.as_deref() {
+            return true;
+        }
         let tombstone = value.is_none();
-        if self.state_fact(now, key, value) && tombstone {
+        let stated = self.state_fact(now, key, value);
+        if stated && tombstone {
             self.own.tombstones.push_back((now, self.own.version));
         }
+        stated
     }
 
     /// Somebody says that this node is gone. A newer header says otherwise; a little later if one has just done so, because each costs a flood,

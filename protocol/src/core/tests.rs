@@ -312,3 +312,43 @@ fn who_restarts_believes_what_it_said_in_its_last_life() {
         );
     }
 }
+
+#[test]
+fn a_table_that_is_full_of_instances_comes_to_rest_and_takes_more_when_there_is_room() {
+    let n = 6;
+    let mut sim = cluster_with(Config { instances_max: 20, ..Config::default() }, 77, n);
+    let web = |port| crate::record::Instance {
+        service: "web".into(),
+        address: "10.0.0.1".into(),
+        port,
+        url: "http://10.0.0.1".into(),
+        ..Default::default()
+    };
+    // With one role each they offer 36.
+    for node in 0..n {
+        for port in 0..5 {
+            sim.command(node, Command::SetInstance(port.to_string(), Box::new(web(port))));
+        }
+    }
+    sim.run_for(60 * S);
+    let table_full =
+        |sim: &Sim| sim.nodes().iter().map(|n| n.core().unwrap().counters().table_full).sum::<u64>();
+    assert!(table_full(&sim) > 0);
+    for node in sim.nodes() {
+        let own = node.core().unwrap().state().node(node.id()).unwrap();
+        assert_eq!(own.entries().count(), 7, "its own are all there");
+    }
+    let (bytes, inputs) = (sim.bytes, sim.nodes().iter().map(|n| n.inputs()).sum::<u64>());
+    sim.run_for(60 * S);
+    let inputs = sim.nodes().iter().map(|n| n.inputs()).sum::<u64>() - inputs;
+    assert!(sim.bytes - bytes < 60 * 20_000, "{} bytes in a minute", sim.bytes - bytes);
+    assert!(inputs < 60 * 200, "{inputs} inputs in a minute");
+    for node in 0..n {
+        for port in 2..5 {
+            sim.command(node, Command::RemoveInstance(port.to_string()));
+        }
+    }
+    within(&mut sim, 60 * S, "18 instances everywhere", |sim| {
+        sim.has_converged() && sim.nodes().iter().all(|n| n.table().providers("web").count() == 12)
+    });
+}

@@ -12,7 +12,10 @@ use std::{
 };
 
 use super::Member;
-use crate::{NodeId, record::Instance};
+use crate::{
+    NodeId,
+    record::{Instance, Origin},
+};
 
 /// The metadata key by which an instance limits its addresses: the node's HTTP does not listen at all
 /// addresses of the node's header. See [`AddressLimit`].
@@ -106,7 +109,7 @@ impl Vantage {
     /// The addresses of an instance, `host:port`, best first. At least the one that it states.
     pub(super) fn order(&self, instance: &Instance, member: &Member) -> Vec<String> {
         let stated = authority(&instance.address, instance.port);
-        if !is_role(instance, member, &stated) {
+        if !is_role(instance, member) && instance.origin != Origin::HostProgram {
             return vec![stated];
         }
         let limit = instance.meta.get(ADDRESSES_META).map(String::as_str);
@@ -169,8 +172,15 @@ enum Rank {
 
 /// Whether an instance is a role of its node, and not a program that the node speaks for: roles are served by
 /// the node's own HTTP.
-fn is_role(instance: &Instance, member: &Member, stated: &str) -> bool {
-    member.http.as_deref() == Some(stated) && member.roles.contains(&instance.service)
+pub(super) fn is_role(instance: &Instance, member: &Member) -> bool {
+    match instance.origin {
+        Origin::Role => true,
+        Origin::Program | Origin::HostProgram => false,
+        Origin::Unstated => {
+            let stated = authority(&instance.address, instance.port);
+            member.http.as_deref() == Some(&stated) && member.roles.contains(&instance.service)
+        }
+    }
 }
 
 /// The host of a multiaddr such as `/ip4/10.0.0.1/tcp/7600`.
@@ -288,6 +298,14 @@ mod tests {
         let order = |instance: &Instance| on(&[("10.77.0.2", 16)]).order(instance, &laptop());
         let program = Instance { service: "web".into(), ..grading() };
         assert_eq!(order(&program), [TUNNEL], "a program is at the address that it registered");
+        let namesake = Instance { origin: Origin::Program, ..grading() };
+        assert_eq!(order(&namesake), [TUNNEL], "a program of a role's name and address");
+        let mapped = Instance { origin: Origin::Role, port: 9000, ..grading() };
+        assert_eq!(
+            order(&mapped)[0],
+            "10.77.0.1:9000",
+            "its node says so, whatever its HTTP is advertised as"
+        );
         let elsewhere = Instance { port: 9000, ..grading() };
         assert_eq!(order(&elsewhere), ["10.88.0.5:9000"], "a program of a role's name");
         let limited = |limit: &str| Instance {

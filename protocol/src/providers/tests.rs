@@ -1,7 +1,10 @@
 //! What the table lists, and what a reader of it is told.
 
 use super::*;
-use crate::{Identity, record::Health};
+use crate::{
+    Identity,
+    record::{CheckSummary, Health, Origin},
+};
 
 fn member(seed: u8, state: MemberState) -> Change {
     Change::Member(Box::new(Member {
@@ -146,4 +149,94 @@ fn an_instance_that_moves_to_another_service_is_never_listed_twice() {
     let t = table([member(1, MemberState::Alive), instance(1, "a", "web"), instance(1, "a", "db")]);
     assert_eq!(t.services().collect::<Vec<_>>(), ["db"]);
     assert_eq!(t.why_service("web").count(), 2);
+}
+
+/// The instance with this id of a node, changed.
+fn with(seed: u8, id: &str, change: impl FnOnce(&mut Instance)) -> Change {
+    let Change::Instance { node, id, instance: Some(stated) } = instance(seed, id, "web") else {
+        unreachable!()
+    };
+    let mut stated = (*stated).clone();
+    change(&mut stated);
+    Change::Instance { node, id, instance: Some(Arc::new(stated)) }
+}
+
+#[test]
+fn a_check_that_finds_something_else_is_explained_by_service_and_by_instance() {
+    let checked = |status, output: &str| {
+        let check = |id: &str, status| CheckSummary {
+            id: id.into(),
+            status,
+            output: output.into(),
+            took_ms: 3,
+            ..CheckSummary::default()
+        };
+        with(1, "a", |i| {
+            i.health = status;
+            i.checks = vec![check("http", status), check("tcp", Health::Passing)];
+        })
+    };
+    let mut t = table([member(1, MemberState::Alive), checked(Health::Passing, "200")]);
+    let (lines, timeline) = (t.why_service("web").count(), t.timeline().count());
+    assert_eq!(t.why_instance("a").count(), 0, "it came with its checks");
+    t.apply(Time::ZERO, checked(Health::Critical, "refused"));
+    let (_, node, line) = t.why_instance("a").last().unwrap();
+    assert_eq!(*node, Identity::from_seed(&[1; 32]).id());
+    let Explanation::CheckChanged { service, instance, check, status, output, took_ms } = line else {
+        panic!("{line:?}")
+    };
+    let told = (service.as_str(), instance.as_str(), check.as_str(), output.as_str());
+    assert_eq!((told, *status, *took_ms), (("web", "a", "http", "refused"), Health::Critical, 3));
+    assert_eq!(t.why_service("web").count(), lines + 1, "no line says that it changed besides");
+    assert_eq!(t.timeline().count(), timeline + 1);
+    for n in 0..EXPLAINED_INSTANCES_MAX + 1 {
+        let name = |status| {
+            with(1, &n.to_string(), |i| i.checks = vec![CheckSummary { status, ..CheckSummary::default() }])
+        };
+        t.apply(Time::from_start(Duration::from_secs(1)), name(Health::Passing));
+        t.apply(Time::from_start(Duration::from_secs(1)), name(Health::Warning));
+    }
+    assert_eq!(t.why_instance("a").count(), 0, "the oldest went first");
+    assert_eq!(t.why_instance("4096").count(), 1);
+}
+
+#[test]
+fn an_instance_registered_with_two_nodes_counts_once_in_lookups() {
+    use MemberState::Alive;
+    let ids =
+        |t: &ProviderTable| t.providers_distinct("web").iter().map(|p| p.id.clone()).collect::<BTreeSet<_>>();
+    let expect = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>();
+    let [low, high] =
+        if Identity::from_seed(&[1; 32]).id() < Identity::from_seed(&[2; 32]).id() { [1, 2] } else { [2, 1] };
+    let mut t = table([
+        member(1, Alive),
+        member(2, Alive),
+        instance(low, "low", "web"),
+        instance(high, "high", "web"),
+    ]);
+    assert_eq!((ids(&t), t.providers("web").count()), (expect(&["low"]), 2));
+    t.apply(Time::ZERO, with(low, "low", |i| i.health = Health::Critical));
+    assert_eq!(ids(&t), expect(&["high"]), "the passing one counts");
+    t.apply(Time::ZERO, with(high, "again", |_| ()));
+    assert_eq!(ids(&t), expect(&["high", "again"]), "one node may list it twice");
+    t.apply(Time::ZERO, with(low, "low", |i| i.port = 81));
+    assert_eq!(ids(&t), expect(&["high", "again", "low"]), "another port");
+    for own in ["127.0.0.1", "::1", "[::1]", "localhost", "::ffff:127.0.0.1"] {
+        let there = |seed, id: &str| with(seed, id, |i| i.address = own.into());
+        let t = table([member(1, Alive), member(2, Alive), there(1, "a"), there(2, "b")]);
+        assert_eq!(ids(&t), expect(&["a", "b"]), "{own}");
+    }
+    let role = |seed, id: &str| with(seed, id, |i| i.origin = Origin::Role);
+    let t = table([member(1, Alive), member(2, Alive), role(1, "a"), role(2, "b")]);
+    assert_eq!(ids(&t), expect(&["a", "b"]), "roles belong to their nodes");
+}
+
+#[test]
+fn a_provider_has_the_zone_and_weight_that_its_instance_states_or_its_node_has() {
+    let Change::Member(mut node) = member(1, MemberState::Alive) else { unreachable!() };
+    node.zone = Some("node".into());
+    let both = with(1, "b", |i| (i.zone, i.weight, i.origin) = (Some("own".into()), Some(0), Origin::Role));
+    let t = table([Change::Member(node), instance(1, "a", "web"), both]);
+    let of: Vec<_> = t.providers("web").map(|p| (p.zone(), p.weight(), p.is_role())).collect();
+    assert_eq!(of, [(Some("node"), 1, false), (Some("own"), 0, true)]);
 }

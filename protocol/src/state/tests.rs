@@ -398,3 +398,72 @@ fn of_a_node_that_states_too_much_everybody_keeps_the_same() {
     assert_eq!(kept, (1..=11).collect::<Vec<u64>>());
     assert_eq!((states[0].1, states[1].1), (0, 5));
 }
+
+/// Three nodes of different lives, each with its header and so many instances.
+fn three_nodes(instances: u64) -> Vec<Entry> {
+    let mut all = Vec::new();
+    for (seed, incarnation) in [(1, 30), (2, 10), (3, 20)] {
+        all.push(entry(seed, incarnation, 1, Key::Header, Some(header(0))));
+        let named = |n| entry(seed, incarnation, n + 1, Key::Instance(format!("i{n:02}")), Some(instance(1)));
+        all.extend((1..=instances).map(named));
+    }
+    all
+}
+
+fn instances_of(state: &State, seed: u8) -> usize {
+    state.node(who(seed).id()).map_or(0, |s| s.instances)
+}
+
+/// Pulls once of each node. Only a page that was taken whole counts as seen.
+fn pull_what_there_is_room_for(to: &mut State, from: &State) {
+    for (id, _) in from.nodes() {
+        let Some((page, _)) = from.delta(&to.digest(id), 100_000) else { continue };
+        let taken: Vec<Applied> = page.entries.iter().map(|e| to.apply(e.clone())).collect();
+        if !taken.contains(&Applied::Full) {
+            to.cover(&page);
+        }
+    }
+}
+
+#[test]
+fn of_too_many_instances_in_all_those_of_the_newest_nodes_are_left_out() {
+    let config = Config { instances_max: 10, ..Config::default() };
+    let all = three_nodes(6);
+    let (headers, rest): (Vec<&Entry>, Vec<&Entry>) = all.iter().partition(|e| e.fact.key == Key::Header);
+    let orders: [Vec<usize>; 3] =
+        [(0..18).collect(), (0..18).rev().collect(), (0..18).map(|n| n * 7 % 18).collect()];
+    let states = orders.map(|order| {
+        let mut state = State::new(&config);
+        headers.iter().for_each(|header| _ = state.apply((*header).clone()));
+        order.into_iter().for_each(|place| _ = state.apply(rest[place].clone()));
+        state
+    });
+    for state in &states {
+        assert_eq!([1, 2, 3].map(|seed| instances_of(state, seed)), [0, 6, 4]);
+        assert_eq!(state.instances_len(), 10);
+        assert_eq!(state.root(), states[0].root());
+    }
+    // What an owner takes back or loses makes room, and anti-entropy brings what was left out.
+    let [mut state, ..] = states;
+    let complete = witness(&all);
+    let takes_back = entry(2, 10, 8, Key::Instance("i01".into()), None);
+    assert!(matches!(state.apply(takes_back), Applied::News(_)));
+    pull_what_there_is_room_for(&mut state, &complete);
+    assert_eq!([1, 2, 3].map(|seed| instances_of(&state, seed)), [0, 5, 5]);
+    state.bury(who(2).id());
+    pull_what_there_is_room_for(&mut state, &complete);
+    assert_eq!([1, 2, 3].map(|seed| instances_of(&state, seed)), [4, 0, 6]);
+}
+
+#[test]
+fn a_nodes_own_instances_are_never_left_out() {
+    let mut state = State::new(&Config { instances_max: 4, ..Config::default() });
+    state.set_own(who(1).id());
+    three_nodes(6).into_iter().for_each(|entry| _ = state.apply(entry));
+    assert_eq!([1, 2, 3].map(|seed| instances_of(&state, seed)), [6, 4, 0]);
+    let mut late = State::new(&Config { instances_max: 4, ..Config::default() });
+    late.set_own(who(1).id());
+    three_nodes(6).into_iter().skip(7).for_each(|entry| _ = late.apply(entry));
+    three_nodes(6).into_iter().take(7).for_each(|entry| _ = late.apply(entry));
+    assert_eq!([1, 2, 3].map(|seed| instances_of(&late, seed)), [6, 4, 0]);
+}

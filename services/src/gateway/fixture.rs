@@ -24,6 +24,7 @@ pub(super) fn provider_with(service: &str, id: &str, url: &str, tags: &[&str], h
         node: "n1".to_owned(),
         zone: None,
         addresses: vec![],
+        role: true,
         instance: Arc::new(Instance {
             service: service.to_owned(),
             address: "10.0.0.9".to_owned(),

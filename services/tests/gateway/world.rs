@@ -66,6 +66,7 @@ impl Table {
             node: "n1".to_owned(),
             zone: None,
             addresses: vec![],
+            role: true,
             instance: Arc::new(Instance {
                 service: service.to_owned(),
                 address: String::new(),
