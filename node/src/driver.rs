@@ -3,6 +3,7 @@
 //! It runs on a thread of its own with a runtime of its own, so that neither a flood of HTTP requests nor a slow disk makes this node late
 //! at answering pings. Nothing here concludes anything.
 
+mod check_reports;
 mod dial;
 mod housekeeping;
 mod multicast;
@@ -41,10 +42,12 @@ use crate::{
     journal::Journals,
     metrics::Metrics,
     presentation::{self, Presentation},
+    registry::Holdings,
     swarm::{self, Behaviour, BehaviourEvent, node_of, peer_of},
     view::View,
     warnings::Warnings,
 };
+use check_reports::AskedReports;
 use dial::Dials;
 use operator::Outcome;
 pub use order::{HEARD_MAX, Neighbourhood, Order, Reloaded};
@@ -124,6 +127,8 @@ pub struct Driver {
     mdns_floods: u64,
     dials: Dials,
     replication: Replication,
+    holdings: Holdings,
+    asked_reports: AskedReports,
 }
 
 /// What a driver is made of.
@@ -152,6 +157,8 @@ pub struct Parts {
     pub mdns: bool,
     /// The journals that this node keeps.
     pub journals: Arc<Journals>,
+    /// The programs that this node speaks for.
+    pub holdings: Holdings,
 }
 
 impl Driver {
@@ -190,6 +197,8 @@ impl Driver {
             mdns_floods: 0,
             dials: Dials::default(),
             replication: Replication::new(parts.journals),
+            holdings: parts.holdings,
+            asked_reports: AskedReports::default(),
         }
     }
 
@@ -258,6 +267,7 @@ impl Driver {
                 }
                 self.outcomes.push(Outcome::Stated(tell));
             }
+            Order::AskForReports(holder, instance, tell) => self.ask_for_reports(holder, instance, tell),
             Order::Hint(peer, address) => self.feed(Input::Hint(peer, address.to_string())),
             Order::Join(addresses, tell) => self.join(addresses, tell),
             Order::AskReplica(peer, topic, ticket, bytes) => self.ask_replica(peer, topic, ticket, bytes),
@@ -420,6 +430,7 @@ impl Driver {
             BehaviourEvent::Gossip(event) => self.on_gossip(event),
             BehaviourEvent::Sync(event) => self.on_sync(event),
             BehaviourEvent::Journal(event) => self.on_replica(event),
+            BehaviourEvent::Checks(event) => self.on_reports(event),
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 if info.protocol_version != swarm::identify_protocol(&self.cluster) {
                     self.on_other_cluster(peer_id, &info.protocol_version);

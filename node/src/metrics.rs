@@ -3,6 +3,8 @@
 //! HTTP counts here as it goes. What the table holds is read when somebody asks, so that it costs nothing otherwise. What the
 //! protocol and the swarm count stays with them; the driver hands over a snapshot from time to time.
 
+mod registry;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -29,6 +31,7 @@ use prometheus_client::{
 };
 
 use crate::{journal::Journals, view::View};
+use registry::RegistryMetrics;
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -45,6 +48,7 @@ pub struct Metrics {
     published: Arc<Publication>,
     plugins: Arc<PluginMetrics>,
     journals: Arc<JournalMetrics>,
+    programs: Arc<RegistryMetrics>,
 }
 
 /// What a request was, for counting. Routes are patterns (`/services/{name}`), so there are only so many.
@@ -90,7 +94,9 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&plugins)));
         let journals = Arc::new(JournalMetrics::default());
         registry.register_collector(Box::new(Arc::clone(&journals)));
-        Self { registry, http, published, plugins, journals }
+        let programs = Arc::new(RegistryMetrics::default());
+        registry.register_collector(Box::new(Arc::clone(&programs)));
+        Self { registry, http, published, plugins, journals, programs }
     }
 
     /// Replaces what the driver publishes as counters: `hearsay_<name>_total`.
@@ -111,6 +117,11 @@ impl Metrics {
     /// What these journals count is shown, too, for as long as they are there.
     pub fn set_journals(&self, journals: &Arc<Journals>) {
         *self.journals.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(journals);
+    }
+
+    /// What the registry counts is shown, too, for as long as it is there.
+    pub fn set_programs(&self, programs: &Arc<crate::registry::Registry>) {
+        *self.programs.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(programs);
     }
 
     /// Writes all of them in the OpenMetrics text format.

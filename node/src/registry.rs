@@ -37,7 +37,8 @@ use std::{
 
 use hearsay_protocol::{
     NodeId,
-    record::{ENTRY_BYTES_MAX, Health, Instance, Invalid},
+    record::{Health, Invalid},
+    wire::{self, checks::CheckReport},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -59,6 +60,9 @@ pub const INSTANCES_MAX: usize = 10_000;
 pub const INSTANCES_OF_CLUSTER_MAX: usize = 100_000;
 /// Changes that wait for the registrar. Each is a request that is being answered.
 const CHANGES_MAX: usize = 1024;
+
+/// How long another node has to say how the checks of an instance are. Design, section 9.3.
+const REPORTS_ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// Why a registration was not changed. Nothing has happened.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -127,11 +131,12 @@ pub struct Registry {
     released: mpsc::UnboundedSender<Change>,
     connections: AtomicU64,
     suffix: String,
+    orders: mpsc::Sender<Order>,
 }
 
 /// What readers see and the registrar changes.
 #[derive(Debug, Default)]
-struct State {
+pub(crate) struct State {
     held: BTreeMap<String, Held>,
     /// Which registration has the check of an id.
     of_check: BTreeMap<String, String>,
@@ -172,9 +177,10 @@ impl Registry {
         let (released, releases) = mpsc::unbounded_channel();
         let context = CheckContext { view: Arc::clone(&parts.view), me: parts.me };
         let (runner, events) = CheckRunner::new(context);
+        let orders = parts.orders.clone();
         let registrar = Registrar::new(parts, Arc::clone(&state), store, runner);
         tokio::spawn(registrar.run(stored, receiver, releases, events));
-        Ok(Arc::new(Self { state, changes, released, connections: AtomicU64::new(0), suffix }))
+        Ok(Arc::new(Self { state, changes, released, connections: AtomicU64::new(0), suffix, orders }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -277,6 +283,19 @@ impl Registry {
         state.held.get(id).map(|held| state.view_of(held))
     }
 
+    /// For the driver: what this node holds, without the way back to the driver.
+    pub fn holdings(&self) -> Holdings {
+        Holdings(Arc::clone(&self.state))
+    }
+
+    /// How the checks of an instance are that another node holds. `None`: it does not answer.
+    pub async fn reports_of(&self, holder: NodeId, id: &str) -> Option<Vec<CheckReport>> {
+        let (tell, told) = oneshot::channel();
+        self.orders.send(Order::AskForReports(holder, id.to_owned(), tell)).await.ok()?;
+        let answer = tokio::time::timeout(REPORTS_ANSWER_MAX, told).await.ok()?.ok()?;
+        wire::checks::decode(&answer).ok()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.lock().held.len()
@@ -294,6 +313,33 @@ impl Registry {
         let (answer, answered) = oneshot::channel();
         self.changes.send(change(answer)).await.map_err(|_| RegistryError::Stopping)?;
         answered.await.unwrap_or(Err(RegistryError::Stopping))
+    }
+}
+
+/// What this node holds, for readers that must not keep the registry alive.
+#[derive(Clone, Debug, Default)]
+pub struct Holdings(Arc<Mutex<State>>);
+
+impl Holdings {
+    /// How the checks of an instance are, for another node; empty where this node does not hold it.
+    pub fn reports(&self, id: &str) -> Vec<u8> {
+        let view = {
+            let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            state.held.get(id).map(|held| state.view_of(held))
+        };
+        let Some(view) = view else { return Vec::new() };
+        let report = |check: CheckView| CheckReport {
+            id: check.id,
+            name: check.name,
+            kind: check.kind.into(),
+            status: check.state.status,
+            since_ms: check.state.since_ms,
+            output: check.state.output,
+            last_run_ms: check.state.last_run_ms,
+            next_run_ms: check.state.next_run_ms,
+            took_ms: check.state.took_ms,
+        };
+        wire::checks::encode(&view.checks.into_iter().map(report).collect::<Vec<_>>())
     }
 }
 
@@ -323,13 +369,4 @@ impl State {
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Whether an instance fits into what nodes exchange.
-fn check_size(instance: &Instance) -> Result<(), Invalid> {
-    let bytes = instance.encode().len();
-    if bytes > ENTRY_BYTES_MAX - 512 {
-        return Err(Invalid { field: "registration", problem: format!("takes {bytes} bytes") });
-    }
-    Ok(())
 }

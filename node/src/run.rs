@@ -157,6 +157,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         },
     )?);
     metrics.set_journals(&journals);
+    metrics.set_programs(&registry);
     let gateway = listeners.get("gateway").map(TcpListener::local_addr).transpose()?;
     let offers = plugins.iter().map(|plugin| offer(plugin.as_ref(), &config.tags, &listeners)).collect();
     let host = Arc::new(NodeHost {
@@ -209,8 +210,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     );
     let listen_on = swarm_port.listen_on();
     let (fatal_sender, fatal) = oneshot::channel();
-    let (view_of_driver, metrics_of_driver, cluster) =
-        (Arc::clone(&view), Arc::clone(&metrics), config.cluster.clone());
+    let (view_of_driver, metrics_of_driver, holdings, cluster) =
+        (Arc::clone(&view), Arc::clone(&metrics), registry.holdings(), config.cluster.clone());
     std::thread::Builder::new().name("driver".into()).stack_size(DRIVER_STACK_BYTES).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
@@ -232,6 +233,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
                     neighbourhood,
                     mdns: swarm_config.mdns,
                     journals,
+                    holdings,
                 });
                 Ok(driver.run().await?)
             });

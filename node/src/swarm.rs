@@ -62,6 +62,8 @@ const REQUESTS_MAX: usize = 16;
 const REPLICA_REQUESTS_MAX: usize = 64;
 /// Gossip that may wait for one neighbour. What is beyond it is dropped and counted, and anti-entropy brings it.
 const NEIGHBOUR_QUEUE_MAX: usize = 1024;
+/// How long the holder of an instance has to say how its checks are. A person waits for it. Design, section 9.3.
+const CHECKS_ANSWER_MAX: Duration = Duration::from_secs(1);
 /// How long it may wait. On a machine that is busy for a second (gossipsub's own bound) all links would drop it, and nobody would hear.
 const NEIGHBOUR_LATE_MAX: Duration = Duration::from_secs(10);
 /// Streams of one connection: two of gossip, one of each request, and those that come and go with a connection.
@@ -121,6 +123,7 @@ pub fn build(keypair: &Keypair, config: &SwarmConfig) -> Result<(Swarm<Behaviour
         gossip: gossip(&topic)?,
         sync: asking(&config.cluster, "sync", Duration::from_secs(15), REQUESTS_MAX)?,
         journal: asking(&config.cluster, "journal", Duration::from_secs(10), REPLICA_REQUESTS_MAX)?,
+        checks: asking(&config.cluster, "checks", CHECKS_ANSWER_MAX, REQUESTS_MAX)?,
         pulse: pulse::Behaviour::default(),
         identify: identify::Behaviour::new(
             identify::Config::new(identify_protocol(&config.cluster), keypair.public())

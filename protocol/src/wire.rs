@@ -16,6 +16,7 @@ use crate::{
     seen::Seen,
 };
 
+pub mod checks;
 pub mod codec;
 
 pub use codec::{DecodeError, MESSAGE_BYTES_MAX};

@@ -418,7 +418,9 @@ struct Over<'a> {
 impl<'a> Over<'a> {
     fn new(client: &'a Client, host: &dyn Host, service: &'a str, call: &'a Call) -> Self {
         let Inner { limits, ailing, .. } = client.0.as_ref();
-        let mut left = order::best_first(host.providers(service), host.node_id(), call.prefer, ailing);
+        // A program that bears the role's name does not keep what the role keeps.
+        let roles = host.providers(service).into_iter().filter(|provider| provider.is_role()).collect();
+        let mut left = order::best_first(roles, host.node_id(), call.prefer, ailing);
         left.truncate(limits.instances);
         left.reverse();
         let ends = Instant::now() + limits.all;

@@ -57,6 +57,10 @@ mod tests {
         assert_eq!(prefixes::check(&builtin()), Ok(()));
         let names: Vec<_> = builtin().iter().map(|s| s.name().to_owned()).collect();
         assert_eq!(names, ["log", "grading", "portal", "gateway", "visits"]);
+        for plugin in builtin() {
+            let listed = prefixes::BUILT_IN.iter().find(|(name, _)| *name == plugin.name());
+            assert_eq!(listed.map(|(_, prefixes)| *prefixes), Some(plugin.prefixes()), "{}", plugin.name());
+        }
     }
 
     #[tokio::test]

@@ -9,11 +9,15 @@ use crate::Service;
 
 /// Path prefixes of the node itself, which no plug-in can have.
 pub const RESERVED: &[&str] = &[
+    "/checks",
+    "/dependencies",
     "/livez",
     "/members",
     "/metrics",
     "/openapi.json",
+    "/network",
     "/readyz",
+    "/registrations",
     "/rpc",
     "/sd",
     "/services",
@@ -21,6 +25,16 @@ pub const RESERVED: &[&str] = &[
     "/v1",
     "/v3",
     "/why",
+];
+
+/// The paths of the roles that come with every node. The gateway sends them to instances that their nodes announce as these roles, and to no program
+/// that bears the same name or announces the same prefix.
+pub const BUILT_IN: &[(&str, &[&str])] = &[
+    ("log", &["/log", "/records"]),
+    ("grading", &["/students"]),
+    ("portal", &["/portal"]),
+    ("gateway", &[]),
+    ("visits", &["/visits"]),
 ];
 
 /// Why these plug-ins cannot run on one node. Nothing was started.

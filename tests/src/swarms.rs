@@ -142,6 +142,7 @@ impl Swarms {
             neighbourhood,
             mdns: false,
             journals: Arc::default(),
+            holdings: Default::default(),
         });
         let name_of_task = name.to_owned();
         let task = tokio::spawn(async move {

@@ -19,6 +19,8 @@ pub enum Order {
     Command(Command),
     /// State these instances by their ids, or state them no longer. Answered once readers see it.
     SetInstances(Vec<(String, Option<Box<Instance>>)>, oneshot::Sender<()>),
+    /// Ask a member how the checks of an instance are that it holds.
+    AskForReports(NodeId, String, oneshot::Sender<Vec<u8>>),
     /// Somebody may be reached at this address.
     Hint(Option<NodeId>, Multiaddr),
     /// The user wants a connection to whoever is at one of these addresses. Answered with whether there has been one already.

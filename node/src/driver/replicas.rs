@@ -136,7 +136,9 @@ impl Driver {
         let mut changed = false;
         for topic in topics {
             let replicas: BTreeMap<NodeId, Durability> = self.view.read(|table| {
-                let others = table.providers(&topic).map(|provider| provider.node_id).filter(|id| *id != me);
+                // A program that bears the role's name keeps no journal.
+                let roles = table.providers(&topic).filter(|provider| provider.is_role());
+                let others = roles.map(|provider| provider.node_id).filter(|id| *id != me);
                 let durability = |id| match table.member(id).is_some_and(|member| member.ephemeral) {
                     true => Durability::Ephemeral,
                     false => Durability::Durable,

@@ -4,7 +4,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use hearsay_protocol::{
     providers::{Index, Provider},
-    record::{NamedPort, WEIGHT_DEFAULT},
+    record::{CheckSummary, NamedPort},
+    wire::checks::CheckReport,
 };
 use serde::Serialize;
 
@@ -64,8 +65,8 @@ impl<'a> From<&'a Provider> for InstanceJson<'a> {
             url: provider.url(),
             tags: &instance.tags,
             meta: &instance.meta,
-            weight: instance.weight.unwrap_or(WEIGHT_DEFAULT),
-            zone: instance.zone.as_deref().or(provider.zone.as_deref()),
+            weight: provider.weight(),
+            zone: provider.zone(),
             requires: &instance.requires,
             health: instance.health.as_str(),
             since: rfc3339_ms(instance.since_ms),
@@ -107,12 +108,24 @@ pub(super) struct InstanceWithChecks<'a> {
 }
 
 impl<'a> InstanceWithChecks<'a> {
-    /// Takes the checks of the registration where this node holds it, else those that are gossiped.
-    pub(super) fn new(provider: &'a Provider, held: Option<&'a View>) -> Self {
-        let checks = match held {
-            Some(held) => held.checks.iter().map(CheckJson::from).collect(),
-            None => provider.instance.checks.iter().map(CheckJson::from).collect(),
-        };
+    /// With the checks of the registration that this node holds.
+    pub(super) fn held_here(provider: &'a Provider, held: &'a View) -> Self {
+        let mut checks: Vec<CheckJson<'a>> = held.checks.iter().map(CheckJson::from).collect();
+        // Maintenance is a check of the table alone.
+        let is_run = |id: &str| held.checks.iter().any(|check| check.id == id);
+        checks.extend(provider.instance.checks.iter().filter(|c| !is_run(&c.id)).map(CheckJson::from));
         Self { instance: provider.into(), checks }
+    }
+
+    /// With what its holder answered. What it did not answer is as it was gossiped, and marked as stale.
+    pub(super) fn held_elsewhere(provider: &'a Provider, reports: Option<&'a [CheckReport]>) -> Self {
+        let check = |gossiped: &'a CheckSummary| {
+            let report = reports.and_then(|reports| reports.iter().find(|report| report.id == gossiped.id));
+            match report {
+                Some(report) => CheckJson::from(report),
+                None => CheckJson { stale: reports.is_none(), ..CheckJson::from(gossiped) },
+            }
+        };
+        Self { instance: provider.into(), checks: provider.instance.checks.iter().map(check).collect() }
     }
 }

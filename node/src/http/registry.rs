@@ -14,7 +14,10 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use hearsay_protocol::record::{CheckSummary, Health};
+use hearsay_protocol::{
+    record::{CheckSummary, Health},
+    wire::checks::CheckReport,
+};
 use hearsay_services::{Problem, parameters::Parameters};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -358,6 +361,9 @@ pub(super) struct CheckJson<'a> {
     pub(super) last_run: Option<String>,
     pub(super) next_run: Option<String>,
     pub(super) took_ms: u32,
+    /// Its holder did not answer: this is what was gossiped at the last change of status.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) stale: bool,
 }
 
 impl<'a> From<&'a CheckView> for CheckJson<'a> {
@@ -373,6 +379,7 @@ impl<'a> From<&'a CheckView> for CheckJson<'a> {
             last_run: state.last_run_ms.map(rfc3339_ms),
             next_run: state.next_run_ms.map(rfc3339_ms),
             took_ms: state.took_ms,
+            stale: false,
         }
     }
 }
@@ -389,6 +396,24 @@ impl<'a> From<&'a CheckSummary> for CheckJson<'a> {
             last_run: None,
             next_run: None,
             took_ms: check.took_ms,
+            stale: false,
+        }
+    }
+}
+
+impl<'a> From<&'a CheckReport> for CheckJson<'a> {
+    fn from(check: &'a CheckReport) -> Self {
+        Self {
+            id: &check.id,
+            name: &check.name,
+            kind: &check.kind,
+            status: check.status.as_str(),
+            since: rfc3339_ms(check.since_ms),
+            output: &check.output,
+            last_run: check.last_run_ms.map(rfc3339_ms),
+            next_run: check.next_run_ms.map(rfc3339_ms),
+            took_ms: check.took_ms,
+            stale: false,
         }
     }
 }

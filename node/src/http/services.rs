@@ -72,8 +72,14 @@ pub(super) async fn instance(
         );
         return Err(Problem::not_found(detail));
     };
-    let held = site.registry.get(&id).filter(|_| provider.node_id == site.id);
-    Ok(Json(InstanceWithChecks::new(&provider, held.as_ref())).into_response())
+    if provider.node_id == site.id
+        && let Some(held) = site.registry.get(&id)
+    {
+        return Ok(Json(InstanceWithChecks::held_here(&provider, &held)).into_response());
+    }
+    let is_checked = !provider.instance.checks.is_empty();
+    let reports = if is_checked { site.registry.reports_of(provider.node_id, &id).await } else { None };
+    Ok(Json(InstanceWithChecks::held_elsewhere(&provider, reports.as_deref())).into_response())
 }
 
 fn answer(site: &Site, index: Index, named: Option<&str>, providers: Vec<Arc<Provider>>) -> Response {
@@ -144,10 +150,7 @@ impl Filter {
             let instance = &provider.instance;
             self.tags.iter().all(|tag| instance.tags.contains(tag))
                 && self.health.is_none_or(|health| instance.health == health)
-                && self
-                    .zone
-                    .as_deref()
-                    .is_none_or(|zone| instance.zone.as_deref().or(provider.zone.as_deref()) == Some(zone))
+                && self.zone.as_deref().is_none_or(|zone| provider.zone() == Some(zone))
         });
         if let Some(here) = here {
             // Stable: equals stay in the table's order.
@@ -175,7 +178,7 @@ impl Here {
     fn distance_to(&self, provider: &Provider) -> Distance {
         Distance {
             elsewhere: provider.node_id != self.id,
-            other_zone: self.zone.is_none() || provider.zone != self.zone,
+            other_zone: self.zone.is_none() || provider.zone() != self.zone.as_deref(),
             round_trip: self.round_trips.get(&provider.node_id).copied().unwrap_or(Duration::MAX),
         }
     }

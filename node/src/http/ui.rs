@@ -78,7 +78,7 @@ fn take(site: &Site) -> Taken {
             providers_len: table.providers_len(),
             health,
             services_len: table.services().count(),
-            portals: table.providers("portal").cloned().collect(),
+            portals: table.providers("portal").filter(|portal| portal.is_role()).cloned().collect(),
             // All of them are told, and the last are shown: who only confirms can be told only from what came before.
             events: why::tell(table, table.timeline().cloned().collect()),
         }

@@ -14,6 +14,9 @@ pub const MAINTENANCE_CHECK: &str = "_service_maintenance:";
 /// The id of the check that stands for the maintenance of the node. As Consul's.
 pub const NODE_MAINTENANCE_CHECK: &str = "_node_maintenance";
 
+const MAINTENANCE_NAME: &str = "Maintenance Mode";
+const MAINTENANCE_KIND: &str = "maintenance";
+
 /// What the state of the node adds to its registrations.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Surroundings<'a> {
@@ -34,8 +37,8 @@ pub(super) fn instance(held: &Held, maintenance: Option<&Maintenance>, around: S
     for (maintenance, id) in upkeep {
         checks.extend(maintenance.map(|maintenance| CheckSummary {
             id,
-            name: "Maintenance Mode".into(),
-            kind: "maintenance".into(),
+            name: MAINTENANCE_NAME.into(),
+            kind: MAINTENANCE_KIND.into(),
             status: Health::Critical,
             since_ms: maintenance.since_ms,
             output: shorten(&maintenance.reason),
@@ -72,6 +75,25 @@ pub(super) fn without_checks(registration: &Registration, advertised: &str) -> I
         requires: registration.requires.iter().cloned().collect(),
         ..Instance::default()
     }
+}
+
+/// The most that a registration can come to, whatever its checks and operators say.
+pub(super) fn largest(registration: &Registration, advertised: &str) -> Instance {
+    let summary = |id: &str, name: &str, kind: &str| CheckSummary {
+        id: id.into(),
+        name: name.into(),
+        kind: kind.into(),
+        status: Health::Critical,
+        since_ms: u64::MAX,
+        output: "x".repeat(CHECK_OUTPUT_BYTES_MAX),
+        took_ms: u32::MAX,
+    };
+    let of_spec = |spec: &super::checks::CheckSpec| summary(&spec.id, &spec.name, spec.kind.as_str());
+    let mut checks: Vec<CheckSummary> = registration.checks.iter().map(of_spec).collect();
+    for id in [format!("{MAINTENANCE_CHECK}{}", registration.id), NODE_MAINTENANCE_CHECK.to_owned()] {
+        checks.push(summary(&id, MAINTENANCE_NAME, MAINTENANCE_KIND));
+    }
+    Instance { checks, ..without_checks(registration, advertised) }
 }
 
 fn bracketed(host: &str) -> String {

@@ -21,6 +21,8 @@ pub struct Behaviour {
     pub sync: request_response::Behaviour<super::Bytes>,
     /// What the replicas of a journal ask of each other.
     pub journal: request_response::Behaviour<super::Bytes>,
+    /// The newest outputs of checks.
+    pub checks: request_response::Behaviour<super::Bytes>,
     /// Pings.
     pub pulse: super::pulse::Behaviour,
     /// Tells nodes of other clusters apart.

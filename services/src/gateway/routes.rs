@@ -21,6 +21,8 @@ use std::{
 use hearsay_protocol::{NodeId, providers::Provider, record::Health};
 use http::HeaderValue;
 
+use crate::prefixes::{BUILT_IN, covers};
+
 use super::{
     announced::Announced,
     target::{Target, Unusable},
@@ -169,9 +171,18 @@ impl Routes {
                     Err(_) => route.group.unusable += 1,
                 }
             };
-            join(Key::Service(instance.service.clone()), Manner::default());
+            let is_program = !provider.is_role();
+            match is_program && is_built_in_role(&instance.service) {
+                false => join(Key::Service(instance.service.clone()), Manner::default()),
+                true => {
+                    learnt.ignore(instance.service.clone(), "a program bears the name of a built-in role")
+                }
+            }
             for tag in &instance.tags {
                 match Announced::read(tag) {
+                    Some(Ok(a)) if is_program && a.host.is_none() && is_built_in_path(&a.prefix) => {
+                        learnt.ignore(tag.clone(), "a program announces a path of a built-in role");
+                    }
                     Some(Ok(a)) => {
                         let manner = Manner { strip: a.strip, own_host: a.own_host, http2: a.http2 };
                         join(Key::Prefix(a.host, a.prefix), manner);
@@ -280,6 +291,16 @@ impl Routes {
     pub fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
         self.targets.values()
     }
+}
+
+fn is_built_in_role(service: &str) -> bool {
+    BUILT_IN.iter().any(|(role, _)| *role == service)
+}
+
+/// Whether requests of this prefix are, all or in part, those of a built-in role.
+fn is_built_in_path(prefix: &str) -> bool {
+    let mut paths = BUILT_IN.iter().flat_map(|(_, prefixes)| prefixes.iter());
+    !prefix.is_empty() && paths.any(|path| covers(path, prefix))
 }
 
 impl Group {

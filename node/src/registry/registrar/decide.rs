@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use hearsay_protocol::record::check_size;
+
 use super::{
     super::{
-        INSTANCES_MAX, INSTANCES_OF_CLUSTER_MAX, Registered, RegistryError, Selector, check_size,
+        INSTANCES_MAX, INSTANCES_OF_CLUSTER_MAX, Registered, RegistryError, Selector,
         input::ParsedUrl,
-        instance::without_checks,
+        instance::largest,
         now_ms,
         record::{Maintenance, Owner, Row},
         registration::Registration,
@@ -96,9 +98,7 @@ impl Registrar {
         batch: &mut Batch,
     ) -> Result<(), RegistryError> {
         let id = registration.id.clone();
-        let stated = without_checks(&registration, &self.host);
-        stated.check()?;
-        check_size(&stated)?;
+        check_size(&largest(&registration, &self.host))?;
         let before = self.planned(&id, batch);
         if let Some((Owner::File(file), _)) = &before
             && owner != Owner::File(file.clone())

@@ -1,0 +1,44 @@
+//! What the registry counts, read when somebody asks.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+use crate::registry::Registry;
+use hearsay_services::service::MetricKind;
+
+/// The registry of the node. What counts does not keep it open.
+#[derive(Debug, Default)]
+pub(super) struct RegistryMetrics(pub(super) Mutex<Weak<Registry>>);
+
+impl Collector for RegistryMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let registry = self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let Some(registry): Option<Arc<Registry>> = registry else { return Ok(()) };
+        let all = registry.metrics();
+        // Those of one name stand next to each other, and are described once.
+        for same in all.chunk_by(|a, b| a.name == b.name) {
+            let Some(first) = same.first() else { continue };
+            let kind = match first.kind {
+                MetricKind::Counter => MetricType::Counter,
+                MetricKind::Gauge => MetricType::Gauge,
+            };
+            let mut family = encoder.encode_descriptor(first.name, first.help, None, kind)?;
+            for metric in same {
+                let number = family.encode_family(&metric.labels.as_slice())?;
+                match metric.kind {
+                    MetricKind::Counter => ConstCounter::new(metric.value).encode(number)?,
+                    MetricKind::Gauge => ConstGauge::new(metric.value).encode(number)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
