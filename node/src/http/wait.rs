@@ -10,7 +10,8 @@ use axum::http::HeaderName;
 use hearsay_protocol::providers::{Index, ProviderTable};
 use hearsay_services::{Problem, parameters::Parameters};
 
-use super::{Site, go_duration};
+use super::Site;
+use crate::go_duration;
 
 /// Where every answer that can block says its index.
 pub(super) const INDEX_HEADER: HeaderName = HeaderName::from_static("x-hearsay-index");
