@@ -48,6 +48,7 @@ struct Server {
     stop: watch::Sender<bool>,
     control: mpsc::Receiver<Control>,
     serving: tokio::task::JoinHandle<()>,
+    router: Router,
     _dir: tempfile::TempDir,
     /// What journals order of the driver, if there were one.
     _orders: mpsc::Receiver<crate::driver::Order>,
@@ -126,7 +127,8 @@ impl Server {
         let router = router(site, &plugins, host).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(serve(listener, router, setup.limits, Arc::clone(&metrics), is_stopped));
+        let serving = serve(listener, router.clone(), setup.limits, Arc::clone(&metrics), is_stopped);
+        let serving = tokio::spawn(serving);
         Self {
             address,
             view,
@@ -136,6 +138,7 @@ impl Server {
             stop,
             control: commands,
             serving,
+            router,
             _dir: dir,
             _orders: ordered,
         }
