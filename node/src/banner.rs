@@ -25,6 +25,8 @@ pub struct Banner {
     pub gateway: Option<SocketAddr>,
     /// Where its DNS answers, if it does.
     pub dns: Option<SocketAddr>,
+    /// Where its Unix socket is, if it has one.
+    pub socket: Option<PathBuf>,
     /// Where its swarm listens.
     pub swarm: SocketAddr,
     /// Where it keeps its state; `None` if nowhere.
@@ -72,6 +74,9 @@ impl Banner {
         if let Some(dns) = self.dns {
             line("dns", &dns.to_string());
         }
+        if let Some(socket) = &self.socket {
+            line("socket", &socket.display().to_string());
+        }
         line("swarm", &self.swarm.to_string());
         match &self.data_dir {
             Some(dir) => line("data", &dir.display().to_string()),
@@ -114,6 +119,7 @@ mod tests {
             advertised: vec!["http://10.0.0.1:7501".into()],
             gateway: None,
             dns: None,
+            socket: Some("/run/hearsay/default-7501.sock".into()),
             swarm: SocketAddr::from(([0, 0, 0, 0], 7601)),
             data_dir: Some("/state/1".into()),
             mdns: true,
@@ -134,6 +140,7 @@ mod tests {
   services  http://127.0.0.1:7501/services
   pages     http://127.0.0.1:7501/ui
   reachable http://10.0.0.1:7501
+  socket    /run/hearsay/default-7501.sock
   swarm     0.0.0.0:7601
   data      /state/1
   finds     nodes on this host, the local network by mDNS, 2 remembered, --join seed:7600

@@ -29,6 +29,7 @@ pub use options::{Environment, Options};
 use crate::{
     admission::{AdmissionError, ClusterKey, read_allowed},
     interfaces,
+    socket::SocketChoice,
     storage::DataDir,
 };
 
@@ -164,6 +165,8 @@ pub struct Config {
     pub allowed: Option<BTreeSet<NodeId>>,
     /// Where to keep state.
     pub data_dir: DataDir,
+    /// Where the Unix socket is to be.
+    pub socket: SocketChoice,
     /// Whether plug-ins load sample data.
     pub demo: bool,
     /// Where the node stands.
@@ -261,6 +264,7 @@ impl Config {
             cluster_key,
             allowed: options.allow.as_deref().map(read_allowed).transpose()?,
             data_dir: data_dir(options.ephemeral, options.data_dir, environment)?,
+            socket: SocketChoice::read(options.socket.as_deref(), environment),
             demo: options.demo.unwrap_or(false),
             zone: named("zone", options.zone)?,
             tags: check_tags(options.tag)?,

@@ -23,6 +23,7 @@ pub mod registry;
 mod reload;
 mod run;
 pub mod seek;
+pub mod socket;
 pub mod storage;
 pub mod swarm;
 mod systemd;

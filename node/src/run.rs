@@ -42,7 +42,7 @@ use crate::{
         files::{Files, Follower},
     },
     reload::{self, Joins, all_tags},
-    seek,
+    seek, socket,
     storage::{REMEMBERED_MAX, Remembered, Storage},
     swarm::{self, SwarmConfig},
     systemd,
@@ -108,6 +108,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let identity = Identity::from_seed(storage.seed().expose());
     let id = identity.id();
     let name = config.name_of(id);
+    let socket = socket::open(&config.socket, &config.cluster, http.port(), storage.dir())?;
+    let (socket_file, socket) = socket.unzip();
 
     let clock = Clock::start();
     // Microseconds of the incarnation: above every index of an earlier life that made less than a million changes a second.
@@ -260,13 +262,16 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let (still, shipping) = ship(host.clone(), storage.dir())?;
     let (stop, stopping) = watch::channel(false);
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let mut serving = tokio::spawn(http::serve(listener, router, limits, Arc::clone(&metrics), stopping));
+    let socket = socket.map(tokio::net::UnixListener::from_std).transpose()?;
+    let listeners = http::Listeners::from(listener).with_socket(socket);
+    let mut serving = tokio::spawn(http::serve(listeners, router, limits, Arc::clone(&metrics), stopping));
 
     // The node is there, whether or not anybody can be told so.
     _ = std::io::stdout().write_all(
         Banner {
             gateway,
             advertised,
+            socket: socket_file.as_ref().map(|file| file.path().to_owned()),
             ..banner(&config, &name, id, http, swarm_port.address, &storage, remembered.len())
         }
         .render()
@@ -300,6 +305,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     if tokio::time::timeout(DRAIN_MAX, ended).await.is_err() {
         tracing::warn!("requests were still being answered; not waiting for them any longer");
     }
+    drop(socket_file);
     tracing::info!("left");
     // Its last words go to the log, or to the spool for the next life.
     still.send_replace(true);
@@ -520,6 +526,7 @@ fn banner(
         advertised: Vec::new(),
         gateway: None,
         dns: None,
+        socket: None,
         swarm,
         data_dir: storage.dir().map(Into::into),
         mdns: config.mdns,

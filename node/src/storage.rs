@@ -282,7 +282,7 @@ impl Storage {
 
 /// The directory of a cluster. A name such as `..` is a fine name and no fine directory, so a leading dot is spelt out; names hold no `%`,
 /// so no two clusters share a directory.
-fn dir_name(cluster: &str) -> String {
+pub(crate) fn dir_name(cluster: &str) -> String {
     match cluster.strip_prefix('.') {
         Some(rest) => format!("%2e{rest}"),
         None => cluster.to_owned(),

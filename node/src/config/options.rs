@@ -87,6 +87,10 @@ pub struct Options {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub ephemeral: Option<bool>,
+    /// Where to put the Unix socket: a path, a directory, or none [default: in the first of /run/hearsay,
+    /// $XDG_RUNTIME_DIR/hearsay and the data directory that can be used]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<String>,
     /// Load sample data into the plug-ins
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
@@ -204,6 +208,7 @@ impl Options {
             allow: self.allow.or(lower.allow),
             data_dir: self.data_dir.or(lower.data_dir),
             ephemeral: self.ephemeral.or(lower.ephemeral),
+            socket: self.socket.or(lower.socket),
             demo: self.demo.or(lower.demo),
             zone: self.zone.or(lower.zone),
             tag: list(self.tag, lower.tag),

@@ -24,13 +24,13 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
     time::{Instant, Sleep, sleep, sleep_until},
 };
 use tower::Service;
 
+use super::listeners::{Listeners, Peer, PeerCredentials, Stream};
 use crate::metrics::Metrics;
 
 /// What clients may hold, and for how long.
@@ -88,8 +88,10 @@ impl Limits {
 /// What handlers may know of the connection that a request came over.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
-    /// Who is at the other end; `None` where there is no network. Nobody is trusted then.
+    /// The address of the other end; `None` over the Unix socket, and where there is no network.
     pub(super) peer: Option<SocketAddr>,
+    /// The process at the other end of the Unix socket; `None` for other connections.
+    pub(super) socket: Option<PeerCredentials>,
     pub(super) limits: Arc<Limits>,
     /// One permit for each byte of all bodies.
     pub(super) body_room: Arc<Semaphore>,
@@ -104,7 +106,7 @@ impl Default for Connection {
 impl Connection {
     fn new(limits: Limits) -> Self {
         let room = limits.bodies_bytes.min(Semaphore::MAX_PERMITS);
-        Self { peer: None, limits: Arc::new(limits), body_room: Arc::new(Semaphore::new(room)) }
+        Self { peer: None, socket: None, limits: Arc::new(limits), body_room: Arc::new(Semaphore::new(room)) }
     }
 }
 
@@ -121,12 +123,13 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Make the site [`Leaving`](super::Readiness::Leaving) first: that lets go of blocking queries and event streams, which would
 /// otherwise hold on until the end of the drain.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     router: Router,
     limits: Limits,
     metrics: Arc<Metrics>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let listeners = listeners.into();
     let base = Connection::new(limits);
     let mut connections = JoinSet::new();
     loop {
@@ -135,7 +138,7 @@ pub async fn serve(
             () = stopped(&mut stop) => break,
             // Ended connections are taken out, so that the set's size is the number of open ones.
             Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
+            accepted = listeners.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) if connections.len() >= base.limits.connections => {
@@ -146,7 +149,10 @@ pub async fn serve(
                 let _ = stream.try_write(&OVERFULL);
             }
             Ok((stream, peer)) => {
-                let connection = Connection { peer: Some(peer), ..base.clone() };
+                let connection = match peer {
+                    Peer::Tcp(address) => Connection { peer: Some(address), ..base.clone() },
+                    Peer::Unix(credentials) => Connection { socket: Some(credentials), ..base.clone() },
+                };
                 connections.spawn(serve_one(
                     stream,
                     connection,
@@ -161,7 +167,7 @@ pub async fn serve(
             }
         }
     }
-    drop(listener);
+    drop(listeners);
     let drained = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(base.limits.drain, drained).await.is_err() {
         (0..connections.len()).for_each(|_| metrics.http.ended("drain"));
@@ -176,14 +182,12 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 /// Serves one connection to its end.
 async fn serve_one(
-    stream: TcpStream,
+    stream: Stream,
     connection: Connection,
     router: Router,
     metrics: Arc<Metrics>,
     mut stop: watch::Receiver<bool>,
 ) {
-    // Answers are written whole; waiting for more to send with them would only delay them.
-    let _ = stream.set_nodelay(true);
     let _open = Open::count(&metrics);
     let limits = Arc::clone(&connection.limits);
     let mut builder = http1::Builder::new();
@@ -259,7 +263,7 @@ impl Drop for Open {
 /// A stream that fails when its reader takes nothing for too long. Hyper has no timer for this: a client that asks for a large
 /// answer and stops reading would hold it for ever.
 struct Impatient {
-    stream: TcpStream,
+    stream: Stream,
     patience: Duration,
     /// Made once, set anew at the start of each stall.
     timer: Option<Pin<Box<Sleep>>>,
@@ -269,7 +273,7 @@ struct Impatient {
 }
 
 impl Impatient {
-    fn new(stream: TcpStream, patience: Duration) -> Self {
+    fn new(stream: Stream, patience: Duration) -> Self {
         Self { stream, patience, timer: None, stalled: false, words: Vec::new() }
     }
 

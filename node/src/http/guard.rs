@@ -6,15 +6,12 @@
 //! 1. `Host` must name this node (see [`HostNames`](super::HostNames)); else a page could make the node part of its own origin.
 //! 2. A write with an `Origin` must come from a page of this very node.
 //! 3. A write's body needs a content type that no HTML form can send, so that a browser would first ask (and be refused).
-//! 4. A write from another machine needs the node's token.
+//! 4. A write from another machine needs the node's token. What a proxy passes on comes from another machine.
 //!
 //! Plug-in paths are for the network: rule 4 does not hold there, and rule 3 only where the plug-in leaves it standing. Under `/v1`,
 //! PUT and DELETE may have any content type: no form can send those methods, and `curl -X PUT -d` is how Consul is used.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     body::HttpBody,
@@ -94,9 +91,9 @@ impl Guard {
         if matches!(area, Area::Plugin { .. }) {
             return Ok(());
         }
-        let peer = request.extensions().get::<Connection>().and_then(|connection| connection.peer);
         let writer = Writer {
-            is_local: is_local(peer, request.headers()),
+            is_local: request.extensions().get::<Connection>().is_some_and(is_of_this_machine)
+                && !is_forwarded(request.headers()),
             token: presented_token(request.headers(), area),
         };
         check_token(self.site.token.as_ref(), writer).map_err(|problem| ("token", problem))
@@ -190,11 +187,16 @@ fn check_content_type(area: Area, method: &Method, headers: &HeaderMap) -> Resul
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
 }
 
-/// Whether a request was made on this machine. What a proxy on this machine passes on was not.
-fn is_local(peer: Option<SocketAddr>, headers: &HeaderMap) -> bool {
-    let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
-    let is_forwarded = ["forwarded", "x-forwarded-for"].iter().any(|name| headers.contains_key(*name));
-    peer.is_some_and(|peer| is_loopback(peer.ip())) && !is_forwarded
+/// Whether the other end is on this machine: by loopback, or by the Unix socket.
+fn is_of_this_machine(connection: &Connection) -> bool {
+    let is_loopback = |peer: SocketAddr| peer.ip().to_canonical().is_loopback();
+    connection.socket.is_some() || connection.peer.is_some_and(is_loopback)
+}
+
+/// Whether a proxy passes the request on: `Via` (RFC 9110, section 7.6.3), `Forwarded` (RFC 7239), or any `X-Forwarded-*`.
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    let marks = |name: &str| matches!(name, "via" | "forwarded") || name.starts_with("x-forwarded-");
+    headers.keys().any(|name| marks(name.as_str()))
 }
 
 fn presented_token(headers: &HeaderMap, area: Area) -> Option<&str> {
@@ -241,6 +243,7 @@ fn check_token(ours: Option<&Secret<String>>, writer: Writer<'_>) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::listeners::PeerCredentials;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |(name, value): &(&'static str, &'static str)| {
@@ -253,9 +256,10 @@ mod tests {
     fn only_this_machine_writes_without_the_token() {
         let ours = Secret::new("abc".to_owned());
         let status = |ours: Option<&Secret<String>>, peer: &str, pairs: &[(&'static str, &'static str)]| {
-            let (headers, peer) = (headers(pairs), peer.parse().ok());
-            let writer =
-                Writer { is_local: is_local(peer, &headers), token: presented_token(&headers, Area::Consul) };
+            let (headers, connection) =
+                (headers(pairs), Connection { peer: peer.parse().ok(), ..Connection::default() });
+            let is_local = is_of_this_machine(&connection) && !is_forwarded(&headers);
+            let writer = Writer { is_local, token: presented_token(&headers, Area::Consul) };
             check_token(ours, writer).map_err(|problem| problem.status().as_u16())
         };
         for peer in ["127.0.0.1:9", "127.8.0.1:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
@@ -268,7 +272,21 @@ mod tests {
             assert_eq!(status(Some(&ours), peer, &[("x-consul-token", "abc")]), Ok(()));
             assert_eq!(status(None, peer, &[("authorization", "Bearer abc")]), Err(403));
         }
-        assert_eq!(status(Some(&ours), "127.0.0.1:9", &[("x-forwarded-for", "10.0.0.1")]), Err(401));
+    }
+
+    #[test]
+    fn what_a_proxy_passes_on_is_not_local_whichever_header_tells() {
+        let by_loopback = Connection { peer: "127.0.0.1:9".parse().ok(), ..Connection::default() };
+        let credentials = PeerCredentials { uid: 1000, gid: 1000, pid: Some(1) };
+        let by_socket = Connection { socket: Some(credentials), ..Connection::default() };
+        for connection in [by_loopback, by_socket] {
+            assert!(is_of_this_machine(&connection));
+        }
+        assert!(!is_of_this_machine(&Connection::default()));
+        for name in ["via", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-whatever"] {
+            assert!(is_forwarded(&headers(&[(name, "x")])), "{name}");
+        }
+        assert!(!is_forwarded(&headers(&[("x-forward", "x"), ("host", "localhost"), ("viaduct", "x")])));
     }
 
     #[test]

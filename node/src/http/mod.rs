@@ -6,6 +6,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `site` | what handlers know and may do |
+//! | `listeners` | TCP, and the Unix socket |
 //! | `accept` | the accept loop and every bound on connections |
 //! | `body`, `body_room`, `decode` | bounds on request bodies, and their content coding, before any handler |
 //! | `unread` | the bound on answers that wait for their readers |
@@ -27,6 +28,7 @@ mod errors;
 mod guard;
 mod host;
 mod instance;
+mod listeners;
 mod members;
 mod network;
 mod openapi;
@@ -58,6 +60,7 @@ use hearsay_services::{Host, PrefixClash, Service, html, prefixes};
 
 pub use accept::{Limits, serve};
 pub use host::{NodeHost, OwnHttp};
+pub use listeners::Listeners;
 pub use site::{Answers, HostNames, Readiness, Site, Waiters};
 
 use plugins::Plugins;

@@ -50,6 +50,7 @@ struct Server {
     control: mpsc::Receiver<Control>,
     registry: Arc<Registry>,
     serving: tokio::task::JoinHandle<()>,
+    router: Router,
     _dir: tempfile::TempDir,
     /// What journals order of the driver, if there were one.
     _orders: mpsc::Receiver<crate::driver::Order>,
@@ -133,7 +134,8 @@ impl Server {
         let router = router(site, &plugins, host).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(serve(listener, router, setup.limits, Arc::clone(&metrics), is_stopped));
+        let serving = serve(listener, router.clone(), setup.limits, Arc::clone(&metrics), is_stopped);
+        let serving = tokio::spawn(serving);
         Self {
             address,
             view,
@@ -144,6 +146,7 @@ impl Server {
             control: commands,
             registry,
             serving,
+            router,
             _dir: dir,
             _orders: ordered,
         }

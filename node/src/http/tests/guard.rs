@@ -96,3 +96,34 @@ async fn writes_that_a_proxy_passes_on_need_the_token_and_plugins_do_not() {
     server.send("POST /students", &[JSON, forwarded], "{}").await.problem(400);
     server.send("POST /services", &[JSON, forwarded], "{}").await.problem(401);
 }
+
+#[tokio::test]
+async fn over_the_unix_socket_a_write_is_local_unless_a_proxy_passes_it_on() {
+    use tokio::net::{UnixListener, UnixStream};
+    let token = Some(Secret::new("s3cret".to_owned()));
+    let mut server = Server::with(Setup { token, ..Setup::default() }).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.sock");
+    let socket = UnixListener::bind(&path).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listeners = Listeners::from(tcp).with_socket(Some(socket));
+    let stop = server.stop.subscribe();
+    let serving =
+        serve(listeners, server.router.clone(), Limits::default(), Arc::clone(&server.metrics), stop);
+    tokio::spawn(serving);
+    let ask = async |line: &str, headers: &str| {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        let head = format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        within(stream.read_to_string(&mut answer)).await.unwrap();
+        answer
+    };
+    assert!(ask("GET /services", "").await.starts_with("HTTP/1.1 200 "));
+    for header in ["via: 1.1 x\r\n", "forwarded: for=10.0.0.1\r\n", "x-forwarded-proto: https\r\n"] {
+        assert!(ask("PUT /v1/agent/leave", header).await.starts_with("HTTP/1.1 401 "), "{header}");
+    }
+    assert!(server.control.try_recv().is_err(), "nothing reached the driver");
+    assert!(ask("PUT /v1/agent/leave", "").await.starts_with("HTTP/1.1 200 "));
+    assert!(matches!(server.control.try_recv(), Ok(Control::Leave)));
+}

@@ -1,0 +1,399 @@
+//! A node's Unix socket: where it is, and which users may connect.
+//!
+//! The command line and the programs of this machine reach a node by it without knowing a port, and the kernel names the user of each
+//! connection (`SO_PEERCRED`, unix(7)). The file is `CLUSTER-PORT.sock`, with the port of HTTP: no two nodes of a machine share one. It is in
+//! the first of these directories that can be used:
+//!
+//! | directory | users that may connect |
+//! | --- | --- |
+//! | `/run/hearsay`, if it exists | the group `hearsay` if the directory belongs to it, else the node's user |
+//! | `$XDG_RUNTIME_DIR/hearsay` | the node's user |
+//! | the data directory | the node's user |
+//! | `$TMPDIR/hearsay-UID`, for a node that keeps nothing on disk | the node's user |
+//!
+//! The path in use by another process is left alone: the next directory is tried, or the start fails where the path was given.
+
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io,
+    os::unix::{
+        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::{config::Environment, storage::dir_name};
+
+/// Where packages make a directory for the sockets of all nodes.
+const SYSTEM_DIR: &str = "/run/hearsay";
+/// The group whose members may connect where the directory belongs to it.
+const GROUP: &str = "hearsay";
+/// What turns the socket off.
+const OFF: &str = "none";
+const SUFFIX: &str = ".sock";
+/// Connections that wait to be accepted. The kernel's own default bound since Linux 5.4.
+const BACKLOG: i32 = 4096;
+/// The most files that are looked at in a directory. Guess, far above the nodes of a machine.
+const FILES_MAX: usize = 1024;
+
+/// Where a node's socket is to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SocketChoice {
+    /// Nowhere.
+    Off,
+    /// At this path, or in this directory.
+    At(PathBuf),
+    /// In the first directory that can be used.
+    Default {
+        /// Directories that precede the data directory.
+        before: Vec<PathBuf>,
+        /// The directory of a node without a data directory.
+        temporary: PathBuf,
+    },
+}
+
+impl SocketChoice {
+    /// Reads the option; one that says nothing is the default.
+    pub(crate) fn read(text: Option<&str>, environment: &Environment) -> Self {
+        match text.map(str::trim).filter(|text| !text.is_empty()) {
+            Some(OFF) => Self::Off,
+            Some(path) => Self::At(path.into()),
+            None => Self::Default { before: shared_dirs(environment), temporary: temporary_dir(environment) },
+        }
+    }
+}
+
+/// Why there is no socket at the path that was asked for. Nothing there was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Another process listens there.
+    #[error(
+        "--socket {}: another process listens there. Choose another path, or leave --socket out",
+        path.display()
+    )]
+    Live {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There is a file that is no socket.
+    #[error("--socket {}: there is a file that is no socket. Remove it, or choose another path", path.display())]
+    NoSocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system refuses.
+    #[error("--socket {}: {source}. Choose another path, or turn the socket off with --socket none", path.display())]
+    Unusable {
+        /// The path.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// The file of a socket. Dropped, it removes the file, unless another process has replaced it.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device_and_inode: (u64, u64),
+}
+
+impl SocketFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = |file: fs::Metadata| (file.dev(), file.ino()) == self.device_and_inode;
+        if fs::symlink_metadata(&self.path).is_ok_and(ours) {
+            // A file that stays is recognised as stale at the next start.
+            _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Opens the socket of the node of `cluster` whose HTTP listens at `port`. `None`: it is turned off, or no directory can be used, which is
+/// logged.
+///
+/// # Errors
+/// The path that was asked for cannot be used.
+pub fn open(
+    choice: &SocketChoice,
+    cluster: &str,
+    port: u16,
+    data_dir: Option<&Path>,
+) -> Result<Option<(SocketFile, UnixListener)>, SocketError> {
+    let name = file_name(cluster, port);
+    let (before, temporary) = match choice {
+        SocketChoice::Off => return Ok(None),
+        SocketChoice::At(path) if path.is_dir() => return bind(&path.join(name)).map(Some),
+        SocketChoice::At(path) => return bind(path).map(Some),
+        SocketChoice::Default { before, temporary } => (before, temporary),
+    };
+    let last = data_dir.unwrap_or(temporary);
+    let mut problem = None;
+    for directory in before.iter().map(PathBuf::as_path).chain([last]) {
+        let is_temporary = directory == temporary;
+        if !prepare(directory, is_temporary) {
+            continue;
+        }
+        match bind(&directory.join(&name)) {
+            Ok(opened) => return Ok(Some(opened)),
+            Err(error) => problem = Some(error),
+        }
+    }
+    let problem = problem.map_or_else(|| "no directory for it".to_owned(), |error| error.to_string());
+    tracing::warn!(problem, "this node has no Unix socket; its machine reaches it by HTTP on loopback");
+    Ok(None)
+}
+
+/// A socket that a node may listen at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    pub(crate) path: PathBuf,
+    /// The port of the node's HTTP.
+    pub(crate) port: u16,
+}
+
+/// Finds the sockets of this machine's nodes that accept a connection of this user, in the order of the directories.
+pub(crate) fn find(environment: &Environment) -> Vec<Found> {
+    let mut directories = shared_dirs(environment);
+    directories.extend(slot_dirs(environment));
+    directories.extend(Some(temporary_dir(environment)).filter(|directory| is_private(directory)));
+    let files = directories.iter().flat_map(|directory| files_of(directory));
+    let found = files.filter_map(|path| Some(Found { port: port_of(&path)?, path }));
+    found.filter(|found| connect(&found.path).is_ok()).collect()
+}
+
+/// The port of HTTP in the name of a socket.
+pub(crate) fn port_of(path: &Path) -> Option<u16> {
+    let name = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?;
+    name.rsplit_once('-')?.1.parse().ok()
+}
+
+/// The directories in which a node's socket may be without a data directory of its own, in words.
+pub(crate) fn searched(environment: &Environment) -> String {
+    let directories = shared_dirs(environment).into_iter().chain(state_dir(environment));
+    directories.map(|directory| directory.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn file_name(cluster: &str, port: u16) -> String {
+    format!("{}-{port}{SUFFIX}", dir_name(cluster))
+}
+
+fn shared_dirs(environment: &Environment) -> Vec<PathBuf> {
+    let runtime = absolute(environment, "XDG_RUNTIME_DIR").map(|directory| directory.join("hearsay"));
+    [SYSTEM_DIR.into()].into_iter().chain(runtime).collect()
+}
+
+fn temporary_dir(environment: &Environment) -> PathBuf {
+    let uid = rustix::process::getuid().as_raw();
+    absolute(environment, "TMPDIR").unwrap_or_else(|| "/tmp".into()).join(format!("hearsay-{uid}"))
+}
+
+fn state_dir(environment: &Environment) -> Option<PathBuf> {
+    let state = absolute(environment, "XDG_STATE_HOME");
+    Some(state.or_else(|| Some(absolute(environment, "HOME")?.join(".local/state")))?.join("hearsay"))
+}
+
+/// The data directories that nodes take which are not told one: `STATE/hearsay/CLUSTER/SLOT`.
+fn slot_dirs(environment: &Environment) -> Vec<PathBuf> {
+    let clusters = state_dir(environment).map(|state| files_of(&state)).unwrap_or_default();
+    clusters.iter().flat_map(|cluster| files_of(cluster)).collect()
+}
+
+/// The files of a directory, in the order of their names.
+fn files_of(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut files: Vec<_> = entries.take(FILES_MAX).map(|entry| entry.path()).collect();
+    files.sort();
+    files
+}
+
+fn absolute(environment: &Environment, variable: &str) -> Option<PathBuf> {
+    environment.get(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// Makes a directory ready for sockets. `false`: it is not to be used.
+fn prepare(directory: &Path, is_temporary: bool) -> bool {
+    if directory == Path::new(SYSTEM_DIR) || directory.is_dir() {
+        // The parent of the temporary directory is writable by all users: the directory may be of another one.
+        return directory.is_dir() && (!is_temporary || is_private(directory));
+    }
+    DirBuilder::new().mode(0o700).create(directory).is_ok()
+}
+
+/// Whether it is a directory of this user, and no other user may enter it.
+fn is_private(directory: &Path) -> bool {
+    fs::symlink_metadata(directory).is_ok_and(|found| {
+        found.is_dir() && found.uid() == rustix::process::getuid().as_raw() && found.mode() & 0o077 == 0
+    })
+}
+
+fn bind(path: &Path) -> Result<(SocketFile, UnixListener), SocketError> {
+    remove_stale(path)?;
+    let unusable = |source| SocketError::Unusable { path: path.to_owned(), source };
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(unusable)?;
+    socket.set_nonblocking(true).map_err(unusable)?;
+    socket.bind(&SockAddr::unix(path).map_err(unusable)?).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => SocketError::Live { path: path.to_owned() },
+        _ => unusable(error),
+    })?;
+    let opened = fs::symlink_metadata(path).and_then(|file| {
+        let file = SocketFile { path: path.to_owned(), device_and_inode: (file.dev(), file.ino()) };
+        // Connections are refused until listen(2): none is accepted under the mode that the umask left.
+        permit(path)?;
+        socket.listen(BACKLOG)?;
+        Ok((file, socket.into()))
+    });
+    opened.map_err(unusable)
+}
+
+/// Removes the socket of a process that is gone.
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
+    let unusable = |source| SocketError::Unusable { path: path.to_owned(), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unusable(error)),
+        Ok(file) if !file.file_type().is_socket() => {
+            return Err(SocketError::NoSocket { path: path.to_owned() });
+        }
+        Ok(_) => {}
+    }
+    match connect(path) {
+        Ok(()) => Err(SocketError::Live { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(unusable)
+        }
+        Err(error) => Err(unusable(error)),
+    }
+}
+
+/// Whether a process listens there. Never waits: a listener whose queue is full is one, too.
+fn connect(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        connected => connected,
+    }
+}
+
+/// Lets the node's user connect, and the group `hearsay` where the directory belongs to it.
+fn permit(path: &Path) -> io::Result<()> {
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    let of_directory = path.parent().and_then(|parent| fs::metadata(parent).ok()).map(|found| found.gid());
+    let group = group_id(&groups, GROUP).filter(|group| Some(*group) == of_directory);
+    let mode = match group {
+        // Refused to a user that is no member.
+        Some(group) if chown(path, None, Some(group)).is_ok() => 0o660,
+        _ => 0o600,
+    };
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// The id of a group in `/etc/group`, group(5).
+fn group_id(groups: &str, name: &str) -> Option<u32> {
+    let fields = groups.lines().map(|line| line.split(':'));
+    fields.into_iter().find_map(|mut fields| {
+        if fields.next()? != name {
+            return None;
+        }
+        fields.nth(1)?.parse().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn environment(pairs: &[(&str, &Path)]) -> Environment {
+        pairs.iter().map(|(name, value)| (*name, *value)).collect()
+    }
+
+    /// As [`SocketChoice::Default`], without the system's directory: it may exist here.
+    fn default(before: &Path, temporary: &Path) -> SocketChoice {
+        SocketChoice::Default { before: vec![before.to_owned()], temporary: temporary.to_owned() }
+    }
+
+    #[test]
+    fn a_socket_is_for_its_user_is_found_by_its_port_and_goes_with_its_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = dir.path().join("hearsay");
+        let choice = default(&runtime, &dir.path().join("tmp"));
+        let (file, _listener) = open(&choice, "shop", 7501, None).unwrap().unwrap();
+        assert_eq!(file.path(), runtime.join("shop-7501.sock"));
+        assert_eq!(fs::metadata(file.path()).unwrap().mode() & 0o777, 0o600);
+        UnixStream::connect(file.path()).unwrap();
+        let environment = environment(&[("XDG_RUNTIME_DIR", dir.path()), ("TMPDIR", dir.path())]);
+        let expected = Found { path: file.path().to_owned(), port: 7501 };
+        assert!(find(&environment).contains(&expected));
+        let path = file.path().to_owned();
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_a_live_one_is_named_and_a_file_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let at = SocketChoice::At(path.clone());
+        let (first, _listener) = open(&at, "default", 7500, None).unwrap().unwrap();
+        let error = open(&at, "default", 7500, None).unwrap_err();
+        assert!(matches!(error, SocketError::Live { .. }), "{error}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "notes").unwrap();
+        let error = open(&at, "default", 7500, None).unwrap_err();
+        assert!(matches!(error, SocketError::NoSocket { .. }), "{error}");
+        drop(first);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "notes");
+    }
+
+    #[test]
+    fn where_a_directory_cannot_be_used_the_next_one_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, temporary) = (dir.path().join("data"), dir.path().join("tmp"));
+        fs::create_dir(&data).unwrap();
+        let choice = default(&dir.path().join("missing/hearsay"), &temporary);
+        let (kept, _listener) = open(&choice, ".x", 7500, Some(&data)).unwrap().unwrap();
+        assert_eq!(kept.path(), data.join("%2ex-7500.sock"));
+        let (ephemeral, _listener) = open(&choice, "default", 7500, None).unwrap().unwrap();
+        assert_eq!(ephemeral.path(), temporary.join("default-7500.sock"));
+        assert!(is_private(&temporary));
+        // A directory in a place that all users may write to is of this user alone, or it is not used.
+        fs::set_permissions(&temporary, Permissions::from_mode(0o755)).unwrap();
+        assert!(open(&choice, "default", 7502, None).unwrap().is_none());
+        assert!(open(&SocketChoice::Off, "default", 7503, Some(&data)).unwrap().is_none());
+        let (in_directory, _listener) =
+            open(&SocketChoice::At(data.clone()), "default", 7504, None).unwrap().unwrap();
+        assert_eq!(in_directory.path(), data.join("default-7504.sock"));
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_is_an_error_where_it_was_given_and_passed_over_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = SocketChoice::At(dir.path().join("x".repeat(200)));
+        assert!(matches!(open(&at, "default", 7500, None), Err(SocketError::Unusable { .. })));
+        let choice = default(&dir.path().join("hearsay"), &dir.path().join("tmp"));
+        assert!(open(&choice, &"c".repeat(128), 7500, None).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_group_is_read_from_the_systems_file() {
+        let groups = "root:x:0:\nhearsays:x:7:\nhearsay:x:990:ann,bob\n";
+        assert_eq!(group_id(groups, "hearsay"), Some(990));
+        assert_eq!(group_id("root:x:0:\n", "hearsay"), None);
+        assert_eq!(port_of(Path::new("/run/hearsay/a-b-7500.sock")), Some(7500));
+        assert_eq!(port_of(Path::new("/run/hearsay/other.sock")), None);
+    }
+}
