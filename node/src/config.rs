@@ -41,6 +41,10 @@ pub const SWARM_PORT: u16 = 7600;
 pub const GATEWAY_PORT: u16 = 8080;
 /// The first rung of the DNS ladder.
 pub const DNS_PORT: u16 = 7553;
+/// Connections that HTTP holds at a time, unless `--max-connections` says otherwise. Each takes about 10 kB when idle.
+pub const MAX_CONNECTIONS: usize = 20_000;
+/// Blocking queries, event streams and held registrations at a time, unless `--max-streams` says otherwise.
+pub const MAX_STREAMS: usize = 16_000;
 /// Every address of the machine, of both families.
 const EVERY_ADDRESS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// This machine alone.
@@ -181,6 +185,10 @@ pub struct Config {
     pub allowed_hosts: Vec<Host>,
     /// Whether anybody may write to the plug-ins' paths.
     pub open: bool,
+    /// Connections that HTTP holds at a time.
+    pub max_connections: usize,
+    /// Blocking queries, event streams and held registrations at a time.
+    pub max_streams: usize,
     /// Where the files are that register programs.
     pub services_dir: Option<PathBuf>,
     /// Whether they may have checks that run a command.
@@ -272,6 +280,8 @@ impl Config {
             log_retention: log_retention(options.log_max_age, options.log_max_bytes)?,
             allowed_hosts: parse_all("allow-host", &options.allow_host)?,
             open: options.open.unwrap_or(false),
+            max_connections: options.max_connections.map_or(MAX_CONNECTIONS, |n| n.get() as usize),
+            max_streams: options.max_streams.map_or(MAX_STREAMS, |n| n.get() as usize),
             services_dir: options.services_dir,
             allow_exec_checks: options.allow_exec_checks.unwrap_or(false),
             log_format: match options.log_format {

@@ -82,7 +82,12 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let limits = Limits::default().within(raise_file_limit());
+    let limits = Limits {
+        connections: config.max_connections,
+        streams: config.max_streams,
+        ..Limits::default()
+    };
+    let limits = limits.within(raise_file_limit());
     let plugins: Vec<Arc<dyn Service>> =
         services.into_iter().filter(|s| config.roles.iter().any(|role| role == s.name())).collect();
     let interfaces = interfaces::addresses();
@@ -143,7 +148,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         warnings: Arc::clone(&warnings),
         neighbours: neighbours.clone(),
         names: HostNames::new(own_names(&config).chain([name.clone(), hostname()])),
-        waiters: http::Waiters::new(limits.connections / 2),
+        waiters: http::Waiters::new(limits.streams),
         answers: http::Answers::default(),
     });
     let journals = Arc::new(Journals::open(

@@ -117,6 +117,12 @@ pub struct Options {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub open: Option<bool>,
+    /// Connections that HTTP holds at a time, as far as this process may open files [default: 20000]
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<NonZeroU32>,
+    /// Blocking queries, event streams and held registrations at a time; at most four fifths of the connections [default: 16000]
+    #[arg(long, value_name = "N")]
+    pub max_streams: Option<NonZeroU32>,
     /// Directory of files that register programs: *.toml, and *.json as Consul has them; changes are picked up
     #[arg(long, value_name = "DIR")]
     pub services_dir: Option<PathBuf>,
@@ -217,6 +223,8 @@ impl Options {
             log_max_bytes: self.log_max_bytes.or(lower.log_max_bytes),
             allow_host: list(self.allow_host, lower.allow_host),
             open: self.open.or(lower.open),
+            max_connections: self.max_connections.or(lower.max_connections),
+            max_streams: self.max_streams.or(lower.max_streams),
             services_dir: self.services_dir.or(lower.services_dir),
             allow_exec_checks: self.allow_exec_checks.or(lower.allow_exec_checks),
             log_format: self.log_format.or(lower.log_format),

@@ -31,13 +31,19 @@ use tokio::{
 use tower::Service;
 
 use super::listeners::{Listeners, Peer, PeerCredentials, Stream};
-use crate::metrics::Metrics;
+use crate::{
+    config::{MAX_CONNECTIONS, MAX_STREAMS},
+    metrics::Metrics,
+};
 
 /// What clients may hold, and for how long.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Open connections; more are told 503 and closed. Each takes about 10 kB when idle.
     pub connections: usize,
+    /// Blocking queries, event streams and held registrations; more are told 503. Fewer than connections, so that those that wait cannot keep
+    /// out those that ask.
+    pub streams: usize,
     /// Time to send a request's head, and for which a connection may stay idle. Node.js and Apache close idle ones after 5 s too.
     pub head: Duration,
     /// Size of a request's head; more is 431.
@@ -59,7 +65,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 4096,
+            connections: MAX_CONNECTIONS,
+            streams: MAX_STREAMS,
             head: Duration::from_secs(5),
             head_bytes: 32 * 1024,
             headers: 100,
@@ -81,6 +88,7 @@ impl Limits {
     pub fn within(mut self, files: u64) -> Self {
         let left = files.saturating_sub(FILES_FOR_OTHERS).max(files / 2);
         self.connections = self.connections.min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.streams = self.streams.min(self.connections / 5 * 4);
         self
     }
 }
@@ -150,7 +158,12 @@ pub async fn serve(
             }
             Ok((stream, peer)) => {
                 let connection = match peer {
-                    Peer::Tcp(address) => Connection { peer: Some(address), ..base.clone() },
+                    Peer::Tcp(address) => {
+                        if !address.ip().to_canonical().is_loopback() {
+                            stream.notice_lost_hosts();
+                        }
+                        Connection { peer: Some(address), ..base.clone() }
+                    }
                     Peer::Unix(credentials) => Connection { socket: Some(credentials), ..base.clone() },
                 };
                 connections.spawn(serve_one(
@@ -359,8 +372,10 @@ mod tests {
     #[test]
     fn connections_leave_files_for_the_swarm() {
         let connections = |files| Limits::default().within(files).connections;
-        assert_eq!(connections(u64::MAX), 4096);
+        assert_eq!(connections(u64::MAX), 20_000);
         assert_eq!(connections(4096), 3584);
+        assert_eq!(Limits::default().within(u64::MAX).streams, 16_000);
+        assert_eq!(Limits::default().within(1024).streams, 408);
         assert_eq!(connections(1024), 512);
         assert_eq!(connections(256), 128);
     }

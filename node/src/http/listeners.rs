@@ -5,7 +5,10 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
+
+use socket2::{SockRef, TcpKeepalive};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -86,7 +89,25 @@ pub(super) enum Stream {
     Unix(UnixStream),
 }
 
+/// Silence of a host after which it is probed, and the pause between probes. Design, section 9.2.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+/// Unanswered probes after which the host is lost.
+const KEEPALIVE_PROBES: u32 = 3;
+/// How long data may stay unacknowledged. Probes are not sent meanwhile; this is long enough for a lossy network.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
+
 impl Stream {
+    /// Ends the connection soon after the other host is gone without a word. A held registration ends with its connection.
+    pub(super) fn notice_lost_hosts(&self) {
+        let Self::Tcp(stream) = self else { return };
+        let keepalive =
+            TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(KEEPALIVE_PROBES);
+        let socket = SockRef::from(stream);
+        // A system that lacks one of these notices later.
+        _ = socket.set_tcp_keepalive(&keepalive);
+        _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
+    }
+
     /// Reads what has arrived.
     pub(super) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {

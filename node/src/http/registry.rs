@@ -61,10 +61,12 @@ impl From<RegistryError> for Problem {
 
 /// Where a request comes from.
 fn source_of(connection: Option<&Connection>) -> Source {
-    match connection.and_then(|connection| connection.peer) {
-        Some(peer) => Source::caller(peer.ip()),
-        // No network: it is this machine.
-        None => Source::caller(IpAddr::from([127, 0, 0, 1])),
+    let Some(connection) = connection else { return Source::caller(IpAddr::from([127, 0, 0, 1])) };
+    match (connection.peer, &connection.socket) {
+        (_, Some(credentials)) => Source::socket(credentials.uid),
+        (Some(peer), None) => Source::caller(peer.ip()),
+        // A request that did not come over any connection was made on this machine.
+        (None, None) => Source::caller(IpAddr::from([127, 0, 0, 1])),
     }
 }
 

@@ -109,9 +109,9 @@ impl Waiters {
 }
 
 impl Default for Waiters {
-    /// 2048: half of the connections of [`Limits`](super::Limits). Guess; watch `hearsay_http_waiting`.
+    /// As many as [`Limits`](super::Limits) say. Guess; watch `hearsay_http_waiting`.
     fn default() -> Self {
-        Self::new(2048)
+        Self::new(super::Limits::default().streams)
     }
 }
 

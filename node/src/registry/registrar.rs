@@ -29,7 +29,9 @@ const BATCH_MAX: usize = 512;
 /// Changes of checks stated together.
 const EVENTS_MAX: usize = 256;
 /// How often statuses are written down, and the advertised address is looked at.
-const TIDY_EVERY: Duration = Duration::from_secs(1);
+const TIDY_EVERY: Duration = Duration::from_millis(250);
+/// Statuses written together. More would keep a client waiting for longer than a sync.
+const STATUSES_MAX: usize = 256;
 /// How long the driver has to state this node's own header before registrations are restored.
 const HEADER_MAX: Duration = Duration::from_secs(10);
 /// The setting under which the maintenance of the node is stored.
@@ -249,6 +251,9 @@ impl Registrar {
             return Ok(());
         }
         let mut writes = self.reassert();
+        let (ids, statuses) = self.status_writes();
+        writes.extend(statuses);
+        // After the statuses, because a row that is put in the place of another keeps them.
         writes.extend(batch.writes.iter().cloned());
         let mut pending = store.write(writes, true);
         loop {
@@ -258,6 +263,7 @@ impl Registrar {
                 stored = pending.done() => {
                     stored?;
                     self.uncertain.clear();
+                    ids.iter().for_each(|id| _ = self.unstored.remove(id));
                     return Ok(());
                 }
             }
@@ -448,21 +454,26 @@ impl Registrar {
     /// Writes statuses down, without a sync.
     async fn store_statuses(&mut self) {
         let Some(store) = self.store.clone() else { return };
-        let writes: Vec<Write> = {
-            let state = self.lock();
-            let stored = |id: &String| {
-                let held = state.held.get(id).filter(|held| held.is_durable())?;
-                Some(Write::Checks(id.clone(), held.stored_checks()))
-            };
-            self.unstored.iter().filter_map(stored).collect()
+        while !self.unstored.is_empty() {
+            let (ids, writes) = self.status_writes();
+            // What fails is written with the next change.
+            if !writes.is_empty() && store.write(writes, false).done().await.is_err() {
+                return;
+            }
+            ids.iter().for_each(|id| _ = self.unstored.remove(id));
+        }
+    }
+
+    /// Some of the statuses that are to be stored, and whose they are.
+    fn status_writes(&self) -> (Vec<String>, Vec<Write>) {
+        let state = self.lock();
+        let ids: Vec<String> = self.unstored.iter().take(STATUSES_MAX).cloned().collect();
+        let stored = |id: &String| {
+            let held = state.held.get(id).filter(|held| held.is_durable())?;
+            Some(Write::Checks(id.clone(), held.stored_checks()))
         };
-        if writes.is_empty() {
-            return self.unstored.clear();
-        }
-        // One that fails is written with the next change.
-        if store.write(writes, false).done().await.is_ok() {
-            self.unstored.clear();
-        }
+        let writes = ids.iter().filter_map(stored).collect();
+        (ids, writes)
     }
 }
 

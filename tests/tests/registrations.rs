@@ -1,0 +1,184 @@
+//! What a node acknowledged of registrations holds, whatever is killed and whatever the disk forgets.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use hearsay_tests::{Cluster as _, Forgetful, Host, Lab, NodeRef, http, scenario};
+use serde_json::{Value, json};
+
+const S: Duration = Duration::from_secs(1);
+/// Clients that register at the same time.
+const WRITERS: usize = 4;
+/// The ids that each of them uses in turn.
+const IDS: usize = 12;
+/// No answer takes longer.
+const ANSWER_MAX: Duration = Duration::from_secs(8);
+
+/// What a writer knows of an id.
+#[derive(Clone, PartialEq, Debug)]
+enum Known {
+    /// Its registration with this port was acknowledged.
+    Registered(u16),
+    /// Its deregistration was acknowledged.
+    Gone,
+    /// A write was not answered: either side of it may hold.
+    Either(Vec<Known>),
+}
+
+impl Known {
+    fn allows(&self, found: Option<u16>) -> bool {
+        match self {
+            Self::Registered(port) => found == Some(*port),
+            Self::Gone => found.is_none(),
+            Self::Either(all) => all.iter().any(|known| known.allows(found)),
+        }
+    }
+
+    /// After a write that was not answered.
+    fn or(self, other: Self) -> Self {
+        match self {
+            Self::Either(mut all) => {
+                all.push(other);
+                Self::Either(all)
+            }
+            known => Self::Either(vec![known, other]),
+        }
+    }
+}
+
+/// Registers and deregisters until told to stop. Returns what it knows of each id.
+fn write(me: usize, stop: &AtomicBool, acknowledged: &AtomicUsize) -> BTreeMap<String, Known> {
+    let node: SocketAddr = "127.0.0.1:7500".parse().unwrap();
+    let json_body = [("content-type", "application/json")];
+    let mut known: BTreeMap<String, Known> = BTreeMap::new();
+    for n in 0_usize.. {
+        if stop.load(Relaxed) {
+            break;
+        }
+        let id = format!("w{me}-{}", n % IDS);
+        let port = 1000 + u16::try_from(n % 60_000).unwrap();
+        let is_removal = n % 3 == 2;
+        let (reply, after) = if is_removal {
+            (http::send(node, &format!("DELETE /services/{id}"), &[], "", ANSWER_MAX), Known::Gone)
+        } else {
+            let body = json!({"name": "web", "id": id, "port": port}).to_string();
+            (http::send(node, "POST /services", &json_body, &body, ANSWER_MAX), Known::Registered(port))
+        };
+        let before = known.remove(&id).unwrap_or(Known::Gone);
+        let now = match reply {
+            Ok(reply) if reply.status == 200 => {
+                acknowledged.fetch_add(1, Relaxed);
+                after
+            }
+            // It was not there, and then it may not have been before.
+            Ok(reply) if reply.status == 404 && is_removal => {
+                assert!(before.allows(None), "{id} is not found, and {before:?} was acknowledged");
+                Known::Gone
+            }
+            Ok(reply) => panic!("{reply:?}"),
+            Err(http::Silence::NotSent) => {
+                std::thread::sleep(Duration::from_millis(20));
+                before
+            }
+            Err(http::Silence::Unknown) => before.or(after),
+        };
+        known.insert(id, now);
+    }
+    known
+}
+
+fn plain(lab: &mut Lab, host: &Host) -> NodeRef {
+    lab.start(Some(host), "m1", 7500, &["--name", "m1"])
+}
+
+fn registrations(lab: &Lab, node: NodeRef) -> Option<Vec<Value>> {
+    lab.get(node, "/registrations")?["registrations"].as_array().cloned()
+}
+
+/// Ends the node again and again under writers; `after_kill` may do more to it before it starts again.
+fn killing(lab: &mut Lab, rounds: u32, mut after_kill: impl FnMut(u32)) {
+    let host = lab.host();
+    let mut node = plain(lab, &host);
+    lab.until(10 * S, "it answers", |lab| registrations(lab, node).is_some());
+    // One whose check goes on after each start.
+    let body = json!({"name": "job", "id": "job-1", "check": {"ttl": "1h", "id": "job-ttl"}}).to_string();
+    assert_eq!(host.send(7500, "POST /services", &body).status, 200);
+    assert_eq!(host.send(7500, "PUT /checks/job-ttl", r#"{"status":"passing"}"#).status, 200);
+    let (stop, acknowledged, known) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    std::thread::scope(|scope| {
+        for me in 0..WRITERS {
+            let (host, stop, acknowledged, known) = (&host, &stop, &acknowledged, &known);
+            scope.spawn(move || {
+                let of_one = host.enter(|| write(me, stop, acknowledged));
+                known.lock().unwrap().extend(of_one);
+            });
+        }
+        for round in 0..rounds {
+            let enough = acknowledged.load(Relaxed) + 20;
+            lab.until(20 * S, "writes go on", |_| acknowledged.load(Relaxed) > enough);
+            lab.crash(node);
+            after_kill(round);
+            node = plain(lab, &host);
+        }
+        lab.until(10 * S, "it answers", |lab| registrations(lab, node).is_some());
+        stop.store(true, Relaxed);
+    });
+    // What the last life wrote is read by the next one.
+    lab.crash(node);
+    after_kill(rounds);
+    node = plain(lab, &host);
+    lab.until(10 * S, "all is restored", |lab| {
+        registrations(lab, node).is_some_and(|all| all.iter().any(|one| one["id"] == "job-1"))
+    });
+    let found = registrations(lab, node).unwrap();
+    let mut ports: BTreeMap<String, u16> = BTreeMap::new();
+    for one in &found {
+        let (id, port) = (one["id"].as_str().unwrap(), one["port"].as_u64().unwrap());
+        assert_eq!(ports.insert(id.to_owned(), u16::try_from(port).unwrap()), None, "{id} is there twice");
+    }
+    for (id, known) in known.into_inner().unwrap() {
+        assert!(known.allows(ports.get(&id).copied()), "{id}: {known:?}, found {:?}", ports.get(&id));
+    }
+    println!("{rounds} rounds, {} writes acknowledged", acknowledged.load(Relaxed));
+    let job = found.iter().find(|one| one["id"] == "job-1").unwrap();
+    assert_eq!(job["health"], "passing", "the status that was reported is restored: {job}");
+    assert_eq!(host.send(7500, "PUT /checks/job-ttl", r#"{"status":"critical"}"#).status, 200);
+    lab.until(5 * S, "its check goes on", |lab| {
+        let services = lab.get(node, "/services/job?health=critical").unwrap_or_default();
+        services["services"]["job"].as_array().is_some_and(|all| all.len() == 1)
+    });
+}
+
+fn rounds(short: u32, long: u32) -> u32 {
+    if std::env::var_os("LAB_LONG").is_some() { long } else { short }
+}
+
+#[test]
+fn acknowledged_registrations_survive_kills_under_load() {
+    scenario("acknowledged_registrations_survive_kills_under_load", |lab| killing(lab, rounds(30, 300), |_| ()));
+}
+
+#[test]
+fn acknowledged_registrations_survive_the_loss_of_power() {
+    let name = "acknowledged_registrations_survive_the_loss_of_power";
+    if let Err(why) = Forgetful::can_be_mounted() {
+        println!("skipped: {name}: {why}");
+        assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and {name} cannot run here: {why}");
+        return;
+    }
+    scenario(name, |lab| {
+        let disk = Forgetful::mount(&lab.dir().join("m1")).unwrap();
+        let mut forgotten = 0;
+        killing(lab, rounds(10, 100), |round| forgotten += disk.lose_power(u64::from(round)));
+        assert!(forgotten > 0, "the power went, and nothing was forgotten");
+    });
+}
