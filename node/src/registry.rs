@@ -11,6 +11,7 @@
 //! | `store` | the registrations on disk, by group commit |
 //! | `instance` | what is stated to the cluster for a registration |
 //! | `files` | registrations in files of a directory |
+//! | `subscribers` | notifications of dependencies |
 //! | `checks` | health checks: what they are, and their runs |
 //!
 //! **An answer comes after its effect**: a registration is synced to disk and listed by this node before its client hears of it. What is refused has
@@ -24,9 +25,11 @@ pub mod record;
 mod registrar;
 pub mod registration;
 mod store;
+pub mod subscribers;
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -40,17 +43,22 @@ use hearsay_protocol::{
     record::{Health, Invalid},
     wire::{self, checks::CheckReport},
 };
+use hearsay_services::service::MetricKind;
 use tokio::sync::{mpsc, oneshot};
 
 pub use instance::{MAINTENANCE_CHECK, NODE_MAINTENANCE_CHECK};
 pub use store::StoreError;
 
 use self::{
-    checks::runner::{CheckContext, CheckRunner},
+    checks::{
+        metrics::{CheckMetric, CheckMetrics},
+        runner::{CheckContext, CheckRunner},
+    },
     record::{CheckView, Held, Maintenance, Owner, View},
     registrar::{Change, Registrar},
     registration::Registration,
     store::Store,
+    subscribers::{NotificationCounters, Subscriptions},
 };
 use crate::{driver::Order, view};
 
@@ -120,6 +128,10 @@ pub struct Parts {
     pub orders: mpsc::Sender<Order>,
     /// How many instances the node states for its roles.
     pub roles: usize,
+    /// Where the node listens: nothing on behalf of a program is sent there.
+    pub listeners: Vec<SocketAddr>,
+    /// Whether checks may run commands.
+    pub allow_exec: bool,
 }
 
 /// The registrations of this node.
@@ -132,6 +144,9 @@ pub struct Registry {
     connections: AtomicU64,
     suffix: String,
     orders: mpsc::Sender<Order>,
+    runner: CheckRunner,
+    check_metrics: Arc<CheckMetrics>,
+    notifications: Arc<NotificationCounters>,
 }
 
 /// What readers see and the registrar changes.
@@ -175,12 +190,24 @@ impl Registry {
         let suffix = parts.me.short();
         let (changes, receiver) = mpsc::channel(CHANGES_MAX);
         let (released, releases) = mpsc::unbounded_channel();
-        let context = CheckContext { view: Arc::clone(&parts.view), me: parts.me };
+        let check_metrics = Arc::<CheckMetrics>::default();
+        let context = CheckContext {
+            listeners: parts.listeners.clone(),
+            allow_exec: parts.allow_exec,
+            metrics: Arc::clone(&check_metrics),
+            ..CheckContext::new(Arc::clone(&parts.view), parts.me)
+        };
         let (runner, events) = CheckRunner::new(context);
+        let notifications = Arc::<NotificationCounters>::default();
+        let subscriptions = Subscriptions {
+            view: Arc::clone(&parts.view),
+            caller: runner.caller(),
+            counters: Arc::clone(&notifications),
+        };
         let orders = parts.orders.clone();
-        let registrar = Registrar::new(parts, Arc::clone(&state), store, runner);
+        let registrar = Registrar::new(parts, Arc::clone(&state), store, runner.clone(), subscriptions);
         tokio::spawn(registrar.run(stored, receiver, releases, events));
-        Ok(Arc::new(Self { state, changes, released, connections: AtomicU64::new(0), suffix, orders }))
+        Ok(Arc::new(Self { state, changes, released, connections: AtomicU64::new(0), suffix, orders, runner, check_metrics, notifications }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -214,7 +241,52 @@ impl Registry {
         registration: Registration,
         owner: Owner,
     ) -> Result<Registered, RegistryError> {
+        self.check_targets(&registration)?;
         self.ask(|answer| Change::Register(Box::new(registration), owner, answer)).await
+    }
+
+    /// Refuses what the address policy forbids, as far as that is known now; names are judged at each connect.
+    fn check_targets(&self, registration: &Registration) -> Result<(), Invalid> {
+        for check in &registration.checks {
+            if let Some(rule) = self.runner.forbids(&check.kind) {
+                return Err(Invalid { field: check.kind.as_str(), problem: rule.to_string() });
+            }
+        }
+        let updates = registration.updates.as_deref();
+        match updates.and_then(|url| self.runner.forbids_url(url)) {
+            Some(rule) => Err(Invalid { field: "updates", problem: rule.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    /// What the registry counts.
+    pub fn metrics(&self) -> Vec<CheckMetric> {
+        let single = |name, help, kind, value| CheckMetric { name, help, kind, labels: Vec::new(), value };
+        let held = u64::try_from(self.len()).unwrap_or(u64::MAX);
+        let told = &self.notifications;
+        let mut all = vec![
+            single("registrations", "Programs that this node speaks for", MetricKind::Gauge, held),
+            single(
+                "notifications_delivered",
+                "Notifications of dependencies that a program acknowledged",
+                MetricKind::Counter,
+                told.delivered.load(Relaxed),
+            ),
+            single(
+                "notifications_failed",
+                "Attempts at notifications that failed",
+                MetricKind::Counter,
+                told.failed.load(Relaxed),
+            ),
+            single(
+                "notifications_given_up",
+                "Notifications given up after an hour of attempts",
+                MetricKind::Counter,
+                told.given_up.load(Relaxed),
+            ),
+        ];
+        all.extend(self.check_metrics.list());
+        all
     }
 
     /// Deregisters. When this returns, it is stored that they are gone, and they are listed no longer. Returns their ids.

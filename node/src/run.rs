@@ -130,7 +130,14 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let files = Arc::<Files>::default();
     let registry = Registry::open(
         storage.dir(),
-        registry::Parts { me: id, view: Arc::clone(&view), orders: orders.clone(), roles: plugins.len() },
+        registry::Parts {
+            me: id,
+            view: Arc::clone(&view),
+            orders: orders.clone(),
+            roles: plugins.len(),
+            listeners: [http, swarm_port.address].into_iter().chain(own_listeners(&listeners)).collect(),
+            allow_exec: config.allow_exec_checks,
+        },
     )
     .context("the registrations of this node")?;
     let site = Arc::new(Site {
@@ -457,6 +464,11 @@ fn plugin_listeners(
         listeners.insert(plugin.name().to_owned(), listener);
     }
     Ok(listeners)
+}
+
+/// Where plug-ins with listeners of their own listen.
+fn own_listeners(listeners: &BTreeMap<String, TcpListener>) -> impl Iterator<Item = SocketAddr> {
+    listeners.values().filter_map(|listener| listener.local_addr().ok())
 }
 
 /// The names, besides its own and its host's, under which this node may be asked.

@@ -498,6 +498,11 @@ impl ProviderTable {
         self.providers(service).filter(is_preferred).collect()
     }
 
+    /// The instance that a node offers under this id, whether or not it is listed.
+    pub fn instance(&self, node: NodeId, id: &str) -> Option<&Arc<Instance>> {
+        self.offered.get(&(node, id.to_owned()))
+    }
+
     /// How many providers are listed, over all services.
     pub fn providers_len(&self) -> usize {
         self.listed.values().map(BTreeMap::len).sum()

@@ -7,6 +7,7 @@
 //!
 //! To add a plug-in: write one module, and add one line to [`builtin`].
 
+pub mod address_policy;
 pub mod client;
 pub mod gateway;
 pub mod grading;

@@ -13,12 +13,33 @@
 //!
 //! Status is state, output is not: a run whose status is the one before changes nothing that other nodes see.
 
+mod alias;
+mod connect;
+mod exec;
+mod grpc;
+mod http;
+mod members;
+pub mod metrics;
+mod outcome;
+mod probe;
+mod process;
+mod reporter;
 pub mod runner;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod thresholds;
+mod tls;
+mod ttl;
+mod watch;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use hearsay_protocol::record::Health;
 use serde::{Deserialize, Serialize};
+
+pub use outcome::OUTPUT_BYTES_MAX;
+pub use process::owner_uid;
 
 /// How often a check runs that does not say.
 pub const INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
@@ -50,6 +71,32 @@ pub struct CheckSpec {
     pub deregister_after: Option<Duration>,
     /// Its status before its first run.
     pub initial_status: Health,
+}
+
+/// Why a check cannot run. Nothing was started.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct InvalidCheck {
+    /// The field of the check, as users write it.
+    pub field: &'static str,
+    /// What is wrong with it, and what would be right.
+    pub reason: String,
+}
+
+impl InvalidCheck {
+    fn new(field: &'static str, reason: impl Into<String>) -> Self {
+        Self { field, reason: reason.into() }
+    }
+}
+
+impl CheckSpec {
+    /// Whether its addresses, headers and patterns can be used. Whether the address policy allows the target is found at each run.
+    ///
+    /// # Errors
+    /// The field that cannot be used.
+    pub fn validate(&self) -> Result<(), InvalidCheck> {
+        probe::Plan::new(&self.kind).map(drop)
+    }
 }
 
 /// What a check does.
@@ -144,16 +191,4 @@ pub struct ProcessIdentity {
     pub start_ticks: u64,
     /// Which boot: `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
-}
-
-impl ProcessIdentity {
-    /// The identity of a process that is there.
-    pub fn of(_pid: i32) -> Option<Self> {
-        None
-    }
-
-    /// The user that owns a process.
-    pub fn owner_uid(_pid: i32) -> Option<u32> {
-        None
-    }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     checks::runner::{CheckState, RunningCheck},
     registration::Registration,
+    subscribers::Subscription,
 };
 
 /// Who a registration belongs to: the end of an older owner has no effect on what a newer one registered.
@@ -80,6 +81,8 @@ pub(super) struct Held {
     pub(super) checks: Vec<HeldCheck>,
     /// Its connection is closed, and it is kept as critical until its grace is over.
     pub(super) is_orphaned: bool,
+    /// Its notifications, which end with it.
+    pub(super) _subscription: Option<Subscription>,
 }
 
 /// A check of a registration.

@@ -21,6 +21,7 @@ use super::{
     record::{Held, HeldCheck, Maintenance, Owner, Row, StoredChecks},
     registration::Registration,
     store::{Store, Stored, Write},
+    subscribers::Subscriptions,
 };
 use crate::driver::Order;
 
@@ -91,6 +92,7 @@ pub(super) struct Registrar {
     state: Arc<Mutex<State>>,
     store: Option<Store>,
     runner: CheckRunner,
+    subscriptions: Subscriptions,
     generation: u64,
     /// The host that was advertised when instances were stated last.
     host: String,
@@ -108,12 +110,14 @@ impl Registrar {
         state: Arc<Mutex<State>>,
         store: Option<Store>,
         runner: CheckRunner,
+        subscriptions: Subscriptions,
     ) -> Self {
         Self {
             parts,
             state,
             store,
             runner,
+            subscriptions,
             generation: 0,
             host: String::new(),
             unstored: BTreeSet::new(),
@@ -355,7 +359,9 @@ impl Registrar {
         }
         // Registered again, it is as old as it was.
         let since_ms = before.as_ref().map_or(row.since_ms, |held| held.row.since_ms);
-        let held = Held { row: Row { since_ms, ..row }, owner, generation, checks, is_orphaned: false };
+        let subscription = self.subscriptions.start(&row.registration);
+        let row = Row { since_ms, ..row };
+        let held = Held { row, owner, generation, checks, is_orphaned: false, _subscription: subscription };
         let mut state = self.lock();
         for check in &held.checks {
             state.of_check.insert(check.running.spec().id.clone(), id.clone());

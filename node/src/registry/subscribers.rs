@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::{sync::watch::Receiver, task::AbortHandle, time::Instant};
 
 use super::{
-    checks::{HttpCheck, caller::Caller},
+    checks::{HttpCheck, runner::Caller},
     registration::{Dialect, Registration},
 };
 use crate::view::View;

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     go_duration,
     registry::{
-        checks::{CheckKind, CheckSpec, HttpCheck, INTERVAL_DEFAULT, ProcessIdentity, TIMEOUT_DEFAULT},
+        checks::{CheckKind, CheckSpec, HttpCheck, INTERVAL_DEFAULT, ProcessIdentity, TIMEOUT_DEFAULT, owner_uid},
         registration::Registration,
     },
 };
@@ -380,14 +380,14 @@ fn read_process(fields: &Fields, source: Source) -> Result<CheckKind, Invalid> {
     let pid = process.integer("pid", 1, i32::MAX as u64)?;
     let pid = pid.ok_or_else(|| invalid("process", "lacks its pid"))? as i32;
     let no_such = || invalid("process", format!("no process {pid} is there"));
-    let owner = ProcessIdentity::owner_uid(pid).ok_or_else(no_such)?;
+    let owner = owner_uid(pid).map_err(|_| no_such())?;
     if owner != uid && uid != 0 {
         return Err(invalid(
             "process",
             format!("process {pid} belongs to user {owner}, and the caller is {uid}"),
         ));
     }
-    Ok(CheckKind::Process(ProcessIdentity::of(pid).ok_or_else(no_such)?))
+    Ok(CheckKind::Process(ProcessIdentity::of(pid).map_err(|_| no_such())?))
 }
 
 fn read_exec(fields: &Fields, source: Source) -> Result<CheckKind, Invalid> {

@@ -1,0 +1,78 @@
+//! The `alias` check: another instance of this node, or any instance of a service, is passing.
+//!
+//! It reads the provider table whenever that changes, and never asks in between. An outcome is the status at once: outcomes in a row
+//! mean nothing where there are no runs.
+
+use std::time::Duration;
+
+use hearsay_protocol::{NodeId, providers::ProviderTable, record::Health};
+use tokio::time::{Instant, sleep_until};
+
+use super::{outcome::Outcome, reporter::Reporter};
+use crate::view::View;
+
+/// How long a restored check keeps its status while the followed instance is unknown: after a restart the table fills first.
+const RESTORE_GRACE: Duration = Duration::from_secs(10);
+
+/// An alias.
+#[derive(Debug)]
+pub(super) struct Alias<'a> {
+    pub(super) reporter: &'a Reporter,
+    pub(super) view: &'a View,
+    /// This node.
+    pub(super) me: NodeId,
+    /// The id of an instance that this node holds.
+    pub(super) instance: Option<&'a str>,
+    /// The name of a service.
+    pub(super) service: Option<&'a str>,
+}
+
+impl Alias<'_> {
+    /// Runs the check.
+    pub(super) async fn run(self, is_restored: bool) {
+        let mut changes = self.view.subscribe();
+        let grace_end = Instant::now() + RESTORE_GRACE;
+        let mut is_awaited = is_restored;
+        loop {
+            changes.borrow_and_update();
+            let is_grace = is_awaited && Instant::now() < grace_end;
+            match self.view.read(|table| self.look(table)) {
+                Some(outcome) => {
+                    is_awaited = false;
+                    self.reporter.set_if_new(outcome).await;
+                }
+                None if is_grace => (),
+                None => self.reporter.set_if_new(self.unknown()).await,
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = sleep_until(grace_end), if is_grace => (),
+            }
+        }
+    }
+
+    /// What the table says. `None`: it does not know what is followed.
+    fn look(&self, table: &ProviderTable) -> Option<Outcome> {
+        let own = self.reporter.key().instance.as_str();
+        if let Some(id) = self.instance {
+            let instance = table.instance(self.me, id).filter(|_| id != own)?;
+            return Some(Outcome::new(instance.health, format!("instance {id} is {}", instance.health)));
+        }
+        let service = self.service?;
+        // Its own instance would hold itself up, or down.
+        let others = table.providers(service).filter(|p| p.node_id != self.me || p.id != own);
+        let health: Vec<Health> = others.map(|provider| provider.instance.health).collect();
+        let passing = health.iter().filter(|health| **health == Health::Passing).count();
+        let best = *health.iter().min()?;
+        Some(Outcome::new(best, format!("{passing} of {} instances of {service} pass", health.len())))
+    }
+
+    fn unknown(&self) -> Outcome {
+        match (self.instance, self.service) {
+            (Some(id), _) => Outcome::critical(format!("this node holds no other instance {id}")),
+            (None, service) => {
+                Outcome::critical(format!("no other instance of {} is known", service.unwrap_or_default()))
+            }
+        }
+    }
+}

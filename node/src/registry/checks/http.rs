@@ -1,0 +1,246 @@
+//! The `http` check: a request is answered as expected.
+//!
+//! Each run opens a connection of its own: a service that takes no new connection is not healthy. Redirects are not followed,
+//! because they would lead the node to addresses that nobody registered. `Via` tells a node that is called after all that the request
+//! is not one of its own machine's programs.
+
+use std::pin::pin;
+
+use bytes::Bytes;
+use hearsay_protocol::record::Health;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use regex::{Regex, RegexBuilder};
+
+use super::{
+    HttpCheck, InvalidCheck,
+    connect::{Connector, Socket, Target, TargetHost},
+    outcome::Outcome,
+    tls::{Protocol, TlsOptions},
+};
+
+/// The product that checks name in `User-Agent`.
+pub(super) const USER_AGENT: HeaderValue = HeaderValue::from_static("Hearsay-Health-Check");
+/// What checks name in `Via`: the request was sent on behalf of others.
+pub(super) const VIA: HeaderValue = HeaderValue::from_static("1.1 hearsay");
+
+/// How much of a body is read, in bytes.
+const BODY_BYTES_MAX: usize = 4096;
+/// The largest head of an answer, in bytes.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// The largest compiled pattern, in bytes. Guess: far above what a pattern of a health check needs.
+const PATTERN_BYTES_MAX: usize = 256 * 1024;
+/// How much of a redirect's target is shown, in characters.
+const LOCATION_CHARS_MAX: usize = 200;
+
+/// Headers that describe the connection or the framing of the message: they are this client's.
+const OWN_HEADERS: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+];
+
+/// A check that sends a request.
+#[derive(Debug)]
+pub(super) struct HttpProbe {
+    target: Target,
+    tls: Option<TlsOptions>,
+    method: Method,
+    path: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+    expect_status: Vec<(u16, u16)>,
+    expect_body: Option<Regex>,
+}
+
+impl HttpProbe {
+    /// Reads URL, method, headers and pattern.
+    pub(super) fn new(check: &HttpCheck) -> Result<Self, InvalidCheck> {
+        let invalid = |field, reason: &str| InvalidCheck::new(field, reason);
+        let not_url = || invalid("http", "not a URL such as http://127.0.0.1:8080/health");
+        let url: Uri = check.url.trim().parse().map_err(|_| not_url())?;
+        let authority = url.authority().ok_or_else(not_url)?;
+        if authority.as_str().contains('@') {
+            return Err(invalid("http", "the URL has a user or password. Send them as a header"));
+        }
+        let is_https = match url.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(not_url()),
+        };
+        let host = TargetHost::parse(authority.host()).ok_or_else(not_url)?;
+        let port = match authority.port() {
+            Some(port) => Some(port.as_u16()).filter(|port| *port != 0).ok_or_else(not_url)?,
+            None if authority.as_str().ends_with(':') => return Err(not_url()),
+            None => {
+                if is_https {
+                    443
+                } else {
+                    80
+                }
+            }
+        };
+        let path = url.path_and_query().map_or("/", |path| path.as_str());
+        let tls = is_https.then_some(TlsOptions {
+            is_any_certificate_accepted: check.tls_skip_verify,
+            protocol: Protocol::Http1,
+        });
+        Ok(Self {
+            target: Target { host, port },
+            tls,
+            method: parse_method(&check.method)?,
+            path: path.parse().map_err(|_| not_url())?,
+            headers: parse_headers(check, authority.as_str())?,
+            body: Bytes::copy_from_slice(check.body.as_bytes()),
+            expect_status: check.expect_status.clone(),
+            expect_body: check.expect_body.as_deref().map(parse_pattern).transpose()?,
+        })
+    }
+
+    /// Where it goes.
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Runs it once. The caller bounds the time.
+    pub(super) async fn run(&self, connector: &Connector) -> Outcome {
+        let socket = match connector.open(&self.target, self.tls).await {
+            Ok(socket) => socket,
+            Err(error) => return error.into(),
+        };
+        match self.exchange(socket).await {
+            Ok((answer, body)) => self.judge(&answer, &body),
+            Err(error) => Outcome::critical(format!("no answer from {}: {}", self.target, cause(&error))),
+        }
+    }
+
+    /// Sends the request. Returns the head of the answer and the beginning of its body. The connection ends with this.
+    async fn exchange(&self, socket: Box<dyn Socket>) -> hyper::Result<(Response<()>, Vec<u8>)> {
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(HEAD_BYTES_MAX);
+        let (mut sender, connection) = builder.handshake(TokioIo::new(socket)).await?;
+        let mut connection = pin!(connection);
+        let mut exchange = pin!(async {
+            let answer = sender.send_request(self.request()).await?;
+            let (head, body) = answer.into_parts();
+            Ok((Response::from_parts(head, ()), read_beginning(body).await?))
+        });
+        // One task does both: a second one for each run would cost more than the run.
+        tokio::select! {
+            biased;
+            done = &mut exchange => return done,
+            _ = &mut connection => (),
+        }
+        // The connection has ended; what it read is still to be taken.
+        exchange.await
+    }
+
+    fn request(&self) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.path.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+
+    fn judge(&self, answer: &Response<()>, body: &[u8]) -> Outcome {
+        let status = answer.status();
+        let text = String::from_utf8_lossy(body);
+        let shown = |words: &str| match text.trim() {
+            "" => format!("HTTP {status}{words}"),
+            text => format!("HTTP {status}{words}: {text}"),
+        };
+        let is_expected = if self.expect_status.is_empty() {
+            status.is_success()
+        } else {
+            self.expect_status.iter().any(|(low, high)| (*low..=*high).contains(&status.as_u16()))
+        };
+        if !is_expected && status == StatusCode::TOO_MANY_REQUESTS {
+            return Outcome::new(Health::Warning, shown(""));
+        }
+        if !is_expected && status.is_redirection() {
+            let location =
+                answer.headers().get(header::LOCATION).map(|l| String::from_utf8_lossy(l.as_bytes()));
+            let location: String = location.unwrap_or_default().chars().take(LOCATION_CHARS_MAX).collect();
+            return Outcome::critical(format!("HTTP {status}: the redirect to {location:?} is not followed"));
+        }
+        if !is_expected {
+            return Outcome::critical(shown(""));
+        }
+        match &self.expect_body {
+            Some(pattern) if !pattern.is_match(&text) => {
+                Outcome::critical(shown(&format!(", but the body does not match {:?}", pattern.as_str())))
+            }
+            _ => Outcome::passing(shown("")),
+        }
+    }
+}
+
+/// Reads at most [`BODY_BYTES_MAX`].
+async fn read_beginning(mut body: Incoming) -> hyper::Result<Vec<u8>> {
+    let mut beginning = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            let room = BODY_BYTES_MAX - beginning.len();
+            beginning.extend_from_slice(&data[..data.len().min(room)]);
+            if beginning.len() == BODY_BYTES_MAX {
+                break;
+            }
+        }
+    }
+    Ok(beginning)
+}
+
+fn parse_method(method: &str) -> Result<Method, InvalidCheck> {
+    let invalid = || InvalidCheck::new("method", format!("{method:?} is no method. Use GET or HEAD, say"));
+    match method.trim() {
+        "" => Ok(Method::GET),
+        word => {
+            let word = word.to_ascii_uppercase();
+            Method::from_bytes(word.as_bytes()).ok().filter(|m| *m != Method::CONNECT).ok_or_else(invalid)
+        }
+    }
+}
+
+fn parse_headers(check: &HttpCheck, authority: &str) -> Result<HeaderMap, InvalidCheck> {
+    let mut headers = HeaderMap::new();
+    for (name, values) in &check.headers {
+        let invalid = |reason: &str| InvalidCheck::new("header", format!("{name:?} {reason}"));
+        let parsed: HeaderName = name.trim().parse().map_err(|_| invalid("is no name of a header"))?;
+        if OWN_HEADERS.contains(&parsed) {
+            return Err(invalid("is set by the node. Leave it out"));
+        }
+        for value in values {
+            let value = value.parse().map_err(|_| invalid("has a value that no header can have"))?;
+            headers.append(parsed.clone(), value);
+        }
+    }
+    let host =
+        authority.parse().map_err(|_| InvalidCheck::new("http", "the host cannot be sent as a header"))?;
+    headers.entry(header::HOST).or_insert(host);
+    headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
+    headers.append(header::VIA, VIA);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    Ok(headers)
+}
+
+fn parse_pattern(pattern: &str) -> Result<Regex, InvalidCheck> {
+    let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build();
+    compiled.map_err(|error| InvalidCheck::new("expect_body", error.to_string()))
+}
+
+/// The innermost cause of an error: hyper's own words say little.
+pub(super) fn cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

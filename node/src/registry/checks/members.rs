@@ -1,0 +1,188 @@
+//! The addresses at which nodes of the cluster listen, which no check may call.
+//!
+//! A node trusts requests of its own machine and of members. A check that reached a node would lend that trust to the program that
+//! registered it.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use hearsay_protocol::providers::{Index, Member, MemberState};
+use hearsay_services::address_policy::MemberAddresses;
+use tokio::time::Instant;
+
+use crate::{interfaces, view::View};
+
+/// How long the list of this machine's addresses is used before it is read again. An address that is added later is covered by then.
+const INTERFACES_MAX_AGE: Duration = Duration::from_secs(10);
+
+/// The addresses of members by the provider table, and of this node's own listeners.
+#[derive(Debug)]
+pub(super) struct ClusterAddresses {
+    view: Arc<View>,
+    listeners: Vec<SocketAddr>,
+    lists: RwLock<Lists>,
+}
+
+#[derive(Debug)]
+struct Lists {
+    /// The table's index that `members` was made of.
+    index: Option<Index>,
+    members: BTreeSet<SocketAddr>,
+    read_at: Option<Instant>,
+    interfaces: BTreeSet<IpAddr>,
+}
+
+impl ClusterAddresses {
+    /// The addresses of the members in this table, and of a node with these listeners.
+    pub(super) fn new(view: Arc<View>, listeners: Vec<SocketAddr>) -> Self {
+        let lists =
+            Lists { index: None, members: BTreeSet::new(), read_at: None, interfaces: BTreeSet::new() };
+        Self { view, listeners, lists: RwLock::new(lists) }
+    }
+
+    fn is_member(&self, address: SocketAddr) -> bool {
+        let index = self.view.read(|table| table.members_index());
+        {
+            let lists = self.lists.read().unwrap_or_else(PoisonError::into_inner);
+            if lists.index == Some(index) {
+                return lists.members.contains(&address);
+            }
+        }
+        let members = self.view.read(|table| table.members().flat_map(addresses_of).collect());
+        let mut lists = self.lists.write().unwrap_or_else(PoisonError::into_inner);
+        (lists.index, lists.members) = (Some(index), members);
+        lists.members.contains(&address)
+    }
+
+    /// Whether one of this node's listeners takes connections to this address. A listener at an unspecified address takes those to
+    /// each address of the machine.
+    fn is_own_listener(&self, address: SocketAddr) -> bool {
+        let mut candidates = self.listeners.iter().filter(|listener| listener.port() == address.port());
+        candidates.any(|listener| {
+            let ip = listener.ip().to_canonical();
+            ip == address.ip() || (ip.is_unspecified() && self.is_own(address.ip()))
+        })
+    }
+
+    fn is_own(&self, ip: IpAddr) -> bool {
+        if ip.is_loopback() {
+            return true;
+        }
+        {
+            let lists = self.lists.read().unwrap_or_else(PoisonError::into_inner);
+            if lists.read_at.is_some_and(|at| at.elapsed() < INTERFACES_MAX_AGE) {
+                return lists.interfaces.contains(&ip);
+            }
+        }
+        let interfaces = interfaces::addresses().into_iter().map(|address| address.ip).collect();
+        let mut lists = self.lists.write().unwrap_or_else(PoisonError::into_inner);
+        (lists.read_at, lists.interfaces) = (Some(Instant::now()), interfaces);
+        lists.interfaces.contains(&ip)
+    }
+}
+
+impl MemberAddresses for ClusterAddresses {
+    fn contains(&self, address: SocketAddr) -> bool {
+        self.is_own_listener(address) || self.is_member(address)
+    }
+}
+
+/// The addresses of a member: its swarm, and its HTTP at the stated address and at each address of its header. Names are left out,
+/// because what they resolve to changes. The addresses of a member that left are free for others.
+fn addresses_of(member: &Member) -> Vec<SocketAddr> {
+    if member.state == MemberState::Left {
+        return Vec::new();
+    }
+    let swarm: Vec<SocketAddr> = member.addresses.iter().filter_map(|address| socket_of(address)).collect();
+    let http = member.http.as_deref().and_then(|http| http.rsplit_once(':'));
+    let http_port = http.and_then(|(_, port)| port.parse::<u16>().ok());
+    let stated = http.and_then(|(host, _)| host.trim_matches(['[', ']']).parse::<IpAddr>().ok());
+    let hosts = swarm.iter().map(SocketAddr::ip).chain(stated);
+    let http = http_port.into_iter().flat_map(|port| hosts.clone().map(move |ip| SocketAddr::new(ip, port)));
+    let all = http.chain(swarm.iter().copied());
+    all.map(|address| SocketAddr::new(address.ip().to_canonical(), address.port())).collect()
+}
+
+/// The socket of a multiaddr such as `/ip4/10.0.0.1/tcp/7600`.
+fn socket_of(multiaddr: &str) -> Option<SocketAddr> {
+    let mut parts = multiaddr.strip_prefix('/')?.split('/');
+    let (family, host, transport, port) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    if !matches!(family, "ip4" | "ip6") || transport != "tcp" {
+        return None;
+    }
+    Some(SocketAddr::new(host.parse().ok()?, port.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use hearsay_protocol::{Incarnation, NodeId, Time, Version, providers::Change};
+
+    use super::*;
+    use crate::view::Clock;
+
+    fn member(id: u8, state: MemberState) -> Member {
+        Member {
+            id: NodeId::from_public_key([id; 32]),
+            name: format!("n{id}"),
+            state,
+            roles: Vec::new(),
+            addresses: vec![format!("/ip4/10.0.0.{id}/tcp/7600"), format!("/ip6/fd77::{id}/tcp/7600")],
+            http: Some(format!("10.0.1.{id}:7500")),
+            zone: None,
+            software: String::new(),
+            protocol: 3,
+            ephemeral: false,
+            incarnation: Incarnation(1),
+            version: Version(1),
+            since: Time::from_start(Duration::ZERO),
+            rtt: None,
+        }
+    }
+
+    fn contains(addresses: &ClusterAddresses, address: &str) -> bool {
+        addresses.contains(address.parse().unwrap())
+    }
+
+    #[test]
+    fn every_address_of_a_member_that_has_not_left_is_listed() {
+        let view = Arc::new(View::new(Index(1), Clock::start()));
+        let addresses = ClusterAddresses::new(Arc::clone(&view), Vec::new());
+        assert!(!contains(&addresses, "10.0.0.1:7600"));
+        let now = view.clock().now();
+        let members = [(1, MemberState::Alive), (2, MemberState::Failed), (3, MemberState::Left)];
+        view.apply(now, members.map(|(id, state)| Change::Member(Box::new(member(id, state)))));
+        for address in [
+            "10.0.0.1:7600",
+            "10.0.0.1:7500",
+            "10.0.1.1:7500",
+            "[fd77::1]:7600",
+            "[fd77::1]:7500",
+            "10.0.0.2:7600",
+        ] {
+            assert!(contains(&addresses, address), "{address}");
+        }
+        for address in ["10.0.0.1:80", "10.0.0.3:7600", "10.0.1.1:7600"] {
+            assert!(!contains(&addresses, address), "{address}");
+        }
+    }
+
+    #[test]
+    fn own_listeners_are_listed_under_each_own_address() {
+        let view = Arc::new(View::new(Index(1), Clock::start()));
+        let listeners = ["0.0.0.0:7500", "127.0.0.1:7700"].map(|l| l.parse().unwrap()).to_vec();
+        let addresses = ClusterAddresses::new(view, listeners);
+        for address in ["127.0.0.1:7500", "127.0.0.2:7500", "[::1]:7500", "127.0.0.1:7700"] {
+            assert!(contains(&addresses, address), "{address}");
+        }
+        for own in interfaces::addresses() {
+            assert!(addresses.contains(SocketAddr::new(own.ip, 7500)), "{own:?}");
+        }
+        for address in ["127.0.0.1:7501", "127.0.0.2:7700", "203.0.113.1:7500"] {
+            assert!(!contains(&addresses, address), "{address}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What is known of a check, and what the registry hears of it.
+//!
+//! The state changes with each run. The registry hears of a change of status alone, because that is what other nodes see.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hearsay_protocol::record::Health;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep},
+};
+
+use super::{
+    CheckSpec,
+    metrics::CheckMetrics,
+    outcome::{Outcome, bound_output},
+    runner::{CheckEvent, CheckKey, CheckState},
+    thresholds::Thresholds,
+};
+
+/// What is known of a check, for its task and for readers.
+#[derive(Debug)]
+pub(super) struct Shared {
+    held: Mutex<Held>,
+    status: watch::Sender<Health>,
+}
+
+#[derive(Debug)]
+struct Held {
+    state: CheckState,
+    thresholds: Thresholds,
+    /// When a TTL expires; `None` after it has.
+    deadline: Option<Instant>,
+}
+
+impl Shared {
+    /// The state with which a check begins.
+    pub(super) fn new(spec: &CheckSpec, state: CheckState) -> Self {
+        let status = watch::Sender::new(state.status);
+        Self { held: Mutex::new(Held { state, thresholds: Thresholds::new(spec), deadline: None }), status }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state now.
+    pub(super) fn state(&self) -> CheckState {
+        self.lock().state.clone()
+    }
+
+    /// The status now.
+    pub(super) fn status(&self) -> Health {
+        self.lock().state.status
+    }
+
+    /// Whether the status is passing.
+    pub(super) fn is_passing(&self) -> bool {
+        self.status() == Health::Passing
+    }
+
+    /// Yields whenever the status changes.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Health> {
+        self.status.subscribe()
+    }
+
+    /// Makes a change, and notifies the task where the status is another one after it. Returns the state in that case.
+    fn change(&self, change: impl FnOnce(&mut Held)) -> Option<CheckState> {
+        let mut held = self.lock();
+        let before = held.state.status;
+        change(&mut held);
+        let status = held.state.status;
+        if status == before {
+            return None;
+        }
+        held.state.since_ms = now_ms();
+        self.status.send_replace(status);
+        Some(held.state.clone())
+    }
+
+    /// Takes a report of the program, and begins a new TTL.
+    pub(super) fn report(&self, status: Health, output: &str, ttl: Duration) {
+        self.change(|held| {
+            held.state.status = status;
+            held.state.output = bound_output(output);
+            held.state.last_run_ms = Some(now_ms());
+            held.deadline = Some(Instant::now() + ttl);
+        });
+    }
+
+    /// Begins a TTL, unless a report has begun one.
+    pub(super) fn arm(&self, ttl: Duration) {
+        self.lock().deadline.get_or_insert(Instant::now() + ttl);
+    }
+
+    /// When the TTL expires.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.lock().deadline
+    }
+
+    /// Makes the check critical if its TTL has expired by now.
+    pub(super) fn expire_ttl(&self, now: Instant) {
+        self.change(|held| {
+            if held.deadline.is_none_or(|deadline| deadline > now) {
+                return;
+            }
+            held.deadline = None;
+            held.state.status = Health::Critical;
+            held.state.output = match held.state.output.as_str() {
+                "" => "TTL expired".into(),
+                last => bound_output(&format!("TTL expired (last output before it follows): {last}")),
+            };
+        });
+    }
+}
+
+/// Records the runs of one check, and sends its events.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    key: CheckKey,
+    spec: Arc<CheckSpec>,
+    shared: Arc<Shared>,
+    events: mpsc::Sender<CheckEvent>,
+    metrics: Arc<CheckMetrics>,
+    /// The status that the registry knows without an event.
+    initial_status: Health,
+}
+
+impl Reporter {
+    /// A reporter of this check.
+    pub(super) fn new(
+        key: CheckKey,
+        spec: Arc<CheckSpec>,
+        shared: Arc<Shared>,
+        events: mpsc::Sender<CheckEvent>,
+        metrics: Arc<CheckMetrics>,
+    ) -> Self {
+        let initial_status = shared.status();
+        Self { key, spec, shared, events, metrics, initial_status }
+    }
+
+    /// Which check.
+    pub(super) fn key(&self) -> &CheckKey {
+        &self.key
+    }
+
+    /// The status before the task began. A report may have changed it since.
+    pub(super) fn initial_status(&self) -> Health {
+        self.initial_status
+    }
+
+    /// What is known of it.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Records a run. The thresholds decide whether the status changes.
+    pub(super) async fn record(&self, outcome: Outcome, took: Duration, next: Option<Instant>) {
+        self.metrics.count_run(&self.spec.kind, outcome.health, outcome.refused_by);
+        let changed = self.shared.change(|held| {
+            let status = held.state.status;
+            held.state.status = held.thresholds.apply(status, outcome.health).unwrap_or(status);
+            held.state.output = outcome.output;
+            held.state.last_run_ms = Some(now_ms());
+            held.state.next_run_ms = next.map(|next| now_ms() + millis(next.duration_since(Instant::now())));
+            held.state.took_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
+        });
+        self.send_changed(changed).await;
+    }
+
+    /// Makes an outcome the status, without thresholds: for what is known and not measured. One that says nothing new is passed over.
+    pub(super) async fn set_if_new(&self, outcome: Outcome) {
+        let state = self.shared.state();
+        let is_first = state.last_run_ms.is_none();
+        if !is_first && (state.status, &state.output) == (outcome.health, &outcome.output) {
+            return;
+        }
+        self.metrics.count_run(&self.spec.kind, outcome.health, None);
+        let changed = self.shared.change(|held| {
+            held.state.status = outcome.health;
+            held.state.output = outcome.output;
+            held.state.last_run_ms = Some(now_ms());
+            held.state.next_run_ms = None;
+        });
+        self.send_changed(changed).await;
+    }
+
+    /// Sends the status if it is another one than was announced last. Returns what is announced now.
+    pub(super) async fn announce(&self, announced: Health) -> Health {
+        let state = self.shared.state();
+        let status = state.status;
+        if status != announced {
+            self.send_changed(Some(state)).await;
+        }
+        status
+    }
+
+    async fn send_changed(&self, changed: Option<CheckState>) {
+        if let Some(state) = changed {
+            self.send(CheckEvent::Changed(self.key.clone(), state)).await;
+        }
+    }
+
+    async fn send(&self, event: CheckEvent) {
+        // Waits while the registry is behind: a lost change of status would be shown until the next one. It fails when the node ends.
+        let _ = self.events.send(event).await;
+    }
+
+    /// Tells the registry when the check has been critical for `deregister_after`. Counted from the start of the task at the earliest, so
+    /// that a restored check runs before it expires.
+    pub(super) async fn watch_expiry(&self) {
+        let Some(after) = self.spec.deregister_after else { return std::future::pending().await };
+        let mut status = self.shared.subscribe();
+        loop {
+            until(&mut status, |status| status == Health::Critical).await;
+            tokio::select! {
+                () = sleep(after) => {
+                    self.send(CheckEvent::Expired(self.key.clone())).await;
+                    until(&mut status, |status| status != Health::Critical).await;
+                }
+                () = until(&mut status, |status| status != Health::Critical) => (),
+            }
+        }
+    }
+}
+
+/// Waits for a status. The sender lives as long as the task that waits.
+async fn until(status: &mut watch::Receiver<Health>, is_it: impl Fn(Health) -> bool) {
+    if status.wait_for(|status| is_it(*status)).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub(super) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,28 @@
+//! The `tcp` check: a connection opens.
+
+use super::{
+    InvalidCheck,
+    connect::{Connector, Target},
+    outcome::Outcome,
+};
+
+/// A check that opens a connection and closes it.
+#[derive(Debug)]
+pub(super) struct TcpProbe {
+    pub(super) target: Target,
+}
+
+impl TcpProbe {
+    /// A check of `host:port`.
+    pub(super) fn new(address: &str) -> Result<Self, InvalidCheck> {
+        Ok(Self { target: Target::parse("tcp", address)? })
+    }
+
+    /// Runs it once. The caller bounds the time.
+    pub(super) async fn run(&self, connector: &Connector) -> Outcome {
+        match connector.connect(&self.target).await {
+            Ok(_) => Outcome::passing(format!("connected to {}", self.target)),
+            Err(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! TLS of checks: the system's roots, or any certificate where a check says so.
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::{
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme, WantsVerifier,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use tokio::{net::TcpStream, sync::OnceCell};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tracing::warn;
+
+use super::connect::{ConnectError, TargetHost};
+
+/// How a check uses TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct TlsOptions {
+    /// Whether any certificate will do.
+    pub(super) is_any_certificate_accepted: bool,
+    /// The protocol that is spoken within.
+    pub(super) protocol: Protocol,
+}
+
+/// The protocol that is spoken within TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Configurations, made when the first check needs them: a node without TLS checks reads no certificates.
+#[derive(Debug, Default)]
+pub(super) struct TlsConfigs {
+    verifying: OnceCell<ByProtocol>,
+    accepting: OnceLock<Result<ByProtocol, Error>>,
+}
+
+#[derive(Clone, Debug)]
+struct ByProtocol {
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+}
+
+impl TlsConfigs {
+    /// Makes a TLS connection of a TCP connection.
+    pub(super) async fn handshake(
+        &self,
+        stream: TcpStream,
+        host: &TargetHost,
+        options: TlsOptions,
+    ) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let failed = |error: &dyn std::error::Error| ConnectError::Tls(error.to_string());
+        let configs = if options.is_any_certificate_accepted {
+            let made = self.accepting.get_or_init(|| Ok(ByProtocol::new(accepting()?)));
+            made.as_ref().map_err(|error| failed(error))?
+        } else {
+            self.verifying.get_or_try_init(verifying).await.map_err(|error| failed(&error))?
+        };
+        let config = match options.protocol {
+            Protocol::Http1 => &configs.http1,
+            Protocol::Http2 => &configs.http2,
+        };
+        let name = match host {
+            TargetHost::Ip(ip) => ServerName::from(*ip),
+            TargetHost::Name(name) => ServerName::try_from(name.clone()).map_err(|error| failed(&error))?,
+        };
+        TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(|error| failed(&error))
+    }
+}
+
+impl ByProtocol {
+    fn new(config: ClientConfig) -> Self {
+        let with = |protocol: &[u8]| {
+            let mut config = config.clone();
+            config.alpn_protocols = vec![protocol.to_vec()];
+            Arc::new(config)
+        };
+        Self { http1: with(b"http/1.1"), http2: with(b"h2") }
+    }
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, Error> {
+    // Named, because a process-wide default is ambiguous where a dependency brings another one.
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+}
+
+/// A configuration that verifies certificates by the system's roots.
+async fn verifying() -> Result<ByProtocol, Error> {
+    let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
+    let loaded = loaded.map_err(|stopped| Error::General(stopped.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(loaded.certs);
+    if added == 0 {
+        let reason = loaded.errors.first().map_or_else(|| "none was found".into(), ToString::to_string);
+        warn!("https checks will fail: the system's root certificates cannot be read: {reason}");
+    }
+    Ok(ByProtocol::new(builder()?.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// A configuration that accepts any certificate.
+fn accepting() -> Result<ClientConfig, Error> {
+    let verifier = Arc::new(AcceptAny(Arc::new(ring::default_provider())));
+    Ok(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// Accepts any certificate, of a server that holds its key.
+#[derive(Debug)]
+struct AcceptAny(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,26 @@
+//! The `ttl` check: the program reports within the TTL.
+//!
+//! A report sets the status in [`Shared`] itself, so that its answer can be sent at once. This task announces changes and expires
+//! what was not reported in time. A report that changes nothing wakes no task: the timer finds a later deadline when it fires.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::reporter::Reporter;
+
+/// Runs the check.
+pub(super) async fn run(reporter: &Reporter, ttl: Duration) {
+    let mut status = reporter.shared().subscribe();
+    let mut announced = reporter.initial_status();
+    reporter.shared().arm(ttl);
+    loop {
+        announced = reporter.announce(announced).await;
+        // An expired TTL has no deadline until the next report.
+        let deadline = reporter.shared().deadline().unwrap_or_else(|| Instant::now() + ttl);
+        tokio::select! {
+            () = sleep_until(deadline) => reporter.shared().expire_ttl(Instant::now()),
+            changed = status.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The `watch` check: a TCP connection to the service is held open, and its end tells of the service's death.
+//!
+//! The kernel closes the connections of a process that dies, so a held connection tells of a death at once, where a check at an
+//! interval tells of it at the next run. When the connection closes, the node connects again: refused is a failure, accepted is alive.
+//! It finds death, not hanging.
+//!
+//! A server that closes idle connections is told from one that dies by its accepting each new connection. After
+//! [`SHORT_LIVED_MAX`] connections that were closed within [`SHORT_LIVED`] the check falls back to `tcp` for [`FALLBACK`].
+
+use std::{io, net::IpAddr, time::Duration};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::TcpStream,
+    sync::Semaphore,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    CheckSpec,
+    connect::{Connector, Target},
+    outcome::Outcome,
+    reporter::Reporter,
+    tcp::TcpProbe,
+};
+
+/// The least time between two reconnects.
+const RECONNECT_GAP: Duration = Duration::from_millis(100);
+/// A connection that the server closed within this was not held.
+const SHORT_LIVED: Duration = Duration::from_secs(2);
+/// The connections in a row that were not held, after which the check falls back to `tcp`.
+const SHORT_LIVED_MAX: u32 = 3;
+/// How long it checks by `tcp` before a connection is held again.
+const FALLBACK: Duration = Duration::from_secs(3600);
+/// Keepalive finds the death of another host, which closes no connection: 1 s idle, then 3 probes 1 s apart.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+const KEEPALIVE_PROBES: u32 = 3;
+/// How much is read and dropped in a second. A server that sends more waits, and its end is found at the next second.
+const READ_BYTES_MAX_PER_SECOND: usize = 64 * 1024;
+
+/// A connection that is held.
+#[derive(Debug)]
+pub(super) struct Watch<'a> {
+    pub(super) reporter: &'a Reporter,
+    pub(super) connector: &'a Connector,
+    /// Bounds the connects that are under way, of all watches together.
+    pub(super) connects: &'a Semaphore,
+    pub(super) target: Target,
+    /// Between runs by `tcp`, and at most between two reconnects.
+    pub(super) interval: Duration,
+    /// How long a connect may take.
+    pub(super) timeout: Duration,
+    /// How long it checks by `tcp` after the server did not hold connections.
+    pub(super) fallback: Duration,
+}
+
+impl<'a> Watch<'a> {
+    /// A watch of this target.
+    pub(super) fn new(
+        reporter: &'a Reporter,
+        connector: &'a Connector,
+        connects: &'a Semaphore,
+        target: Target,
+        spec: &CheckSpec,
+    ) -> Self {
+        let interval = spec.interval.max(RECONNECT_GAP);
+        Self { reporter, connector, connects, target, interval, timeout: spec.timeout, fallback: FALLBACK }
+    }
+
+    /// Runs the check.
+    pub(super) async fn run(self) {
+        let mut short_lived = 0;
+        let mut failures = 0_u32;
+        let mut is_first = true;
+        let mut last_reconnect: Option<Instant> = None;
+        loop {
+            let started = Instant::now();
+            if !is_first {
+                last_reconnect = Some(started);
+            }
+            is_first = false;
+            let next = match self.connect().await {
+                Ok(stream) => {
+                    failures = 0;
+                    let words = format!("a connection to {} is held open", self.target);
+                    self.reporter.record(Outcome::passing(&words), started.elapsed(), None).await;
+                    self.hold(&stream, &words).await;
+                    short_lived = if started.elapsed() < SHORT_LIVED { short_lived + 1 } else { 0 };
+                    // At once, unless the last reconnect was just now.
+                    last_reconnect.map_or(started, |last| last + RECONNECT_GAP)
+                }
+                Err(outcome) => {
+                    short_lived = 0;
+                    let gap = RECONNECT_GAP.saturating_mul(1 << failures.min(16));
+                    let next = started + gap.min(self.interval);
+                    failures = failures.saturating_add(1);
+                    self.reporter.record(outcome, started.elapsed(), Some(next)).await;
+                    next
+                }
+            };
+            if short_lived >= SHORT_LIVED_MAX {
+                self.fall_back().await;
+                (short_lived, is_first, last_reconnect) = (0, true, None);
+            } else {
+                sleep_until(next).await;
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, Outcome> {
+        let _permit = self.connects.acquire().await;
+        match timeout(self.timeout, self.connector.connect(&self.target)).await {
+            Ok(Ok(stream)) => {
+                keep_alive(&stream);
+                Ok(stream)
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(Outcome::timed_out(self.timeout)),
+        }
+    }
+
+    /// Returns when the connection has ended. Until the check passes, each interval that the connection stays open is one more success.
+    async fn hold(&self, stream: &TcpStream, words: &str) {
+        loop {
+            tokio::select! {
+                _ = read_until_closed(stream) => return,
+                () = sleep(self.interval), if !self.reporter.shared().is_passing() => {
+                    self.reporter.record(Outcome::passing(words), Duration::ZERO, None).await;
+                }
+            }
+        }
+    }
+
+    /// Checks by `tcp`, and says so in the output.
+    async fn fall_back(&self) {
+        let words = format!(
+            "watch: the server closed {SHORT_LIVED_MAX} connections within {SHORT_LIVED:?} of opening; \
+             checked by tcp every {:?}, a connection is held again after {:?}",
+            self.interval, self.fallback
+        );
+        let probe = TcpProbe { target: self.target.clone() };
+        let end = Instant::now() + self.fallback;
+        while Instant::now() < end {
+            let started = Instant::now();
+            let outcome = {
+                let _permit = self.connects.acquire().await;
+                timeout(self.timeout, probe.run(self.connector)).await
+            };
+            let outcome = outcome.unwrap_or_else(|_| Outcome::timed_out(self.timeout));
+            let next = (started + self.interval).min(end);
+            self.reporter.record(outcome.introduced_by(&words), started.elapsed(), Some(next)).await;
+            sleep_until(next).await;
+        }
+    }
+}
+
+fn keep_alive(stream: &TcpStream) {
+    let is_local = stream.peer_addr().is_ok_and(|peer| is_loopback(peer.ip()));
+    if !is_local {
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+        // Without it a host that vanishes is found by the other checks of the instance.
+        let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES));
+    }
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+/// Reads and drops what the server sends. Returns when it has closed the connection, or why the connection broke.
+async fn read_until_closed(stream: &TcpStream) -> io::Result<()> {
+    let mut second = Instant::now();
+    let mut bytes = 0;
+    loop {
+        stream.readable().await?;
+        match drop_some(stream)? {
+            Some(0) => return Ok(()),
+            Some(read) => bytes += read,
+            None => (),
+        }
+        if second.elapsed() >= Duration::from_secs(1) {
+            (second, bytes) = (Instant::now(), 0);
+        } else if bytes > READ_BYTES_MAX_PER_SECOND {
+            sleep_until(second + Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// Reads once. `None`: there is nothing yet. The buffer is not part of the task, which waits for hours.
+fn drop_some(stream: &TcpStream) -> io::Result<Option<usize>> {
+    match stream.try_read(&mut [0; 4096]) {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}

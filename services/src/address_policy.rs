@@ -1,0 +1,351 @@
+//! Address policy: which addresses a node may open a connection to on behalf of others.
+//!
+//! Anybody who may register decides where checks, notifications and the gateway connect to. Without a policy that reaches the
+//! metadata service of a cloud, services that listen on loopback only, and the cluster's own nodes (server-side request forgery).
+//!
+//! The policy judges the *resolved* address, at each connect: a name that was harmless yesterday may resolve to another address
+//! today. An address that embeds an IPv4 address is judged as that address, or refused where it is unclear where it leads.
+//!
+//! | rule | addresses | source |
+//! | --- | --- | --- |
+//! | unspecified | 0.0.0.0/8, :: | RFC 1122, 3.2.1.3; Linux takes them as loopback |
+//! | link-local | 169.254.0.0/16, fe80::/10 | RFC 3927, RFC 4291 |
+//! | metadata | [`is_metadata`] | the providers' manuals |
+//! | multicast, broadcast | 224.0.0.0/4, ff00::/8, 255.255.255.255 | RFC 1112, RFC 4291, RFC 919 |
+//! | tunnel | ::/96, ::ffff:0:0:0/96, 64:ff9b:1::/48, 2001::/32, 2002::/16 | RFC 4291, 2765, 8215, 4380, 3056 |
+//! | loopback | 127.0.0.0/8, ::1 | unless allowed |
+//! | member | where a node of the cluster listens | the provider table |
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+/// The addresses at which nodes of the cluster listen: HTTP, swarm and gRPC, this node's own among them.
+pub trait MemberAddresses: Send + Sync {
+    /// Whether a node of the cluster listens at this address. An IPv4 address arrives as such, never embedded in an IPv6 one.
+    fn contains(&self, address: SocketAddr) -> bool;
+}
+
+impl<F: Fn(SocketAddr) -> bool + Send + Sync> MemberAddresses for F {
+    fn contains(&self, address: SocketAddr) -> bool {
+        self(address)
+    }
+}
+
+/// The policy. Clones share the list of members.
+#[derive(Clone)]
+pub struct AddressPolicy {
+    is_loopback_allowed: bool,
+    members: Arc<dyn MemberAddresses>,
+}
+
+/// Which rule refuses an address. Nothing was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Forbidden {
+    /// It names no host.
+    #[error("{0} is an unspecified address. Name the address of the host")]
+    Unspecified(IpAddr),
+    /// It means something on one link only, and clouds serve their metadata there.
+    #[error("{0} is a link-local address. Choose an address that is routed")]
+    LinkLocal(IpAddr),
+    /// A cloud serves the secrets of its machines there.
+    #[error("{0} is the metadata address of a cloud, which no node calls")]
+    Metadata(IpAddr),
+    /// It names a group of hosts.
+    #[error("{0} is a multicast address. Choose the address of one host")]
+    Multicast(IpAddr),
+    /// It names all hosts of a link.
+    #[error("{0} is a broadcast address. Choose the address of one host")]
+    Broadcast(IpAddr),
+    /// It embeds an IPv4 address in a form that leads through a tunnel or translator.
+    #[error("{0} embeds an IPv4 address. Choose that address itself")]
+    Tunnel(IpAddr),
+    /// It is this host, and the target is not one of this node's own registrations.
+    #[error("{0} is a loopback address, which only registrations of this node may name")]
+    Loopback(IpAddr),
+    /// A node of the cluster listens there.
+    #[error("{0} is an address of a node of this cluster, which no check or notification may call")]
+    Member(SocketAddr),
+}
+
+impl Forbidden {
+    /// The rule, as a label of metrics.
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::Unspecified(_) => "unspecified",
+            Self::LinkLocal(_) => "link_local",
+            Self::Metadata(_) => "metadata",
+            Self::Multicast(_) => "multicast",
+            Self::Broadcast(_) => "broadcast",
+            Self::Tunnel(_) => "tunnel",
+            Self::Loopback(_) => "loopback",
+            Self::Member(_) => "member",
+        }
+    }
+}
+
+impl fmt::Debug for AddressPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let loopback = self.is_loopback_allowed;
+        f.debug_struct("AddressPolicy").field("is_loopback_allowed", &loopback).finish_non_exhaustive()
+    }
+}
+
+impl AddressPolicy {
+    /// A policy that refuses loopback addresses and these addresses of members.
+    pub fn new(members: Arc<dyn MemberAddresses>) -> Self {
+        Self { is_loopback_allowed: false, members }
+    }
+
+    /// The same policy, with loopback addresses allowed or not. They are allowed for a node's own registrations alone.
+    #[must_use]
+    pub fn with_loopback(self, is_loopback_allowed: bool) -> Self {
+        Self { is_loopback_allowed, ..self }
+    }
+
+    /// Judges a resolved address, right before the connect.
+    ///
+    /// # Errors
+    /// The rule that refuses it.
+    pub fn check(&self, target: SocketAddr) -> Result<(), Forbidden> {
+        let ip = check_ip(target.ip(), self.is_loopback_allowed)?;
+        let target = SocketAddr::new(ip, target.port());
+        if self.members.contains(target) { Err(Forbidden::Member(target)) } else { Ok(()) }
+    }
+}
+
+/// Judges an IP address without regard to members. Returns the address that is reached: of an IPv4-mapped or translated (NAT64)
+/// address, the IPv4 address.
+///
+/// # Errors
+/// The rule that refuses it.
+pub fn check_ip(ip: IpAddr, is_loopback_allowed: bool) -> Result<IpAddr, Forbidden> {
+    match ip {
+        IpAddr::V4(v4) => check_v4(v4, ip, is_loopback_allowed)?,
+        IpAddr::V6(v6) => {
+            if let Some(v4) = v6.to_ipv4_mapped() {
+                check_v4(v4, ip, is_loopback_allowed)?;
+                return Ok(v4.into());
+            }
+            if let Some(v4) = nat64(v6) {
+                // The loopback of an IPv4 address behind a translator is the translator's own.
+                check_v4(v4, ip, false)?;
+                return Ok(v4.into());
+            }
+            check_v6(v6, is_loopback_allowed)?;
+        }
+    }
+    Ok(ip)
+}
+
+fn check_v4(v4: Ipv4Addr, stated: IpAddr, is_loopback_allowed: bool) -> Result<(), Forbidden> {
+    if v4.octets()[0] == 0 {
+        Err(Forbidden::Unspecified(stated))
+    } else if v4.is_link_local() {
+        Err(Forbidden::LinkLocal(stated))
+    } else if is_metadata(v4.into()) {
+        Err(Forbidden::Metadata(stated))
+    } else if v4.is_multicast() {
+        Err(Forbidden::Multicast(stated))
+    } else if v4.is_broadcast() {
+        Err(Forbidden::Broadcast(stated))
+    } else if v4.is_loopback() && !is_loopback_allowed {
+        Err(Forbidden::Loopback(stated))
+    } else {
+        Ok(())
+    }
+}
+
+fn check_v6(v6: Ipv6Addr, is_loopback_allowed: bool) -> Result<(), Forbidden> {
+    let ip = IpAddr::V6(v6);
+    if v6.is_unspecified() {
+        Err(Forbidden::Unspecified(ip))
+    } else if v6.is_loopback() {
+        if is_loopback_allowed { Ok(()) } else { Err(Forbidden::Loopback(ip)) }
+    } else if v6.is_unicast_link_local() {
+        Err(Forbidden::LinkLocal(ip))
+    } else if is_metadata(ip) {
+        Err(Forbidden::Metadata(ip))
+    } else if v6.is_multicast() {
+        Err(Forbidden::Multicast(ip))
+    } else if is_tunnel(v6) {
+        Err(Forbidden::Tunnel(ip))
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a cloud serves metadata there. Most serve them at 169.254.169.254, which is link-local.
+pub fn is_metadata(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => matches!(
+            v4.octets(),
+            // Alibaba Cloud; Azure's wire server; Oracle Cloud Classic.
+            [100, 100, 100, 200] | [168, 63, 129, 16] | [192, 0, 0, 192]
+        ),
+        IpAddr::V6(v6) => match v6.segments() {
+            // AWS keeps the whole of it for its services: metadata at ::254, credentials of pods at ::23.
+            [0xfd00, 0x0ec2, ..] => true,
+            // Google Cloud.
+            [0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254] => true,
+            // Oracle Cloud; Scaleway; Akamai (Linode).
+            [0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe]
+            | [0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042]
+            | [0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 0x0001] => true,
+            _ => false,
+        },
+    }
+}
+
+/// The IPv4 address that the well-known prefix of NAT64 embeds (RFC 6052). Hosts without IPv4 reach IPv4 by it.
+fn nat64(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    match v6.segments() {
+        [0x0064, 0xff9b, 0, 0, 0, 0, high, low] => {
+            Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+        }
+        _ => None,
+    }
+}
+
+/// Whether an address embeds an IPv4 address in a form that is deprecated, or whose embedded address depends on the translator.
+fn is_tunnel(v6: Ipv6Addr) -> bool {
+    match v6.segments() {
+        // IPv4-compatible; IPv4-translated.
+        [0, 0, 0, 0, 0, 0, _, _] | [0, 0, 0, 0, 0xffff, 0, _, _] => true,
+        // NAT64 with a prefix of the network's own.
+        [0x0064, 0xff9b, 0x0001, ..] => true,
+        // Teredo; 6to4.
+        [0x2001, 0, ..] | [0x2002, ..] => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> AddressPolicy {
+        let member: SocketAddr = "10.0.0.5:7500".parse().unwrap();
+        let member6: SocketAddr = "[fd77::5]:7500".parse().unwrap();
+        AddressPolicy::new(Arc::new(move |a: SocketAddr| a == member || a == member6))
+    }
+
+    fn rule(policy: &AddressPolicy, target: &str) -> &'static str {
+        policy.check(target.parse().unwrap()).map_or_else(Forbidden::rule, |()| "allowed")
+    }
+
+    /// Targets by rule, with loopback refused.
+    const TARGETS: &[(&str, &[&str])] = &[
+        (
+            "allowed",
+            &[
+                "1.1.1.1:80",
+                "10.0.0.5:80",
+                "192.168.1.2:7500",
+                "172.16.0.1:1",
+                "100.64.0.1:80",
+                "240.0.0.1:80",
+                "[2606:4700::1111]:443",
+                "[fd77::5]:80",
+                "[fc00::1]:80",
+                "[::ffff:10.0.0.6]:7500",
+                "[64:ff9b::1.1.1.1]:80",
+                "[2001:db8::1]:80",
+                "[fd00:c1::1]:80",
+            ],
+        ),
+        ("unspecified", &["0.0.0.0:80", "0.1.2.3:80", "[::]:80", "[::ffff:0.0.0.0]:80", "[64:ff9b::]:80"]),
+        (
+            "link_local",
+            &[
+                "169.254.169.254:80",
+                "169.254.0.1:80",
+                "[fe80::1]:80",
+                "[fe80::a9fe:a9fe]:80",
+                "[febf::1]:80",
+                "[::ffff:169.254.169.254]:80",
+                "[64:ff9b::a9fe:a9fe]:80",
+            ],
+        ),
+        (
+            "metadata",
+            &[
+                "[fd00:ec2::254]:80",
+                "[fd00:ec2::23]:80",
+                "[fd20:ce::254]:80",
+                "[fd00:c1::a9fe:a9fe]:80",
+                "[fd00:42::42]:80",
+                "[fd00:a9fe:a9fe::1]:80",
+                "100.100.100.200:80",
+                "168.63.129.16:80",
+                "192.0.0.192:80",
+                "[::ffff:100.100.100.200]:80",
+                "[64:ff9b::168.63.129.16]:80",
+            ],
+        ),
+        ("multicast", &["224.0.0.1:80", "239.255.255.255:80", "[ff02::1]:80", "[::ffff:224.0.0.1]:80"]),
+        ("broadcast", &["255.255.255.255:80", "[::ffff:255.255.255.255]:80"]),
+        (
+            "tunnel",
+            &[
+                "[::127.0.0.1]:80",
+                "[::169.254.169.254]:80",
+                "[::2]:80",
+                "[::ffff:0:10.0.0.1]:80",
+                "[64:ff9b:1::a9fe:a9fe]:80",
+                "[2002:a9fe:a9fe::]:80",
+                "[2002:0a00:0001::1]:80",
+                "[2001:0:4136:e378:8000:63bf:3fff:fdd2]:80",
+            ],
+        ),
+        (
+            "loopback",
+            &[
+                "127.0.0.1:80",
+                "127.255.0.1:80",
+                "[::1]:80",
+                "[::ffff:127.0.0.1]:80",
+                "[64:ff9b::127.0.0.1]:80",
+            ],
+        ),
+        (
+            "member",
+            &["10.0.0.5:7500", "[fd77::5]:7500", "[::ffff:10.0.0.5]:7500", "[64:ff9b::10.0.0.5]:7500"],
+        ),
+    ];
+
+    #[test]
+    fn each_address_is_refused_by_its_rule() {
+        let policy = policy();
+        for (expected, targets) in TARGETS {
+            for target in *targets {
+                assert_eq!(rule(&policy, target), *expected, "{target}");
+            }
+        }
+    }
+
+    #[test]
+    fn loopback_is_allowed_for_own_registrations_and_nothing_else_is_with_it() {
+        let policy = policy().with_loopback(true);
+        for target in ["127.0.0.1:80", "127.0.0.53:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
+            assert_eq!(rule(&policy, target), "allowed", "{target}");
+        }
+        assert_eq!(rule(&policy, "[64:ff9b::127.0.0.1]:80"), "loopback");
+        for (expected, targets) in TARGETS.iter().filter(|(rule, _)| *rule != "loopback") {
+            for target in *targets {
+                assert_eq!(rule(&policy, target), *expected, "{target}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_address_as_it_was_stated() {
+        let refusal = policy().check("[::ffff:169.254.169.254]:80".parse().unwrap()).unwrap_err();
+        assert!(
+            refusal.to_string().starts_with("::ffff:169.254.169.254 is a link-local address"),
+            "{refusal}"
+        );
+    }
+}
