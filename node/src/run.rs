@@ -135,7 +135,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
             view: Arc::clone(&view),
             orders: orders.clone(),
             roles: plugins.len(),
-            listeners: [http, swarm_port.address].into_iter().chain(own_listeners(&listeners)).collect(),
+            listeners: vec![http, swarm_port.address],
             allow_exec: config.allow_exec_checks,
         },
     )
@@ -464,11 +464,6 @@ fn plugin_listeners(
         listeners.insert(plugin.name().to_owned(), listener);
     }
     Ok(listeners)
-}
-
-/// Where plug-ins with listeners of their own listen.
-fn own_listeners(listeners: &BTreeMap<String, TcpListener>) -> impl Iterator<Item = SocketAddr> {
-    listeners.values().filter_map(|listener| listener.local_addr().ok())
 }
 
 /// The names, besides its own and its host's, under which this node may be asked.
