@@ -231,8 +231,11 @@ impl Driver {
     async fn live(&mut self) -> Result<(), Fatal> {
         self.carry_out()?;
         loop {
-            let due = self.view.clock().instant(self.core.poll_timeout(self.view.clock().now()));
-            let due = due.min(self.next_housekeeping);
+            let clock = self.view.clock();
+            self.view.expire(clock.now());
+            let due =
+                self.view.poll_timeout().into_iter().fold(self.core.poll_timeout(clock.now()), Ord::min);
+            let due = clock.instant(due).min(self.next_housekeeping);
             tokio::select! {
                 biased;
                 event = self.swarm.select_next_some() => self.on_swarm(event),

@@ -80,6 +80,18 @@ impl View {
         self.change(|table| table.set_subnets(subnets));
     }
 
+    /// When to call [`View::expire`] next. For the driver.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.read(ProviderTable::poll_timeout)
+    }
+
+    /// Ends what the table guard has kept for long enough. For the driver.
+    pub fn expire(&self, now: Time) {
+        if self.poll_timeout().is_some_and(|at| at <= now) {
+            self.change(|table| table.expire(now));
+        }
+    }
+
     fn change(&self, change: impl FnOnce(&mut ProviderTable)) {
         let index = {
             let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);

@@ -302,6 +302,14 @@ impl Liveness {
         })
     }
 
+    /// When its silence was reported first, if that is all that speaks against it: weak reports, and new to this node. A newcomer hears of
+    /// members that died long ago, and that is no silence of this moment.
+    pub fn silent_since(&self, subject: NodeId) -> Option<Time> {
+        let case = self.cases.get(&subject)?;
+        let is_weak = |report: &Report| report.evidence.claim.strength == Strength::Weak;
+        case.since().filter(|since| *since > Time::ZERO && case.current().all(is_weak))
+    }
+
     /// Since when somebody has been accusing it.
     pub fn accused_since(&self, subject: NodeId) -> Option<Time> {
         self.cases.get(&subject).and_then(Case::since)
@@ -423,6 +431,23 @@ mod tests {
         court.accuse(700, 2, 0, Strong);
         assert_eq!(court.verdict(799, 0), Verdict::Suspect(Some(at(800))));
         assert_eq!(court.verdict(800, 0), Verdict::Failed);
+    }
+
+    #[test]
+    fn silent_is_only_what_was_not_refused_and_fell_silent_while_this_node_listened() {
+        let silent = |reports: &[(u64, u8, Strength)]| {
+            let mut court = Court::of(5);
+            reports
+                .iter()
+                .for_each(|(ms, observer, strength)| _ = court.accuse(*ms, *observer, 0, *strength));
+            assert_eq!(court.verdict(10_000, 0), Verdict::Failed);
+            court.liveness.silent_since(who(0).id())
+        };
+        assert_eq!(silent(&[(1, 1, Weak), (2, 2, Weak)]), Some(at(1)));
+        assert_eq!(silent(&[(1, 1, Weak), (2, 2, Strong)]), None);
+        assert_eq!(silent(&[(1, 1, Strong), (2, 2, Strong)]), None);
+        assert_eq!(silent(&[(0, 1, Weak), (0, 2, Weak)]), None, "a newcomer hears of it");
+        assert_eq!(Court::of(5).liveness.silent_since(who(0).id()), None);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! a lock that readers take for microseconds while the core goes on. Instances are shared (`Arc`), so a reader clones pointers
 //! under the lock and formats outside it.
 //!
-//! - An instance is listed while its node is `alive` or `suspect`: a suspicion is not yet a death.
+//! - An instance is listed while its node is `alive` or `suspect`: a suspicion is not yet a death. Where many fall silent at once,
+//!   the table guard keeps the last passing instances of a service for a while.
 //! - The index grows by one with every change that a query could see, is local to the node, and never falls at a restart because it
 //!   starts at the incarnation in microseconds (well below 2^53, which JSON can carry exactly).
 //! - The last [`HISTORY_MAX`] changes are kept, so that a watcher that was away for a moment resumes where it was; who was away for
@@ -12,6 +13,7 @@
 
 mod addresses;
 mod explanations;
+mod guard;
 mod provider;
 #[cfg(test)]
 mod tests;
@@ -24,11 +26,16 @@ use std::{
     time::Duration,
 };
 
-use crate::{Incarnation, NodeId, Time, Version, record::Instance};
+use crate::{
+    Incarnation, NodeId, Time, Version,
+    record::{Health, Instance},
+};
 pub use addresses::{ADDRESSES_META, AddressLimit, Subnet};
 use addresses::{Vantage, is_role};
 pub use explanations::Explanation;
 use explanations::{Explanations, Subject};
+use guard::Guard;
+pub use guard::{GUARD_MAX, SILENCE_WINDOW};
 pub use provider::Provider;
 
 /// Changes kept for watchers that resume. Guess: at ten changes a second, seven minutes.
@@ -136,6 +143,14 @@ pub enum Change {
     Rtt(NodeId, Option<Duration>),
     /// The root hash of everything that anti-entropy compares. Moves no index either.
     RootHash([u8; 16]),
+    /// A member is about to fail by weak evidence alone: it does not answer, and nothing proves that it is gone. Its
+    /// [`Change::Member`] follows.
+    Silent {
+        /// The member.
+        node: NodeId,
+        /// When the first report of it came.
+        since: Time,
+    },
     /// A line for `/why`.
     Explained(NodeId, Explanation),
 }
@@ -184,6 +199,7 @@ pub struct ProviderTable {
     root_hash: [u8; 16],
     /// What orders addresses.
     vantage: Vantage,
+    guard: Guard,
 }
 
 impl ProviderTable {
@@ -202,6 +218,7 @@ impl ProviderTable {
             explanations: Explanations::default(),
             root_hash: [0; 16],
             vantage: Vantage::default(),
+            guard: Guard::default(),
         }
     }
 
@@ -223,6 +240,7 @@ impl ProviderTable {
                     member.rtt = rtt;
                 }
             }
+            Change::Silent { node, since } => self.guard.fell_silent(now, node, since),
             Change::RootHash(hash) => self.root_hash = hash,
             Change::Explained(id, explanation) => self.explain(now, Subject::Member(id), id, explanation),
         }
@@ -240,17 +258,24 @@ impl ProviderTable {
             (&m.name, &m.zone, &m.addresses, &m.http, &m.roles)
                 != (&member.name, &member.zone, &member.addresses, &member.http, &member.roles)
         });
-        let present = member.state.is_present();
+        let (state, present) = (member.state, member.state.is_present());
         self.members.insert(id, member);
         self.members_touched = self.tick();
-        if was_listed && !present {
+        if !present && (was_listed || state == MemberState::Left) {
+            let kept = self.guard_services(now, id);
             for (instance_id, instance) in self.offered_by(id) {
-                self.unlist(now, id, &instance_id, &instance.service);
+                if !kept.contains(&instance.service) || instance.health != Health::Passing {
+                    self.unlist(now, id, &instance_id, &instance.service);
+                }
             }
         } else if present && (!was_listed || listed_otherwise) {
-            for (instance_id, instance) in self.offered_by(id) {
-                self.list(now, id, instance_id, instance, false);
+            self.guard.returned(id);
+            let offered = self.offered_by(id);
+            for (instance_id, instance) in &offered {
+                self.list(now, id, instance_id.clone(), Arc::clone(instance), false);
             }
+            // Only when all are listed: those that the guard kept would go and come.
+            offered.iter().for_each(|(_, instance)| self.check_guard(now, &instance.service));
         }
     }
 
@@ -265,11 +290,15 @@ impl ProviderTable {
         {
             self.unlist(now, node, &id, &before.service);
         }
-        if let Some(new) = instance
-            && self.members.get(&node).is_some_and(|m| m.state.is_present())
-        {
+        let Some(new) = instance else { return };
+        let service = new.service.clone();
+        let present = self.members.get(&node).is_some_and(|member| member.state.is_present());
+        if present || self.is_kept(node, &id, &new) {
             let explained = before.is_some_and(|before| self.explain_checks(now, node, &id, &before, &new));
             self.list(now, node, id, new, explained);
+            self.check_guard(now, &service);
+        } else {
+            self.unlist(now, node, &id, &service);
         }
     }
 
@@ -309,6 +338,7 @@ impl ProviderTable {
         let service = instance.service.clone();
         let provider = Arc::new(Provider {
             role: is_role(&instance, member),
+            unverified: !member.state.is_present(),
             id: id.clone(),
             node_id: node,
             node: member.name.clone(),
@@ -318,26 +348,24 @@ impl ProviderTable {
         });
         let before =
             self.listed.entry(service.clone()).or_default().insert((node, id.clone()), Arc::clone(&provider));
-        match before {
-            Some(before) if before == provider => (),
-            Some(_) => {
-                self.record(&service, ServiceChange::Changed(provider));
-                if !explained {
-                    let line = Explanation::Changed(service.clone(), id);
-                    self.explain(now, Subject::Service(service), node, line);
-                }
-            }
-            None => {
-                self.record(&service, ServiceChange::Added(provider));
-                let line = Explanation::Added(service.clone(), id);
-                self.explain(now, Subject::Service(service), node, line);
-            }
+        let (change, line): (fn(Arc<Provider>) -> ServiceChange, _) = match &before {
+            Some(before) if *before == provider => return,
+            Some(_) => (ServiceChange::Changed, Explanation::Changed(service.clone(), id.clone())),
+            None => (ServiceChange::Added, Explanation::Added(service.clone(), id.clone())),
+        };
+        let line = if provider.unverified { Explanation::Kept(service.clone(), id) } else { line };
+        self.record(&service, change(provider));
+        if !explained {
+            self.explain(now, Subject::Service(service), node, line);
         }
     }
 
     fn unlist(&mut self, now: Time, node: NodeId, id: &str, service: &str) {
         let Some(providers) = self.listed.get_mut(service) else { return };
         let Some(provider) = providers.remove(&(node, id.to_owned())) else { return };
+        if self.guard.keeps(service) && !providers.values().any(|provider| provider.unverified) {
+            self.guard.release(service);
+        }
         if providers.is_empty() {
             self.listed.remove(service);
         }

@@ -59,6 +59,8 @@ pub struct SimNode {
     inputs: u64,
     /// Its key ends with its process, or so it says.
     ephemeral: bool,
+    /// The number of its host, if it states the address of one.
+    host: Option<u8>,
     /// Members that an operator had forgotten, as its driver was told.
     pub forgotten_by_operator: Vec<NodeId>,
     /// When its driver stopped it, and why.
@@ -199,6 +201,14 @@ impl Sim {
         index
     }
 
+    /// Adds a node that joins through `contact` and states the address of the host with this number.
+    pub fn add_on(&mut self, host: u8, contact: Option<NodeIndex>) -> NodeIndex {
+        let index = self.create();
+        self.nodes[index].host = Some(host);
+        self.start(index, contact);
+        index
+    }
+
     fn create(&mut self) -> NodeIndex {
         let index = self.nodes.len();
         let mut seed = [0; 32];
@@ -226,6 +236,7 @@ impl Sim {
             woken_at: Time::ZERO,
             inputs: 0,
             ephemeral: false,
+            host: None,
             forgotten_by_operator: Vec::new(),
             fatal: None,
         });
@@ -244,9 +255,10 @@ impl Sim {
         node.table = ProviderTable::new(Index(node.incarnation * 1000));
         node.seen_gossip.clear();
         node.fatal = None;
+        let of_host = node.host.map(|host| format!("/ip4/10.77.0.{host}/tcp/7600"));
         let profile = Profile {
             name: node.name.clone(),
-            addresses: vec![address(index)],
+            addresses: std::iter::once(address(index)).chain(of_host).collect(),
             http: None,
             roles: vec!["grading".into()],
             zone: None,
@@ -435,11 +447,14 @@ impl Sim {
         self.nodes[to].inputs += 1;
         let Some(core) = self.nodes[to].core.as_mut() else { return };
         core.handle(now, input);
+        self.nodes[to].table.expire(now);
         while let Some(output) = self.nodes[to].core.as_mut().and_then(Core::poll_output) {
             self.carry_out(to, output);
         }
         if let Some(core) = &self.nodes[to].core {
-            let at = core.poll_timeout(now).max(now);
+            let node = &self.nodes[to];
+            let table = node.table.poll_timeout();
+            let at = table.into_iter().fold(core.poll_timeout(now), Time::min).max(now);
             self.nodes[to].woken_at = at;
             self.push(at, to, What::Wake);
         }

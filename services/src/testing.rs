@@ -108,6 +108,7 @@ impl MemoryHost {
             zone: None,
             addresses,
             role: true,
+            unverified: false,
             instance: Arc::new(Instance {
                 service: service.to_owned(),
                 address: "10.0.0.1".to_owned(),

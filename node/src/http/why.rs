@@ -159,6 +159,9 @@ fn line(table: &ProviderTable, about: NodeId, explanation: Explanation, confirms
         Explanation::Added(service, id) => instance("added", service, id, "now offers"),
         Explanation::Changed(service, id) => instance("changed", service, id, "changed"),
         Explanation::Removed(service, id) => instance("removed", service, id, "no longer offers"),
+        Explanation::Kept(service, id) => {
+            instance("kept", service, id, "does not answer; the table guard keeps its")
+        }
         Explanation::CheckChanged { service, instance, check, status, output, took_ms } => Line {
             event: "check",
             // The output may hold anything, so it is quoted.

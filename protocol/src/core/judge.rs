@@ -234,6 +234,11 @@ impl Core {
         }
         self.state.set_failed(id, state == MemberState::Failed);
         self.place(now, id, state);
+        if state == MemberState::Failed
+            && let Some(since) = self.liveness.silent_since(id)
+        {
+            self.change(Change::Silent { node: id, since });
+        }
         self.show_member(now, id);
         if before != Some(state) && id != self.id {
             let name = self.state.node(id).map(|s| s.header().name.clone()).unwrap_or_default();

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use crate::{
+    Time,
     config::Config,
     io::Command,
     providers::MemberState,
+    record::Instance,
     sim::{NodeIndex, Sim},
 };
 
@@ -51,6 +53,18 @@ fn within(sim: &mut Sim, bound: Duration, what: &str, until: impl FnMut(&Sim) ->
         Some(took) => took,
         None => panic!("not within {bound:?}: {what}{}", describe(sim)),
     }
+}
+
+/// Lets a node offer `web` at a port.
+fn offer_web(sim: &mut Sim, node: NodeIndex, port: u16) {
+    let instance = Instance {
+        service: "web".into(),
+        address: "10.0.0.1".into(),
+        port,
+        url: format!("http://10.0.0.1:{port}"),
+        ..Instance::default()
+    };
+    sim.command(node, Command::SetInstance(format!("web:{port}"), Box::new(instance)));
 }
 
 #[test]
@@ -317,17 +331,10 @@ fn who_restarts_believes_what_it_said_in_its_last_life() {
 fn a_table_that_is_full_of_instances_comes_to_rest_and_takes_more_when_there_is_room() {
     let n = 6;
     let mut sim = cluster_with(Config { instances_max: 20, ..Config::default() }, 77, n);
-    let web = |port| crate::record::Instance {
-        service: "web".into(),
-        address: "10.0.0.1".into(),
-        port,
-        url: "http://10.0.0.1".into(),
-        ..Default::default()
-    };
     // With one role each they offer 36.
     for node in 0..n {
         for port in 0..5 {
-            sim.command(node, Command::SetInstance(port.to_string(), Box::new(web(port))));
+            offer_web(&mut sim, node, port);
         }
     }
     sim.run_for(60 * S);
@@ -345,10 +352,102 @@ fn a_table_that_is_full_of_instances_comes_to_rest_and_takes_more_when_there_is_
     assert!(inputs < 60 * 200, "{inputs} inputs in a minute");
     for node in 0..n {
         for port in 2..5 {
-            sim.command(node, Command::RemoveInstance(port.to_string()));
+            sim.command(node, Command::RemoveInstance(format!("web:{port}")));
         }
     }
     within(&mut sim, 60 * S, "18 instances everywhere", |sim| {
         sim.has_converged() && sim.nodes().iter().all(|n| n.table().providers("web").count() == 12)
+    });
+}
+
+/// Ten nodes, two on each of five hosts; all but the first two offer `web`.
+fn five_hosts(seed: u64) -> Sim {
+    let mut sim = Sim::new(seed, Config::default());
+    for node in 0..10u8 {
+        sim.add_on(node / 2 + 1, (node > 0).then_some(0));
+        sim.run_for(20 * MS);
+    }
+    within(&mut sim, 30 * S, "ten nodes see each other", Sim::has_converged);
+    sim.run_for(25 * S);
+    (2..10).for_each(|node| offer_web(&mut sim, node, 80));
+    sim.run_for(2 * S);
+    sim
+}
+
+/// What a node lists of `web`: how many, and how many of those unverified.
+fn web(sim: &Sim, node: NodeIndex) -> (usize, usize) {
+    let listed = || sim.nodes()[node].table().providers("web");
+    (listed().count(), listed().filter(|provider| provider.unverified).count())
+}
+
+/// What a node knows of those that offer `web`.
+fn accusations(sim: &Sim, node: NodeIndex) -> String {
+    let lines = (2..10).map(|of| {
+        let lines = sim.nodes()[node].table().why_member(sim.nodes()[of].id());
+        let lines: Vec<_> = lines.skip(1).take(6).map(|(at, _, line)| (at, line)).collect();
+        format!("\n{of}: {lines:?}")
+    });
+    lines.collect()
+}
+
+#[test]
+fn where_several_hosts_fall_silent_at_once_their_instances_stay_for_a_minute() {
+    for seed in 0..4 {
+        let mut sim = five_hosts(seed);
+        (2..4).for_each(|node| sim.command(node, Command::RemoveInstance("web:80".into())));
+        sim.run_for(S);
+        (4..10).for_each(|node| sim.freeze(node));
+        // By node: since when only unverified ones are listed, and since when none.
+        let mut kept: [Option<Time>; 4] = [None; 4];
+        let mut gone: [Option<Time>; 4] = [None; 4];
+        within(&mut sim, 120 * S, "they were kept, and are gone", |sim| {
+            for node in 0..4 {
+                match web(sim, node) {
+                    (0, _) => _ = gone[node].get_or_insert(sim.now()),
+                    (all, unverified) if all == unverified => _ = kept[node].get_or_insert(sim.now()),
+                    _ => (),
+                }
+            }
+            gone.iter().all(Option::is_some)
+        });
+        for node in 0..4 {
+            let stayed = kept[node].map(|kept| gone[node].unwrap().since(kept));
+            let is_a_minute = stayed.is_some_and(|stayed| (59 * S..61 * S).contains(&stayed));
+            assert!(is_a_minute, "seed {seed}, node {node}: {stayed:?}{}", accusations(&sim, node));
+        }
+        (4..10).for_each(|node| sim.thaw(node));
+        within(&mut sim, 40 * S, "all are back", |sim| (0..10).all(|node| web(sim, node) == (6, 0)));
+    }
+}
+
+#[test]
+fn where_most_hosts_fall_silent_at_once_lookups_go_on_finding_something() {
+    for seed in 0..4 {
+        let mut sim = five_hosts(seed);
+        (2..10).for_each(|node| sim.freeze(node));
+        let found_nothing = sim.run_while(60 * S, |sim| (0..2).any(|node| web(sim, node).0 == 0));
+        assert_eq!(found_nothing, None, "seed {seed}{}{}", accusations(&sim, 0), accusations(&sim, 1));
+    }
+}
+
+#[test]
+fn where_there_is_proof_or_only_one_host_nothing_is_kept() {
+    let mut sim = five_hosts(5);
+    (2..10).for_each(|node| sim.crash(node));
+    // Those whose watchers were killed with them are suspects until others have taken over.
+    within(&mut sim, 40 * S, "the killed are gone", |sim| {
+        let listed = [web(sim, 0), web(sim, 1)];
+        assert!(listed.iter().all(|(_, unverified)| *unverified == 0), "{listed:?}");
+        listed == [(0, 0); 2]
+    });
+
+    let mut sim = five_hosts(6);
+    (2..8).for_each(|node| sim.command(node, Command::RemoveInstance("web:80".into())));
+    sim.run_for(S);
+    [8, 9].into_iter().for_each(|node| sim.freeze(node));
+    within(&mut sim, 5 * S, "the lost host is gone", |sim| {
+        let listed: Vec<_> = (0..8).map(|node| web(sim, node)).collect();
+        assert!(listed.iter().all(|(_, unverified)| *unverified == 0), "{listed:?}");
+        listed.iter().all(|(all, _)| *all == 0)
     });
 }

@@ -28,6 +28,8 @@ pub enum Explanation {
     Changed(String, String),
     /// See [`Explanation::Added`].
     Removed(String, String),
+    /// The table guard keeps an instance whose node has fallen silent: service and id.
+    Kept(String, String),
     /// A check of an instance found something else than before.
     CheckChanged {
         /// The service of the instance.

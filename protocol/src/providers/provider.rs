@@ -25,6 +25,8 @@ pub struct Provider {
     pub addresses: Vec<String>,
     /// Whether it is a role of its node; see [`Provider::is_role`].
     pub role: bool,
+    /// Whether its node has fallen silent and the table guard keeps it. It counts as passing: lookups show it as `unverified`.
+    pub unverified: bool,
 }
 
 impl Provider {
@@ -70,6 +72,11 @@ impl Provider {
         self.instance.weight.unwrap_or(WEIGHT_DEFAULT)
     }
 
+    /// The word that `/services` shows as its health: `passing`, `warning`, `critical` or `unverified`.
+    pub fn health_word(&self) -> &'static str {
+        if self.unverified { "unverified" } else { self.instance.health.as_str() }
+    }
+
     /// What another instance must share to be the same one, registered with another node. `None` if none can: a loopback address means
     /// another host on each, and a role belongs to its node.
     pub(super) fn endpoint(&self) -> Option<(&str, u16)> {
@@ -82,7 +89,7 @@ impl Provider {
     }
 
     /// Orders the registrations of one endpoint: the healthiest first, then the lowest node.
-    pub(super) fn preference(&self) -> (Health, NodeId) {
-        (self.instance.health, self.node_id)
+    pub(super) fn preference(&self) -> (Health, bool, NodeId) {
+        (self.instance.health, self.unverified, self.node_id)
     }
 }

@@ -92,6 +92,7 @@ fn page(seed: u8) -> Page {
             entry(seed, 2, Key::Instance("i".into()), Some(instance().encode())),
             entry(seed, 8, Key::Kv("a/b".into()), None),
             entry(seed, 9, Key::Other(77, "x".into()), Some(vec![1, 2, 3])),
+            entry(seed, 7, Key::Part("i".into(), 0), Some(vec![1, 2, 3])),
         ],
         evidence: vec![accused(2).sign(&who(2), "default"), accused(3).sign(&who(3), "default")],
     }

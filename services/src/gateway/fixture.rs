@@ -25,6 +25,7 @@ pub(super) fn provider_with(service: &str, id: &str, url: &str, tags: &[&str], h
         zone: None,
         addresses: vec![],
         role: true,
+        unverified: false,
         instance: Arc::new(Instance {
             service: service.to_owned(),
             address: "10.0.0.9".to_owned(),

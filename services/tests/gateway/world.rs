@@ -67,6 +67,7 @@ impl Table {
             zone: None,
             addresses: vec![],
             role: true,
+            unverified: false,
             instance: Arc::new(Instance {
                 service: service.to_owned(),
                 address: String::new(),
