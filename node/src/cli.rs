@@ -25,7 +25,7 @@ use clap_complete::Shell;
 use hearsay_services::Service;
 
 use self::{
-    client::{Client, DEFAULT_NODE},
+    client::Client,
     failure::Failure,
     grades::GradesCommand,
     journal::JournalCommand,
@@ -70,7 +70,8 @@ struct Cli {
     #[command(flatten)]
     options: Options,
 
-    /// The node to ask (or HEARSAY_NODE) [default: http://127.0.0.1:7500]
+    /// The node to ask (or HEARSAY_NODE): http://host:port or unix:PATH [default: the Unix socket of a node of
+    /// this machine, or http://127.0.0.1:7500]
     #[arg(long, value_name = "URL", global = true, help_heading = "Options of commands")]
     node: Option<String>,
 
@@ -217,8 +218,11 @@ fn ask(
     let said = |flag: &Option<String>, variable| {
         flag.clone().or_else(|| environment.get(variable).map(|value| value.to_string_lossy().into_owned()))
     };
-    let url = said(&cli.node, "HEARSAY_NODE").unwrap_or_else(|| DEFAULT_NODE.into());
-    let client = Client::new(&url, said(&cli.token, "HEARSAY_TOKEN").map(Secret::new))?;
+    let token = said(&cli.token, "HEARSAY_TOKEN").map(Secret::new);
+    let client = match said(&cli.node, "HEARSAY_NODE") {
+        Some(url) => Client::new(&url, token)?,
+        None => Client::of_this_machine(environment, token)?,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         match command {
