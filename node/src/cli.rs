@@ -5,16 +5,21 @@
 
 mod answers;
 mod ask;
+mod checks;
 mod client;
 mod doctor;
+mod drain;
 mod failure;
 mod follow;
 mod grades;
+mod hold;
 mod journal;
+mod listening;
 mod log;
 mod output;
 mod progress;
 mod providers;
+mod register;
 mod sse;
 mod watch;
 
@@ -25,11 +30,8 @@ use clap_complete::Shell;
 use hearsay_services::Service;
 
 use self::{
-    client::Client,
-    failure::Failure,
-    grades::GradesCommand,
-    journal::JournalCommand,
-    output::Output,
+    client::Client, drain::DrainOptions, failure::Failure,
+    grades::GradesCommand, journal::JournalCommand, output::Output, register::RegisterOptions,
 };
 use crate::{
     admission::ClusterKey,
@@ -44,6 +46,9 @@ Examples:
   node --role grading,portal --demo a node with two plug-ins and sample data
   node --join db1 --cluster shop    join the cluster \"shop\" by way of the host db1
   node services                     who offers what
+  node register web --port 8080 --check http=/health
+                                    make a program that listens there a service
+  node checks                       how the registered programs are, and why
   node members                      which nodes there are, and how they are
   node watch                        every change as it happens
   node log tail                     what any service says, as it says it
@@ -108,6 +113,26 @@ enum Command {
     /// Add to the central log, read along, or search it
     #[command(subcommand)]
     Log(log::Command),
+    /// Make a program that runs a service, and print the id of the instance
+    #[command(after_help = "Examples:\n  node register web --port 8080 --check http=/health,interval=5s\n  \
+                      node register db --port 5432 --check watch --check process=:5432\n  \
+                      node register --file web.json\n  node register web --port 8080 --hold")]
+    Register(Box<RegisterOptions>),
+    /// Remove an instance that was registered
+    #[command(after_help = "Example:\n  node deregister \"$(node register web --port 8080)\"")]
+    Deregister {
+        /// The id of the instance
+        id: String,
+    },
+    /// List the checks of the programs that are registered with the node
+    Checks {
+        /// Only those of this instance, or of this service; exit code 2 if there is none
+        #[arg(value_name = "ID|SERVICE")]
+        name: Option<String>,
+    },
+    /// Take an instance or a node out of service without stopping it
+    #[command(after_help = "Examples:\n  node drain web-1 --reason \"new disk\"\n  node drain web-1 --undo")]
+    Drain(DrainOptions),
     /// Let the node say goodbye, finish its requests and stop
     Leave,
     /// Forget a member that has failed or left and will not come back, on all nodes
@@ -163,7 +188,7 @@ pub fn main(
     };
     let environment = Environment::of_process();
     let ended = match &cli.command {
-        Some(command) => ask(&cli, command, &services, &environment).map(|()| ExitCode::SUCCESS),
+        Some(command) => ask(&cli, command, &services, &environment),
         None => start(cli, services, &environment, run),
     };
     ended.unwrap_or_else(|failure| failure.report())
@@ -193,7 +218,7 @@ fn ask(
     command: &Command,
     services: &[Arc<dyn Service>],
     environment: &Environment,
-) -> Result<(), Failure> {
+) -> Result<ExitCode, Failure> {
     if cli.config.is_some() || cli.options != Options::default() {
         return Err(Failure::Usage("a command takes no options of a node".into()));
     }
@@ -201,18 +226,20 @@ fn ask(
     match command {
         Command::Keygen => {
             let key = ClusterKey::random().map_err(|error| Failure::Failed(error.into()))?;
-            return output.print(key.to_file().expose());
+            return output.print(key.to_file().expose()).map(|()| ExitCode::SUCCESS);
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "node", &mut script);
-            return output.print(&String::from_utf8_lossy(&script));
+            return output.print(&String::from_utf8_lossy(&script)).map(|()| ExitCode::SUCCESS);
         }
         Command::Journal(JournalCommand::Restore(_)) => {}
         Command::Journal(_) if cli.node.is_some() || cli.token.is_some() => {
             return Err(Failure::Usage("`node journal` asks no node: it works on a data directory".into()));
         }
-        Command::Journal(command) => return journal::run(command, services, output, environment),
+        Command::Journal(command) => {
+            return journal::run(command, services, output, environment).map(|()| ExitCode::SUCCESS);
+        }
         _ => {}
     }
     let said = |flag: &Option<String>, variable| {
@@ -231,6 +258,10 @@ fn ask(
             Command::Watch => watch::watch(&client, output).await,
             Command::Why { name } => ask::why(&client, output, name).await,
             Command::Log(command) => log::log(&client, output, command).await,
+            Command::Register(options) => register::register(&client, output, options).await,
+            Command::Deregister { id } => register::deregister(&client, output, id).await,
+            Command::Checks { name } => checks::checks(&client, output, name.as_deref()).await,
+            Command::Drain(options) => drain::drain(&client, output, options).await,
             Command::Leave => ask::leave(&client, output).await,
             Command::Forget { member } => ask::forget(&client, output, member).await,
             Command::Health => ask::health(&client, output).await,
@@ -241,6 +272,7 @@ fn ask(
             }
             Command::Journal(_) | Command::Keygen | Command::Completions { .. } => Ok(()),
         }
+        .map(|()| ExitCode::SUCCESS)
     });
     // A name that is still being resolved has a thread of its own; the answer is no longer of interest.
     runtime.shutdown_background();
