@@ -9,6 +9,7 @@ mod checks;
 mod client;
 mod doctor;
 mod drain;
+mod exec_child;
 mod failure;
 mod follow;
 mod grades;
@@ -20,6 +21,7 @@ mod output;
 mod progress;
 mod providers;
 mod register;
+mod run;
 mod sse;
 mod watch;
 
@@ -30,8 +32,9 @@ use clap_complete::Shell;
 use hearsay_services::Service;
 
 use self::{
-    client::Client, drain::DrainOptions, failure::Failure,
+    client::Client, drain::DrainOptions, exec_child::ExecChildOptions, failure::Failure,
     grades::GradesCommand, journal::JournalCommand, output::Output, register::RegisterOptions,
+    run::RunOptions,
 };
 use crate::{
     admission::ClusterKey,
@@ -48,6 +51,8 @@ Examples:
   node services                     who offers what
   node register web --port 8080 --check http=/health
                                     make a program that listens there a service
+  node run --service web --port auto -- ./server
+                                    run a program that is a service for as long as it runs
   node checks                       how the registered programs are, and why
   node members                      which nodes there are, and how they are
   node watch                        every change as it happens
@@ -58,8 +63,24 @@ Examples:
 Every option of a node is also a variable of the environment (--data-dir is HEARSAY_DATA_DIR) and a key in the
 file that --config names (data-dir). A flag outranks the environment, which outranks the file.
 
-Exit codes of commands: 0 done, 1 failed, 2 wrong usage or no match, 3 no node answers. A node ends with 4 where
+Exit codes of commands: 0 done, 1 failed, 2 wrong usage or no match, 3 no node answers; `node run`: those of its
+command. A node ends with 4 where
 another process already runs under its key (a copied data dir): starting it again does not help.";
+
+const RUN: &str = "\
+Examples:
+  node run --service web --port auto -- ./server        # the server listens at $PORT
+  node run --service web --port 8080 --check http=/health --requires db -- ./server
+  node run --service worker -- ./worker                 # no port: registered as soon as it runs
+
+The command finds PORT, HEARSAY_NODE, and HEARSAY_DB_URL for --requires db in its environment.
+
+It waits 30 s for the node (exit code 3 without) and 30 s for what --requires names, and starts without that.
+SIGTERM removes the instance, waits for the drain, and ends the command; a second one ends it at once. Other signals go
+to the command. When `node run` is killed, the command is, too.
+
+Exit codes: that of the command; 128 + n if signal n ended it; 126 not executable, 127 not found. Before the command
+runs: 1 failed, 2 wrong usage, 3 no node answers.";
 
 /// Service discovery without a registry: runs a node, or asks one
 #[derive(Debug, Parser)]
@@ -124,6 +145,9 @@ enum Command {
         /// The id of the instance
         id: String,
     },
+    /// Run a command that is a service for as long as it runs
+    #[command(after_help = RUN)]
+    Run(Box<RunOptions>),
     /// List the checks of the programs that are registered with the node
     Checks {
         /// Only those of this instance, or of this service; exit code 2 if there is none
@@ -133,6 +157,9 @@ enum Command {
     /// Take an instance or a node out of service without stopping it
     #[command(after_help = "Examples:\n  node drain web-1 --reason \"new disk\"\n  node drain web-1 --undo")]
     Drain(DrainOptions),
+    /// The step between `node run` and its command
+    #[command(hide = true)]
+    ExecChild(ExecChildOptions),
     /// Let the node say goodbye, finish its requests and stop
     Leave,
     /// Forget a member that has failed or left and will not come back, on all nodes
@@ -188,6 +215,7 @@ pub fn main(
     };
     let environment = Environment::of_process();
     let ended = match &cli.command {
+        Some(Command::ExecChild(options)) => return ExitCode::from(exec_child::exec(options)),
         Some(command) => ask(&cli, command, &services, &environment),
         None => start(cli, services, &environment, run),
     };
@@ -250,6 +278,7 @@ fn ask(
         Some(url) => Client::new(&url, token)?,
         None => Client::of_this_machine(environment, token)?,
     };
+    // Of the current thread: a command that `node run` starts ends with the thread that started it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         match command {
@@ -260,6 +289,7 @@ fn ask(
             Command::Log(command) => log::log(&client, output, command).await,
             Command::Register(options) => register::register(&client, output, options).await,
             Command::Deregister { id } => register::deregister(&client, output, id).await,
+            Command::Run(options) => return run::run(&client, options).await,
             Command::Checks { name } => checks::checks(&client, output, name.as_deref()).await,
             Command::Drain(options) => drain::drain(&client, output, options).await,
             Command::Leave => ask::leave(&client, output).await,
@@ -270,7 +300,9 @@ fn ask(
             Command::Journal(JournalCommand::Restore(options)) => {
                 journal::restore::restore(options, &client, services, output, environment).await
             }
-            Command::Journal(_) | Command::Keygen | Command::Completions { .. } => Ok(()),
+            Command::Journal(_) | Command::Keygen | Command::Completions { .. } | Command::ExecChild(_) => {
+                Ok(())
+            }
         }
         .map(|()| ExitCode::SUCCESS)
     });
