@@ -5,16 +5,23 @@
 
 mod answers;
 mod ask;
+mod checks;
 mod client;
 mod doctor;
+mod drain;
+mod exec_child;
 mod failure;
 mod follow;
 mod grades;
+mod hold;
 mod journal;
+mod listening;
 mod log;
 mod output;
 mod progress;
 mod providers;
+mod register;
+mod run;
 mod sse;
 mod watch;
 
@@ -25,11 +32,9 @@ use clap_complete::Shell;
 use hearsay_services::Service;
 
 use self::{
-    client::{Client, DEFAULT_NODE},
-    failure::Failure,
-    grades::GradesCommand,
-    journal::JournalCommand,
-    output::Output,
+    client::Client, drain::DrainOptions, exec_child::ExecChildOptions, failure::Failure,
+    grades::GradesCommand, journal::JournalCommand, output::Output, register::RegisterOptions,
+    run::RunOptions,
 };
 use crate::{
     admission::ClusterKey,
@@ -44,6 +49,11 @@ Examples:
   node --role grading,portal --demo a node with two plug-ins and sample data
   node --join db1 --cluster shop    join the cluster \"shop\" by way of the host db1
   node services                     who offers what
+  node register web --port 8080 --check http=/health
+                                    make a program that listens there a service
+  node run --service web --port auto -- ./server
+                                    run a program that is a service for as long as it runs
+  node checks                       how the registered programs are, and why
   node members                      which nodes there are, and how they are
   node watch                        every change as it happens
   node log tail                     what any service says, as it says it
@@ -53,8 +63,24 @@ Examples:
 Every option of a node is also a variable of the environment (--data-dir is HEARSAY_DATA_DIR) and a key in the
 file that --config names (data-dir). A flag outranks the environment, which outranks the file.
 
-Exit codes of commands: 0 done, 1 failed, 2 wrong usage or no match, 3 no node answers. A node ends with 4 where
+Exit codes of commands: 0 done, 1 failed, 2 wrong usage or no match, 3 no node answers; `node run`: those of its
+command. A node ends with 4 where
 another process already runs under its key (a copied data dir): starting it again does not help.";
+
+const RUN: &str = "\
+Examples:
+  node run --service web --port auto -- ./server        # the server listens at $PORT
+  node run --service web --port 8080 --check http=/health --requires db -- ./server
+  node run --service worker -- ./worker                 # no port: registered as soon as it runs
+
+The command finds PORT, HEARSAY_NODE, and HEARSAY_DB_URL for --requires db in its environment.
+
+It waits 30 s for the node (exit code 3 without) and 30 s for what --requires names, and starts without that.
+SIGTERM removes the instance, waits for the drain, and ends the command; a second one ends it at once. Other signals go
+to the command. When `node run` is killed, the command is, too.
+
+Exit codes: that of the command; 128 + n if signal n ended it; 126 not executable, 127 not found. Before the command
+runs: 1 failed, 2 wrong usage, 3 no node answers.";
 
 /// Service discovery without a registry: runs a node, or asks one
 #[derive(Debug, Parser)]
@@ -70,7 +96,8 @@ struct Cli {
     #[command(flatten)]
     options: Options,
 
-    /// The node to ask (or HEARSAY_NODE) [default: http://127.0.0.1:7500]
+    /// The node to ask (or HEARSAY_NODE): http://host:port or unix:PATH [default: the Unix socket of a node of
+    /// this machine, or http://127.0.0.1:7500]
     #[arg(long, value_name = "URL", global = true, help_heading = "Options of commands")]
     node: Option<String>,
 
@@ -107,6 +134,32 @@ enum Command {
     /// Add to the central log, read along, or search it
     #[command(subcommand)]
     Log(log::Command),
+    /// Make a program that runs a service, and print the id of the instance
+    #[command(after_help = "Examples:\n  node register web --port 8080 --check http=/health,interval=5s\n  \
+                      node register db --port 5432 --check watch --check process=:5432\n  \
+                      node register --file web.json\n  node register web --port 8080 --hold")]
+    Register(Box<RegisterOptions>),
+    /// Remove an instance that was registered
+    #[command(after_help = "Example:\n  node deregister \"$(node register web --port 8080)\"")]
+    Deregister {
+        /// The id of the instance
+        id: String,
+    },
+    /// Run a command that is a service for as long as it runs
+    #[command(after_help = RUN)]
+    Run(Box<RunOptions>),
+    /// List the checks of the programs that are registered with the node
+    Checks {
+        /// Only those of this instance, or of this service; exit code 2 if there is none
+        #[arg(value_name = "ID|SERVICE")]
+        name: Option<String>,
+    },
+    /// Take an instance or a node out of service without stopping it
+    #[command(after_help = "Examples:\n  node drain web-1 --reason \"new disk\"\n  node drain web-1 --undo")]
+    Drain(DrainOptions),
+    /// The step between `node run` and its command
+    #[command(hide = true)]
+    ExecChild(ExecChildOptions),
     /// Let the node say goodbye, finish its requests and stop
     Leave,
     /// Forget a member that has failed or left and will not come back, on all nodes
@@ -162,7 +215,8 @@ pub fn main(
     };
     let environment = Environment::of_process();
     let ended = match &cli.command {
-        Some(command) => ask(&cli, command, &services, &environment).map(|()| ExitCode::SUCCESS),
+        Some(Command::ExecChild(options)) => return ExitCode::from(exec_child::exec(options)),
+        Some(command) => ask(&cli, command, &services, &environment),
         None => start(cli, services, &environment, run),
     };
     ended.unwrap_or_else(|failure| failure.report())
@@ -192,7 +246,7 @@ fn ask(
     command: &Command,
     services: &[Arc<dyn Service>],
     environment: &Environment,
-) -> Result<(), Failure> {
+) -> Result<ExitCode, Failure> {
     if cli.config.is_some() || cli.options != Options::default() {
         return Err(Failure::Usage("a command takes no options of a node".into()));
     }
@@ -200,25 +254,31 @@ fn ask(
     match command {
         Command::Keygen => {
             let key = ClusterKey::random().map_err(|error| Failure::Failed(error.into()))?;
-            return output.print(key.to_file().expose());
+            return output.print(key.to_file().expose()).map(|()| ExitCode::SUCCESS);
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "node", &mut script);
-            return output.print(&String::from_utf8_lossy(&script));
+            return output.print(&String::from_utf8_lossy(&script)).map(|()| ExitCode::SUCCESS);
         }
         Command::Journal(JournalCommand::Restore(_)) => {}
         Command::Journal(_) if cli.node.is_some() || cli.token.is_some() => {
             return Err(Failure::Usage("`node journal` asks no node: it works on a data directory".into()));
         }
-        Command::Journal(command) => return journal::run(command, services, output, environment),
+        Command::Journal(command) => {
+            return journal::run(command, services, output, environment).map(|()| ExitCode::SUCCESS);
+        }
         _ => {}
     }
     let said = |flag: &Option<String>, variable| {
         flag.clone().or_else(|| environment.get(variable).map(|value| value.to_string_lossy().into_owned()))
     };
-    let url = said(&cli.node, "HEARSAY_NODE").unwrap_or_else(|| DEFAULT_NODE.into());
-    let client = Client::new(&url, said(&cli.token, "HEARSAY_TOKEN").map(Secret::new))?;
+    let token = said(&cli.token, "HEARSAY_TOKEN").map(Secret::new);
+    let client = match said(&cli.node, "HEARSAY_NODE") {
+        Some(url) => Client::new(&url, token)?,
+        None => Client::of_this_machine(environment, token)?,
+    };
+    // Of the current thread: a command that `node run` starts ends with the thread that started it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         match command {
@@ -227,6 +287,11 @@ fn ask(
             Command::Watch => watch::watch(&client, output).await,
             Command::Why { name } => ask::why(&client, output, name).await,
             Command::Log(command) => log::log(&client, output, command).await,
+            Command::Register(options) => register::register(&client, output, options).await,
+            Command::Deregister { id } => register::deregister(&client, output, id).await,
+            Command::Run(options) => return run::run(&client, options).await,
+            Command::Checks { name } => checks::checks(&client, output, name.as_deref()).await,
+            Command::Drain(options) => drain::drain(&client, output, options).await,
             Command::Leave => ask::leave(&client, output).await,
             Command::Forget { member } => ask::forget(&client, output, member).await,
             Command::Health => ask::health(&client, output).await,
@@ -235,8 +300,11 @@ fn ask(
             Command::Journal(JournalCommand::Restore(options)) => {
                 journal::restore::restore(options, &client, services, output, environment).await
             }
-            Command::Journal(_) | Command::Keygen | Command::Completions { .. } => Ok(()),
+            Command::Journal(_) | Command::Keygen | Command::Completions { .. } | Command::ExecChild(_) => {
+                Ok(())
+            }
         }
+        .map(|()| ExitCode::SUCCESS)
     });
     // A name that is still being resolved has a thread of its own; the answer is no longer of interest.
     runtime.shutdown_background();

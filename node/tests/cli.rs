@@ -31,6 +31,8 @@ fn node() -> Command {
             command.env_remove(name);
         }
     }
+    // Nor with a socket of a node that runs here.
+    command.env_remove("XDG_RUNTIME_DIR").env("XDG_STATE_HOME", "/nowhere");
     command
 }
 

@@ -273,6 +273,8 @@ impl Lab {
         command
             .args(arguments)
             .env_remove("RUST_LOG")
+            // Where a node that runs here may have its socket.
+            .env_remove("XDG_RUNTIME_DIR")
             .env("XDG_STATE_HOME", self.dir.join(name))
             .env("NO_COLOR", "1")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))

@@ -3,10 +3,15 @@
 //! Read leniently: what an older node does not say is empty, and what a newer one says besides is passed over. So commands and nodes of
 //! different versions get along.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::timestamp;
 
 /// `GET /services`.
 #[derive(Debug, Default, Deserialize)]
@@ -27,6 +32,83 @@ pub(super) struct Instance {
     pub(super) addresses: Vec<String>,
     pub(super) tags: Vec<String>,
     pub(super) health: String,
+    /// When its health became what it is.
+    pub(super) since: Value,
+    pub(super) ports: Vec<NamedPort>,
+}
+
+/// A port of an instance that has several.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NamedPort {
+    pub(super) name: String,
+    pub(super) port: u16,
+}
+
+/// The answer to a registration, and the data of a held one's events.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Registered {
+    pub(super) id: String,
+    /// The services that the instance requires.
+    pub(super) requires: BTreeMap<String, Vec<Instance>>,
+}
+
+/// `GET /registrations`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Registrations {
+    pub(super) node: String,
+    pub(super) registrations: Vec<Registration>,
+    pub(super) files: Vec<RefusedFile>,
+}
+
+/// An instance that the asked node holds.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Registration {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) health: String,
+    /// The reason of the drain, or whatever else says that it is drained.
+    pub(super) maintenance: Value,
+    pub(super) checks: Vec<Check>,
+}
+
+impl Registration {
+    /// Why it is drained, if it is.
+    pub(super) fn drained(&self) -> Option<String> {
+        match &self.maintenance {
+            Value::Null | Value::Bool(false) => None,
+            Value::String(reason) => Some(reason.clone()),
+            Value::Object(said) => match said.get("enable").or(said.get("enabled")) {
+                Some(Value::Bool(false)) => None,
+                _ => Some(said.get("reason").map(plain).unwrap_or_default()),
+            },
+            _ => Some(String::new()),
+        }
+    }
+}
+
+/// A check of an instance.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Check {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) kind: String,
+    pub(super) status: String,
+    pub(super) since: Value,
+    pub(super) output: String,
+    pub(super) last_run: Value,
+}
+
+/// A file of registrations that is not in effect as it stands.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RefusedFile {
+    pub(super) path: String,
+    pub(super) error: Option<String>,
 }
 
 /// `GET /readyz` of a node that is ready.
@@ -112,5 +194,47 @@ pub(super) fn plain(value: &Value) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+/// How long ago a moment was, in its largest unit. Empty: it is none.
+pub(super) fn age(moment: &Value) -> String {
+    let Some(then) = moment.as_str().and_then(timestamp::parse_ms) else { return String::new() };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let seconds = u64::try_from(now).unwrap_or(u64::MAX).saturating_sub(then) / 1000;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_age_is_told_in_its_largest_unit() {
+        let ago = |seconds| {
+            let moment = SystemTime::now() - std::time::Duration::from_secs(seconds);
+            age(&timestamp::rfc3339(moment).into())
+        };
+        assert_eq!([ago(3), ago(150), ago(7300), ago(200_000)], ["3s", "2m", "2h", "2d"]);
+        assert_eq!([age(&Value::Null), age(&json!("never"))], ["", ""]);
+        assert_eq!(age(&json!("2999-01-01T00:00:00Z")), "0s", "another clock is ahead");
+    }
+
+    #[test]
+    fn a_drain_is_told_in_whichever_form_a_node_tells_it() {
+        let drained = |maintenance: Value| Registration { maintenance, ..Registration::default() }.drained();
+        assert_eq!(drained(Value::Null), None);
+        assert_eq!(drained(json!(false)), None);
+        assert_eq!(drained(json!({"enable": false, "reason": "x"})), None);
+        assert_eq!(drained(json!(true)).as_deref(), Some(""));
+        assert_eq!(drained(json!("disk")).as_deref(), Some("disk"));
+        assert_eq!(drained(json!({"reason": "disk"})).as_deref(), Some("disk"));
     }
 }

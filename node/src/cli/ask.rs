@@ -5,7 +5,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::{
-    answers::{Members, Services, Why, plain},
+    answers::{Members, Services, Why, age, plain},
     client::{Client, segment},
     failure::Failure,
     output::{Output, Tone},
@@ -30,14 +30,16 @@ pub(super) async fn services(client: &Client, output: Output, name: Option<&str>
         .iter()
         .flat_map(|(service, instances)| instances.iter().map(move |instance| (service, instance)))
         .map(|(service, i)| {
-            let cells = [service, &i.node, &i.url, &i.health, &i.tags.join(",")].map(String::clone);
-            (Tone::of(&i.health), cells.to_vec())
+            let ports = i.ports.iter().map(|port| format!("{}:{}", port.name, port.port));
+            let ports = ports.collect::<Vec<_>>().join(",");
+            let cells = [service, &i.node, &i.url, &i.health, &i.tags.join(","), &age(&i.since), &ports];
+            (Tone::of(&i.health), cells.map(String::clone).to_vec())
         })
         .collect();
     if rows.is_empty() {
         return output.line(Tone::Plain, "no services yet; `node --role grading --demo` starts one");
     }
-    output.table(&["SERVICE", "NODE", "URL", "HEALTH", "TAGS"], &rows)
+    output.table(&["SERVICE", "NODE", "URL", "HEALTH", "TAGS", "AGE", "PORTS"], &rows)
 }
 
 /// Which nodes there are.

@@ -1,9 +1,10 @@
-//! Asking a node over HTTP.
+//! Asking a node over HTTP, by TCP or by its Unix socket.
 //!
 //! Plain HTTP/1.1, one connection a question: these are commands that a person types. Time and size are bounded, since what listens at
 //! that port may be no node at all.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -19,13 +20,21 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
 
 use super::failure::Failure;
-use crate::storage::Secret;
+use crate::{
+    config::{Environment, HTTP_PORT},
+    socket,
+    storage::Secret,
+};
 
-/// Whom to ask where nobody was named.
-pub(super) const DEFAULT_NODE: &str = "http://127.0.0.1:7500";
+/// The node to ask where none was named and none has a Unix socket here.
+const DEFAULT_NODE: &str = "http://127.0.0.1:7500";
 /// For each address of a node. A host that is there accepts at once; this leaves room for one lost packet and
 /// its repetition (1 s).
 const CONNECT_MAX: Duration = Duration::from_secs(3);
@@ -41,13 +50,43 @@ const ADDRESSES_MAX: usize = 4;
 /// How much of a refusal is shown.
 const PROBLEM_CHARS_MAX: usize = 500;
 
+/// What a Unix socket is named with.
+const SOCKET_SCHEME: &str = "unix:";
+/// What `Host` says over a Unix socket: a name that every node goes by.
+const SOCKET_AUTHORITY: &str = "localhost";
+
+/// Where a node is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Place {
+    Tcp(String, u16),
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(host, _) => f.write_str(host),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// A connection that is open.
+#[derive(Debug)]
+enum Opened {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
 /// A node to ask.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     url: String,
     authority: String,
-    /// Where it is reached: at least one host and port, best first.
-    addresses: Vec<(String, u16)>,
+    /// Where it is reached: at least one place, best first.
+    places: Vec<Place>,
+    /// Where else a node was looked for.
+    searched: Option<String>,
     /// Which of them took the last connection. Clones share it.
     preferred: Arc<AtomicUsize>,
     token: Option<Secret<String>>,
@@ -61,8 +100,53 @@ pub(super) struct Answer {
 }
 
 impl Client {
-    /// The node at `http://host:port`; the scheme may be left out.
+    /// The node of this machine to ask where none was named. Its socket is preferred: that of the node at the default port, or the only
+    /// one. Without such a socket, it is the node at the default port.
+    pub(super) fn of_this_machine(
+        environment: &Environment,
+        token: Option<Secret<String>>,
+    ) -> Result<Self, Failure> {
+        let mut found = socket::find(environment);
+        if let Some(first) = found.iter().find(|found| found.port == HTTP_PORT) {
+            let mut client = Self::new(DEFAULT_NODE, token)?;
+            client.places.insert(0, Place::Unix(first.path.clone()));
+            return Ok(client);
+        }
+        match (found.pop(), found.len()) {
+            (Some(only), 0) => Ok(Self::at_socket(only.path, token)),
+            (others, _) => {
+                let searched = socket::searched(environment);
+                let why = match others {
+                    Some(_) => "several nodes have a Unix socket here, none of them at port 7500",
+                    None => "no node that this user may reach has a Unix socket",
+                };
+                let searched = Some(format!("{why} in {searched}"));
+                Ok(Self { searched, ..Self::new(DEFAULT_NODE, token)? })
+            }
+        }
+    }
+
+    fn at_socket(path: PathBuf, token: Option<Secret<String>>) -> Self {
+        Self {
+            url: format!("{SOCKET_SCHEME}{}", path.display()),
+            authority: SOCKET_AUTHORITY.into(),
+            places: vec![Place::Unix(path)],
+            searched: None,
+            preferred: Arc::default(),
+            token,
+        }
+    }
+
+    /// The node at `http://host:port` (the scheme may be left out) or `unix:PATH`.
     pub(super) fn new(url: &str, token: Option<Secret<String>>) -> Result<Self, Failure> {
+        if let Some(path) = url.strip_prefix(SOCKET_SCHEME) {
+            // `unix:///run/x.sock` is the same as a URL.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() {
+                return Err(Failure::Usage(format!("{url:?} names no socket; write unix:PATH")));
+            }
+            return Ok(Self::at_socket(path.into(), token));
+        }
         let wrong = |why: &str| Failure::Usage(format!("{url:?} is no node: {why}"));
         if url.starts_with("https://") {
             return Err(wrong("a node speaks plain HTTP; write http://host:port"));
@@ -84,7 +168,8 @@ impl Client {
         Ok(Self {
             url: format!("http://{authority}"),
             authority: authority.to_string(),
-            addresses: vec![target(authority)],
+            places: vec![target(authority)],
+            searched: None,
             preferred: Arc::default(),
             token,
         })
@@ -95,43 +180,78 @@ impl Client {
     pub(super) fn at_any_of(url: &str, addresses: &[String]) -> Result<Self, Failure> {
         let mut client = Self::new(url, None)?;
         let others = addresses.iter().filter_map(|address| address.parse().ok()).map(|at| target(&at));
-        let first = client.addresses.remove(0);
-        client.addresses.extend(others);
-        if client.addresses.is_empty() {
-            client.addresses.push(first);
+        let first = client.places.remove(0);
+        client.places.extend(others);
+        if client.places.is_empty() {
+            client.places.push(first);
         }
-        client.addresses.truncate(ADDRESSES_MAX);
+        client.places.truncate(ADDRESSES_MAX);
         Ok(client)
     }
 
-    /// Opens a connection to the first address that takes one, beginning with the one that took the last.
-    async fn connect(&self) -> Result<TcpStream, Failure> {
+    /// Opens a connection to the first place that takes one, beginning with the one that took the last.
+    async fn connect(&self) -> Result<Opened, Failure> {
         let preferred = self.preferred.load(Relaxed);
-        let others = (0..self.addresses.len()).filter(|at| *at != preferred);
+        let others = (0..self.places.len()).filter(|at| *at != preferred);
         let mut problems = Vec::new();
         for at in std::iter::once(preferred).chain(others) {
-            let Some((host, port)) = self.addresses.get(at) else { continue };
-            match timeout(CONNECT_MAX, TcpStream::connect((host.as_str(), *port))).await {
+            let Some(place) = self.places.get(at) else { continue };
+            let opening = async {
+                match place {
+                    Place::Tcp(host, port) => {
+                        TcpStream::connect((host.as_str(), *port)).await.map(Opened::Tcp)
+                    }
+                    Place::Unix(path) => UnixStream::connect(path).await.map(Opened::Unix),
+                }
+            };
+            match timeout(CONNECT_MAX, opening).await {
                 Ok(Ok(stream)) => {
                     self.preferred.store(at, Relaxed);
                     return Ok(stream);
                 }
-                Ok(Err(error)) => problems.push((host, error.to_string())),
-                Err(_) => problems.push((host, "the connection takes too long".to_owned())),
+                Ok(Err(error)) => problems.push((place, error.to_string())),
+                Err(_) => problems.push((place, "the connection takes too long".to_owned())),
             }
         }
-        Err(self.unreachable(match problems.as_slice() {
+        let told = match problems.as_slice() {
             [(_, problem)] => problem.clone(),
             several => {
-                let told = several.iter().map(|(host, problem)| format!("{host}: {problem}"));
+                let told = several.iter().map(|(place, problem)| format!("{place}: {problem}"));
                 told.collect::<Vec<_>>().join("; ")
             }
+        };
+        Err(self.unreachable(match &self.searched {
+            Some(searched) => format!("{told}; {searched}"),
+            None => told,
         }))
     }
 
-    /// The node's origin.
+    /// The node as `--node` names it: an origin, or `unix:PATH`.
     pub(super) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The node's origin for programs of this machine, where it follows from its name.
+    pub(super) fn origin(&self) -> Option<String> {
+        match self.places.as_slice() {
+            [Place::Unix(path)] => socket::port_of(path).map(|port| format!("http://127.0.0.1:{port}")),
+            _ => Some(self.url.clone()),
+        }
+    }
+
+    /// The node by its Unix socket alone, if that takes a connection. And whether both mean the same process by a pid: the node's own is seen
+    /// from here.
+    pub(super) async fn by_socket_alone(&self) -> Option<(Self, bool)> {
+        let is_socket = |place: &&Place| matches!(place, Place::Unix(_));
+        let places = self.places.iter().filter(is_socket).cloned().collect();
+        let client = Self { places, preferred: Arc::default(), ..self.clone() };
+        match client.connect().await {
+            Ok(Opened::Unix(stream)) => {
+                let pid = stream.peer_cred().ok().and_then(|node| node.pid());
+                Some((client, pid.is_some_and(|pid| pid > 0)))
+            }
+            _ => None,
+        }
     }
 
     /// Asks and reads the whole answer, whatever its status.
@@ -176,6 +296,19 @@ impl Client {
         self.read(response).await
     }
 
+    /// Sends JSON to be written, and reads the whole answer, whatever its status.
+    pub(super) async fn write(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Failure> {
+        let headers = [(header::ACCEPT, "application/json"), (header::CONTENT_TYPE, "application/json")];
+        let response = self.exchange(self.request(method, path, &headers, body), ANSWER_MAX).await?;
+        self.read(response).await
+    }
+
+    /// Sends JSON to be written, and leaves the body of the answer, a stream of events, to the caller.
+    pub(super) async fn open_stream(&self, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
+        let headers = [(header::ACCEPT, "text/event-stream"), (header::CONTENT_TYPE, "application/json")];
+        self.exchange(self.request(Method::POST, path, &headers, body), ANSWER_MAX).await
+    }
+
     /// Sends a request and leaves the body of the answer to the caller.
     pub(super) async fn send(
         &self,
@@ -192,11 +325,11 @@ impl Client {
         answer_max: Duration,
     ) -> Result<Response<Incoming>, Failure> {
         let request = request.map_err(|error| Failure::Usage(error.to_string()))?;
-        let stream = self.connect().await?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error))?;
-        // Ends by itself with the body or with the sender. What goes wrong shows there.
-        tokio::spawn(connection);
+        let sender = match self.connect().await? {
+            Opened::Tcp(stream) => begin(stream).await,
+            Opened::Unix(stream) => begin(stream).await,
+        };
+        let mut sender = sender.map_err(|error| self.unreachable(error))?;
         match timeout(answer_max, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(self.unreachable(format!("that is no HTTP: {error}"))),
@@ -227,14 +360,26 @@ impl Client {
         request.body(Full::new(body))
     }
 
-    fn unreachable(&self, problem: impl ToString) -> Failure {
+    /// The failure of a node that gives no answer that counts.
+    pub(super) fn unreachable(&self, problem: impl ToString) -> Failure {
         Failure::Unreachable { url: self.url.clone(), problem: problem.to_string() }
     }
 }
 
+/// Begins HTTP on a connection.
+async fn begin(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> hyper::Result<http1::SendRequest<Full<Bytes>>> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Ends by itself with the body or with the sender. What goes wrong shows there.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
 /// The host and port to connect to. The brackets of an IPv6 address belong to the URL, not to the address.
-fn target(authority: &Authority) -> (String, u16) {
-    (authority.host().trim_matches(['[', ']']).to_owned(), authority.port_u16().unwrap_or(80))
+fn target(authority: &Authority) -> Place {
+    let host = authority.host().trim_matches(['[', ']']).to_owned();
+    Place::Tcp(host, authority.port_u16().unwrap_or(80))
 }
 
 impl Answer {
@@ -292,8 +437,8 @@ mod tests {
         ] {
             let client = Client::new(text, None).unwrap();
             assert_eq!(
-                (client.url(), client.addresses.as_slice()),
-                (url, [(host.to_owned(), port)].as_slice())
+                (client.url(), client.places.as_slice()),
+                (url, [Place::Tcp(host.to_owned(), port)].as_slice())
             );
         }
     }
@@ -305,14 +450,63 @@ mod tests {
         let open = listen();
         let addresses = [closed.clone(), "no address".into(), open.local_addr().unwrap().to_string()];
         let client = Client::at_any_of(&format!("http://{closed}"), &addresses).unwrap();
-        let stream = client.connect().await.unwrap();
+        let Opened::Tcp(stream) = client.connect().await.unwrap() else { panic!("no TCP") };
         assert_eq!(stream.peer_addr().unwrap(), open.local_addr().unwrap());
         assert_eq!(client.clone().preferred.load(Relaxed), 1, "which is the first to be tried the next time");
         drop(open);
         let error = client.connect().await.unwrap_err().to_string();
         assert_eq!(error.matches("refused").count(), 2, "{error}");
         let stated = Client::at_any_of("http://db:7500", &[]).unwrap();
-        assert_eq!(stated.addresses, [("db".to_owned(), 7500)], "an older node lists none");
+        assert_eq!(stated.places, [Place::Tcp("db".to_owned(), 7500)], "an older node lists none");
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_preferred_and_what_was_tried_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = dir.path().join("hearsay");
+        std::fs::create_dir(&runtime).unwrap();
+        let path = dir.path().to_str().unwrap();
+        let of_this_machine = || {
+            let environment = [("XDG_RUNTIME_DIR", path), ("TMPDIR", path)].into_iter().collect();
+            Client::of_this_machine(&environment, None).unwrap()
+        };
+        // A node of this machine may have a socket in the system's directory; then there is no telling what is preferred.
+        if std::path::Path::new("/run/hearsay").exists() {
+            return;
+        }
+        let none = of_this_machine();
+        assert_eq!(none.places, [Place::Tcp("127.0.0.1".into(), 7500)]);
+        assert!(none.searched.as_ref().is_some_and(|searched| searched.contains(path)));
+        let socket = |name: &str| {
+            let path = runtime.join(name);
+            (std::os::unix::net::UnixListener::bind(&path).unwrap(), path)
+        };
+        let (_listener, only) = socket("shop-7501.sock");
+        drop(socket("stale-7500.sock"));
+        let client = of_this_machine();
+        assert_eq!(client.places, [Place::Unix(only.clone())]);
+        assert_eq!(client.url(), format!("unix:{}", only.display()));
+        assert_eq!(client.origin().as_deref(), Some("http://127.0.0.1:7501"));
+        assert!(matches!(client.connect().await, Ok(Opened::Unix(_))));
+        assert!(client.by_socket_alone().await.is_some_and(|(_, sees_pids)| sees_pids));
+        assert!(none.by_socket_alone().await.is_none());
+        let (_another, _) = socket("shop-7502.sock");
+        assert_eq!(of_this_machine().places, [Place::Tcp("127.0.0.1".into(), 7500)], "either could be meant");
+        let (_first, path) = socket("default-7500.sock");
+        let client = of_this_machine();
+        assert_eq!(client.places, [Place::Unix(path), Place::Tcp("127.0.0.1".into(), 7500)]);
+        assert_eq!(client.url(), "http://127.0.0.1:7500");
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_named_with_its_path() {
+        for text in ["unix:/run/hearsay/a-7500.sock", "unix:///run/hearsay/a-7500.sock"] {
+            let client = Client::new(text, None).unwrap();
+            assert_eq!(client.places, [Place::Unix("/run/hearsay/a-7500.sock".into())]);
+        }
+        assert!(Client::new("unix:", None).is_err());
+        let failure = Client::new("unix:/nowhere/n.sock", None).unwrap().connect().await.unwrap_err();
+        assert!(failure.to_string().contains("no node answers at unix:/nowhere/n.sock"), "{failure}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `node doctor`: why do my nodes not see each other?
 //!
 //! It looks at what can be wrong, in the order in which it goes wrong: is there a node; whom does it know; can they be reached from here; do they
-//! agree; can nodes find each other by multicast on this machine. Each finding is a verdict and, unless all is well, what to do.
+//! agree; which checks of registered programs fail; can nodes find each other by multicast on this machine. Each finding is a verdict and, unless all is well, what to do.
 //!
 //! Gathering facts and judging them are apart: `cluster` and `host` judge without touching anything, so that each judgement can be tested.
 //! Nothing is changed and nothing is sent by multicast, but for the kernel's own announcement that it joined a group, and left it again.
@@ -9,6 +9,7 @@
 mod cluster;
 mod host;
 mod probe;
+mod registrations;
 
 use serde::Serialize;
 
@@ -66,6 +67,7 @@ pub(super) async fn doctor(client: &Client, output: Output) -> Result<(), Failur
             let reached = probe::reach_members(&ours).await;
             findings.extend(cluster::judge_reached(&reached));
             findings.extend(agreement(client, &ours).await);
+            findings.extend(registrations::held(client).await.iter().flat_map(registrations::judge));
             let neighbours = probe::nodes_on_this_host(client).await;
             findings.extend(cluster::judge_neighbours(&ours, &neighbours));
             network = network_around(client).await;

@@ -107,7 +107,7 @@ pub(super) async fn ask_members(members: &Members) -> Vec<Told> {
 /// Asks the nodes at the first rungs of this host's HTTP ladder, whether or not anybody knows them.
 pub(super) async fn nodes_on_this_host(but_not: &Client) -> Vec<Members> {
     let urls = (HTTP_PORT..HTTP_PORT + RUNGS).map(|port| format!("http://127.0.0.1:{port}"));
-    let urls: Vec<_> = urls.filter(|url| url != but_not.url()).collect();
+    let urls: Vec<_> = urls.filter(|url| Some(url) != but_not.origin().as_ref()).collect();
     let answers = stream::iter(urls).map(|url| async move { ask(&url, &[]).await.ok() }).buffered(AT_A_TIME);
     // Something else may listen there, and whatever it answers, a node names itself.
     answers.filter_map(async |said| said.filter(|members| !members.node.is_empty())).collect().await

@@ -1,0 +1,77 @@
+//! `node drain`: takes an instance, or a node's own instances, out of service without stopping anything.
+
+use bytes::Bytes;
+use clap::Args;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{
+    answers::{Members, Registrations},
+    client::{Answer, Client, segment},
+    failure::Failure,
+    output::{Output, Tone},
+};
+
+/// `node drain`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct DrainOptions {
+    /// The id of an instance that the asked node holds, or the name or id of the asked node
+    #[arg(value_name = "ID|NODE")]
+    subject: String,
+    /// Why, for people
+    #[arg(long)]
+    reason: Option<String>,
+    /// Put it back into service
+    #[arg(long)]
+    undo: bool,
+}
+
+/// Drains, or ends a drain.
+pub(super) async fn drain(client: &Client, output: Output, options: &DrainOptions) -> Result<(), Failure> {
+    let subject = options.subject.as_str();
+    let (is_node, node) = is_the_node(client, subject).await?;
+    let answer = if is_node {
+        drain_node(client, options).await?
+    } else {
+        let reason = options.reason.as_deref().unwrap_or_default();
+        let body = Bytes::from(json!({ "enable": !options.undo, "reason": reason }).to_string());
+        let path = format!("/services/{}/maintenance", segment(subject));
+        client.write(Method::PUT, &path, body).await?
+    };
+    let answer = answer.expect_success()?;
+    if output.json {
+        return match serde_json::from_slice::<Value>(&answer.body) {
+            Ok(_) => output.json(&answer.body),
+            Err(_) => output.print(&format!("{}\n", json!({ "drained": !options.undo, "subject": subject }))),
+        };
+    }
+    let what = if is_node { format!("the node {node}") } else { subject.to_owned() };
+    let done = match options.undo {
+        true => format!("{what} is back in service"),
+        false => format!("{what} is drained; `node drain {subject} --undo` puts it back into service"),
+    };
+    output.line(Tone::Good, &done)
+}
+
+/// Whether the asked node is meant, and its name. An instance of that id is meant rather than the node.
+async fn is_the_node(client: &Client, subject: &str) -> Result<(bool, String), Failure> {
+    let members: Members = client.get("/members").await?.json()?;
+    let is_own_id = members.members.iter().any(|member| member.name == members.node && member.id == subject);
+    if members.node != subject && !is_own_id {
+        return Ok((false, members.node));
+    }
+    let held: Registrations = match client.ask(Method::GET, "/registrations").await?.expect_success() {
+        Ok(answer) => answer.json()?,
+        // An older node holds none.
+        Err(Failure::NoMatch(_)) => Registrations::default(),
+        Err(failure) => return Err(failure),
+    };
+    Ok((!held.registrations.iter().any(|held| held.id == subject), members.node))
+}
+
+async fn drain_node(client: &Client, options: &DrainOptions) -> Result<Answer, Failure> {
+    let reason = options.reason.as_deref().map(|reason| format!("&reason={}", segment(reason)));
+    let reason = reason.unwrap_or_default();
+    let path = format!("/v1/agent/maintenance?enable={}{reason}", !options.undo);
+    client.ask(Method::PUT, &path).await
+}
