@@ -207,7 +207,17 @@ impl Registry {
         let orders = parts.orders.clone();
         let registrar = Registrar::new(parts, Arc::clone(&state), store, runner.clone(), subscriptions);
         tokio::spawn(registrar.run(stored, receiver, releases, events));
-        Ok(Arc::new(Self { state, changes, released, connections: AtomicU64::new(0), suffix, orders, runner, check_metrics, notifications }))
+        Ok(Arc::new(Self {
+            state,
+            changes,
+            released,
+            connections: AtomicU64::new(0),
+            suffix,
+            orders,
+            runner,
+            check_metrics,
+            notifications,
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

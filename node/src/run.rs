@@ -82,11 +82,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let limits = Limits {
-        connections: config.max_connections,
-        streams: config.max_streams,
-        ..Limits::default()
-    };
+    let limits =
+        Limits { connections: config.max_connections, streams: config.max_streams, ..Limits::default() };
     let limits = limits.within(raise_file_limit());
     let plugins: Vec<Arc<dyn Service>> =
         services.into_iter().filter(|s| config.roles.iter().any(|role| role == s.name())).collect();

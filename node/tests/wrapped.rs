@@ -133,7 +133,7 @@ fn answer(
             }
         }
         ("POST", "/services?hold") => {
-            let refused = refusal.lock().unwrap().clone();
+            let refused = *refusal.lock().unwrap();
             let body: Value = serde_json::from_slice(&body).unwrap();
             if let Some(problem) = refused.filter(|part| body.to_string().contains(part)) {
                 return reply(400, &format!(r#"{{"detail":"{problem} is refused"}}"#));

@@ -113,7 +113,8 @@ fn killing(lab: &mut Lab, rounds: u32, mut after_kill: impl FnMut(u32)) {
     let body = json!({"name": "job", "id": "job-1", "check": {"ttl": "1h", "id": "job-ttl"}}).to_string();
     assert_eq!(host.send(7500, "POST /services", &body).status, 200);
     assert_eq!(host.send(7500, "PUT /checks/job-ttl", r#"{"status":"passing"}"#).status, 200);
-    let (stop, acknowledged, known) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let (stop, acknowledged, known) =
+        (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     std::thread::scope(|scope| {
         for me in 0..WRITERS {
             let (host, stop, acknowledged, known) = (&host, &stop, &acknowledged, &known);
@@ -164,7 +165,9 @@ fn rounds(short: u32, long: u32) -> u32 {
 
 #[test]
 fn acknowledged_registrations_survive_kills_under_load() {
-    scenario("acknowledged_registrations_survive_kills_under_load", |lab| killing(lab, rounds(30, 300), |_| ()));
+    scenario("acknowledged_registrations_survive_kills_under_load", |lab| {
+        killing(lab, rounds(30, 300), |_| ())
+    });
 }
 
 #[test]

@@ -58,7 +58,6 @@ impl Driver {
                 self.asked_reports.remove(&request_id);
             }
             request_response::Event::InboundFailure { .. } | request_response::Event::ResponseSent { .. } => {
-                ()
             }
         }
     }

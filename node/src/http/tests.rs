@@ -85,7 +85,14 @@ impl Server {
         let (neighbours, neighbourhood) = watch::channel(Neighbourhood::default());
         let (id, name, cluster) = (node_id(1), "n1".to_owned(), "test".to_owned());
         let (to_driver, _) = mpsc::channel(16);
-        let parts = registry::Parts { me: id, view: Arc::clone(&view), orders: to_driver, roles: 1, listeners: vec![], allow_exec: false };
+        let parts = registry::Parts {
+            me: id,
+            view: Arc::clone(&view),
+            orders: to_driver,
+            roles: 1,
+            listeners: vec![],
+            allow_exec: false,
+        };
         let registry = Registry::open(None, parts).unwrap();
         let site = Arc::new(Site {
             view: Arc::clone(&view),

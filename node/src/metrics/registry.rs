@@ -32,7 +32,8 @@ impl Collector for RegistryMetrics {
             };
             let mut family = encoder.encode_descriptor(first.name, first.help, None, kind)?;
             for metric in same {
-                let number = family.encode_family(&metric.labels.as_slice())?;
+                let labels = metric.labels.as_slice();
+                let number = family.encode_family(&labels)?;
                 match metric.kind {
                     MetricKind::Counter => ConstCounter::new(metric.value).encode(number)?,
                     MetricKind::Gauge => ConstGauge::new(metric.value).encode(number)?,

@@ -180,7 +180,10 @@ impl Subscriber {
             self.context.counters.failed.fetch_add(1, Relaxed);
             if begun.elapsed() > RETRY_FOR {
                 self.context.counters.given_up.fetch_add(1, Relaxed);
-                tracing::warn!(url = self.url, "a program takes no notifications; it is told again with the next change");
+                tracing::warn!(
+                    url = self.url,
+                    "a program takes no notifications; it is told again with the next change"
+                );
                 self.newest.mark_unchanged();
                 // An error: the node is stopping, and this task with it.
                 _ = self.newest.changed().await;
@@ -197,7 +200,8 @@ impl Subscriber {
             return self.attempt_one_by_one(difference).await;
         }
         let list = |instances: &BTreeMap<InstanceKey, Told>| -> Vec<Value> {
-            let one = |((service, ..), told): (&InstanceKey, &Told)| json!({ "Name": service, "URL": told.url });
+            let one =
+                |((service, ..), told): (&InstanceKey, &Told)| json!({ "Name": service, "URL": told.url });
             instances.iter().map(one).collect()
         };
         let body = json!({ "Added": list(&difference.added), "Removed": list(&difference.removed) });

@@ -174,8 +174,13 @@ impl CheckRunner {
     pub fn forbids(&self, kind: &CheckKind) -> Option<Forbidden> {
         let address = match kind {
             CheckKind::Http(http) => return self.forbids_url(&http.url),
-            CheckKind::Tcp { address } | CheckKind::Grpc { address, .. } | CheckKind::Watch { address } => address,
-            CheckKind::Ttl { .. } | CheckKind::Alias { .. } | CheckKind::Process(_) | CheckKind::Exec { .. } => {
+            CheckKind::Tcp { address } | CheckKind::Grpc { address, .. } | CheckKind::Watch { address } => {
+                address
+            }
+            CheckKind::Ttl { .. }
+            | CheckKind::Alias { .. }
+            | CheckKind::Process(_)
+            | CheckKind::Exec { .. } => {
                 return None;
             }
         };

@@ -40,6 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A check of this kind, with the defaults.
 pub(super) fn spec(kind: CheckKind) -> CheckSpec {
     CheckSpec {
+        retry_interval: None,
         id: "check".into(),
         name: "check".into(),
         kind,

@@ -13,7 +13,9 @@ use super::{
 use crate::{
     go_duration,
     registry::{
-        checks::{CheckKind, CheckSpec, HttpCheck, INTERVAL_DEFAULT, ProcessIdentity, TIMEOUT_DEFAULT, owner_uid},
+        checks::{
+            CheckKind, CheckSpec, HttpCheck, INTERVAL_DEFAULT, ProcessIdentity, TIMEOUT_DEFAULT, owner_uid,
+        },
         registration::Registration,
     },
 };
