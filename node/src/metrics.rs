@@ -316,10 +316,17 @@ struct TableGauges(Arc<View>);
 
 impl Collector for TableGauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let (members, services, instances, index, root_hash) = self.0.read(|table| {
+        let (members, services, instances, index, root_hash, guarded) = self.0.read(|table| {
             let mut members: BTreeMap<MemberState, u64> = BTreeMap::new();
             table.members().for_each(|member| *members.entry(member.state).or_default() += 1);
-            (members, table.services().count(), table.providers_len(), table.index(), table.root_hash())
+            (
+                members,
+                table.services().count(),
+                table.providers_len(),
+                table.index(),
+                table.root_hash(),
+                table.guarded_total(),
+            )
         });
         let gauge = ConstGauge::new(0u64);
         let mut family = encoder.encode_descriptor(
@@ -340,6 +347,9 @@ impl Collector for TableGauges {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
+        let counter = ConstCounter::new(guarded);
+        let help = "Instances kept as unverified because several hosts fell silent at once";
+        counter.encode(encoder.encode_descriptor("instances_kept", help, None, counter.metric_type())?)?;
         let info = prometheus_client::metrics::info::Info::new([("hash", hex(&root_hash))]);
         let help = "The hash of everything that anti-entropy compares; equal on nodes that see the same";
         info.encode(encoder.encode_descriptor("root_hash", help, None, info.metric_type())?)

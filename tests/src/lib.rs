@@ -106,7 +106,7 @@ pub fn other_build(test: &str) -> Option<OsString> {
     build
 }
 
-/// The build of the version before epochs, made from its commit. Where there is none (a checkout without history), says so.
+/// The build of the version before epochs, two before this one, made from its commit with `LAB_LONG=1`. Where there is none, says so.
 pub fn older_build(test: &str) -> Option<OsString> {
     earlier_build(test, "NODE_OLDER_BIN")
 }

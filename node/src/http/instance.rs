@@ -68,7 +68,7 @@ impl<'a> From<&'a Provider> for InstanceJson<'a> {
             weight: provider.weight(),
             zone: provider.zone(),
             requires: &instance.requires,
-            health: instance.health.as_str(),
+            health: provider.health_word(),
             since: rfc3339_ms(instance.since_ms),
         }
     }

@@ -26,7 +26,7 @@ pub(super) async fn list(State(site): State<Arc<Site>>, uri: Uri) -> Result<Resp
     let query = Query::read(&uri)?;
     query.wait.hold(&site, ProviderTable::services_index).await?;
     let (index, found) = site.read(|table| {
-        let all = table.services().flat_map(|service| table.providers(service)).cloned().collect();
+        let all = table.services().flat_map(|service| table.providers_distinct(service)).cloned().collect();
         (table.services_index(), query.filter.take(&site, table, all))
     });
     Ok(answer(&site, index, None, query.filter.choose(found)))
@@ -43,7 +43,8 @@ pub(super) async fn one(
     let query = Query::read(&uri)?;
     query.wait.hold(&site, |table| table.service_index(&name)).await?;
     let (index, found) = site.read(|table| {
-        let providers = table.providers(&name).cloned().collect();
+        // What is registered with two nodes is one.
+        let providers = table.providers_distinct(&name).into_iter().cloned().collect();
         (table.service_index(&name), query.filter.take(&site, table, providers))
     });
     if found.providers.is_empty() {

@@ -33,8 +33,11 @@ pub(super) async fn why(
         let id =
             subject.parse::<NodeId>().ok().or_else(|| table.member_named(&subject).map(|member| member.id));
         let of_member = id.into_iter().flat_map(|id| table.why_member(id));
-        let mut lines: Vec<(Time, NodeId, Explanation)> =
-            of_member.chain(table.why_service(&subject)).cloned().collect();
+        let mut lines: Vec<(Time, NodeId, Explanation)> = of_member
+            .chain(table.why_service(&subject))
+            .chain(table.why_instance(&subject))
+            .cloned()
+            .collect();
         let known = !lines.is_empty()
             || id.is_some_and(|id| table.member(id).is_some())
             || table.providers(&subject).next().is_some();
@@ -42,8 +45,9 @@ pub(super) async fn why(
         known.then(|| tell(table, lines))
     });
     let Some(told) = found else {
-        let detail =
-            format!("no member and no service {subject:?} is remembered here; see /members and /services");
+        let detail = format!(
+            "no member, service or instance {subject:?} is remembered here; see /members and /services"
+        );
         return Err(Problem::not_found(detail));
     };
     let clock = site.view.clock();
