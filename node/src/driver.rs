@@ -594,10 +594,3 @@ impl Driver {
         }
     }
 }
-
-/// Takes out the peers whose time has come.
-fn take_due(times: &mut BTreeMap<PeerId, Instant>, now: Instant) -> Vec<PeerId> {
-    let due: Vec<PeerId> = times.iter().filter(|(_, at)| **at <= now).map(|(peer, _)| *peer).collect();
-    due.iter().for_each(|peer| _ = times.remove(peer));
-    due
-}

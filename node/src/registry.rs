@@ -158,6 +158,17 @@ pub(crate) struct State {
     /// Maintenance of instances, by their ids.
     maintenance: BTreeMap<String, Maintenance>,
     node_maintenance: Option<Maintenance>,
+    /// Connections that hold a registration, and those that are about to.
+    endings: BTreeMap<u64, oneshot::Sender<Ending>>,
+}
+
+/// How a held registration ends before its connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// It was deregistered.
+    Deregistered,
+    /// A newer owner has taken its id over.
+    Replaced,
 }
 
 impl Registry {
@@ -229,9 +240,17 @@ impl Registry {
         &self.suffix
     }
 
-    /// A number for a connection that will hold a registration.
-    pub fn next_connection(&self) -> u64 {
-        self.connections.fetch_add(1, Relaxed)
+    /// A number for a connection that will hold a registration, and what tells it that the registration has ended before it.
+    pub fn begin_connection(&self) -> (u64, oneshot::Receiver<Ending>) {
+        let connection = self.connections.fetch_add(1, Relaxed);
+        let (tell, told) = oneshot::channel();
+        self.lock().endings.insert(connection, tell);
+        (connection, told)
+    }
+
+    /// The connection is closed without having held anything.
+    pub fn end_connection(&self, connection: u64) {
+        self.lock().endings.remove(&connection);
     }
 
     /// Waits until the registrations of the last life are listed by this node.
@@ -309,6 +328,7 @@ impl Registry {
 
     /// The connection that holds a registration has closed. It ends at once, or is kept as critical for `grace`.
     pub fn release(&self, registered: &Registered, connection: u64, grace: Duration) {
+        self.end_connection(connection);
         // The registrar is gone only when the node stops.
         _ = self.released.send(Change::Release(registered.clone(), connection, grace));
     }

@@ -1,10 +1,10 @@
 //! What the driver does about once a second: what is due, what is slow to change, and the figures for `/metrics`.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use libp2p::PeerId;
 
-use super::{BLOCK_FOR, BLOCKED_MAX, Driver, HOUSEKEEPING, take_due};
+use super::{BLOCK_FOR, BLOCKED_MAX, Driver, HOUSEKEEPING};
 use crate::{logging, warnings};
 
 impl Driver {
@@ -110,4 +110,11 @@ impl Driver {
             }
         }
     }
+}
+
+/// Takes out the peers whose time has come.
+fn take_due(times: &mut BTreeMap<PeerId, Instant>, now: Instant) -> Vec<PeerId> {
+    let due: Vec<PeerId> = times.iter().filter(|(_, at)| **at <= now).map(|(peer, _)| *peer).collect();
+    due.iter().for_each(|peer| _ = times.remove(peer));
+    due
 }

@@ -17,7 +17,7 @@ use tokio::{
 
 /// The process that opened a connection over the Unix socket, as the kernel saw it (`SO_PEERCRED`, unix(7)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(dead_code, reason = "for the checks of processes")]
+#[allow(dead_code, reason = "the user decides so far; group and pid are what the kernel tells with it")]
 pub(crate) struct PeerCredentials {
     /// Its effective user.
     pub(crate) uid: u32,

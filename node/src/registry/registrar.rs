@@ -15,7 +15,7 @@ use hearsay_protocol::record::Instance;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Parts, Registered, RegistryError, Selector, State,
+    Ending, Parts, Registered, RegistryError, Selector, State,
     checks::runner::{Begin, CheckEvent, CheckKey, CheckRunner, CheckState},
     instance::{Surroundings, instance},
     record::{Held, HeldCheck, Maintenance, Owner, Row, StoredChecks},
@@ -294,7 +294,7 @@ impl Registrar {
                 let mut state = self.lock();
                 state.maintenance.remove(&id);
                 if let Some(held) = state.held.remove(&id) {
-                    state.forget_checks(&held);
+                    state.let_go(&held, Ending::Deregistered);
                 }
                 drop(state);
                 self.unstored.remove(&id);
@@ -330,7 +330,7 @@ impl Registrar {
         let before = {
             let mut state = self.lock();
             let before = state.held.remove(&id);
-            before.iter().for_each(|held| state.forget_checks(held));
+            before.iter().for_each(|held| state.let_go(held, Ending::Replaced));
             before
         };
         let mut checks = Vec::new();
@@ -484,7 +484,14 @@ impl Registrar {
 }
 
 impl State {
-    fn forget_checks(&mut self, held: &Held) {
+    /// A registration is held no longer: its checks are unknown, and its connection is told why.
+    fn let_go(&mut self, held: &Held, ending: Ending) {
+        if let Owner::Connection(connection) = held.owner
+            && let Some(tell) = self.endings.remove(&connection)
+        {
+            // The connection may be closing.
+            _ = tell.send(ending);
+        }
         for check in &held.checks {
             let id = &check.running.spec().id;
             if self.of_check.get(id) == Some(&held.row.registration.id) {

@@ -1,6 +1,7 @@
 //! `POST /services?hold`: a registration that lasts as long as its connection.
 //!
 //! The answer is a stream of events that stays open: `registered`, then `update` whenever the passing instances of a required service change.
+//! A last event, `deregistered` or `replaced`, says that the registration has ended before the connection: a client that sees it does not register again.
 //! When the connection closes, hyper drops the stream, and with it the registration.
 
 use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
@@ -18,7 +19,7 @@ use tokio::sync::{oneshot, watch::Receiver};
 use super::required::Required;
 use crate::{
     http::{Site, site::Seat},
-    registry::{Registered, Registry, RegistryError, record::Owner, registration::Registration},
+    registry::{Ending, Registered, Registry, RegistryError, record::Owner, registration::Registration},
 };
 
 /// How often a stream without news shows that it lives. A client whose node is gone without a word sees it by this.
@@ -32,12 +33,15 @@ pub(super) async fn hold(
 ) -> Result<Response, Problem> {
     let seat = site.seat()?;
     let services = registration.requires.clone();
-    let connection = site.registry.next_connection();
+    let (connection, ending) = site.registry.begin_connection();
     let (answer, answered) = oneshot::channel();
     let registry = Arc::clone(&site.registry);
     // A task of its own: were the client to go while it is being registered, nobody would know that it has to be released.
     tokio::spawn(async move {
         let registered = registry.register(registration, Owner::Connection(connection)).await;
+        if registered.is_err() {
+            registry.end_connection(connection);
+        }
         let held = registered.map(|registered| Hold { registry, registered, connection, grace });
         // Dropped here if nobody waits for it any more, and so released.
         _ = answer.send(held);
@@ -51,6 +55,7 @@ pub(super) async fn hold(
         services,
         required,
         newest: site.view.subscribe(),
+        ending: Some(ending),
         _hold: hold,
         _seat: seat,
         site,
@@ -79,6 +84,8 @@ struct Follower {
     /// As the client knows them.
     required: Required,
     newest: Receiver<Index>,
+    /// `None` once it has been told.
+    ending: Option<oneshot::Receiver<Ending>>,
     site: Arc<Site>,
     _hold: Hold,
     _seat: Seat,
@@ -92,7 +99,16 @@ impl Follower {
         }
         loop {
             let is_following = !self.services.is_empty();
+            let ending = self.ending.as_mut()?;
             tokio::select! {
+                ended = ending => {
+                    let word = match ended.ok()? {
+                        Ending::Deregistered => "deregistered",
+                        Ending::Replaced => "replaced",
+                    };
+                    self.ending = None;
+                    return Some((Ok(Event::default().event(word).data("{}")), self));
+                }
                 changed = self.newest.changed(), if is_following => changed.ok()?,
                 () = self.site.leaving() => return None,
             }

@@ -303,6 +303,8 @@ fn read_statuses(fields: &Fields) -> Result<Vec<(u16, u16)>, Invalid> {
     let values = match fields.value("expectstatus") {
         None => return Ok(Vec::new()),
         Some(Value::Array(values)) => values,
+        // As the command line writes several.
+        Some(Value::String(list)) => list.split(',').map(Value::from).collect(),
         Some(one) => vec![one],
     };
     let wrong = |value: &Value| {
