@@ -36,6 +36,11 @@ const ROWS_MAX: usize = 300;
 /// Events of the timeline that are shown.
 const EVENTS_MAX: usize = 60;
 
+/// Where the form leads that deregisters an instance.
+pub(super) const DEREGISTER_PATH: &str = "/ui/registrations/deregister";
+/// Where the form leads that takes an instance out of service, or back in.
+pub(super) const MAINTENANCE_PATH: &str = "/ui/registrations/maintenance";
+
 /// Shows the cluster.
 pub(super) async fn page(State(site): State<Arc<Site>>) -> Response {
     let taken = take(&site);
