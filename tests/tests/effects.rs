@@ -111,6 +111,9 @@ fn writes() -> Vec<Write> {
 /// Operations whose effect is that a node or a member goes, which scenarios of their own show.
 const OF_MEMBERS: [&str; 2] = ["put /v1/agent/leave", "delete /members/{id}"];
 
+/// Forms of the node's pages, which scenarios in a browser show (`pages/services.rs`).
+const OF_PAGES: [&str; 2] = ["post /ui/registrations/deregister", "post /ui/registrations/maintenance"];
+
 #[test]
 fn every_write_that_is_acknowledged_shows_on_every_node() {
     scenario("every_write_that_is_acknowledged_shows_on_every_node", |lab| {
@@ -144,8 +147,13 @@ fn every_write_that_is_acknowledged_shows_on_every_node() {
             });
         }
         // A path that is added must be added above, too.
-        let covered: BTreeSet<String> =
-            writes().iter().map(|write| write.operation).chain(OF_MEMBERS).map(Into::into).collect();
+        let covered: BTreeSet<String> = writes()
+            .iter()
+            .map(|write| write.operation)
+            .chain(OF_MEMBERS)
+            .chain(OF_PAGES)
+            .map(Into::into)
+            .collect();
         let openapi = lab.get(nodes[0], "/openapi.json").unwrap();
         let is_write = |operation: &str, path: &str| {
             ["post", "put", "delete", "patch"].contains(&operation) || path == "/visits/hit"

@@ -8,6 +8,10 @@
 //! 3. A write's body needs a content type that no HTML form can send, so that a browser would first ask (and be refused).
 //! 4. A write from another machine needs the node's token. What a proxy passes on comes from another machine.
 //!
+//! The forms of the node's own pages are the exception to rule 3, for the paths in [`FORM_PATHS`] alone, and under
+//! stricter rules: `Origin` must be there, the type must be a form's, and the request must come from this machine,
+//! whatever token it carries.
+//!
 //! Plug-in paths are for the network: rule 4 does not hold there, and rule 3 only where the plug-in leaves it standing. Under `/v1`,
 //! PUT and DELETE may have any content type: no form can send those methods, and `curl -X PUT -d` is how Consul is used.
 
@@ -26,6 +30,12 @@ use crate::storage::Secret;
 
 /// The content types that an HTML form, or a page's script without asking first, can send.
 const FORM_TYPES: [&str; 3] = ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"];
+
+/// The type that an HTML form sends where it does not say otherwise.
+const FORM_TYPE: &str = FORM_TYPES[0];
+
+/// The paths to which the forms of the node's own pages lead. Compared as a whole: what lies below them is not meant.
+const FORM_PATHS: [&str; 2] = [super::ui::DEREGISTER_PATH, super::ui::MAINTENANCE_PATH];
 
 /// The rules for one node and its plug-ins.
 #[derive(Debug)]
@@ -83,6 +93,10 @@ impl Guard {
             return Ok(());
         }
         check_origin(request.headers(), authority.as_ref()).map_err(|problem| ("origin", problem))?;
+        let connection = request.extensions().get::<Connection>();
+        if FORM_PATHS.contains(&request.uri().path()) {
+            return check_form(request.method(), request.headers(), connection);
+        }
         let area = self.area(request.uri().path());
         if !request.body().is_end_stream() {
             check_content_type(area, request.method(), request.headers())
@@ -92,8 +106,7 @@ impl Guard {
             return Ok(());
         }
         let writer = Writer {
-            is_local: request.extensions().get::<Connection>().is_some_and(is_of_this_machine)
-                && !is_forwarded(request.headers()),
+            is_local: is_from_this_machine(connection, request.headers()),
             token: presented_token(request.headers(), area),
         };
         check_token(self.site.token.as_ref(), writer).map_err(|problem| ("token", problem))
@@ -164,6 +177,36 @@ fn is_own_origin(origin: &str, authority: &Authority) -> bool {
         && origin.port_u16().unwrap_or(port) == authority.port_u16().unwrap_or(port)
 }
 
+/// Checks a form of the node's own pages, after the rules for `Host` and `Origin`. Browsers send `Origin` with every
+/// form, so a request without it is refused. The token does not count: a form cannot carry it.
+fn check_form(method: &Method, headers: &HeaderMap, connection: Option<&Connection>) -> Result<(), Refusal> {
+    if method != Method::POST {
+        // The router names the methods that the path takes.
+        return Ok(());
+    }
+    let is_same_origin = |value: &HeaderValue| value.as_bytes() == b"same-origin";
+    if !headers.contains_key(header::ORIGIN) || !headers.get("sec-fetch-site").is_none_or(is_same_origin) {
+        let detail = "this path takes the forms of this node's own pages, and this request comes from none of them; programs \
+                      write to /services";
+        return Err(("origin", Problem::new(StatusCode::FORBIDDEN, detail)));
+    }
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let essence = match (types.next().and_then(|value| value.to_str().ok()), types.next()) {
+        (Some(value), None) => value.split(';').next().unwrap_or_default().trim(),
+        _ => "",
+    };
+    if !essence.eq_ignore_ascii_case(FORM_TYPE) {
+        let detail = format!("this path takes the forms of this node's own pages: {FORM_TYPE}");
+        return Err(("content_type", Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)));
+    }
+    if !is_from_this_machine(connection, headers) {
+        let detail = "the pages change registrations only from the node's own machine; open the page there, or use the paths under \
+                      /services with the node's token";
+        return Err(("token", Problem::new(StatusCode::FORBIDDEN, detail)));
+    }
+    Ok(())
+}
+
 fn check_content_type(area: Area, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence =
@@ -185,6 +228,11 @@ fn check_content_type(area: Area, method: &Method, headers: &HeaderMap) -> Resul
         "writes need a content type that no form can send, such as application/json; this has {given}"
     );
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+}
+
+/// Whether a request was made on this machine, and no proxy passes it on.
+pub(super) fn is_from_this_machine(connection: Option<&Connection>, headers: &HeaderMap) -> bool {
+    connection.is_some_and(is_of_this_machine) && !is_forwarded(headers)
 }
 
 /// Whether the other end is on this machine: by loopback, or by the Unix socket.
@@ -308,6 +356,44 @@ mod tests {
             "ftp://n1:7500",
         ] {
             assert!(!own(origin, "n1:7500"), "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_form_is_taken_only_from_a_page_of_this_node_on_this_machine() {
+        const OWN: [(&str, &str); 2] =
+            [("origin", "http://localhost:7500"), ("content-type", "application/x-www-form-urlencoded")];
+        let refused = |peer: &str, pairs: &[(&'static str, &'static str)]| {
+            let connection = Connection { peer: peer.parse().ok(), ..Connection::default() };
+            let refusal = check_form(&Method::POST, &headers(pairs), Some(&connection)).err();
+            refusal.map(|(reason, problem)| (reason, problem.status().as_u16()))
+        };
+        for peer in ["127.0.0.1:9", "[::1]:9"] {
+            assert_eq!(refused(peer, &OWN), None);
+            assert_eq!(refused(peer, &[OWN[0], OWN[1], ("sec-fetch-site", "same-origin")]), None);
+        }
+        let (origin, content_type) = (Some(("origin", 403)), Some(("content_type", 415)));
+        assert_eq!(refused("127.0.0.1:9", &[OWN[1]]), origin, "no Origin");
+        for site in ["cross-site", "same-site", "none", ""] {
+            assert_eq!(refused("127.0.0.1:9", &[OWN[0], OWN[1], ("sec-fetch-site", site)]), origin, "{site}");
+        }
+        for other in
+            ["application/json", "text/plain", "multipart/form-data", "application/x-www-form-urlencodedx"]
+        {
+            assert_eq!(refused("127.0.0.1:9", &[OWN[0], ("content-type", other)]), content_type, "{other}");
+        }
+        assert_eq!(refused("127.0.0.1:9", &OWN[..1]), content_type, "no type");
+        let elsewhere = Some(("token", 403));
+        for peer in ["10.0.0.1:9", "[fe80::1]:9", "unknown"] {
+            assert_eq!(refused(peer, &OWN), elsewhere, "{peer}");
+            assert_eq!(
+                refused(peer, &[OWN[0], OWN[1], ("authorization", "Bearer abc")]),
+                elsewhere,
+                "{peer}"
+            );
+        }
+        for name in ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"] {
+            assert_eq!(refused("127.0.0.1:9", &[OWN[0], OWN[1], (name, "10.0.0.1")]), elsewhere, "{name}");
         }
     }
 

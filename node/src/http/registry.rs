@@ -40,7 +40,7 @@ const GRACE_MAX: Duration = Duration::from_secs(3600);
 /// The longest output of a report, in bytes; more is cut off.
 const OUTPUT_BYTES_MAX: usize = 4096;
 /// The longest reason of a maintenance, in characters; more is cut off.
-const REASON_CHARS_MAX: usize = 256;
+pub(super) const REASON_CHARS_MAX: usize = 256;
 
 impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Self {
@@ -263,9 +263,13 @@ pub(super) async fn maintenance(
         let detail = format!("the body is not such as {{\"enable\":true,\"reason\":\"…\"}}: {error}");
         Problem::new(StatusCode::BAD_REQUEST, detail)
     })?;
-    let reason: String = input.reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
-    site.registry.set_maintenance(&id, input.enable.then_some(reason)).await?;
+    site.registry.set_maintenance(&id, input.enable.then(|| readable_reason(&input.reason))).await?;
     Ok(Json(json!({ "id": id, "maintenance": input.enable })).into_response())
+}
+
+/// The reason of a maintenance as it is kept: without control characters, and cut at [`REASON_CHARS_MAX`].
+pub(super) fn readable_reason(reason: &str) -> String {
+    reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect()
 }
 
 /// What this node holds.

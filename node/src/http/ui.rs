@@ -2,9 +2,22 @@
 //!
 //! Its script listens to [`live`] and, when told that there is something new, reads the page again and puts in the parts that differ.
 //! So there is one way in which the page is made, and everything on it stays up to date.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `services` | `/ui/services`: all services, programs, dependencies |
+//! | `service` | `/ui/services/{name}`: the instances of a service and their checks |
+//! | `actions` | what the forms of that page do |
+//! | `uptime`, `graph`, `topology` | drawings |
+//! | `live` | the events that keep the pages up to date |
 
+pub(super) mod actions;
+mod graph;
 pub(super) mod live;
+pub(super) mod service;
+pub(super) mod services;
 mod topology;
+mod uptime;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,7 +25,7 @@ use askama::Template;
 use axum::{extract::State, http::StatusCode, response::Response};
 use hearsay_protocol::{
     Time,
-    providers::{Member, MemberState, Provider},
+    providers::{Member, MemberState, Provider, ProviderTable},
     record::Health,
 };
 use hearsay_services::html::{Asset, Frame, Visible, Way, page as html_page, web_address};
@@ -36,6 +49,11 @@ const ROWS_MAX: usize = 300;
 /// Events of the timeline that are shown.
 const EVENTS_MAX: usize = 60;
 
+/// Where the form leads that deregisters an instance.
+pub(super) const DEREGISTER_PATH: &str = "/ui/registrations/deregister";
+/// Where the form leads that takes an instance out of service, or back in.
+pub(super) const MAINTENANCE_PATH: &str = "/ui/registrations/maintenance";
+
 /// Shows the cluster.
 pub(super) async fn page(State(site): State<Arc<Site>>) -> Response {
     let taken = take(&site);
@@ -44,7 +62,7 @@ pub(super) async fn page(State(site): State<Arc<Site>>) -> Response {
         title: &format!("{} · cluster", site.cluster),
         cluster: &site.cluster,
         node: &site.name,
-        ways: ways(&site, &taken.portals),
+        ways: ways(&site, &taken.portals, "/ui"),
         assets: "/ui",
         script: Some(LIVE_SCRIPT.at("/ui/live.js")),
         refresh_secs: Some(5),
@@ -78,15 +96,20 @@ fn take(site: &Site) -> Taken {
             providers_len: table.providers_len(),
             health,
             services_len: table.services().count(),
-            portals: table.providers("portal").filter(|portal| portal.is_role()).cloned().collect(),
+            portals: portals(table),
             // All of them are told, and the last are shown: who only confirms can be told only from what came before.
             events: why::tell(table, table.timeline().cloned().collect()),
         }
     })
 }
 
-/// The portal is what most people want; it may run here, or elsewhere.
-fn ways(site: &Site, portals: &[Arc<Provider>]) -> Vec<Way> {
+/// The instances of the portal's role.
+fn portals(table: &ProviderTable) -> Vec<Arc<Provider>> {
+    table.providers("portal").filter(|portal| portal.is_role()).cloned().collect()
+}
+
+/// The portal is what most people want; it may run here, or elsewhere. `current` is the page on which the ways stand, or its parent.
+fn ways(site: &Site, portals: &[Arc<Provider>], current: &str) -> Vec<Way> {
     let here = portals.iter().any(|portal| portal.node_id == site.id);
     let elsewhere = || portals.iter().find(|p| p.instance.health != Health::Critical);
     let elsewhere = elsewhere().map(|portal| portal.url());
@@ -96,8 +119,28 @@ fn ways(site: &Site, portals: &[Arc<Provider>]) -> Vec<Way> {
         ways.push(Way { label: "Grade book", href: format!("{origin}/portal"), here: false });
         ways.push(Way { label: "Log", href: format!("{origin}/portal/log"), here: false });
     }
-    ways.push(Way { label: "Cluster", href: "/ui".to_owned(), here: true });
+    for (label, href) in [("Cluster", "/ui"), ("Services", "/ui/services")] {
+        ways.push(Way { label, href: href.to_owned(), here: href == current });
+    }
     ways
+}
+
+/// The page of a service. `None` for a name that no path can hold: browsers take `.` and `..` for directions, also percent-encoded.
+fn service_link(name: &str) -> Option<String> {
+    (!matches!(name, "" | "." | "..")).then(|| format!("/ui/services/{}", segment(name)))
+}
+
+/// A text as a segment of a path: all but RFC 3986's unreserved characters percent-encoded.
+fn segment(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
 }
 
 #[derive(Template)]
@@ -150,6 +193,8 @@ struct MemberRow {
 /// A service and its instances.
 struct Group {
     name: String,
+    /// To its page.
+    link: Option<String>,
     health: Vec<(&'static str, usize)>,
     rows: Vec<InstanceRow>,
 }
@@ -222,6 +267,7 @@ impl Event {
             ("joined" | "refuted" | "added", _) => "alive",
             ("accused" | "confirmed", _) => "suspect",
             ("removed", _) => "left",
+            ("check", Some(status)) => status,
             _ => "plain",
         };
         Self { clock: clock_of(&time), time, class, text: line.text.clone() }
@@ -275,7 +321,8 @@ fn groups(providers: &[Arc<Provider>]) -> Vec<Group> {
     for provider in providers {
         let instance = &provider.instance;
         if groups.last().is_none_or(|group| group.name != instance.service) {
-            groups.push(Group { name: instance.service.clone(), health: Vec::new(), rows: Vec::new() });
+            let (name, link) = (instance.service.clone(), service_link(&instance.service));
+            groups.push(Group { name, link, health: Vec::new(), rows: Vec::new() });
         }
         let Some(group) = groups.last_mut() else { continue };
         let health = instance.health.as_str();

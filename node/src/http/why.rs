@@ -79,25 +79,28 @@ struct LineJson {
 pub(super) struct Line {
     pub(super) event: &'static str,
     /// The node that it happened to.
-    node: String,
-    node_id: String,
+    pub(super) node: String,
+    pub(super) node_id: String,
     /// The node that observed it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    by: Option<String>,
+    pub(super) by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    by_id: Option<String>,
+    pub(super) by_id: Option<String>,
     /// Of an accusation: whether the process is known to be gone, or was only not heard.
     #[serde(skip_serializing_if = "Option::is_none")]
-    strong: Option<bool>,
+    pub(super) strong: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) state: Option<&'static str>,
     /// Of a node that appeared: which of its lives it is in. A higher one is a later one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    incarnation: Option<u64>,
+    pub(super) incarnation: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<String>,
+    pub(super) service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    instance: Option<String>,
+    pub(super) instance: Option<String>,
+    /// Of a check that changed: its id. `state` is its status from then on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) check: Option<String>,
     /// All of it as a sentence.
     pub(super) text: String,
 }
@@ -172,8 +175,10 @@ fn line(table: &ProviderTable, about: NodeId, explanation: Explanation, confirms
             text: format!(
                 "{node}'s check {check} of {service} ({instance}) is {status} after {took_ms} ms: {output:?}."
             ),
+            state: Some(status.as_str()),
             service: Some(service),
             instance: Some(instance),
+            check: Some(check),
             ..Line::default()
         },
     };

@@ -18,7 +18,7 @@ use hearsay_tests::Intruder;
 use super::*;
 
 /// Texts, and how they are shown where that is not as they are.
-const CORPUS: &[(&str, &str)] = &[
+pub(super) const CORPUS: &[(&str, &str)] = &[
     ("<script>window.xss=1</script>", ""),
     ("</script><script>window.xss=1</script>", ""),
     ("</title><script>alert(1)</script>", ""),
@@ -74,12 +74,12 @@ const CORPUS: &[(&str, &str)] = &[
 ];
 
 /// As it is to be read.
-fn shown((text, shown): &(&'static str, &'static str)) -> &'static str {
+pub(super) fn shown((text, shown): &(&'static str, &'static str)) -> &'static str {
     if shown.is_empty() { text } else { shown }
 }
 
 /// Nothing ran, nothing became markup, and everything leads to where it should.
-fn calm(browser: &mut Browser, what: &str) {
+pub(super) fn calm(browser: &mut Browser, what: &str) {
     const FOREIGN: &str = "main :is(script, iframe, object, embed, img, style, link, base, math, [onload], [onerror], [onfocus], \
                            [style], [srcdoc], [autofocus])";
     let page = browser.js(&format!(

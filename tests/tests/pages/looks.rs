@@ -99,6 +99,34 @@ fn fill_log(lab: &Lab, to: NodeRef) {
     }
 }
 
+/// Programs that need each other: one fails at length, one is drained, and one is missing.
+fn register_programs(lab: &Lab, to: NodeRef) {
+    for (id, service, requires) in [
+        ("bell-1", "bell", json!(["timetable", "clock"])),
+        ("tt-1", "timetable", json!(["db"])),
+        ("tt-2", "timetable", json!([])),
+    ] {
+        let body = json!({
+            "name": service, "id": id, "port": 8080, "requires": requires, "tags": ["blue", "second floor"],
+            "meta": { "version": "3.1", "owner": "the janitor" }, "zone": "north",
+            "checks": [{ "ttl": "1h", "name": "beat" }, { "tcp": "127.0.0.1:1", "name": "port" }],
+        });
+        let reply = post(lab, to, "/services", &body);
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        let put = |path: String, body: Value| {
+            let headers = [("content-type", "application/json")];
+            let reply =
+                http::send(lab.address(to), &format!("PUT {path}"), &headers, &body.to_string(), 5 * S);
+            assert_eq!(reply.expect("an answer").status, 200, "{path}");
+        };
+        let output = "a line of what it says\n".repeat(40);
+        put(format!("/checks/service:{id}:1"), json!({ "status": "warning", "output": output }));
+        if id == "tt-2" {
+            put(format!("/services/{id}/maintenance"), json!({ "enable": true, "reason": "a new disk" }));
+        }
+    }
+}
+
 #[test]
 fn every_page_is_legible_in_both_themes_and_on_a_phone() {
     scenario("looks::every_page_is_legible_in_both_themes_and_on_a_phone", |lab| {
@@ -148,6 +176,17 @@ fn every_page_is_legible_in_both_themes_and_on_a_phone() {
         }
         open(&mut browser, "/ui");
         faults.extend(look(&mut browser, "cluster"));
+        register_programs(lab, nodes[0]);
+        for (name, path) in [
+            ("services", "/ui/services"),
+            ("service", "/ui/services/timetable"),
+            ("service of a role", "/ui/services/grading"),
+            ("no such service", "/ui/services/nowhere"),
+        ] {
+            browser.view(WIDE, false);
+            browser.go(&format!("{HERE}{path}"));
+            faults.extend(look(&mut browser, name));
+        }
         for (name, path) in [
             ("sorted book", "/portal?sort=average&dir=desc"),
             ("nobody", "/portal?q=nobody"),

@@ -6,12 +6,14 @@
 //! | `tour` | a person keeps the grade book, by mouse and by keys, while grading nodes die |
 //! | `log` | a person reads the log while it is written |
 //! | `hostile` | markup, scripts and hidden characters wherever a stranger can put them |
+//! | `services` | the pages of services: registrations are followed, drained and ended; what programs say stays text |
 //! | `looks` | both themes, wide and narrow: contrast, labels, focus; and the pictures in `docs` |
 
 mod cluster;
 mod hostile;
 mod log;
 mod looks;
+mod services;
 mod tour;
 
 use std::time::Duration;

@@ -1,8 +1,11 @@
-//! The cluster page.
+//! The pages of the cluster and its services.
 
 use std::collections::BTreeSet;
 
-use hearsay_protocol::providers::Explanation;
+use hearsay_protocol::{
+    providers::Explanation,
+    record::{CheckSummary, NamedPort, Origin},
+};
 use hearsay_services::{
     html::POLICY,
     testing::markup::{HOSTILE, breaches, skeleton, tags},
@@ -172,4 +175,180 @@ async fn event_streams_of_plugins_take_a_place_and_end_when_the_node_leaves() {
     server.get("/portal/log/tail").await.problem(503);
     server.readiness.send_replace(Readiness::Leaving);
     until("the stream ends", || server.metrics.http.waiting.get() == 0).await;
+}
+
+/// Percent-encodes every byte.
+fn encoded(text: &str) -> String {
+    text.bytes().map(|b| format!("%{b:02X}")).collect()
+}
+
+/// An instance of member 2 whose every text is this one.
+fn instance_of(text: &str) -> (NodeId, String, Instance) {
+    let check = CheckSummary {
+        id: text.into(),
+        name: text.into(),
+        kind: text.into(),
+        status: Health::Critical,
+        since_ms: 1_500,
+        output: text.into(),
+        took_ms: 3,
+    };
+    let (node, _, plain) = instance(2, "a", "web");
+    let odd = Instance {
+        service: text.into(),
+        address: text.into(),
+        url: text.into(),
+        tags: vec![text.into()],
+        meta: BTreeMap::from([(text.into(), text.into())]),
+        zone: Some(text.into()),
+        ports: vec![NamedPort { name: text.into(), port: 80, is_default: true }],
+        requires: vec![text.into()],
+        checks: vec![check],
+        origin: Origin::Program,
+        health: Health::Critical,
+        ..plain
+    };
+    (node, text.into(), odd)
+}
+
+#[tokio::test]
+async fn hostile_text_stays_text_on_the_pages_of_services() {
+    let mut expected = None;
+    for text in ["harmless text"].iter().chain(&HOSTILE) {
+        let server = Server::start().await;
+        server.apply([joined(member(1)), joined(member(2)), offered(instance_of(text))]);
+        let mut skeletons = Vec::new();
+        for (path, least) in [("/ui/services".to_owned(), 6), (format!("/ui/services/{}", encoded(text)), 12)]
+        {
+            let reply = server.get(&path).await;
+            assert_eq!(reply.status, 200, "{text:?}: {reply:?}");
+            assert_eq!(breaches(&reply.body), Vec::<String>::new(), "{text:?}");
+            assert!(!reply.body.contains('\u{1b}'), "{text:?}");
+            assert_eq!(reply.header("content-security-policy"), POLICY);
+            assert!(*text != "harmless text" || reply.body.matches(text).count() >= least, "{}", reply.body);
+            skeletons.push(skeleton(&reply.body).unwrap());
+        }
+        assert_eq!(&skeletons, expected.get_or_insert(skeletons.clone()), "{text:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_page_of_services_counts_them_and_shows_what_is_missing() {
+    let server = Server::start().await;
+    let (node, id, web) = instance(2, "web-1", "web");
+    let web = Instance { requires: vec!["db".into()], origin: Origin::Program, ..web };
+    let (other, other_id, cache) = instance(1, "cache-1", "cache");
+    let cache = Instance { health: Health::Critical, ..cache };
+    server.apply([
+        joined(member(1)),
+        joined(member(2)),
+        offered((node, id, web)),
+        offered((other, other_id, cache)),
+    ]);
+    let page = server.get("/ui/services").await.body;
+    for words in [
+        "<dt>services</dt><dd>2</dd>",
+        "<div class=\"bad\"><dt>critical</dt><dd>1</dd>",
+        "<div class=\"bad\"><dt>required and missing</dt><dd>1</dd>",
+        "<li class=\"missing\">db missing</li>",
+        "href=\"/ui/services/cache\"",
+        "1 registered instances",
+        ">missing: no instance</text>",
+        "2 services. Required without a passing instance: 1.",
+        "<span>missing: no instance</span>",
+    ] {
+        assert!(page.contains(words), "{words:?} is missing in {page}");
+    }
+    assert!(server.get("/ui").await.body.contains("href=\"/ui/services\""), "the cluster page leads there");
+    let gone = server.get("/ui/services/nowhere").await;
+    assert_eq!((gone.status, gone.body.contains("No such service is known here.")), (404, true));
+    let dots = offered(instance(2, "d", ".."));
+    server.apply([dots]);
+    assert!(
+        !server.get("/ui/services").await.body.contains("href=\"/ui/services/..\""),
+        "that is another page"
+    );
+}
+
+const FORM: &str = "content-type: application/x-www-form-urlencoded";
+const OWN: &str = "origin: http://127.0.0.1";
+
+/// A server that holds a registration of `web-1`.
+async fn holding() -> Server {
+    let server = Server::start().await;
+    let body = r#"{"name":"web","id":"web-1","port":8080,"checks":[{"ttl":"1h","name":"<b>beat</b>"}]}"#;
+    let reply = server.send("POST /services", &["content-type: application/json"], body).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    server.apply([joined(member(1)), joined(member(2)), offered(instance(1, "web-1", "web"))]);
+    server
+}
+
+#[tokio::test]
+async fn forms_drain_and_deregister_what_this_node_holds() {
+    let server = holding().await;
+    let page = server.get("/ui/services/web").await.body;
+    for words in ["Drain web-1", "Deregister web-1", "&#60;b&#62;beat", "until it is deregistered"] {
+        assert!(page.contains(words), "{words:?} is missing in {page}");
+    }
+    assert!(!page.contains("disabled"), "{page}");
+    for text in HOSTILE {
+        let form = format!("service=web&id=web-1&enable=true&reason={}", encoded(text));
+        let reply = server.send("POST /ui/registrations/maintenance", &[FORM, OWN], form).await;
+        assert_eq!((reply.status, reply.header("location")), (303, "/ui/services/web?done=drained"));
+        let page = server.get("/ui/services/web?done=drained").await.body;
+        assert!(page.contains("Drained since") && page.contains("Undo the drain of web-1"), "{page}");
+        assert!(page.contains("it gets no new requests"), "{page}");
+        assert_eq!(breaches(&page), Vec::<String>::new(), "{text:?}");
+    }
+    let form = "service=web&id=web-1&enable=false";
+    let reply = server.send("POST /ui/registrations/maintenance", &[FORM, OWN], form).await;
+    assert_eq!((reply.status, reply.header("location")), (303, "/ui/services/web?done=undone"));
+    assert_eq!(server.registry.get("web-1").unwrap().maintenance, None);
+    for form in ["", "service=web", "service=web&id=web-1&enable=maybe", "service=web&id=web-1&x=1"] {
+        server.send("POST /ui/registrations/maintenance", &[FORM, OWN], form).await.problem(400);
+    }
+    let form = "service=web&id=web-1";
+    let reply = server.send("POST /ui/registrations/deregister", &[FORM, OWN], form).await;
+    assert_eq!((reply.status, reply.header("location")), (303, "/ui/services/web?done=deregistered"));
+    assert!(server.registry.is_empty());
+    let again = server.send("POST /ui/registrations/deregister", &[FORM, OWN], form).await;
+    assert_eq!((again.status, again.header("content-type")), (404, "text/html; charset=utf-8"));
+    assert!(again.body.contains("role=\"alert\"") && again.body.contains("Nothing was changed"), "{again:?}");
+}
+
+#[tokio::test]
+async fn forms_come_from_pages_of_this_node_on_this_machine() {
+    let server = holding().await;
+    let form = "service=web&id=web-1";
+    let elsewhere = "x-forwarded-for: 10.0.0.9";
+    for (headers, status) in [
+        (&[FORM][..], 403),
+        (&[FORM, "origin: http://evil.example"], 403),
+        (&[FORM, "origin: null"], 403),
+        (&[FORM, OWN, elsewhere], 403),
+        (&[FORM, OWN, "via: 1.1 proxy"], 403),
+        (&[FORM, OWN, "sec-fetch-site: cross-site"], 403),
+        (&[FORM, OWN, "host: evil.example"], 421),
+        (&["content-type: application/json", OWN], 415),
+        (&["content-type: text/plain", OWN], 415),
+        (&["content-type: multipart/form-data; boundary=x", OWN], 415),
+    ] {
+        server.send("POST /ui/registrations/deregister", headers, form).await.problem(status);
+    }
+    // The forms' type is taken nowhere else.
+    for path in ["/services", "/ui", "/ui/services/web", "/ui/registrations/deregister/", "/ui/registrations"]
+    {
+        let reply = server.send(&format!("POST {path}"), &[FORM, OWN], form).await;
+        assert!([404, 405, 415].contains(&reply.status), "{path}: {reply:?}");
+    }
+    server.send("PUT /ui/registrations/deregister", &[FORM, OWN], form).await.problem(405);
+    assert_eq!(server.registry.len(), 1);
+    let page = server.send("GET /ui/services/web", &[elsewhere], "").await.body;
+    assert!(page.contains("From this node's own machine only."), "{page}");
+    assert_eq!(page.matches(" disabled").count(), 3, "a field and two buttons");
+    let page = server.get("/ui/services/web").await.body;
+    let other = offered(instance(2, "web-2", "web"));
+    server.apply([other]);
+    let both = server.get("/ui/services/web").await.body;
+    assert_eq!(both.matches("<form").count(), page.matches("<form").count(), "none for what another holds");
 }
