@@ -1,10 +1,12 @@
 //! Address policy: which addresses a node may open a connection to on behalf of others.
 //!
-//! Anybody who may register decides where checks, notifications and the gateway connect to. Without a policy that reaches the
-//! metadata service of a cloud, services that listen on loopback only, and the cluster's own nodes (server-side request forgery).
+//! Anybody who may register decides where checks, notifications and the gateway connect to. Without a policy
+//! that reaches the metadata service of a cloud, services that listen on loopback only, and the cluster's own
+//! nodes (server-side request forgery).
 //!
-//! The policy judges the *resolved* address, at each connect: a name that was harmless yesterday may resolve to another address
-//! today. An address that embeds an IPv4 address is judged as that address, or refused where it is unclear where it leads.
+//! The policy judges the *resolved* address, at each connect: a name that was harmless yesterday may resolve
+//! to another address today. An address that embeds an IPv4 address is judged as that address, or refused
+//! where it is unclear where it leads.
 //!
 //! | rule | addresses | source |
 //! | --- | --- | --- |
@@ -24,7 +26,8 @@ use std::{
 
 /// The addresses at which nodes of the cluster listen: HTTP, swarm and gRPC, this node's own among them.
 pub trait MemberAddresses: Send + Sync {
-    /// Whether a node of the cluster listens at this address. An IPv4 address arrives as such, never embedded in an IPv6 one.
+    /// Whether a node of the cluster listens at this address. An IPv4 address arrives as such, never embedded
+    /// in an IPv6 one.
     fn contains(&self, address: SocketAddr) -> bool;
 }
 
@@ -99,7 +102,8 @@ impl AddressPolicy {
         Self { is_loopback_allowed: false, members }
     }
 
-    /// The same policy, with loopback addresses allowed or not. They are allowed for a node's own registrations alone.
+    /// The same policy, with loopback addresses allowed or not. They are allowed for a node's own
+    /// registrations alone.
     #[must_use]
     pub fn with_loopback(self, is_loopback_allowed: bool) -> Self {
         Self { is_loopback_allowed, ..self }
@@ -116,8 +120,8 @@ impl AddressPolicy {
     }
 }
 
-/// Judges an IP address without regard to members. Returns the address that is reached: of an IPv4-mapped or translated (NAT64)
-/// address, the IPv4 address.
+/// Judges an IP address without regard to members. Returns the address that is reached: of an IPv4-mapped or
+/// translated (NAT64) address, the IPv4 address.
 ///
 /// # Errors
 /// The rule that refuses it.
@@ -199,7 +203,8 @@ pub fn is_metadata(ip: IpAddr) -> bool {
     }
 }
 
-/// The IPv4 address that the well-known prefix of NAT64 embeds (RFC 6052). Hosts without IPv4 reach IPv4 by it.
+/// The IPv4 address that the well-known prefix of NAT64 embeds (RFC 6052). Hosts without IPv4 reach IPv4 by
+/// it.
 fn nat64(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     match v6.segments() {
         [0x0064, 0xff9b, 0, 0, 0, 0, high, low] => {
@@ -209,7 +214,8 @@ fn nat64(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// Whether an address embeds an IPv4 address in a form that is deprecated, or whose embedded address depends on the translator.
+/// Whether an address embeds an IPv4 address in a form that is deprecated, or whose embedded address depends
+/// on the translator.
 fn is_tunnel(v6: Ipv6Addr) -> bool {
     match v6.segments() {
         // IPv4-compatible; IPv4-translated.

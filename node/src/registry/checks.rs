@@ -49,7 +49,8 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
 /// A check, as it was registered and has been validated.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CheckSpec {
-    /// Its id, unique on this node: `service:<instance id>` of an only one, `service:<instance id>:<n>` from 1 of several, unless it says otherwise.
+    /// Its id, unique on this node: `service:<instance id>` of an only one, `service:<instance id>:<n>` from
+    /// 1 of several, unless it says otherwise.
     pub id: String,
     /// Its name, for people.
     pub name: String,
@@ -90,7 +91,8 @@ impl InvalidCheck {
 }
 
 impl CheckSpec {
-    /// Whether its addresses, headers and patterns can be used. Whether the address policy allows the target is found at each run.
+    /// Whether its addresses, headers and patterns can be used. Whether the address policy allows the target
+    /// is found at each run.
     ///
     /// # Errors
     /// The field that cannot be used.

@@ -1,7 +1,7 @@
 //! The `alias` check: another instance of this node, or any instance of a service, is passing.
 //!
-//! It reads the provider table whenever that changes, and never asks in between. An outcome is the status at once: outcomes in a row
-//! mean nothing where there are no runs.
+//! It reads the provider table whenever that changes, and never asks in between. An outcome is the status at
+//! once: outcomes in a row mean nothing where there are no runs.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep_until};
 use super::{outcome::Outcome, reporter::Reporter};
 use crate::view::View;
 
-/// How long a restored check keeps its status while the followed instance is unknown: after a restart the table fills first.
+/// How long a restored check keeps its status while the followed instance is unknown: after a restart the
+/// table fills first.
 const RESTORE_GRACE: Duration = Duration::from_secs(10);
 
 /// An alias.

@@ -1,7 +1,8 @@
 //! Connections of checks: resolving `host:port`, the address policy, and the attempts.
 //!
-//! The policy judges each resolved address right before the attempt. The attempts are staggered as RFC 8305 (section 5) says. The
-//! time of a whole run is bounded by its caller; what is bounded here is how many addresses are tried and how many lookups run.
+//! The policy judges each resolved address right before the attempt. The attempts are staggered as RFC 8305
+//! (section 5) says. The time of a whole run is bounded by its caller; what is bounded here is how many
+//! addresses are tried and how many lookups run.
 
 use std::{
     fmt, io,
@@ -26,8 +27,8 @@ use super::{
 
 /// The most addresses of a name that are tried. Guess: a service has an address or two of each family.
 const ADDRESSES_MAX: usize = 8;
-/// Lookups at once. Each occupies a thread of tokio's blocking pool until the resolver gives up, also after its check has timed out;
-/// the pool serves the rest of the node too.
+/// Lookups at once. Each occupies a thread of tokio's blocking pool until the resolver gives up, also after
+/// its check has timed out; the pool serves the rest of the node too.
 const LOOKUPS_MAX: usize = 32;
 /// How long an address is tried alone. The value that RFC 8305, section 5 recommends.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -206,7 +207,8 @@ async fn attempt(address: SocketAddr) -> Result<TcpStream, ConnectError> {
     TcpStream::connect(address).await.map_err(|source| ConnectError::Failed { address, source })
 }
 
-/// Tries one address after the other, the next as soon as the one before has failed or has been tried for [`ATTEMPT_DELAY`].
+/// Tries one address after the other, the next as soon as the one before has failed or has been tried for
+/// [`ATTEMPT_DELAY`].
 async fn attempt_staggered(addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
     let mut addresses = addresses.iter().copied().peekable();
     let mut attempts = FuturesUnordered::from_iter(addresses.next().map(attempt));

@@ -1,8 +1,8 @@
 //! The `exec` check: a command exits with 0.
 //!
-//! The command runs in a process group of its own, which is killed when its time is up, when the command has ended and when the check
-//! is removed. So a check leaves no process behind, unless one changes its group. Of the environment only `PATH` is passed on: a
-//! node's environment holds its secrets.
+//! The command runs in a process group of its own, which is killed when its time is up, when the command has
+//! ended and when the check is removed. So a check leaves no process behind, unless one changes its group. Of
+//! the environment only `PATH` is passed on: a node's environment holds its secrets.
 
 use std::{
     ffi::OsString,
@@ -105,8 +105,8 @@ fn judge(status: ExitStatus, text: &str) -> Outcome {
     }
 }
 
-/// Reads both pipes to their ends. The first [`OUTPUT_BYTES_MAX`] bytes are kept, the others dropped, so that the command never waits
-/// for its output to be read.
+/// Reads both pipes to their ends. The first [`OUTPUT_BYTES_MAX`] bytes are kept, the others dropped, so that
+/// the command never waits for its output to be read.
 async fn read_output(
     (stdout, stderr): (Option<impl AsyncRead + Unpin>, Option<impl AsyncRead + Unpin>),
     output: &mut Vec<u8>,
@@ -135,7 +135,8 @@ async fn read_some(pipe: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8])
     read
 }
 
-/// The process group of a command. While the command has not been reaped its pid, which is the group's, belongs to no other process.
+/// The process group of a command. While the command has not been reaped its pid, which is the group's,
+/// belongs to no other process.
 #[derive(Debug)]
 struct ProcessGroup {
     leader: Option<Pid>,
@@ -149,7 +150,8 @@ impl ProcessGroup {
         Self { leader, pidfd }
     }
 
-    /// Waits for the end of the command. It is not reaped by this, except on a kernel before 5.3, where its group is then not killed.
+    /// Waits for the end of the command. It is not reaped by this, except on a kernel before 5.3, where its
+    /// group is then not killed.
     async fn ended(&mut self, child: &mut Child) {
         match &self.pidfd {
             Some(pidfd) => {

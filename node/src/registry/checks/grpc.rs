@@ -1,7 +1,8 @@
 //! The `grpc` check: `grpc.health.v1.Health/Check` answers SERVING.
 //!
-//! The protocol is gRPC's health checking protocol over HTTP/2, without TLS (prior knowledge) or with it. Only the two messages of
-//! that call are spoken, so the messages are written here and need no generated code.
+//! The protocol is gRPC's health checking protocol over HTTP/2, without TLS (prior knowledge) or with it.
+//! Only the two messages of that call are spoken, so the messages are written here and need no generated
+//! code.
 
 use std::{
     pin::pin,
@@ -244,7 +245,8 @@ fn unframe(framed: &[u8]) -> Answer {
     }
 }
 
-/// The tasks of a connection. They end with this: a server that reads nothing would keep them for as long as it likes.
+/// The tasks of a connection. They end with this: a server that reads nothing would keep them for as long as
+/// it likes.
 #[derive(Debug, Default)]
 struct ConnectionTasks(Arc<Mutex<JoinSet<()>>>);
 

@@ -1,8 +1,8 @@
 //! The `http` check: a request is answered as expected.
 //!
-//! Each run opens a connection of its own: a service that takes no new connection is not healthy. Redirects are not followed,
-//! because they would lead the node to addresses that nobody registered. `Via` tells a node that is called after all that the request
-//! is not one of its own machine's programs.
+//! Each run opens a connection of its own: a service that takes no new connection is not healthy. Redirects
+//! are not followed, because they would lead the node to addresses that nobody registered. `Via` tells a node
+//! that is called after all that the request is not one of its own machine's programs.
 
 use std::pin::pin;
 
@@ -121,7 +121,8 @@ impl HttpProbe {
         }
     }
 
-    /// Sends the request. Returns the head of the answer and the beginning of its body. The connection ends with this.
+    /// Sends the request. Returns the head of the answer and the beginning of its body. The connection ends
+    /// with this.
     async fn exchange(&self, socket: Box<dyn Socket>) -> hyper::Result<(Response<()>, Vec<u8>)> {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_BYTES_MAX);

@@ -1,7 +1,7 @@
 //! The addresses at which nodes of the cluster listen, which no check may call.
 //!
-//! A node trusts requests of its own machine and of members. A check that reached a node would lend that trust to the program that
-//! registered it.
+//! A node trusts requests of its own machine and of members. A check that reached a node would lend that
+//! trust to the program that registered it.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,8 @@ use tokio::time::Instant;
 
 use crate::{interfaces, view::View};
 
-/// How long the list of this machine's addresses is used before it is read again. An address that is added later is covered by then.
+/// How long the list of this machine's addresses is used before it is read again. An address that is added
+/// later is covered by then.
 const INTERFACES_MAX_AGE: Duration = Duration::from_secs(10);
 
 /// The addresses of members by the provider table, and of this node's own listeners.
@@ -58,8 +59,8 @@ impl ClusterAddresses {
         lists.members.contains(&address)
     }
 
-    /// Whether one of this node's listeners takes connections to this address. A listener at an unspecified address takes those to
-    /// each address of the machine.
+    /// Whether one of this node's listeners takes connections to this address. A listener at an unspecified
+    /// address takes those to each address of the machine.
     fn is_own_listener(&self, address: SocketAddr) -> bool {
         let mut candidates = self.listeners.iter().filter(|listener| listener.port() == address.port());
         candidates.any(|listener| {
@@ -91,8 +92,9 @@ impl MemberAddresses for ClusterAddresses {
     }
 }
 
-/// The addresses of a member: its swarm, and its HTTP at the stated address and at each address of its header. Names are left out,
-/// because what they resolve to changes. The addresses of a member that left are free for others.
+/// The addresses of a member: its swarm, and its HTTP at the stated address and at each address of its
+/// header. Names are left out, because what they resolve to changes. The addresses of a member that left are
+/// free for others.
 fn addresses_of(member: &Member) -> Vec<SocketAddr> {
     if member.state == MemberState::Left {
         return Vec::new();

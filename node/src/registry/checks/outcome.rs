@@ -57,7 +57,8 @@ impl From<ConnectError> for Outcome {
     }
 }
 
-/// Bounds an output to [`OUTPUT_BYTES_MAX`]. Control characters but line feed and tab are replaced: output reaches terminals.
+/// Bounds an output to [`OUTPUT_BYTES_MAX`]. Control characters but line feed and tab are replaced: output
+/// reaches terminals.
 pub(super) fn bound_output(text: &str) -> String {
     let mut bounded = String::with_capacity(text.len().min(OUTPUT_BYTES_MAX));
     for c in text.trim_end().chars().filter(|c| *c != '\r') {

@@ -1,8 +1,8 @@
 //! The `process` check: a process of this machine lives.
 //!
-//! A file descriptor of the process (`pidfd`, Linux 5.3) becomes readable when it ends, so its end is known at once and costs nothing
-//! until then. Where the kernel or a sandbox refuses one, `/proc` is read at each interval. A process that has ended is critical for
-//! good: its identity never comes back.
+//! A file descriptor of the process (`pidfd`, Linux 5.3) becomes readable when it ends, so its end is known
+//! at once and costs nothing until then. Where the kernel or a sandbox refuses one, `/proc` is read at each
+//! interval. A process that has ended is critical for good: its identity never comes back.
 
 use std::{fs, io, os::fd::OwnedFd, time::Duration};
 
@@ -60,27 +60,23 @@ pub fn owner_uid(pid: i32) -> io::Result<u32> {
 /// Runs the check.
 pub(super) async fn run(reporter: &Reporter, identity: &ProcessIdentity, interval: Duration) {
     let pid = identity.pid;
-    let opened = open_pidfd(pid);
-    // After the descriptor was opened, because it stays with the process that had the pid at that moment.
-    if let Some(gone) = find_end(identity) {
-        return reporter.set_if_new(gone).await;
-    }
-    match opened {
-        Ok(pidfd) => {
-            reporter.set_if_new(Outcome::passing(format!("process {pid} lives"))).await;
-            let _ = pidfd.readable().await;
-            reporter.set_if_new(Outcome::critical(format!("process {pid} has ended"))).await;
+    loop {
+        let opened = open_pidfd(pid);
+        // After the descriptor was opened, because it stays with the process that had the pid at that moment.
+        if let Some(gone) = find_end(identity) {
+            return reporter.set_if_new(gone).await;
         }
-        Err(error) => {
-            let note = format!("process {pid} lives; looked at every {interval:?} ({error})");
-            reporter.set_if_new(Outcome::passing(note)).await;
-            loop {
-                sleep(interval).await;
-                if let Some(gone) = find_end(identity) {
-                    return reporter.set_if_new(gone).await;
-                }
+        let error = match opened {
+            Ok(pidfd) => {
+                reporter.set_if_new(Outcome::passing(format!("process {pid} lives"))).await;
+                let _ = pidfd.readable().await;
+                return reporter.set_if_new(Outcome::critical(format!("process {pid} has ended"))).await;
             }
-        }
+            Err(error) => error,
+        };
+        let note = format!("process {pid} lives; looked at every {interval:?} ({error})");
+        reporter.set_if_new(Outcome::passing(note)).await;
+        sleep(interval).await;
     }
 }
 
@@ -91,16 +87,21 @@ pub(super) fn open_pidfd(pid: i32) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(pidfd_open(pid, PidfdFlags::empty())?, Interest::READABLE)
 }
 
-/// The outcome, where the process is no longer there.
+/// The outcome, where the process is known to be gone. A `/proc` that cannot be read, for want of descriptors
+/// say, tells nothing.
 fn find_end(identity: &ProcessIdentity) -> Option<Outcome> {
     let pid = identity.pid;
+    let is_absent = |error: &io::Error| {
+        error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(error) == Some(Errno::SRCH)
+    };
     match ProcessIdentity::of(pid) {
         Ok(now) if now == *identity => None,
         Ok(now) if now.boot_id != identity.boot_id => {
             Some(Outcome::critical(format!("process {pid} has ended: the machine was started again")))
         }
         Ok(_) => Some(Outcome::critical(format!("process {pid} has ended; another process has its pid"))),
-        Err(error) => Some(Outcome::critical(format!("process {pid} has ended: {error}"))),
+        Err(error) if is_absent(&error) => Some(Outcome::critical(format!("process {pid} has ended"))),
+        Err(_) => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is known of a check, and what the registry hears of it.
 //!
-//! The state changes with each run. The registry hears of a change of status alone, because that is what other nodes see.
+//! The state changes with each run. The registry hears of a change of status alone, because that is what
+//! other nodes see.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,7 +18,7 @@ use super::{
     CheckSpec,
     metrics::CheckMetrics,
     outcome::{Outcome, bound_output},
-    runner::{CheckEvent, CheckKey, CheckState},
+    runner::{CheckEvent, CheckKey, CheckState, DURATION_MAX},
     thresholds::Thresholds,
 };
 
@@ -67,7 +68,8 @@ impl Shared {
         self.status.subscribe()
     }
 
-    /// Makes a change, and notifies the task where the status is another one after it. Returns the state in that case.
+    /// Makes a change, and notifies the task where the status is another one after it. Returns the state in
+    /// that case.
     fn change(&self, change: impl FnOnce(&mut Held)) -> Option<CheckState> {
         let mut held = self.lock();
         let before = held.state.status;
@@ -87,7 +89,7 @@ impl Shared {
             held.state.status = status;
             held.state.output = bound_output(output);
             held.state.last_run_ms = Some(now_ms());
-            held.deadline = Some(Instant::now() + ttl);
+            held.deadline = Some(Instant::now() + ttl.min(DURATION_MAX));
         });
     }
 
@@ -171,7 +173,8 @@ impl Reporter {
         self.send_changed(changed).await;
     }
 
-    /// Makes an outcome the status, without thresholds: for what is known and not measured. One that says nothing new is passed over.
+    /// Makes an outcome the status, without thresholds: for what is known and not measured. One that says
+    /// nothing new is passed over.
     pub(super) async fn set_if_new(&self, outcome: Outcome) {
         let state = self.shared.state();
         let is_first = state.last_run_ms.is_none();
@@ -205,12 +208,13 @@ impl Reporter {
     }
 
     async fn send(&self, event: CheckEvent) {
-        // Waits while the registry is behind: a lost change of status would be shown until the next one. It fails when the node ends.
+        // Waits while the registry is behind: a lost change of status would be shown until the next one. It
+        // fails when the node ends.
         let _ = self.events.send(event).await;
     }
 
-    /// Tells the registry when the check has been critical for `deregister_after`. Counted from the start of the task at the earliest, so
-    /// that a restored check runs before it expires.
+    /// Tells the registry when the check has been critical for `deregister_after`. Counted from the start of
+    /// the task at the earliest, so that a restored check runs before it expires.
     pub(super) async fn watch_expiry(&self) {
         let Some(after) = self.spec.deregister_after else { return std::future::pending().await };
         let mut status = self.shared.subscribe();

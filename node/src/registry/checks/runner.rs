@@ -1,7 +1,8 @@
 //! The runs of checks: one task for each check, which tells of changes of its status.
 //!
-//! The phase of a check is a hash of its id, so checks that were registered together do not run together. Runs at once are bounded;
-//! a run that begins late is counted. The task ends when its [`RunningCheck`] is dropped.
+//! The phase of a check is a hash of its id, so checks that were registered together do not run together.
+//! Runs at once are bounded; a run that begins late is counted. The task ends when its [`RunningCheck`] is
+//! dropped.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -40,7 +41,8 @@ use crate::view::View;
 const EVENTS_MAX: usize = 4096;
 /// Runs at once. Guess: at 5,000 checks with a timeout of 2 s that all hang, each still runs every 20 s.
 const RUNS_MAX: usize = 512;
-/// Connects of `watch` checks at once. They have their own bound, so that checks that hang do not delay the news of a death.
+/// Connects of `watch` checks at once. They have their own bound, so that checks that hang do not delay the
+/// news of a death.
 const WATCH_CONNECTS_MAX: usize = 512;
 /// A run that begins later than this after it was due is counted.
 const LATE_AFTER: Duration = Duration::from_secs(1);
@@ -50,6 +52,8 @@ const SPREAD_SHORT: Duration = Duration::from_secs(1);
 const SPREAD_SHORT_MAX: usize = 500;
 /// The shortest interval that is kept to, whatever is stored.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Longer intervals and TTLs are cut to this: a year overflows no clock.
+pub(super) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What runs of checks need.
 #[derive(Clone, Debug)]
@@ -58,7 +62,8 @@ pub struct CheckContext {
     pub view: Arc<View>,
     /// This node.
     pub me: NodeId,
-    /// Where this node listens (HTTP, swarm, gRPC): no check may call it there, under any address of the machine.
+    /// Where this node listens (HTTP, swarm, gRPC): no check may call it there, under any address of the
+    /// machine.
     pub listeners: Vec<SocketAddr>,
     /// Whether `exec` checks run: `--allow-exec-checks`.
     pub allow_exec: bool,
@@ -121,7 +126,8 @@ pub struct CheckState {
     pub output: String,
     /// When the last run ended, in milliseconds since the Unix epoch.
     pub last_run_ms: Option<u64>,
-    /// When the next run begins, in milliseconds since the Unix epoch; `None` for a check that waits for an event.
+    /// When the next run begins, in milliseconds since the Unix epoch; `None` for a check that waits for an
+    /// event.
     pub next_run_ms: Option<u64>,
     /// How long the last run took, in milliseconds.
     pub took_ms: u32,
@@ -149,8 +155,8 @@ pub struct RunningCheck {
 }
 
 impl CheckRunner {
-    /// A runner, and what its checks tell. Its checks run on the tokio runtime of the caller, or else of the caller of
-    /// [`start`](Self::start).
+    /// A runner, and what its checks tell. Its checks run on the tokio runtime of the caller, or else of the
+    /// caller of [`start`](Self::start).
     pub fn new(context: CheckContext) -> (Self, mpsc::Receiver<CheckEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let members = ClusterAddresses::new(Arc::clone(&context.view), context.listeners.clone());
@@ -193,7 +199,8 @@ impl CheckRunner {
         self.inner.connector.forbids(HttpProbe::new(&request).ok()?.target())
     }
 
-    /// Starts a check. One whose spec cannot be used is critical, and its output says why: see [`CheckSpec::validate`].
+    /// Starts a check. One whose spec cannot be used is critical, and its output says why: see
+    /// [`CheckSpec::validate`].
     pub fn start(&self, key: CheckKey, spec: CheckSpec, begin: Begin) -> RunningCheck {
         let first_run = FirstRun::new(&key, &spec, &begin);
         let state = match begin {
@@ -256,7 +263,7 @@ impl FirstRun {
         let mut hasher = DefaultHasher::new();
         (&key.instance, &key.check).hash(&mut hasher);
         let hash = hasher.finish();
-        let interval = spec.interval.max(INTERVAL_MIN);
+        let interval = interval_of(spec);
         let delay = match begin {
             Begin::Registered | Begin::Replaced(_) => Duration::ZERO,
             Begin::Restored(_, others) if *others < SPREAD_SHORT_MAX => share(SPREAD_SHORT, hash),
@@ -266,6 +273,11 @@ impl FirstRun {
         let phase = share(interval, hash.rotate_left(32)).max(Duration::from_millis(1));
         Self { delay, phase, is_restored: matches!(begin, Begin::Restored(..)) }
     }
+}
+
+/// The interval of a check, within bounds that hold whatever is stored.
+fn interval_of(spec: &CheckSpec) -> Duration {
+    spec.interval.clamp(INTERVAL_MIN, DURATION_MAX)
 }
 
 /// The share of a duration that a hash chooses.
@@ -325,16 +337,17 @@ impl CheckTask {
             Plan::Watch(target) => {
                 sleep_until(start).await;
                 let (connector, connects) = (&self.inner.connector, &self.inner.watch_connects);
-                Watch::new(&self.reporter, connector, connects, target, &self.spec).run().await;
+                let watch = Watch::new(&self.reporter, connector, connects, target);
+                watch.run(interval_of(&self.spec), self.spec.timeout).await;
             }
             Plan::Process(identity) => {
-                process::run(&self.reporter, &identity, self.spec.interval.max(INTERVAL_MIN)).await;
+                process::run(&self.reporter, &identity, interval_of(&self.spec)).await;
             }
         }
     }
 
     async fn run_at_intervals(&self, probe: &Probe, start: Instant) {
-        let interval = self.spec.interval.max(INTERVAL_MIN);
+        let interval = interval_of(&self.spec);
         let mut due = start;
         let mut step = self.first_run.phase;
         loop {

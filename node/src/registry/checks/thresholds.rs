@@ -1,6 +1,7 @@
 //! Hysteresis of a check: how many outcomes in a row change its status.
 //!
-//! - A failure counts towards `failures_before_warning` and `failures_before_critical`; it never makes a status better.
+//! - A failure counts towards `failures_before_warning` and `failures_before_critical`; it never makes a
+//!   status better.
 //! - A success counts towards `successes_before_passing`.
 //! - A warning (HTTP 429, exit code 1) is the status at once, and ends both rows.
 
@@ -30,7 +31,8 @@ impl Thresholds {
         }
     }
 
-    /// Takes the outcome of a run of a check with this status. Returns its new status where it is another one.
+    /// Takes the outcome of a run of a check with this status. Returns its new status where it is another
+    /// one.
     pub(super) fn apply(&mut self, status: Health, outcome: Health) -> Option<Health> {
         let new = match outcome {
             Health::Passing => {

@@ -1,16 +1,18 @@
 //! The `ttl` check: the program reports within the TTL.
 //!
-//! A report sets the status in [`Shared`] itself, so that its answer can be sent at once. This task announces changes and expires
-//! what was not reported in time. A report that changes nothing wakes no task: the timer finds a later deadline when it fires.
+//! A report sets the status in [`Shared`] itself, so that its answer can be sent at once. This task announces
+//! changes and expires what was not reported in time. A report that changes nothing wakes no task: the timer
+//! finds a later deadline when it fires.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::reporter::Reporter;
+use super::{reporter::Reporter, runner::DURATION_MAX};
 
 /// Runs the check.
 pub(super) async fn run(reporter: &Reporter, ttl: Duration) {
+    let ttl = ttl.min(DURATION_MAX);
     let mut status = reporter.shared().subscribe();
     let mut announced = reporter.initial_status();
     reporter.shared().arm(ttl);

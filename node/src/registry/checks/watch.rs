@@ -1,11 +1,12 @@
 //! The `watch` check: a TCP connection to the service is held open, and its end tells of the service's death.
 //!
-//! The kernel closes the connections of a process that dies, so a held connection tells of a death at once, where a check at an
-//! interval tells of it at the next run. When the connection closes, the node connects again: refused is a failure, accepted is alive.
-//! It finds death, not hanging.
+//! The kernel closes the connections of a process that dies, so a held connection tells of a death at once,
+//! where a check at an interval tells of it at the next run. When the connection closes, the node connects
+//! again: refused is a failure, accepted is alive. It finds death, not hanging.
 //!
-//! A server that closes idle connections is told from one that dies by its accepting each new connection. After
-//! [`SHORT_LIVED_MAX`] connections that were closed within [`SHORT_LIVED`] the check falls back to `tcp` for [`FALLBACK`].
+//! A server that closes idle connections is told from one that dies by its accepting each new connection.
+//! After [`SHORT_LIVED_MAX`] connections that were closed within [`SHORT_LIVED`] the check falls back to
+//! `tcp` for [`FALLBACK`], as it does for a server that sends much without being asked.
 
 use std::{io, net::IpAddr, time::Duration};
 
@@ -17,7 +18,6 @@ use tokio::{
 };
 
 use super::{
-    CheckSpec,
     connect::{Connector, Target},
     outcome::Outcome,
     reporter::Reporter,
@@ -35,7 +35,8 @@ const FALLBACK: Duration = Duration::from_secs(3600);
 /// Keepalive finds the death of another host, which closes no connection: 1 s idle, then 3 probes 1 s apart.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 const KEEPALIVE_PROBES: u32 = 3;
-/// How much is read and dropped in a second. A server that sends more waits, and its end is found at the next second.
+/// How much is read and dropped in a second. A server that sends more is not watched: its end would be found
+/// behind all that it has sent.
 const READ_BYTES_MAX_PER_SECOND: usize = 64 * 1024;
 
 /// A connection that is held.
@@ -46,10 +47,6 @@ pub(super) struct Watch<'a> {
     /// Bounds the connects that are under way, of all watches together.
     pub(super) connects: &'a Semaphore,
     pub(super) target: Target,
-    /// Between runs by `tcp`, and at most between two reconnects.
-    pub(super) interval: Duration,
-    /// How long a connect may take.
-    pub(super) timeout: Duration,
     /// How long it checks by `tcp` after the server did not hold connections.
     pub(super) fallback: Duration,
 }
@@ -61,14 +58,13 @@ impl<'a> Watch<'a> {
         connector: &'a Connector,
         connects: &'a Semaphore,
         target: Target,
-        spec: &CheckSpec,
     ) -> Self {
-        let interval = spec.interval.max(RECONNECT_GAP);
-        Self { reporter, connector, connects, target, interval, timeout: spec.timeout, fallback: FALLBACK }
+        Self { reporter, connector, connects, target, fallback: FALLBACK }
     }
 
-    /// Runs the check.
-    pub(super) async fn run(self) {
+    /// Runs the check. `interval` is between runs by `tcp`, and at most between two reconnects; a connect
+    /// takes at most `limit`.
+    pub(super) async fn run(self, interval: Duration, limit: Duration) {
         let mut short_lived = 0;
         let mut failures = 0_u32;
         let mut is_first = true;
@@ -79,12 +75,15 @@ impl<'a> Watch<'a> {
                 last_reconnect = Some(started);
             }
             is_first = false;
-            let next = match self.connect().await {
+            let mut flood = false;
+            let next = match self.connect(limit).await {
                 Ok(stream) => {
                     failures = 0;
                     let words = format!("a connection to {} is held open", self.target);
                     self.reporter.record(Outcome::passing(&words), started.elapsed(), None).await;
-                    self.hold(&stream, &words).await;
+                    if self.hold(&stream, interval, &words).await == End::Flood {
+                        flood = true;
+                    }
                     short_lived = if started.elapsed() < SHORT_LIVED { short_lived + 1 } else { 0 };
                     // At once, unless the last reconnect was just now.
                     last_reconnect.map_or(started, |last| last + RECONNECT_GAP)
@@ -92,14 +91,25 @@ impl<'a> Watch<'a> {
                 Err(outcome) => {
                     short_lived = 0;
                     let gap = RECONNECT_GAP.saturating_mul(1 << failures.min(16));
-                    let next = started + gap.min(self.interval);
+                    let next = started + gap.min(interval);
                     failures = failures.saturating_add(1);
                     self.reporter.record(outcome, started.elapsed(), Some(next)).await;
                     next
                 }
             };
-            if short_lived >= SHORT_LIVED_MAX {
-                self.fall_back().await;
+            let why_not = if flood {
+                Some(format!(
+                    "the server sent more than {READ_BYTES_MAX_PER_SECOND} bytes in a second unasked"
+                ))
+            } else if short_lived >= SHORT_LIVED_MAX {
+                Some(format!(
+                    "the server closed {SHORT_LIVED_MAX} connections within {SHORT_LIVED:?} of opening"
+                ))
+            } else {
+                None
+            };
+            if let Some(why_not) = why_not {
+                self.fall_back(&why_not, interval, limit).await;
                 (short_lived, is_first, last_reconnect) = (0, true, None);
             } else {
                 sleep_until(next).await;
@@ -107,24 +117,25 @@ impl<'a> Watch<'a> {
         }
     }
 
-    async fn connect(&self) -> Result<TcpStream, Outcome> {
+    async fn connect(&self, limit: Duration) -> Result<TcpStream, Outcome> {
         let _permit = self.connects.acquire().await;
-        match timeout(self.timeout, self.connector.connect(&self.target)).await {
+        match timeout(limit, self.connector.connect(&self.target)).await {
             Ok(Ok(stream)) => {
                 keep_alive(&stream);
                 Ok(stream)
             }
             Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(Outcome::timed_out(self.timeout)),
+            Err(_) => Err(Outcome::timed_out(limit)),
         }
     }
 
-    /// Returns when the connection has ended. Until the check passes, each interval that the connection stays open is one more success.
-    async fn hold(&self, stream: &TcpStream, words: &str) {
+    /// Returns when the connection has ended. Until the check passes, each interval that the connection stays
+    /// open is one more success.
+    async fn hold(&self, stream: &TcpStream, interval: Duration, words: &str) -> End {
         loop {
             tokio::select! {
-                _ = read_until_closed(stream) => return,
-                () = sleep(self.interval), if !self.reporter.shared().is_passing() => {
+                end = read_until_closed(stream) => return end,
+                () = sleep(interval), if !self.reporter.shared().is_passing() => {
                     self.reporter.record(Outcome::passing(words), Duration::ZERO, None).await;
                 }
             }
@@ -132,11 +143,10 @@ impl<'a> Watch<'a> {
     }
 
     /// Checks by `tcp`, and says so in the output.
-    async fn fall_back(&self) {
+    async fn fall_back(&self, why: &str, interval: Duration, limit: Duration) {
         let words = format!(
-            "watch: the server closed {SHORT_LIVED_MAX} connections within {SHORT_LIVED:?} of opening; \
-             checked by tcp every {:?}, a connection is held again after {:?}",
-            self.interval, self.fallback
+            "watch: {why}; checked by tcp every {interval:?}, a connection is held again after {:?}",
+            self.fallback
         );
         let probe = TcpProbe { target: self.target.clone() };
         let end = Instant::now() + self.fallback;
@@ -144,10 +154,10 @@ impl<'a> Watch<'a> {
             let started = Instant::now();
             let outcome = {
                 let _permit = self.connects.acquire().await;
-                timeout(self.timeout, probe.run(self.connector)).await
+                timeout(limit, probe.run(self.connector)).await
             };
-            let outcome = outcome.unwrap_or_else(|_| Outcome::timed_out(self.timeout));
-            let next = (started + self.interval).min(end);
+            let outcome = outcome.unwrap_or_else(|_| Outcome::timed_out(limit));
+            let next = (started + interval).min(end);
             self.reporter.record(outcome.introduced_by(&words), started.elapsed(), Some(next)).await;
             sleep_until(next).await;
         }
@@ -167,21 +177,32 @@ fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
-/// Reads and drops what the server sends. Returns when it has closed the connection, or why the connection broke.
-async fn read_until_closed(stream: &TcpStream) -> io::Result<()> {
+/// How a held connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// The server, or its host, closed it.
+    Closed,
+    /// The server sent too much.
+    Flood,
+}
+
+/// Reads and drops what the server sends, until the connection ends.
+async fn read_until_closed(stream: &TcpStream) -> End {
     let mut second = Instant::now();
     let mut bytes = 0;
     loop {
-        stream.readable().await?;
-        match drop_some(stream)? {
-            Some(0) => return Ok(()),
-            Some(read) => bytes += read,
-            None => (),
+        if stream.readable().await.is_err() {
+            return End::Closed;
+        }
+        match drop_some(stream) {
+            Ok(Some(0)) | Err(_) => return End::Closed,
+            Ok(Some(read)) => bytes += read,
+            Ok(None) => (),
         }
         if second.elapsed() >= Duration::from_secs(1) {
             (second, bytes) = (Instant::now(), 0);
         } else if bytes > READ_BYTES_MAX_PER_SECOND {
-            sleep_until(second + Duration::from_secs(1)).await;
+            return End::Flood;
         }
     }
 }

@@ -37,9 +37,7 @@ async fn failures_in_a_row_warn_before_they_are_critical() {
     };
     let _check = node.start(spec);
     node.change_to(Health::Warning).await;
-    assert_eq!(node.metric("check_runs"), 2);
     node.change_to(Health::Critical).await;
-    assert_eq!(node.metric("check_runs"), 3);
 }
 
 #[tokio::test]
@@ -55,7 +53,7 @@ async fn a_check_that_stays_critical_expires_once() {
 }
 
 #[tokio::test]
-async fn a_check_that_recovers_does_not_expire() {
+async fn the_time_to_expiry_begins_when_a_check_turns_critical() {
     let mut node = Node::new();
     let server = Server::start(|_| async {}).await;
     let deregister_after = Some(Duration::from_secs(3));
@@ -115,4 +113,41 @@ fn a_check_starts_on_the_runtime_of_the_runner_from_any_thread() {
     let node = runtime.block_on(async { Node::new() });
     let check = node.start(spec(tcp(closed_port())));
     runtime.block_on(async { output(&check, "cannot connect").await });
+}
+
+/// Processor time of this process, in ticks of 10 ms.
+fn processor_ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// Prints what 5,000 checks cost every 10 s, their server included. For people, with `--release -- --ignored
+/// --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures, and takes half a minute"]
+async fn five_thousand_http_checks() {
+    let node = Node::new();
+    let server = Server::start(|mut stream| async move {
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    })
+    .await;
+    let start = |n: usize| {
+        let key = CheckKey { instance: format!("web-{n}"), generation: 1, check: format!("check-{n}") };
+        node.runner.start(key, spec(CheckKind::Http(server.http())), Begin::Registered)
+    };
+    let checks: Vec<RunningCheck> = (0..5000).map(start).collect();
+    eventually("the first runs", || node.metric("check_runs") >= 5000).await;
+    let (runs, ticks) = (node.metric("check_runs"), processor_ticks());
+    sleep(Duration::from_secs(20)).await;
+    let (runs, ticks) = (node.metric("check_runs") - runs, processor_ticks() - ticks);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let resident = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    println!(
+        "{runs} runs, {} ms of processor time in 20 s, late {}, {resident}",
+        ticks * 10,
+        node.metric("check_late")
+    );
+    drop(checks);
 }

@@ -87,14 +87,14 @@ async fn after_the_fallback_a_connection_is_held_again() {
     let reporter = Reporter::new(key(), Arc::clone(&spec), Arc::clone(&shared), events, Arc::default());
     let (connector, connects) = (connector(), tokio::sync::Semaphore::new(1));
     let target = connect::Target::parse("watch", &server.address.to_string()).unwrap();
-    let watch = Watch::new(&reporter, &connector, &connects, target, &spec);
+    let watch = Watch::new(&reporter, &connector, &connects, target);
     let watch = Watch { fallback: Duration::from_millis(300), ..watch };
     let facts = async {
         eventually("the fallback", || shared.state().output.contains("checked by tcp")).await;
         eventually("a held connection", || shared.state().output.contains("is held open")).await;
     };
     tokio::select! {
-        () = watch.run() => (),
+        () = watch.run(spec.interval, spec.timeout) => (),
         () = facts => (),
     }
     assert!(matches!(receiver.try_recv(), Ok(CheckEvent::Changed(_, s)) if s.status == Health::Passing));
@@ -102,16 +102,31 @@ async fn after_the_fallback_a_connection_is_held_again() {
 }
 
 #[tokio::test]
-async fn what_a_server_sends_is_dropped() {
+async fn a_greeting_is_dropped() {
     let mut node = Node::new();
-    let server =
-        Server::start(|mut stream| async move { while stream.write_all(&[b'a'; 4096]).await.is_ok() {} })
-            .await;
+    let server = Server::start(|mut stream| async move {
+        let _ = stream.write_all(b"220 mail.example.org ESMTP\r\n").await;
+        hold(stream).await;
+    })
+    .await;
     let check = node.start(spec(watch(server.address)));
     node.change_to(Health::Passing).await;
     server.kill().await;
     node.change_to(Health::Critical).await;
     drop(check);
+}
+
+#[tokio::test]
+async fn a_server_that_sends_without_end_is_checked_by_tcp() {
+    let mut node = Node::new();
+    let server =
+        Server::start(|mut stream| async move { while stream.write_all(&[b'a'; 65536]).await.is_ok() {} })
+            .await;
+    let check = node.start(often(watch(server.address)));
+    output(&check, "watch: the server sent more than 65536 bytes in a second unasked; checked by tcp").await;
+    node.change_to(Health::Passing).await;
+    server.kill().await;
+    node.change_to(Health::Critical).await;
 }
 
 #[tokio::test]
