@@ -45,13 +45,13 @@ pub struct Config {
     pub forget_ephemeral_after: Duration,
     /// The most members in the table. A stranger's invention of members ends here; those long dead make room first.
     pub members_max: usize,
-    /// The most entries of one node: 10,000 instances, 20,000 parts of them, and 10,000 of everything else. Few instances have parts,
-    /// and most of those have one.
+    /// The most entries of one node: 10,000 instances, 20,000 parts of them, and 10,000 of everything else.
+    /// Few instances have parts, and most of those have one.
     pub entries_per_node_max: usize,
     /// The most instances of one node. Design, section 3.
     pub instances_per_node_max: usize,
-    /// The most instances of all other nodes together. Beyond it those of the newest nodes are left out. Counts instances and
-    /// not their parts, which `entries_per_node_max` bounds. Design, section 3.
+    /// The most instances of all other nodes together. Beyond it those of the newest nodes are left out.
+    /// Counts instances and not their parts, which `entries_per_node_max` bounds. Design, section 3.
     pub instances_max: usize,
     /// Gossiped entries of one signer: how many a second, on average. Beyond it anti-entropy brings them, later.
     pub entries_per_signer_per_s: u32,

@@ -302,8 +302,8 @@ impl Liveness {
         })
     }
 
-    /// When its silence was reported first, if that is all that speaks against it: weak reports, and new to this node. A newcomer hears of
-    /// members that died long ago, and that is no silence of this moment.
+    /// When its silence was reported first, if that is all that speaks against it: weak reports, and new to
+    /// this node. A newcomer hears of members that died long ago, and that is no silence of this moment.
     pub fn silent_since(&self, subject: NodeId) -> Option<Time> {
         let case = self.cases.get(&subject)?;
         let is_weak = |report: &Report| report.evidence.claim.strength == Strength::Weak;

@@ -4,8 +4,8 @@
 //! a lock that readers take for microseconds while the core goes on. Instances are shared (`Arc`), so a reader clones pointers
 //! under the lock and formats outside it.
 //!
-//! - An instance is listed while its node is `alive` or `suspect`: a suspicion is not yet a death. Where many fall silent at once,
-//!   the table guard keeps the last passing instances of a service for a while.
+//! - An instance is listed while its node is `alive` or `suspect`: a suspicion is not yet a death. Where
+//!   many fall silent at once, the table guard keeps the last passing instances of a service for a while.
 //! - The index grows by one with every change that a query could see, is local to the node, and never falls at a restart because it
 //!   starts at the incarnation in microseconds (well below 2^53, which JSON can carry exactly).
 //! - The last [`HISTORY_MAX`] changes are kept, so that a watcher that was away for a moment resumes where it was; who was away for
@@ -44,8 +44,8 @@ pub const HISTORY_MAX: usize = 4096;
 pub const EXPLANATIONS_MAX: usize = 64;
 /// Subjects for which explanations are kept; the one that changed longest ago goes first.
 pub const EXPLAINED_SUBJECTS_MAX: usize = 16 * 1024;
-/// Instances for which explanations are kept, counted apart: where checks flap, those of members and services stay. The one that changed
-/// longest ago goes first.
+/// Instances for which explanations are kept, counted apart: where checks flap, those of members and services
+/// stay. The one that changed longest ago goes first.
 pub const EXPLAINED_INSTANCES_MAX: usize = 4096;
 /// Explanations kept of all members and services together, in the order in which they happened. Guess: what a person scrolls through.
 pub const TIMELINE_MAX: usize = 200;
@@ -143,8 +143,8 @@ pub enum Change {
     Rtt(NodeId, Option<Duration>),
     /// The root hash of everything that anti-entropy compares. Moves no index either.
     RootHash([u8; 16]),
-    /// A member is about to fail by weak evidence alone: it does not answer, and nothing proves that it is gone. Its
-    /// [`Change::Member`] follows.
+    /// A member is about to fail by weak evidence alone: it does not answer, and nothing proves that it is
+    /// gone. Its [`Change::Member`] follows.
     Silent {
         /// The member.
         node: NodeId,
@@ -332,7 +332,8 @@ impl ProviderTable {
         any
     }
 
-    /// Lists an instance of a member, or what is new of it. `explained`: lines for `/why` have been added already.
+    /// Lists an instance of a member, or what is new of it. `explained`: lines for `/why` have been added
+    /// already.
     fn list(&mut self, now: Time, node: NodeId, id: String, instance: Arc<Instance>, explained: bool) {
         let Some(member) = self.members.get(&node) else { return };
         let service = instance.service.clone();
@@ -507,8 +508,9 @@ impl ProviderTable {
         self.listed.get(service).into_iter().flat_map(BTreeMap::values)
     }
 
-    /// The providers of a service, where one that is registered with several nodes counts once: the same address and port, unless
-    /// that is a loopback address or a role. The healthiest registration counts, then that of the lowest node.
+    /// The providers of a service, where one that is registered with several nodes counts once: the same
+    /// address and port, unless that is a loopback address or a role. The healthiest registration counts,
+    /// then that of the lowest node.
     pub fn providers_distinct(&self, service: &str) -> Vec<&Arc<Provider>> {
         let mut preferred: BTreeMap<(&str, u16), &Provider> = BTreeMap::new();
         for provider in self.providers(service) {
@@ -556,7 +558,8 @@ impl ProviderTable {
         self.explanations.of(&Subject::Service(service.to_owned()))
     }
 
-    /// What the checks of the instances with this id found, oldest first. Several nodes may have one: each line names its node.
+    /// What the checks of the instances with this id found, oldest first. Several nodes may have one: each
+    /// line names its node.
     pub fn why_instance(&self, id: &str) -> impl Iterator<Item = &(Time, NodeId, Explanation)> {
         self.explanations.of_instance(id)
     }

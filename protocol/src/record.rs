@@ -43,7 +43,8 @@ pub enum Key {
     Instance(String),
     /// A key of the replicated key/value store.
     Kv(String),
-    /// A part of the instance with this id, by its number from 0: see [`parts`]. Version 2 knows it as `Other(3, _)`.
+    /// A part of the instance with this id, by its number from 0: see [`Overflow`]. Version 2 knows it as
+    /// `Other(3, _)`.
     Part(String, u16),
     /// A kind of a newer version: kept and relayed, not understood.
     Other(u8, String),

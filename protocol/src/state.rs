@@ -289,7 +289,8 @@ impl State {
         }
     }
 
-    /// Whether an entry is an instance of another node that comes on top of as many as the table holds of others.
+    /// Whether an entry is an instance of another node that comes on top of as many as the table holds of
+    /// others.
     fn is_beyond_all(&self, entry: &Entry, current: Option<&Statements>) -> bool {
         let held = current.and_then(|s| s.entries.get(&entry.fact.key));
         let own = self.own.and_then(|own| self.nodes.get(&own)).map_or(0, |own| own.instances);
@@ -299,13 +300,13 @@ impl State {
             && self.own != Some(entry.fact.node)
     }
 
-    /// The instance that is left out for this one: the last of the newest node, if it comes after this one in the order of
-    /// incarnation, node and version.
+    /// The instance that is left out for this one: the last of the newest node, if it comes after this one in
+    /// the order of incarnation, node and version.
     ///
-    /// In that order each node keeps the first `instances_max` of the others, whatever came first, and all of its own. So
-    /// two tables beyond the bound differ in their owners' instances, and each comparison finds that: it costs a page or a few every
-    /// `sync_interval`, and brings what was left out once there is room. One bound for all would have a node withdraw its own
-    /// registrations.
+    /// In that order each node keeps the first `instances_max` of the others, whatever came first, and all of
+    /// its own. So two tables beyond the bound differ in their owners' instances, and each comparison finds
+    /// that: it costs a page or a few every `sync_interval`, and brings what was left out once there is room.
+    /// One bound for all would have a node withdraw its own registrations.
     fn newer_instance(&self, entry: &Entry) -> Option<(NodeId, Key)> {
         let others = self.nodes.iter().filter(|(id, s)| s.instances > 0 && self.own != Some(**id));
         let (newest, statements) = others.max_by_key(|(id, s)| (s.incarnation, **id))?;

@@ -13,8 +13,9 @@ use crate::{
     wire::{Gossip, PAGE_BYTES, Page, Request},
 };
 
-/// The protocol version that this build speaks. 2: entries of journals carry epochs, and pings tell the time. 3: instances have
-/// an origin, ports, checks and what else a registration says, and parts where one entry does not hold them.
+/// The protocol version that this build speaks. 2: entries of journals carry epochs, and pings tell the time.
+/// 3: instances have an origin, ports, checks and what else a registration says, and parts where one entry
+/// does not hold them.
 pub(super) const PROTOCOL: u16 = 3;
 /// A floor is raised at most this often: each time costs a header.
 const FLOOR_INTERVAL: Duration = Duration::from_secs(300);
@@ -168,7 +169,8 @@ impl Core {
         }
     }
 
-    /// States an instance with its parts, or takes it back. Only what differs from what is stated already is stated.
+    /// States an instance with its parts, or takes it back. Only what differs from what is stated already is
+    /// stated.
     pub(super) fn set_instance(&mut self, now: Time, id: String, instance: Option<Instance>) {
         if self.own.has_left() {
             return;
@@ -180,8 +182,8 @@ impl Core {
             return;
         };
         let (value, parts) = stated.map_or((None, Vec::new()), |stated| (Some(stated.value), stated.parts));
-        // Parts go first and the instance after them, so that a receiver of both in order shows the new value at once. What is to
-        // go goes the other way round.
+        // Parts go first and the instance after them, so that a receiver of both in order shows the new value
+        // at once. What is to go goes the other way round.
         let needed = u16::try_from(parts.len()).unwrap_or(parts::PARTS_MAX);
         for (number, part) in (0..needed).zip(parts) {
             if !self.state_value(now, Key::Part(id.clone(), number), Some(part)) {
@@ -200,7 +202,8 @@ impl Core {
         }
     }
 
-    /// States a value of a key, or takes it back, unless that is what is stated already. Returns whether it is stated now.
+    /// States a value of a key, or takes it back, unless that is what is stated already. Returns whether it
+    /// is stated now.
     fn state_value(&mut self, now: Time, key: Key, value: Option<Vec<u8>>) -> bool {
         if self.state.node(self.id).and_then(|s| s.value(&key)) == value.as_deref() {
             return true;

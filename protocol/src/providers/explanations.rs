@@ -97,7 +97,8 @@ impl Explanations {
     }
 }
 
-/// Adds a line, and forgets what is over a bound: the subject whose last line is the oldest, and the oldest line.
+/// Adds a line, and forgets what is over a bound: the subject whose last line is the oldest, and the oldest
+/// line.
 fn add_line<K: Ord + Clone>(
     subjects: &mut BTreeMap<K, VecDeque<Line>>,
     subject: K,

@@ -1,14 +1,17 @@
-//! Table guard: keeps the last passing instances of a service listed for a while when many nodes fall silent at once.
+//! Table guard: keeps the last passing instances of a service listed for a while when many nodes fall silent
+//! at once.
 //!
-//! One node that falls silent is gone, or its host is. Where nodes of several hosts fall silent within seconds, a switch or this node's own
-//! network is the likelier fault, and an empty answer would cut off clients that still reach the instances. Envoy's panic
-//! threshold and Eureka's self-preservation have the same purpose; this one is bounded in time and never holds back a death of which
-//! there is proof.
+//! One node that falls silent is gone, or its host is. Where nodes of several hosts fall silent within
+//! seconds, a switch or this node's own network is the likelier fault, and an empty answer would cut off
+//! clients that still reach the instances. Envoy's panic threshold and Eureka's self-preservation have the
+//! same purpose; this one is bounded in time and never holds back a death of which there is proof.
 //!
-//! - It acts when members of two hosts or more fell silent together and held all passing instances of a service. Silent means
-//!   failed by weak evidence alone. Their passing instances of it are listed as `unverified`.
-//! - Together means: each was reported within [`SILENCE_WINDOW`] of another. One moment's silence is reported one after the other,
-//!   because the watchers of a silent member may be silent themselves, and others have to take over first.
+//! - It acts when members of two hosts or more fell silent together and held all passing instances of a
+//!   service. Silent means failed by weak evidence alone. Their passing instances of it are listed as
+//!   `unverified`.
+//! - Together means: each was reported within [`SILENCE_WINDOW`] of another. One moment's silence is
+//!   reported one after the other, because the watchers of a silent member may be silent themselves, and
+//!   others have to take over first.
 //! - It ends when an instance of the service passes that is not of a silent member, or after [`GUARD_MAX`].
 //! - An instance of a silent member ends by itself when its member leaves, begins a new life or is forgotten.
 
@@ -24,9 +27,10 @@ use crate::{
     record::{Health, Instance},
 };
 
-/// Members whose silence is reported within this time of each other may have one cause. Five seconds, in which watchers notice a
-/// silence whatever the network's delays, and ten in which others take over from watchers that are silent themselves, do not reach the
-/// member for [`Config::unreached`](crate::config::Config::unreached), and say so.
+/// Members whose silence is reported within this time of each other may have one cause. Five seconds, in
+/// which watchers notice a silence whatever the network's delays, and ten in which others take over from
+/// watchers that are silent themselves, do not reach the member for
+/// [`Config::unreached`](crate::config::Config::unreached), and say so.
 pub const SILENCE_WINDOW: Duration = Duration::from_secs(15);
 /// For this long at most the instances of silent members stay listed. Design, section 9.5.
 pub const GUARD_MAX: Duration = Duration::from_secs(60);
@@ -82,8 +86,9 @@ impl ProviderTable {
         self.guard.acted
     }
 
-    /// A member has just failed, and is still listed: decides which services lose their last passing instances by that and are to be kept,
-    /// and lists what silent members offer of them. Returns those services.
+    /// A member has just failed, and is still listed: decides which services lose their last passing
+    /// instances by that and are to be kept, and lists what silent members offer of them. Returns those
+    /// services.
     pub(super) fn guard_services(&mut self, now: Time, failed: NodeId) -> BTreeSet<String> {
         let silent = self.silent_together(failed);
         let mut passing: BTreeMap<String, Vec<(NodeId, String)>> = BTreeMap::new();
@@ -109,7 +114,8 @@ impl ProviderTable {
         passing.into_keys().collect()
     }
 
-    /// The members that fell silent together with this one, if they are of several hosts. Empty if it did not fall silent.
+    /// The members that fell silent together with this one, if they are of several hosts. Empty if it did not
+    /// fall silent.
     fn silent_together(&self, failed: NodeId) -> Vec<NodeId> {
         let is_failed = |id: &NodeId| self.members.get(id).is_some_and(|m| m.state == MemberState::Failed);
         let reported: Vec<(Time, NodeId)> =
@@ -121,8 +127,8 @@ impl ProviderTable {
         if hosts.len() >= 2 { silent } else { Vec::new() }
     }
 
-    /// The host of a member: the first address in its header that is not a loopback one, or else the one that it is connected over.
-    /// `None` stands for one host, too: all nodes of a test on one machine are on it.
+    /// The host of a member: the first address in its header that is not a loopback one, or else the one that
+    /// it is connected over. `None` stands for one host, too: all nodes of a test on one machine are on it.
     fn host(&self, id: NodeId) -> Option<IpAddr> {
         let hosts = self.members.get(&id)?.addresses.iter().filter_map(|address| host_of(address));
         let stated = hosts.filter_map(|host| host.parse::<IpAddr>().ok());

@@ -25,7 +25,8 @@ pub struct Provider {
     pub addresses: Vec<String>,
     /// Whether it is a role of its node; see [`Provider::is_role`].
     pub role: bool,
-    /// Whether its node has fallen silent and the table guard keeps it. It counts as passing: lookups show it as `unverified`.
+    /// Whether its node has fallen silent and the table guard keeps it. It counts as passing: lookups show it
+    /// as `unverified`.
     pub unverified: bool,
 }
 
@@ -77,8 +78,8 @@ impl Provider {
         if self.unverified { "unverified" } else { self.instance.health.as_str() }
     }
 
-    /// What another instance must share to be the same one, registered with another node. `None` if none can: a loopback address means
-    /// another host on each, and a role belongs to its node.
+    /// What another instance must share to be the same one, registered with another node. `None` if none can:
+    /// a loopback address means another host on each, and a role belongs to its node.
     pub(super) fn endpoint(&self) -> Option<(&str, u16)> {
         let host = self.instance.address.trim_matches(['[', ']']);
         let loopback = host.parse::<IpAddr>().map_or_else(

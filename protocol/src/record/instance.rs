@@ -132,7 +132,8 @@ pub const PORTS_MAX: usize = 32;
 pub const REQUIRES_MAX: usize = 64;
 /// The most check summaries of an instance: 16 checks, and maintenance.
 pub const CHECKS_MAX: usize = 17;
-/// The longest kind of a check, in characters. Kinds of newer versions are stated as they are, so it is not a list.
+/// The longest kind of a check, in characters. Kinds of newer versions are stated as they are, so it is not a
+/// list.
 pub const CHECK_KIND_CHARS_MAX: usize = 32;
 
 /// The longest output of a check that is gossiped, in bytes. The whole output stays with the holder.
@@ -154,7 +155,8 @@ impl Instance {
         codec::encode(self)
     }
 
-    /// Reads a value. Fields that a newer version appended are passed over, and those that an older version lacks have their defaults.
+    /// Reads a value. Fields that a newer version appended are passed over, and those that an older version
+    /// lacks have their defaults.
     ///
     /// # Errors
     /// The value is not an instance.
@@ -164,8 +166,8 @@ impl Instance {
         codec::decode_prefix(&padded).map(|(instance, _)| instance)
     }
 
-    /// Checks every bound of the fields. The number and length of tags are bounded as one entry carries them; the parts of a
-    /// larger instance have their own bounds (see [`Overflow`]).
+    /// Checks every bound of the fields. The number and length of tags are bounded as one entry carries them;
+    /// the parts of a larger instance have their own bounds (see [`Overflow`]).
     ///
     /// # Errors
     /// Names the first field that is out of bounds.

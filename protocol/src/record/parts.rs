@@ -1,12 +1,13 @@
 //! Instances that one entry does not hold: splits them into an entry and parts, and joins those again.
 //!
-//! The instance's own entry keeps everything but tags, metadata and check summaries, and of these as many as fit. The rest is
-//! packed into `Part` entries, numbered from 0. The instance's entry says how many there are and what they hash to
-//! ([`Overflow`]), so that a receiver knows in any order of arrival when it has all of them, and never joins parts of two states of
-//! the instance. A node that does not know parts relays them unread and shows the instance's entry alone.
+//! The instance's own entry keeps everything but tags, metadata and check summaries, and of these as many as
+//! fit. The rest is packed into `Part` entries, numbered from 0. The instance's entry says how many there are
+//! and what they hash to ([`Overflow`]), so that a receiver knows in any order of arrival when it has all of
+//! them, and never joins parts of two states of the instance. A node that does not know parts relays them
+//! unread and shows the instance's entry alone.
 //!
-//! Tags and metadata come first and check summaries last. Checks change their status often, so a change restates the
-//! instance's entry and the last parts alone.
+//! Tags and metadata come first and check summaries last. Checks change their status often, so a change
+//! restates the instance's entry and the last parts alone.
 
 use std::collections::BTreeMap;
 
@@ -17,16 +18,18 @@ use crate::wire::codec;
 
 /// The largest encoded instance, with all that its parts hold. Design, section 3.
 pub const INSTANCE_BYTES_MAX: usize = 64 * 1024;
-/// The most parts of an instance. Two neighbouring parts together are over one part's room, so 64 KiB need at most 20.
+/// The most parts of an instance. Two neighbouring parts together are over one part's room, so 64 KiB need at
+/// most 20.
 pub(crate) const PARTS_MAX: u16 = 32;
-/// What an entry takes besides its value and the instance's id: node and signature (96 bytes), incarnation and version (18), kind
-/// and number of the key (7), lengths (12).
+/// What an entry takes besides its value and the instance's id: node and signature (96 bytes), incarnation
+/// and version (18), kind and number of the key (7), lengths (12).
 const ENTRY_OVERHEAD: usize = 140;
 /// The room that an entry has for its value, whatever the id: its characters take at most four bytes each.
 const VALUE_BYTES_MAX: usize = ENTRY_BYTES_MAX - ENTRY_OVERHEAD - 4 * ID_CHARS_MAX;
 /// The room that a part has for its elements, besides the lengths of its three lists.
 const PART_ROOM: usize = VALUE_BYTES_MAX - 9;
-/// The length of a list takes one byte, or three where it is over 250. Three lists grow while an entry is filled.
+/// The length of a list takes one byte, or three where it is over 250. Three lists grow while an entry is
+/// filled.
 const LENGTHS: usize = 3 * 2;
 
 /// The value of a `Part` entry. Fields are only ever appended.
@@ -44,8 +47,9 @@ pub(crate) struct Stated {
     pub(crate) parts: Vec<Vec<u8>>,
 }
 
-/// Checks that an instance, as a user registers it, can be stated: its fields are within their bounds, and it takes at most
-/// [`INSTANCE_BYTES_MAX`] in all. Unlike [`Instance::check`] it allows tags that only parts can carry.
+/// Checks that an instance, as a user registers it, can be stated: its fields are within their bounds, and it
+/// takes at most [`INSTANCE_BYTES_MAX`] in all. Unlike [`Instance::check`] it allows tags that only parts can
+/// carry.
 ///
 /// # Errors
 /// Names the first field that is out of bounds.
@@ -103,8 +107,9 @@ pub(crate) fn split(instance: &Instance) -> Result<Stated, Invalid> {
     Ok(Stated { value: own.encode(), parts })
 }
 
-/// Makes an instance whole again. `None` while a part is missing or is one of another state of the instance, and for ever if what
-/// its owner stated breaks a bound: parts are relayed unchecked, so that a relay is not blamed for what it cannot read.
+/// Makes an instance whole again. `None` while a part is missing or is one of another state of the instance,
+/// and for ever if what its owner stated breaks a bound: parts are relayed unchecked, so that a relay is not
+/// blamed for what it cannot read.
 pub(crate) fn join<'a>(own: Instance, part: impl Fn(u16) -> Option<&'a [u8]>) -> Option<Instance> {
     let Some(overflow) = own.overflow.clone() else { return Some(own) };
     if overflow.parts > PARTS_MAX {

@@ -71,8 +71,9 @@ impl Statements {
         }
     }
 
-    /// Which entry there is no room for if this one is to have some: the last stated of those that compete with it, if it was stated later.
-    /// So everybody keeps the same of a node that states too much, whatever came first; otherwise they would never agree.
+    /// Which entry there is no room for if this one is to have some: the last stated of those that compete
+    /// with it, if it was stated later. So everybody keeps the same of a node that states too much, whatever
+    /// came first; otherwise they would never agree.
     pub(super) fn later_than(&self, entry: &Entry) -> Option<Key> {
         let competes = |other: &&Entry| {
             other.fact.key != Key::Header && (!is_live_instance(entry) || is_live_instance(other))
@@ -81,7 +82,8 @@ impl Statements {
         (last.fact.version > entry.fact.version).then(|| last.fact.key.clone())
     }
 
-    /// A new floor has come: tombstones below it go, and if there are gaps, so does the claim to have seen anything below it.
+    /// A new floor has come: tombstones below it go, and if there are gaps, so does the claim to have seen
+    /// anything below it.
     pub(super) fn collect(&mut self, floor: Version) {
         if self.seen.watermark().next() < floor {
             self.unconfirmed_below = floor;
