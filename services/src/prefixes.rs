@@ -33,7 +33,7 @@ pub const BUILT_IN: &[(&str, &[&str])] = &[
     ("log", &["/log", "/records"]),
     ("grading", &["/students"]),
     ("portal", &["/portal"]),
-    ("gateway", &[]),
+    ("gateway", &["/gateway"]),
     ("visits", &["/visits"]),
 ];
 

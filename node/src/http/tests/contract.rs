@@ -17,8 +17,9 @@ async fn services_have_exactly_the_shape_of_the_contract() {
         "cluster": "test", "node": "n1", "index": START.0 + 2,
         "services": { "grading": [{
             "id": "g", "name": "grading", "node": "n1", "nodeId": node_id(1).to_string(),
-            "address": "10.0.0.1", "addresses": ["10.0.0.1:80"], "port": 80, "url": "http://10.0.0.1:80",
-            "tags": ["a", "n1"], "meta": { "k": "v" }, "health": "passing", "since": "1970-01-01T00:00:01.500Z",
+            "address": "10.0.0.1", "addresses": ["10.0.0.1:80"], "port": 80, "ports": [],
+            "url": "http://10.0.0.1:80", "tags": ["a", "n1"], "meta": { "k": "v" }, "weight": 1, "zone": null,
+            "requires": [], "health": "passing", "since": "1970-01-01T00:00:01.500Z",
         }] },
     });
     assert_eq!((reply.status, reply.json()), (200, expected.clone()));
@@ -111,7 +112,7 @@ async fn a_bad_parameter_is_named_with_what_is_allowed() {
         ("/services?near=n7", ["near", "_self"]),
         ("/services?index=x", ["index", "whole number"]),
         ("/services/web?index=1&wait=soon", ["wait", "such as 10s"]),
-        ("/services?heatlh=passing", ["heatlh", "tag, health, near, index, wait"]),
+        ("/services?heatlh=passing", ["heatlh", "tag, health, near, zone, index, wait"]),
         ("/members?tag=a", ["tag", "index, wait"]),
         ("/services/watch?tag=a", ["tag", "service"]),
     ] {

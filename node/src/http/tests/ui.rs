@@ -107,9 +107,16 @@ async fn everything_the_page_loads_is_there() {
 async fn the_way_to_the_portal_is_shown_wherever_it_runs() {
     let server = Server::start().await;
     assert!(!server.get("/ui").await.body.contains("Grade book"));
-    server.apply([joined(member(1)), joined(member(2)), offered(instance(2, "p", "portal"))]);
+    let role = |seed| {
+        let (node, id, portal) = instance(seed, "p", "portal");
+        offered((node, id, Instance { origin: Origin::Role, ..portal }))
+    };
+    // A program of that name has no grade book.
+    server.apply([joined(member(1)), joined(member(2)), offered(instance(2, "x", "portal"))]);
+    assert!(!server.get("/ui").await.body.contains("Grade book"));
+    server.apply([role(2)]);
     assert!(server.get("/ui").await.body.contains("href=\"http://10.0.0.2:80/portal\""));
-    server.apply([offered(instance(1, "p", "portal"))]);
+    server.apply([role(1)]);
     assert!(server.get("/ui").await.body.contains("href=\"/portal\""));
 }
 

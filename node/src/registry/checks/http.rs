@@ -166,7 +166,7 @@ impl HttpProbe {
         if !is_expected && status == StatusCode::TOO_MANY_REQUESTS {
             return Outcome::new(Health::Warning, shown(""));
         }
-        if !is_expected && status.is_redirection() {
+        if !is_expected && status.is_redirection() && answer.headers().contains_key(header::LOCATION) {
             let location =
                 answer.headers().get(header::LOCATION).map(|l| String::from_utf8_lossy(l.as_bytes()));
             let location: String = location.unwrap_or_default().chars().take(LOCATION_CHARS_MAX).collect();
