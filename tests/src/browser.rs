@@ -124,12 +124,19 @@ impl Browser {
         result["result"]["value"].clone()
     }
 
+    /// Whether an expression is true. Not while its page gives way to the next: the browser refuses to evaluate then.
+    fn is_true(&mut self, expression: &str) -> bool {
+        let arguments = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let evaluated = self.ask("Runtime.evaluate", arguments);
+        evaluated.is_ok_and(|result| result["result"]["value"] == true)
+    }
+
     /// Waits until an expression is true on the page. Returns how long that took.
     pub fn until(&mut self, bound: Duration, what: &str, expression: &str) -> Duration {
         let start = Instant::now();
         // While a page gives way to the next there is nothing to ask.
         let safe = format!("(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()");
-        while self.js(&safe) != true {
+        while !self.is_true(&safe) {
             if start.elapsed() > bound {
                 let page = self.js("document.body.innerText");
                 panic!("not within {bound:?}: {what}\n{}", page.as_str().unwrap_or_default());

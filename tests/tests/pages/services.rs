@@ -217,7 +217,10 @@ fn what_programs_say_stays_text() {
                 assert_eq!(post(lab, at, "/services", &said(&[])).status, 200, "{text:?}");
             }
             report(lab, at, &id, "warning", text);
-            outputs.push(shown(pair));
+            // The node replaces control characters in outputs, so that they reach no terminal.
+            if !text.chars().any(char::is_control) {
+                outputs.push(shown(pair));
+            }
             if i % 3 == 0 {
                 put(
                     lab,
