@@ -108,6 +108,49 @@ fn writes() -> Vec<Write> {
     ]
 }
 
+/// The writing paths of the registry. A registration is held by the node that takes it, so all of these go to one.
+fn writes_of_registry() -> Vec<Write> {
+    let nothing = Value::Null;
+    let named = |id: &str| json!({ "name": "web", "id": id, "address": "10.77.9.9", "port": 8080 });
+    let checked = json!({
+        "name": "job", "id": "job-1", "address": "10.77.9.9", "port": 1, "check": { "id": "job-ttl", "ttl": "1h" },
+    });
+    let drained = |enable: bool| json!({ "enable": enable, "reason": "a new disk" });
+    let maintenance = "put /services/{name}/maintenance";
+    vec![
+        write("post /services", "POST /services", &named("web-1"), ("/services/web", "web-1", true)),
+        write("post /services", "POST /services", &named("web-2"), ("/services", "web-2", true)),
+        write("post /services", "POST /services", &named("web-3"), ("/services", "web-3", true)),
+        write(
+            maintenance,
+            "PUT /services/web-1/maintenance",
+            &drained(true),
+            ("/services/web", "critical", true),
+        ),
+        write(
+            maintenance,
+            "PUT /services/web-1/maintenance",
+            &drained(false),
+            ("/services/web", "critical", false),
+        ),
+        write("delete /services/{name}", "DELETE /services/web-1", &nothing, ("/services", "web-1", false)),
+        write(
+            "delete /services/{name}/{id}",
+            "DELETE /services/web/web-2",
+            &nothing,
+            ("/services", "web-2", false),
+        ),
+        write("delete /services", "DELETE /services", &named("web-3"), ("/services", "web-3", false)),
+        write("post /services", "POST /services", &checked, ("/services/job", "critical", true)),
+        write(
+            "put /checks/{id}",
+            "PUT /checks/job-ttl",
+            &json!({ "status": "passing" }),
+            ("/services/job", "passing", true),
+        ),
+    ]
+}
+
 /// Operations whose effect is that a node or a member goes, which scenarios of their own show.
 const OF_MEMBERS: [&str; 2] = ["put /v1/agent/leave", "delete /members/{id}"];
 
@@ -129,9 +172,10 @@ fn every_write_that_is_acknowledged_shows_on_every_node() {
             let found = hearsay_tests::find(&lab.dir().join(name), "api-token");
             std::fs::read_to_string(found.expect("the node has a token")).unwrap().trim().to_owned()
         };
-        for (turn, write) in writes().into_iter().enumerate() {
-            // Maintenance begins and ends on one node.
-            let is_of_node = write.operation.contains("maintenance");
+        let of_registry: BTreeSet<&str> = writes_of_registry().iter().map(|write| write.operation).collect();
+        for (turn, write) in writes().into_iter().chain(writes_of_registry()).enumerate() {
+            // Maintenance begins and ends on one node, and so do registrations.
+            let is_of_node = write.operation.contains("maintenance") || of_registry.contains(write.operation);
             let at = nodes[if is_of_node { 0 } else { turn % 3 }];
             // Maintenance is the administrator's, and this test is on another machine.
             let bearer = format!("Bearer {}", token(lab, &lab.name_of(at)));
@@ -150,6 +194,7 @@ fn every_write_that_is_acknowledged_shows_on_every_node() {
         let covered: BTreeSet<String> = writes()
             .iter()
             .map(|write| write.operation)
+            .chain(of_registry.iter().copied())
             .chain(OF_MEMBERS)
             .chain(OF_PAGES)
             .map(Into::into)

@@ -375,6 +375,7 @@ fn a_node_of_the_version_before_relays_and_reads_programs() {
         let body = json!({
             "name": "web", "id": "web-1", "port": 8080, "tags": tags, "weight": 7, "requires": ["db"], "zone": "z",
         });
+        lab.until(10 * S, "the first answers", |lab| lab.get(nodes[0], "/registrations").is_some());
         register(&hosts[0], &body);
         lab.until(20 * S, "all list it", |lab| all_have(lab, &nodes, "web", 1));
         lab.until(10 * S, "the far one has all of it", |lab| {

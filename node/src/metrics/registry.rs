@@ -5,14 +5,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
+use hearsay_services::service::MetricKind;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric as _},
+    encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use crate::registry::Registry;
-use hearsay_services::service::MetricKind;
+use crate::registry::{Registry, checks::metrics::CheckMetric};
 
 /// The registry of the node. What counts does not keep it open.
 #[derive(Debug, Default)]
@@ -30,16 +30,23 @@ impl Collector for RegistryMetrics {
                 MetricKind::Counter => MetricType::Counter,
                 MetricKind::Gauge => MetricType::Gauge,
             };
+            if first.labels.is_empty() {
+                write(first, encoder.encode_descriptor(first.name, first.help, None, kind)?)?;
+                continue;
+            }
             let mut family = encoder.encode_descriptor(first.name, first.help, None, kind)?;
             for metric in same {
                 let labels = metric.labels.as_slice();
-                let number = family.encode_family(&labels)?;
-                match metric.kind {
-                    MetricKind::Counter => ConstCounter::new(metric.value).encode(number)?,
-                    MetricKind::Gauge => ConstGauge::new(metric.value).encode(number)?,
-                }
+                write(metric, family.encode_family(&labels)?)?;
             }
         }
         Ok(())
+    }
+}
+
+fn write(metric: &CheckMetric, encoder: MetricEncoder<'_>) -> fmt::Result {
+    match metric.kind {
+        MetricKind::Counter => ConstCounter::new(metric.value).encode(encoder),
+        MetricKind::Gauge => ConstGauge::new(metric.value).encode(encoder),
     }
 }
