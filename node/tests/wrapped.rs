@@ -157,7 +157,9 @@ fn answer(
 
 /// The program, with nothing of this process's configuration in its environment.
 fn node() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
+    // Signals as a supervisor leaves them, also where the tests run in the background: what is ignored at the start stays ignored.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,QUIT", env!("CARGO_BIN_EXE_node")]);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HEARSAY_") {
             command.env_remove(name);
