@@ -185,3 +185,43 @@ fn acknowledged_registrations_survive_the_loss_of_power() {
         assert!(forgotten > 0, "the power went, and nothing was forgotten");
     });
 }
+
+/// The most instances of a node. Design, section 3.
+const INSTANCES_MAX: usize = 10_000;
+
+#[test]
+fn a_node_takes_ten_thousand_registrations_and_refuses_the_next() {
+    scenario("a_node_takes_ten_thousand_registrations_and_refuses_the_next", |lab| {
+        let host = lab.host();
+        let mut node = plain(lab, &host);
+        lab.until(10 * S, "it answers", |lab| registrations(lab, node).is_some());
+        let register = |n: usize| {
+            let body = json!({"name": "web", "id": format!("web-{n}"), "port": 1 + n}).to_string();
+            let json_body = [("content-type", "application/json")];
+            http::send("127.0.0.1:7500".parse().unwrap(), "POST /services", &json_body, &body, ANSWER_MAX)
+                .unwrap()
+        };
+        std::thread::scope(|scope| {
+            for me in 0..WRITERS {
+                let host = &host;
+                scope.spawn(move || {
+                    host.enter(|| {
+                        (me..INSTANCES_MAX)
+                            .step_by(WRITERS)
+                            .for_each(|n| assert_eq!(register(n).status, 200));
+                    });
+                });
+            }
+        });
+        let reply = host.enter(|| register(INSTANCES_MAX));
+        assert!(reply.status == 507 && reply.body.contains("10000"), "{reply:?}");
+        // In place of one that is there, it is none more.
+        assert_eq!(host.enter(|| register(7)).status, 200);
+        assert_eq!(registrations(lab, node).unwrap().len(), INSTANCES_MAX);
+        lab.crash(node);
+        node = plain(lab, &host);
+        lab.until(20 * S, "all are restored", |lab| {
+            registrations(lab, node).is_some_and(|all| all.len() == INSTANCES_MAX)
+        });
+    });
+}

@@ -387,3 +387,52 @@ fn a_node_of_the_version_before_relays_and_reads_programs() {
         lab.until(10 * S, "all agree", |lab| lab.agree(&nodes));
     });
 }
+
+/// Two nodes on each of five hosts: what one host holds and loses, the others can tell apart from a fault of the network.
+fn on_five_hosts(lab: &mut Lab) -> (Vec<Host>, Vec<NodeRef>) {
+    let hosts: Vec<Host> = (0..5).map(|_| lab.host()).collect();
+    let mut nodes = Vec::new();
+    for i in 0..10 {
+        let (name, port) = (format!("m{i}"), 7500 + i % 2);
+        nodes.push(lab.start(Some(&hosts[usize::from(i / 2)]), &name, port, &["--name", &name]));
+    }
+    lab.until(20 * S, "all see all", |lab| {
+        nodes.iter().all(|by| (0..10).all(|i| lab.sees(*by, &format!("m{i}")).as_deref() == Some("alive")))
+    });
+    (hosts, nodes)
+}
+
+#[test]
+fn lookups_still_answer_while_most_hosts_are_silent_and_not_when_they_are_dead() {
+    let test = "lookups_still_answer_while_most_hosts_are_silent_and_not_when_they_are_dead";
+    scenario(test, |lab| {
+        let (hosts, nodes) = on_five_hosts(lab);
+        for (host, id) in [(&hosts[0], "web-1"), (&hosts[1], "web-2")] {
+            register(host, &json!({"name": "web", "id": id, "port": 8080}));
+        }
+        let rest = &nodes[8..];
+        lab.until(10 * S, "all list both", |lab| all_have(lab, &nodes, "web", 2));
+        // One host that is lost is no fault of the network.
+        register(&hosts[2], &json!({"name": "db", "id": "db-1", "port": 5432}));
+        lab.until(10 * S, "all list the third", |lab| all_have(lab, &nodes, "db", 1));
+        hosts[2].sh("ip link set eth0 down");
+        lab.until(20 * S, "what the lost host held is gone", |lab| all_have(lab, rest, "db", 0));
+        hosts[2].sh("ip link set eth0 up");
+        lab.until(30 * S, "it is back", |lab| all_have(lab, &nodes, "db", 1));
+        // Four hosts at once are.
+        nodes[..8].iter().for_each(|node| lab.signal(*node, "STOP"));
+        lab.throughout(15 * S, "lookups answer", |lab| {
+            rest.iter().all(|node| passing(lab, *node, "web") > 0)
+        });
+        nodes[..8].iter().for_each(|node| lab.signal(*node, "CONT"));
+        lab.until(30 * S, "they pass again", |lab| {
+            nodes.iter().all(|node| {
+                let found = instances(lab, *node, "web?health=passing");
+                found.len() == 2 && found.iter().all(|one| one["health"] == "passing")
+            })
+        });
+        // Processes that are known to be dead are not kept.
+        nodes[..8].iter().for_each(|node| lab.crash(*node));
+        lab.until(30 * S, "the dead are gone", |lab| rest.iter().all(|node| passing(lab, *node, "web") == 0));
+    });
+}
