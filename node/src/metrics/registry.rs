@@ -1,4 +1,4 @@
-//! What the registry counts, read when somebody asks.
+//! Metrics of the registry, collected when `/metrics` is read.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use prometheus_client::{
 
 use crate::registry::{Registry, checks::metrics::CheckMetric};
 
-/// The registry of the node. What counts does not keep it open.
+/// Collector over the node's registry, which it does not keep alive.
 #[derive(Debug, Default)]
 pub(super) struct RegistryMetrics(pub(super) Mutex<Weak<Registry>>);
 

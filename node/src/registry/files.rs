@@ -31,7 +31,7 @@ const FILE_BYTES_MAX: usize = 1024 * 1024;
 const FILES_MAX: usize = 10_000;
 /// Changes within this time are looked at together: an editor writes a file in several steps.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How often the directory is looked at without being told of a change.
+/// The interval between scans without a change notice: network file systems send none.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Bits of a mode by which others may write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;

@@ -149,7 +149,7 @@ impl Pending {
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open(path)?;
     db.busy_timeout(BUSY_TIMEOUT)?;
-    // The data directory is locked, so nobody else opens it; and without shared memory it opens on a full disk, too.
+    // The node's lock on the data directory keeps other nodes out, and without shared memory the database opens on a full disk.
     db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;

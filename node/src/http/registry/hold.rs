@@ -36,14 +36,14 @@ pub(super) async fn hold(
     let (connection, ending) = site.registry.begin_connection();
     let (answer, answered) = oneshot::channel();
     let registry = Arc::clone(&site.registry);
-    // A task of its own: were the client to go while it is being registered, nobody would know that it has to be released.
+    // A task of its own: a client that goes while its registration is being stored must still have it released.
     tokio::spawn(async move {
         let registered = registry.register(registration, Owner::Connection(connection)).await;
         if registered.is_err() {
             registry.end_connection(connection);
         }
         let held = registered.map(|registered| Hold { registry, registered, connection, grace });
-        // Dropped here if nobody waits for it any more, and so released.
+        // The handler is gone with its client: the hold is dropped here, which releases the registration.
         _ = answer.send(held);
     });
     let hold = answered.await.unwrap_or(Err(RegistryError::Stopping))?;

@@ -237,7 +237,7 @@ impl Layout {
 fn layers(count: usize, edges: &[(usize, usize)]) -> Vec<usize> {
     let is_required = |i: &usize| edges.iter().any(|(_, to)| to == i);
     let mut order: Vec<usize> = (0..count).collect();
-    // A walk that begins with what nobody requires finds the circles where a reader would.
+    // The walk begins at services that no other service requires, so that it breaks cycles at their last edge.
     order.sort_by_key(is_required);
     let mut walk = Walk { edges, state: vec![Visit::New; count], forward: Vec::new() };
     order.into_iter().for_each(|i| walk.visit(i));

@@ -100,7 +100,7 @@ impl GrpcProbe {
         Ok(Self { target, service: service.to_owned(), tls, url, message })
     }
 
-    /// Runs it once. The caller bounds the time; the server is told of it.
+    /// Runs the check once. The caller bounds the time; `grpc-timeout` carries the bound to the server.
     pub(super) async fn run(&self, connector: &Connector, timeout: Duration) -> Outcome {
         let socket = match connector.open(&self.target, self.tls).await {
             Ok(socket) => socket,

@@ -1,7 +1,7 @@
 //! The `http` check: a request is answered as expected.
 //!
 //! Each run opens a connection of its own: a service that takes no new connection is not healthy. Redirects
-//! are not followed, because they would lead the node to addresses that nobody registered. `Via` tells a node
+//! are not followed, because they would lead the node to addresses outside the registration. `Via` tells a node
 //! that is called after all that the request is not one of its own machine's programs.
 
 use std::pin::pin;
