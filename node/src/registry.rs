@@ -54,6 +54,7 @@ use self::{
         metrics::{CheckMetric, CheckMetrics},
         runner::{CheckContext, CheckRunner},
     },
+    files::Files,
     record::{CheckView, Held, Maintenance, Owner, View},
     registrar::{Change, Registrar},
     registration::Registration,
@@ -147,6 +148,7 @@ pub struct Registry {
     runner: CheckRunner,
     check_metrics: Arc<CheckMetrics>,
     notifications: Arc<NotificationCounters>,
+    files: Files,
 }
 
 /// What readers see and the registrar changes.
@@ -228,11 +230,17 @@ impl Registry {
             runner,
             check_metrics,
             notifications,
+            files: Files::default(),
         }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The files that register some of them.
+    pub fn files(&self) -> &Files {
+        &self.files
     }
 
     /// The end of this node's id, which derived ids end with.
@@ -293,8 +301,15 @@ impl Registry {
         let single = |name, help, kind, value| CheckMetric { name, help, kind, labels: Vec::new(), value };
         let held = u64::try_from(self.len()).unwrap_or(u64::MAX);
         let told = &self.notifications;
+        let failing = u64::try_from(self.files.failing()).unwrap_or(u64::MAX);
         let mut all = vec![
             single("registrations", "Programs that this node speaks for", MetricKind::Gauge, held),
+            single(
+                "registration_files_failing",
+                "Files of --services-dir whose newest version is not in effect",
+                MetricKind::Gauge,
+                failing,
+            ),
             single(
                 "notifications_delivered",
                 "Notifications of dependencies that a program acknowledged",

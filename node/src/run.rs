@@ -37,10 +37,7 @@ use crate::{
     metrics::Metrics,
     ports,
     presentation::{self, Offer, Presentation},
-    registry::{
-        self, Registry,
-        files::{Files, Follower},
-    },
+    registry::{self, Registry, files::Follower},
     reload::{self, Joins, all_tags},
     seek, socket,
     storage::{REMEMBERED_MAX, Remembered, Storage},
@@ -124,7 +121,6 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let warnings = Arc::<Warnings>::default();
     let (neighbourhood, neighbours) = watch::channel(Neighbourhood::default());
 
-    let files = Arc::<Files>::default();
     let registry = Registry::open(
         storage.dir(),
         registry::Parts {
@@ -144,7 +140,6 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         cluster: config.cluster.clone(),
         metrics: Arc::clone(&metrics),
         registry: Arc::clone(&registry),
-        files: Arc::clone(&files),
         control,
         // One that is kept nowhere is known to nobody.
         token: storage.dir().map(|_| storage.api_token().clone()),
@@ -257,7 +252,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
 
     registry.restored().await;
     if let Some(dir) = config.services_dir.clone() {
-        let follower = Follower::new(dir, config.allow_exec_checks, Arc::clone(&registry), files);
+        let follower = Follower::new(dir, config.allow_exec_checks, Arc::clone(&registry));
         tokio::spawn(follower.run());
     }
     tokio::spawn(seek::climb(rungs, orders.clone(), neighbours.clone()));

@@ -37,8 +37,6 @@ use required::Required;
 
 /// The longest that an instance is kept whose connection has closed.
 const GRACE_MAX: Duration = Duration::from_secs(3600);
-/// The longest output of a report, in bytes; more is cut off.
-const OUTPUT_BYTES_MAX: usize = 4096;
 /// The longest reason of a maintenance, in characters; more is cut off.
 pub(super) const REASON_CHARS_MAX: usize = 256;
 
@@ -230,13 +228,8 @@ pub(super) async fn report(
             return Err(bad(format!("status: {shown:?} is not one of passing, warning, critical")));
         }
     };
-    let mut output = report.output;
-    let mut end = output.len().min(OUTPUT_BYTES_MAX);
-    while !output.is_char_boundary(end) {
-        end -= 1;
-    }
-    output.truncate(end);
-    site.registry.report(&id, status, output)?;
+    // The check bounds its output.
+    site.registry.report(&id, status, report.output)?;
     Ok(Json(json!({ "id": id, "status": status.as_str() })).into_response())
 }
 
@@ -281,7 +274,8 @@ pub(super) async fn list(State(site): State<Arc<Site>>, uri: Uri) -> Result<Resp
         maintenance: site.registry.node_maintenance().map(|maintenance| maintenance.reason),
         registrations: held.iter().map(RegistrationJson::from).collect(),
         files: site
-            .files
+            .registry
+            .files()
             .list()
             .into_iter()
             .map(|(path, error)| FileJson { path: path.display().to_string(), error })

@@ -9,13 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::{
-    control::Control,
-    driver::Neighbourhood,
-    metrics::Metrics,
-    registry::{Registry, files::Files},
-    storage::Secret,
-    view::View,
-    warnings::Warnings,
+    control::Control, driver::Neighbourhood, metrics::Metrics, registry::Registry, storage::Secret,
+    view::View, warnings::Warnings,
 };
 
 /// Whether a node should be sent requests.
@@ -44,8 +39,6 @@ pub struct Site {
     pub metrics: Arc<Metrics>,
     /// The programs that this node speaks for.
     pub registry: Arc<Registry>,
-    /// The files that register some of them.
-    pub files: Arc<Files>,
     /// The way to the driver.
     pub control: mpsc::Sender<Control>,
     /// What writes from other machines must present; without one, they are refused.

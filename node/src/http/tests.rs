@@ -101,7 +101,6 @@ impl Server {
             cluster: cluster.clone(),
             metrics: Arc::clone(&metrics),
             registry: Arc::clone(&registry),
-            files: Arc::default(),
             control,
             token: setup.token,
             readiness: is_ready,

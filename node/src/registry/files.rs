@@ -71,13 +71,12 @@ pub struct Follower {
     dir: PathBuf,
     allow_exec: bool,
     registry: Arc<Registry>,
-    files: Arc<Files>,
 }
 
 impl Follower {
-    /// A follower of a directory, which tells readers of its files.
-    pub fn new(dir: PathBuf, allow_exec: bool, registry: Arc<Registry>, files: Arc<Files>) -> Self {
-        Self { dir, allow_exec, registry, files }
+    /// A follower of a directory. What it knows of the files is in [`Registry::files`].
+    pub fn new(dir: PathBuf, allow_exec: bool, registry: Arc<Registry>) -> Self {
+        Self { dir, allow_exec, registry }
     }
 
     /// Reads the files, and again whenever they change, for ever.
@@ -130,7 +129,7 @@ impl Follower {
     }
 
     fn lock<R>(&self, act: impl FnOnce(&mut BTreeMap<PathBuf, FileState>) -> R) -> R {
-        act(&mut self.files.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.registry.files().0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn read(&self, path: PathBuf) {

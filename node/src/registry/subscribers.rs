@@ -146,7 +146,8 @@ impl Subscriber {
     fn difference(&self) -> Difference {
         let there: BTreeMap<InstanceKey, Told> = self.context.view.read(|table| {
             let of = |service: &String| {
-                let passing = table.providers(service).filter(|p| p.instance.health == Health::Passing);
+                let distinct = table.providers_distinct(service).into_iter();
+                let passing = distinct.filter(|p| p.instance.health == Health::Passing);
                 let keyed = |p: &Arc<Provider>| ((service.clone(), p.node_id, p.id.clone()), Told::from(p));
                 passing.map(keyed).collect::<Vec<_>>()
             };

@@ -19,7 +19,8 @@ impl Required {
     pub(super) fn read(site: &Site, services: &BTreeSet<String>) -> Self {
         Self(site.read(|table| {
             let of = |service: &String| {
-                let passing = table.providers(service).filter(|p| p.instance.health == Health::Passing);
+                let distinct = table.providers_distinct(service).into_iter();
+                let passing = distinct.filter(|p| p.instance.health == Health::Passing);
                 (service.clone(), passing.cloned().collect())
             };
             services.iter().map(of).collect()

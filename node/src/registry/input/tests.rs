@@ -145,7 +145,7 @@ fn a_check_has_exactly_one_known_kind_and_sound_times() {
         (json!({"http": "/", "interval": "1ms"}), ["interval", "100ms"]),
         (json!({"http": "/", "interval": "soon"}), ["interval", "10s"]),
         (json!({"http": "/", "method": "G T"}), ["method", "G T"]),
-        (json!({"http": "/", "expect_body": "("}), ["expect_body", "pattern"]),
+        (json!({"http": "/", "expect_body": "("}), ["expect_body", "unclosed group"]),
         (json!({"http": "/", "expect_status": [99]}), ["expect_status", "100"]),
         (json!({"http": "/", "header": {"a b": "c"}}), ["header", "a b"]),
         (json!({"http": "/", "failures_before_critical": 0}), ["failures_before_critical", "1 to 1000"]),
