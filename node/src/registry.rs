@@ -6,6 +6,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `input` | reads registrations and checks out of JSON, in three dialects |
+//! | `address` | reads the addresses in them |
 //! | `registration`, `record` | a registration that has been read; the same as this node holds and stores it |
 //! | `registrar` | the one task that changes registrations: owners, limits, order, what is stored and stated |
 //! | `store` | the registrations on disk, by group commit |
@@ -17,6 +18,7 @@
 //! **An answer comes after its effect**: a registration is synced to disk and listed by this node before its client hears of it. What is refused has
 //! had no effect.
 
+mod address;
 pub mod checks;
 pub mod files;
 pub mod input;

@@ -196,6 +196,13 @@ pub struct Invalid {
     pub problem: String,
 }
 
+impl Invalid {
+    /// An error that names a field and what is wrong with it.
+    pub fn new(field: &'static str, problem: impl Into<String>) -> Self {
+        Self { field, problem: problem.into() }
+    }
+}
+
 /// The longest instance id, in characters. Longer than a name, because the default id joins a name and an address.
 pub const ID_CHARS_MAX: usize = 256;
 

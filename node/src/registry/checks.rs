@@ -35,7 +35,7 @@ mod watch;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use hearsay_protocol::record::Health;
+use hearsay_protocol::record::{Health, Invalid};
 use serde::{Deserialize, Serialize};
 
 pub use outcome::OUTPUT_BYTES_MAX;
@@ -74,29 +74,13 @@ pub struct CheckSpec {
     pub initial_status: Health,
 }
 
-/// Why a check cannot run. Nothing was started.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{field}: {reason}")]
-pub struct InvalidCheck {
-    /// The field of the check, as users write it.
-    pub field: &'static str,
-    /// What is wrong with it, and what would be right.
-    pub reason: String,
-}
-
-impl InvalidCheck {
-    fn new(field: &'static str, reason: impl Into<String>) -> Self {
-        Self { field, reason: reason.into() }
-    }
-}
-
 impl CheckSpec {
     /// Whether its addresses, headers and patterns can be used. Whether the address policy allows the target
     /// is found at each run.
     ///
     /// # Errors
     /// The field that cannot be used.
-    pub fn validate(&self) -> Result<(), InvalidCheck> {
+    pub fn validate(&self) -> Result<(), Invalid> {
         probe::Plan::new(&self.kind).map(drop)
     }
 }

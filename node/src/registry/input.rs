@@ -5,57 +5,27 @@
 
 mod check;
 mod fields;
+mod source;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use hearsay_protocol::record::{ID_CHARS_MAX, Invalid, META_PAIRS_MAX, NamedPort, check_service_name};
-use http::Uri;
 use serde_json::Value;
 
-use super::registration::{
-    CHECKS_MAX, Dialect, META_KEY_BYTES_MAX, META_VALUE_BYTES_MAX, REQUIRES_MAX, Registration, Scheme,
-    TAGS_BYTES_MAX,
+pub use source::Source;
+
+use super::{
+    address::{Host, HttpUrl, Scheme, split_address},
+    registration::{
+        CHECKS_MAX, Dialect, META_KEY_BYTES_MAX, META_VALUE_BYTES_MAX, REQUIRES_MAX, Registration,
+        TAGS_BYTES_MAX,
+    },
 };
 use check::CheckInput;
 use fields::{Fields, check_text, invalid};
 
 /// The most named ports of an instance.
 pub const PORTS_MAX: usize = 32;
-/// The longest URL.
-const URL_BYTES_MAX: usize = 2048;
-
-/// Where a registration comes from: it decides what it may ask for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Source {
-    /// The address of the caller; `None`: this machine.
-    pub caller: Option<IpAddr>,
-    /// Whether it came over the Unix socket, and from a process of which user.
-    pub socket_uid: Option<u32>,
-    /// Whether it may have `exec` checks: only a local file may, and only where the node allows it.
-    pub allow_exec: bool,
-    /// Whether it comes from a file.
-    pub is_file: bool,
-}
-
-impl Source {
-    /// A caller of HTTP.
-    pub fn caller(ip: IpAddr) -> Self {
-        Self { caller: Some(ip), socket_uid: None, allow_exec: false, is_file: false }
-    }
-
-    /// A caller of the Unix socket.
-    pub fn socket(uid: u32) -> Self {
-        Self { caller: None, socket_uid: Some(uid), allow_exec: false, is_file: false }
-    }
-
-    /// A file of `--services-dir`.
-    pub fn file(allow_exec: bool) -> Self {
-        Self { caller: None, socket_uid: None, allow_exec, is_file: true }
-    }
-}
 
 /// Reads a registration. `suffix` is the end of this node's id; a derived id of a program on this machine ends with it, so that it is another one
 /// than on the next machine.
@@ -85,21 +55,21 @@ pub fn read_value(value: Value, source: Source, suffix: &str) -> Result<Registra
         .text("name", &["servicename", "service"])?
         .ok_or_else(|| invalid("name", "is missing; it is the name of the service"))?;
     check_service_name("name", &service)?;
-    let target = Target::read(&fields, source)?;
-    let ports = read_ports(&fields, target.port)?;
-    let port = ports.iter().find(|p| p.is_default).or(ports.first()).map_or(target.port, |p| Some(p.port));
+    let address = InstanceAddress::read(&fields, source)?;
+    let ports = read_ports(&fields, address.port)?;
+    let port = ports.iter().find(|p| p.is_default).or(ports.first()).map_or(address.port, |p| Some(p.port));
     let port = port.unwrap_or(0);
     let requires = read_requires(&fields)?;
     let mut meta = read_meta(&fields)?;
-    if let Some(path) = &target.path {
+    if let Some(path) = &address.path {
         meta.entry("path".to_owned()).or_insert_with(|| path.clone());
     }
     let mut registration = Registration {
         id: String::new(),
         service,
-        scheme: target.scheme,
-        host: target.host,
-        local_host: target.local_host,
+        scheme: address.scheme,
+        host: address.host,
+        local_host: address.local_host,
         port,
         ports,
         tags: read_tags(&fields)?,
@@ -125,8 +95,8 @@ pub fn read_value(value: Value, source: Source, suffix: &str) -> Result<Registra
     Ok(registration)
 }
 
-/// Where an instance is, out of `url`, `Addr`, or `address` and `port`.
-struct Target {
+/// The address of an instance, out of `url`, `Addr`, or `address` and `port`.
+struct InstanceAddress {
     scheme: Scheme,
     host: Option<String>,
     local_host: String,
@@ -134,7 +104,7 @@ struct Target {
     path: Option<String>,
 }
 
-impl Target {
+impl InstanceAddress {
     fn read(fields: &Fields, source: Source) -> Result<Self, Invalid> {
         let url = fields.text("url", &["serviceurl"])?;
         let addr = fields.text("addr", &[])?;
@@ -146,25 +116,27 @@ impl Target {
                 if address.is_some() || port.is_some() {
                     return Err(invalid("url", "excludes address and port; give one form"));
                 }
-                let url = ParsedUrl::read("url", &url)?;
-                (url.scheme, Some(url.host), Some(url.port), url.path)
+                let url = HttpUrl::parse("url", &url)?;
+                let path = url.path_beyond_root().map(str::to_owned);
+                (url.scheme, Some(url.target.host), Some(url.target.port), path)
             }
             (None, Some(addr)) => {
                 let (host, port) = split_address("Addr", &addr)?;
-                (Scheme::Http, Some(host).filter(|host| !host.is_empty()), Some(port), None)
+                (Scheme::Http, host, Some(port), None)
             }
             (None, None) => {
-                let host = address.map(|host| host.trim().to_owned()).filter(|host| !host.is_empty());
+                let host = address.as_deref().map(str::trim).filter(|host| !host.is_empty());
+                let host = host.map(|host| Host::parse("address", host)).transpose()?;
                 (Scheme::Http, host, port, None)
             }
         };
         if let Some(host) = &host {
-            check_host("address", host)?;
+            host.check_single("address")?;
         }
         let caller = source.caller.map(|ip| ip.to_canonical());
         let (host, local_host) = match host {
-            Some(host) if is_loopback(&host) => (None, host),
-            Some(host) => (Some(host.clone()), host),
+            Some(host) if host.is_loopback() => (None, host.to_string()),
+            Some(host) => (Some(host.to_string()), host.to_string()),
             None => match caller.filter(|ip| !ip.is_loopback()) {
                 Some(ip) => (Some(ip.to_string()), ip.to_string()),
                 None => (None, "127.0.0.1".to_owned()),
@@ -172,102 +144,6 @@ impl Target {
         };
         Ok(Self { scheme, host, local_host, port, path })
     }
-}
-
-/// A URL of a program.
-pub(super) struct ParsedUrl {
-    pub(super) scheme: Scheme,
-    pub(super) host: String,
-    pub(super) port: u16,
-    /// The path, where it is more than `/`.
-    pub(super) path: Option<String>,
-}
-
-impl ParsedUrl {
-    /// Reads `http://host[:port][/path]`. Spaces around it are passed over.
-    pub(super) fn read(field: &'static str, text: &str) -> Result<Self, Invalid> {
-        let text = text.trim();
-        if text.len() > URL_BYTES_MAX {
-            return Err(invalid(
-                field,
-                format!("has {} bytes; at most {URL_BYTES_MAX} are allowed", text.len()),
-            ));
-        }
-        let wrong = || invalid(field, format!("{text:?} is not a URL such as http://host:port/path"));
-        let uri: Uri = text.parse().map_err(|_| wrong())?;
-        let scheme = match uri.scheme_str() {
-            Some("http") => Scheme::Http,
-            Some("https") => Scheme::Https,
-            _ => return Err(wrong()),
-        };
-        let authority = uri.authority().ok_or_else(wrong)?;
-        if authority.as_str().contains('@') {
-            return Err(invalid(field, "holds a user; leave it out, since the whole cluster would read it"));
-        }
-        let host = authority.host().trim_matches(['[', ']']).to_owned();
-        let rest = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
-        let port =
-            match rest.strip_prefix(':') {
-                None if rest.is_empty() => None,
-                Some("") => None,
-                Some(port) => Some(port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(|| {
-                    invalid(field, format!("{port:?} is not a port; 1 to 65535 are allowed"))
-                })?),
-                None => return Err(wrong()),
-            };
-        let port = port.unwrap_or(match scheme {
-            Scheme::Http => 80,
-            Scheme::Https => 443,
-        });
-        check_host(field, &host)?;
-        let path = uri.path_and_query().map(|path| path.as_str().to_owned()).filter(|path| path != "/");
-        Ok(Self { scheme, host, port, path: path.filter(|path| !path.is_empty()) })
-    }
-}
-
-/// Splits `host:port`; the host may be empty, and an IPv6 address is in brackets.
-pub(super) fn split_address(field: &'static str, text: &str) -> Result<(String, u16), Invalid> {
-    let text = text.trim();
-    let wrong = || invalid(field, format!("{text:?} is not host:port"));
-    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let port = port.parse::<u16>().ok().filter(|port| *port > 0);
-    let port = port.ok_or_else(|| invalid(field, format!("{text:?} has no port; 1 to 65535 are allowed")))?;
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    if bare.is_none() && host.contains(':') {
-        return Err(wrong());
-    }
-    let host = bare.unwrap_or(host).to_owned();
-    if !host.is_empty() {
-        check_host(field, &host)?;
-    }
-    Ok((host, port))
-}
-
-/// Checks that a host is an IP address that can be connected to, or a name as DNS and containers write it.
-fn check_host(field: &'static str, host: &str) -> Result<(), Invalid> {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        let ip = ip.to_canonical();
-        if ip.is_unspecified() || ip.is_multicast() {
-            return Err(invalid(field, format!("{host} is no address of one host")));
-        }
-        return Ok(());
-    }
-    let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if host.is_empty() || host.len() > 253 || !host.chars().all(is_name) {
-        return Err(invalid(
-            field,
-            format!("{host:?} is neither an IP address nor a host name of at most 253 characters"),
-        ));
-    }
-    Ok(())
-}
-
-/// Whether a host means the machine that reads it.
-pub(super) fn is_loopback(host: &str) -> bool {
-    let name = host.trim_end_matches('.').to_ascii_lowercase();
-    name == "localhost"
-        || name.ends_with(".localhost")
-        || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 fn read_ports(fields: &Fields, port: Option<u16>) -> Result<Vec<NamedPort>, Invalid> {
@@ -377,7 +253,7 @@ fn read_updates(fields: &Fields) -> Result<Option<String>, Invalid> {
     if url.is_empty() {
         return Ok(None);
     }
-    ParsedUrl::read("updates", url)?;
+    HttpUrl::parse("updates", url)?.target.host.check_single("updates")?;
     Ok(Some(url.to_owned()))
 }
 

@@ -5,8 +5,9 @@ use hearsay_protocol::record::{
 };
 
 use super::{
+    address::{authority, bracketed},
     record::{Held, Maintenance},
-    registration::{Registration, authority},
+    registration::Registration,
 };
 
 /// The id of the check that stands for the maintenance of an instance. As Consul's.
@@ -94,10 +95,6 @@ pub(super) fn largest(registration: &Registration, advertised: &str) -> Instance
         checks.push(summary(&id, MAINTENANCE_NAME, MAINTENANCE_KIND));
     }
     Instance { checks, ..without_checks(registration, advertised) }
-}
-
-fn bracketed(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
 fn summary(check: &super::record::HeldCheck) -> CheckSummary {

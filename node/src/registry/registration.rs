@@ -1,14 +1,14 @@
 //! A registration that has been checked: what a program says of itself, as it is stored.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use hearsay_protocol::record::{ID_CHARS_MAX, NamedPort};
 use serde::{Deserialize, Serialize};
 
-use super::checks::{CheckKind, CheckSpec};
+use super::{
+    address::{Scheme, authority},
+    checks::{CheckKind, CheckSpec},
+};
 
 /// The most checks of a registration.
 pub const CHECKS_MAX: usize = 16;
@@ -20,26 +20,6 @@ pub const META_KEY_BYTES_MAX: usize = 128;
 pub const META_VALUE_BYTES_MAX: usize = 512;
 /// The most services that a registration requires. Guess: a program with more dependencies has other troubles.
 pub const REQUIRES_MAX: usize = 64;
-
-/// The scheme of an instance's origin.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scheme {
-    /// `http`
-    #[default]
-    Http,
-    /// `https`
-    Https,
-}
-
-impl fmt::Display for Scheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        })
-    }
-}
 
 /// The form in which a program registered: what it is answered and how it is notified follow it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -119,9 +99,4 @@ impl Registration {
         let hash = blake3::hash(id.as_bytes()).to_hex();
         format!("{}-{}", self.service, &hash[..16])
     }
-}
-
-/// `host:port`, with brackets around an IPv6 address.
-pub(crate) fn authority(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

@@ -5,7 +5,7 @@
 //! addresses are tried and how many lookups run.
 
 use std::{
-    fmt, io,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -20,10 +20,8 @@ use tokio::{
     time::sleep,
 };
 
-use super::{
-    InvalidCheck,
-    tls::{TlsConfigs, TlsOptions},
-};
+use super::tls::{TlsConfigs, TlsError, TlsOptions};
+use crate::registry::address::{Host, Target};
 
 /// The most addresses of a name that are tried. Guess: a service has an address or two of each family.
 const ADDRESSES_MAX: usize = 8;
@@ -32,60 +30,6 @@ const ADDRESSES_MAX: usize = 8;
 const LOOKUPS_MAX: usize = 32;
 /// How long an address is tried alone. The value that RFC 8305, section 5 recommends.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// The longest name of a host (RFC 1035).
-const HOST_BYTES_MAX: usize = 253;
-
-/// Where a check connects to.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Target {
-    pub(super) host: TargetHost,
-    pub(super) port: u16,
-}
-
-/// The host of a target.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum TargetHost {
-    Ip(IpAddr),
-    /// Resolved at each connect.
-    Name(String),
-}
-
-impl Target {
-    /// Reads `host:port`, `a.b.c.d:port` or `[v6]:port`.
-    pub(super) fn parse(field: &'static str, text: &str) -> Result<Self, InvalidCheck> {
-        let invalid =
-            || InvalidCheck::new(field, format!("{text:?} is not host:port, such as 127.0.0.1:8080"));
-        let (host, port) = text.trim().rsplit_once(':').ok_or_else(invalid)?;
-        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(invalid)?;
-        let host = TargetHost::parse(host).ok_or_else(invalid)?;
-        Ok(Self { host, port })
-    }
-}
-
-impl TargetHost {
-    /// Reads a name or an IP address; an IPv6 one in brackets.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        if let Some(inner) = text.strip_prefix('[') {
-            let ip: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
-            return Some(Self::Ip(ip.into()));
-        }
-        if let Ok(ip) = text.parse::<Ipv4Addr>() {
-            return Some(Self::Ip(ip.into()));
-        }
-        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let is_host = !text.is_empty() && text.len() <= HOST_BYTES_MAX && text.chars().all(is_name);
-        is_host.then(|| Self::Name(text.to_owned()))
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            TargetHost::Ip(ip) => SocketAddr::new(*ip, self.port).fmt(f),
-            TargetHost::Name(name) => write!(f, "{name}:{}", self.port),
-        }
-    }
-}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -113,8 +57,8 @@ pub(super) enum ConnectError {
         source: io::Error,
     },
     /// The TLS handshake failed.
-    #[error("TLS handshake failed: {0}")]
-    Tls(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// What HTTP needs of a connection.
@@ -171,9 +115,9 @@ impl Connector {
     /// Whether the policy refuses a target whose address is known without asking a resolver.
     pub(super) fn forbids(&self, target: &Target) -> Option<Forbidden> {
         let ip = match &target.host {
-            TargetHost::Ip(ip) => *ip,
-            TargetHost::Name(name) if name.eq_ignore_ascii_case("localhost") => Ipv4Addr::LOCALHOST.into(),
-            TargetHost::Name(_) => return None,
+            Host::Ip(ip) => *ip,
+            Host::Name(name) if name.eq_ignore_ascii_case("localhost") => Ipv4Addr::LOCALHOST.into(),
+            Host::Name(_) => return None,
         };
         self.policy.check(SocketAddr::new(ip, target.port)).err()
     }
@@ -181,13 +125,13 @@ impl Connector {
     async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, ConnectError> {
         let port = target.port;
         let name = match &target.host {
-            TargetHost::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, port)]),
+            Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, port)]),
             // RFC 6761, section 6.3; and most checks are of this host.
-            TargetHost::Name(name) if name.eq_ignore_ascii_case("localhost") => {
+            Host::Name(name) if name.eq_ignore_ascii_case("localhost") => {
                 let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
                 return Ok(loopback.map(|ip| SocketAddr::new(ip, port)).to_vec());
             }
-            TargetHost::Name(name) => name.clone(),
+            Host::Name(name) => name.clone(),
         };
         let failed = |source| ConnectError::Lookup { name: name.clone(), source };
         let permit = Arc::clone(&self.lookups).acquire_owned().await;
@@ -227,22 +171,6 @@ async fn attempt_staggered(addresses: &[SocketAddr]) -> Result<TcpStream, Connec
             () = sleep(ATTEMPT_DELAY), if addresses.peek().is_some() => {
                 attempts.extend(addresses.next().map(attempt));
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_target_is_host_and_port() {
-        for text in ["127.0.0.1:80", "[::1]:80", "localhost:80", "db_1.example.org:5432", " a:1 "] {
-            assert_eq!(Target::parse("tcp", text).unwrap().to_string(), text.trim());
-        }
-        for text in ["", "a", "a:", ":80", "a:0", "a:65536", "::1:80", "[::1]", "a b:80", "a/b:80", "u@h:80"]
-        {
-            assert!(Target::parse("tcp", text).is_err(), "{text}");
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::FusedFuture as _};
-use hearsay_protocol::record::Health;
+use hearsay_protocol::record::{Health, Invalid};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, unix::AsyncFd},
@@ -22,7 +22,6 @@ use tokio::{
 };
 
 use super::{
-    InvalidCheck,
     outcome::{OUTPUT_BYTES_MAX, Outcome},
     process::open_pidfd,
 };
@@ -42,8 +41,8 @@ pub(super) struct ExecProbe {
 
 impl ExecProbe {
     /// A check with this program and these arguments.
-    pub(super) fn new(argv: &[String]) -> Result<Self, InvalidCheck> {
-        let invalid = |reason: &str| InvalidCheck::new("exec", reason);
+    pub(super) fn new(argv: &[String]) -> Result<Self, Invalid> {
+        let invalid = |reason: &str| Invalid::new("exec", reason);
         let (program, arguments) = argv.split_first().ok_or_else(|| invalid("names no command"))?;
         if program.is_empty() {
             return Err(invalid("the command is empty"));

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use hearsay_protocol::record::Invalid;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, client::conn::http2, rt::Executor};
@@ -19,12 +20,12 @@ use prost::Message as _;
 use tokio::task::JoinSet;
 
 use super::{
-    InvalidCheck,
-    connect::{Connector, Socket, Target},
+    connect::{Connector, Socket},
     http::{USER_AGENT, VIA, cause},
     outcome::Outcome,
     tls::{Protocol, TlsOptions},
 };
+use crate::registry::address::Target;
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
 /// The longest answer, in bytes. A `HealthCheckResponse` has two.
@@ -82,16 +83,15 @@ impl GrpcProbe {
         service: &str,
         tls: bool,
         tls_skip_verify: bool,
-    ) -> Result<Self, InvalidCheck> {
+    ) -> Result<Self, Invalid> {
         let target = Target::parse("grpc", address)?;
         if service.len() > SERVICE_BYTES_MAX {
             let reason = format!("the name of the service is longer than {SERVICE_BYTES_MAX} bytes");
-            return Err(InvalidCheck::new("grpc", reason));
+            return Err(Invalid::new("grpc", reason));
         }
         let scheme = if tls { "https" } else { "http" };
         let url = format!("{scheme}://{target}{PATH}").parse();
-        let url =
-            url.map_err(|_| InvalidCheck::new("grpc", format!("{address:?} is no authority of a URL")))?;
+        let url = url.map_err(|_| Invalid::new("grpc", format!("{address:?} is no authority of a URL")))?;
         let tls = tls.then_some(TlsOptions {
             is_any_certificate_accepted: tls_skip_verify,
             protocol: Protocol::Http2,

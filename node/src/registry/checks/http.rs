@@ -7,7 +7,7 @@
 use std::pin::pin;
 
 use bytes::Bytes;
-use hearsay_protocol::record::Health;
+use hearsay_protocol::record::{Health, Invalid};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, client::conn::http1};
@@ -15,11 +15,12 @@ use hyper_util::rt::TokioIo;
 use regex::{Regex, RegexBuilder};
 
 use super::{
-    HttpCheck, InvalidCheck,
-    connect::{Connector, Socket, Target, TargetHost},
+    HttpCheck,
+    connect::{Connector, Socket},
     outcome::Outcome,
     tls::{Protocol, TlsOptions},
 };
+use crate::registry::address::{HttpUrl, Scheme, Target};
 
 /// The product that checks name in `User-Agent`.
 pub(super) const USER_AGENT: HeaderValue = HeaderValue::from_static("Hearsay-Health-Check");
@@ -62,42 +63,18 @@ pub(super) struct HttpProbe {
 
 impl HttpProbe {
     /// Reads URL, method, headers and pattern.
-    pub(super) fn new(check: &HttpCheck) -> Result<Self, InvalidCheck> {
-        let invalid = |field, reason: &str| InvalidCheck::new(field, reason);
-        let not_url = || invalid("http", "not a URL such as http://127.0.0.1:8080/health");
-        let url: Uri = check.url.trim().parse().map_err(|_| not_url())?;
-        let authority = url.authority().ok_or_else(not_url)?;
-        if authority.as_str().contains('@') {
-            return Err(invalid("http", "the URL has a user or password. Send them as a header"));
-        }
-        let is_https = match url.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return Err(not_url()),
-        };
-        let host = TargetHost::parse(authority.host()).ok_or_else(not_url)?;
-        let port = match authority.port() {
-            Some(port) => Some(port.as_u16()).filter(|port| *port != 0).ok_or_else(not_url)?,
-            None if authority.as_str().ends_with(':') => return Err(not_url()),
-            None => {
-                if is_https {
-                    443
-                } else {
-                    80
-                }
-            }
-        };
-        let path = url.path_and_query().map_or("/", |path| path.as_str());
-        let tls = is_https.then_some(TlsOptions {
+    pub(super) fn new(check: &HttpCheck) -> Result<Self, Invalid> {
+        let url = HttpUrl::parse("http", &check.url)?;
+        let tls = (url.scheme == Scheme::Https).then_some(TlsOptions {
             is_any_certificate_accepted: check.tls_skip_verify,
             protocol: Protocol::Http1,
         });
         Ok(Self {
-            target: Target { host, port },
+            target: url.target,
             tls,
             method: parse_method(&check.method)?,
-            path: path.parse().map_err(|_| not_url())?,
-            headers: parse_headers(check, authority.as_str())?,
+            path: Uri::from(url.path),
+            headers: parse_headers(check, &url.authority)?,
             body: Bytes::copy_from_slice(check.body.as_bytes()),
             expect_status: check.expect_status.clone(),
             expect_body: check.expect_body.as_deref().map(parse_pattern).transpose()?,
@@ -199,8 +176,8 @@ async fn read_beginning(mut body: Incoming) -> hyper::Result<Vec<u8>> {
     Ok(beginning)
 }
 
-fn parse_method(method: &str) -> Result<Method, InvalidCheck> {
-    let invalid = || InvalidCheck::new("method", format!("{method:?} is no method. Use GET or HEAD, say"));
+fn parse_method(method: &str) -> Result<Method, Invalid> {
+    let invalid = || Invalid::new("method", format!("{method:?} is no method. Use GET or HEAD, say"));
     match method.trim() {
         "" => Ok(Method::GET),
         word => {
@@ -210,10 +187,10 @@ fn parse_method(method: &str) -> Result<Method, InvalidCheck> {
     }
 }
 
-fn parse_headers(check: &HttpCheck, authority: &str) -> Result<HeaderMap, InvalidCheck> {
+fn parse_headers(check: &HttpCheck, authority: &str) -> Result<HeaderMap, Invalid> {
     let mut headers = HeaderMap::new();
     for (name, values) in &check.headers {
-        let invalid = |reason: &str| InvalidCheck::new("header", format!("{name:?} {reason}"));
+        let invalid = |reason: &str| Invalid::new("header", format!("{name:?} {reason}"));
         let parsed: HeaderName = name.trim().parse().map_err(|_| invalid("is no name of a header"))?;
         if OWN_HEADERS.contains(&parsed) {
             return Err(invalid("is set by the node. Leave it out"));
@@ -223,8 +200,7 @@ fn parse_headers(check: &HttpCheck, authority: &str) -> Result<HeaderMap, Invali
             headers.append(parsed.clone(), value);
         }
     }
-    let host =
-        authority.parse().map_err(|_| InvalidCheck::new("http", "the host cannot be sent as a header"))?;
+    let host = authority.parse().map_err(|_| Invalid::new("http", "the host cannot be sent as a header"))?;
     headers.entry(header::HOST).or_insert(host);
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
     headers.append(header::VIA, VIA);
@@ -232,9 +208,9 @@ fn parse_headers(check: &HttpCheck, authority: &str) -> Result<HeaderMap, Invali
     Ok(headers)
 }
 
-fn parse_pattern(pattern: &str) -> Result<Regex, InvalidCheck> {
+fn parse_pattern(pattern: &str) -> Result<Regex, Invalid> {
     let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build();
-    compiled.map_err(|error| InvalidCheck::new("expect_body", error.to_string()))
+    compiled.map_err(|error| Invalid::new("expect_body", error.to_string()))
 }
 
 /// The innermost cause of an error: hyper's own words say little.

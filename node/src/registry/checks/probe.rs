@@ -2,17 +2,14 @@
 
 use std::time::Duration;
 
+use hearsay_protocol::record::Invalid;
 use tokio::time::timeout;
 
 use super::{
-    CheckKind, InvalidCheck, ProcessIdentity,
-    connect::{Connector, Target},
-    exec::ExecProbe,
-    grpc::GrpcProbe,
-    http::HttpProbe,
-    outcome::Outcome,
-    tcp::TcpProbe,
+    CheckKind, ProcessIdentity, connect::Connector, exec::ExecProbe, grpc::GrpcProbe, http::HttpProbe,
+    outcome::Outcome, tcp::TcpProbe,
 };
+use crate::registry::address::Target;
 
 /// What the task of a check does.
 #[derive(Debug)]
@@ -43,7 +40,7 @@ impl Plan {
     ///
     /// # Errors
     /// The field that cannot be used.
-    pub(super) fn new(kind: &CheckKind) -> Result<Self, InvalidCheck> {
+    pub(super) fn new(kind: &CheckKind) -> Result<Self, Invalid> {
         let probe = |probe| Self::Probe(Box::new(probe));
         Ok(match kind {
             CheckKind::Http(check) => probe(Probe::Http(HttpProbe::new(check)?)),
@@ -53,18 +50,18 @@ impl Plan {
             }
             CheckKind::Exec { argv } => probe(Probe::Exec(ExecProbe::new(argv)?)),
             CheckKind::Ttl { ttl } if ttl.is_zero() => {
-                return Err(InvalidCheck::new("ttl", "0s expires at once. Choose 15s, say"));
+                return Err(Invalid::new("ttl", "0s expires at once. Choose 15s, say"));
             }
             CheckKind::Ttl { ttl } => Self::Ttl(*ttl),
             CheckKind::Alias { instance: None, service: None } => {
-                return Err(InvalidCheck::new("alias", "names neither an instance nor a service"));
+                return Err(Invalid::new("alias", "names neither an instance nor a service"));
             }
             CheckKind::Alias { instance, service } => {
                 Self::Alias { instance: instance.clone(), service: service.clone() }
             }
             CheckKind::Watch { address } => Self::Watch(Target::parse("watch", address)?),
             CheckKind::Process(identity) if identity.pid <= 0 => {
-                return Err(InvalidCheck::new("process", format!("{} is no pid", identity.pid)));
+                return Err(Invalid::new("process", format!("{} is no pid", identity.pid)));
             }
             CheckKind::Process(identity) => Self::Process(identity.clone()),
         })

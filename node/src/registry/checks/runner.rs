@@ -24,7 +24,7 @@ use tracing::error;
 use super::{
     CheckKind, CheckSpec, HttpCheck,
     alias::Alias,
-    connect::{Connector, Target},
+    connect::Connector,
     http::HttpProbe,
     members::ClusterAddresses,
     metrics::CheckMetrics,
@@ -35,7 +35,7 @@ use super::{
     ttl,
     watch::Watch,
 };
-use crate::view::View;
+use crate::{registry::address::Target, view::View};
 
 /// Events of checks that wait for the registry.
 const EVENTS_MAX: usize = 4096;

@@ -1,10 +1,9 @@
 //! The `tcp` check: a connection opens.
 
-use super::{
-    InvalidCheck,
-    connect::{Connector, Target},
-    outcome::Outcome,
-};
+use hearsay_protocol::record::Invalid;
+
+use super::{connect::Connector, outcome::Outcome};
+use crate::registry::address::Target;
 
 /// A check that opens a connection and closes it.
 #[derive(Debug)]
@@ -14,7 +13,7 @@ pub(super) struct TcpProbe {
 
 impl TcpProbe {
     /// A check of `host:port`.
-    pub(super) fn new(address: &str) -> Result<Self, InvalidCheck> {
+    pub(super) fn new(address: &str) -> Result<Self, Invalid> {
         Ok(Self { target: Target::parse("tcp", address)? })
     }
 

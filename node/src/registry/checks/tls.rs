@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, sync::OnceCell};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::warn;
 
-use super::connect::{ConnectError, TargetHost};
+use crate::registry::address::Host;
 
 /// How a check uses TLS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +29,11 @@ pub(super) enum Protocol {
     Http1,
     Http2,
 }
+
+/// The handshake failed. Nothing was sent within it.
+#[derive(Debug, thiserror::Error)]
+#[error("TLS handshake failed: {0}")]
+pub(super) struct TlsError(String);
 
 /// Configurations, made when the first check needs them: a node without TLS checks reads no certificates.
 #[derive(Debug, Default)]
@@ -48,10 +53,10 @@ impl TlsConfigs {
     pub(super) async fn handshake(
         &self,
         stream: TcpStream,
-        host: &TargetHost,
+        host: &Host,
         options: TlsOptions,
-    ) -> Result<TlsStream<TcpStream>, ConnectError> {
-        let failed = |error: &dyn std::error::Error| ConnectError::Tls(error.to_string());
+    ) -> Result<TlsStream<TcpStream>, TlsError> {
+        let failed = |error: &dyn std::error::Error| TlsError(error.to_string());
         let configs = if options.is_any_certificate_accepted {
             let made = self.accepting.get_or_init(|| Ok(ByProtocol::new(accepting()?)));
             made.as_ref().map_err(|error| failed(error))?
@@ -63,8 +68,8 @@ impl TlsConfigs {
             Protocol::Http2 => &configs.http2,
         };
         let name = match host {
-            TargetHost::Ip(ip) => ServerName::from(*ip),
-            TargetHost::Name(name) => ServerName::try_from(name.clone()).map_err(|error| failed(&error))?,
+            Host::Ip(ip) => ServerName::from(*ip),
+            Host::Name(name) => ServerName::try_from(name.clone()).map_err(|error| failed(&error))?,
         };
         TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(|error| failed(&error))
     }

@@ -17,12 +17,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{
-    connect::{Connector, Target},
-    outcome::Outcome,
-    reporter::Reporter,
-    tcp::TcpProbe,
-};
+use super::{connect::Connector, outcome::Outcome, reporter::Reporter, tcp::TcpProbe};
+use crate::registry::address::Target;
 
 /// The least time between two reconnects.
 const RECONNECT_GAP: Duration = Duration::from_millis(100);

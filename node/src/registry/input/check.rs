@@ -6,13 +6,13 @@ use hearsay_protocol::record::{Health, ID_CHARS_MAX, Invalid, NAME_CHARS_MAX, ch
 use serde_json::Value;
 
 use super::{
-    ParsedUrl, Source,
     fields::{Fields, check_text, invalid},
-    split_address,
+    source::Source,
 };
 use crate::{
     go_duration,
     registry::{
+        address::{HttpUrl, authority, split_address},
         checks::{
             CheckKind, CheckSpec, HttpCheck, INTERVAL_DEFAULT, ProcessIdentity, TIMEOUT_DEFAULT, owner_uid,
         },
@@ -65,7 +65,7 @@ pub(super) fn read_all(
             CheckInput::DialectTwo => heartbeat("/heart-beat", DIALECT_TWO_INTERVAL, registration)?,
         };
         // The same reading as at each run: what cannot be run is not registered.
-        spec.validate().map_err(|error| invalid(error.field, error.reason))?;
+        spec.validate()?;
         if spec.id.is_empty() {
             spec.id = match several {
                 true => format!("service:{}:{n}", registration.id),
@@ -254,7 +254,7 @@ fn http_url(field: &'static str, text: &str, registration: &Registration) -> Res
     if registration.port == 0 && text.starts_with('/') {
         return Err(invalid(field, "is a path, and the instance has no port; give a URL"));
     }
-    ParsedUrl::read(field, &url)?;
+    HttpUrl::parse(field, &url)?.target.host.check_single(field)?;
     Ok(url)
 }
 
@@ -342,8 +342,13 @@ fn target_address(field: &'static str, text: &str, registration: &Registration) 
         return Ok(registration.local_address());
     }
     let (host, port) = split_address(field, text)?;
-    let host = if host.is_empty() { registration.local_host.clone() } else { host };
-    Ok(crate::registry::registration::authority(&host, port))
+    match host {
+        Some(host) => {
+            host.check_single(field)?;
+            Ok(authority(&host.to_string(), port))
+        }
+        None => Ok(authority(&registration.local_host, port)),
+    }
 }
 
 fn read_alias(fields: &Fields) -> Result<CheckKind, Invalid> {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 /// An error that names a field.
 pub(super) fn invalid(field: &'static str, problem: impl Into<String>) -> Invalid {
-    Invalid { field, problem: problem.into() }
+    Invalid::new(field, problem)
 }
 
 /// Checks a text's length, and that it holds no control character, which could break a log line or a terminal.

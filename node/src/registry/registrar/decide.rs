@@ -7,7 +7,7 @@ use hearsay_protocol::record::check_size;
 use super::{
     super::{
         INSTANCES_MAX, INSTANCES_OF_CLUSTER_MAX, Registered, RegistryError, Selector,
-        input::ParsedUrl,
+        address::HttpUrl,
         instance::largest,
         now_ms,
         record::{Maintenance, Owner, Row},
@@ -217,11 +217,12 @@ impl Registrar {
                 })
             }
             Selector::Url(url) => {
-                let Ok(url) = ParsedUrl::read("url", url) else { return Vec::new() };
+                let Ok(url) = HttpUrl::parse("url", url) else { return Vec::new() };
+                let (host, path) = (url.target.host.to_string(), url.path_beyond_root());
                 self.matching(batch, |other| {
-                    let is_host = url.host == other.local_host || other.host.as_ref() == Some(&url.host);
-                    let is_path = url.path.is_none() || url.path.as_ref() == other.meta.get("path");
-                    is_host && is_path && (url.scheme, url.port) == (other.scheme, other.port)
+                    let is_host = host == other.local_host || other.host.as_ref() == Some(&host);
+                    let is_path = path.is_none() || path == other.meta.get("path").map(String::as_str);
+                    is_host && is_path && (url.scheme, url.target.port) == (other.scheme, other.port)
                 })
             }
         }

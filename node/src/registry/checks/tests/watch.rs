@@ -86,7 +86,7 @@ async fn after_the_fallback_a_connection_is_held_again() {
     let shared = Arc::new(Shared::new(&spec, state(Health::Critical)));
     let reporter = Reporter::new(key(), Arc::clone(&spec), Arc::clone(&shared), events, Arc::default());
     let (connector, connects) = (connector(), tokio::sync::Semaphore::new(1));
-    let target = connect::Target::parse("watch", &server.address.to_string()).unwrap();
+    let target = crate::registry::address::Target::parse("watch", &server.address.to_string()).unwrap();
     let watch = Watch::new(&reporter, &connector, &connects, target);
     let watch = Watch { fallback: Duration::from_millis(300), ..watch };
     let facts = async {
