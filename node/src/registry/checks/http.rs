@@ -15,9 +15,9 @@ use hyper_util::rt::TokioIo;
 use regex::{Regex, RegexBuilder};
 
 use super::{
-    HttpCheck,
     connect::{Connector, Socket},
     outcome::Outcome,
+    spec::HttpCheck,
     tls::{Protocol, TlsOptions},
 };
 use crate::registry::address::{HttpUrl, Scheme, Target};

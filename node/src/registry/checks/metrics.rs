@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use hearsay_protocol::record::Health;
 use hearsay_services::service::MetricKind;
 
-use super::CheckKind;
+use super::spec::CheckKind;
 
 /// The kinds, as labels, in the order of [`kind_index`].
 const KINDS: [&str; 8] = ["http", "tcp", "grpc", "ttl", "alias", "watch", "process", "exec"];

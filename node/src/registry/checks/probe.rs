@@ -6,10 +6,26 @@ use hearsay_protocol::record::Invalid;
 use tokio::time::timeout;
 
 use super::{
-    CheckKind, ProcessIdentity, connect::Connector, exec::ExecProbe, grpc::GrpcProbe, http::HttpProbe,
-    outcome::Outcome, tcp::TcpProbe,
+    connect::Connector,
+    exec::ExecProbe,
+    grpc::GrpcProbe,
+    http::HttpProbe,
+    outcome::Outcome,
+    spec::{CheckKind, CheckSpec, ProcessIdentity},
+    tcp::TcpProbe,
 };
 use crate::registry::address::Target;
+
+impl CheckSpec {
+    /// Whether its addresses, headers and patterns can be used. Whether the address policy allows the target
+    /// is found at each run.
+    ///
+    /// # Errors
+    /// The field that cannot be used.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        Plan::new(&self.kind).map(drop)
+    }
+}
 
 /// What the task of a check does.
 #[derive(Debug)]

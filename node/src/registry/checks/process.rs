@@ -15,7 +15,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{ProcessIdentity, outcome::Outcome, reporter::Reporter};
+use super::{outcome::Outcome, reporter::Reporter, spec::ProcessIdentity};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Where `starttime`, the 22nd field of `/proc/PID/stat`, stands behind the command, which is the 2nd.

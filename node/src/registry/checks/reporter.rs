@@ -15,10 +15,10 @@ use tokio::{
 };
 
 use super::{
-    CheckSpec,
     metrics::CheckMetrics,
     outcome::{Outcome, bound_output},
-    runner::{CheckEvent, CheckKey, CheckState, DURATION_MAX},
+    spec::{CheckSpec, DURATION_MAX},
+    state::{CheckEvent, CheckKey, CheckState},
     thresholds::Thresholds,
 };
 

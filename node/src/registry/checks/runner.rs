@@ -21,8 +21,9 @@ use tokio::{
 };
 use tracing::error;
 
+pub use super::state::{CheckEvent, CheckKey, CheckState};
+
 use super::{
-    CheckKind, CheckSpec, HttpCheck,
     alias::Alias,
     connect::Connector,
     http::HttpProbe,
@@ -32,6 +33,7 @@ use super::{
     probe::{Plan, Probe},
     process,
     reporter::{Reporter, Shared, now_ms},
+    spec::{CheckKind, CheckSpec, DURATION_MAX, HttpCheck},
     ttl,
     watch::Watch,
 };
@@ -52,8 +54,6 @@ const SPREAD_SHORT: Duration = Duration::from_secs(1);
 const SPREAD_SHORT_MAX: usize = 500;
 /// The shortest interval that is kept to, whatever is stored.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// Longer intervals and TTLs are cut to this: a year overflows no clock.
-pub(super) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What runs of checks need.
 #[derive(Clone, Debug)]
@@ -93,44 +93,6 @@ struct Inner {
     connector: Connector,
     runs: Semaphore,
     watch_connects: Semaphore,
-}
-
-/// Which check of which registration.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct CheckKey {
-    /// The id of the instance.
-    pub instance: String,
-    /// Which registration under that id: events of a replaced one are passed over.
-    pub generation: u64,
-    /// The id of the check.
-    pub check: String,
-}
-
-/// What a check tells the registry.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum CheckEvent {
-    /// Its status changed.
-    Changed(CheckKey, CheckState),
-    /// It has been critical for as long as `deregister_after` says.
-    Expired(CheckKey),
-}
-
-/// What is known of a check.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct CheckState {
-    /// Its status.
-    pub status: Health,
-    /// When the status changed last, in milliseconds since the Unix epoch.
-    pub since_ms: u64,
-    /// The newest output, at most 4 KiB.
-    pub output: String,
-    /// When the last run ended, in milliseconds since the Unix epoch.
-    pub last_run_ms: Option<u64>,
-    /// When the next run begins, in milliseconds since the Unix epoch; `None` for a check that waits for an
-    /// event.
-    pub next_run_ms: Option<u64>,
-    /// How long the last run took, in milliseconds.
-    pub took_ms: u32,
 }
 
 /// How a check begins.

@@ -7,7 +7,7 @@
 
 use hearsay_protocol::record::Health;
 
-use super::CheckSpec;
+use super::spec::CheckSpec;
 
 /// The outcomes in a row that may change the status of a check.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{reporter::Reporter, runner::DURATION_MAX};
+use super::{reporter::Reporter, spec::DURATION_MAX};
 
 /// Runs the check.
 pub(super) async fn run(reporter: &Reporter, ttl: Duration) {
