@@ -5,8 +5,10 @@
 
 mod address;
 mod amount;
+mod error;
 mod options;
 mod reload;
+mod socket;
 
 use std::{
     collections::BTreeSet,
@@ -18,25 +20,25 @@ use std::{
 
 use hearsay_protocol::{
     NodeId,
-    record::{ID_CHARS_MAX, Invalid, TAGS_MAX, check_service_name},
+    record::{ID_CHARS_MAX, TAGS_MAX, check_service_name},
 };
 use hearsay_services::{journal::Retention, log};
 
 pub(crate) use address::listed;
-pub use address::{Advertise, Host, HostPort, Join, LADDER_RUNGS, Listen};
+pub use address::{Advertise, Host, HostPort, Join, LADDER_RUNGS, Listen, SWARM_PORT};
+pub use error::ConfigError;
 pub use options::{Environment, Options};
+pub use socket::SocketChoice;
+pub(crate) use socket::{SOCKETS_DIR, shared_dirs, temporary_dir};
 
 use crate::{
-    admission::{AdmissionError, ClusterKey, read_allowed},
+    admission::{ClusterKey, read_allowed},
     interfaces,
-    socket::SocketChoice,
     storage::DataDir,
 };
 
 /// The first rung of the HTTP ladder.
 pub const HTTP_PORT: u16 = 7500;
-/// The first rung of the swarm's ladder, and the port to join at where none is given.
-pub const SWARM_PORT: u16 = 7600;
 /// The first rung of the gateway's ladder.
 pub const GATEWAY_PORT: u16 = 8080;
 /// The first rung of the DNS ladder.
@@ -53,68 +55,6 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const DNS_LABEL_MAX: usize = 63;
 /// The name of the credential that is the cluster's key.
 const CREDENTIAL: &str = "hearsay.cluster.key";
-
-/// Why a node was not started with what it was told. Nothing has happened yet.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The configuration file cannot be read, or holds a key or value that does not exist.
-    #[error("configuration file {}: {problem}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with the line.
-        problem: String,
-    },
-    /// A variable of the environment has a value that its option does not take.
-    #[error("environment variable {variable}: {problem}")]
-    Environment {
-        /// The variable.
-        variable: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// An option has a value that it does not take.
-    #[error("{option}: {problem}")]
-    Option {
-        /// The option, as it is written behind `--` and in the file.
-        option: &'static str,
-        /// What is wrong, and what is allowed.
-        problem: String,
-    },
-    /// Two options that exclude each other.
-    #[error(
-        "--ephemeral keeps nothing on disk, --data-dir says where to keep it: choose one (or --ephemeral=false)"
-    )]
-    EphemeralDataDir,
-    /// There is no telling where a user keeps state.
-    #[error(
-        "neither XDG_STATE_HOME nor HOME says where to keep state: name a directory with --data-dir, or run with --ephemeral"
-    )]
-    Homeless,
-    /// A file that says who may join cannot be used.
-    #[error(transparent)]
-    Admission(#[from] AdmissionError),
-}
-
-impl ConfigError {
-    fn option(option: &'static str, problem: impl Into<String>) -> Self {
-        Self::Option { option, problem: problem.into() }
-    }
-
-    /// What a person can do about it.
-    pub fn advice(&self) -> &'static str {
-        match self {
-            Self::Admission(error) => error.advice(),
-            _ => "`node --help` lists every option; docs/node.example.toml shows them as a file",
-        }
-    }
-}
-
-impl From<Invalid> for ConfigError {
-    fn from(invalid: Invalid) -> Self {
-        Self::option(invalid.field, invalid.problem)
-    }
-}
 
 /// How to write the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -455,9 +395,7 @@ pub(crate) fn data_dir(
         (true, None) => Ok(DataDir::Ephemeral),
         (false, Some(dir)) => Ok(DataDir::Exactly(dir)),
         (false, None) => {
-            // The XDG base directory specification: a relative path is to be ignored.
-            let directory = |name| environment.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
-            let state = directory("XDG_STATE_HOME").or_else(|| Some(directory("HOME")?.join(".local/state")));
+            let state = environment.state_home();
             state.map(|state| DataDir::Slots(state.join("hearsay"))).ok_or(ConfigError::Homeless)
         }
     }

@@ -25,46 +25,18 @@ use std::{
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::{config::Environment, storage::dir_name};
+use crate::{
+    config::{Environment, SOCKETS_DIR, SocketChoice, shared_dirs, temporary_dir},
+    storage::dir_name,
+};
 
-/// Where packages make a directory for the sockets of all nodes.
-const SYSTEM_DIR: &str = "/run/hearsay";
 /// The group whose members may connect where the directory belongs to it.
 const GROUP: &str = "hearsay";
-/// What turns the socket off.
-const OFF: &str = "none";
 const SUFFIX: &str = ".sock";
 /// Connections that wait to be accepted. The kernel's own default bound since Linux 5.4.
 const BACKLOG: i32 = 4096;
 /// The most files that are looked at in a directory. Guess, far above the nodes of a machine.
 const FILES_MAX: usize = 1024;
-
-/// Where a node's socket is to be.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SocketChoice {
-    /// Nowhere.
-    Off,
-    /// At this path, or in this directory.
-    At(PathBuf),
-    /// In the first directory that can be used.
-    Default {
-        /// Directories that precede the data directory.
-        before: Vec<PathBuf>,
-        /// The directory of a node without a data directory.
-        temporary: PathBuf,
-    },
-}
-
-impl SocketChoice {
-    /// Reads the option; one that says nothing is the default.
-    pub(crate) fn read(text: Option<&str>, environment: &Environment) -> Self {
-        match text.map(str::trim).filter(|text| !text.is_empty()) {
-            Some(OFF) => Self::Off,
-            Some(path) => Self::At(path.into()),
-            None => Self::Default { before: shared_dirs(environment), temporary: temporary_dir(environment) },
-        }
-    }
-}
 
 /// Why there is no socket at the path that was asked for. Nothing there was changed.
 #[derive(Debug, thiserror::Error)]
@@ -187,19 +159,8 @@ fn file_name(cluster: &str, port: u16) -> String {
     format!("{}-{port}{SUFFIX}", dir_name(cluster))
 }
 
-fn shared_dirs(environment: &Environment) -> Vec<PathBuf> {
-    let runtime = absolute(environment, "XDG_RUNTIME_DIR").map(|directory| directory.join("hearsay"));
-    [SYSTEM_DIR.into()].into_iter().chain(runtime).collect()
-}
-
-fn temporary_dir(environment: &Environment) -> PathBuf {
-    let uid = rustix::process::getuid().as_raw();
-    absolute(environment, "TMPDIR").unwrap_or_else(|| "/tmp".into()).join(format!("hearsay-{uid}"))
-}
-
 fn state_dir(environment: &Environment) -> Option<PathBuf> {
-    let state = absolute(environment, "XDG_STATE_HOME");
-    Some(state.or_else(|| Some(absolute(environment, "HOME")?.join(".local/state")))?.join("hearsay"))
+    Some(environment.state_home()?.join("hearsay"))
 }
 
 /// The data directories that nodes take which are not told one: `STATE/hearsay/CLUSTER/SLOT`.
@@ -216,13 +177,9 @@ fn files_of(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn absolute(environment: &Environment, variable: &str) -> Option<PathBuf> {
-    environment.get(variable).map(PathBuf::from).filter(|path| path.is_absolute())
-}
-
 /// Makes a directory ready for sockets. `false`: it is not to be used.
 fn prepare(directory: &Path, is_temporary: bool) -> bool {
-    if directory == Path::new(SYSTEM_DIR) || directory.is_dir() {
+    if directory == Path::new(SOCKETS_DIR) || directory.is_dir() {
         // The parent of the temporary directory is writable by all users: the directory may be of another one.
         return directory.is_dir() && (!is_temporary || is_private(directory));
     }

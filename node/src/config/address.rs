@@ -9,8 +9,8 @@ use std::{
 
 use libp2p::Multiaddr;
 
-use super::SWARM_PORT;
-
+/// The first rung of the swarm's ladder, and the port to join at where none is given.
+pub const SWARM_PORT: u16 = 7600;
 /// How many ports a ladder has. As many as there are slots for nodes on one machine ([`crate::storage::SLOTS_MAX`]).
 pub const LADDER_RUNGS: u16 = 1024;
 

@@ -17,7 +17,7 @@ use serde::{
     de::{Error as _, Visitor},
 };
 
-use super::ConfigError;
+use super::error::ConfigError;
 use crate::storage::read_file;
 
 /// The largest configuration file. A guess far above any real one.
@@ -245,6 +245,16 @@ impl Environment {
     /// A variable's value. One that is set to nothing counts as not set: compose files and CI systems pass on what they do not have as empty.
     pub fn get(&self, name: &str) -> Option<&OsString> {
         self.0.get(name).filter(|value| !value.is_empty())
+    }
+
+    /// The directory that a variable names. The XDG base directory specification: a relative path is passed over.
+    pub(crate) fn directory(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(PathBuf::from).filter(|path| path.is_absolute())
+    }
+
+    /// Where programs of this user keep state, by the XDG base directory specification.
+    pub(crate) fn state_home(&self) -> Option<PathBuf> {
+        self.directory("XDG_STATE_HOME").or_else(|| Some(self.directory("HOME")?.join(".local/state")))
     }
 
     /// The options that `HEARSAY_*` variables state.

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{Config, ConfigError, Environment, Options};
+use super::{
+    Config,
+    error::ConfigError,
+    options::{Environment, Options},
+};
 
 /// Where a configuration came from.
 #[derive(Clone, Default)]
