@@ -10,7 +10,7 @@ use axum::{
 use hearsay_services::{Problem, parameters::Parameters};
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::Site;
+use super::site::Site;
 use crate::control::Control;
 
 /// Of a reason, so much is logged.

@@ -19,10 +19,10 @@ use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 
 use super::{
-    Site,
     accept::Connection,
     body_room::{Refusal, Room, charge},
     decode::{CODINGS, Coding},
+    site::Site,
 };
 
 /// Reads the body.

@@ -16,7 +16,7 @@ use hearsay_services::{Problem, parameters::Parameters};
 use serde::Serialize;
 
 use super::{
-    Site,
+    site::Site,
     wait::{INDEX_HEADER, Wait},
 };
 

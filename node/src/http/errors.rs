@@ -10,7 +10,7 @@ use axum::{
 };
 use hearsay_services::{Problem, prefixes::covers};
 
-use super::Site;
+use super::site::Site;
 
 /// How a plug-in's answer is counted: all that lies below a prefix as one.
 #[derive(Clone, Debug)]

@@ -25,7 +25,7 @@ use axum::{
 };
 use hearsay_services::{Problem, Service, prefixes::covers};
 
-use super::{Site, accept::Connection};
+use super::{accept::Connection, site::Site};
 use crate::storage::Secret;
 
 /// The content types that an HTML form, or a page's script without asking first, can send.

@@ -9,7 +9,7 @@ use hearsay_protocol::{
 };
 use serde::Serialize;
 
-use super::{Site, registry::CheckJson};
+use super::{registry::CheckJson, site::Site};
 use crate::{registry::record::View, timestamp::rfc3339_ms};
 
 /// An instance. The names of the fields are a contract.

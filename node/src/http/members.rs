@@ -17,7 +17,8 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{
-    Site, agent,
+    agent,
+    site::Site,
     wait::{INDEX_HEADER, Wait},
 };
 use crate::{

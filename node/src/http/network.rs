@@ -11,7 +11,7 @@ use axum::{
 use hearsay_services::{Problem, parameters::Parameters};
 use serde::Serialize;
 
-use super::Site;
+use super::site::Site;
 use crate::driver::{Outsider, Reason};
 
 /// Tells it, as of the last second.

@@ -21,8 +21,8 @@ use hearsay_services::{Host, Service, prefixes::covers};
 use tower::ServiceExt;
 
 use super::{
-    Site,
     errors::{Route, unknown_path},
+    site::Site,
 };
 
 /// The routers of all plug-ins, by prefix.

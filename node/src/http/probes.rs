@@ -11,7 +11,7 @@ use axum::{
 use hearsay_services::Problem;
 use serde_json::{Value, json};
 
-use super::{Readiness, Site};
+use super::site::{Readiness, Site};
 use crate::metrics;
 
 /// Lives: whoever can answer does.

@@ -22,7 +22,7 @@ use hearsay_services::{Problem, parameters::Parameters};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Site, accept::Connection};
+use super::{accept::Connection, site::Site};
 use crate::{
     go_duration,
     registry::{

@@ -8,7 +8,7 @@ use axum::{
     routing::{delete, get, post, put},
 };
 
-use super::Site;
+use super::site::Site;
 
 /// A router and the list of what it serves.
 pub(super) struct Routes {

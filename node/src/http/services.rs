@@ -16,8 +16,8 @@ use hearsay_protocol::{
 use hearsay_services::{Problem, parameters::Parameters};
 
 use super::{
-    Site,
     instance::{InstanceWithChecks, ServicesJson},
+    site::Site,
     wait::{INDEX_HEADER, Wait},
 };
 

@@ -31,7 +31,7 @@ use hearsay_protocol::{
 use hearsay_services::html::{Asset, Frame, Visible, Way, page as html_page, web_address};
 
 use super::{
-    Site,
+    site::Site,
     why::{self, Line},
 };
 use crate::{

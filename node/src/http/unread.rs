@@ -20,7 +20,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::Site;
+use super::site::Site;
 
 /// Smaller answers are not counted: what a connection holds anyway is no less.
 const SMALL_BYTES: u64 = 32 * 1024;

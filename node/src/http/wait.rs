@@ -10,7 +10,7 @@ use axum::http::HeaderName;
 use hearsay_protocol::providers::{Index, ProviderTable};
 use hearsay_services::{Problem, parameters::Parameters};
 
-use super::Site;
+use super::site::Site;
 use crate::go_duration;
 
 /// Where every answer that can block says its index.

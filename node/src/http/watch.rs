@@ -24,9 +24,8 @@ use hearsay_services::{Problem, parameters::Parameters};
 use tokio::sync::{OwnedSemaphorePermit, watch::Receiver};
 
 use super::{
-    Site,
     instance::{InstanceJson, ServicesJson},
-    site::Seat,
+    site::{Seat, Site},
 };
 
 /// Changes taken from the table at a time. Guess: enough to make the lock cheap, few enough to hold for a slow reader.

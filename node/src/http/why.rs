@@ -18,7 +18,7 @@ use hearsay_protocol::{
 use hearsay_services::{Problem, parameters::Parameters};
 use serde::Serialize;
 
-use super::Site;
+use super::site::Site;
 use crate::timestamp::rfc3339;
 
 /// Tells it, oldest first.

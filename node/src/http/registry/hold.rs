@@ -18,7 +18,7 @@ use tokio::sync::{oneshot, watch::Receiver};
 
 use super::required::Required;
 use crate::{
-    http::{Site, site::Seat},
+    http::site::{Seat, Site},
     registry::{Ending, Registered, Registry, RegistryError, record::Owner, registration::Registration},
 };
 

@@ -8,7 +8,7 @@ use std::{
 use hearsay_protocol::{providers::Provider, record::Health};
 use serde_json::{Value, json};
 
-use crate::http::{Site, instance::InstanceJson};
+use crate::http::{instance::InstanceJson, site::Site};
 
 /// Passing instances, by the required services; an entry for each of them, also where there is none.
 #[derive(Clone, PartialEq, Debug)]

@@ -14,7 +14,7 @@ use axum::{
 use hearsay_services::{Problem, parameters::Parameters};
 
 use super::{
-    super::{Site, registry::readable_reason},
+    super::{registry::readable_reason, site::Site},
     service::{self, Note},
     service_link,
 };

@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::super::{Site, site::Seat};
+use super::super::site::{Seat, Site};
 use crate::driver::Neighbourhood;
 
 /// Changes come in bursts (a death is accused, confirmed, concluded); this long after the first, most of a burst is there.

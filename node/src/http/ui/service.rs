@@ -27,7 +27,7 @@ use hearsay_services::{
 };
 
 use super::{
-    super::{Site, accept::Connection, guard, registry::REASON_CHARS_MAX},
+    super::{accept::Connection, guard, registry::REASON_CHARS_MAX, site::Site},
     Count, DEREGISTER_PATH, EVENTS_MAX, Event, LIVE_SCRIPT, Line, MAINTENANCE_PATH,
     actions::Done,
     moment_of, portals, service_link,

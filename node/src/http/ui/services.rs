@@ -11,7 +11,7 @@ use hearsay_protocol::{
 use hearsay_services::html::{Frame, Visible, page as html_page, web_address};
 
 use super::{
-    super::{Site, dependencies::Graph},
+    super::{dependencies::Graph, site::Site},
     Count, LIVE_SCRIPT, ROWS_MAX,
     graph::Dependencies,
     moment_of, portals, service_link, ways,
