@@ -37,7 +37,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use hearsay_protocol::{
@@ -482,10 +482,4 @@ impl State {
         };
         View { row: held.row.clone(), owner: held.owner.clone(), health, maintenance, checks }
     }
-}
-
-/// Now, in milliseconds since the Unix epoch.
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

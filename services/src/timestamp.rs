@@ -5,6 +5,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hearsay_protocol::rfc3339::LAST_MS;
 pub use hearsay_protocol::rfc3339::rfc3339_ms;
 
+/// A moment in milliseconds since the Unix epoch. Before 1970 counts as 1970.
+pub fn unix_ms(moment: SystemTime) -> u64 {
+    let since_epoch = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Now, in milliseconds since the Unix epoch, by the wall clock of this machine.
+pub fn now_ms() -> u64 {
+    unix_ms(SystemTime::now())
+}
+
 /// Writes a moment. Before 1970 counts as 1970, after 9999 as the end of 9999.
 pub fn rfc3339(moment: SystemTime) -> String {
     let since_epoch = moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);

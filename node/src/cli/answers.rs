@@ -3,10 +3,7 @@
 //! Read leniently: what an older node does not say is empty, and what a newer one says besides is passed over. So commands and nodes of
 //! different versions get along.
 
-use std::{
-    collections::BTreeMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -200,8 +197,7 @@ pub(super) fn plain(value: &Value) -> String {
 /// How long ago a moment was, in its largest unit. Empty: it is none.
 pub(super) fn age(moment: &Value) -> String {
     let Some(then) = moment.as_str().and_then(timestamp::parse_ms) else { return String::new() };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let seconds = u64::try_from(now).unwrap_or(u64::MAX).saturating_sub(then) / 1000;
+    let seconds = timestamp::now_ms().saturating_sub(then) / 1000;
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m", seconds / 60),
@@ -219,7 +215,7 @@ mod tests {
     #[test]
     fn an_age_is_told_in_its_largest_unit() {
         let ago = |seconds| {
-            let moment = SystemTime::now() - std::time::Duration::from_secs(seconds);
+            let moment = std::time::SystemTime::now() - std::time::Duration::from_secs(seconds);
             age(&timestamp::rfc3339(moment).into())
         };
         assert_eq!([ago(3), ago(150), ago(7300), ago(200_000)], ["3s", "2m", "2h", "2d"]);

@@ -13,7 +13,7 @@ mod registrations;
 
 use serde::Serialize;
 
-use crate::interfaces;
+use crate::{interfaces, timestamp::now_ms};
 
 use super::{
     answers::{Members, Network, Ready},
@@ -63,7 +63,7 @@ pub(super) async fn doctor(client: &Client, output: Output) -> Result<(), Failur
         Ok(ours) => {
             findings.push(Finding::ok(format!("the node {:?} at {} answers", ours.node, client.url())));
             findings.extend(ready(client).await);
-            findings.extend(cluster::judge(&ours, probe::now_ms()));
+            findings.extend(cluster::judge(&ours, now_ms()));
             let reached = probe::reach_members(&ours).await;
             findings.extend(cluster::judge_reached(&reached));
             findings.extend(agreement(client, &ours).await);

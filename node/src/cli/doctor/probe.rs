@@ -1,6 +1,6 @@
 //! Gathers what the doctor judges: asks the members, knocks at their ports.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use libp2p::{Multiaddr, multiaddr::Protocol};
@@ -36,11 +36,6 @@ pub(super) struct Reached {
 pub(super) struct Told {
     pub(super) name: String,
     pub(super) said: Result<Members, String>,
-}
-
-pub(super) fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn present(members: &Members) -> impl Iterator<Item = Member> {

@@ -3,11 +3,7 @@
 //! Where this node holds a registration, its checks are shown as they are now, with forms that change it; of others it shows what is
 //! gossiped at each change of status.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use askama::Template;
 use axum::{
@@ -36,7 +32,7 @@ use super::{
 };
 use crate::{
     registry::record::{CheckView, Owner, View},
-    timestamp::rfc3339_ms,
+    timestamp::{rfc3339_ms, unix_ms},
 };
 
 /// Instances shown on a page; of more, those that do not pass come first. Guess: a card is a fifth of a screen.
@@ -336,12 +332,6 @@ impl HeldRow {
             node_maintenance: site.registry.node_maintenance().map(|upkeep| upkeep.reason),
         }
     }
-}
-
-/// In milliseconds since the Unix epoch.
-fn unix_ms(moment: SystemTime) -> u64 {
-    let since_epoch = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn is_long(output: &str) -> bool {

@@ -5,7 +5,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use hearsay_protocol::record::Health;
@@ -21,6 +21,7 @@ use super::{
     state::{CheckEvent, CheckKey, CheckState},
     thresholds::Thresholds,
 };
+use crate::timestamp::now_ms;
 
 /// What is known of a check, for its task and for readers.
 #[derive(Debug)]
@@ -236,11 +237,6 @@ async fn until(status: &mut watch::Receiver<Health>, is_it: impl Fn(Health) -> b
     if status.wait_for(|status| is_it(*status)).await.is_err() {
         std::future::pending().await
     }
-}
-
-/// Milliseconds since the Unix epoch.
-pub(super) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
 }
 
 fn millis(duration: Duration) -> u64 {

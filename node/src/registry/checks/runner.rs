@@ -32,12 +32,12 @@ use super::{
     outcome::Outcome,
     probe::{Plan, Probe},
     process,
-    reporter::{Reporter, Shared, now_ms},
+    reporter::{Reporter, Shared},
     spec::{CheckKind, CheckSpec, DURATION_MAX, HttpCheck},
     ttl,
     watch::Watch,
 };
-use crate::{registry::address::Target, view::View};
+use crate::{registry::address::Target, timestamp::now_ms, view::View};
 
 /// Events of checks that wait for the registry.
 const EVENTS_MAX: usize = 4096;

@@ -9,13 +9,13 @@ use super::{
         INSTANCES_MAX, INSTANCES_OF_CLUSTER_MAX, Registered, RegistryError, Selector,
         address::HttpUrl,
         instance::largest,
-        now_ms,
         record::{Maintenance, Owner, Row},
         registration::Registration,
         store::Write,
     },
     Batch, Change, Effect, MAINTENANCE_OF, NODE_MAINTENANCE, Registrar, Reply,
 };
+use crate::timestamp::now_ms;
 
 impl Registrar {
     /// Decides a change by what the ones before it in the batch leave behind.
