@@ -7,13 +7,14 @@
 //! | --- | --- |
 //! | `services` | `/ui/services`: all services, programs, dependencies |
 //! | `service` | `/ui/services/{name}`: the instances of a service and their checks |
-//! | `actions` | what the forms of that page do |
+//! | `actions`, `note` | what the forms of that page do, and what the page says of it then |
 //! | `uptime`, `graph`, `topology` | drawings |
 //! | `live` | the events that keep the pages up to date |
 
 pub(super) mod actions;
 mod graph;
 pub(super) mod live;
+mod note;
 pub(super) mod service;
 pub(super) mod services;
 mod topology;

@@ -15,46 +15,10 @@ use hearsay_services::{Problem, parameters::Parameters};
 
 use super::{
     super::{registry::readable_reason, site::Site},
-    service::{self, Note},
-    service_link,
+    note::{Done, Note},
+    service, service_link,
 };
 use crate::registry::{RegistryError, Selector, record::Owner};
-
-/// What a form has done.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Done {
-    Deregistered,
-    Drained,
-    Undone,
-}
-
-impl Done {
-    const ALL: [Self; 3] = [Self::Deregistered, Self::Drained, Self::Undone];
-
-    /// As it stands in the address of the page that tells of it.
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Deregistered => "deregistered",
-            Self::Drained => "drained",
-            Self::Undone => "undone",
-        }
-    }
-
-    /// As a sentence.
-    pub(super) fn told(self) -> &'static str {
-        match self {
-            Self::Deregistered => "The instance is deregistered.",
-            Self::Drained => "The instance is drained: it gets no new requests.",
-            Self::Undone => "The instance is back in service.",
-        }
-    }
-
-    /// Reads it from the query of a page.
-    pub(super) fn read(query: Option<&str>) -> Option<Self> {
-        let word = query?.strip_prefix("done=")?;
-        Self::ALL.into_iter().find(|done| done.as_str() == word)
-    }
-}
 
 /// A field of a form that must be there.
 fn field<'a>(form: &'a Parameters<'_>, name: &str) -> Result<&'a str, Problem> {

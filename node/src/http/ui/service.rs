@@ -25,8 +25,9 @@ use hearsay_services::{
 use super::{
     super::{accept::Connection, guard, registry::REASON_CHARS_MAX, site::Site},
     Count, DEREGISTER_PATH, EVENTS_MAX, Event, LIVE_SCRIPT, Line, MAINTENANCE_PATH,
-    actions::Done,
-    moment_of, portals, service_link,
+    moment_of,
+    note::{Done, Note},
+    portals, service_link,
     uptime::Uptime,
     ways, why,
 };
@@ -53,27 +54,8 @@ pub(in super::super) async fn page(
 ) -> Result<Response, Problem> {
     let Path(name) = name.map_err(|_| Problem::not_found("the name of the service is not UTF-8"))?;
     let is_here = guard::is_from_this_machine(connection.as_deref(), &headers);
-    let note = Done::read(uri.query()).map(|done| Note::done(done.told()));
+    let note = Done::read(uri.query()).map(Note::done);
     Ok(answer(&site, &name, is_here, note))
-}
-
-/// What is said above the instances.
-pub(super) struct Note {
-    status: StatusCode,
-    class: &'static str,
-    role: &'static str,
-    text: String,
-}
-
-impl Note {
-    fn done(text: &str) -> Self {
-        Self { status: StatusCode::OK, class: "good", role: "status", text: text.to_owned() }
-    }
-
-    /// Why a form was not carried out.
-    pub(super) fn refused(status: StatusCode, text: String) -> Self {
-        Self { status, class: "bad", role: "alert", text }
-    }
 }
 
 /// Writes the page. `is_here`: its reader is on this machine, and may change registrations.
