@@ -57,7 +57,7 @@ use self::{
         runner::{CheckContext, CheckRunner},
     },
     files::Files,
-    record::{CheckView, Held, Maintenance, Owner, View},
+    record::{Held, HeldCheck, Maintenance, Owner, View},
     registrar::{Change, Registrar},
     registration::Registration,
     store::Store,
@@ -446,39 +446,18 @@ impl Holdings {
             let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             state.held.get(id).map(|held| state.view_of(held))
         };
-        let Some(view) = view else { return Vec::new() };
-        let report = |check: CheckView| CheckReport {
-            id: check.id,
-            name: check.name,
-            kind: check.kind.into(),
-            status: check.state.status,
-            since_ms: check.state.since_ms,
-            output: check.state.output,
-            last_run_ms: check.state.last_run_ms,
-            next_run_ms: check.state.next_run_ms,
-            took_ms: check.state.took_ms,
-        };
-        wire::checks::encode(&view.checks.into_iter().map(report).collect::<Vec<_>>())
+        view.map(|view| wire::checks::encode(&view.checks)).unwrap_or_default()
     }
 }
 
 impl State {
     fn view_of(&self, held: &Held) -> View {
-        let check = |check: &record::HeldCheck| {
-            let spec = check.running.spec();
-            CheckView {
-                id: spec.id.clone(),
-                name: spec.name.clone(),
-                kind: spec.kind.as_str(),
-                state: check.running.state(),
-            }
-        };
-        let checks: Vec<CheckView> = held.checks.iter().map(check).collect();
+        let checks: Vec<CheckReport> = held.checks.iter().map(HeldCheck::report).collect();
         let maintenance = self.maintenance.get(&held.row.registration.id).cloned();
         let is_out = maintenance.is_some() || held.is_orphaned || self.node_maintenance.is_some();
         let health = match is_out {
             true => Health::Critical,
-            false => checks.iter().map(|check| check.state.status).max().unwrap_or_default(),
+            false => checks.iter().map(|check| check.status).max().unwrap_or_default(),
         };
         View { row: held.row.clone(), owner: held.owner.clone(), health, maintenance, checks }
     }

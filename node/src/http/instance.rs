@@ -1,4 +1,4 @@
-//! The JSON of instances: one shape for lists, events and whoever else shows them.
+//! The JSON of instances and of their checks: one shape for lists, events and registrations.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -9,7 +9,7 @@ use hearsay_protocol::{
 };
 use serde::Serialize;
 
-use super::{registry::CheckJson, site::Site};
+use super::site::Site;
 use crate::{registry::record::View, timestamp::rfc3339_ms};
 
 /// An instance. The names of the fields are a contract.
@@ -99,31 +99,71 @@ impl<'a> ServicesJson<'a> {
     }
 }
 
+/// A check. The names of the fields are a contract.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CheckJson {
+    id: String,
+    name: String,
+    kind: String,
+    status: &'static str,
+    since: String,
+    output: String,
+    last_run: Option<String>,
+    next_run: Option<String>,
+    took_ms: u32,
+    /// Its holder did not answer: this is what was gossiped at the last change of status.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
+}
+
+impl From<CheckReport> for CheckJson {
+    fn from(check: CheckReport) -> Self {
+        Self {
+            id: check.id,
+            name: check.name,
+            kind: check.kind,
+            status: check.status.as_str(),
+            since: rfc3339_ms(check.since_ms),
+            output: check.output,
+            last_run: check.last_run_ms.map(rfc3339_ms),
+            next_run: check.next_run_ms.map(rfc3339_ms),
+            took_ms: check.took_ms,
+            stale: false,
+        }
+    }
+}
+
 /// An instance and its checks.
 #[derive(Serialize)]
 pub(super) struct InstanceWithChecks<'a> {
     #[serde(flatten)]
     instance: InstanceJson<'a>,
-    checks: Vec<CheckJson<'a>>,
+    checks: Vec<CheckJson>,
 }
 
 impl<'a> InstanceWithChecks<'a> {
     /// With the checks of the registration that this node holds.
-    pub(super) fn held_here(provider: &'a Provider, held: &'a View) -> Self {
-        let mut checks: Vec<CheckJson<'a>> = held.checks.iter().map(CheckJson::from).collect();
+    pub(super) fn held_here(provider: &'a Provider, held: View) -> Self {
+        let mut checks = held.checks;
         // Maintenance is a check of the table alone.
-        let is_run = |id: &str| held.checks.iter().any(|check| check.id == id);
-        checks.extend(provider.instance.checks.iter().filter(|c| !is_run(&c.id)).map(CheckJson::from));
-        Self { instance: provider.into(), checks }
+        for gossiped in &provider.instance.checks {
+            if checks.iter().all(|check| check.id != gossiped.id) {
+                checks.push(gossiped.into());
+            }
+        }
+        Self { instance: provider.into(), checks: checks.into_iter().map(CheckJson::from).collect() }
     }
 
     /// With what its holder answered. What it did not answer is as it was gossiped, and marked as stale.
-    pub(super) fn held_elsewhere(provider: &'a Provider, reports: Option<&'a [CheckReport]>) -> Self {
-        let check = |gossiped: &'a CheckSummary| {
+    pub(super) fn held_elsewhere(provider: &'a Provider, reports: Option<&[CheckReport]>) -> Self {
+        let check = |gossiped: &CheckSummary| {
             let report = reports.and_then(|reports| reports.iter().find(|report| report.id == gossiped.id));
             match report {
-                Some(report) => CheckJson::from(report),
-                None => CheckJson { stale: reports.is_none(), ..CheckJson::from(gossiped) },
+                Some(report) => CheckJson::from(report.clone()),
+                None => {
+                    CheckJson { stale: reports.is_none(), ..CheckJson::from(CheckReport::from(gossiped)) }
+                }
             }
         };
         Self { instance: provider.into(), checks: provider.instance.checks.iter().map(check).collect() }

@@ -14,21 +14,18 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use hearsay_protocol::{
-    record::{CheckSummary, Health},
-    wire::checks::CheckReport,
-};
+use hearsay_protocol::record::Health;
 use hearsay_services::{Problem, parameters::Parameters};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{accept::Connection, site::Site};
+use super::{accept::Connection, instance::CheckJson, site::Site};
 use crate::{
     go_duration,
     registry::{
         RegistryError, Selector, StoreError,
         input::{self, Source},
-        record::{CheckView, Owner, View},
+        record::{Owner, View},
         registration::{Dialect, Registration},
     },
     timestamp::rfc3339_ms,
@@ -320,7 +317,7 @@ struct RegistrationJson<'a> {
     requires: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     updates: Option<&'a str>,
-    checks: Vec<CheckJson<'a>>,
+    checks: Vec<CheckJson>,
 }
 
 impl<'a> From<&'a View> for RegistrationJson<'a> {
@@ -343,77 +340,7 @@ impl<'a> From<&'a View> for RegistrationJson<'a> {
             since: rfc3339_ms(view.row.since_ms),
             requires: registration.requires.iter().map(String::as_str).collect(),
             updates: registration.updates.as_deref(),
-            checks: view.checks.iter().map(CheckJson::from).collect(),
-        }
-    }
-}
-
-/// A check. The names of the fields are a contract.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct CheckJson<'a> {
-    pub(super) id: &'a str,
-    pub(super) name: &'a str,
-    pub(super) kind: &'a str,
-    pub(super) status: &'static str,
-    pub(super) since: String,
-    pub(super) output: &'a str,
-    pub(super) last_run: Option<String>,
-    pub(super) next_run: Option<String>,
-    pub(super) took_ms: u32,
-    /// Its holder did not answer: this is what was gossiped at the last change of status.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub(super) stale: bool,
-}
-
-impl<'a> From<&'a CheckView> for CheckJson<'a> {
-    fn from(check: &'a CheckView) -> Self {
-        let state = &check.state;
-        Self {
-            id: &check.id,
-            name: &check.name,
-            kind: check.kind,
-            status: state.status.as_str(),
-            since: rfc3339_ms(state.since_ms),
-            output: &state.output,
-            last_run: state.last_run_ms.map(rfc3339_ms),
-            next_run: state.next_run_ms.map(rfc3339_ms),
-            took_ms: state.took_ms,
-            stale: false,
-        }
-    }
-}
-
-impl<'a> From<&'a CheckSummary> for CheckJson<'a> {
-    fn from(check: &'a CheckSummary) -> Self {
-        Self {
-            id: &check.id,
-            name: &check.name,
-            kind: &check.kind,
-            status: check.status.as_str(),
-            since: rfc3339_ms(check.since_ms),
-            output: &check.output,
-            last_run: None,
-            next_run: None,
-            took_ms: check.took_ms,
-            stale: false,
-        }
-    }
-}
-
-impl<'a> From<&'a CheckReport> for CheckJson<'a> {
-    fn from(check: &'a CheckReport) -> Self {
-        Self {
-            id: &check.id,
-            name: &check.name,
-            kind: &check.kind,
-            status: check.status.as_str(),
-            since: rfc3339_ms(check.since_ms),
-            output: &check.output,
-            last_run: check.last_run_ms.map(rfc3339_ms),
-            next_run: check.next_run_ms.map(rfc3339_ms),
-            took_ms: check.took_ms,
-            stale: false,
+            checks: view.checks.iter().cloned().map(CheckJson::from).collect(),
         }
     }
 }

@@ -76,7 +76,7 @@ pub(super) async fn instance(
     if provider.node_id == site.id
         && let Some(held) = site.registry.get(&id)
     {
-        return Ok(Json(InstanceWithChecks::held_here(&provider, &held)).into_response());
+        return Ok(Json(InstanceWithChecks::held_here(&provider, held)).into_response());
     }
     let is_checked = !provider.instance.checks.is_empty();
     let reports = if is_checked { site.registry.reports_of(provider.node_id, &id).await } else { None };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use hearsay_protocol::record::Health;
+use hearsay_protocol::{record::Health, wire::checks::CheckReport};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -93,6 +93,24 @@ pub(super) struct HeldCheck {
     pub(super) stated: CheckState,
 }
 
+impl HeldCheck {
+    /// What is known of it now.
+    pub(super) fn report(&self) -> CheckReport {
+        let (spec, state) = (self.running.spec(), self.running.state());
+        CheckReport {
+            id: spec.id.clone(),
+            name: spec.name.clone(),
+            kind: spec.kind.as_str().into(),
+            status: state.status,
+            since_ms: state.since_ms,
+            output: state.output,
+            last_run_ms: state.last_run_ms,
+            next_run_ms: state.next_run_ms,
+            took_ms: state.took_ms,
+        }
+    }
+}
+
 impl Held {
     /// Whether it is kept over a restart of the node.
     pub(super) fn is_durable(&self) -> bool {
@@ -119,19 +137,6 @@ pub struct View {
     pub health: Health,
     /// Its maintenance.
     pub maintenance: Option<Maintenance>,
-    /// Its checks: id, name, kind, and how it is now.
-    pub checks: Vec<CheckView>,
-}
-
-/// A check, as a reader sees it.
-#[derive(Clone, Debug)]
-pub struct CheckView {
-    /// Its id.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// Its kind.
-    pub kind: &'static str,
-    /// How it is now.
-    pub state: CheckState,
+    /// Its checks, as they are now.
+    pub checks: Vec<CheckReport>,
 }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{DecodeError, WIRE_VERSION, codec};
-use crate::record::Health;
+use crate::record::{CheckSummary, Health};
 
 /// The most reports of an answer: sixteen checks of an instance.
 pub const REPORTS_MAX: usize = 16;
@@ -34,6 +34,23 @@ pub struct CheckReport {
     pub next_run_ms: Option<u64>,
     /// How long the last run took, in milliseconds.
     pub took_ms: u32,
+}
+
+impl From<&CheckSummary> for CheckReport {
+    /// What is known of a check whose holder does not answer: its last change of status, and no runs.
+    fn from(check: &CheckSummary) -> Self {
+        Self {
+            id: check.id.clone(),
+            name: check.name.clone(),
+            kind: check.kind.clone(),
+            status: check.status,
+            since_ms: check.since_ms,
+            output: check.output.clone(),
+            last_run_ms: None,
+            next_run_ms: None,
+            took_ms: check.took_ms,
+        }
+    }
 }
 
 /// The bytes of an answer.

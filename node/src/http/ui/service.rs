@@ -15,7 +15,8 @@ use axum::{
 use hearsay_protocol::{
     NodeId, Time,
     providers::{Provider, ProviderTable},
-    record::{CheckSummary, Health},
+    record::Health,
+    wire::checks::CheckReport,
 };
 use hearsay_services::{
     Problem,
@@ -24,15 +25,14 @@ use hearsay_services::{
 
 use super::{
     super::{accept::Connection, guard, registry::REASON_CHARS_MAX, site::Site},
-    Count, DEREGISTER_PATH, EVENTS_MAX, Event, LIVE_SCRIPT, Line, MAINTENANCE_PATH,
-    moment_of,
+    Count, DEREGISTER_PATH, EVENTS_MAX, Event, LIVE_SCRIPT, Line, MAINTENANCE_PATH, moment_of,
     note::{Done, Note},
     portals, service_link,
     uptime::Uptime,
     ways, why,
 };
 use crate::{
-    registry::record::{CheckView, Owner, View},
+    registry::record::{Owner, View},
     timestamp::{rfc3339_ms, unix_ms},
 };
 
@@ -267,8 +267,8 @@ impl Card {
         let held = site.registry.get(&provider.id).filter(|_| is_mine);
         let checks = match &held {
             // Maintenance is no check of the registration; it is shown as what it is.
-            Some(held) => held.checks.iter().map(CheckRow::from).collect(),
-            None => instance.checks.iter().map(CheckRow::from).collect(),
+            Some(held) => held.checks.iter().cloned().map(CheckRow::from).collect(),
+            None => instance.checks.iter().map(CheckReport::from).map(CheckRow::from).collect(),
         };
         let page = https.get(&provider.node_id).filter(|_| !is_mine).zip(service_link(&instance.service));
         let page = page.map(|(http, path)| format!("http://{http}{path}"));
@@ -320,40 +320,18 @@ fn is_long(output: &str) -> bool {
     output.chars().count() > OUTPUT_SHORT.0 || output.lines().count() > OUTPUT_SHORT.1
 }
 
-impl From<&CheckView> for CheckRow {
-    fn from(check: &CheckView) -> Self {
-        let state = &check.state;
+impl From<CheckReport> for CheckRow {
+    fn from(check: CheckReport) -> Self {
         Self {
-            name: check.name.clone(),
-            kind: check.kind.to_owned(),
-            status: state.status.as_str(),
-            is_long: is_long(&state.output),
-            output: state.output.clone(),
-            last_run: state.last_run_ms.and_then(Moment::of),
-            next_run: state.next_run_ms.and_then(Moment::of),
-            since: Moment::of(state.since_ms),
-            took: took(state.last_run_ms, state.took_ms),
-        }
-    }
-}
-
-impl From<&CheckSummary> for CheckRow {
-    fn from(check: &CheckSummary) -> Self {
-        Self {
-            name: check.name.clone(),
-            kind: check.kind.clone(),
+            name: check.name,
+            kind: check.kind,
             status: check.status.as_str(),
             is_long: is_long(&check.output),
-            output: check.output.clone(),
-            last_run: None,
-            next_run: None,
+            output: check.output,
+            last_run: check.last_run_ms.and_then(Moment::of),
+            next_run: check.next_run_ms.and_then(Moment::of),
             since: Moment::of(check.since_ms),
-            took: String::new(),
+            took: check.last_run_ms.map(|_| format!("{} ms", check.took_ms)).unwrap_or_default(),
         }
     }
-}
-
-/// How long the last run took, if there was one.
-fn took(last_run_ms: Option<u64>, took_ms: u32) -> String {
-    last_run_ms.map(|_| format!("{took_ms} ms")).unwrap_or_default()
 }
