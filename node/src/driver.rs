@@ -8,7 +8,7 @@ mod dial;
 mod housekeeping;
 mod multicast;
 mod operator;
-mod order;
+pub(crate) mod order;
 mod outsiders;
 mod peer_clocks;
 mod replicas;

@@ -63,7 +63,7 @@ use self::{
     store::Store,
     subscribers::{NotificationCounters, Subscriptions},
 };
-use crate::{driver::Order, view};
+use crate::{driver::order::Order, view};
 
 /// The most instances that a node states, its roles included. Design, section 3.
 pub const INSTANCES_MAX: usize = 10_000;

@@ -37,7 +37,7 @@ use crate::{
     metrics::Metrics,
     ports,
     presentation::{self, Offer, Presentation},
-    registry::{self, Registry, files::Follower},
+    registry::{self, Registry, files::follower::Follower},
     reload::{self, Joins, all_tags},
     seek, socket,
     storage::{REMEMBERED_MAX, Remembered, Storage},

@@ -1,40 +1,12 @@
-//! Registrations in files: `--services-dir DIR` with `*.toml` and `*.json`.
-//!
-//! A file holds `service` (one registration) or `services` (several), in the keys of `POST /services`; so Consul's files of services are read as they
-//! are. A file that changes is read again (inotify, and a look every half minute); one that goes takes its registrations along. A file that cannot
-//! be read is named, and its last good version stays.
+//! Registrations in files of `--services-dir`: what is known of each file. [`follower`] reads them.
+
+pub(crate) mod follower;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
 };
-
-use notify::{RecursiveMode, Watcher as _};
-use serde_json::Value;
-use tokio::sync::mpsc;
-
-use super::{
-    Registry, Selector,
-    input::{self, Source},
-    record::Owner,
-    registration::Registration,
-};
-use crate::storage::read_file;
-
-/// The largest file.
-const FILE_BYTES_MAX: usize = 1024 * 1024;
-/// The most files that are read. Guess: each holds a service or several.
-const FILES_MAX: usize = 10_000;
-/// Changes within this time are looked at together: an editor writes a file in several steps.
-const SETTLE: Duration = Duration::from_millis(50);
-/// The interval between scans without a change notice: network file systems send none.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// Bits of a mode by which others may write.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// What is known of the files, for readers.
 #[derive(Debug, Default)]
@@ -52,6 +24,11 @@ pub struct FileState {
 }
 
 impl Files {
+    /// Reads or changes what is known of them.
+    fn change<R>(&self, change: impl FnOnce(&mut BTreeMap<PathBuf, FileState>) -> R) -> R {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// The files and why their newest version is not in effect, if it is not.
     pub fn list(&self) -> Vec<(PathBuf, Option<String>)> {
         let files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,218 +39,5 @@ impl Files {
     pub fn failing(&self) -> usize {
         let files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         files.values().filter(|state| state.error.is_some()).count()
-    }
-}
-
-/// Keeps the registrations of a directory's files.
-#[derive(Debug)]
-pub struct Follower {
-    dir: PathBuf,
-    allow_exec: bool,
-    registry: Arc<Registry>,
-}
-
-impl Follower {
-    /// A follower of a directory. What it knows of the files is in [`Registry::files`].
-    pub fn new(dir: PathBuf, allow_exec: bool, registry: Arc<Registry>) -> Self {
-        Self { dir, allow_exec, registry }
-    }
-
-    /// Reads the files, and again whenever they change, for ever.
-    pub async fn run(self) {
-        let (tell, mut changed) = mpsc::channel(1);
-        let watching = notify::recommended_watcher(move |_| {
-            // Full: the look that is due sees this change too.
-            _ = tell.try_send(());
-        });
-        let watching = watching.and_then(|mut watcher| {
-            watcher.watch(&self.dir, RecursiveMode::NonRecursive)?;
-            Ok(watcher)
-        });
-        // Held until the end: changes are told for as long as it lives.
-        let _watcher = watching
-            .inspect_err(|error| {
-                tracing::warn!(%error, dir = %self.dir.display(), "changes of registration files are seen only every 30 s");
-            })
-            .ok();
-        loop {
-            self.look().await;
-            tokio::select! {
-                Some(()) = changed.recv() => {
-                    tokio::time::sleep(SETTLE).await;
-                    while changed.try_recv().is_ok() {}
-                }
-                () = tokio::time::sleep(LOOK_EVERY) => (),
-            }
-        }
-    }
-
-    /// Reads what has changed.
-    async fn look(&self) {
-        let paths = match list(&self.dir) {
-            Ok(paths) => paths,
-            Err(error) => {
-                tracing::warn!(%error, dir = %self.dir.display(), "the registration files are not read; what they registered stays");
-                return;
-            }
-        };
-        let known: Vec<PathBuf> = self.lock(|files| files.keys().cloned().collect());
-        for gone in known.into_iter().filter(|path| !paths.contains(path)) {
-            let ids = self.lock(|files| files.remove(&gone).map(|state| state.ids)).unwrap_or_default();
-            self.deregister(&gone, ids).await;
-            tracing::info!(file = %gone.display(), "a registration file is gone");
-        }
-        for path in paths {
-            self.read(path).await;
-        }
-    }
-
-    fn lock<R>(&self, act: impl FnOnce(&mut BTreeMap<PathBuf, FileState>) -> R) -> R {
-        act(&mut self.registry.files().0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    async fn read(&self, path: PathBuf) {
-        let content = match read_file(&path, FILE_BYTES_MAX) {
-            Ok(Some(content)) => content.text,
-            // It went between the look and this.
-            Ok(None) => return,
-            Err(error) => return self.fail(&path, None, error.to_string()),
-        };
-        let hash = blake3::hash(content.as_bytes());
-        let before = self.lock(|files| files.get(&path).cloned()).unwrap_or_default();
-        if before.hash == Some(hash) {
-            return;
-        }
-        let source = Source::file(self.allow_exec);
-        let read = parse(&path, &content).and_then(|values| {
-            let read = |value| input::read_value(value, source, self.registry.suffix());
-            values.into_iter().map(|value| read(value).map_err(|error| error.to_string())).collect()
-        });
-        let registrations: Vec<Registration> = match read {
-            Ok(registrations) => registrations,
-            Err(error) => return self.fail(&path, Some(hash), error),
-        };
-        if registrations.iter().any(Registration::has_exec)
-            && let Err(error) = self.check_permissions(&path)
-        {
-            return self.fail(&path, Some(hash), error);
-        }
-        let ids: BTreeSet<String> = registrations.iter().map(|r| r.id.clone()).collect();
-        if ids.len() < registrations.len() {
-            return self.fail(&path, Some(hash), "two of its services have the same id".into());
-        }
-        let (mut held, mut errors) = (before.ids.clone(), Vec::new());
-        for registration in registrations {
-            let id = registration.id.clone();
-            match self.registry.register(registration, Owner::File(path.clone())).await {
-                Ok(_) => _ = held.insert(id),
-                Err(error) => errors.push(format!("{id:?}: {error}")),
-            }
-        }
-        self.deregister(&path, before.ids.difference(&ids).cloned().collect()).await;
-        held.retain(|id| ids.contains(id));
-        let error = (!errors.is_empty()).then(|| errors.join("; "));
-        match &error {
-            None => {
-                tracing::info!(file = %path.display(), services = held.len(), "registered what a file says")
-            }
-            Some(error) => tracing::warn!(file = %path.display(), error, "not all of a file is registered"),
-        }
-        // What failed is tried again at the next look.
-        let hash = error.is_none().then_some(hash);
-        self.lock(|files| files.insert(path, FileState { hash, ids: held, error }));
-    }
-
-    /// Keeps the last good version, and says why the newest one is not in effect.
-    fn fail(&self, path: &Path, hash: Option<blake3::Hash>, error: String) {
-        self.lock(|files| {
-            let state = files.entry(path.to_owned()).or_default();
-            if state.error.as_ref() != Some(&error) {
-                tracing::warn!(file = %path.display(), error, "a registration file is not read; its last good version stays");
-            }
-            (state.hash, state.error) = (hash, Some(error));
-        });
-    }
-
-    async fn deregister(&self, path: &Path, ids: BTreeSet<String>) {
-        for id in ids {
-            // An error: a newer owner has taken it over, or the node is stopping.
-            _ = self.registry.deregister(Selector::Id(id), Owner::File(path.to_owned())).await;
-        }
-    }
-
-    /// A file that names commands may be written by root and the node's user alone, and so may its directory.
-    fn check_permissions(&self, path: &Path) -> Result<(), String> {
-        let me = rustix::process::geteuid().as_raw();
-        for place in [path, &self.dir] {
-            let metadata = fs::metadata(place).map_err(|error| format!("{}: {error}", place.display()))?;
-            if ![0, me].contains(&metadata.uid()) || metadata.mode() & WRITABLE_BY_OTHERS != 0 {
-                return Err(format!(
-                    "it has exec checks, and {} may be written by others; chown it to root and chmod go-w",
-                    place.display()
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The files to read, in order.
-fn list(dir: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
-    let mut paths = BTreeSet::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let is_known = path.extension().is_some_and(|ending| ending == "toml" || ending == "json");
-        if is_known && !is_hidden && path.is_file() && paths.len() < FILES_MAX {
-            paths.insert(path);
-        }
-    }
-    Ok(paths)
-}
-
-/// The registrations of a file.
-fn parse(path: &Path, content: &str) -> Result<Vec<Value>, String> {
-    let value: Value = match path.extension().is_some_and(|ending| ending == "json") {
-        true => serde_json::from_str(content).map_err(|error| error.to_string())?,
-        false => toml::from_str(content).map_err(|error| error.to_string().trim_end().to_owned())?,
-    };
-    let Value::Object(mut object) = value else { return Err("it holds no object".into()) };
-    let mut registrations = Vec::new();
-    for key in ["service", "services"] {
-        match object.remove(key) {
-            Some(Value::Array(values)) => registrations.extend(values),
-            Some(value @ Value::Object(_)) => registrations.push(value),
-            Some(_) => return Err(format!("{key} is neither a registration nor an array of them")),
-            None => (),
-        }
-    }
-    match registrations.is_empty() {
-        true => Err("it holds neither service nor services".into()),
-        false => Ok(registrations),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_file_holds_one_service_or_several_in_either_format() {
-        let parse = |name: &str, text: &str| parse(Path::new(name), text);
-        let web = json!({"name": "web", "port": 80});
-        for (name, text) in [
-            ("a.toml", "[service]\nname = 'web'\nport = 80"),
-            ("a.toml", "[[services]]\nname = 'web'\nport = 80"),
-            ("a.json", r#"{"services":[{"name":"web","port":80}]}"#),
-            ("a.json", r#"{"service":{"name":"web","port":80}}"#),
-        ] {
-            assert_eq!(parse(name, text).as_deref(), Ok(std::slice::from_ref(&web)), "{text}");
-        }
-        for (name, text) in [("a.json", r#"{"service":{"name":"we"#), ("a.toml", "x = 1"), ("a.json", "[]")] {
-            assert!(parse(name, text).is_err(), "{text}");
-        }
     }
 }
