@@ -290,7 +290,7 @@ fn ask(
             Command::Register(options) => register::register(&client, output, options).await,
             Command::Deregister { id } => register::deregister(&client, output, id).await,
             Command::Run(options) => return run::run(&client, options).await,
-            Command::Checks { name } => checks::checks(&client, output, name.as_deref()).await,
+            Command::Checks { name } => checks::print_checks(&client, output, name.as_deref()).await,
             Command::Drain(options) => drain::drain(&client, output, options).await,
             Command::Leave => ask::leave(&client, output).await,
             Command::Forget { member } => ask::forget(&client, output, member).await,

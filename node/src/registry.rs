@@ -253,9 +253,9 @@ impl Registry {
     /// A number for a connection that will hold a registration, and what tells it that the registration has ended before it.
     pub fn begin_connection(&self) -> (u64, oneshot::Receiver<Ending>) {
         let connection = self.connections.fetch_add(1, Relaxed);
-        let (tell, told) = oneshot::channel();
-        self.lock().endings.insert(connection, tell);
-        (connection, told)
+        let (sender, ending) = oneshot::channel();
+        self.lock().endings.insert(connection, sender);
+        (connection, ending)
     }
 
     /// The connection is closed without having held anything.
@@ -264,7 +264,7 @@ impl Registry {
     }
 
     /// Waits until the registrations of the last life are listed by this node.
-    pub async fn restored(&self) {
+    pub async fn await_restored(&self) {
         let (answer, done) = oneshot::channel();
         if self.changes.send(Change::Barrier(answer)).await.is_ok() {
             _ = done.await;
@@ -280,12 +280,12 @@ impl Registry {
         registration: Registration,
         owner: Owner,
     ) -> Result<Registered, RegistryError> {
-        self.check_targets(&registration)?;
-        self.ask(|answer| Change::Register(Box::new(registration), owner, answer)).await
+        self.check_addresses(&registration)?;
+        self.send_change(|answer| Change::Register(Box::new(registration), owner, answer)).await
     }
 
     /// Refuses what the address policy forbids, as far as that is known now; names are judged at each connect.
-    fn check_targets(&self, registration: &Registration) -> Result<(), Invalid> {
+    fn check_addresses(&self, registration: &Registration) -> Result<(), Invalid> {
         for check in &registration.checks {
             if let Some(rule) = self.runner.forbids(&check.kind) {
                 return Err(Invalid { field: check.kind.as_str(), problem: rule.to_string() });
@@ -302,7 +302,7 @@ impl Registry {
     pub fn metrics(&self) -> Vec<CheckMetric> {
         let single = |name, help, kind, value| CheckMetric { name, help, kind, labels: Vec::new(), value };
         let held = u64::try_from(self.len()).unwrap_or(u64::MAX);
-        let told = &self.notifications;
+        let notifications = &self.notifications;
         let failing = u64::try_from(self.files.failing()).unwrap_or(u64::MAX);
         let mut all = vec![
             single("registrations", "Programs that this node speaks for", MetricKind::Gauge, held),
@@ -316,19 +316,19 @@ impl Registry {
                 "notifications_delivered",
                 "Notifications of dependencies that a program acknowledged",
                 MetricKind::Counter,
-                told.delivered.load(Relaxed),
+                notifications.delivered.load(Relaxed),
             ),
             single(
                 "notifications_failed",
                 "Attempts at notifications that failed",
                 MetricKind::Counter,
-                told.failed.load(Relaxed),
+                notifications.failed.load(Relaxed),
             ),
             single(
                 "notifications_given_up",
                 "Notifications given up after an hour of attempts",
                 MetricKind::Counter,
-                told.given_up.load(Relaxed),
+                notifications.given_up.load(Relaxed),
             ),
         ];
         all.extend(self.check_metrics.list());
@@ -340,7 +340,7 @@ impl Registry {
     /// # Errors
     /// Nothing was changed.
     pub async fn deregister(&self, which: Selector, by: Owner) -> Result<Vec<String>, RegistryError> {
-        self.ask(|answer| Change::Deregister(which, by, answer)).await
+        self.send_change(|answer| Change::Deregister(which, by, answer)).await
     }
 
     /// The connection that holds a registration has closed. It ends at once, or is kept as critical for `grace`.
@@ -355,7 +355,7 @@ impl Registry {
     /// # Errors
     /// Nothing was changed.
     pub async fn set_maintenance(&self, id: &str, reason: Option<String>) -> Result<(), RegistryError> {
-        self.ask(|answer| Change::Maintenance(id.to_owned(), reason, answer)).await
+        self.send_change(|answer| Change::Maintenance(id.to_owned(), reason, answer)).await
     }
 
     /// Takes the node and all its instances out of service, or back in. Kept over restarts.
@@ -363,7 +363,7 @@ impl Registry {
     /// # Errors
     /// Nothing was changed.
     pub async fn set_node_maintenance(&self, reason: Option<String>) -> Result<(), RegistryError> {
-        self.ask(|answer| Change::NodeMaintenance(reason, answer)).await
+        self.send_change(|answer| Change::NodeMaintenance(reason, answer)).await
     }
 
     /// The node's own maintenance.
@@ -409,9 +409,9 @@ impl Registry {
 
     /// How the checks of an instance are that another node holds. `None`: it does not answer.
     pub async fn reports_of(&self, holder: NodeId, id: &str) -> Option<Vec<CheckReport>> {
-        let (tell, told) = oneshot::channel();
-        self.orders.send(Order::AskForReports(holder, id.to_owned(), tell)).await.ok()?;
-        let answer = tokio::time::timeout(REPORTS_ANSWER_MAX, told).await.ok()?.ok()?;
+        let (sender, answer) = oneshot::channel();
+        self.orders.send(Order::AskForReports(holder, id.to_owned(), sender)).await.ok()?;
+        let answer = tokio::time::timeout(REPORTS_ANSWER_MAX, answer).await.ok()?.ok()?;
         wire::checks::decode(&answer).ok()
     }
 
@@ -425,7 +425,7 @@ impl Registry {
         self.lock().held.is_empty()
     }
 
-    async fn ask<T>(
+    async fn send_change<T>(
         &self,
         change: impl FnOnce(oneshot::Sender<Result<T, RegistryError>>) -> Change,
     ) -> Result<T, RegistryError> {

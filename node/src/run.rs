@@ -250,7 +250,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         _ = fatal_sender.send(ended);
     })?;
 
-    registry.restored().await;
+    registry.await_restored().await;
     if let Some(dir) = config.services_dir.clone() {
         let follower = Follower::new(dir, config.allow_exec_checks, Arc::clone(&registry));
         tokio::spawn(follower.run());

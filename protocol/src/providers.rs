@@ -240,7 +240,7 @@ impl ProviderTable {
                     member.rtt = rtt;
                 }
             }
-            Change::Silent { node, since } => self.guard.fell_silent(now, node, since),
+            Change::Silent { node, since } => self.guard.record_silence(now, node, since),
             Change::RootHash(hash) => self.root_hash = hash,
             Change::Explained(id, explanation) => self.explain(now, Subject::Member(id), id, explanation),
         }
@@ -269,13 +269,13 @@ impl ProviderTable {
                 }
             }
         } else if present && (!was_listed || listed_otherwise) {
-            self.guard.returned(id);
+            self.guard.record_return(id);
             let offered = self.offered_by(id);
             for (instance_id, instance) in &offered {
                 self.list(now, id, instance_id.clone(), Arc::clone(instance), false);
             }
             // Only when all are listed: those that the guard kept would go and come.
-            offered.iter().for_each(|(_, instance)| self.check_guard(now, &instance.service));
+            offered.iter().for_each(|(_, instance)| self.end_guard_if_verified(now, &instance.service));
         }
     }
 
@@ -293,10 +293,10 @@ impl ProviderTable {
         let Some(new) = instance else { return };
         let service = new.service.clone();
         let present = self.members.get(&node).is_some_and(|member| member.state.is_present());
-        if present || self.is_kept(node, &id, &new) {
+        if present || self.stays_listed(node, &id, &new) {
             let explained = before.is_some_and(|before| self.explain_checks(now, node, &id, &before, &new));
             self.list(now, node, id, new, explained);
-            self.check_guard(now, &service);
+            self.end_guard_if_verified(now, &service);
         } else {
             self.unlist(now, node, &id, &service);
         }
@@ -364,8 +364,8 @@ impl ProviderTable {
     fn unlist(&mut self, now: Time, node: NodeId, id: &str, service: &str) {
         let Some(providers) = self.listed.get_mut(service) else { return };
         let Some(provider) = providers.remove(&(node, id.to_owned())) else { return };
-        if self.guard.keeps(service) && !providers.values().any(|provider| provider.unverified) {
-            self.guard.release(service);
+        if self.guard.is_keeping(service) && !providers.values().any(|provider| provider.unverified) {
+            self.guard.end_keeping(service);
         }
         if providers.is_empty() {
             self.listed.remove(service);

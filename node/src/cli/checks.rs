@@ -13,7 +13,7 @@ use super::{
 const OUTPUT_CHARS_MAX: usize = 80;
 
 /// Prints the checks of all instances that the node holds, or of those whose id or service is `name`.
-pub(super) async fn checks(client: &Client, output: Output, name: Option<&str>) -> Result<(), Failure> {
+pub(super) async fn print_checks(client: &Client, output: Output, name: Option<&str>) -> Result<(), Failure> {
     let answer = client.get("/registrations").await?;
     let is_meant = |id: &str, service: &str| name.is_none_or(|name| name == id || name == service);
     let mut held: Registrations = answer.json()?;

@@ -29,7 +29,7 @@ pub(super) struct DrainOptions {
 /// Drains, or ends a drain.
 pub(super) async fn drain(client: &Client, output: Output, options: &DrainOptions) -> Result<(), Failure> {
     let subject = options.subject.as_str();
-    let (is_node, node) = is_the_node(client, subject).await?;
+    let (is_node, node) = find_subject(client, subject).await?;
     let answer = if is_node {
         drain_node(client, options).await?
     } else {
@@ -45,16 +45,16 @@ pub(super) async fn drain(client: &Client, output: Output, options: &DrainOption
             Err(_) => output.print(&format!("{}\n", json!({ "drained": !options.undo, "subject": subject }))),
         };
     }
-    let what = if is_node { format!("the node {node}") } else { subject.to_owned() };
+    let drained = if is_node { format!("the node {node}") } else { subject.to_owned() };
     let done = match options.undo {
-        true => format!("{what} is back in service"),
-        false => format!("{what} is drained; `node drain {subject} --undo` puts it back into service"),
+        true => format!("{drained} is back in service"),
+        false => format!("{drained} is drained; `node drain {subject} --undo` puts it back into service"),
     };
     output.line(Tone::Good, &done)
 }
 
 /// Whether the asked node is meant, and its name. An instance of that id is meant rather than the node.
-async fn is_the_node(client: &Client, subject: &str) -> Result<(bool, String), Failure> {
+async fn find_subject(client: &Client, subject: &str) -> Result<(bool, String), Failure> {
     let members: Members = client.get("/members").await?.json()?;
     let is_own_id = members.members.iter().any(|member| member.name == members.node && member.id == subject);
     if members.node != subject && !is_own_id {

@@ -36,7 +36,7 @@ pub(super) struct Description {
     #[arg(long, value_delimiter = ',')]
     pub(super) tag: Vec<String>,
     /// Free pair (repeatable)
-    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) meta: Vec<(String, String)>,
     /// Where it stands [default: where the node does]
     #[arg(long)]
@@ -69,7 +69,7 @@ pub(super) struct RegisterOptions {
     #[arg(long, conflicts_with_all = ["address", "port"])]
     url: Option<String>,
     /// A port with a name, in place of --port (repeatable); one may be the default: http=8080,default
-    #[arg(long, value_name = "NAME=PORT", value_parser = named_port, conflicts_with_all = ["port", "url"])]
+    #[arg(long, value_name = "NAME=PORT", value_parser = parse_named_port, conflicts_with_all = ["port", "url"])]
     named_port: Vec<NamedPort>,
     #[command(flatten)]
     description: Description,
@@ -96,12 +96,12 @@ struct NamedPort {
     is_default: bool,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+fn parse_pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
-fn named_port(text: &str) -> Result<NamedPort, String> {
+fn parse_named_port(text: &str) -> Result<NamedPort, String> {
     let (text, is_default) = match text.strip_suffix(",default") {
         Some(text) => (text, true),
         None => (text, false),
@@ -146,7 +146,7 @@ impl RegisterOptions {
     /// The registration as JSON.
     fn body(&self) -> Result<Bytes, Failure> {
         if let Some(path) = &self.file {
-            return read(path);
+            return read_file(path);
         }
         let mut registration = Map::new();
         let mut add = |key: &str, value: Value| _ = registration.insert(key.to_owned(), value);
@@ -173,7 +173,7 @@ impl RegisterOptions {
     }
 }
 
-fn read(path: &Path) -> Result<Bytes, Failure> {
+fn read_file(path: &Path) -> Result<Bytes, Failure> {
     let mut content = Vec::new();
     let read = if path == Path::new("-") {
         std::io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut content)
@@ -196,7 +196,7 @@ pub(super) async fn register(
 ) -> Result<(), Failure> {
     let body = options.body()?;
     if options.hold {
-        return hold(client, output, options, body).await;
+        return register_and_hold(client, output, options, body).await;
     }
     let answer = client.write(Method::POST, "/services", body).await?.expect_success()?;
     if output.json {
@@ -212,7 +212,7 @@ pub(super) async fn register(
 }
 
 /// Registers an instance for as long as this command runs.
-async fn hold(
+async fn register_and_hold(
     client: &Client,
     output: Output,
     options: &RegisterOptions,
@@ -223,12 +223,12 @@ async fn hold(
     let held = holder.open().await?;
     let id = held.registered.id.clone();
     if output.json {
-        show(output, &held.first)?;
+        print_update(output, &held.first)?;
     } else {
         output.print(&format!("{}\n", escaped(&id)))?;
     }
     tokio::select! {
-        ended = holder.keep(held, |event| show(output, event)) => return Err(ended),
+        ended = holder.keep(held, |event| print_update(output, event)) => return Err(ended),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -237,7 +237,7 @@ async fn hold(
 }
 
 /// Prints a change of the services that the instance requires.
-fn show(output: Output, event: &Event) -> Result<(), Failure> {
+fn print_update(output: Output, event: &Event) -> Result<(), Failure> {
     if output.json {
         let data: Value = serde_json::from_str(&event.data).unwrap_or(Value::Null);
         let line = json!({ "event": event.name, "data": data }).to_string();

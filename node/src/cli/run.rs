@@ -60,15 +60,15 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "NAME")]
     service: String,
     /// The port at which the command listens; auto picks a free one. The command finds it in PORT
-    #[arg(long, value_name = "PORT|auto", value_parser = port)]
+    #[arg(long, value_name = "PORT|auto", value_parser = parse_port)]
     port: Option<Port>,
     #[command(flatten)]
     description: Description,
     /// After SIGTERM: how long the command still serves when it is no longer found
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     drain: Duration,
     /// How long the command may take to listen at its port; after that it is ended
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     start_timeout: Duration,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
@@ -82,7 +82,7 @@ enum Port {
     At(u16),
 }
 
-fn port(text: &str) -> Result<Port, String> {
+fn parse_port(text: &str) -> Result<Port, String> {
     match text {
         "auto" => Ok(Port::Auto),
         text => match text.parse() {
@@ -92,12 +92,12 @@ fn port(text: &str) -> Result<Port, String> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+fn parse_duration(text: &str) -> Result<Duration, String> {
     go_duration::parse(text).ok_or_else(|| format!("{text:?} is no duration; write 500ms, 2s or 1m30s"))
 }
 
 /// What a command is started with.
-struct Prepared {
+struct CommandSetup {
     port: Option<u16>,
     /// Variables to set, and those to remove: a service that is not there must not be found at an address of before.
     variables: BTreeMap<String, Option<String>>,
@@ -108,7 +108,7 @@ enum End {
     /// It came to nothing: the port does not listen, or the node refuses.
     Failed(Failure),
     /// The node has taken it away. The command goes on.
-    Taken(Failure),
+    Ended(Failure),
 }
 
 /// What `node run` is at.
@@ -125,14 +125,14 @@ enum Phase {
 pub(super) async fn run(client: &Client, options: &RunOptions) -> Result<ExitCode, Failure> {
     // Before anything is started: a check that makes no sense is wrong usage.
     options.description.add_to(&mut Map::new())?;
-    let mut caught = signals::catch()?;
+    let mut signals_received = signals::catch_signals()?;
     let prepared = tokio::select! {
         prepared = prepare(client, options) => prepared?,
-        kind = ending(&mut caught) => return Ok(code_of_signal(kind.as_raw_value())),
+        kind = await_ending_signal(&mut signals_received) => return Ok(exit_code_of_signal(kind.as_raw_value())),
     };
-    let mut child = start(&options.command, &prepared)?;
+    let mut child = start_command(&options.command, &prepared)?;
     let id = RefCell::new(None);
-    let service = serve(client, options, prepared.port, child.id(), &id);
+    let service = keep_registered(client, options, prepared.port, child.id(), &id);
     let mut service = Some(Box::pin(service));
     let (mut phase, mut failure) = (Phase::Running, None);
     let status = loop {
@@ -143,7 +143,7 @@ pub(super) async fn run(client: &Client, options: &RunOptions) -> Result<ExitCod
         tokio::select! {
             biased;
             status = child.wait() => break status?,
-            Some(kind) = caught.recv() => match phase {
+            Some(kind) = signals_received.recv() => match phase {
                 Phase::Running if kind == SignalKind::terminate() => {
                     // A statement of its own: the id is not to be borrowed while the node is asked.
                     let registered = id.take();
@@ -152,33 +152,33 @@ pub(super) async fn run(client: &Client, options: &RunOptions) -> Result<ExitCod
                             hold::deregister(client, &registered).await;
                             Phase::Draining(Instant::now() + options.drain)
                         }
-                        None => end(&child),
+                        None => terminate(&child),
                     };
                     service = None;
                 }
                 // A second one says that the drain takes too long.
-                _ if kind == SignalKind::terminate() => phase = end(&child),
-                _ if signals::is_of_the_terminal(kind) => {}
-                _ => send(&child, kind),
+                _ if kind == SignalKind::terminate() => phase = terminate(&child),
+                _ if signals::is_sent_by_terminal(kind) => {}
+                _ => send_signal(&child, kind),
             },
-            ended = next(&mut service) => {
+            ended = await_end(&mut service) => {
                 service = None;
                 id.take();
                 match ended {
-                    End::Failed(problem) => (failure, phase) = (Some(problem), end(&child)),
-                    End::Taken(problem) => eprintln!("node run: {}", escaped(&problem.to_string())),
+                    End::Failed(problem) => (failure, phase) = (Some(problem), terminate(&child)),
+                    End::Ended(problem) => eprintln!("node run: {}", escaped(&problem.to_string())),
                 }
             }
-            () = sleep_until(drained.unwrap_or_else(Instant::now)), if drained.is_some() => phase = end(&child),
+            () = sleep_until(drained.unwrap_or_else(Instant::now)), if drained.is_some() => phase = terminate(&child),
         }
     };
     // The connection closes, and the instance is gone.
     drop(service);
-    failure.map_or_else(|| Ok(code_of(status)), Err)
+    failure.map_or_else(|| Ok(exit_code_of(status)), Err)
 }
 
 /// Waits for the node and for the services that are required, and chooses the port.
-async fn prepare(client: &Client, options: &RunOptions) -> Result<Prepared, Failure> {
+async fn prepare(client: &Client, options: &RunOptions) -> Result<CommandSetup, Failure> {
     let port = match options.port {
         None => None,
         Some(Port::Auto) => Some(free_port()?),
@@ -191,9 +191,9 @@ async fn prepare(client: &Client, options: &RunOptions) -> Result<Prepared, Fail
     };
     await_node(client).await?;
     let required = &options.description.requires;
-    let urls = variables::resolve(client, required, Instant::now() + REQUIRED_MAX).await;
+    let urls = variables::await_services(client, required, Instant::now() + REQUIRED_MAX).await;
     let mut variables =
-        BTreeMap::from([(variables::NODE.to_owned(), Some(variables::node_url(client).await?))]);
+        BTreeMap::from([(variables::NODE_VARIABLE.to_owned(), Some(variables::node_url(client).await?))]);
     if let Some(port) = port {
         variables.insert("PORT".into(), Some(port.to_string()));
     }
@@ -206,9 +206,9 @@ async fn prepare(client: &Client, options: &RunOptions) -> Result<Prepared, Fail
                 escaped(service)
             );
         }
-        variables.insert(variables::name_of(service), url);
+        variables.insert(variables::variable_of(service), url);
     }
-    Ok(Prepared { port, variables })
+    Ok(CommandSetup { port, variables })
 }
 
 /// A port that is free at every address of both families. It may be taken before the command takes it; then the command says so.
@@ -221,7 +221,7 @@ fn free_port() -> Result<u16, Failure> {
 /// Waits until the node is ready. Without one, nothing is started: a program that cannot be found is of no use, and a supervisor tries again.
 async fn await_node(client: &Client) -> Result<(), Failure> {
     let until = Instant::now() + NODE_MAX;
-    let mut is_told = false;
+    let mut is_reported = false;
     loop {
         let failure = match client.ask(Method::GET, "/readyz").await {
             Ok(answer) if answer.status.is_success() => return Ok(()),
@@ -231,7 +231,7 @@ async fn await_node(client: &Client) -> Result<(), Failure> {
         if Instant::now() >= until {
             return Err(failure);
         }
-        if !std::mem::replace(&mut is_told, true) {
+        if !std::mem::replace(&mut is_reported, true) {
             eprintln!("node run: waiting for the node: {}", escaped(&failure.to_string()));
         }
         sleep(NODE_POLL).await;
@@ -239,9 +239,9 @@ async fn await_node(client: &Client) -> Result<(), Failure> {
 }
 
 /// The next signal that ends a process.
-async fn ending(caught: &mut mpsc::Receiver<SignalKind>) -> SignalKind {
+async fn await_ending_signal(signals_received: &mut mpsc::Receiver<SignalKind>) -> SignalKind {
     loop {
-        match caught.recv().await {
+        match signals_received.recv().await {
             Some(kind) if kind != SignalKind::window_change() => return kind,
             Some(_) => {}
             None => std::future::pending().await,
@@ -250,7 +250,7 @@ async fn ending(caught: &mut mpsc::Receiver<SignalKind>) -> SignalKind {
 }
 
 /// Starts the command. It must be called by the main thread: the command ends with the thread that started it.
-fn start(command: &[OsString], prepared: &Prepared) -> Result<Child, Failure> {
+fn start_command(command: &[OsString], prepared: &CommandSetup) -> Result<Child, Failure> {
     // This program, also where its file has been replaced since.
     let mut step = Command::new("/proc/self/exe");
     step.args(["exec-child", "--parent", &std::process::id().to_string(), "--"]).args(command);
@@ -264,7 +264,7 @@ fn start(command: &[OsString], prepared: &Prepared) -> Result<Child, Failure> {
 }
 
 /// Registers the command once its port listens, and keeps it registered. `id` is that of the instance while it is registered.
-async fn serve(
+async fn keep_registered(
     client: &Client,
     options: &RunOptions,
     port: Option<u16>,
@@ -290,11 +290,11 @@ async fn serve(
         Some((client, false)) => (client, None),
         None => (client.clone(), None),
     };
-    let mut opened = open(&client, options, port, pid).await;
+    let mut opened = open_registration(&client, options, port, pid).await;
     if let (Err(Failure::Refused(problem)), Some(_)) = (&opened, pid) {
         // The node may be in a container, or the process of another user. The connection tells of its end in any case.
         let refused = problem.clone();
-        opened = open(&client, options, port, None).await;
+        opened = open_registration(&client, options, port, None).await;
         if opened.is_ok() {
             eprintln!("node run: registered without a check of the process: {}", escaped(&refused));
         }
@@ -306,10 +306,10 @@ async fn serve(
     eprintln!("node run: registered as {}", escaped(&held.registered.id));
     id.replace(Some(held.registered.id.clone()));
     // What the command requires was told by its environment, which cannot be changed any more.
-    End::Taken(holder.keep(held, |_| Ok(())).await)
+    End::Ended(holder.keep(held, |_| Ok(())).await)
 }
 
-async fn open(
+async fn open_registration(
     client: &Client,
     options: &RunOptions,
     port: Option<u16>,
@@ -339,7 +339,7 @@ impl RunOptions {
 }
 
 /// How a registration ends; never, where there is none.
-async fn next(service: &mut Option<Pin<Box<impl Future<Output = End>>>>) -> End {
+async fn await_end(service: &mut Option<Pin<Box<impl Future<Output = End>>>>) -> End {
     match service {
         Some(service) => service.as_mut().await,
         None => std::future::pending().await,
@@ -347,12 +347,12 @@ async fn next(service: &mut Option<Pin<Box<impl Future<Output = End>>>>) -> End 
 }
 
 /// Tells the command to end.
-fn end(child: &Child) -> Phase {
-    send(child, SignalKind::terminate());
+fn terminate(child: &Child) -> Phase {
+    send_signal(child, SignalKind::terminate());
     Phase::Ending
 }
 
-fn send(child: &Child, kind: SignalKind) {
+fn send_signal(child: &Child, kind: SignalKind) {
     // A process that has been waited for has no pid any more, so that no other process is meant.
     let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(kind.as_raw_value())) {
@@ -362,14 +362,14 @@ fn send(child: &Child, kind: SignalKind) {
 }
 
 /// As shells do: 128 + n for a command that signal n ended.
-fn code_of(status: ExitStatus) -> ExitCode {
+fn exit_code_of(status: ExitStatus) -> ExitCode {
     match (status.code(), status.signal()) {
         (Some(code), _) => ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
-        (None, signal) => code_of_signal(signal.unwrap_or_default()),
+        (None, signal) => exit_code_of_signal(signal.unwrap_or_default()),
     }
 }
 
-fn code_of_signal(signal: i32) -> ExitCode {
+fn exit_code_of_signal(signal: i32) -> ExitCode {
     ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
 }
 

@@ -114,7 +114,7 @@ fn own_routes(front: &str, document: Vec<u8>) -> Routes {
         .get("/", async move || to_front)
         .get("/services", services::list)
         .post("/services", registry::register)
-        .delete("/services", registry::deregister_like)
+        .delete("/services", registry::deregister_matching)
         .get("/services/{name}", services::one)
         .delete("/services/{name}", registry::deregister_id)
         .get("/services/{name}/{id}", services::instance)

@@ -30,7 +30,7 @@ use crate::{
     },
     timestamp::rfc3339_ms,
 };
-use required::Required;
+use required::RequiredInstances;
 
 /// The longest that an instance is kept whose connection has closed.
 const GRACE_MAX: Duration = Duration::from_secs(3600);
@@ -104,14 +104,14 @@ pub(super) async fn register(
     };
     let registration = read_registration(&site, connection.as_deref(), &body)?;
     if hold {
-        return hold::hold(site, registration, grace).await;
+        return hold::hold_registration(site, registration, grace).await;
     }
     let (dialect, requires) = (registration.dialect, registration.requires.clone());
     let registered = site.registry.register(registration, Owner::Api).await?;
-    let required = Required::read(&site, &requires);
+    let required = RequiredInstances::look_up(&site, &requires);
     Ok(Json(match dialect {
-        Dialect::Two => required.dialect_two(),
-        Dialect::Native | Dialect::One => required.answer(&registered.id, &site.name),
+        Dialect::Two => required.to_dialect_two(),
+        Dialect::Native | Dialect::One => required.to_json(&registered.id, &site.name),
     })
     .into_response())
 }
@@ -120,7 +120,7 @@ pub(super) async fn register(
 ///
 /// # Errors
 /// 404: this node holds no such registration; it names the node that does, where one is known.
-pub(super) async fn deregister_like(
+pub(super) async fn deregister_matching(
     State(site): State<Arc<Site>>,
     connection: Option<Extension<Connection>>,
     uri: Uri,
@@ -159,7 +159,7 @@ fn named_id(body: &[u8]) -> Option<String> {
 /// Deregisters the instance with this id.
 ///
 /// # Errors
-/// As [`deregister_like`].
+/// As [`deregister_matching`].
 pub(super) async fn deregister_id(
     State(site): State<Arc<Site>>,
     id: Result<Path<String>, PathRejection>,
@@ -173,7 +173,7 @@ pub(super) async fn deregister_id(
 /// Deregisters the instance with this id of a service.
 ///
 /// # Errors
-/// As [`deregister_like`].
+/// As [`deregister_matching`].
 pub(super) async fn deregister_of_service(
     State(site): State<Arc<Site>>,
     path: Result<Path<(String, String)>, PathRejection>,

@@ -79,7 +79,7 @@ impl Subscriptions {
             dialect: registration.dialect,
             services: registration.requires.clone(),
             acknowledged: BTreeMap::new(),
-            newest: self.view.subscribe(),
+            changes: self.view.subscribe(),
             context: self.clone(),
         };
         Some(Subscription(tokio::spawn(subscriber.run()).abort_handle()))
@@ -95,20 +95,20 @@ struct Subscriber {
     dialect: Dialect,
     services: BTreeSet<String>,
     /// What the program has acknowledged.
-    acknowledged: BTreeMap<InstanceKey, Told>,
-    newest: Receiver<Index>,
+    acknowledged: BTreeMap<InstanceKey, NotifiedInstance>,
+    changes: Receiver<Index>,
     context: Subscriptions,
 }
 
 /// An instance, as a program is told of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Told {
+struct NotifiedInstance {
     url: String,
     address: String,
     requires: Vec<String>,
 }
 
-impl From<&Arc<Provider>> for Told {
+impl From<&Arc<Provider>> for NotifiedInstance {
     fn from(provider: &Arc<Provider>) -> Self {
         let stated = || format!("{}:{}", provider.host(), provider.instance.port);
         Self {
@@ -122,49 +122,51 @@ impl From<&Arc<Provider>> for Told {
 /// The difference between what is acknowledged and what is there.
 #[derive(Debug, Default)]
 struct Difference {
-    added: BTreeMap<InstanceKey, Told>,
-    removed: BTreeMap<InstanceKey, Told>,
+    added: BTreeMap<InstanceKey, NotifiedInstance>,
+    removed: BTreeMap<InstanceKey, NotifiedInstance>,
 }
 
 impl Subscriber {
     async fn run(mut self) {
         loop {
-            self.newest.mark_unchanged();
-            let difference = self.difference();
+            self.changes.mark_unchanged();
+            let difference = self.find_difference();
             if !difference.is_empty() {
                 self.deliver().await;
                 continue;
             }
             // An error: the node is stopping.
-            if self.newest.changed().await.is_err() {
+            if self.changes.changed().await.is_err() {
                 return;
             }
             tokio::time::sleep(COALESCE).await;
         }
     }
 
-    fn difference(&self) -> Difference {
-        let there: BTreeMap<InstanceKey, Told> = self.context.view.read(|table| {
+    fn find_difference(&self) -> Difference {
+        let current: BTreeMap<InstanceKey, NotifiedInstance> = self.context.view.read(|table| {
             let of = |service: &String| {
                 let distinct = table.providers_distinct(service).into_iter();
                 let passing = distinct.filter(|p| p.instance.health == Health::Passing);
-                let keyed = |p: &Arc<Provider>| ((service.clone(), p.node_id, p.id.clone()), Told::from(p));
+                let keyed = |p: &Arc<Provider>| {
+                    ((service.clone(), p.node_id, p.id.clone()), NotifiedInstance::from(p))
+                };
                 passing.map(keyed).collect::<Vec<_>>()
             };
             self.services.iter().flat_map(of).collect()
         });
         let mut difference = Difference::default();
-        for (key, told) in &there {
+        for (key, instance) in &current {
             let before = self.acknowledged.get(key);
-            if before != Some(told) {
-                difference.added.insert(key.clone(), told.clone());
+            if before != Some(instance) {
+                difference.added.insert(key.clone(), instance.clone());
                 // It moved: the old address goes.
                 difference.removed.extend(before.map(|before| (key.clone(), before.clone())));
             }
         }
-        for (key, told) in &self.acknowledged {
-            if !there.contains_key(key) {
-                difference.removed.insert(key.clone(), told.clone());
+        for (key, instance) in &self.acknowledged {
+            if !current.contains_key(key) {
+                difference.removed.insert(key.clone(), instance.clone());
             }
         }
         difference
@@ -174,8 +176,8 @@ impl Subscriber {
     async fn deliver(&mut self) {
         let (begun, mut pause) = (Instant::now(), PAUSE_MIN);
         loop {
-            let difference = self.difference();
-            if difference.is_empty() || self.attempt(difference).await {
+            let difference = self.find_difference();
+            if difference.is_empty() || self.send_difference(difference).await {
                 return;
             }
             self.context.counters.failed.fetch_add(1, Relaxed);
@@ -185,9 +187,9 @@ impl Subscriber {
                     url = self.url,
                     "a program takes no notifications; it is told again with the next change"
                 );
-                self.newest.mark_unchanged();
+                self.changes.mark_unchanged();
                 // An error: the node is stopping, and this task with it.
-                _ = self.newest.changed().await;
+                _ = self.changes.changed().await;
                 return;
             }
             tokio::time::sleep(pause).await;
@@ -196,17 +198,16 @@ impl Subscriber {
     }
 
     /// Whether the program took all of it.
-    async fn attempt(&mut self, difference: Difference) -> bool {
+    async fn send_difference(&mut self, difference: Difference) -> bool {
         if self.dialect == Dialect::Two {
-            return self.attempt_one_by_one(difference).await;
+            return self.send_one_by_one(difference).await;
         }
-        let list = |instances: &BTreeMap<InstanceKey, Told>| -> Vec<Value> {
-            let one =
-                |((service, ..), told): (&InstanceKey, &Told)| json!({ "Name": service, "URL": told.url });
+        let list = |instances: &BTreeMap<InstanceKey, NotifiedInstance>| -> Vec<Value> {
+            let one = |((service, ..), instance): (&InstanceKey, &NotifiedInstance)| json!({ "Name": service, "URL": instance.url });
             instances.iter().map(one).collect()
         };
         let body = json!({ "Added": list(&difference.added), "Removed": list(&difference.removed) });
-        if !self.send("POST", &body).await {
+        if !self.send_request("POST", &body).await {
             return false;
         }
         difference.removed.keys().for_each(|key| _ = self.acknowledged.remove(key));
@@ -214,23 +215,23 @@ impl Subscriber {
         true
     }
 
-    async fn attempt_one_by_one(&mut self, difference: Difference) -> bool {
-        for (key, told) in difference.removed {
-            if !self.send("DELETE", &told.in_dialect_two(&key.0)).await {
+    async fn send_one_by_one(&mut self, difference: Difference) -> bool {
+        for (key, instance) in difference.removed {
+            if !self.send_request("DELETE", &instance.in_dialect_two(&key.0)).await {
                 return false;
             }
             self.acknowledged.remove(&key);
         }
-        for (key, told) in difference.added {
-            if !self.send("POST", &told.in_dialect_two(&key.0)).await {
+        for (key, instance) in difference.added {
+            if !self.send_request("POST", &instance.in_dialect_two(&key.0)).await {
                 return false;
             }
-            self.acknowledged.insert(key, told);
+            self.acknowledged.insert(key, instance);
         }
         true
     }
 
-    async fn send(&self, method: &str, body: &Value) -> bool {
+    async fn send_request(&self, method: &str, body: &Value) -> bool {
         let request = HttpCheck {
             url: self.url.clone(),
             method: method.into(),
@@ -251,7 +252,7 @@ impl Subscriber {
     }
 }
 
-impl Told {
+impl NotifiedInstance {
     fn in_dialect_two(&self, service: &str) -> Value {
         json!({ "Name": service, "Addr": self.address, "RequiredServices": self.requires })
     }

@@ -42,27 +42,27 @@ pub(super) struct Guard {
     silent: BTreeSet<(Time, NodeId)>,
     /// The services that it keeps, and until when.
     until: BTreeMap<String, Time>,
-    acted: u64,
+    kept_total: u64,
 }
 
 impl Guard {
     /// Notes that a member fails now by weak evidence alone.
-    pub(super) fn fell_silent(&mut self, now: Time, id: NodeId, since: Time) {
+    pub(super) fn record_silence(&mut self, now: Time, id: NodeId, since: Time) {
         self.silent.retain(|(since, other)| now.since(*since) <= GUARD_MAX && *other != id);
         self.silent.insert((since, id));
     }
 
     /// Notes that a member is present again.
-    pub(super) fn returned(&mut self, id: NodeId) {
+    pub(super) fn record_return(&mut self, id: NodeId) {
         self.silent.retain(|(_, silent)| *silent != id);
     }
 
     /// Forgets a service whose last unverified instance is gone.
-    pub(super) fn release(&mut self, service: &str) {
+    pub(super) fn end_keeping(&mut self, service: &str) {
         self.until.remove(service);
     }
 
-    pub(super) fn keeps(&self, service: &str) -> bool {
+    pub(super) fn is_keeping(&self, service: &str) -> bool {
         self.until.contains_key(service)
     }
 }
@@ -83,7 +83,7 @@ impl ProviderTable {
 
     /// How often the guard kept a service, since the start.
     pub fn guarded_total(&self) -> u64 {
-        self.guard.acted
+        self.guard.kept_total
     }
 
     /// A member has just failed, and is still listed: decides which services lose their last passing
@@ -101,9 +101,9 @@ impl ProviderTable {
         }
         passing.retain(|service, _| !self.passes_without(service, failed));
         for (service, instances) in &passing {
-            if !self.guard.keeps(service) {
+            if !self.guard.is_keeping(service) {
                 self.guard.until.insert(service.clone(), now + GUARD_MAX);
-                self.guard.acted += 1;
+                self.guard.kept_total += 1;
             }
             for (node, id) in instances {
                 if let Some(instance) = self.offered.get(&(*node, id.clone())).cloned() {
@@ -144,24 +144,24 @@ impl ProviderTable {
     }
 
     /// Whether an instance of a silent member that has a new value stays listed.
-    pub(super) fn is_kept(&self, node: NodeId, id: &str, new: &Instance) -> bool {
+    pub(super) fn stays_listed(&self, node: NodeId, id: &str, new: &Instance) -> bool {
         let listed = self.listed.get(&new.service).is_some_and(|of| of.contains_key(&(node, id.to_owned())));
-        listed && self.guard.keeps(&new.service) && new.health == Health::Passing
+        listed && self.guard.is_keeping(&new.service) && new.health == Health::Passing
     }
 
     /// Ends the guard of a service if one of its instances passes.
-    pub(super) fn check_guard(&mut self, now: Time, service: &str) {
+    pub(super) fn end_guard_if_verified(&mut self, now: Time, service: &str) {
         let verified = |table: &Self| {
             let mut providers = table.providers(service);
             providers.any(|p| !p.unverified && p.instance.health == Health::Passing)
         };
-        if self.guard.keeps(service) && verified(self) {
+        if self.guard.is_keeping(service) && verified(self) {
             self.end_guard(now, service);
         }
     }
 
     fn end_guard(&mut self, now: Time, service: &str) {
-        self.guard.release(service);
+        self.guard.end_keeping(service);
         let unverified = self.providers(service).filter(|provider| provider.unverified);
         let unverified: Vec<_> = unverified.map(|p| (p.node_id, p.id.clone())).collect();
         for (node, id) in unverified {

@@ -36,7 +36,7 @@ const HEADER: &str = "header";
 /// What is wrong with it, and what is allowed.
 pub(crate) fn parse(text: &str) -> Result<Value, String> {
     let wrong = |problem: String| format!("the check {text:?} cannot be read: {problem}");
-    let mut parts = split(text).into_iter();
+    let mut parts = split_parts(text).into_iter();
     let first = parts.next().unwrap_or_default();
     let (kind, value) = match first.split_once('=') {
         Some((kind, value)) => (kind.trim(), Some(value.trim()).filter(|value| !value.is_empty())),
@@ -51,7 +51,7 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
             Some(id) => json!({ "instance": id }),
             None => target.into(),
         }),
-        "process" => needed("PID or process=:PORT").and_then(pid).map(|pid| json!({ "pid": pid })),
+        "process" => needed("PID or process=:PORT").and_then(parse_pid).map(|pid| json!({ "pid": pid })),
         other => Err(format!(
             "there is no kind {other:?}; there are http, tcp, grpc, ttl, alias, watch and process"
         )),
@@ -59,23 +59,24 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
     let mut check = Map::from_iter([(kind.to_owned(), stated.map_err(wrong)?)]);
     for part in parts {
         let (option, value) = match part.split_once('=') {
-            Some((option, value)) => (normal(option), value),
-            None if FLAGS.contains(&normal(&part).as_str()) => (normal(&part), "true"),
+            Some((option, value)) => (normalise_option(option), value),
+            None if FLAGS.contains(&normalise_option(&part).as_str()) => (normalise_option(&part), "true"),
             None => return Err(wrong(format!("write {part}=VALUE"))),
         };
-        add(&mut check, &option, value).map_err(wrong)?;
+        add_option(&mut check, &option, value).map_err(wrong)?;
     }
     Ok(check.into())
 }
 
 /// Cuts at commas. Behind a free text, what follows a comma and is no known option belongs to that text.
-fn split(text: &str) -> Vec<String> {
+fn split_parts(text: &str) -> Vec<String> {
     let mut parts: Vec<String> = Vec::new();
     for part in text.split(',') {
-        let is_option = part.split_once('=').is_some_and(|(option, _)| is_known(&normal(option)))
-            || FLAGS.contains(&normal(part).as_str());
+        let is_option = part.split_once('=').is_some_and(|(option, _)| is_known(&normalise_option(option)))
+            || FLAGS.contains(&normalise_option(part).as_str());
         let is_free = |last: &&mut String| {
-            last.split_once('=').is_some_and(|(option, _)| FREE_TEXTS.contains(&normal(option).as_str()))
+            last.split_once('=')
+                .is_some_and(|(option, _)| FREE_TEXTS.contains(&normalise_option(option).as_str()))
         };
         match parts.last_mut().filter(is_free) {
             Some(last) if !is_option => {
@@ -89,7 +90,7 @@ fn split(text: &str) -> Vec<String> {
 }
 
 /// An option as the node writes it.
-fn normal(option: &str) -> String {
+fn normalise_option(option: &str) -> String {
     option.trim().replace('-', "_")
 }
 
@@ -97,7 +98,7 @@ fn is_known(option: &str) -> bool {
     option == HEADER || NUMBERS.contains(&option) || FLAGS.contains(&option) || TEXTS.contains(&option)
 }
 
-fn add(check: &mut Map<String, Value>, option: &str, value: &str) -> Result<(), String> {
+fn add_option(check: &mut Map<String, Value>, option: &str, value: &str) -> Result<(), String> {
     let read = if NUMBERS.contains(&option) {
         let number: u32 =
             value.trim().parse().map_err(|_| format!("{option} wants a number, not {value:?}"))?;
@@ -128,7 +129,7 @@ fn add(check: &mut Map<String, Value>, option: &str, value: &str) -> Result<(), 
 }
 
 /// Reads `PID` or `:PORT`, the latter as the process that listens there.
-fn pid(text: &str) -> Result<i32, String> {
+fn parse_pid(text: &str) -> Result<i32, String> {
     match text.strip_prefix(':') {
         Some(port) => {
             let port: u16 = port.parse().map_err(|_| format!("{port:?} is no port"))?;

@@ -11,8 +11,8 @@ use tokio::{
 const WAITING_MAX: usize = 16;
 
 /// Catches the signals that are for the command. One that this process was started to ignore (`nohup`) stays ignored, also by the command.
-pub(super) fn catch() -> io::Result<mpsc::Receiver<SignalKind>> {
-    let ignored = ignored(&fs::read_to_string("/proc/self/status").unwrap_or_default());
+pub(super) fn catch_signals() -> io::Result<mpsc::Receiver<SignalKind>> {
+    let ignored = read_ignored_mask(&fs::read_to_string("/proc/self/status").unwrap_or_default());
     let (sender, caught) = mpsc::channel(WAITING_MAX);
     let kinds = [
         SignalKind::terminate(),
@@ -38,7 +38,7 @@ pub(super) fn catch() -> io::Result<mpsc::Receiver<SignalKind>> {
 
 /// Whether the terminal has sent this signal to the command as well: it sends Ctrl-C, Ctrl-\ and a change of its size to all processes of
 /// the group in its foreground.
-pub(super) fn is_of_the_terminal(kind: SignalKind) -> bool {
+pub(super) fn is_sent_by_terminal(kind: SignalKind) -> bool {
     let by_terminal = [SignalKind::interrupt(), SignalKind::quit(), SignalKind::window_change()];
     by_terminal.contains(&kind)
         && is_in_foreground(&fs::read_to_string("/proc/self/stat").unwrap_or_default())
@@ -52,7 +52,7 @@ fn is_in_foreground(stat: &str) -> bool {
 }
 
 /// The mask of ignored signals in `/proc/PID/status`, proc(5).
-fn ignored(status: &str) -> u64 {
+fn read_ignored_mask(status: &str) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
@@ -75,8 +75,8 @@ mod tests {
 
     #[test]
     fn an_ignored_signal_is_known_from_the_mask() {
-        let mask = ignored("Name:\tnode\nSigIgn:\t0000000000001001\n");
+        let mask = read_ignored_mask("Name:\tnode\nSigIgn:\t0000000000001001\n");
         assert!(is_in(mask, SignalKind::hangup()) && !is_in(mask, SignalKind::interrupt()));
-        assert_eq!(ignored(""), 0);
+        assert_eq!(read_ignored_mask(""), 0);
     }
 }

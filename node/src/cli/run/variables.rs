@@ -13,14 +13,14 @@ use super::super::{
 };
 
 /// The node that a program asks.
-pub(super) const NODE: &str = "HEARSAY_NODE";
+pub(super) const NODE_VARIABLE: &str = "HEARSAY_NODE";
 /// How long one blocking query waits. Below the time that a client gives an answer.
 const QUERY_WAIT: &str = "5s";
 /// Between two questions where no index says what was seen, and after a failure.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// The variable of a required service: `HEARSAY_<NAME>_URL`, in upper case, any other character as `_`.
-pub(super) fn name_of(service: &str) -> String {
+pub(super) fn variable_of(service: &str) -> String {
     let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     format!("HEARSAY_{}_URL", service.chars().map(upper).collect::<String>())
 }
@@ -37,23 +37,23 @@ pub(super) async fn node_url(client: &Client) -> Result<String, Failure> {
 }
 
 /// Waits until each required service has a passing instance, or the time is over. Returns the origins of those that have one.
-pub(super) async fn resolve(
+pub(super) async fn await_services(
     client: &Client,
     required: &[String],
     until: Instant,
 ) -> BTreeMap<String, String> {
     let each = required.iter().map(|service| async move {
-        let url = timeout_at(until, passing(client, service)).await.ok()?;
+        let url = timeout_at(until, await_passing(client, service)).await.ok()?;
         Some((service.clone(), url))
     });
     futures::future::join_all(each).await.into_iter().flatten().collect()
 }
 
 /// The origin of a passing instance, as soon as there is one.
-async fn passing(client: &Client, service: &str) -> String {
+async fn await_passing(client: &Client, service: &str) -> String {
     let mut seen = None;
     loop {
-        match look(client, service, seen).await {
+        match query_passing(client, service, seen).await {
             Ok((Some(url), _)) => return url,
             Ok((None, index)) if index.is_some() && index != seen => seen = index,
             Ok((None, index)) => {
@@ -76,7 +76,7 @@ struct Indexed {
 }
 
 /// Asks once for the passing instances, with an index only when there is something newer. Returns the origin of the first, and the index.
-async fn look(
+async fn query_passing(
     client: &Client,
     service: &str,
     seen: Option<u64>,
@@ -107,7 +107,7 @@ mod tests {
             ("grade-book.v2", "HEARSAY_GRADE_BOOK_V2_URL"),
             ("é x", "HEARSAY___X_URL"),
         ] {
-            assert_eq!(name_of(service), variable);
+            assert_eq!(variable_of(service), variable);
         }
     }
 }

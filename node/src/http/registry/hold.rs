@@ -16,7 +16,7 @@ use hearsay_services::Problem;
 use serde_json::json;
 use tokio::sync::{oneshot, watch::Receiver};
 
-use super::required::Required;
+use super::required::RequiredInstances;
 use crate::{
     http::site::{Seat, Site},
     registry::{Ending, Registered, Registry, RegistryError, record::Owner, registration::Registration},
@@ -26,7 +26,7 @@ use crate::{
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Registers, and answers with the stream.
-pub(super) async fn hold(
+pub(super) async fn hold_registration(
     site: Arc<Site>,
     registration: Registration,
     grace: Duration,
@@ -42,56 +42,56 @@ pub(super) async fn hold(
         if registered.is_err() {
             registry.end_connection(connection);
         }
-        let held = registered.map(|registered| Hold { registry, registered, connection, grace });
+        let hold = registered.map(|registered| HeldRegistration { registry, registered, connection, grace });
         // The handler is gone with its client: the hold is dropped here, which releases the registration.
-        _ = answer.send(held);
+        _ = answer.send(hold);
     });
     let hold = answered.await.unwrap_or(Err(RegistryError::Stopping))?;
-    let required = Required::read(&site, &services);
-    let data = required.answer(&hold.registered.id, &site.name);
+    let required = RequiredInstances::look_up(&site, &services);
+    let data = required.to_json(&hold.registered.id, &site.name);
     let first = Event::default().event("registered").data(data.to_string());
-    let follower = Follower {
+    let follower = EventSource {
         first: Some(first),
         services,
         required,
-        newest: site.view.subscribe(),
+        changes: site.view.subscribe(),
         ending: Some(ending),
         _hold: hold,
         _seat: seat,
         site,
     };
-    let events = stream::unfold(follower, Follower::next);
+    let events = stream::unfold(follower, EventSource::next);
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
 /// Releases a held registration when it is dropped.
-struct Hold {
+struct HeldRegistration {
     registry: Arc<Registry>,
     registered: Registered,
     connection: u64,
     grace: Duration,
 }
 
-impl Drop for Hold {
+impl Drop for HeldRegistration {
     fn drop(&mut self) {
         self.registry.release(&self.registered, self.connection, self.grace);
     }
 }
 
-struct Follower {
+struct EventSource {
     first: Option<Event>,
     services: BTreeSet<String>,
     /// As the client knows them.
-    required: Required,
-    newest: Receiver<Index>,
+    required: RequiredInstances,
+    changes: Receiver<Index>,
     /// `None` once it has been told.
     ending: Option<oneshot::Receiver<Ending>>,
     site: Arc<Site>,
-    _hold: Hold,
+    _hold: HeldRegistration,
     _seat: Seat,
 }
 
-impl Follower {
+impl EventSource {
     /// The next event; `None` when the node leaves.
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         if let Some(first) = self.first.take() {
@@ -109,13 +109,13 @@ impl Follower {
                     self.ending = None;
                     return Some((Ok(Event::default().event(word).data("{}")), self));
                 }
-                changed = self.newest.changed(), if is_following => changed.ok()?,
+                changed = self.changes.changed(), if is_following => changed.ok()?,
                 () = self.site.leaving() => return None,
             }
-            let required = Required::read(&self.site, &self.services);
+            let required = RequiredInstances::look_up(&self.site, &self.services);
             if required != self.required {
                 self.required = required;
-                let data = json!({ "requires": self.required.instances() });
+                let data = json!({ "requires": self.required.instances_json() });
                 return Some((Ok(Event::default().event("update").data(data.to_string())), self));
             }
         }

@@ -12,11 +12,11 @@ use crate::http::{instance::InstanceJson, site::Site};
 
 /// Passing instances, by the required services; an entry for each of them, also where there is none.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) struct Required(BTreeMap<String, Vec<Arc<Provider>>>);
+pub(super) struct RequiredInstances(BTreeMap<String, Vec<Arc<Provider>>>);
 
-impl Required {
+impl RequiredInstances {
     /// Looks them up.
-    pub(super) fn read(site: &Site, services: &BTreeSet<String>) -> Self {
+    pub(super) fn look_up(site: &Site, services: &BTreeSet<String>) -> Self {
         Self(site.read(|table| {
             let of = |service: &String| {
                 let distinct = table.providers_distinct(service).into_iter();
@@ -28,7 +28,7 @@ impl Required {
     }
 
     /// `{"<service>":[instance…]}`
-    pub(super) fn instances(&self) -> Value {
+    pub(super) fn instances_json(&self) -> Value {
         let of = |(service, providers): (&String, &Vec<Arc<Provider>>)| {
             let instances: Vec<_> = providers.iter().map(|p| InstanceJson::from(p.as_ref())).collect();
             (service.clone(), json!(instances))
@@ -37,21 +37,21 @@ impl Required {
     }
 
     /// What a registration is answered with.
-    pub(super) fn answer(&self, id: &str, node: &str) -> Value {
-        json!({ "id": id, "node": node, "requires": self.instances() })
+    pub(super) fn to_json(&self, id: &str, node: &str) -> Value {
+        json!({ "id": id, "node": node, "requires": self.instances_json() })
     }
 
     /// The same in dialect 2: `{"<service>":[{"Name","Addr","RequiredServices"}…]}` and nothing else.
-    pub(super) fn dialect_two(&self) -> Value {
+    pub(super) fn to_dialect_two(&self) -> Value {
         let of = |(service, providers): (&String, &Vec<Arc<Provider>>)| {
-            let instances: Vec<_> = providers.iter().map(|p| in_dialect_two(p)).collect();
+            let instances: Vec<_> = providers.iter().map(|p| instance_in_dialect_two(p)).collect();
             (service.clone(), Value::Array(instances))
         };
         Value::Object(self.0.iter().map(of).collect())
     }
 }
 
-fn in_dialect_two(provider: &Provider) -> Value {
+fn instance_in_dialect_two(provider: &Provider) -> Value {
     let stated = || format!("{}:{}", provider.host(), provider.instance.port);
     let addr = provider.addresses.first().cloned().unwrap_or_else(stated);
     json!({

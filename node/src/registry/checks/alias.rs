@@ -37,13 +37,13 @@ impl Alias<'_> {
         loop {
             changes.borrow_and_update();
             let is_grace = is_awaited && Instant::now() < grace_end;
-            match self.view.read(|table| self.look(table)) {
+            match self.view.read(|table| self.read_outcome(table)) {
                 Some(outcome) => {
                     is_awaited = false;
                     self.reporter.set_if_new(outcome).await;
                 }
                 None if is_grace => (),
-                None => self.reporter.set_if_new(self.unknown()).await,
+                None => self.reporter.set_if_new(self.unknown_outcome()).await,
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
@@ -53,7 +53,7 @@ impl Alias<'_> {
     }
 
     /// What the table says. `None`: it does not know what is followed.
-    fn look(&self, table: &ProviderTable) -> Option<Outcome> {
+    fn read_outcome(&self, table: &ProviderTable) -> Option<Outcome> {
         let own = self.reporter.key().instance.as_str();
         if let Some(id) = self.instance {
             let instance = table.instance(self.me, id).filter(|_| id != own)?;
@@ -68,7 +68,7 @@ impl Alias<'_> {
         Some(Outcome::new(best, format!("{passing} of {} instances of {service} pass", health.len())))
     }
 
-    fn unknown(&self) -> Outcome {
+    fn unknown_outcome(&self) -> Outcome {
         match (self.instance, self.service) {
             (Some(id), _) => Outcome::critical(format!("this node holds no other instance {id}")),
             (None, service) => {

@@ -70,7 +70,7 @@ impl ExecProbe {
         let ended = {
             let mut reading = pin!(read_output(pipes, &mut output).fuse());
             let waiting = async {
-                let mut waiting = pin!(group.ended(&mut child));
+                let mut waiting = pin!(group.await_end(&mut child));
                 tokio::select! {
                     ended = &mut waiting => ended,
                     () = &mut reading => waiting.await,
@@ -90,13 +90,13 @@ impl ExecProbe {
             return Outcome::critical(format!("killed: the command ran for longer than {limit:?}\n{text}"));
         }
         match child.wait().await {
-            Ok(status) => judge(status, &text),
+            Ok(status) => outcome_of(status, &text),
             Err(error) => Outcome::critical(format!("the command was lost: {error}")),
         }
     }
 }
 
-fn judge(status: ExitStatus, text: &str) -> Outcome {
+fn outcome_of(status: ExitStatus, text: &str) -> Outcome {
     match status.code() {
         Some(0) => Outcome::passing(text),
         Some(1) => Outcome::new(Health::Warning, text),
@@ -151,7 +151,7 @@ impl ProcessGroup {
 
     /// Waits for the end of the command. It is not reaped by this, except on a kernel before 5.3, where its
     /// group is then not killed.
-    async fn ended(&mut self, child: &mut Child) {
+    async fn await_end(&mut self, child: &mut Child) {
         match &self.pidfd {
             Some(pidfd) => {
                 let _ = pidfd.readable().await;

@@ -106,20 +106,20 @@ impl GrpcProbe {
             Ok(socket) => socket,
             Err(error) => return error.into(),
         };
-        match self.exchange(socket, timeout).await {
-            Ok(answer) => self.judge(&answer),
+        match self.send_and_read(socket, timeout).await {
+            Ok(answer) => self.judge_answer(&answer),
             Err(error) => Outcome::critical(format!("no answer from {}: {}", self.target, cause(&error))),
         }
     }
 
-    async fn exchange(&self, socket: Box<dyn Socket>, timeout: Duration) -> hyper::Result<Answer> {
+    async fn send_and_read(&self, socket: Box<dyn Socket>, timeout: Duration) -> hyper::Result<Answer> {
         let tasks = ConnectionTasks::default();
         let mut builder = http2::Builder::new(tasks.executor());
         builder.timer(TokioTimer::new()).max_header_list_size(HEADER_BYTES_MAX);
         let (mut sender, connection) = builder.handshake(TokioIo::new(socket)).await?;
         let mut connection = pin!(connection);
         let mut exchange =
-            pin!(async { Answer::read(sender.send_request(self.request(timeout)).await?).await });
+            pin!(async { Answer::read(sender.send_request(self.build_request(timeout)).await?).await });
         tokio::select! {
             biased;
             done = &mut exchange => return done,
@@ -128,7 +128,7 @@ impl GrpcProbe {
         exchange.await
     }
 
-    fn request(&self, timeout: Duration) -> Request<Full<Bytes>> {
+    fn build_request(&self, timeout: Duration) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(self.message.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
@@ -143,7 +143,7 @@ impl GrpcProbe {
         request
     }
 
-    fn judge(&self, answer: &Answer) -> Outcome {
+    fn judge_answer(&self, answer: &Answer) -> Outcome {
         let subject = match self.service.as_str() {
             "" => self.target.to_string(),
             service => format!("{service} at {}", self.target),

@@ -92,21 +92,21 @@ impl HttpProbe {
             Ok(socket) => socket,
             Err(error) => return error.into(),
         };
-        match self.exchange(socket).await {
-            Ok((answer, body)) => self.judge(&answer, &body),
+        match self.send_and_read(socket).await {
+            Ok((answer, body)) => self.judge_answer(&answer, &body),
             Err(error) => Outcome::critical(format!("no answer from {}: {}", self.target, cause(&error))),
         }
     }
 
     /// Sends the request. Returns the head of the answer and the beginning of its body. The connection ends
     /// with this.
-    async fn exchange(&self, socket: Box<dyn Socket>) -> hyper::Result<(Response<()>, Vec<u8>)> {
+    async fn send_and_read(&self, socket: Box<dyn Socket>) -> hyper::Result<(Response<()>, Vec<u8>)> {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_BYTES_MAX);
         let (mut sender, connection) = builder.handshake(TokioIo::new(socket)).await?;
         let mut connection = pin!(connection);
         let mut exchange = pin!(async {
-            let answer = sender.send_request(self.request()).await?;
+            let answer = sender.send_request(self.build_request()).await?;
             let (head, body) = answer.into_parts();
             Ok((Response::from_parts(head, ()), read_beginning(body).await?))
         });
@@ -120,7 +120,7 @@ impl HttpProbe {
         exchange.await
     }
 
-    fn request(&self) -> Request<Full<Bytes>> {
+    fn build_request(&self) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.path.clone();
@@ -128,7 +128,7 @@ impl HttpProbe {
         request
     }
 
-    fn judge(&self, answer: &Response<()>, body: &[u8]) -> Outcome {
+    fn judge_answer(&self, answer: &Response<()>, body: &[u8]) -> Outcome {
         let status = answer.status();
         let text = String::from_utf8_lossy(body);
         let shown = |words: &str| match text.trim() {

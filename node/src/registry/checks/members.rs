@@ -65,11 +65,11 @@ impl ClusterAddresses {
         let mut candidates = self.listeners.iter().filter(|listener| listener.port() == address.port());
         candidates.any(|listener| {
             let ip = listener.ip().to_canonical();
-            ip == address.ip() || (ip.is_unspecified() && self.is_own(address.ip()))
+            ip == address.ip() || (ip.is_unspecified() && self.is_own_ip(address.ip()))
         })
     }
 
-    fn is_own(&self, ip: IpAddr) -> bool {
+    fn is_own_ip(&self, ip: IpAddr) -> bool {
         if ip.is_loopback() {
             return true;
         }

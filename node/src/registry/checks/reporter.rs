@@ -26,12 +26,12 @@ use crate::timestamp::now_ms;
 /// What is known of a check, for its task and for readers.
 #[derive(Debug)]
 pub(super) struct Shared {
-    held: Mutex<Held>,
+    progress: Mutex<Progress>,
     status: watch::Sender<Health>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Progress {
     state: CheckState,
     thresholds: Thresholds,
     /// When a TTL expires; `None` after it has.
@@ -42,11 +42,14 @@ impl Shared {
     /// The state with which a check begins.
     pub(super) fn new(spec: &CheckSpec, state: CheckState) -> Self {
         let status = watch::Sender::new(state.status);
-        Self { held: Mutex::new(Held { state, thresholds: Thresholds::new(spec), deadline: None }), status }
+        Self {
+            progress: Mutex::new(Progress { state, thresholds: Thresholds::new(spec), deadline: None }),
+            status,
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state now.
@@ -71,31 +74,31 @@ impl Shared {
 
     /// Makes a change, and notifies the task where the status is another one after it. Returns the state in
     /// that case.
-    fn change(&self, change: impl FnOnce(&mut Held)) -> Option<CheckState> {
-        let mut held = self.lock();
-        let before = held.state.status;
-        change(&mut held);
-        let status = held.state.status;
+    fn change(&self, change: impl FnOnce(&mut Progress)) -> Option<CheckState> {
+        let mut progress = self.lock();
+        let before = progress.state.status;
+        change(&mut progress);
+        let status = progress.state.status;
         if status == before {
             return None;
         }
-        held.state.since_ms = now_ms();
+        progress.state.since_ms = now_ms();
         self.status.send_replace(status);
-        Some(held.state.clone())
+        Some(progress.state.clone())
     }
 
     /// Takes a report of the program, and begins a new TTL.
     pub(super) fn report(&self, status: Health, output: &str, ttl: Duration) {
-        self.change(|held| {
-            held.state.status = status;
-            held.state.output = bound_output(output);
-            held.state.last_run_ms = Some(now_ms());
-            held.deadline = Some(Instant::now() + ttl.min(DURATION_MAX));
+        self.change(|progress| {
+            progress.state.status = status;
+            progress.state.output = bound_output(output);
+            progress.state.last_run_ms = Some(now_ms());
+            progress.deadline = Some(Instant::now() + ttl.min(DURATION_MAX));
         });
     }
 
     /// Begins a TTL, unless a report has begun one.
-    pub(super) fn arm(&self, ttl: Duration) {
+    pub(super) fn start_ttl(&self, ttl: Duration) {
         self.lock().deadline.get_or_insert(Instant::now() + ttl);
     }
 
@@ -106,13 +109,13 @@ impl Shared {
 
     /// Makes the check critical if its TTL has expired by now.
     pub(super) fn expire_ttl(&self, now: Instant) {
-        self.change(|held| {
-            if held.deadline.is_none_or(|deadline| deadline > now) {
+        self.change(|progress| {
+            if progress.deadline.is_none_or(|deadline| deadline > now) {
                 return;
             }
-            held.deadline = None;
-            held.state.status = Health::Critical;
-            held.state.output = match held.state.output.as_str() {
+            progress.deadline = None;
+            progress.state.status = Health::Critical;
+            progress.state.output = match progress.state.output.as_str() {
                 "" => "TTL expired".into(),
                 last => bound_output(&format!("TTL expired (last output before it follows): {last}")),
             };
@@ -163,13 +166,14 @@ impl Reporter {
     /// Records a run. The thresholds decide whether the status changes.
     pub(super) async fn record(&self, outcome: Outcome, took: Duration, next: Option<Instant>) {
         self.metrics.count_run(&self.spec.kind, outcome.health, outcome.refused_by);
-        let changed = self.shared.change(|held| {
-            let status = held.state.status;
-            held.state.status = held.thresholds.apply(status, outcome.health).unwrap_or(status);
-            held.state.output = outcome.output;
-            held.state.last_run_ms = Some(now_ms());
-            held.state.next_run_ms = next.map(|next| now_ms() + millis(next.duration_since(Instant::now())));
-            held.state.took_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
+        let changed = self.shared.change(|progress| {
+            let status = progress.state.status;
+            progress.state.status = progress.thresholds.apply(status, outcome.health).unwrap_or(status);
+            progress.state.output = outcome.output;
+            progress.state.last_run_ms = Some(now_ms());
+            progress.state.next_run_ms =
+                next.map(|next| now_ms() + millis(next.duration_since(Instant::now())));
+            progress.state.took_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         });
         self.send_changed(changed).await;
     }
@@ -183,11 +187,11 @@ impl Reporter {
             return;
         }
         self.metrics.count_run(&self.spec.kind, outcome.health, None);
-        let changed = self.shared.change(|held| {
-            held.state.status = outcome.health;
-            held.state.output = outcome.output;
-            held.state.last_run_ms = Some(now_ms());
-            held.state.next_run_ms = None;
+        let changed = self.shared.change(|progress| {
+            progress.state.status = outcome.health;
+            progress.state.output = outcome.output;
+            progress.state.last_run_ms = Some(now_ms());
+            progress.state.next_run_ms = None;
         });
         self.send_changed(changed).await;
     }
@@ -220,20 +224,20 @@ impl Reporter {
         let Some(after) = self.spec.deregister_after else { return std::future::pending().await };
         let mut status = self.shared.subscribe();
         loop {
-            until(&mut status, |status| status == Health::Critical).await;
+            await_status(&mut status, |status| status == Health::Critical).await;
             tokio::select! {
                 () = sleep(after) => {
                     self.send(CheckEvent::Expired(self.key.clone())).await;
-                    until(&mut status, |status| status != Health::Critical).await;
+                    await_status(&mut status, |status| status != Health::Critical).await;
                 }
-                () = until(&mut status, |status| status != Health::Critical) => (),
+                () = await_status(&mut status, |status| status != Health::Critical) => (),
             }
         }
     }
 }
 
 /// Waits for a status. The sender lives as long as the task that waits.
-async fn until(status: &mut watch::Receiver<Health>, is_it: impl Fn(Health) -> bool) {
+async fn await_status(status: &mut watch::Receiver<Health>, is_it: impl Fn(Health) -> bool) {
     if status.wait_for(|status| is_it(*status)).await.is_err() {
         std::future::pending().await
     }

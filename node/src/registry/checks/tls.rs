@@ -58,10 +58,10 @@ impl TlsConfigs {
     ) -> Result<TlsStream<TcpStream>, TlsError> {
         let failed = |error: &dyn std::error::Error| TlsError(error.to_string());
         let configs = if options.is_any_certificate_accepted {
-            let made = self.accepting.get_or_init(|| Ok(ByProtocol::new(accepting()?)));
+            let made = self.accepting.get_or_init(|| Ok(ByProtocol::new(build_accepting_config()?)));
             made.as_ref().map_err(|error| failed(error))?
         } else {
-            self.verifying.get_or_try_init(verifying).await.map_err(|error| failed(&error))?
+            self.verifying.get_or_try_init(load_verifying_configs).await.map_err(|error| failed(&error))?
         };
         let config = match options.protocol {
             Protocol::Http1 => &configs.http1,
@@ -93,7 +93,7 @@ fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, Error> {
 }
 
 /// A configuration that verifies certificates by the system's roots.
-async fn verifying() -> Result<ByProtocol, Error> {
+async fn load_verifying_configs() -> Result<ByProtocol, Error> {
     let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
     let loaded = loaded.map_err(|stopped| Error::General(stopped.to_string()))?;
     let mut roots = RootCertStore::empty();
@@ -106,7 +106,7 @@ async fn verifying() -> Result<ByProtocol, Error> {
 }
 
 /// A configuration that accepts any certificate.
-fn accepting() -> Result<ClientConfig, Error> {
+fn build_accepting_config() -> Result<ClientConfig, Error> {
     let verifier = Arc::new(AcceptAny(Arc::new(ring::default_provider())));
     Ok(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }

@@ -15,7 +15,7 @@ pub(super) async fn run(reporter: &Reporter, ttl: Duration) {
     let ttl = ttl.min(DURATION_MAX);
     let mut status = reporter.shared().subscribe();
     let mut announced = reporter.initial_status();
-    reporter.shared().arm(ttl);
+    reporter.shared().start_ttl(ttl);
     loop {
         announced = reporter.announce(announced).await;
         // An expired TTL has no deadline until the next report.

@@ -33,9 +33,9 @@ const FILE_BYTES_MAX: usize = 1024 * 1024;
 /// The most files that are read. Guess: each holds a service or several.
 const FILES_MAX: usize = 10_000;
 /// Changes within this time are looked at together: an editor writes a file in several steps.
-const SETTLE: Duration = Duration::from_millis(50);
+const SETTLE_TIME: Duration = Duration::from_millis(50);
 /// The interval between scans without a change notice: network file systems send none.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// Bits of a mode by which others may write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
@@ -55,10 +55,10 @@ impl Follower {
 
     /// Reads the files, and again whenever they change, for ever.
     pub(crate) async fn run(self) {
-        let (tell, mut changed) = mpsc::channel(1);
+        let (notice, mut changed) = mpsc::channel(1);
         let watching = notify::recommended_watcher(move |_| {
             // Full: the look that is due sees this change too.
-            _ = tell.try_send(());
+            _ = notice.try_send(());
         });
         let watching = watching.and_then(|mut watcher| {
             watcher.watch(&self.dir, RecursiveMode::NonRecursive)?;
@@ -71,20 +71,20 @@ impl Follower {
             })
             .ok();
         loop {
-            self.look().await;
+            self.scan().await;
             tokio::select! {
                 Some(()) = changed.recv() => {
-                    tokio::time::sleep(SETTLE).await;
+                    tokio::time::sleep(SETTLE_TIME).await;
                     while changed.try_recv().is_ok() {}
                 }
-                () = tokio::time::sleep(LOOK_EVERY) => (),
+                () = tokio::time::sleep(SCAN_INTERVAL) => (),
             }
         }
     }
 
     /// Reads what has changed.
-    async fn look(&self) {
-        let paths = match list(&self.dir) {
+    async fn scan(&self) {
+        let paths = match list_files(&self.dir) {
             Ok(paths) => paths,
             Err(error) => {
                 tracing::warn!(%error, dir = %self.dir.display(), "the registration files are not read; what they registered stays");
@@ -102,16 +102,16 @@ impl Follower {
             tracing::info!(file = %gone.display(), "a registration file is gone");
         }
         for path in paths {
-            self.read(path).await;
+            self.reload_file(path).await;
         }
     }
 
-    async fn read(&self, path: PathBuf) {
+    async fn reload_file(&self, path: PathBuf) {
         let content = match read_file(&path, FILE_BYTES_MAX) {
             Ok(Some(content)) => content.text,
             // It went between the look and this.
             Ok(None) => return,
-            Err(error) => return self.fail(&path, None, error.to_string()),
+            Err(error) => return self.record_error(&path, None, error.to_string()),
         };
         let hash = blake3::hash(content.as_bytes());
         let before = self.registry.files().change(|files| files.get(&path).cloned()).unwrap_or_default();
@@ -119,47 +119,47 @@ impl Follower {
             return;
         }
         let source = Source::file(self.allow_exec);
-        let read = parse(&path, &content).and_then(|values| {
+        let read = parse_file(&path, &content).and_then(|values| {
             let read = |value| input::read_value(value, source, self.registry.suffix());
             values.into_iter().map(|value| read(value).map_err(|error| error.to_string())).collect()
         });
         let registrations: Vec<Registration> = match read {
             Ok(registrations) => registrations,
-            Err(error) => return self.fail(&path, Some(hash), error),
+            Err(error) => return self.record_error(&path, Some(hash), error),
         };
         if registrations.iter().any(Registration::has_exec)
             && let Err(error) = self.check_permissions(&path)
         {
-            return self.fail(&path, Some(hash), error);
+            return self.record_error(&path, Some(hash), error);
         }
         let ids: BTreeSet<String> = registrations.iter().map(|r| r.id.clone()).collect();
         if ids.len() < registrations.len() {
-            return self.fail(&path, Some(hash), "two of its services have the same id".into());
+            return self.record_error(&path, Some(hash), "two of its services have the same id".into());
         }
-        let (mut held, mut errors) = (before.ids.clone(), Vec::new());
+        let (mut registered, mut errors) = (before.ids.clone(), Vec::new());
         for registration in registrations {
             let id = registration.id.clone();
             match self.registry.register(registration, Owner::File(path.clone())).await {
-                Ok(_) => _ = held.insert(id),
+                Ok(_) => _ = registered.insert(id),
                 Err(error) => errors.push(format!("{id:?}: {error}")),
             }
         }
         self.deregister(&path, before.ids.difference(&ids).cloned().collect()).await;
-        held.retain(|id| ids.contains(id));
+        registered.retain(|id| ids.contains(id));
         let error = (!errors.is_empty()).then(|| errors.join("; "));
         match &error {
             None => {
-                tracing::info!(file = %path.display(), services = held.len(), "registered what a file says")
+                tracing::info!(file = %path.display(), services = registered.len(), "registered what a file says")
             }
             Some(error) => tracing::warn!(file = %path.display(), error, "not all of a file is registered"),
         }
         // What failed is tried again at the next look.
         let hash = error.is_none().then_some(hash);
-        self.registry.files().change(|files| files.insert(path, FileState { hash, ids: held, error }));
+        self.registry.files().change(|files| files.insert(path, FileState { hash, ids: registered, error }));
     }
 
     /// Keeps the last good version, and says why the newest one is not in effect.
-    fn fail(&self, path: &Path, hash: Option<blake3::Hash>, error: String) {
+    fn record_error(&self, path: &Path, hash: Option<blake3::Hash>, error: String) {
         self.registry.files().change(|files| {
             let state = files.entry(path.to_owned()).or_default();
             if state.error.as_ref() != Some(&error) {
@@ -193,7 +193,7 @@ impl Follower {
 }
 
 /// The files to read, in order.
-fn list(dir: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
+fn list_files(dir: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
     let mut paths = BTreeSet::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -207,7 +207,7 @@ fn list(dir: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
 }
 
 /// The registrations of a file.
-fn parse(path: &Path, content: &str) -> Result<Vec<Value>, String> {
+fn parse_file(path: &Path, content: &str) -> Result<Vec<Value>, String> {
     let value: Value = match path.extension().is_some_and(|ending| ending == "json") {
         true => serde_json::from_str(content).map_err(|error| error.to_string())?,
         false => toml::from_str(content).map_err(|error| error.to_string().trim_end().to_owned())?,
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_file_holds_one_service_or_several_in_either_format() {
-        let parse = |name: &str, text: &str| parse(Path::new(name), text);
+        let parse_file = |name: &str, text: &str| parse_file(Path::new(name), text);
         let web = json!({"name": "web", "port": 80});
         for (name, text) in [
             ("a.toml", "[service]\nname = 'web'\nport = 80"),
@@ -244,10 +244,10 @@ mod tests {
             ("a.json", r#"{"services":[{"name":"web","port":80}]}"#),
             ("a.json", r#"{"service":{"name":"web","port":80}}"#),
         ] {
-            assert_eq!(parse(name, text).as_deref(), Ok(std::slice::from_ref(&web)), "{text}");
+            assert_eq!(parse_file(name, text).as_deref(), Ok(std::slice::from_ref(&web)), "{text}");
         }
         for (name, text) in [("a.json", r#"{"service":{"name":"we"#), ("a.toml", "x = 1"), ("a.json", "[]")] {
-            assert!(parse(name, text).is_err(), "{text}");
+            assert!(parse_file(name, text).is_err(), "{text}");
         }
     }
 }

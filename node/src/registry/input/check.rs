@@ -61,8 +61,8 @@ pub(super) fn read_all(
     for (n, input) in (1..).zip(inputs) {
         let mut spec = match input {
             CheckInput::Object(value) => read_object(value, registration, source)?,
-            CheckInput::Heartbeat(url) => heartbeat(&url, HEARTBEAT_INTERVAL, registration)?,
-            CheckInput::DialectTwo => heartbeat("/heart-beat", DIALECT_TWO_INTERVAL, registration)?,
+            CheckInput::Heartbeat(url) => heartbeat_spec(&url, HEARTBEAT_INTERVAL, registration)?,
+            CheckInput::DialectTwo => heartbeat_spec("/heart-beat", DIALECT_TWO_INTERVAL, registration)?,
         };
         // The same reading as at each run: what cannot be run is not registered.
         spec.validate()?;
@@ -83,17 +83,17 @@ pub(super) fn read_all(
     Ok(checks)
 }
 
-fn heartbeat(url: &str, interval: Duration, registration: &Registration) -> Result<CheckSpec, Invalid> {
-    let url = http_url("HeartbeatURL", url.trim(), registration)?;
+fn heartbeat_spec(url: &str, interval: Duration, registration: &Registration) -> Result<CheckSpec, Invalid> {
+    let url = resolve_url("HeartbeatURL", url.trim(), registration)?;
     Ok(CheckSpec {
         interval,
         failures_before_critical: ATTEMPTS,
         retry_interval: Some(RETRY_INTERVAL),
-        ..spec_of(CheckKind::Http(HttpCheck { url, ..HttpCheck::default() }))
+        ..spec_with_defaults(CheckKind::Http(HttpCheck { url, ..HttpCheck::default() }))
     })
 }
 
-fn spec_of(kind: CheckKind) -> CheckSpec {
+fn spec_with_defaults(kind: CheckKind) -> CheckSpec {
     CheckSpec {
         id: String::new(),
         name: String::new(),
@@ -120,8 +120,8 @@ fn read_object(value: Value, registration: &Registration, source: Source) -> Res
         return Err(invalid("check", problem));
     };
     let kind = read_kind(kind, &fields, registration, source)?;
-    let interval = duration(&fields, "interval")?.unwrap_or(INTERVAL_DEFAULT);
-    let timeout = match duration(&fields, "timeout")? {
+    let interval = read_duration(&fields, "interval")?.unwrap_or(INTERVAL_DEFAULT);
+    let timeout = match read_duration(&fields, "timeout")? {
         Some(timeout) if timeout >= interval => {
             return Err(invalid("timeout", format!("{timeout:?} is not below the interval of {interval:?}")));
         }
@@ -154,16 +154,16 @@ fn read_object(value: Value, registration: &Registration, source: Source) -> Res
         name,
         interval,
         timeout,
-        retry_interval: duration(&fields, "retry_interval")?,
+        retry_interval: read_duration(&fields, "retry_interval")?,
         failures_before_warning: threshold("failures_before_warning")?,
         failures_before_critical: threshold("failures_before_critical")?.unwrap_or(1),
         successes_before_passing: threshold("successes_before_passing")?.unwrap_or(1),
-        deregister_after: match duration(&fields, "deregister_after")? {
-            None => duration(&fields, "deregister_critical_service_after")?,
+        deregister_after: match read_duration(&fields, "deregister_after")? {
+            None => read_duration(&fields, "deregister_critical_service_after")?,
             some => some,
         },
         initial_status,
-        ..spec_of(kind)
+        ..spec_with_defaults(kind)
     })
 }
 
@@ -186,8 +186,8 @@ fn read_kind(
     let tls_skip_verify = fields.boolean("tls_skip_verify")?.unwrap_or(false);
     Ok(match kind {
         "http" => CheckKind::Http(read_http(fields, registration, tls_skip_verify)?),
-        "tcp" => CheckKind::Tcp { address: address(fields, "tcp", registration)? },
-        "watch" => CheckKind::Watch { address: address(fields, "watch", registration)? },
+        "tcp" => CheckKind::Tcp { address: read_address(fields, "tcp", registration)? },
+        "watch" => CheckKind::Watch { address: read_address(fields, "watch", registration)? },
         "grpc" => {
             let text = match fields.value("grpc") {
                 Some(Value::Bool(true)) => registration.local_address(),
@@ -201,13 +201,13 @@ fn read_kind(
                 ));
             }
             CheckKind::Grpc {
-                address: target_address("grpc", target, registration)?,
+                address: resolve_address("grpc", target, registration)?,
                 service: service.to_owned(),
                 tls: fields.boolean("tls")?.unwrap_or(false),
                 tls_skip_verify,
             }
         }
-        "ttl" => match duration(fields, "ttl")? {
+        "ttl" => match read_duration(fields, "ttl")? {
             Some(ttl) => CheckKind::Ttl { ttl },
             None => return Err(invalid("ttl", "is missing")),
         },
@@ -235,7 +235,7 @@ fn read_http(
         }
     }
     Ok(HttpCheck {
-        url: http_url("http", url.trim(), registration)?,
+        url: resolve_url("http", url.trim(), registration)?,
         method,
         headers: read_headers(fields)?,
         body,
@@ -246,7 +246,7 @@ fn read_http(
 }
 
 /// A URL, or a path of the instance itself.
-fn http_url(field: &'static str, text: &str, registration: &Registration) -> Result<String, Invalid> {
+fn resolve_url(field: &'static str, text: &str, registration: &Registration) -> Result<String, Invalid> {
     let url = match text.strip_prefix('/') {
         Some(_) => format!("{}{text}", registration.local_origin()),
         None => text.to_owned(),
@@ -327,14 +327,18 @@ fn read_statuses(fields: &Fields) -> Result<Vec<(u16, u16)>, Invalid> {
 }
 
 /// `true` stands for the instance's own address.
-fn address(fields: &Fields, field: &'static str, registration: &Registration) -> Result<String, Invalid> {
+fn read_address(
+    fields: &Fields,
+    field: &'static str,
+    registration: &Registration,
+) -> Result<String, Invalid> {
     match fields.value(field) {
-        Some(Value::Bool(true)) => target_address(field, "", registration),
-        _ => target_address(field, &fields.text(field, &[])?.unwrap_or_default(), registration),
+        Some(Value::Bool(true)) => resolve_address(field, "", registration),
+        _ => resolve_address(field, &fields.text(field, &[])?.unwrap_or_default(), registration),
     }
 }
 
-fn target_address(field: &'static str, text: &str, registration: &Registration) -> Result<String, Invalid> {
+fn resolve_address(field: &'static str, text: &str, registration: &Registration) -> Result<String, Invalid> {
     if text.trim().is_empty() {
         if registration.port == 0 {
             return Err(invalid(field, "names no port, and the instance has none; give host:port"));
@@ -416,7 +420,7 @@ fn read_exec(fields: &Fields, source: Source) -> Result<CheckKind, Invalid> {
     Ok(CheckKind::Exec { argv })
 }
 
-fn duration(fields: &Fields, field: &'static str) -> Result<Option<Duration>, Invalid> {
+fn read_duration(fields: &Fields, field: &'static str) -> Result<Option<Duration>, Invalid> {
     let Some(text) = fields.text(field, &[])?.filter(|text| !text.is_empty()) else { return Ok(None) };
     let duration = go_duration::parse(&text)
         .ok_or_else(|| invalid(field, format!("{text:?} is no duration such as 10s, 1m30s or 500ms")))?;
