@@ -15,8 +15,8 @@
 //! | `subscribers` | notifications of dependencies |
 //! | `checks` | health checks: what they are, and their runs |
 //!
-//! **An answer comes after its effect**: a registration is synced to disk and listed by this node before its client hears of it. What is refused has
-//! had no effect.
+//! **An answer comes after its effect**: a registration is synced to disk and listed by this node before its client gets the answer. A refused
+//! change has had no effect.
 
 mod address;
 pub mod checks;
@@ -72,7 +72,7 @@ pub const INSTANCES_OF_CLUSTER_MAX: usize = 100_000;
 /// Changes that wait for the registrar. Each is a request that is being answered.
 const CHANGES_MAX: usize = 1024;
 
-/// How long another node has to say how the checks of an instance are. Design, section 9.3.
+/// How long another node has to answer with the reports of its checks. Design, section 9.3.
 const REPORTS_ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// Why a registration was not changed. Nothing has happened.
@@ -111,7 +111,7 @@ pub enum Selector {
     Like(Box<Registration>),
 }
 
-/// What a registration came to.
+/// The result of a registration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Registered {
     /// Its id.
@@ -120,7 +120,7 @@ pub struct Registered {
     pub generation: u64,
 }
 
-/// What the registry needs of the node.
+/// The parts of the node that the registry works with.
 #[derive(Clone, Debug)]
 pub struct Parts {
     /// The node.
@@ -153,7 +153,7 @@ pub struct Registry {
     files: Files,
 }
 
-/// What readers see and the registrar changes.
+/// The registrations as readers see them and the registrar changes them.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     held: BTreeMap<String, Held>,
@@ -250,7 +250,7 @@ impl Registry {
         &self.suffix
     }
 
-    /// A number for a connection that will hold a registration, and what tells it that the registration has ended before it.
+    /// Returns a number for a connection that will hold a registration, and a receiver of the registration's end, should that come first.
     pub fn begin_connection(&self) -> (u64, oneshot::Receiver<Ending>) {
         let connection = self.connections.fetch_add(1, Relaxed);
         let (sender, ending) = oneshot::channel();
@@ -298,7 +298,7 @@ impl Registry {
         }
     }
 
-    /// What the registry counts.
+    /// Returns the metrics of the registry, its checks and its notifications.
     pub fn metrics(&self) -> Vec<CheckMetric> {
         let single = |name, help, kind, value| CheckMetric { name, help, kind, labels: Vec::new(), value };
         let held = u64::try_from(self.len()).unwrap_or(u64::MAX);
@@ -335,7 +335,7 @@ impl Registry {
         all
     }
 
-    /// Deregisters. When this returns, it is stored that they are gone, and they are listed no longer. Returns their ids.
+    /// Deregisters, and returns the ids. When this returns, the change is stored and the instances are no longer listed.
     ///
     /// # Errors
     /// Nothing was changed.
@@ -371,7 +371,7 @@ impl Registry {
         self.lock().node_maintenance.clone()
     }
 
-    /// Takes what a program reports of itself.
+    /// Records the report of a program for a `ttl` check.
     ///
     /// # Errors
     /// There is no such check, or it takes no reports.
@@ -402,12 +402,12 @@ impl Registry {
         state.held.get(id).map(|held| state.view_of(held))
     }
 
-    /// For the driver: what this node holds, without the way back to the driver.
+    /// Returns the registrations for the driver, without the way back to the driver.
     pub fn holdings(&self) -> Holdings {
         Holdings(Arc::clone(&self.state))
     }
 
-    /// How the checks of an instance are that another node holds. `None`: it does not answer.
+    /// Asks the holder of an instance for the reports of its checks. `None`: it does not answer.
     pub async fn reports_of(&self, holder: NodeId, id: &str) -> Option<Vec<CheckReport>> {
         let (sender, answer) = oneshot::channel();
         self.orders.send(Order::AskForReports(holder, id.to_owned(), sender)).await.ok()?;
@@ -415,12 +415,12 @@ impl Registry {
         wire::checks::decode(&answer).ok()
     }
 
-    /// How many there are.
+    /// The number of registrations.
     pub fn len(&self) -> usize {
         self.lock().held.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no registration.
     pub fn is_empty(&self) -> bool {
         self.lock().held.is_empty()
     }
@@ -435,12 +435,12 @@ impl Registry {
     }
 }
 
-/// What this node holds, for readers that must not keep the registry alive.
+/// The registrations of this node, for readers that must not keep the registry alive.
 #[derive(Clone, Debug, Default)]
 pub struct Holdings(Arc<Mutex<State>>);
 
 impl Holdings {
-    /// How the checks of an instance are, for another node; empty where this node does not hold it.
+    /// Encodes the reports of an instance's checks for another node; empty where this node does not hold it.
     pub fn reports(&self, id: &str) -> Vec<u8> {
         let view = {
             let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);

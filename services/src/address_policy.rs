@@ -1,7 +1,7 @@
 //! Address policy: which addresses a node may open a connection to on behalf of others.
 //!
-//! Anybody who may register decides where checks, notifications and the gateway connect to. Without a policy
-//! that reaches the metadata service of a cloud, services that listen on loopback only, and the cluster's own
+//! A program that may register decides where checks, notifications and the gateway connect to. Without a policy
+//! it reaches the metadata service of a cloud, services that listen on loopback only, and the cluster's own
 //! nodes (server-side request forgery).
 //!
 //! The policy judges the *resolved* address, at each connect: a name that was harmless yesterday may resolve

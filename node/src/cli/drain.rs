@@ -53,7 +53,7 @@ pub(super) async fn drain(client: &Client, output: Output, options: &DrainOption
     output.line(Tone::Good, &done)
 }
 
-/// Whether the asked node is meant, and its name. An instance of that id is meant rather than the node.
+/// Finds whether the subject is the node itself, and the node's name. An instance with that id precedes the node.
 async fn find_subject(client: &Client, subject: &str) -> Result<(bool, String), Failure> {
     let members: Members = client.get("/members").await?.json()?;
     let is_own_id = members.members.iter().any(|member| member.name == members.node && member.id == subject);

@@ -26,7 +26,7 @@ use crate::escape::escaped;
 /// The largest registration that is read. A node takes no larger body.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// What is said of an instance, besides where it is.
+/// The properties of an instance besides its address.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 pub(super) struct Description {
     /// Id of the instance; the same id again replaces it [default: made of name, address and port]
@@ -112,7 +112,7 @@ fn parse_named_port(text: &str) -> Result<NamedPort, String> {
 }
 
 impl Description {
-    /// Adds what was said to a registration.
+    /// Adds them to a registration.
     pub(super) fn add_to(&self, registration: &mut Map<String, Value>) -> Result<(), Failure> {
         let mut add = |key: &str, value: Value| _ = registration.insert(key.to_owned(), value);
         if let Some(id) = &self.id {

@@ -96,7 +96,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     go_duration::parse(text).ok_or_else(|| format!("{text:?} is no duration; write 500ms, 2s or 1m30s"))
 }
 
-/// What a command is started with.
+/// The port and the environment of a command.
 struct CommandSetup {
     port: Option<u16>,
     /// Variables to set, and those to remove: a service that is not there must not be found at an address of before.
@@ -107,11 +107,11 @@ struct CommandSetup {
 enum End {
     /// It came to nothing: the port does not listen, or the node refuses.
     Failed(Failure),
-    /// The node has taken it away. The command goes on.
+    /// The node ended it: it was deregistered or replaced. The command goes on.
     Ended(Failure),
 }
 
-/// What `node run` is at.
+/// The phase of `node run`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Running,
@@ -145,7 +145,7 @@ pub(super) async fn run(client: &Client, options: &RunOptions) -> Result<ExitCod
             status = child.wait() => break status?,
             Some(kind) = signals_received.recv() => match phase {
                 Phase::Running if kind == SignalKind::terminate() => {
-                    // A statement of its own: the id is not to be borrowed while the node is asked.
+                    // A statement of its own: the id must not stay borrowed during the request.
                     let registered = id.take();
                     phase = match registered {
                         Some(registered) => {
@@ -156,7 +156,7 @@ pub(super) async fn run(client: &Client, options: &RunOptions) -> Result<ExitCod
                     };
                     service = None;
                 }
-                // A second one says that the drain takes too long.
+                // A second one ends the drain.
                 _ if kind == SignalKind::terminate() => phase = terminate(&child),
                 _ if signals::is_sent_by_terminal(kind) => {}
                 _ => send_signal(&child, kind),
@@ -292,7 +292,7 @@ async fn keep_registered(
     };
     let mut opened = open_registration(&client, options, port, pid).await;
     if let (Err(Failure::Refused(problem)), Some(_)) = (&opened, pid) {
-        // The node may be in a container, or the process of another user. The connection tells of its end in any case.
+        // The node may be in a container, or the process of another user. The connection shows its end in any case.
         let refused = problem.clone();
         opened = open_registration(&client, options, port, None).await;
         if opened.is_ok() {
@@ -305,7 +305,7 @@ async fn keep_registered(
     };
     eprintln!("node run: registered as {}", escaped(&held.registered.id));
     id.replace(Some(held.registered.id.clone()));
-    // What the command requires was told by its environment, which cannot be changed any more.
+    // Updates are dropped: the environment of a running command cannot be changed.
     End::Ended(holder.keep(held, |_| Ok(())).await)
 }
 
@@ -346,7 +346,7 @@ async fn await_end(service: &mut Option<Pin<Box<impl Future<Output = End>>>>) ->
     }
 }
 
-/// Tells the command to end.
+/// Sends SIGTERM to the command.
 fn terminate(child: &Child) -> Phase {
     send_signal(child, SignalKind::terminate());
     Phase::Ending

@@ -48,7 +48,7 @@ pub(super) struct Dependent {
     pub(super) instances: usize,
     /// How many of them are passing.
     pub(super) passing: usize,
-    /// What any of its instances requires.
+    /// The services that any of its instances requires.
     pub(super) requires: BTreeSet<String>,
 }
 

@@ -74,7 +74,7 @@ impl<'a> From<&'a Provider> for InstanceJson<'a> {
     }
 }
 
-/// The provider table, or the part of it that was asked for.
+/// The provider table, or the requested part of it.
 #[derive(Serialize)]
 pub(super) struct ServicesJson<'a> {
     cluster: &'a str,
@@ -155,7 +155,7 @@ impl<'a> InstanceWithChecks<'a> {
         Self { instance: provider.into(), checks: checks.into_iter().map(CheckJson::from).collect() }
     }
 
-    /// With what its holder answered. What it did not answer is as it was gossiped, and marked as stale.
+    /// With the reports of the holder. Without an answer, checks are as they were gossiped, and marked as stale.
     pub(super) fn held_elsewhere(provider: &'a Provider, reports: Option<&[CheckReport]>) -> Self {
         let check = |gossiped: &CheckSummary| {
             let report = reports.and_then(|reports| reports.iter().find(|report| report.id == gossiped.id));

@@ -193,7 +193,7 @@ async fn deregister(site: &Site, which: Selector) -> Result<Response, Problem> {
     Ok(Json(json!({ "node": site.name, "removed": removed })).into_response())
 }
 
-/// What a program reports of itself.
+/// The report of a program for a `ttl` check.
 #[derive(Deserialize)]
 struct Report {
     status: String,
@@ -201,7 +201,7 @@ struct Report {
     output: String,
 }
 
-/// Takes a report for a `ttl` check.
+/// Records a report for a `ttl` check.
 ///
 /// # Errors
 /// 400 for a body that is no report, 404 for an unknown check, 409 for a check of another kind.
@@ -240,7 +240,7 @@ struct MaintenanceInput {
 /// Takes an instance out of service, or back in.
 ///
 /// # Errors
-/// 400 for a body that says neither, 404 for an instance that this node does not hold.
+/// 400 for a body without `enable`, 404 for an instance that this node does not hold.
 pub(super) async fn maintenance(
     State(site): State<Arc<Site>>,
     id: Result<Path<String>, PathRejection>,
@@ -262,7 +262,7 @@ pub(super) fn readable_reason(reason: &str) -> String {
     reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect()
 }
 
-/// What this node holds.
+/// Lists the registrations that this node holds.
 pub(super) async fn list(State(site): State<Arc<Site>>, uri: Uri) -> Result<Response, Problem> {
     Parameters::read(uri.query(), &[])?;
     let held = site.registry.list();

@@ -1,4 +1,4 @@
-//! Registrations in files of `--services-dir`: what is known of each file. [`follower`] reads them.
+//! Registrations in files of `--services-dir`: the state of each file. [`follower`] reads them.
 
 pub(crate) mod follower;
 
@@ -8,23 +8,23 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// What is known of the files, for readers.
+/// The states of the files.
 #[derive(Debug, Default)]
 pub struct Files(Mutex<BTreeMap<PathBuf, FileState>>);
 
-/// What is known of a file.
+/// The state of a file.
 #[derive(Clone, Debug, Default)]
 pub struct FileState {
     /// Of the content that was read last.
     hash: Option<blake3::Hash>,
-    /// What it registers.
+    /// The ids that it registers.
     ids: BTreeSet<String>,
     /// Why its newest version is not in effect.
     pub error: Option<String>,
 }
 
 impl Files {
-    /// Reads or changes what is known of them.
+    /// Reads or changes the states.
     fn change<R>(&self, change: impl FnOnce(&mut BTreeMap<PathBuf, FileState>) -> R) -> R {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -18,7 +18,7 @@ pub const NODE_MAINTENANCE_CHECK: &str = "_node_maintenance";
 const MAINTENANCE_NAME: &str = "Maintenance Mode";
 const MAINTENANCE_KIND: &str = "maintenance";
 
-/// What the state of the node adds to its registrations.
+/// The state of the node, as far as it is part of its instances.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Surroundings<'a> {
     /// The host that the node advertises.
@@ -53,7 +53,7 @@ pub(super) fn instance(held: &Held, maintenance: Option<&Maintenance>, around: S
     Instance { health, checks, since_ms: held.row.since_ms, ..without_checks(registration, around.host) }
 }
 
-/// What a registration states whatever its checks say.
+/// The part of an instance that does not depend on checks.
 pub(super) fn without_checks(registration: &Registration, advertised: &str) -> Instance {
     let host = registration.host.as_deref().unwrap_or(advertised);
     Instance {
@@ -78,7 +78,7 @@ pub(super) fn without_checks(registration: &Registration, advertised: &str) -> I
     }
 }
 
-/// The most that a registration can come to, whatever its checks and operators say.
+/// The largest instance that a registration can become, with every check at its longest output and in maintenance.
 pub(super) fn largest(registration: &Registration, advertised: &str) -> Instance {
     let summary = |id: &str, name: &str, kind: &str| CheckSummary {
         id: id.into(),

@@ -11,7 +11,7 @@ use super::{
     subscribers::Subscription,
 };
 
-/// Who a registration belongs to: the end of an older owner has no effect on what a newer one registered.
+/// The owner of a registration. The end of an older owner has no effect on what a newer one registered.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Owner {
     /// A client that registered and went: until it is deregistered.
@@ -51,7 +51,7 @@ pub struct Maintenance {
 /// A registration as it is stored.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// What was registered.
+    /// The registration.
     pub registration: Registration,
     /// Since when, in milliseconds since the Unix epoch.
     pub since_ms: u64,
@@ -67,7 +67,7 @@ pub struct StoredCheck {
     pub status: Health,
     /// Since when.
     pub since_ms: u64,
-    /// What was seen at the change.
+    /// The output of the run that changed it.
     pub output: String,
 }
 
@@ -89,12 +89,12 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) struct HeldCheck {
     pub(super) running: RunningCheck,
-    /// As of the last change of status: what other nodes are told.
+    /// The state as of the last change of status, which other nodes see.
     pub(super) stated: CheckState,
 }
 
 impl HeldCheck {
-    /// What is known of it now.
+    /// Its report, as of now.
     pub(super) fn report(&self) -> CheckReport {
         let (spec, state) = (self.running.spec(), self.running.state());
         CheckReport {
@@ -129,9 +129,9 @@ impl Held {
 /// A registration, as a reader sees it.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// What was registered.
+    /// The registration.
     pub row: Row,
-    /// Who it belongs to.
+    /// Its owner.
     pub owner: Owner,
     /// The worst of its checks, or critical in maintenance.
     pub health: Health,

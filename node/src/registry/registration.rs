@@ -1,4 +1,4 @@
-//! A registration that has been checked: what a program says of itself, as it is stored.
+//! A registration that has been checked, as it is stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,8 +1,8 @@
-//! Notifications of dependencies: a program that states `requires` and `updates` is told which instances of those services are passing.
+//! Notifications of dependencies: a program that states `requires` and `updates` is notified of the passing instances of those services.
 //!
-//! First it is told the whole set, then each change. What it knows is what it has acknowledged (2xx), and a notification is the difference between that
-//! and the table: so notifications come in order, one at a time, and what changes while a program is away is told at once when it is back. A
-//! notification is tried again with growing pauses for an hour; after that the next change begins anew.
+//! The first notification is the whole set, each later one a change. A notification is the difference between the instances that the program has
+//! acknowledged (2xx) and those in the table. So notifications come in order, one at a time, and changes during an outage of the program reach it
+//! together when it is back. A notification is retried with growing pauses for an hour; after that the next change begins again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,10 +35,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const RETRY_FOR: Duration = Duration::from_secs(3600);
 /// How long one attempt may take.
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
-/// Changes within this time are told together: the instances of a node that dies go one by one.
+/// Changes within this time are one notification: the instances of a node that dies go one by one.
 const COALESCE: Duration = Duration::from_millis(5);
 
-/// What is counted of notifications.
+/// Counters of notifications.
 #[derive(Debug, Default)]
 pub struct NotificationCounters {
     /// Notifications that a program acknowledged.
@@ -68,7 +68,7 @@ impl Drop for Subscription {
 }
 
 impl Subscriptions {
-    /// Begins to notify a program, if it wants to be.
+    /// Begins to notify a program, if it states `requires` and `updates`.
     pub(super) fn start(&self, registration: &Registration) -> Option<Subscription> {
         let url = registration.updates.clone()?;
         if registration.requires.is_empty() {
@@ -94,13 +94,13 @@ struct Subscriber {
     url: String,
     dialect: Dialect,
     services: BTreeSet<String>,
-    /// What the program has acknowledged.
+    /// The instances that the program has acknowledged.
     acknowledged: BTreeMap<InstanceKey, NotifiedInstance>,
     changes: Receiver<Index>,
     context: Subscriptions,
 }
 
-/// An instance, as a program is told of it.
+/// An instance, as far as notifications carry it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct NotifiedInstance {
     url: String,
@@ -119,7 +119,7 @@ impl From<&Arc<Provider>> for NotifiedInstance {
     }
 }
 
-/// The difference between what is acknowledged and what is there.
+/// The difference between the acknowledged instances and those in the table.
 #[derive(Debug, Default)]
 struct Difference {
     added: BTreeMap<InstanceKey, NotifiedInstance>,
@@ -160,7 +160,7 @@ impl Subscriber {
             let before = self.acknowledged.get(key);
             if before != Some(instance) {
                 difference.added.insert(key.clone(), instance.clone());
-                // It moved: the old address goes.
+                // It moved: the old address is removed.
                 difference.removed.extend(before.map(|before| (key.clone(), before.clone())));
             }
         }
@@ -172,7 +172,7 @@ impl Subscriber {
         difference
     }
 
-    /// Tells the program what has changed, until it acknowledges or an hour is over. What changes meanwhile is told with it.
+    /// Sends the difference until the program acknowledges it or an hour is over. Each attempt includes later changes.
     async fn deliver(&mut self) {
         let (begun, mut pause) = (Instant::now(), PAUSE_MIN);
         loop {
@@ -185,7 +185,7 @@ impl Subscriber {
                 self.context.counters.given_up.fetch_add(1, Relaxed);
                 tracing::warn!(
                     url = self.url,
-                    "a program takes no notifications; it is told again with the next change"
+                    "a program takes no notifications; the next change notifies it again"
                 );
                 self.changes.mark_unchanged();
                 // An error: the node is stopping, and this task with it.

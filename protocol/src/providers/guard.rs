@@ -1,7 +1,7 @@
 //! Table guard: keeps the last passing instances of a service listed for a while when many nodes fall silent
 //! at once.
 //!
-//! One node that falls silent is gone, or its host is. Where nodes of several hosts fall silent within
+//! A single node that falls silent has failed, or its host has. Where nodes of several hosts fall silent within
 //! seconds, a switch or this node's own network is the likelier fault, and an empty answer would cut off
 //! clients that still reach the instances. Envoy's panic threshold and Eureka's self-preservation have the
 //! same purpose; this one is bounded in time and never holds back a death of which there is proof.
@@ -35,7 +35,7 @@ pub const SILENCE_WINDOW: Duration = Duration::from_secs(15);
 /// For this long at most the instances of silent members stay listed. Design, section 9.5.
 pub const GUARD_MAX: Duration = Duration::from_secs(60);
 
-/// What the guard remembers.
+/// The state of the guard.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
     /// Members that fell silent within the last [`GUARD_MAX`], and when that was reported first.
@@ -46,22 +46,23 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Notes that a member fails now by weak evidence alone.
+    /// Records that a member fails now by weak evidence alone.
     pub(super) fn record_silence(&mut self, now: Time, id: NodeId, since: Time) {
         self.silent.retain(|(since, other)| now.since(*since) <= GUARD_MAX && *other != id);
         self.silent.insert((since, id));
     }
 
-    /// Notes that a member is present again.
+    /// Records that a member is present again.
     pub(super) fn record_return(&mut self, id: NodeId) {
         self.silent.retain(|(_, silent)| *silent != id);
     }
 
-    /// Forgets a service whose last unverified instance is gone.
+    /// Ends the keeping of a service, whose last unverified instance is gone.
     pub(super) fn end_keeping(&mut self, service: &str) {
         self.until.remove(service);
     }
 
+    /// Whether the guard keeps instances of a service listed.
     pub(super) fn is_keeping(&self, service: &str) -> bool {
         self.until.contains_key(service)
     }

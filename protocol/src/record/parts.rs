@@ -21,7 +21,7 @@ pub const INSTANCE_BYTES_MAX: usize = 64 * 1024;
 /// The most parts of an instance. Two neighbouring parts together are over one part's room, so 64 KiB need at
 /// most 20.
 pub(crate) const PARTS_MAX: u16 = 32;
-/// What an entry takes besides its value and the instance's id: node and signature (96 bytes), incarnation
+/// The bytes of an entry besides its value and the instance's id: node and signature (96 bytes), incarnation
 /// and version (18), kind and number of the key (7), lengths (12).
 const ENTRY_OVERHEAD: usize = 140;
 /// The room that an entry has for its value, whatever the id: its characters take at most four bytes each.

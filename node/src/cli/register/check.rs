@@ -1,6 +1,6 @@
 //! Checks as the command line writes them: `http=/health,interval=10s`.
 //!
-//! `KIND[=TARGET][,OPTION=VALUE]…`. What the node knows better is passed on as it is written: durations, bounds, and targets, which it completes
+//! `KIND[=TARGET][,OPTION=VALUE]…`. Durations, bounds and targets are passed on as they are written: the node checks them, and completes targets
 //! by the address and port of the instance.
 
 use serde_json::{Map, Value, json};
@@ -33,7 +33,7 @@ const HEADER: &str = "header";
 /// Reads a check. Returns the JSON that a node takes.
 ///
 /// # Errors
-/// What is wrong with it, and what is allowed.
+/// States the mistake and the allowed forms.
 pub(crate) fn parse(text: &str) -> Result<Value, String> {
     let wrong = |problem: String| format!("the check {text:?} cannot be read: {problem}");
     let mut parts = split_parts(text).into_iter();

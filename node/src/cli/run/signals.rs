@@ -7,7 +7,7 @@ use tokio::{
     sync::mpsc,
 };
 
-/// Signals that wait to be passed on. More of the same kind say nothing new.
+/// Signals that wait to be passed on. More of the same kind add nothing.
 const WAITING_MAX: usize = 16;
 
 /// Catches the signals that are for the command. One that this process was started to ignore (`nohup`) stays ignored, also by the command.

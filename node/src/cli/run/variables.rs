@@ -12,11 +12,11 @@ use super::super::{
     failure::Failure,
 };
 
-/// The node that a program asks.
+/// The variable with the origin of the node.
 pub(super) const NODE_VARIABLE: &str = "HEARSAY_NODE";
 /// How long one blocking query waits. Below the time that a client gives an answer.
 const QUERY_WAIT: &str = "5s";
-/// Between two questions where no index says what was seen, and after a failure.
+/// Between two queries where the answer has no index, and after a failure.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// The variable of a required service: `HEARSAY_<NAME>_URL`, in upper case, any other character as `_`.
@@ -25,7 +25,7 @@ pub(super) fn variable_of(service: &str) -> String {
     format!("HEARSAY_{}_URL", service.chars().map(upper).collect::<String>())
 }
 
-/// The node's origin as a program of this machine asks it.
+/// The node's origin, as programs of this machine reach it.
 pub(super) async fn node_url(client: &Client) -> Result<String, Failure> {
     if let Some(origin) = client.origin() {
         return Ok(origin);
@@ -75,7 +75,7 @@ struct Indexed {
     index: Option<u64>,
 }
 
-/// Asks once for the passing instances, with an index only when there is something newer. Returns the origin of the first, and the index.
+/// Queries the passing instances once; with an index, only once there is something newer. Returns the origin of the first, and the index.
 async fn query_passing(
     client: &Client,
     service: &str,

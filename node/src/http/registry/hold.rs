@@ -1,7 +1,7 @@
 //! `POST /services?hold`: a registration that lasts as long as its connection.
 //!
 //! The answer is a stream of events that stays open: `registered`, then `update` whenever the passing instances of a required service change.
-//! A last event, `deregistered` or `replaced`, says that the registration has ended before the connection: a client that sees it does not register again.
+//! A last event, `deregistered` or `replaced`, means that the registration has ended before the connection: a client that reads it does not register again.
 //! When the connection closes, hyper drops the stream, and with it the registration.
 
 use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
@@ -22,10 +22,10 @@ use crate::{
     registry::{Ending, Registered, Registry, RegistryError, record::Owner, registration::Registration},
 };
 
-/// How often a stream without news shows that it lives. A client whose node is gone without a word sees it by this.
+/// The interval of keep-alives on a stream without events. A client notices the loss of its node by their absence.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// Registers, and answers with the stream.
+/// Registers a program, and answers with the stream of events.
 pub(super) async fn hold_registration(
     site: Arc<Site>,
     registration: Registration,
@@ -84,7 +84,7 @@ struct EventSource {
     /// As the client knows them.
     required: RequiredInstances,
     changes: Receiver<Index>,
-    /// `None` once it has been told.
+    /// `None` once the last event has been sent.
     ending: Option<oneshot::Receiver<Ending>>,
     site: Arc<Site>,
     _hold: HeldRegistration,

@@ -15,7 +15,7 @@ use crate::http::{instance::InstanceJson, site::Site};
 pub(super) struct RequiredInstances(BTreeMap<String, Vec<Arc<Provider>>>);
 
 impl RequiredInstances {
-    /// Looks them up.
+    /// Looks the instances up in the table.
     pub(super) fn look_up(site: &Site, services: &BTreeSet<String>) -> Self {
         Self(site.read(|table| {
             let of = |service: &String| {
@@ -36,7 +36,7 @@ impl RequiredInstances {
         Value::Object(self.0.iter().map(of).collect())
     }
 
-    /// What a registration is answered with.
+    /// The answer to a registration.
     pub(super) fn to_json(&self, id: &str, node: &str) -> Value {
         json!({ "id": id, "node": node, "requires": self.instances_json() })
     }

@@ -1,6 +1,6 @@
 //! The `alias` check: another instance of this node, or any instance of a service, is passing.
 //!
-//! It reads the provider table whenever that changes, and never asks in between. An outcome is the status at
+//! It reads the provider table whenever that changes, and not in between. An outcome is the status at
 //! once: outcomes in a row mean nothing where there are no runs.
 
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl Alias<'_> {
         }
     }
 
-    /// What the table says. `None`: it does not know what is followed.
+    /// Reads the outcome from the table. `None`: the followed instance or service is not in it.
     fn read_outcome(&self, table: &ProviderTable) -> Option<Outcome> {
         let own = self.reporter.key().instance.as_str();
         if let Some(id) = self.instance {

@@ -61,7 +61,7 @@ pub(super) enum ConnectError {
     Tls(#[from] TlsError),
 }
 
-/// What HTTP needs of a connection.
+/// A byte stream that HTTP can run on.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 

@@ -78,7 +78,7 @@ impl ExecProbe {
             };
             let ended = timeout(limit, waiting).await;
             group.kill();
-            // What the command wrote before it ended may still be in the pipe.
+            // Output that was written before the end may still be in the pipe.
             if !reading.is_terminated() {
                 let _ = timeout(OUTPUT_GRACE, reading).await;
             }

@@ -66,7 +66,7 @@ pub(super) enum ServingStatus {
     ServiceUnknown = 3,
 }
 
-/// A check that asks a gRPC server for its health.
+/// A check that calls `Health/Check` of a gRPC server.
 #[derive(Debug)]
 pub(super) struct GrpcProbe {
     target: Target,
@@ -171,7 +171,7 @@ impl GrpcProbe {
     }
 }
 
-/// What a server answered.
+/// The answer of a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Answer {
     Status(ServingStatus),

@@ -24,7 +24,7 @@ use crate::registry::address::{HttpUrl, Scheme, Target};
 
 /// The product that checks name in `User-Agent`.
 pub(super) const USER_AGENT: HeaderValue = HeaderValue::from_static("Hearsay-Health-Check");
-/// What checks name in `Via`: the request was sent on behalf of others.
+/// The `Via` of checks: the request was sent on behalf of others.
 pub(super) const VIA: HeaderValue = HeaderValue::from_static("1.1 hearsay");
 
 /// How much of a body is read, in bytes.
@@ -81,7 +81,7 @@ impl HttpProbe {
         })
     }
 
-    /// Where it goes.
+    /// The host and port that it connects to.
     pub(super) fn target(&self) -> &Target {
         &self.target
     }
@@ -213,7 +213,7 @@ fn parse_pattern(pattern: &str) -> Result<Regex, Invalid> {
     compiled.map_err(|error| Invalid::new("expect_body", error.to_string()))
 }
 
-/// The innermost cause of an error: hyper's own words say little.
+/// The innermost cause of an error: hyper's own message names no reason.
 pub(super) fn cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {

@@ -1,4 +1,4 @@
-//! What checks count.
+//! Metrics of checks.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -30,7 +30,7 @@ pub struct CheckMetrics {
 pub struct CheckMetric {
     /// Its name, without `hearsay_` and `_total`.
     pub name: &'static str,
-    /// What it counts.
+    /// Its description, for people.
     pub help: &'static str,
     /// Whether it can fall.
     pub kind: MetricKind,

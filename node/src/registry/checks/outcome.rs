@@ -9,12 +9,12 @@ use super::connect::ConnectError;
 /// The longest output that is kept, in bytes of UTF-8.
 pub const OUTPUT_BYTES_MAX: usize = 4096;
 
-/// What one run found. The status of the check follows by its thresholds.
+/// The finding of one run. The status of the check follows by its thresholds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Outcome {
-    /// What this run alone says.
+    /// The health by this run alone.
     pub(super) health: Health,
-    /// What was seen.
+    /// The finding in words, for people.
     pub(super) output: String,
     /// The rule of the address policy that refused the target.
     pub(super) refused_by: Option<&'static str>,

@@ -27,7 +27,7 @@ impl CheckSpec {
     }
 }
 
-/// What the task of a check does.
+/// The work of a check's task.
 #[derive(Debug)]
 pub(super) enum Plan {
     /// It runs at each interval.

@@ -87,8 +87,8 @@ pub(super) fn open_pidfd(pid: i32) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(pidfd_open(pid, PidfdFlags::empty())?, Interest::READABLE)
 }
 
-/// The outcome, where the process is known to be gone. A `/proc` that cannot be read, for want of descriptors
-/// say, tells nothing.
+/// The outcome, where the process has ended. A `/proc` that cannot be read, for want of descriptors say, is
+/// no evidence.
 fn find_end(identity: &ProcessIdentity) -> Option<Outcome> {
     let pid = identity.pid;
     let is_absent = |error: &io::Error| {

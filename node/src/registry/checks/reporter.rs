@@ -1,7 +1,7 @@
-//! What is known of a check, and what the registry hears of it.
+//! The state of a check, and its events to the registry.
 //!
-//! The state changes with each run. The registry hears of a change of status alone, because that is what
-//! other nodes see.
+//! The state changes with each run. The registry gets an event for a change of status alone, because that is
+//! all that other nodes see.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::timestamp::now_ms;
 
-/// What is known of a check, for its task and for readers.
+/// The state of a check, shared by its task and its readers.
 #[derive(Debug)]
 pub(super) struct Shared {
     progress: Mutex<Progress>,
@@ -158,7 +158,7 @@ impl Reporter {
         self.initial_status
     }
 
-    /// What is known of it.
+    /// The state that readers share.
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
     }
@@ -178,8 +178,8 @@ impl Reporter {
         self.send_changed(changed).await;
     }
 
-    /// Makes an outcome the status, without thresholds: for what is known and not measured. One that says
-    /// nothing new is passed over.
+    /// Makes an outcome the status, without thresholds: for facts, which need no second look. An outcome
+    /// that repeats status and output is passed over.
     pub(super) async fn set_if_new(&self, outcome: Outcome) {
         let state = self.shared.state();
         let is_first = state.last_run_ms.is_none();
@@ -218,7 +218,7 @@ impl Reporter {
         let _ = self.events.send(event).await;
     }
 
-    /// Tells the registry when the check has been critical for `deregister_after`. Counted from the start of
+    /// Sends an event when the check has been critical for `deregister_after`. Counted from the start of
     /// the task at the earliest, so that a restored check runs before it expires.
     pub(super) async fn watch_expiry(&self) {
         let Some(after) = self.spec.deregister_after else { return std::future::pending().await };

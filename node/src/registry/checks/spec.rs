@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use hearsay_protocol::record::Health;
 use serde::{Deserialize, Serialize};
 
-/// How often a check runs that does not say.
+/// The interval of a check that states none.
 pub const INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
-/// How long a run may take that does not say.
+/// The timeout of a check that states none.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
 /// Longer intervals and TTLs are cut to this: a year overflows no clock.
 pub(super) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -16,11 +16,11 @@ pub(super) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CheckSpec {
     /// Its id, unique on this node: `service:<instance id>` of an only one, `service:<instance id>:<n>` from
-    /// 1 of several, unless it says otherwise.
+    /// 1 of several, unless the registration states another.
     pub id: String,
     /// Its name, for people.
     pub name: String,
-    /// What it does.
+    /// Its kind, and the parameters of that kind.
     pub kind: CheckKind,
     /// From the start of one run to the start of the next.
     pub interval: Duration,
@@ -40,7 +40,7 @@ pub struct CheckSpec {
     pub initial_status: Health,
 }
 
-/// What a check does.
+/// The kind of a check, with its parameters.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum CheckKind {
@@ -51,11 +51,11 @@ pub enum CheckKind {
         /// `host:port`
         address: String,
     },
-    /// Asks `grpc.health.v1.Health/Check`.
+    /// Calls `grpc.health.v1.Health/Check`.
     Grpc {
         /// `host:port`
         address: String,
-        /// The service asked for; empty: the server as a whole.
+        /// The service whose health is read; empty: the server as a whole.
         service: String,
         /// Whether to use TLS.
         tls: bool,

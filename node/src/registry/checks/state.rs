@@ -13,16 +13,16 @@ pub struct CheckKey {
     pub check: String,
 }
 
-/// What a check tells the registry.
+/// An event of a check, for the registry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CheckEvent {
     /// Its status changed.
     Changed(CheckKey, CheckState),
-    /// It has been critical for as long as `deregister_after` says.
+    /// It has been critical for `deregister_after`.
     Expired(CheckKey),
 }
 
-/// What is known of a check.
+/// The state of a check.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CheckState {
     /// Its status.

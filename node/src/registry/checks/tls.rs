@@ -1,4 +1,4 @@
-//! TLS of checks: the system's roots, or any certificate where a check says so.
+//! TLS of checks: the system's roots, or any certificate where a check skips verification.
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,10 +1,10 @@
-//! The `watch` check: a TCP connection to the service is held open, and its end tells of the service's death.
+//! The `watch` check: a TCP connection to the service is held open, and its end shows the service's death.
 //!
-//! The kernel closes the connections of a process that dies, so a held connection tells of a death at once,
-//! where a check at an interval tells of it at the next run. When the connection closes, the node connects
+//! The kernel closes the connections of a process that dies, so a held connection shows a death at once,
+//! where a check at an interval finds it at the next run. When the connection closes, the node connects
 //! again: refused is a failure, accepted is alive. It finds death, not hanging.
 //!
-//! A server that closes idle connections is told from one that dies by its accepting each new connection.
+//! A server that closes idle connections differs from one that dies: it accepts each new connection.
 //! After [`SHORT_LIVED_MAX`] connections that were closed within [`SHORT_LIVED`] the check falls back to
 //! `tcp` for [`FALLBACK`], as it does for a server that sends much without being asked.
 
@@ -138,7 +138,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Checks by `tcp`, and says so in the output.
+    /// Checks by `tcp`, and states the reason in the output.
     async fn fall_back(&self, why: &str, interval: Duration, limit: Duration) {
         let words = format!(
             "watch: {why}; checked by tcp every {interval:?}, a connection is held again after {:?}",

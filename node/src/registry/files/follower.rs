@@ -1,7 +1,7 @@
 //! Registrations in files: `--services-dir DIR` with `*.toml` and `*.json`.
 //!
 //! A file holds `service` (one registration) or `services` (several), in the keys of `POST /services`; so Consul's files of services are read as they
-//! are. A file that changes is read again (inotify, and a look every half minute); one that goes takes its registrations along. A file that cannot
+//! are. A file that changes is read again (inotify, and a scan every half minute); a file that is removed takes its registrations along. A file that cannot
 //! be read is named, and its last good version stays.
 
 use std::{
@@ -48,7 +48,7 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// A follower of a directory. What it knows of the files is in [`Registry::files`].
+    /// A follower of a directory. The states of its files are in [`Registry::files`].
     pub(crate) fn new(dir: PathBuf, allow_exec: bool, registry: Arc<Registry>) -> Self {
         Self { dir, allow_exec, registry }
     }
@@ -64,7 +64,7 @@ impl Follower {
             watcher.watch(&self.dir, RecursiveMode::NonRecursive)?;
             Ok(watcher)
         });
-        // Held until the end: changes are told for as long as it lives.
+        // Held until the end: notices of changes stop when it is dropped.
         let _watcher = watching
             .inspect_err(|error| {
                 tracing::warn!(%error, dir = %self.dir.display(), "changes of registration files are seen only every 30 s");
@@ -153,12 +153,12 @@ impl Follower {
             }
             Some(error) => tracing::warn!(file = %path.display(), error, "not all of a file is registered"),
         }
-        // What failed is tried again at the next look.
+        // A registration that failed is tried again at the next scan.
         let hash = error.is_none().then_some(hash);
         self.registry.files().change(|files| files.insert(path, FileState { hash, ids: registered, error }));
     }
 
-    /// Keeps the last good version, and says why the newest one is not in effect.
+    /// Keeps the last good version, and records why the newest one is not in effect.
     fn record_error(&self, path: &Path, hash: Option<blake3::Hash>, error: String) {
         self.registry.files().change(|files| {
             let state = files.entry(path.to_owned()).or_default();

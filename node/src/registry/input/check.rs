@@ -30,11 +30,11 @@ const THRESHOLD_MAX: u64 = 1000;
 const TEXT_BYTES_MAX: usize = 4096;
 /// The most headers of a request, ranges of statuses or arguments of a command.
 const LIST_MAX: usize = 64;
-/// What `HeartbeatURL` stands for.
+/// The interval of a `HeartbeatURL`.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
-/// What dialect 2 has without a check.
+/// The interval of the check that dialect 2 implies.
 const DIALECT_TWO_INTERVAL: Duration = Duration::from_secs(30);
-/// Both make three attempts, this far apart.
+/// Checks of both older dialects make three attempts, this far apart.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 3;
 /// The kinds, as users write them.

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-/// Where a registration comes from: it decides what it may ask for.
+/// The source of a registration, which decides what the registration may contain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Source {
     /// The address of the caller; `None`: this machine.
     pub caller: Option<IpAddr>,
-    /// Whether it came over the Unix socket, and from a process of which user.
+    /// The user of the process that sent it, if it came over the Unix socket.
     pub socket_uid: Option<u32>,
     /// Whether it may have `exec` checks: only a local file may, and only where the node allows it.
     pub allow_exec: bool,
