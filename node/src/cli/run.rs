@@ -277,7 +277,7 @@ async fn keep_registered(
             if Instant::now() >= until {
                 let waited = options.start_timeout;
                 let problem = format!(
-                    "the command does not listen at port {port} after {waited:?}; it is ended. It finds the port in PORT;                      --start-timeout gives it more time"
+                    "the command does not listen at port {port} after {waited:?}; it is ended. It finds the port in PORT; --start-timeout gives it more time"
                 );
                 return End::Failed(Failure::Failed(anyhow::anyhow!(problem)));
             }
