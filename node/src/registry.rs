@@ -57,7 +57,7 @@ use self::{
         runner::{CheckContext, CheckRunner},
     },
     files::Files,
-    record::{Held, HeldCheck, Maintenance, Owner, View},
+    record::{Held, HeldCheck, Maintenance, Owner, RegistrationView},
     registrar::{Change, Registrar},
     registration::Registration,
     store::Store,
@@ -391,13 +391,13 @@ impl Registry {
     }
 
     /// All registrations of this node, by id.
-    pub fn list(&self) -> Vec<View> {
+    pub fn list(&self) -> Vec<RegistrationView> {
         let state = self.lock();
         state.held.values().map(|held| state.view_of(held)).collect()
     }
 
     /// The registration with this id.
-    pub fn get(&self, id: &str) -> Option<View> {
+    pub fn get(&self, id: &str) -> Option<RegistrationView> {
         let state = self.lock();
         state.held.get(id).map(|held| state.view_of(held))
     }
@@ -451,7 +451,7 @@ impl Holdings {
 }
 
 impl State {
-    fn view_of(&self, held: &Held) -> View {
+    fn view_of(&self, held: &Held) -> RegistrationView {
         let checks: Vec<CheckReport> = held.checks.iter().map(HeldCheck::report).collect();
         let maintenance = self.maintenance.get(&held.row.registration.id).cloned();
         let is_out = maintenance.is_some() || held.is_orphaned || self.node_maintenance.is_some();
@@ -459,6 +459,6 @@ impl State {
             true => Health::Critical,
             false => checks.iter().map(|check| check.status).max().unwrap_or_default(),
         };
-        View { row: held.row.clone(), owner: held.owner.clone(), health, maintenance, checks }
+        RegistrationView { row: held.row.clone(), owner: held.owner.clone(), health, maintenance, checks }
     }
 }

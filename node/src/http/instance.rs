@@ -10,7 +10,7 @@ use hearsay_protocol::{
 use serde::Serialize;
 
 use super::site::Site;
-use crate::{registry::record::View, timestamp::rfc3339_ms};
+use crate::{registry::record::RegistrationView, timestamp::rfc3339_ms};
 
 /// An instance. The names of the fields are a contract.
 #[derive(Serialize)]
@@ -144,7 +144,7 @@ pub(super) struct InstanceWithChecks<'a> {
 
 impl<'a> InstanceWithChecks<'a> {
     /// With the checks of the registration that this node holds.
-    pub(super) fn held_here(provider: &'a Provider, held: View) -> Self {
+    pub(super) fn held_here(provider: &'a Provider, held: RegistrationView) -> Self {
         let mut checks = held.checks;
         // Maintenance is a check of the table alone.
         for gossiped in &provider.instance.checks {

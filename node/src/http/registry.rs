@@ -25,7 +25,7 @@ use crate::{
     registry::{
         RegistryError, Selector, StoreError,
         input::{self, Source},
-        record::{Owner, View},
+        record::{Owner, RegistrationView},
         registration::{Dialect, Registration},
     },
     timestamp::rfc3339_ms,
@@ -320,8 +320,8 @@ struct RegistrationJson<'a> {
     checks: Vec<CheckJson>,
 }
 
-impl<'a> From<&'a View> for RegistrationJson<'a> {
-    fn from(view: &'a View) -> Self {
+impl<'a> From<&'a RegistrationView> for RegistrationJson<'a> {
+    fn from(view: &'a RegistrationView) -> Self {
         let registration = &view.row.registration;
         let file = match &view.owner {
             Owner::File(file) => Some(file.display().to_string()),

@@ -128,7 +128,7 @@ impl Held {
 
 /// A registration, as a reader sees it.
 #[derive(Clone, Debug)]
-pub struct View {
+pub struct RegistrationView {
     /// The registration.
     pub row: Row,
     /// Its owner.

@@ -32,7 +32,7 @@ use super::{
     ways, why,
 };
 use crate::{
-    registry::record::{Owner, View},
+    registry::record::{Owner, RegistrationView},
     timestamp::{rfc3339_ms, unix_ms},
 };
 
@@ -298,7 +298,7 @@ impl Card {
 }
 
 impl HeldRow {
-    fn of(site: &Site, held: View) -> Self {
+    fn of(site: &Site, held: RegistrationView) -> Self {
         let file = match &held.owner {
             Owner::File(file) => Some(file.display().to_string()),
             Owner::Api | Owner::Connection(_) => None,
