@@ -90,6 +90,8 @@ pub struct Core {
     /// Suspects whose case nobody can close; see [`Core::confront`].
     unresolved: BTreeSet<NodeId>,
     next_confrontation: Time,
+    /// How often neighbours were told, to choose the next one.
+    confrontations: usize,
     /// When it last overslept for so long that others may have given it up.
     absent_at: Option<Time>,
     /// Whom to stay connected to for another reason than the overlay's.
@@ -138,6 +140,7 @@ impl Core {
             deadlines: BTreeSet::new(),
             unresolved: BTreeSet::new(),
             next_confrontation: now,
+            confrontations: 0,
             absent_at: None,
             kept: BTreeSet::new(),
             overlay_moved: false,

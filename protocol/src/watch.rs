@@ -222,6 +222,10 @@ impl Watch {
     pub fn probe(&mut self, now: Time, id: NodeId) {
         let subject = self.subject(now, id);
         if subject.connected {
+            // A control that did not answer was not accused for that. Now it is the one in doubt, from its next ping on.
+            if subject.as_control {
+                subject.unanswered = None;
+            }
             subject.doubted = subject.unanswered.is_none();
         } else if subject.dialled.is_none() && subject.dial_at.is_none() {
             subject.dial_at = Some(now);
@@ -528,6 +532,17 @@ mod tests {
         assert!(asked);
         bench.watch.pong(at(101_500), id(9));
         assert_eq!(bench.watch.due(at(101_500), &bench.health), [Act::Report(id(1), Strength::Weak)]);
+    }
+
+    #[test]
+    fn a_control_that_did_not_answer_is_pinged_again_when_it_is_in_doubt() {
+        let mut bench = Bench::watching(1);
+        bench.watch.connected(at(100_000), id(9));
+        bench.run(100_000..103_000, |_| false);
+        bench.watch.probe(at(103_000), id(9));
+        assert_eq!(bench.watch.due(at(103_000), &bench.health), [Act::Ping(id(9))]);
+        let reports = bench.run(103_001..110_000, |subject| subject == id(1));
+        assert_eq!(reports.first().map(|report| (report.1, report.2)), Some((id(9), Strength::Weak)));
     }
 
     #[test]

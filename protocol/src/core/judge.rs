@@ -11,7 +11,7 @@ use crate::{
     wire::{self, Gossip, Page, Request},
 };
 
-/// How often suspects are told what is said of them, while nobody confirms it; longer where everything is late.
+/// How often suspects and a neighbour are told what is said of them, while no second report comes; longer where everything is late.
 const CONFRONT_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
 /// Suspects in one such message. Where there are more, the others have their turn later.
 const CONFRONTED_MAX: usize = 64;
@@ -155,29 +155,38 @@ impl Core {
         self.place(now, subject, state);
     }
 
-    /// Nobody confirms what is said of some members, and they do not answer: perhaps they have not heard, because the gossip that should
-    /// have told them was lost with the connections it was on. Whoever is connected tells them; of those that are not it tells a
-    /// neighbour, another one each time, and to whomever it is news passes it on. One message for all, because where many are
-    /// suspects the nodes are late, and must not make each other later.
+    /// Some members stay suspects, because no second report comes. Perhaps the gossip was lost with the connections that it was on: then the
+    /// suspect has not heard what it could refute, or another observer's report has not come here, nor this node's there. So each suspect that
+    /// is connected is told, and one neighbour that is not a suspect, another one each time, which passes on what is news to it. A suspect
+    /// that is connected may be silent, so telling it alone would not do. One message for all, because where many are suspects the nodes are
+    /// late, and must not make each other later.
     pub(super) fn confront(&mut self, now: Time) {
         if self.unresolved.is_empty() || now < self.next_confrontation {
             return;
         }
         self.next_confrontation = now + self.health.stretch(now, CONFRONT_EVERY);
         let unresolved = std::mem::take(&mut self.unresolved);
-        let suspects = unresolved.into_iter().filter(|id| self.concluded(*id) == Some(MemberState::Suspect));
-        let (near, far): (Vec<NodeId>, Vec<NodeId>) = suspects.partition(|id| self.links.is_connected(*id));
-        for suspect in near {
-            self.tell_accusations(suspect, &[suspect]);
+        let suspects: Vec<NodeId> =
+            unresolved.into_iter().filter(|id| self.concluded(*id) == Some(MemberState::Suspect)).collect();
+        let connected: Vec<NodeId> = self.links.connected().collect();
+        for suspect in suspects.iter().filter(|suspect| connected.contains(suspect)) {
+            self.tell_accusations(*suspect, &[*suspect]);
         }
-        let neighbours: Vec<NodeId> = self.links.connected().collect();
-        let turn = usize::try_from(now.since_start().as_secs() / CONFRONT_EVERY.as_secs()).unwrap_or(0);
+        let (doubted, others): (Vec<NodeId>, Vec<NodeId>) =
+            connected.into_iter().partition(|id| self.concluded(*id) == Some(MemberState::Suspect));
+        let neighbours = if others.is_empty() { doubted } else { others };
+        let turn = self.confrontations;
+        self.confrontations += 1;
         let in_turn = |of: usize| turn.checked_rem(of);
         let peer = in_turn(neighbours.len()).map(|i| neighbours[i]);
-        let share =
-            in_turn(far.len().div_ceil(CONFRONTED_MAX)).and_then(|i| far.chunks(CONFRONTED_MAX).nth(i));
+        // The next share once each neighbour has had this one.
+        let round = turn / neighbours.len().max(1);
+        let shares = suspects.len().div_ceil(CONFRONTED_MAX);
+        let share = round.checked_rem(shares).and_then(|i| suspects.chunks(CONFRONTED_MAX).nth(i));
         if let (Some(peer), Some(share)) = (peer, share) {
             self.tell_accusations(peer, share);
+            // It may be as silent as the suspects, with all who would notice: then it is the next suspect, and another is told.
+            self.watch.probe(now, peer);
         }
     }
 
