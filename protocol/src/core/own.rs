@@ -132,7 +132,7 @@ impl Core {
             self.counters.malformed += 1;
             return false;
         };
-        let before = match self.state.apply(entry.clone()) {
+        let before = match self.state.apply_own(entry.clone()) {
             crate::state::Applied::NewLife => None,
             crate::state::Applied::News(before) => before,
             _ => {
