@@ -366,9 +366,12 @@ impl Registrar {
         for check in &held.checks {
             state.of_check.insert(check.running.spec().id.clone(), id.clone());
         }
+        let has_checks = !held.checks.is_empty();
         state.held.insert(id.clone(), held);
         drop(state);
-        self.unstored.insert(id);
+        if has_checks {
+            self.unstored.insert(id);
+        }
     }
 
     /// States registrations to the driver as they are now, or that they are gone. Returns once the table shows it.

@@ -201,15 +201,16 @@ fn read(db: &Connection) -> rusqlite::Result<Stored> {
 }
 
 /// Writes batches until all handles are gone.
-fn work(path: &Path, mut db: Option<Connection>, mut batches: mpsc::Receiver<Batch>) {
+fn work(path: &Path, db: Option<Connection>, mut batches: mpsc::Receiver<Batch>) {
+    let mut writer = db.map(Writer::new);
     while let Some(batch) = batches.blocking_recv() {
-        let written = match db.take().map_or_else(|| open(path), Ok) {
-            Ok(mut open) => match write(&mut open, &batch) {
+        let written = match writer.take().map_or_else(|| open(path).map(Writer::new), Ok) {
+            Ok(mut open) => match open.write(&batch) {
                 Ok(()) => {
-                    db = Some(open);
+                    writer = Some(open);
                     Ok(())
                 }
-                // After a failed sync nobody knows which pages the system still has: the next batch reads the disk again.
+                // After a failed sync it is unknown which pages the system still has: the next batch reads the disk again.
                 Err(error) => Err(error),
             },
             Err(error) => Err(error),
@@ -219,10 +220,33 @@ fn work(path: &Path, mut db: Option<Connection>, mut batches: mpsc::Receiver<Bat
     }
 }
 
-fn write(db: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
-    db.pragma_update(None, "synchronous", if batch.is_durable { "FULL" } else { "NORMAL" })?;
+/// The database as it is written to.
+struct Writer {
+    db: Connection,
+    /// Whether a commit ends with a sync, as the database is set now.
+    syncs: bool,
+}
+
+impl Writer {
+    /// For a database that was just opened, which syncs.
+    fn new(db: Connection) -> Self {
+        Self { db, syncs: true }
+    }
+
+    fn write(&mut self, batch: &Batch) -> rusqlite::Result<()> {
+        // To set it takes as long as to write a row.
+        if self.syncs != batch.is_durable {
+            let level = if batch.is_durable { "FULL" } else { "NORMAL" };
+            self.db.pragma_update(None, "synchronous", level)?;
+            self.syncs = batch.is_durable;
+        }
+        write(&mut self.db, &batch.writes)
+    }
+}
+
+fn write(db: &mut Connection, writes: &[Write]) -> rusqlite::Result<()> {
     let transaction = db.transaction()?;
-    for write in &batch.writes {
+    for write in writes {
         match write {
             Write::Put(row) => {
                 let sql = "INSERT INTO registrations (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = excluded.body";
