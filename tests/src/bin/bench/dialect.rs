@@ -1,6 +1,10 @@
 //! How requests look and where answers end, in each of the protocols that are spoken to what is measured. Only what these benchmarks send is
 //! understood.
 
+use std::borrow::Cow;
+
+use crate::grpc;
+
 /// A protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Dialect {
@@ -10,17 +14,19 @@ pub(crate) enum Dialect {
     Redis,
     /// NATS, where an answer is a message to the connection's inbox.
     Nats,
+    /// gRPC, one unary call after the other.
+    Grpc,
 }
 
 /// What has come so far.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Heard {
     /// Not yet a whole answer.
     Part,
     /// An answer of so many bytes, the last of which are its body.
     Answer { length: usize, body: usize, is_good: bool },
     /// So many bytes that are no answer; and what has to be said to them.
-    Aside { length: usize, say: &'static [u8] },
+    Aside { length: usize, say: Vec<u8> },
 }
 
 impl Dialect {
@@ -30,8 +36,17 @@ impl Dialect {
             Self::Http => http(bytes),
             Self::Redis => redis(bytes),
             Self::Nats => nats(bytes),
+            Self::Grpc => grpc::hear(bytes),
         };
         heard.unwrap_or(Heard::Part)
+    }
+
+    /// The request as it is sent after so many others over the same connection.
+    pub(crate) fn number(self, request: &[u8], sent: u32) -> Cow<'_, [u8]> {
+        match self {
+            Self::Grpc => Cow::Owned(grpc::number(request, sent)),
+            Self::Http | Self::Redis | Self::Nats => Cow::Borrowed(request),
+        }
     }
 
     /// A request to append these bytes, over the connection of this number.
@@ -45,6 +60,7 @@ impl Dialect {
             Self::Nats => {
                 format!("PUB {path} {} {}\r\n{record}\r\n", inbox(connection), record.len()).into_bytes()
             }
+            Self::Grpc => grpc::put(path.as_bytes(), record.as_bytes()),
         }
     }
 
@@ -52,6 +68,7 @@ impl Dialect {
     pub(crate) fn hello(self, connection: usize) -> Vec<u8> {
         match self {
             Self::Http | Self::Redis => Vec::new(),
+            Self::Grpc => grpc::hello(),
             Self::Nats => format!("CONNECT {{\"verbose\":false}}\r\nSUB {} 1\r\n", inbox(connection)).into(),
         }
     }
@@ -112,9 +129,9 @@ fn nats(bytes: &[u8]) -> Option<Heard> {
             let is_good = !payload.windows(8).any(|part| part == b"\"error\":");
             Some(Heard::Answer { length, body: body + 2, is_good })
         }
-        Some("PING") => Some(Heard::Aside { length: line, say: b"PONG\r\n" }),
+        Some("PING") => Some(Heard::Aside { length: line, say: b"PONG\r\n".to_vec() }),
         Some("-ERR") => Some(Heard::Answer { length: line, body: 0, is_good: false }),
-        _ => Some(Heard::Aside { length: line, say: b"" }),
+        _ => Some(Heard::Aside { length: line, say: Vec::new() }),
     }
 }
 
@@ -145,7 +162,7 @@ mod tests {
         let whole = Heard::Answer { length: message.len(), body: 13, is_good: true };
         assert_eq!(Dialect::Nats.hear(message), whole);
         assert_eq!(Dialect::Nats.hear(&message[..20]), Heard::Part);
-        assert_eq!(Dialect::Nats.hear(b"PING\r\n"), Heard::Aside { length: 6, say: b"PONG\r\n" });
+        assert_eq!(Dialect::Nats.hear(b"PING\r\n"), Heard::Aside { length: 6, say: b"PONG\r\n".to_vec() });
         let refused = Dialect::Nats.hear(b"MSG inbox.1 1 12\r\n{\"error\":{}}\r\n");
         assert!(matches!(refused, Heard::Answer { is_good: false, .. }));
     }

@@ -87,28 +87,55 @@ pub(crate) fn set_maintenance(index: usize, enable: bool) -> Result<Moment> {
     Ok(asked)
 }
 
-/// Opens a node's event stream and calls back for every change, on a thread of its own, until the stream ends. Returns once the stream
-/// stands, so that no later change is missed.
+/// Opens a node's event stream and calls back for every change of a role's health, on a thread of its own, until the stream ends.
+///
+/// # Errors
+/// As [`changes`].
+pub(crate) fn watch(index: usize, tell: impl Fn(Sighting) + Send + 'static) -> Result<()> {
+    changes(index, "", move |change| {
+        if change.kind == "changed"
+            && let Some(subject) = subject(change.data)
+        {
+            tell(Sighting { at: change.at, subject, what: What::Changed });
+        }
+    })
+}
+
+/// An event of a node's stream, as it arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrived<'a> {
+    /// `added`, `changed` or `removed`.
+    pub(crate) kind: &'a str,
+    /// The instance, in JSON.
+    pub(crate) data: &'a str,
+    pub(crate) at: Moment,
+}
+
+/// Opens a node's event stream, with a query such as `?service=web`, and calls back for every event after the snapshot, on a thread of its
+/// own, until the stream ends. Returns once the stream stands, so that no later change is missed.
 ///
 /// # Errors
 /// The node does not answer with a stream.
-pub(crate) fn watch(index: usize, tell: impl Fn(Sighting) + Send + 'static) -> Result<()> {
+pub(crate) fn changes(index: usize, query: &str, tell: impl Fn(Arrived<'_>) + Send + 'static) -> Result<()> {
     let port = control_port(index);
     let mut stream = connect(port)?;
     // HTTP/1.0, because its answers are not chunked.
-    write!(stream, "GET /services/watch HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n")?;
+    write!(stream, "GET /services/watch{query} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n")?;
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let snapshot = lines.find(|line| line.as_ref().map_or(true, |line| line == "event: snapshot"));
     snapshot.with_context(|| format!("{} streams no events", sighting::name(index)))??;
     stream.set_read_timeout(None)?;
     std::thread::spawn(move || {
-        let mut is_change = false;
+        // Still the snapshot, until the next event has a name.
+        let mut event = String::new();
         for line in lines {
             let Ok(line) = line else { return };
             if let Some(kind) = line.strip_prefix("event: ") {
-                is_change = kind == "changed";
-            } else if is_change && let Some(subject) = line.strip_prefix("data: ").and_then(subject) {
-                tell(Sighting { at: Moment::now(), subject, what: What::Changed });
+                event = kind.to_owned();
+            } else if !event.is_empty()
+                && let Some(data) = line.strip_prefix("data: ")
+            {
+                tell(Arrived { kind: &event, data, at: Moment::now() });
             }
         }
     });

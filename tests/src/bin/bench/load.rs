@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use futures::future::try_join_all;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -32,6 +33,8 @@ pub(crate) struct Connection {
     buffer: Vec<u8>,
     /// The answer at the beginning of the buffer, and how much of it is body.
     answer: (usize, usize),
+    /// Requests sent so far.
+    sent: u32,
 }
 
 impl Connection {
@@ -43,7 +46,7 @@ impl Connection {
         let mut stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         stream.write_all(&dialect.hello(number)).await?;
-        Ok(Self { stream, dialect, buffer: Vec::with_capacity(16 * 1024), answer: (0, 0) })
+        Ok(Self { stream, dialect, buffer: Vec::with_capacity(16 * 1024), answer: (0, 0), sent: 0 })
     }
 
     /// Sends a request and waits for its answer; whether that is good.
@@ -52,6 +55,15 @@ impl Connection {
     /// The connection broke, or the answer did not come in time.
     pub(crate) async fn ask(&mut self, request: &[u8]) -> io::Result<bool> {
         timeout(ANSWER_BOUND, self.exchange(request)).await?
+    }
+
+    /// Sends a request and waits for its answer, which must be good; how long that is.
+    ///
+    /// # Errors
+    /// The connection broke, or the answer did not come in time or is not good.
+    pub(crate) async fn ask_length(&mut self, request: &[u8]) -> Result<usize> {
+        ensure!(self.ask(request).await?, "not a good answer");
+        Ok(self.answer.0)
     }
 
     /// What the last answer says.
@@ -71,7 +83,8 @@ impl Connection {
     async fn exchange(&mut self, request: &[u8]) -> io::Result<bool> {
         self.buffer.drain(..self.answer.0);
         self.answer = (0, 0);
-        self.stream.write_all(request).await?;
+        self.stream.write_all(&self.dialect.number(request, self.sent)).await?;
+        self.sent += 1;
         loop {
             match self.dialect.hear(&self.buffer) {
                 Heard::Answer { length, body, is_good } => {
@@ -80,7 +93,7 @@ impl Connection {
                 }
                 Heard::Aside { length, say } => {
                     self.buffer.drain(..length);
-                    self.stream.write_all(say).await?;
+                    self.stream.write_all(&say).await?;
                 }
                 Heard::Part => {
                     if self.stream.read_buf(&mut self.buffer).await? == 0 {
@@ -113,8 +126,8 @@ pub(crate) fn runtime() -> Result<Runtime> {
 pub(crate) struct Load {
     pub(crate) to: SocketAddr,
     pub(crate) dialect: Dialect,
-    /// One for each connection.
-    pub(crate) requests: Vec<Vec<u8>>,
+    /// For each connection, the requests that it sends in turn, again and again.
+    pub(crate) requests: Vec<Vec<Vec<u8>>>,
     /// Answers before this do not count.
     pub(crate) warm_up: Duration,
     pub(crate) time: Duration,
@@ -158,13 +171,13 @@ impl Load {
             let begin = Instant::now() + self.warm_up;
             let end = begin + self.time;
             let mut clients = Vec::new();
-            for (number, request) in self.requests.iter().enumerate() {
+            for (number, requests) in self.requests.iter().enumerate() {
                 let open = Connection::open(self.to, self.dialect, number).await;
                 let connection = open.with_context(|| format!("connecting to {}", self.to))?;
                 clients.push(tokio::spawn(ask_again(
                     connection,
                     (self.to, number),
-                    request.clone(),
+                    requests.clone(),
                     begin,
                     end,
                 )));
@@ -183,20 +196,40 @@ impl Load {
     }
 }
 
+/// Sends requests over so many connections, each of which is to be answered well, and returns how long that took.
+///
+/// # Errors
+/// There is no connection, or an answer is not good.
+pub(crate) fn send_all(to: SocketAddr, requests: &[Vec<u8>], connections: usize) -> Result<Duration> {
+    let begun = Instant::now();
+    alone(async {
+        let send = |number: usize| async move {
+            let mut connection = Connection::open(to, Dialect::Http, number).await?;
+            for request in requests.iter().skip(number).step_by(connections) {
+                let is_good = connection.ask(request).await?;
+                ensure!(is_good, "refused: {}", String::from_utf8_lossy(connection.body()));
+            }
+            Ok(())
+        };
+        try_join_all((0..connections).map(send)).await
+    })?;
+    Ok(begun.elapsed())
+}
+
 async fn ask_again(
     mut connection: Connection,
     (to, number): (SocketAddr, usize),
-    request: Vec<u8>,
+    requests: Vec<Vec<u8>>,
     begin: Instant,
     end: Instant,
 ) -> Answered {
     let mut answered = Answered::default();
-    loop {
+    for request in requests.iter().cycle() {
         let asked = Instant::now();
         if asked >= end {
-            return answered;
+            break;
         }
-        let answer = connection.ask(&request).await;
+        let answer = connection.ask(request).await;
         let now = Instant::now();
         let counts = now >= begin && now < end;
         match answer {
@@ -216,6 +249,7 @@ async fn ask_again(
             }
         }
     }
+    answered
 }
 
 #[cfg(test)]
@@ -240,7 +274,7 @@ mod tests {
             }
         });
         let time = Duration::from_millis(200);
-        let requests = vec![get("/"); 3];
+        let requests = vec![vec![get("/")]; 3];
         let load = Load { to, dialect: Dialect::Http, requests, warm_up: time / 4, time };
         let (answered, ..) = load.run(|| Ok(())).unwrap();
         assert!(answered.times_us.len() > 10, "{answered:?}");

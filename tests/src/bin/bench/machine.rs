@@ -7,6 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::{Context as _, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::hearsay;
 
 /// The lock file, which says what the agents were built with.
@@ -52,6 +55,16 @@ pub(crate) fn available_memory() -> Option<u64> {
 /// The most memory that this process has held, in bytes; 0 where that is not told.
 pub(crate) fn peak_memory() -> u64 {
     kib("/proc/self/status", "VmHWM").unwrap_or(0)
+}
+
+/// Lets this process and those that it starts from now on open so many files, or as many as the system allows.
+///
+/// # Errors
+/// The system refuses.
+pub(crate) fn allow_files(files: u64) -> Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let wanted = files.max(1024).min(maximum.unwrap_or(u64::MAX));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).context("the limit of open files")
 }
 
 /// The share of all processors that is in use for more than this is somebody else's work.

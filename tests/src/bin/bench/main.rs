@@ -8,6 +8,7 @@ mod dialect;
 mod disk;
 mod fleet;
 mod gateway;
+mod grpc;
 mod hearsay;
 mod journal;
 mod load;
@@ -15,6 +16,7 @@ mod machine;
 mod measure;
 mod namespace;
 mod process;
+mod registry;
 mod report;
 mod serf;
 mod server;
@@ -25,6 +27,7 @@ mod swarms;
 mod system;
 mod table;
 mod usage;
+mod wrk;
 
 use std::process::ExitCode;
 
@@ -33,10 +36,11 @@ use anyhow::{Result, bail};
 /// A benchmark: its name, how it is called, and what runs it.
 type Benchmark = (&'static str, &'static str, fn(&[String]) -> Result<()>);
 
-const BENCHMARKS: [Benchmark; 5] = [
+const BENCHMARKS: [Benchmark; 6] = [
     ("cluster", cluster::USAGE, cluster::run),
     ("gateway", gateway::USAGE, gateway::run),
     ("journal", journal::USAGE, journal::run),
+    ("registry", registry::USAGE, registry::run),
     ("simulation", simulation::USAGE, simulation::run),
     ("swarms", swarms::USAGE, swarms::run),
 ];
@@ -61,6 +65,7 @@ fn run(arguments: &[String]) -> Result<()> {
         }
         // Not benchmarks: processes of one.
         Some("agent") => agent::run(&arguments[1..]),
+        Some("program") => registry::run_program(&arguments[1..]),
         Some("swarms-of") => swarms::run_one(&arguments[1..]),
         Some(name) => match BENCHMARKS.iter().find(|benchmark| benchmark.0 == name) {
             Some((_, usage, _)) if arguments.iter().any(|a| a == "-h" || a == "--help") => {

@@ -199,6 +199,15 @@ pub(crate) fn three(times: &Times) -> String {
     format!("{} / {} / {}", times.percentile(50), times.percentile(99), times.max())
 }
 
+/// As [`three`], but to the microsecond, where that matters.
+pub(crate) fn three_us(times: &Times) -> String {
+    let one = |percent| match times.percentile(percent) {
+        Figure::Micros(us @ ..1000) => format!("{us} µs"),
+        figure => figure.to_string(),
+    };
+    format!("{} / {} / {}", one(50), one(99), one(100))
+}
+
 fn two(times: &Times) -> String {
     if times.len() == 0 {
         return "–".into();

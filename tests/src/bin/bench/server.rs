@@ -94,6 +94,18 @@ impl Server {
         self.ask(&format!("GET {path}"), &[], "").is_some_and(|reply| reply.status == 200)
     }
 
+    /// A number of `/metrics`, over all labels; `None` where there is none of that name.
+    pub(crate) fn metric(&self, name: &str) -> Option<u64> {
+        let metrics = self.ask("GET /metrics", &[], "")?.body;
+        let is_of_name =
+            |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        let values = metrics
+            .lines()
+            .filter(is_of_name)
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+        values.reduce(|sum, value| sum + value)
+    }
+
     /// How many members it sees alive, itself included.
     pub(crate) fn members(&self) -> usize {
         let Some(reply) = self.ask("GET /members", &[], "") else { return 0 };
@@ -116,9 +128,12 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// A node with these roles, which joins these others.
+    /// A node with these roles (of none, an agent), which joins these others.
     pub(crate) fn new(folder: &Path, index: usize, roles: &str, join: &[usize]) -> Self {
-        let mut options = vec!["--role".to_owned(), roles.to_owned()];
+        let mut options = Vec::new();
+        if !roles.is_empty() {
+            options.extend(["--role".to_owned(), roles.to_owned()]);
+        }
         for other in join {
             options.extend(["--join".to_owned(), format!("127.0.0.1:{}", swarm_port(*other))]);
         }
@@ -185,7 +200,7 @@ impl Plan {
     }
 }
 
-/// Starts nodes of a role that all see each other.
+/// Starts nodes of a role (of none, agents) that all see each other.
 ///
 /// # Errors
 /// One of them does not start or does not see the others.

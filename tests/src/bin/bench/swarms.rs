@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Moment,
+    machine,
     namespace::{self, Place},
     statistics::Events,
     table::Table,
@@ -111,7 +112,7 @@ pub(crate) fn run_one(arguments: &[String]) -> Result<()> {
 }
 
 fn measure(size: usize, idle: Duration) -> Result<Figures> {
-    allow_files(size as u64 * FILES_PER_NODE)?;
+    machine::allow_files(size as u64 * FILES_PER_NODE)?;
     let mut swarms = Swarms::new()?;
     let mut nodes: Vec<NodeRef> = Vec::new();
     let started = Instant::now();
@@ -174,13 +175,6 @@ fn measure(size: usize, idle: Duration) -> Result<Figures> {
         }
     }
     Ok(Figures { size, full_view_seconds, idle, incomplete: missing, change, crash })
-}
-
-fn allow_files(files: u64) -> Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let wanted = files.max(1024).min(maximum.unwrap_or(u64::MAX));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).context("the limit of open files")
 }
 
 fn incomplete(swarms: &Swarms, nodes: &[NodeRef]) -> usize {

@@ -62,7 +62,7 @@ pub(crate) fn measure(kills: usize, folder: &Path) -> Result<Figures> {
         let load = Load {
             to: (std::net::Ipv4Addr::LOCALHOST, PORT).into(),
             dialect: Dialect::Http,
-            requests: vec![get(&format!("/{ROLE}/students")); CONNECTIONS],
+            requests: vec![vec![get(&format!("/{ROLE}/students"))]; CONNECTIONS],
             warm_up: AROUND / 2,
             time: AROUND * 2,
         };

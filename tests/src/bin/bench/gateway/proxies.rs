@@ -1,9 +1,9 @@
 //! The same upstreams behind each proxy in turn. The proxy has a processor of its own; what loads it and what it passes requests to share the
 //! other.
 
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use hearsay_tests::Swarms;
 use serde_json::{Value, json};
 
@@ -11,10 +11,10 @@ use crate::{
     dialect::get,
     gateway::{Options, paced::Paced},
     machine::{self, first_line},
-    process::bound,
     server::{Plan, Server},
     statistics::Figure,
     usage::Reading,
+    wrk::{Told, Wrk},
 };
 
 /// The proxy's processor, and everybody else's.
@@ -168,17 +168,6 @@ fn upstreams() -> impl Iterator<Item = u16> {
     (0..UPSTREAMS).map(|index| UPSTREAM_PORT + index as u16)
 }
 
-/// What the load says: `wrk`, or who asks at a pace.
-#[derive(Clone, Default, Debug)]
-pub(crate) struct Told {
-    pub(crate) per_second: f64,
-    pub(crate) requests: u64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-    pub(crate) max_us: f64,
-    pub(crate) errors: u64,
-}
-
 /// One round of a proxy.
 #[derive(Clone, Debug)]
 pub(crate) struct Round {
@@ -321,62 +310,5 @@ fn paced(port: u16, per_second: f64, time: Duration) -> Result<Told> {
 /// Runs `wrk` with one thread.
 fn wrk(port: u16, connections: usize, time: Duration) -> Result<Told> {
     let url = format!("http://127.0.0.1:{port}/{SERVICE}/");
-    let mut command: Command = bound("wrk", Some(OTHERS));
-    command.args(["-t1", &format!("-c{connections}"), &format!("-d{}s", time.as_secs()), "--latency", &url]);
-    let output = command.output().context("wrk")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "wrk: {text}{}", String::from_utf8_lossy(&output.stderr));
-    let Some(told) = read(&text) else { bail!("wrk says something else: {text}") };
-    ensure!(told.requests > 0, "nothing was answered: {text}");
-    Ok(told)
-}
-
-/// Reads what it says at the end.
-fn read(text: &str) -> Option<Told> {
-    let after = |start: &str| {
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(start))?;
-        Some(line.trim().to_owned())
-    };
-    let requests = text.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok())?;
-    let max_us = after("Latency  ").and_then(|line| micros(line.split_whitespace().nth(2)?))?;
-    let counted = |text: &str| {
-        text.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse::<u64>().ok()).sum::<u64>()
-    };
-    let errors = ["Socket errors:", "Non-2xx or 3xx responses:"];
-    Some(Told {
-        per_second: after("Requests/sec:")?.parse().ok()?,
-        requests,
-        p50_us: micros(&after("50%")?)?,
-        p99_us: micros(&after("99%")?)?,
-        max_us,
-        errors: errors.iter().filter_map(|start| after(start)).map(|line| counted(&line)).sum(),
-    })
-}
-
-/// `532.00us`, `1.98ms`, `1.02s`.
-fn micros(text: &str) -> Option<f64> {
-    let number = |text: &str| text.parse::<f64>().ok();
-    match text {
-        text if text.ends_with("us") => number(text.strip_suffix("us")?),
-        text if text.ends_with("ms") => Some(number(text.strip_suffix("ms")?)? * 1e3),
-        text => Some(number(text.strip_suffix('s')?)? * 1e6),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_wrk_says_is_read() {
-        let text = "Running 1s test @ http://x/\n  1 threads and 64 connections\n  Thread Stats   Avg      Stdev     Max   +/- Stdev\n    \
-                    Latency     1.98ms    1.10ms  20.50ms   90.00%\n    Req/Sec    32.10k     1.00k   33.00k    70.00%\n  \
-                    Latency Distribution\n     50%    1.87ms\n     75%    2.00ms\n     90%    2.50ms\n     99%  532.00us\n  \
-                    32100 requests in 1.00s, 7.00MB read\n  Socket errors: connect 0, read 2, write 0, timeout 1\n  \
-                    Non-2xx or 3xx responses: 4\nRequests/sec:  32100.50\nTransfer/sec:      7.00MB\n";
-        let wrk = read(text).unwrap();
-        assert_eq!((wrk.requests, wrk.per_second, wrk.errors), (32_100, 32_100.5, 7));
-        assert_eq!((wrk.p50_us, wrk.p99_us, wrk.max_us), (1870.0, 532.0, 20_500.0));
-        assert_eq!(micros("1.02s"), Some(1_020_000.0));
-    }
+    Wrk { url: &url, threads: 1, connections, time, processor: Some(OTHERS) }.run()
 }

@@ -306,7 +306,7 @@ fn append(kind: Kind, clients: usize, time: Duration, place: &Path, cell: &mut C
     let load = Load {
         to: servers[0].address,
         dialect: kind.dialect(),
-        requests: (0..clients).map(|connection| kind.request(connection)).collect(),
+        requests: (0..clients).map(|connection| vec![kind.request(connection)]).collect(),
         warm_up: WARM_UP,
         time,
     };

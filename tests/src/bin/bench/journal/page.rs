@@ -10,8 +10,8 @@ use crate::{
         large,
     },
     machine::{self, first_line},
-    report::{three, versions},
-    statistics::{Figure, Times},
+    report::{three, three_us, versions},
+    statistics::Times,
     table::Table,
 };
 
@@ -137,15 +137,6 @@ fn cells(figures: &appends::Figures, clients: usize, cells: &[(Kind, &Cell)]) ->
         _ = writeln!(text, "\n{}: {:.0} records/s.", kind.name(), cell.rate() * BATCH as f64);
     }
     text
-}
-
-/// As [`three`], but to the microsecond, where that matters.
-fn three_us(times: &Times) -> String {
-    let one = |percent| match times.percentile(percent) {
-        Figure::Micros(us @ ..1000) => format!("{us} µs"),
-        figure => figure.to_string(),
-    };
-    format!("{} / {} / {}", one(50), one(99), one(100))
 }
 
 fn searched(text: &mut String, figures: &large::Figures) {
