@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -70,25 +70,39 @@ impl ClusterAddresses {
     }
 
     fn is_own_ip(&self, ip: IpAddr) -> bool {
-        if ip.is_loopback() {
-            return true;
-        }
+        ip.is_loopback() || self.with_interfaces(|lists| lists.interfaces.contains(&ip))
+    }
+
+    /// Whether a node of this machine listens at this port, whichever of the machine's addresses is asked for. Its
+    /// header states only those at which others reach it, and never the loopback.
+    fn is_beside(&self, address: SocketAddr) -> bool {
+        let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        let is_listening =
+            |lists: &Lists, ip: IpAddr| lists.members.contains(&SocketAddr::new(ip, address.port()));
+        self.is_own_ip(address.ip())
+            && self.with_interfaces(|lists| {
+                lists.interfaces.iter().copied().chain(loopback).any(|ip| is_listening(lists, ip))
+            })
+    }
+
+    /// Reads the addresses of this machine, unless they were read a moment ago.
+    fn with_interfaces<R>(&self, read: impl FnOnce(&Lists) -> R) -> R {
         {
             let lists = self.lists.read().unwrap_or_else(PoisonError::into_inner);
             if lists.read_at.is_some_and(|at| at.elapsed() < INTERFACES_MAX_AGE) {
-                return lists.interfaces.contains(&ip);
+                return read(&lists);
             }
         }
         let interfaces = interfaces::addresses().into_iter().map(|address| address.ip).collect();
         let mut lists = self.lists.write().unwrap_or_else(PoisonError::into_inner);
         (lists.read_at, lists.interfaces) = (Some(Instant::now()), interfaces);
-        lists.interfaces.contains(&ip)
+        read(&lists)
     }
 }
 
 impl MemberAddresses for ClusterAddresses {
     fn contains(&self, address: SocketAddr) -> bool {
-        self.is_own_listener(address) || self.is_member(address)
+        self.is_own_listener(address) || self.is_member(address) || self.is_beside(address)
     }
 }
 
@@ -168,6 +182,25 @@ mod tests {
             assert!(contains(&addresses, address), "{address}");
         }
         for address in ["10.0.0.1:80", "10.0.0.3:7600", "10.0.1.1:7600"] {
+            assert!(!contains(&addresses, address), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_node_of_this_machine_is_listed_under_each_own_address() {
+        let view = Arc::new(View::new(Index(1), Clock::start()));
+        let addresses = ClusterAddresses::new(Arc::clone(&view), Vec::new());
+        let Some(own) = interfaces::addresses().into_iter().find(|own| own.ip.is_ipv4()) else { return };
+        let beside = Member {
+            addresses: vec![format!("/ip4/{}/tcp/7601", own.ip)],
+            http: Some(format!("{}:7501", own.ip)),
+            ..member(1, MemberState::Alive)
+        };
+        view.apply(view.clock().now(), [Change::Member(Box::new(beside))]);
+        for address in ["127.0.0.1:7501", "127.9.9.9:7601", "[::1]:7501"] {
+            assert!(contains(&addresses, address), "{address}");
+        }
+        for address in ["127.0.0.1:7502", "203.0.113.1:7501"] {
             assert!(!contains(&addresses, address), "{address}");
         }
     }
