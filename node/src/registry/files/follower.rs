@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use notify::{RecursiveMode, Watcher as _};
+use notify::{
+    Event, EventKind, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode},
+};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -56,9 +59,12 @@ impl Follower {
     /// Reads the files, and again whenever they change, for ever.
     pub(crate) async fn run(self) {
         let (notice, mut changed) = mpsc::channel(1);
-        let watching = notify::recommended_watcher(move |_| {
-            // Full: the look that is due sees this change too.
-            _ = notice.try_send(());
+        let watching = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            // An error says that changes were lost.
+            if event.as_ref().map_or(true, is_change) {
+                // Full: the look that is due sees this change too.
+                _ = notice.try_send(());
+            }
         });
         let watching = watching.and_then(|mut watcher| {
             watcher.watch(&self.dir, RecursiveMode::NonRecursive)?;
@@ -130,7 +136,8 @@ impl Follower {
         if registrations.iter().any(Registration::has_exec)
             && let Err(error) = self.check_permissions(&path)
         {
-            return self.record_error(&path, Some(hash), error);
+            // Without its hash: put right, it is read again though its content is the same.
+            return self.record_error(&path, None, error);
         }
         let ids: BTreeSet<String> = registrations.iter().map(|r| r.id.clone()).collect();
         if ids.len() < registrations.len() {
@@ -192,6 +199,14 @@ impl Follower {
     }
 }
 
+/// Whether an event says that something may be different. Each look opens the directory and its files, and must not lead to the next one.
+fn is_change(event: &Event) -> bool {
+    match event.kind {
+        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
+
 /// The files to read, in order.
 fn list_files(dir: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
     let mut paths = BTreeSet::new();
@@ -230,9 +245,29 @@ fn parse_file(path: &Path, content: &str) -> Result<Vec<Value>, String> {
 
 #[cfg(test)]
 mod tests {
+    use notify::event::{CreateKind, MetadataKind, ModifyKind, RemoveKind};
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn reading_is_no_change() {
+        let is_change = |kind| is_change(&Event::new(kind));
+        for read in [AccessKind::Open(AccessMode::Any), AccessKind::Close(AccessMode::Read), AccessKind::Any]
+        {
+            assert!(!is_change(EventKind::Access(read)), "{read:?}");
+        }
+        let mode = ModifyKind::Metadata(MetadataKind::Any);
+        for changed in [
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+            EventKind::Modify(mode),
+            EventKind::Create(CreateKind::File),
+            EventKind::Remove(RemoveKind::File),
+            EventKind::Any,
+        ] {
+            assert!(is_change(changed), "{changed:?}");
+        }
+    }
 
     #[test]
     fn a_file_holds_one_service_or_several_in_either_format() {
