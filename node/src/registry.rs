@@ -288,12 +288,15 @@ impl Registry {
     fn check_addresses(&self, registration: &Registration) -> Result<(), Invalid> {
         for check in &registration.checks {
             if let Some(rule) = self.runner.forbids(&check.kind) {
-                return Err(Invalid { field: check.kind.as_str(), problem: rule.to_string() });
+                let field = input::check_field(check, registration);
+                return Err(Invalid { field, problem: rule.to_string() });
             }
         }
         let updates = registration.updates.as_deref();
         match updates.and_then(|url| self.runner.forbids_url(url)) {
-            Some(rule) => Err(Invalid { field: "updates", problem: rule.to_string() }),
+            Some(rule) => {
+                Err(Invalid { field: input::updates_field(registration), problem: rule.to_string() })
+            }
             None => Ok(()),
         }
     }

@@ -16,6 +16,7 @@ pub use source::Source;
 
 use super::{
     address::{Host, HttpUrl, Scheme, split_address},
+    checks::CheckSpec,
     registration::{
         CHECKS_MAX, Dialect, META_KEY_BYTES_MAX, META_VALUE_BYTES_MAX, REQUIRES_MAX, Registration,
         TAGS_BYTES_MAX,
@@ -93,6 +94,18 @@ pub fn read_value(value: Value, source: Source, suffix: &str) -> Result<Registra
     };
     registration.checks = read_checks(&fields, &registration, source)?;
     Ok(registration)
+}
+
+/// What a node calls on behalf of a registration, by the field that says it.
+pub(super) fn check_field(check: &CheckSpec, registration: &Registration) -> &'static str {
+    check::field_of(check, registration)
+}
+
+/// The field that says where changes are sent to. Dialect 2 states an address alone.
+pub(super) fn updates_field(registration: &Registration) -> &'static str {
+    let of_addr = format!("{}/services", registration.local_origin());
+    let is_of_addr = registration.dialect == Dialect::Two && registration.updates.as_ref() == Some(&of_addr);
+    if is_of_addr { "Addr" } else { "updates" }
 }
 
 /// The address of an instance, out of `url`, `Addr`, or `address` and `port`.
@@ -261,7 +274,7 @@ fn read_checks(
     fields: &Fields,
     registration: &Registration,
     source: Source,
-) -> Result<Vec<super::checks::CheckSpec>, Invalid> {
+) -> Result<Vec<CheckSpec>, Invalid> {
     let mut inputs = Vec::new();
     if let Some(check) = fields.value("check") {
         inputs.push(CheckInput::Object(check));

@@ -16,7 +16,7 @@ use crate::{
         checks::{
             CheckKind, CheckSpec, HttpCheck, INTERVAL_DEFAULT, ProcessIdentity, TIMEOUT_DEFAULT, owner_uid,
         },
-        registration::Registration,
+        registration::{Dialect, Registration},
     },
 };
 
@@ -91,6 +91,17 @@ fn heartbeat_spec(url: &str, interval: Duration, registration: &Registration) ->
         retry_interval: Some(RETRY_INTERVAL),
         ..spec_with_defaults(CheckKind::Http(HttpCheck { url, ..HttpCheck::default() }))
     })
+}
+
+/// The field of a registration that says what a check calls. Checks that the older dialects imply are known by their shape.
+pub(super) fn field_of(check: &CheckSpec, registration: &Registration) -> &'static str {
+    let is_implied =
+        check.retry_interval == Some(RETRY_INTERVAL) && check.failures_before_critical == ATTEMPTS;
+    match check.kind {
+        CheckKind::Http(_) if is_implied && check.interval == HEARTBEAT_INTERVAL => "HeartbeatURL",
+        CheckKind::Http(_) if is_implied && registration.dialect == Dialect::Two => "Addr",
+        _ => check.kind.as_str(),
+    }
 }
 
 fn spec_with_defaults(kind: CheckKind) -> CheckSpec {

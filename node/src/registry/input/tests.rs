@@ -4,7 +4,7 @@ use hearsay_protocol::record::Health;
 use serde_json::json;
 
 use super::*;
-use crate::registry::checks::{CheckKind, CheckSpec};
+use crate::registry::checks::CheckKind;
 
 fn here() -> Source {
     Source::caller([127, 0, 0, 1].into())
@@ -50,6 +50,22 @@ fn dialect_one_is_read_as_its_tutorials_write_it() {
     );
     assert!(matches!(&check.kind, CheckKind::Http(http) if http.url == "http://localhost:6000/heartbeat"));
     assert_eq!(check.id, "service:Grading Service-6000-abcdef");
+}
+
+#[test]
+fn what_is_called_is_known_by_the_field_that_says_it() {
+    let fields = |value| {
+        let registration = ok(value);
+        let checks = registration.checks.iter().map(|check| check_field(check, &registration));
+        (checks.collect::<Vec<_>>(), updates_field(&registration))
+    };
+    let two = json!({"Name": "Portal", "Addr": "10.0.0.1:5000", "RequiredServices": ["Grading"]});
+    assert_eq!(fields(two), (vec!["Addr"], "Addr"));
+    let own = json!({
+        "Name": "Portal", "Addr": "10.0.0.1:5000", "RequiredServices": ["Grading"], "updates": "http://10.0.0.2/u",
+        "HeartbeatURL": "http://10.0.0.1:5000/heart-beat", "checks": [{"tcp": true}, {"http": "/"}],
+    });
+    assert_eq!(fields(own), (vec!["tcp", "http", "HeartbeatURL"], "updates"));
 }
 
 #[test]
