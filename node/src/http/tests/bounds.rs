@@ -156,3 +156,42 @@ async fn stopping_lets_requests_finish_and_cuts_what_does_not() {
     assert_eq!(server.metrics.http.connections.get(), 0);
     assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
 }
+
+/// The most instances of a cluster, and of a node. Design, section 3.
+const CLUSTER_MAX: usize = 100_000;
+const NODE_MAX: usize = 10_000;
+
+#[tokio::test]
+async fn the_registration_after_the_last_of_a_cluster_is_refused_and_fills_nothing() {
+    let server = Server::start().await;
+    for seed in 0..10 {
+        let seed = 10 + seed;
+        let of_node = (0..NODE_MAX).map(|n| offered(instance(seed, &format!("web-{n}"), "web")));
+        server.apply([joined(member(seed))].into_iter().chain(of_node));
+    }
+    let count = || server.view.read(|table| table.providers_len());
+    assert_eq!(count(), CLUSTER_MAX);
+    let register = |id: &'static str, query: &'static str| {
+        let body = serde_json::json!({"name": "web", "id": id, "port": 80}).to_string();
+        let server = &server;
+        async move {
+            let json = ["content-type: application/json"];
+            server.send(&format!("POST /services{query}"), &json, body).await
+        }
+    };
+    for query in ["", "?hold"] {
+        let refused = register("mine", query).await.problem(507);
+        assert!(refused.contains("100000"), "{refused}");
+    }
+    assert!(server.registry.is_empty());
+    // Room for one.
+    server.apply([withdrawn(10, "web-0")]);
+    assert_eq!(register("mine", "").await.status, 200);
+    server.apply([offered(instance(11, "another", "web"))]);
+    register("other", "").await.problem(507);
+    // In place of one that is there, it is none more; and what is there can go.
+    assert_eq!(register("mine", "").await.status, 200);
+    assert_eq!(server.registry.len(), 1);
+    assert_eq!(server.send("DELETE /services/mine", &[], "").await.status, 200);
+    assert!(server.registry.is_empty() && count() == CLUSTER_MAX);
+}
