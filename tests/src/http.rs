@@ -1,8 +1,10 @@
 //! A client that tells apart what a test must: answered, refused before anything was sent, and nobody knows.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    path::Path,
     time::Duration,
 };
 
@@ -52,25 +54,44 @@ pub fn send(
     body: &str,
     limit: Duration,
 ) -> Result<Reply, Silence> {
-    let mut stream = TcpStream::connect_timeout(&to, limit).map_err(|_| Silence::NotSent)?;
+    let stream = TcpStream::connect_timeout(&to, limit).map_err(|_| Silence::NotSent)?;
+    stream.set_read_timeout(Some(limit)).map_err(|_| Silence::NotSent)?;
+    exchange(stream, request, &to.to_string(), headers, body).ok_or(Silence::Unknown)
+}
+
+/// Sends a request with a JSON body, unless it is empty, over a node's Unix socket.
+///
+/// # Errors
+/// See [`Silence`].
+pub fn send_over_socket(socket: &Path, request: &str, body: &str, limit: Duration) -> Result<Reply, Silence> {
+    let stream = UnixStream::connect(socket).map_err(|_| Silence::NotSent)?;
+    stream.set_read_timeout(Some(limit)).map_err(|_| Silence::NotSent)?;
+    let headers: &[(&str, &str)] =
+        if body.is_empty() { &[] } else { &[("content-type", "application/json")] };
+    exchange(stream, request, "localhost", headers, body).ok_or(Silence::Unknown)
+}
+
+fn exchange(
+    mut stream: impl Read + Write,
+    request: &str,
+    host: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<Reply> {
     let head: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let length = body.len();
     let bytes = format!(
-        "{request} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\ncontent-length: {length}\r\n{head}\r\n{body}"
+        "{request} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {length}\r\n{head}\r\n{body}"
     );
-    let mut exchange = || {
-        stream.set_read_timeout(Some(limit)).ok()?;
-        stream.write_all(bytes.as_bytes()).ok()?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).ok()?;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-        let body = if chunked { unchunked(body)? } else { body.to_owned() };
-        Some(Reply { status, head: head.to_owned(), body })
-    };
-    exchange().ok_or(Silence::Unknown)
+    stream.write_all(bytes.as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if chunked { unchunked(body)? } else { body.to_owned() };
+    Some(Reply { status, head: head.to_owned(), body })
 }
 
 fn unchunked(mut body: &str) -> Option<String> {

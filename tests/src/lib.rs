@@ -18,6 +18,7 @@ use std::{
 
 use serde_json::Value;
 
+mod address_counter;
 mod browser;
 mod clocks;
 mod cluster;
@@ -28,10 +29,12 @@ pub mod history;
 pub mod http;
 mod intruder;
 mod programs;
+pub mod registry;
 pub mod rows;
 mod swarms;
 mod writers;
 
+pub use address_counter::AddressCounter;
 pub use browser::Browser;
 pub use clocks::LabClock;
 pub use cluster::{Cluster, NodeRef};
@@ -311,6 +314,12 @@ impl Lab {
     /// A node's process id.
     pub fn pid(&self, node: NodeRef) -> u32 {
         self.nodes[node.0].child.id()
+    }
+
+    /// The Unix socket of a node that has one in its state directory.
+    pub fn socket(&self, node: NodeRef) -> PathBuf {
+        let Node { name, http, .. } = &self.nodes[node.0];
+        find(&self.dir.join(name), &format!("default-{}.sock", http.port())).expect("a socket")
     }
 
     /// Sends a signal by number or name.

@@ -1,12 +1,12 @@
 //! Programs of users on the lab's hosts, and requests from where they are.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     os::fd::AsFd as _,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -78,8 +78,18 @@ pub struct Program {
 impl Program {
     /// Starts one, and waits until it listens. `binary`: the `program` of this crate.
     pub fn start(binary: &str, host: &Host, port: u16) -> Self {
+        Self::start_with(binary, host, port, &[])
+    }
+
+    /// Starts one with more arguments.
+    pub fn start_with(binary: &str, host: &Host, port: u16, more: &[&str]) -> Self {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &host.name, binary, &port.to_string()]);
+        command.args(["netns", "exec", &host.name, binary, &port.to_string()]).args(more);
+        Self::spawn(command, host, port)
+    }
+
+    /// Runs a command that becomes the `program` of this crate, or starts it; waits until that listens.
+    pub fn spawn(mut command: Command, host: &Host, port: u16) -> Self {
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the program starts");
         let output = child.stdout.take().expect("a pipe");
@@ -94,10 +104,28 @@ impl Program {
         self.child.id()
     }
 
+    /// The process that it has started: the command of `node run`.
+    pub fn child_pid(&self) -> u32 {
+        let pids = fs::read_dir("/proc").expect("procfs").flatten();
+        let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.find(|pid| parent_of(*pid) == Some(self.pid())).expect("it has a child")
+    }
+
     /// Ends it without a word.
     pub fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("a child");
+    }
+
+    /// Sends it SIGTERM, and waits for its end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        crate::sh(&format!("kill -TERM {}", self.pid()));
+        self.wait()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("a child")
     }
 
     /// Sends it a request from its own host.
@@ -105,10 +133,21 @@ impl Program {
         self.host.send(self.port, request, "")
     }
 
-    /// The requests that it has received, one a line.
+    /// The requests that change something and that it has received, one a line.
     pub fn received(&self) -> Vec<String> {
         self.send("GET /received").body.lines().map(str::to_owned).collect()
     }
+
+    /// How many requests it has received, those of this type not counted.
+    pub fn count(&self) -> usize {
+        self.send("GET /count").body.parse().expect("a number")
+    }
+}
+
+/// The parent of a process: the second field behind its name in `/proc/PID/stat`.
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 impl Drop for Program {

@@ -5,47 +5,15 @@
 
 use std::{fs, time::Duration};
 
-use hearsay_tests::{Cluster as _, Host, Lab, NodeRef, Program, build_before, scenario};
+use hearsay_tests::{
+    Cluster as _, Host, Program, build_before,
+    registry::{all_have, cluster, instances, on_five_hosts, passing, plain, register},
+    scenario,
+};
 use serde_json::{Value, json};
 
 const S: Duration = Duration::from_secs(1);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_program");
-
-/// Hosts with a plain node each, all of which see each other.
-fn cluster(lab: &mut Lab, count: usize, more: &[&str]) -> (Vec<Host>, Vec<NodeRef>) {
-    let hosts: Vec<Host> = (0..count).map(|_| lab.host()).collect();
-    let nodes: Vec<NodeRef> = hosts.iter().enumerate().map(|(i, host)| plain(lab, host, i, more)).collect();
-    lab.until(10 * S, "all see all", |lab| {
-        nodes.iter().all(|by| (0..count).all(|i| lab.sees(*by, &format!("m{i}")).as_deref() == Some("alive")))
-    });
-    (hosts, nodes)
-}
-
-fn plain(lab: &mut Lab, host: &Host, i: usize, more: &[&str]) -> NodeRef {
-    let name = format!("m{i}");
-    lab.start(Some(host), &name, 7500, &[&["--name", name.as_str()], more].concat())
-}
-
-/// The instances of a service that a node lists.
-fn instances(lab: &Lab, node: NodeRef, query: &str) -> Vec<Value> {
-    let answer = lab.get(node, &format!("/services/{query}")).unwrap_or_default();
-    let services = answer["services"].as_object().cloned().unwrap_or_default();
-    services.into_values().filter_map(|list| list.as_array().cloned()).flatten().collect()
-}
-
-fn passing(lab: &Lab, node: NodeRef, service: &str) -> usize {
-    instances(lab, node, &format!("{service}?health=passing")).len()
-}
-
-fn all_have(lab: &Lab, nodes: &[NodeRef], service: &str, count: usize) -> bool {
-    nodes.iter().all(|node| passing(lab, *node, service) == count)
-}
-
-fn register(host: &Host, body: &Value) -> Value {
-    let reply = host.send(7500, "POST /services", &body.to_string());
-    assert_eq!(reply.status, 200, "{reply:?}");
-    reply.json()
-}
 
 #[test]
 fn a_program_is_listed_everywhere_and_survives_the_crash_of_its_node() {
@@ -386,20 +354,6 @@ fn a_node_of_the_version_before_relays_and_reads_programs() {
         });
         lab.until(10 * S, "all agree", |lab| lab.agree(&nodes));
     });
-}
-
-/// Two nodes on each of five hosts: what one host holds and loses, the others can tell apart from a fault of the network.
-fn on_five_hosts(lab: &mut Lab) -> (Vec<Host>, Vec<NodeRef>) {
-    let hosts: Vec<Host> = (0..5).map(|_| lab.host()).collect();
-    let mut nodes = Vec::new();
-    for i in 0..10 {
-        let (name, port) = (format!("m{i}"), 7500 + i % 2);
-        nodes.push(lab.start(Some(&hosts[usize::from(i / 2)]), &name, port, &["--name", &name]));
-    }
-    lab.until(20 * S, "all see all", |lab| {
-        nodes.iter().all(|by| (0..10).all(|i| lab.sees(*by, &format!("m{i}")).as_deref() == Some("alive")))
-    });
-    (hosts, nodes)
 }
 
 #[test]

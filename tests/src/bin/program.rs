@@ -1,29 +1,55 @@
 //! A program as users have them, for scenarios: a small HTTP server that can be told to fail, and that remembers what it is sent.
 //!
-//! `program PORT`: `GET /received` answers with the requests so far, one a line (method, path, body); `POST /fail` and `POST /pass` decide what
-//! `GET /health` answers; everything else is answered with 200.
+//! `program PORT [NODE REGISTRATION]`: `GET /received` answers with the requests so far that change something, one a line (method, path, body), and
+//! `GET /count` with the number of all other ones; `POST /fail` and `POST /pass` decide what `GET /health` and `GET /changing` answer, the latter
+//! otherwise each time; paths below `/slow` take a while; everything else is answered with 200. With `NODE` (`host:port`) it holds a registration there.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+
+/// How long paths below `/slow` take.
+const SLOW: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 struct State {
     is_failing: bool,
     received: Vec<String>,
+    count: usize,
 }
 
 fn main() {
-    let port: u16 = std::env::args().nth(1).and_then(|port| port.parse().ok()).expect("usage: program PORT");
+    let mut arguments = std::env::args().skip(1);
+    let port = arguments.next().and_then(|port| port.parse::<u16>().ok());
+    let port = port.expect("usage: program PORT [NODE REGISTRATION]");
     let listener = TcpListener::bind(("::", port)).expect("the port is free");
     let state = Arc::<Mutex<State>>::default();
+    let held = arguments.next().zip(arguments.next());
+    // Open until the end of the process.
+    let _held = held.map(|(node, registration)| hold(&node, &registration));
     println!("listening");
     for stream in listener.incoming().flatten() {
         let state = Arc::clone(&state);
         std::thread::spawn(move || serve(stream, &state));
     }
+}
+
+/// Registers for as long as the connection is open. Returns once the node has taken it.
+fn hold(node: &str, registration: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(node).expect("the node listens");
+    let length = registration.len();
+    write!(
+        stream,
+        "POST /services?hold HTTP/1.1\r\nhost: {node}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{registration}"
+    )
+    .expect("the node reads");
+    let mut lines = BufReader::new(stream.try_clone().expect("a second handle")).lines();
+    let is_registered = lines.any(|line| line.is_ok_and(|line| line == "event: registered"));
+    assert!(is_registered, "the node has refused the registration");
+    stream
 }
 
 /// Serves a connection until the client closes it.
@@ -52,12 +78,15 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> Option<()> {
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
         let body = String::from_utf8_lossy(&body).into_owned();
+        if path.starts_with("/slow") {
+            std::thread::sleep(SLOW);
+        }
         let (status, answer) = answer(&method, &path, body, state);
-        let head = format!(
-            "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n",
-            answer.len()
+        // Written at once: a second piece would wait until the client has acknowledged the first.
+        let length = answer.len();
+        let answer = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n{answer}"
         );
-        stream.write_all(head.as_bytes()).ok()?;
         stream.write_all(answer.as_bytes()).ok()?;
         if close {
             return None;
@@ -68,12 +97,19 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> Option<()> {
 fn answer(method: &str, path: &str, body: String, state: &Mutex<State>) -> (&'static str, String) {
     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
     match (method, path) {
-        ("GET", "/received") => ("200 OK", state.received.join("\n")),
+        ("GET", "/received") => return ("200 OK", state.received.join("\n")),
+        ("GET", "/count") => return ("200 OK", state.count.to_string()),
         ("POST", "/fail") | ("POST", "/pass") => {
             state.is_failing = path == "/fail";
-            ("200 OK", String::new())
+            return ("200 OK", String::new());
         }
-        ("GET", "/health") if state.is_failing => ("503 Service Unavailable", "told to fail".into()),
+        _ => state.count += 1,
+    }
+    match (method, path) {
+        ("GET", "/health" | "/changing") if state.is_failing => {
+            ("503 Service Unavailable", "told to fail".into())
+        }
+        ("GET", "/changing") => ("200 OK", format!("request {}", state.count)),
         ("GET", _) => ("200 OK", "fine".into()),
         _ => {
             state.received.push(format!("{method} {path} {body}"));

@@ -1,0 +1,15 @@
+//! Programs of users on real nodes: how they die, what is asked of them, and what is never called on their behalf.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `deaths` | a program dies, and every node of ten knows it, however the program was registered |
+
+// In a test, what cannot be unwrapped is the failure.
+#![allow(clippy::unwrap_used)]
+
+mod deaths;
+
+use std::time::Duration;
+
+const S: Duration = Duration::from_secs(1);
+const PROGRAM: &str = env!("CARGO_BIN_EXE_program");
