@@ -3,11 +3,13 @@
 //! | file | what |
 //! | --- | --- |
 //! | `deaths` | a program dies, and every node of ten knows it, however the program was registered |
+//! | `rolling` | ten instances under `node run` are restarted behind the gateway, and no request fails |
 
 // In a test, what cannot be unwrapped is the failure.
 #![allow(clippy::unwrap_used)]
 
 mod deaths;
+mod rolling;
 
 use std::time::Duration;
 
