@@ -4,11 +4,13 @@
 //! | --- | --- |
 //! | `deaths` | a program dies, and every node of ten knows it, however the program was registered |
 //! | `rolling` | ten instances under `node run` are restarted behind the gateway, and no request fails |
+//! | `forbidden` | no check and no notification reaches an address that the policy forbids |
 
 // In a test, what cannot be unwrapped is the failure.
 #![allow(clippy::unwrap_used)]
 
 mod deaths;
+mod forbidden;
 mod rolling;
 
 use std::time::Duration;
