@@ -5,12 +5,14 @@
 //! | `deaths` | a program dies, and every node of ten knows it, however the program was registered |
 //! | `rolling` | ten instances under `node run` are restarted behind the gateway, and no request fails |
 //! | `forbidden` | no check and no notification reaches an address that the policy forbids |
+//! | `namesakes` | a program that bears a role's name is listed, and gets none of the role's requests |
 
 // In a test, what cannot be unwrapped is the failure.
 #![allow(clippy::unwrap_used)]
 
 mod deaths;
 mod forbidden;
+mod namesakes;
 mod rolling;
 
 use std::time::Duration;
