@@ -6,6 +6,7 @@
 //! | `rolling` | ten instances under `node run` are restarted behind the gateway, and no request fails |
 //! | `forbidden` | no check and no notification reaches an address that the policy forbids |
 //! | `namesakes` | a program that bears a role's name is listed, and gets none of the role's requests |
+//! | `outputs` | what changes only in the output of a check wakes nothing |
 
 // In a test, what cannot be unwrapped is the failure.
 #![allow(clippy::unwrap_used)]
@@ -13,6 +14,7 @@
 mod deaths;
 mod forbidden;
 mod namesakes;
+mod outputs;
 mod rolling;
 
 use std::time::Duration;
