@@ -7,10 +7,12 @@
 //! | `forbidden` | no check and no notification reaches an address that the policy forbids |
 //! | `namesakes` | a program that bears a role's name is listed, and gets none of the role's requests |
 //! | `outputs` | what changes only in the output of a check wakes nothing |
+//! | `commands` | `exec` checks run from files that only the node's user and root may write |
 
 // In a test, what cannot be unwrapped is the failure.
 #![allow(clippy::unwrap_used)]
 
+mod commands;
 mod deaths;
 mod forbidden;
 mod namesakes;
