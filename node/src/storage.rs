@@ -34,7 +34,7 @@ use std::{
 
 use hearsay_protocol::Incarnation;
 
-pub(crate) use file::{Content, is_full, make_dir, read as read_file};
+pub(crate) use file::{Content, PRIVATE, is_full, make_dir, read as read_file};
 pub use peers::{REMEMBERED_MAX, Remembered};
 pub use secret::Secret;
 pub(crate) use slot::Lock;

@@ -7,6 +7,9 @@
 //! The statuses of checks are written beside, without a sync of their own: after a power loss an older status is shown until the first run.
 
 use std::{
+    fs::{self, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,6 +18,7 @@ use rusqlite::{Connection, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::record::{Row, StoredChecks};
+use crate::storage::PRIVATE;
 
 /// The name of the file in the data directory.
 pub(super) const FILE: &str = "registrations.db";
@@ -104,7 +108,8 @@ impl Store {
     /// A database that is there cannot be read.
     pub(super) fn open(dir: &Path) -> Result<(Self, Stored, Option<PathBuf>), StoreError> {
         let path = dir.join(FILE);
-        let is_new = !path.exists();
+        // A disk that was full at the first start left a file without content.
+        let is_new = path.metadata().map_or(true, |file| file.len() == 0);
         let (db, stored, aside) = match open(&path).and_then(|db| read(&db).map(|stored| (db, stored))) {
             Ok((db, stored)) => (Some(db), stored, None),
             Err(error) if is_damage(&error) => {
@@ -146,7 +151,18 @@ impl Pending {
     }
 }
 
+/// Makes the file readable for its owner alone, whatever the umask and the directory allow: requests of checks may carry credentials.
+/// SQLite gives its log the permissions of the database. What the system refuses here, it refuses to SQLite as well, which reports it.
+fn make_private(path: &Path) {
+    let made = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path);
+    if made.is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+        // Versions before this one made it by the umask. A file system that is read-only keeps the old permissions.
+        _ = fs::set_permissions(path, Permissions::from_mode(PRIVATE));
+    }
+}
+
 fn open(path: &Path) -> rusqlite::Result<Connection> {
+    make_private(path);
     let db = Connection::open(path)?;
     db.busy_timeout(BUSY_TIMEOUT)?;
     // The node's lock on the data directory keeps other nodes out, and without shared memory the database opens on a full disk.
@@ -169,14 +185,14 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
-fn put_aside(path: &Path) -> std::io::Result<PathBuf> {
+fn put_aside(path: &Path) -> io::Result<PathBuf> {
     let named = |n: u32, ending: &str| path.with_file_name(format!("{FILE}.damaged-{n}{ending}"));
     let n = (1..).find(|n| !named(*n, "").exists()).unwrap_or(1);
-    std::fs::rename(path, named(n, ""))?;
+    fs::rename(path, named(n, ""))?;
     for ending in ["-wal", "-shm"] {
         let beside = path.with_file_name(format!("{FILE}{ending}"));
         if beside.exists() {
-            std::fs::rename(beside, named(n, ending))?;
+            fs::rename(beside, named(n, ending))?;
         }
     }
     Ok(named(n, ""))

@@ -1,3 +1,5 @@
+use std::os::unix::fs::MetadataExt as _;
+
 use super::*;
 use crate::registry::registration::Registration;
 
@@ -36,4 +38,26 @@ fn a_database_that_is_damaged_is_put_aside_and_named() {
     let (_, stored, aside) = Store::open(dir.path()).unwrap();
     assert!(stored.rows.is_empty());
     assert_eq!(std::fs::read(aside.unwrap()).unwrap(), vec![7; 8192]);
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o777
+}
+
+#[tokio::test]
+async fn the_files_are_for_their_owner_alone_whatever_the_directory_allows() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let log = dir.path().join(format!("{FILE}-wal"));
+    let path = dir.path().join(FILE);
+    let (store, ..) = Store::open(dir.path()).unwrap();
+    store.write(vec![Write::Put(row("a", 1))], true).done().await.unwrap();
+    assert_eq!((mode(&path), mode(&log)), (PRIVATE, PRIVATE));
+    // As a version before left it.
+    let other = tempfile::tempdir().unwrap();
+    let path = other.path().join(FILE);
+    drop(Connection::open(&path).and_then(|db| db.execute_batch("PRAGMA user_version = 0; VACUUM")));
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    let _opened = Store::open(other.path()).unwrap();
+    assert_eq!(mode(&path), PRIVATE);
 }
