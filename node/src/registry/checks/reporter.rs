@@ -165,14 +165,24 @@ impl Reporter {
 
     /// Records a run. The thresholds decide whether the status changes.
     pub(super) async fn record(&self, outcome: Outcome, took: Duration, next: Option<Instant>) {
+        self.record_and_plan(outcome, took, |_| next).await;
+    }
+
+    /// Records a run. `next_after` returns when the check runs next, for the status that follows from this run.
+    pub(super) async fn record_and_plan(
+        &self,
+        outcome: Outcome,
+        took: Duration,
+        next_after: impl FnOnce(Health) -> Option<Instant>,
+    ) {
         self.metrics.count_run(&self.spec.kind, outcome.health, outcome.refused_by);
         let changed = self.shared.change(|progress| {
             let status = progress.state.status;
             progress.state.status = progress.thresholds.apply(status, outcome.health).unwrap_or(status);
             progress.state.output = outcome.output;
             progress.state.last_run_ms = Some(now_ms());
-            progress.state.next_run_ms =
-                next.map(|next| now_ms() + millis(next.duration_since(Instant::now())));
+            let next = next_after(progress.state.status);
+            progress.state.next_run_ms = next.map(|next| now_ms() + millis(next.duration_since(Instant::now())));
             progress.state.took_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         });
         self.send_changed(changed).await;

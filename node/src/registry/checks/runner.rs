@@ -324,16 +324,21 @@ impl CheckTask {
             // Boxed, so that a check that waits takes little memory.
             let outcome = Box::pin(probe.run(&self.inner.connector, self.spec.timeout)).await;
             drop((permit, in_flight));
-            due = next_due(due + step, interval, Instant::now());
+            let at_interval = next_due(due + step, interval, Instant::now());
             step = interval;
+            // A failure that has not made the check critical is followed by a retry.
             let is_failure = outcome.health != Health::Passing;
-            self.reporter.record(outcome, started.elapsed(), Some(due)).await;
-            if let Some(retry) = self.spec.retry_interval
-                && is_failure
-                && self.reporter.shared().status() != Health::Critical
-            {
-                due = due.min(started + retry.max(INTERVAL_MIN));
-            }
+            let retry = self.spec.retry_interval.filter(|_| is_failure);
+            let next_after = |status| match retry {
+                Some(retry) if status != Health::Critical => {
+                    at_interval.min(started + retry.max(INTERVAL_MIN))
+                }
+                _ => at_interval,
+            };
+            self.reporter
+                .record_and_plan(outcome, started.elapsed(), |status| Some(next_after(status)))
+                .await;
+            due = next_after(self.reporter.shared().status());
         }
     }
 }

@@ -41,6 +41,27 @@ async fn failures_in_a_row_warn_before_they_are_critical() {
 }
 
 #[tokio::test]
+async fn the_next_run_is_a_retry_until_the_check_is_critical() {
+    let node = Node::new();
+    let retry = Duration::from_secs(60);
+    for (failures_before_critical, status) in [(2, Health::Passing), (1, Health::Critical)] {
+        let spec = CheckSpec {
+            // So long that no phase is as short as the retry.
+            interval: runner::DURATION_MAX,
+            retry_interval: Some(retry),
+            failures_before_critical,
+            initial_status: Health::Passing,
+            ..spec(tcp(closed_port()))
+        };
+        let check = node.start(spec);
+        let state = output(&check, "cannot connect").await;
+        let pause = state.next_run_ms.unwrap() - state.last_run_ms.unwrap();
+        let is_retry = u128::from(pause) <= retry.as_millis();
+        assert_eq!((state.status, is_retry), (status, status == Health::Passing), "{pause} ms");
+    }
+}
+
+#[tokio::test]
 async fn a_check_that_stays_critical_expires_once() {
     let mut node = Node::new();
     let deregister_after = Some(Duration::from_millis(300));
