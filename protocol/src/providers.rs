@@ -12,6 +12,7 @@
 //!   longer gets a snapshot. The same holds for the explanations behind `/why`.
 
 mod addresses;
+mod distinct;
 mod explanations;
 mod guard;
 mod provider;
@@ -32,6 +33,7 @@ use crate::{
 };
 pub use addresses::{ADDRESSES_META, AddressLimit, Subnet};
 use addresses::{Vantage, is_role};
+use distinct::Distinct;
 pub use explanations::Explanation;
 use explanations::{Explanations, Subject};
 use guard::Guard;
@@ -162,6 +164,13 @@ pub enum ServiceChange {
     Added(Arc<Provider>),
     /// A listed provider with something new.
     Changed(Arc<Provider>),
+    /// The same program by its registration with another node.
+    Replaced {
+        /// The registration that counted until now, as it was told last.
+        before: Arc<Provider>,
+        /// The one that counts from now on.
+        after: Arc<Provider>,
+    },
     /// No longer listed.
     Removed(Arc<Provider>),
 }
@@ -170,7 +179,7 @@ impl ServiceChange {
     /// The provider, as it is or last was.
     pub fn provider(&self) -> &Arc<Provider> {
         match self {
-            Self::Added(p) | Self::Changed(p) | Self::Removed(p) => p,
+            Self::Added(p) | Self::Changed(p) | Self::Removed(p) | Self::Replaced { after: p, .. } => p,
         }
     }
 }
@@ -187,6 +196,8 @@ pub struct ProviderTable {
     offered: BTreeMap<ProviderKey, Arc<Instance>>,
     /// What is listed now, by service.
     listed: BTreeMap<String, BTreeMap<ProviderKey, Arc<Provider>>>,
+    /// Which of them lookups leave out.
+    distinct: Distinct,
     /// When each service last changed. Kept after its last provider went, so that a query that waits for it wakes.
     touched: BTreeMap<String, Index>,
     members_touched: Index,
@@ -210,6 +221,7 @@ impl ProviderTable {
             members: BTreeMap::new(),
             offered: BTreeMap::new(),
             listed: BTreeMap::new(),
+            distinct: Distinct::default(),
             touched: BTreeMap::new(),
             members_touched: start,
             history: VecDeque::new(),
@@ -349,13 +361,13 @@ impl ProviderTable {
         });
         let before =
             self.listed.entry(service.clone()).or_default().insert((node, id.clone()), Arc::clone(&provider));
-        let (change, line): (fn(Arc<Provider>) -> ServiceChange, _) = match &before {
+        let line = match &before {
             Some(before) if *before == provider => return,
-            Some(_) => (ServiceChange::Changed, Explanation::Changed(service.clone(), id.clone())),
-            None => (ServiceChange::Added, Explanation::Added(service.clone(), id.clone())),
+            _ if provider.unverified => Explanation::Kept(service.clone(), id),
+            Some(_) => Explanation::Changed(service.clone(), id),
+            None => Explanation::Added(service.clone(), id),
         };
-        let line = if provider.unverified { Explanation::Kept(service.clone(), id) } else { line };
-        self.record(&service, change(provider));
+        self.record(&service, before.as_ref(), Some(&provider));
         if !explained {
             self.explain(now, Subject::Service(service), node, line);
         }
@@ -370,7 +382,7 @@ impl ProviderTable {
         if providers.is_empty() {
             self.listed.remove(service);
         }
-        self.record(service, ServiceChange::Removed(provider));
+        self.record(service, Some(&provider), None);
         let line = Explanation::Removed(service.to_owned(), id.to_owned());
         self.explain(now, Subject::Service(service.to_owned()), node, line);
     }
@@ -400,12 +412,12 @@ impl ProviderTable {
             }
             let addresses = self.vantage.order(&provider.instance, member);
             if addresses != provider.addresses {
-                *provider = Arc::new(Provider { addresses, ..(**provider).clone() });
-                changed.push(Arc::clone(provider));
+                let reordered = Arc::new(Provider { addresses, ..(**provider).clone() });
+                changed.push((std::mem::replace(provider, Arc::clone(&reordered)), reordered));
             }
         }
-        for provider in changed {
-            self.record(&provider.instance.service.clone(), ServiceChange::Changed(provider));
+        for (before, after) in changed {
+            self.record(&after.instance.service, Some(&before), Some(&after));
         }
     }
 
@@ -427,7 +439,16 @@ impl ProviderTable {
         self.index
     }
 
-    fn record(&mut self, service: &str, change: ServiceChange) {
+    /// Records what became of a registration. A change that lookups do not see moves the index of the table alone.
+    fn record(&mut self, service: &str, before: Option<&Arc<Provider>>, after: Option<&Arc<Provider>>) {
+        let changes = self.distinct.replace(before, after);
+        if changes.is_empty() {
+            self.tick();
+        }
+        changes.into_iter().for_each(|change| self.record_change(service, change));
+    }
+
+    fn record_change(&mut self, service: &str, change: ServiceChange) {
         let index = self.tick();
         self.touched.insert(service.to_owned(), index);
         self.history.push_back((index, change));
@@ -508,24 +529,12 @@ impl ProviderTable {
         self.listed.get(service).into_iter().flat_map(BTreeMap::values)
     }
 
-    /// The providers of a service, where one that is registered with several nodes counts once: the same
+    /// The providers of a service, where a program that is registered with several nodes counts once: the same
     /// address and port, unless that is a loopback address or a role. The healthiest registration counts,
-    /// then that of the lowest node.
-    pub fn providers_distinct(&self, service: &str) -> Vec<&Arc<Provider>> {
-        let mut preferred: BTreeMap<(&str, u16), &Provider> = BTreeMap::new();
-        for provider in self.providers(service) {
-            let Some(endpoint) = provider.endpoint() else { continue };
-            let known = preferred.entry(endpoint).or_insert(provider);
-            if provider.preference() < known.preference() {
-                *known = provider;
-            }
-        }
-        // One node may list an endpoint more than once, under several ids, and means that.
-        let is_preferred = |provider: &&Arc<Provider>| {
-            let of_endpoint = provider.endpoint().and_then(|endpoint| preferred.get(&endpoint));
-            of_endpoint.is_none_or(|preferred| preferred.node_id == provider.node_id)
-        };
-        self.providers(service).filter(is_preferred).collect()
+    /// then that of the lowest node. Watchers are told of these ([`Self::changes_after`]).
+    pub fn providers_distinct(&self, service: &str) -> impl Iterator<Item = &Arc<Provider>> {
+        let all = self.listed.get(service).into_iter().flatten();
+        all.filter(|(key, _)| !self.distinct.is_duplicate(key)).map(|(_, provider)| provider)
     }
 
     /// The instance that a node offers under this id, whether or not it is listed.

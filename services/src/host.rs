@@ -31,10 +31,12 @@ pub trait Host: Send + Sync + 'static {
     /// name.
     fn journal(&self, topic: &str) -> Option<Arc<dyn Journal>>;
 
-    /// Who offers this service now, whatever its health, in the order of node and id. Empty for an unknown one.
+    /// The providers of this service now, whatever their health, in the order of node and id. Empty for an unknown one. A program that is
+    /// registered with several nodes is there once.
     fn providers(&self, service: &str) -> Vec<Arc<Provider>>;
 
-    /// Everything that is offered, whatever its health, and the index of that state of the table.
+    /// The providers of all services, whatever their health, and the index of that state of the table. A program that is registered with
+    /// several nodes is there once.
     fn all_providers(&self) -> (Index, Vec<Arc<Provider>>);
 
     /// Resolves when what is offered is no longer what it was at this index: at once, if that is past already. May resolve more often.

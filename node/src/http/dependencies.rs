@@ -58,7 +58,7 @@ impl Graph {
         let mut services = BTreeMap::<String, Dependent>::new();
         for name in table.services() {
             let service = services.entry(name.to_owned()).or_default();
-            for provider in table.providers(name) {
+            for provider in table.providers_distinct(name) {
                 service.instances += 1;
                 service.passing += usize::from(provider.instance.health == Health::Passing);
                 service.requires.extend(provider.instance.requires.iter().cloned());

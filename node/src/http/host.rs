@@ -85,12 +85,14 @@ impl Host for NodeHost {
     }
 
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {
-        self.view.read(|table| table.providers(service).map(|provider| self.seen_here(provider)).collect())
+        self.view.read(|table| {
+            table.providers_distinct(service).map(|provider| self.seen_here(provider)).collect()
+        })
     }
 
     fn all_providers(&self) -> (Index, Vec<Arc<Provider>>) {
         self.view.read(|table| {
-            let all = table.services().flat_map(|service| table.providers(service));
+            let all = table.services().flat_map(|service| table.providers_distinct(service));
             (table.services_index(), all.map(|provider| self.seen_here(provider)).collect())
         })
     }

@@ -74,6 +74,37 @@ impl<'a> From<&'a Provider> for InstanceJson<'a> {
     }
 }
 
+/// An instance of a change.
+#[derive(Serialize)]
+pub(super) struct ChangedInstance<'a> {
+    #[serde(flatten)]
+    instance: InstanceJson<'a>,
+    /// The registration of the same program that counted until now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaces: Option<ReplacedJson<'a>>,
+}
+
+/// A registration with another node.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReplacedJson<'a> {
+    id: &'a str,
+    node: &'a str,
+    node_id: String,
+}
+
+impl<'a> ChangedInstance<'a> {
+    /// The instance as it is, or last was, and the registration that it takes the place of.
+    pub(super) fn new(provider: &'a Provider, replaced: Option<&'a Provider>) -> Self {
+        let replaces = replaced.map(|replaced| ReplacedJson {
+            id: &replaced.id,
+            node: &replaced.node,
+            node_id: replaced.node_id.to_string(),
+        });
+        Self { instance: provider.into(), replaces }
+    }
+}
+
 /// The provider table, or the requested part of it.
 #[derive(Serialize)]
 pub(super) struct ServicesJson<'a> {

@@ -44,7 +44,7 @@ pub(super) async fn one(
     query.wait.hold(&site, |table| table.service_index(&name)).await?;
     let (index, found) = site.read(|table| {
         // What is registered with two nodes is one.
-        let providers = table.providers_distinct(&name).into_iter().cloned().collect();
+        let providers = table.providers_distinct(&name).cloned().collect();
         (table.service_index(&name), query.filter.take(&site, table, providers))
     });
     if found.providers.is_empty() {

@@ -51,6 +51,7 @@ struct Server {
     registry: Arc<Registry>,
     serving: tokio::task::JoinHandle<()>,
     router: Router,
+    host: Arc<NodeHost>,
     _dir: tempfile::TempDir,
     /// What journals order of the driver, if there were one.
     _orders: mpsc::Receiver<crate::driver::Order>,
@@ -137,7 +138,7 @@ impl Server {
         for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
             within(task).await;
         }
-        let router = router(site, &plugins, host).unwrap();
+        let router = router(site, &plugins, host.clone()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = serve(listener, router.clone(), setup.limits, Arc::clone(&metrics), is_stopped);
@@ -153,6 +154,7 @@ impl Server {
             registry,
             serving,
             router,
+            host,
             _dir: dir,
             _orders: ordered,
         }

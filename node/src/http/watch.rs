@@ -1,7 +1,8 @@
 //! `GET /services/watch`: a stream of what changes (server-sent events).
 //!
 //! The first event is a `snapshot`, the same JSON as `/services`; then come `added`, `changed` and `removed`, each with one
-//! instance. Every event carries the table's index as its id, so a reader that was cut off resumes with `Last-Event-ID` where it
+//! instance. A program that is registered with several nodes is one instance, as in `/services`: where the registration with another node
+//! begins to count, the event is `changed` and `replaces` names the one that counted before. Every event carries the table's index as its id, so a reader that was cut off resumes with `Last-Event-ID` where it
 //! was, as browsers do by themselves. When the table no longer remembers that far, it gets a new snapshot instead.
 //!
 //! There is no queue per reader. A reader pulls: when its socket takes more, the next few changes are read out of the table's own
@@ -24,7 +25,7 @@ use hearsay_services::{Problem, parameters::Parameters};
 use tokio::sync::{OwnedSemaphorePermit, watch::Receiver};
 
 use super::{
-    instance::{InstanceJson, ServicesJson},
+    instance::{ChangedInstance, ServicesJson},
     site::{Seat, Site},
 };
 
@@ -120,14 +121,15 @@ impl Follower {
             Batch::Changes(position, changes) => {
                 self.position = Some(position);
                 self.ready.extend(changes.iter().filter_map(|(index, change)| {
-                    let kind = match change {
-                        ServiceChange::Added(_) => "added",
-                        ServiceChange::Changed(_) => "changed",
-                        ServiceChange::Removed(_) => "removed",
+                    let (kind, replaced) = match change {
+                        ServiceChange::Added(_) => ("added", None),
+                        ServiceChange::Changed(_) => ("changed", None),
+                        ServiceChange::Replaced { before, .. } => ("changed", Some(before.as_ref())),
+                        ServiceChange::Removed(_) => ("removed", None),
                     };
                     // These shapes always serialise; should one not, the reader misses it rather than the node its life.
-                    let data = serde_json::to_string(&InstanceJson::from(change.provider().as_ref())).ok()?;
-                    Some(event(kind, *index, data))
+                    let json = ChangedInstance::new(change.provider(), replaced);
+                    Some(event(kind, *index, serde_json::to_string(&json).ok()?))
                 }));
                 Some(!changes.is_empty())
             }
@@ -140,7 +142,7 @@ fn read(table: &ProviderTable, position: Option<Index>, service: Option<&str>) -
     let is_asked_for = |name: &str| service.is_none_or(|service| service == name);
     let Some((position, changes)) = position.and_then(|p| Some((p, table.changes_after(p)?))) else {
         let asked_for = table.services().filter(|name| is_asked_for(name));
-        let providers = asked_for.flat_map(|name| table.providers(name)).cloned().collect();
+        let providers = asked_for.flat_map(|name| table.providers_distinct(name)).cloned().collect();
         return Batch::Snapshot(table.services_index(), providers);
     };
     let (mut position, mut batch) = (position, Vec::new());

@@ -3,6 +3,9 @@
 //! The first notification is the whole set, each later one a change. A notification is the difference between the instances that the program has
 //! acknowledged (2xx) and those in the table. So notifications come in order, one at a time, and changes during an outage of the program reach it
 //! together when it is back. A notification is retried with growing pauses for an hour; after that the next change begins again.
+//!
+//! A program knows instances by their URLs. So a removal is sent only when no instance is left at the URL: not when a registration with another
+//! node begins to count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +17,6 @@ use std::{
 };
 
 use hearsay_protocol::{
-    NodeId,
     providers::{Index, Provider},
     record::Health,
 };
@@ -86,8 +88,8 @@ impl Subscriptions {
     }
 }
 
-/// Names an instance: its service, node and id.
-type InstanceKey = (String, NodeId, String);
+/// What a program knows an instance by: its service and URL.
+type InstanceKey = (String, String);
 
 /// One program that is notified.
 struct Subscriber {
@@ -100,10 +102,9 @@ struct Subscriber {
     context: Subscriptions,
 }
 
-/// An instance, as far as notifications carry it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// What notifications carry of an instance besides its key: in dialect 2 alone.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 struct NotifiedInstance {
-    url: String,
     address: String,
     requires: Vec<String>,
 }
@@ -112,7 +113,6 @@ impl From<&Arc<Provider>> for NotifiedInstance {
     fn from(provider: &Arc<Provider>) -> Self {
         let stated = || format!("{}:{}", provider.host(), provider.instance.port);
         Self {
-            url: provider.url().into_owned(),
             address: provider.addresses.first().cloned().unwrap_or_else(stated),
             requires: provider.instance.requires.clone(),
         }
@@ -146,22 +146,20 @@ impl Subscriber {
     fn find_difference(&self) -> Difference {
         let current: BTreeMap<InstanceKey, NotifiedInstance> = self.context.view.read(|table| {
             let of = |service: &String| {
-                let distinct = table.providers_distinct(service).into_iter();
+                let distinct = table.providers_distinct(service);
                 let passing = distinct.filter(|p| p.instance.health == Health::Passing);
-                let keyed = |p: &Arc<Provider>| {
-                    ((service.clone(), p.node_id, p.id.clone()), NotifiedInstance::from(p))
+                let details = |p: &Arc<Provider>| match self.dialect {
+                    Dialect::Two => NotifiedInstance::from(p),
+                    Dialect::Native | Dialect::One => NotifiedInstance::default(),
                 };
-                passing.map(keyed).collect::<Vec<_>>()
+                passing.map(|p| ((service.clone(), p.url().into_owned()), details(p))).collect::<Vec<_>>()
             };
             self.services.iter().flat_map(of).collect()
         });
         let mut difference = Difference::default();
         for (key, instance) in &current {
-            let before = self.acknowledged.get(key);
-            if before != Some(instance) {
+            if self.acknowledged.get(key) != Some(instance) {
                 difference.added.insert(key.clone(), instance.clone());
-                // It moved: the old address is removed.
-                difference.removed.extend(before.map(|before| (key.clone(), before.clone())));
             }
         }
         for (key, instance) in &self.acknowledged {
@@ -203,7 +201,7 @@ impl Subscriber {
             return self.send_one_by_one(difference).await;
         }
         let list = |instances: &BTreeMap<InstanceKey, NotifiedInstance>| -> Vec<Value> {
-            let one = |((service, ..), instance): (&InstanceKey, &NotifiedInstance)| json!({ "Name": service, "URL": instance.url });
+            let one = |((service, url), _): (&InstanceKey, &NotifiedInstance)| json!({ "Name": service, "URL": url });
             instances.iter().map(one).collect()
         };
         let body = json!({ "Added": list(&difference.added), "Removed": list(&difference.removed) });
@@ -263,3 +261,6 @@ impl Difference {
         self.added.is_empty() && self.removed.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

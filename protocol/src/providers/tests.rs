@@ -1,5 +1,7 @@
 //! What the table lists, and what a reader of it is told.
 
+mod distinct;
+
 use super::*;
 use crate::{
     Identity,
@@ -203,8 +205,7 @@ fn a_check_that_finds_something_else_is_explained_by_service_and_by_instance() {
 #[test]
 fn an_instance_registered_with_two_nodes_counts_once_in_lookups() {
     use MemberState::Alive;
-    let ids =
-        |t: &ProviderTable| t.providers_distinct("web").iter().map(|p| p.id.clone()).collect::<BTreeSet<_>>();
+    let ids = |t: &ProviderTable| t.providers_distinct("web").map(|p| p.id.clone()).collect::<BTreeSet<_>>();
     let expect = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>();
     let [low, high] =
         if Identity::from_seed(&[1; 32]).id() < Identity::from_seed(&[2; 32]).id() { [1, 2] } else { [2, 1] };

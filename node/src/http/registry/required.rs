@@ -19,7 +19,7 @@ impl RequiredInstances {
     pub(super) fn look_up(site: &Site, services: &BTreeSet<String>) -> Self {
         Self(site.read(|table| {
             let of = |service: &String| {
-                let distinct = table.providers_distinct(service).into_iter();
+                let distinct = table.providers_distinct(service);
                 let passing = distinct.filter(|p| p.instance.health == Health::Passing);
                 (service.clone(), passing.cloned().collect())
             };

@@ -152,6 +152,36 @@ async fn a_stream_begins_with_a_snapshot_and_follows_every_change() {
 }
 
 #[tokio::test]
+async fn a_program_of_two_nodes_is_one_instance_in_streams_and_for_plugins() {
+    let server = Server::start().await;
+    server.apply([joined(member(1)), joined(member(2))]);
+    let at_one_place = |seed: u8, id: &str| {
+        let (node, id, stated) = instance(seed, id, "web");
+        (node, id, Instance { address: "10.0.0.9".into(), ..stated })
+    };
+    let [(low, low_id), (high, high_id)] =
+        if node_id(1) < node_id(2) { [(1, "a"), (2, "b")] } else { [(2, "b"), (1, "a")] };
+    server.apply([offered(at_one_place(high, high_id)), offered(at_one_place(low, low_id))]);
+    let mut events = Events::follow(&server, "/services/watch?service=web", "").await;
+    let snapshot = events.next().await;
+    assert_eq!(snapshot.data["services"], server.get("/services/web").await.json()["services"]);
+    assert_eq!(snapshot.data["services"]["web"].as_array().unwrap().len(), 1);
+    let of_plugins = || server.host.all_providers().1.into_iter().map(|p| p.id.clone()).collect::<Vec<_>>();
+    assert_eq!((of_plugins(), server.host.providers("web").len()), (vec![low_id.to_owned()], 1));
+    server.apply([withdrawn(low, low_id)]);
+    let moved = events.next().await;
+    assert_eq!((moved.kind.as_str(), &moved.data["id"]), ("changed", &Value::from(high_id)));
+    let replaced = &moved.data["replaces"];
+    assert_eq!(replaced["nodeId"], node_id(low).to_string());
+    assert_eq!((&replaced["id"], &replaced["node"]), (&Value::from(low_id), &Value::from(format!("n{low}"))));
+    assert_eq!(of_plugins(), [high_id]);
+    server.apply([withdrawn(high, high_id)]);
+    let removed = events.next().await;
+    assert_eq!((removed.kind.as_str(), &removed.data["id"]), ("removed", &Value::from(high_id)));
+    assert_eq!(removed.data["replaces"], Value::Null);
+}
+
+#[tokio::test]
 async fn a_stream_resumes_where_it_was_cut_off() {
     let server = server_with_web().await;
     let seen = Events::follow(&server, "/services/watch", "").await.next().await.id;

@@ -1,0 +1,171 @@
+//! Programs that are registered with several nodes: lookups and watchers see each of them once.
+//!
+//! Instances of one service with the same address and port are one program, unless the address is a loopback one or the instance is a role. Of
+//! its registrations the healthiest one counts, then that of the lowest node. A node that lists a program under several ids means each of
+//! them. All other registrations are duplicates: the table keeps them, and lookups leave them out.
+//!
+//! When another registration begins to count, a watcher learns that the program changed. It learns of a removal only when no registration is
+//! left.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{Provider, ProviderKey, ServiceChange};
+use crate::NodeId;
+
+/// The registrations of one program, the one that counts first. Ordered by preference, then by id.
+type Registrations = Vec<Arc<Provider>>;
+/// A host and a port.
+type Endpoint = (String, u16);
+/// A service and one of its endpoints.
+type Place = (String, Endpoint);
+
+/// Which registrations are duplicates.
+#[derive(Debug, Default)]
+pub(super) struct Distinct {
+    places: BTreeMap<String, BTreeMap<Endpoint, Registrations>>,
+    duplicates: BTreeSet<ProviderKey>,
+}
+
+impl Distinct {
+    /// Whether lookups leave this registration out.
+    pub(super) fn is_duplicate(&self, key: &ProviderKey) -> bool {
+        self.duplicates.contains(key)
+    }
+
+    /// Takes over one registration of a service: it is new (`before` is `None`), changed, or gone (`after` is `None`). Returns what watchers
+    /// are told, additions before removals; nothing for a duplicate.
+    pub(super) fn replace(
+        &mut self,
+        before: Option<&Arc<Provider>>,
+        after: Option<&Arc<Provider>>,
+    ) -> Vec<ServiceChange> {
+        if let (Some(from), Some(to)) = (before, after)
+            && place_of(from) != place_of(to)
+        {
+            // It moved, or became a role: gone from one place, new at the other.
+            let mut changes = self.replace(before, None);
+            changes.extend(self.replace(None, after));
+            return join_move(changes);
+        }
+        match before.or(after).and_then(place_of) {
+            Some(place) => self.replace_at(place, before, after),
+            None => own_change(before, after).into_iter().collect(),
+        }
+    }
+
+    /// The same, where the registration stays at its place.
+    fn replace_at(
+        &mut self,
+        (service, endpoint): Place,
+        before: Option<&Arc<Provider>>,
+        after: Option<&Arc<Provider>>,
+    ) -> Vec<ServiceChange> {
+        let endpoints = self.places.entry(service.clone()).or_default();
+        // One element is what most have, and what is reserved.
+        let registrations = endpoints.entry(endpoint.clone()).or_insert_with(|| Vec::with_capacity(1));
+        let lead_before = registrations.first().map(|first| first.node_id);
+        if let Some(before) = before
+            && let Ok(at) = registrations.binary_search_by(|known| order(known).cmp(&order(before)))
+        {
+            registrations.remove(at);
+        }
+        if let Some(after) = after {
+            let at = registrations.partition_point(|known| order(known) < order(after));
+            registrations.insert(at, Arc::clone(after));
+        }
+        let lead = registrations.first().map(|first| first.node_id);
+        if let Some(gone) = before.filter(|_| after.is_none()) {
+            self.duplicates.remove(&key_of(gone));
+        }
+        match (lead_before, lead) {
+            (Some(old), Some(new)) if old != new => {
+                let came = of_node(registrations, new);
+                let mut went = of_node(registrations, old);
+                went.iter().for_each(|provider| _ = self.duplicates.insert(key_of(provider)));
+                came.iter().for_each(|provider| _ = self.duplicates.remove(&key_of(provider)));
+                if let Some(before) = before.filter(|before| before.node_id == old) {
+                    // As watchers know it.
+                    went.retain(|provider| provider.id != before.id);
+                    went.push(Arc::clone(before));
+                }
+                changed_lead(went, came)
+            }
+            (_, Some(lead)) => match before.or(after) {
+                Some(provider) if provider.node_id == lead => own_change(before, after).into_iter().collect(),
+                _ => {
+                    self.duplicates.extend(after.map(key_of));
+                    Vec::new()
+                }
+            },
+            (_, None) => {
+                endpoints.remove(&endpoint);
+                if endpoints.is_empty() {
+                    self.places.remove(&service);
+                }
+                own_change(before, after).into_iter().collect()
+            }
+        }
+    }
+}
+
+fn key_of(provider: &Arc<Provider>) -> ProviderKey {
+    (provider.node_id, provider.id.clone())
+}
+
+fn place_of(provider: &Arc<Provider>) -> Option<Place> {
+    let (host, port) = provider.endpoint()?;
+    Some((provider.instance.service.clone(), (host.to_owned(), port)))
+}
+
+fn order(provider: &Provider) -> (impl Ord, &str) {
+    (provider.preference(), provider.id.as_str())
+}
+
+fn of_node(registrations: &Registrations, node: NodeId) -> Vec<Arc<Provider>> {
+    registrations.iter().filter(|provider| provider.node_id == node).cloned().collect()
+}
+
+/// The change of a registration that counts before and after it.
+fn own_change(before: Option<&Arc<Provider>>, after: Option<&Arc<Provider>>) -> Option<ServiceChange> {
+    match (before, after) {
+        (None, Some(after)) => Some(ServiceChange::Added(Arc::clone(after))),
+        (Some(_), Some(after)) => Some(ServiceChange::Changed(Arc::clone(after))),
+        (Some(before), None) => Some(ServiceChange::Removed(Arc::clone(before))),
+        (None, None) => None,
+    }
+}
+
+/// The registrations of another node count now. Each takes the place of one that counted until now, of the same id where there is one.
+fn changed_lead(mut went: Vec<Arc<Provider>>, came: Vec<Arc<Provider>>) -> Vec<ServiceChange> {
+    let (mut changes, mut others) = (Vec::new(), Vec::new());
+    for after in came {
+        match went.iter().position(|before| before.id == after.id) {
+            Some(at) => changes.push(ServiceChange::Replaced { before: went.remove(at), after }),
+            None => others.push(after),
+        }
+    }
+    went.reverse();
+    changes.extend(others.into_iter().map(|after| match went.pop() {
+        Some(before) => ServiceChange::Replaced { before, after },
+        None => ServiceChange::Added(after),
+    }));
+    changes.extend(went.into_iter().rev().map(ServiceChange::Removed));
+    changes
+}
+
+/// A registration that counts at its old place and at its new one has changed.
+fn join_move(mut changes: Vec<ServiceChange>) -> Vec<ServiceChange> {
+    let removed = changes.iter().position(|change| matches!(change, ServiceChange::Removed(_)));
+    let added = changes.iter().position(|change| matches!(change, ServiceChange::Added(_)));
+    if let (Some(removed), Some(added)) = (removed, added) {
+        let after = Arc::clone(changes[added].provider());
+        if key_of(changes[removed].provider()) == key_of(&after) {
+            changes[added] = ServiceChange::Changed(after);
+            changes.remove(removed);
+        }
+    }
+    changes
+}
