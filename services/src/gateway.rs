@@ -146,8 +146,12 @@ impl Service for Gateway {
     fn openapi(&self) -> Value {
         json!({ "/gateway": { "get": {
             "summary": "Where the gateway listens, its routes, and how its instances are doing",
-            "responses": { "200": { "description": "Its state", "content": { "application/json": {
-                "schema": { "type": "object" } } } } },
+            "responses": { "200": { "description": "Its state", "content": { "application/json": { "schema": {
+                "type": "object", "required": ["role", "state", "listener"], "properties": {
+                    "role": { "type": "string" }, "state": { "type": "string" }, "listener": { "type": ["string", "null"] },
+                    "routes": { "type": "array", "items": { "type": "object" } },
+                    "instances": { "type": "array", "items": { "type": "object" } },
+                } } } } } },
         } } })
     }
 }

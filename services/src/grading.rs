@@ -8,6 +8,7 @@ pub mod book;
 pub mod change;
 mod csv;
 mod input;
+mod openapi;
 mod records;
 mod restore;
 mod sheet;
@@ -90,7 +91,7 @@ impl Service for Grading {
     }
 
     fn openapi(&self) -> Value {
-        openapi()
+        openapi::paths()
     }
 }
 
@@ -318,65 +319,6 @@ async fn take_back(
     let body = Changes { changes: vec![Change::Ungrade { student: id, grade }] }.to_body();
     let appended = wish.write(book.journal()?, body).await?;
     Ok(writing::told(&appended, StatusCode::NO_CONTENT))
-}
-
-fn openapi() -> Value {
-    let problem = json!({ "$ref": "#/components/responses/Problem" });
-    let student = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/Student" } } });
-    let id = json!({ "$ref": "#/components/parameters/studentId" });
-    let write = |summary: &str, status: &str, answer: &str| json!({ "summary": summary, "responses": { status: { "description": answer }, "default": problem } });
-    json!({
-        "/students": {
-            "get": {
-                "summary": "The students of the grade book, in the order of their ids",
-                "parameters": [
-                    { "name": "after", "in": "query", "schema": { "type": "integer", "minimum": 0 },
-                      "description": "Only students with a higher id" },
-                    { "name": "limit", "in": "query",
-                      "schema": { "type": "integer", "minimum": 1, "maximum": STUDENTS_PER_PAGE_MAX } },
-                    { "name": "q", "in": "query", "schema": { "type": "string" },
-                      "description": "Only students whose name contains this" },
-                ],
-                "responses": {
-                    "200": { "description": "The students", "content": { "application/json": {
-                        "schema": { "type": "array", "items": { "$ref": "#/components/schemas/Student" } } } } },
-                    "default": problem,
-                },
-            },
-            "post": write("Add a student", "201", "The student"),
-        },
-        "/students/export": { "get": {
-            "summary": "The whole book as CSV, one line for each grade",
-            "parameters": [{ "name": "excel", "in": "query", "allowEmptyValue": true, "schema": { "type": "boolean" },
-                "description": "Begin with a byte order mark, by which Excel knows UTF-8" }],
-            "responses": { "200": { "description": "The book", "content": { "text/csv": {} } }, "default": problem },
-        } },
-        "/students/import": {
-            "post": write("Add what CSV lines say (separated by commas, semicolons or tabs; UTF-8, or UTF-16 with its mark); lines that make no sense are listed and left out", "200", "What was taken, and what was not"),
-        },
-        "/students/restore": {
-            "post": write("Write what a backup has and the book has not, or has otherwise (`node journal restore`); with ?dry-run, only tell the difference",
-                "200", "The differences, how many entries were written, and the level that they reached"),
-        },
-        "/students/{id}": {
-            "parameters": [id],
-            "get": {
-                "summary": "One student",
-                "responses": { "200": { "description": "The student", "content": student }, "default": problem },
-            },
-            "put": write("Change a student's name, and its grades if they are given", "200", "The student"),
-            "delete": write("Remove a student", "204", "Done"),
-        },
-        "/students/{id}/grades": {
-            "parameters": [id],
-            "post": write("Give a grade", "201", "The grade"),
-        },
-        "/students/{id}/grades/{gid}": {
-            "parameters": [id,
-                { "name": "gid", "in": "path", "required": true, "schema": { "type": "integer" } }],
-            "delete": write("Take a grade back", "204", "Done"),
-        },
-    })
 }
 
 #[cfg(test)]

@@ -79,18 +79,43 @@ impl Service for Portal {
     }
 
     fn openapi(&self) -> Value {
-        let answer =
-            |what: &str, media: &str| json!({ "200": { "description": what, "content": { media: {} } } });
-        let page =
-            |summary: &str| json!({ "summary": summary, "responses": answer("The page", "text/html") });
-        let file = |summary: &str, media: &str| json!({ "get": { "summary": summary, "responses": answer("The file", media) } });
+        let answer = |what: &str, media: &str| json!({ "description": what, "content": { media: { "schema": { "type": "string" } } } });
+        let html = |what: &str| answer(what, "text/html");
+        let refused = || json!({ "$ref": "#/components/responses/Problem" });
+        // A problem where the path itself is of no student: it is not text.
+        let nobody = |what: &str| {
+            let mut answer = html(what);
+            answer["content"]["application/problem+json"] =
+                json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
+            answer
+        };
+        let page = |summary: &str| {
+            json!({ "summary": summary, "responses": {
+                "200": html("The page"),
+                "502": html("The page, which says what a grading or log node answered"),
+                "503": html("The page, which says that no grading or log node answers"),
+            } })
+        };
+        let student_page = || {
+            let mut page = page("A student as a page");
+            page["responses"]["404"] = nobody("The page, which says that there is no such student");
+            page
+        };
+        let file = |summary: &str, media: &str| json!({ "get": { "summary": summary, "responses": { "200": answer("The file", media) } } });
         let form = |summary: &str| {
             json!({
                 "summary": summary,
-                "requestBody": { "content": { "application/x-www-form-urlencoded": {} } },
+                "requestBody": { "required": true, "content": { "application/x-www-form-urlencoded": { "schema": {
+                    "type": "object", "required": ["key"], "properties": { "key": {
+                        "type": "string", "pattern": "^[A-Za-z0-9_-]{32,128}$", "description": "Tells a second click from a second form",
+                    } }, "additionalProperties": { "type": "string" } } } } },
                 "responses": {
                     "303": { "description": "Done; leads to the page that shows it" },
-                    "default": { "description": "Not done: the page with the reason", "content": { "text/html": {} } },
+                    "400": refused(), "403": refused(), "413": refused(), "415": refused(),
+                    "404": nobody("Not done: there is no such student"),
+                    "422": html("Not done: the page with the reason"),
+                    "502": html("Not done: the page with what a grading node answered"),
+                    "503": html("Not done: the page, which says that no grading node answers"),
                 },
             })
         };
@@ -99,7 +124,7 @@ impl Service for Portal {
         json!({
             "/portal": { "get": page("The grade book as a page"), "post": form("Add a student") },
             "/portal/students/{id}": {
-                "parameters": student, "get": page("A student as a page"), "post": form("Change a student's name"),
+                "parameters": student, "get": student_page(), "post": form("Change a student's name"),
             },
             "/portal/students/{id}/delete": { "parameters": student, "post": form("Remove a student") },
             "/portal/students/{id}/grades": { "parameters": student, "post": form("Add a grade") },
@@ -107,7 +132,7 @@ impl Service for Portal {
             "/portal/log": { "get": page("The log as a page") },
             "/portal/log/tail": { "get": {
                 "summary": "New records of the log, as they come",
-                "responses": answer("Server-sent events", "text/event-stream"),
+                "responses": { "200": answer("Server-sent events", "text/event-stream"), "503": refused() },
             } },
             "/portal/log.js": file("What the log page runs", "text/javascript"),
             "/portal/style.css": file("How the pages look", "text/css"),

@@ -61,15 +61,18 @@ impl Service for Visits {
         let refused = || json!({ "$ref": "#/components/responses/Problem" });
         let sum = || {
             json!({ "description": "Visits on all nodes", "content": { "application/json": { "schema": {
-                "type": "object", "properties": { "total": { "type": "integer" } } } } } })
+                "type": "object", "required": ["total"], "properties": { "total": { "type": "integer" } } } } } })
         };
         let counted = |summary: &str| {
-            json!({ "summary": summary, "responses": { "200": sum(), "400": refused(), "409": refused(),
+            json!({ "summary": summary, "parameters": [
+                { "$ref": "#/components/parameters/ack" }, { "$ref": "#/components/parameters/idempotencyKey" },
+            ], "responses": { "200": sum(), "400": refused(), "409": refused(),
                 "503": refused(), "504": refused(), "507": refused() } })
         };
         json!({
             "/visits": {
-                "get": { "summary": "How many there were", "responses": { "200": sum(), "503": refused() } },
+                "get": { "summary": "How many there were", "parameters": [{ "$ref": "#/components/parameters/token" }],
+                    "responses": { "200": sum(), "400": refused(), "503": refused() } },
                 "post": counted("Count one visit"),
             },
             "/visits/hit": { "get": counted("Count one visit: for a link or a browser") },

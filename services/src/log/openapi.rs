@@ -15,23 +15,18 @@ pub(super) fn paths() -> Value {
         json!({ "type": "string", "enum": ["trace", "debug", "info", "warn", "error"] }),
         "Only records of this level or a more urgent one",
     );
-    let ack = query(
-        "ack",
-        json!({ "type": "string", "enum": ["local", "replicated", "majority"] }),
-        "On how many disks it must be before it is answered",
-    );
-    let key = json!({ "name": "Idempotency-Key", "in": "header", "schema": text(),
-        "description": "Tells a retry from a second write" });
-    let record = json!({ "type": "object", "properties": {
+    let ack = json!({ "$ref": "#/components/parameters/ack" });
+    let key = json!({ "$ref": "#/components/parameters/idempotencyKey" });
+    let stream = json!({ "text/event-stream": { "schema": text() } });
+    let record = json!({ "type": "object", "required": ["id", "node", "offset", "time", "service", "level", "message"], "properties": {
         "id": text(), "node": text(), "offset": { "type": ["integer", "null"],
             "description": "The how-manieth it is of those posted to its node, from 0; null for what a node says of itself" },
         "time": { "type": "string", "format": "date-time" }, "service": { "type": ["string", "null"] },
         "level": text(), "message": text() } });
-    let written = json!({ "type": "object", "properties": {
+    let written = json!({ "type": "object", "required": ["id", "offset", "ack"], "properties": {
         "id": text(), "offset": { "type": ["integer", "null"] }, "ack": text() } });
-    let several =
-        json!({ "type": "object", "properties": { "records": { "type": "array", "items": written } } });
-    let partly = json!({ "type": "object", "properties": { "records": { "type": "array", "items": written },
+    let several = json!({ "type": "object", "required": ["records"], "properties": { "records": { "type": "array", "items": written } } });
+    let partly = json!({ "type": "object", "required": ["records", "refused"], "properties": { "records": { "type": "array", "items": written },
         "refused": { "type": "array", "items": { "type": "object", "required": ["record", "detail"], "properties": {
             "record": { "type": "integer", "description": "Its place among the records of the request, from 0" },
             "line": { "type": "integer", "description": "Of NDJSON: the line, from 1" },
@@ -42,10 +37,14 @@ pub(super) fn paths() -> Value {
             another logger (notice, FATAL, critical …) or a number of pino's (10 to 99) counts as the nearest of these" },
         "service": text(),
         "time": { "type": ["string", "number"], "description": "RFC 3339, or a number since 1970 in s, ms, µs or ns, which its \
-            size tells apart; before 1990 is refused" } } });
+            size tells apart; before 1990 is refused" } },
+        "examples": [{ "message": "paid", "level": "info", "service": "shop" }] });
     let json_answer = |what: &str, schema: &Value| json!({ "description": what, "content": { "application/json": { "schema": schema } } });
-    let value = json!({ "type": "object", "properties": { "record": { "type": "object", "properties": {
-        "value": { "type": "string", "format": "byte" }, "offset": { "type": "integer" } } } } });
+    let value = json!({ "type": "object", "required": ["record"], "properties": { "record": { "type": "object",
+        "required": ["value", "offset"], "properties": { "value": { "type": "string", "format": "byte" }, "offset": { "type": "integer" } } } } });
+    let count = json!({ "type": "object", "required": ["node", "count"], "properties": { "node": text(), "count": { "type": "integer" } } });
+    let posted = json!({ "type": "object", "required": ["record"], "properties": { "record": { "type": "object",
+        "required": ["value"], "properties": { "value": { "type": "string", "format": "byte", "description": "In base64" } } } } });
     json!({
         "/log": {
             "get": {
@@ -61,7 +60,7 @@ pub(super) fn paths() -> Value {
                     query("before", text(), "Back instead of on: the last records before the prev of an earlier page; end: the last there are"),
                 ],
                 "responses": {
-                    "200": json_answer("The page", &json!({ "type": "object", "properties": {
+                    "200": json_answer("The page", &json!({ "type": "object", "required": ["records", "next", "prev", "resume"], "properties": {
                         "records": { "type": "array", "items": record },
                         "next": { "type": ["string", "null"], "description": "Where to go on; null: nothing more is here now" },
                         "prev": { "type": ["string", "null"], "description": "Where to go back; null: this is the beginning" },
@@ -80,7 +79,7 @@ pub(super) fn paths() -> Value {
                     "application/json": { "schema": { "oneOf": [incoming, { "type": "array", "items": incoming }] } },
                     "application/x-ndjson": { "schema": text() } } },
                 "responses": {
-                    "200": json_answer("Written: one for one, records for several", &json!({ "oneOf": [written, several] })),
+                    "200": json_answer("Written: one for one, records for several", &json!({ "anyOf": [written, several] })),
                     "207": json_answer("Written but for those in refused; records has the others, in their order", &partly),
                     "400": refused(), "409": refused(), "413": refused(), "415": refused(),
                     "503": refused(), "504": refused(), "507": refused(),
@@ -96,7 +95,7 @@ pub(super) fn paths() -> Value {
                 query("last", json!({ "type": "integer", "minimum": 0, "maximum": 1000 }), "Begin with so many of the last records"),
                 { "name": "Last-Event-ID", "in": "header", "schema": text(), "description": "Go on where a stream broke off" },
             ],
-            "responses": { "200": { "description": "The stream", "content": { "text/event-stream": {} } },
+            "responses": { "200": { "description": "The stream", "content": stream },
                 "400": refused(), "410": refused(), "503": refused() },
         } },
         "/log/events": { "post": {
@@ -105,28 +104,29 @@ pub(super) fn paths() -> Value {
             "parameters": [ack, key],
             "requestBody": { "required": true, "content": { "application/x-ndjson": { "schema": text() } } },
             "responses": { "200": json_answer("Written", &several), "207": json_answer("Written but for those in refused", &partly),
-                "400": refused(), "409": refused(), "413": refused(), "503": refused(), "504": refused(), "507": refused() },
+                "400": refused(), "409": refused(), "413": refused(), "415": refused(), "503": refused(), "504": refused(), "507": refused() },
         } },
         "/records": {
             "get": {
                 "summary": "The record at the offset in the body; without a body, how many were posted to this node",
                 "requestBody": { "content": { "application/json": { "schema": { "type": "object",
                     "properties": { "offset": { "type": "integer", "minimum": 0 } } } } } },
-                "responses": { "200": json_answer("The record, or the count", &value), "400": refused(), "404": refused(), "410": refused() },
+                "responses": { "200": json_answer("The record, or the count", &json!({ "anyOf": [value, count] })),
+                    "400": refused(), "404": refused(), "410": refused(), "413": refused(), "503": refused() },
             },
             "post": {
                 "summary": "Add a record of any bytes",
                 "parameters": [ack, key],
-                "requestBody": { "required": true, "content": { "application/json": { "schema": value } } },
+                "requestBody": { "required": true, "content": { "application/json": { "schema": posted } } },
                 "responses": { "200": json_answer("Its offset on this node", &json!({ "type": "object",
-                    "properties": { "offset": { "type": "integer" } } })),
-                    "400": refused(), "409": refused(), "413": refused(), "503": refused(), "504": refused(), "507": refused() },
+                    "required": ["offset"], "properties": { "offset": { "type": "integer" } } })),
+                    "400": refused(), "409": refused(), "413": refused(), "415": refused(), "503": refused(), "504": refused(), "507": refused() },
             },
         },
         "/records/{offset}": { "get": {
             "summary": "The record that was posted to this node under this offset",
             "parameters": [{ "name": "offset", "in": "path", "required": true, "schema": { "type": "integer", "minimum": 0 } }],
-            "responses": { "200": json_answer("The record", &value), "404": refused(), "410": refused() },
+            "responses": { "200": json_answer("The record", &value), "404": refused(), "410": refused(), "503": refused() },
         } },
     })
 }
