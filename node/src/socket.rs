@@ -247,9 +247,11 @@ fn permit(path: &Path) -> io::Result<()> {
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     let of_directory = path.parent().and_then(|parent| fs::metadata(parent).ok()).map(|found| found.gid());
     let group = group_id(&groups, GROUP).filter(|group| Some(*group) == of_directory);
+    // The packaged node runs in this group, and its unit refuses chown(2).
+    let is_of_group = |group: u32| fs::metadata(path).is_ok_and(|file| file.gid() == group);
     let mode = match group {
         // Refused to a user that is no member.
-        Some(group) if chown(path, None, Some(group)).is_ok() => 0o660,
+        Some(group) if is_of_group(group) || chown(path, None, Some(group)).is_ok() => 0o660,
         _ => 0o600,
     };
     fs::set_permissions(path, Permissions::from_mode(mode))

@@ -3,9 +3,16 @@
 // In a test, what cannot be unwrapped is the failure.
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeSet, fs, os::unix::net::UnixDatagram, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::{fs::MetadataExt as _, net::UnixDatagram},
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
 
-use hearsay_tests::{Cluster as _, scenario};
+use hearsay_tests::{Cluster as _, scenario, sh};
 
 const S: Duration = Duration::from_secs(1);
 
@@ -40,6 +47,86 @@ fn systemd_hears_that_a_node_is_ready_that_it_lives_and_that_it_stops() {
         systemd.set_read_timeout(Some(10 * S)).unwrap();
         while heard() != "STOPPING=1\nSTATUS=leaving\n" {}
         assert!(lab.ended(node, 15 * S).success());
+    });
+}
+
+/// A file of this project.
+fn project_file(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
+}
+
+/// A setting of the packaged unit.
+fn setting(name: &str) -> String {
+    let unit = project_file("deploy/systemd/hearsay@.service");
+    let value = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("the unit does not set {name}")).to_owned()
+}
+
+/// Runs shell commands as a user that is in these groups, where `node` is the program.
+fn as_user(bin: &Path, uid: u32, groups: &str, commands: &str) -> Output {
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new("setpriv");
+    command.args([&format!("--reuid={uid}"), &format!("--regid={uid}"), groups, "sh", "-euc", commands]);
+    command.current_dir("/").env("PATH", path).env("HOME", "/nonexistent").env_remove("XDG_RUNTIME_DIR");
+    command.env("NO_COLOR", "1").output().unwrap()
+}
+
+#[test]
+fn members_of_the_group_reach_the_socket_of_a_packaged_node_and_others_do_not() {
+    scenario("members_of_the_group_reach_the_socket_of_a_packaged_node_and_others_do_not", |lab| {
+        const NODE: u32 = 65_001;
+        const MEMBER: u32 = 65_002;
+        const STRANGER: u32 = 65_003;
+        let machine = lab.dir().join("machine");
+        let bin = machine.join("bin");
+        fs::create_dir_all(&bin).unwrap();
+        // What the package and systemd make of the unit; /etc/group and /run are private to this scenario.
+        let (group, runtime, mode) =
+            (setting("Group"), setting("RuntimeDirectory"), setting("RuntimeDirectoryMode"));
+        assert_eq!((setting("User"), runtime.as_str()), (group.clone(), "hearsay"));
+        assert!(
+            project_file("docs/production.md").contains(&format!("(mode {})", mode.trim_start_matches('0')))
+        );
+        let groups = machine.join("group").display().to_string();
+        let state = machine.join("state").display().to_string();
+        sh(&format!(
+            "cp /etc/group {groups} && echo '{group}:x:{NODE}:' >>{groups} && mount --bind {groups} /etc/group"
+        ));
+        sh(&format!("mount -t tmpfs none /run && install -d -m {mode} -o {NODE} -g {NODE} /run/{runtime}"));
+        sh(&format!(
+            "install -d -m 700 -o {NODE} -g {NODE} {state} && cp \"$NODE_BIN\" {}/node",
+            bin.display()
+        ));
+        let start = format!(
+            "#!/bin/sh\numask {}\nexec setpriv --reuid={NODE} --regid={NODE} --clear-groups {}/node \"$@\"\n",
+            setting("UMask"),
+            bin.display()
+        );
+        fs::write(machine.join("start"), start).unwrap();
+        sh(&format!("chmod 755 {}", machine.join("start").display()));
+        lab.go_on_with(machine.join("start").as_os_str(), &[]);
+        let node = lab.start(None, "m1", 7500, &["--no-mdns", "--name", "m1", "--data-dir", &state]);
+        lab.until(10 * S, "it answers", |lab| lab.get(node, "/members").is_some());
+        let socket = Path::new("/run/hearsay/default-7500.sock");
+        let file = fs::metadata(socket).unwrap();
+        assert_eq!((file.mode() & 0o777, file.gid()), (0o660, NODE));
+        // The commands of the page, by a member.
+        let page = project_file("docs/register.md");
+        let section = page.split("## The Unix socket").nth(1).unwrap();
+        let commands = section.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+        let member = format!("--groups={NODE}");
+        let said = as_user(&bin, MEMBER, &member, commands);
+        let words = String::from_utf8_lossy(&said.stdout);
+        assert!(said.status.success() && words.matches("m1").count() >= 2, "{commands}\n{said:?}");
+        // Over HTTP on loopback a `process` check is refused: the command line took the socket.
+        let registered = as_user(&bin, MEMBER, &member, "node register worker --check process=$$");
+        assert!(registered.status.success(), "{registered:?}");
+        assert!(!as_user(&bin, MEMBER, &member, "touch /run/hearsay/other.sock").status.success());
+        let connect = format!("curl -sS --unix-socket {} http://localhost/livez", socket.display());
+        let refused = as_user(&bin, STRANGER, "--clear-groups", &connect);
+        assert!(!refused.status.success(), "{refused:?}");
+        lab.leave(node);
+        assert!(!socket.exists() && Path::new("/run/hearsay").is_dir());
     });
 }
 
