@@ -22,6 +22,9 @@ use crate::registry::address::Target;
 
 /// The least time between two reconnects.
 const RECONNECT_GAP: Duration = Duration::from_millis(100);
+/// The time until the second reconnect. The kernel closes the sockets of a process that dies one after the
+/// other, so its listener may accept the first reconnect when its connections are closed already.
+const SECOND_RECONNECT: Duration = Duration::from_millis(5);
 /// A connection that the server closed within this was not held.
 const SHORT_LIVED: Duration = Duration::from_secs(2);
 /// The connections in a row that were not held, after which the check falls back to `tcp`.
@@ -82,7 +85,8 @@ impl<'a> Watch<'a> {
                     }
                     short_lived = if started.elapsed() < SHORT_LIVED { short_lived + 1 } else { 0 };
                     // At once, unless the last reconnect was just now.
-                    last_reconnect.map_or(started, |last| last + RECONNECT_GAP)
+                    let gap = if short_lived <= 1 { SECOND_RECONNECT } else { RECONNECT_GAP };
+                    last_reconnect.map_or(started, |last| last + gap)
                 }
                 Err(outcome) => {
                     short_lived = 0;
