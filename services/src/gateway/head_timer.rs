@@ -71,9 +71,10 @@ mod tests {
         let limit = Duration::from_millis(40);
         let timer = HeadTimer::new(limit);
         for used in [0, 1, 3, 4] {
-            // One that comes in time.
-            let head = timer.sleep_until(Instant::now() + limit);
-            assert!(timeout(limit * used / 8, head).await.is_err(), "{used}");
+            // One that comes in time, unless this machine is late.
+            let deadline = Instant::now() + limit;
+            let ended = timeout(limit * used / 8, timer.sleep_until(deadline)).await.is_ok();
+            assert!(!ended || Instant::now() >= deadline, "{used}");
             // And one that does not.
             let deadline = Instant::now() + limit;
             timer.sleep_until(deadline).await;
