@@ -182,7 +182,8 @@ impl Reporter {
             progress.state.output = outcome.output;
             progress.state.last_run_ms = Some(now_ms());
             let next = next_after(progress.state.status);
-            progress.state.next_run_ms = next.map(|next| now_ms() + millis(next.duration_since(Instant::now())));
+            progress.state.next_run_ms =
+                next.map(|next| now_ms() + millis(next.duration_since(Instant::now())));
             progress.state.took_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         });
         self.send_changed(changed).await;

@@ -47,7 +47,7 @@ async fn the_next_run_is_a_retry_until_the_check_is_critical() {
     for (failures_before_critical, status) in [(2, Health::Passing), (1, Health::Critical)] {
         let spec = CheckSpec {
             // So long that no phase is as short as the retry.
-            interval: runner::DURATION_MAX,
+            interval: super::spec::DURATION_MAX,
             retry_interval: Some(retry),
             failures_before_critical,
             initial_status: Health::Passing,

@@ -129,7 +129,7 @@ fn requested(text: &mut String, figures: &requests::Figures) {
                 ]);
             }
         }
-        _ = write!(text, "{table}\n");
+        _ = writeln!(text, "{table}");
     }
     let rounds: Vec<String> = figures
         .wrk
