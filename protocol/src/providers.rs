@@ -196,6 +196,8 @@ pub struct ProviderTable {
     offered: BTreeMap<ProviderKey, Arc<Instance>>,
     /// What is listed now, by service.
     listed: BTreeMap<String, BTreeMap<ProviderKey, Arc<Provider>>>,
+    /// How many are listed, over all services.
+    listed_len: usize,
     /// Which of them lookups leave out.
     distinct: Distinct,
     /// When each service last changed. Kept after its last provider went, so that a query that waits for it wakes.
@@ -221,6 +223,7 @@ impl ProviderTable {
             members: BTreeMap::new(),
             offered: BTreeMap::new(),
             listed: BTreeMap::new(),
+            listed_len: 0,
             distinct: Distinct::default(),
             touched: BTreeMap::new(),
             members_touched: start,
@@ -361,6 +364,7 @@ impl ProviderTable {
         });
         let before =
             self.listed.entry(service.clone()).or_default().insert((node, id.clone()), Arc::clone(&provider));
+        self.listed_len += usize::from(before.is_none());
         let line = match &before {
             Some(before) if *before == provider => return,
             _ if provider.unverified => Explanation::Kept(service.clone(), id),
@@ -376,6 +380,7 @@ impl ProviderTable {
     fn unlist(&mut self, now: Time, node: NodeId, id: &str, service: &str) {
         let Some(providers) = self.listed.get_mut(service) else { return };
         let Some(provider) = providers.remove(&(node, id.to_owned())) else { return };
+        self.listed_len -= 1;
         if self.guard.is_keeping(service) && !providers.values().any(|provider| provider.unverified) {
             self.guard.end_keeping(service);
         }
@@ -544,7 +549,7 @@ impl ProviderTable {
 
     /// How many providers are listed, over all services.
     pub fn providers_len(&self) -> usize {
-        self.listed.values().map(BTreeMap::len).sum()
+        self.listed_len
     }
 
     /// Every change after `index`, oldest first; `None` if some of them are no longer remembered, or `index` is not of this
