@@ -131,21 +131,21 @@ impl InstanceAddress {
                 }
                 let url = HttpUrl::parse("url", &url)?;
                 let path = url.path_beyond_root().map(str::to_owned);
+                url.target.host.check_single("url")?;
                 (url.scheme, Some(url.target.host), Some(url.target.port), path)
             }
             (None, Some(addr)) => {
                 let (host, port) = split_address("Addr", &addr)?;
+                host.as_ref().map_or(Ok(()), |host| host.check_single("Addr"))?;
                 (Scheme::Http, host, Some(port), None)
             }
             (None, None) => {
                 let host = address.as_deref().map(str::trim).filter(|host| !host.is_empty());
                 let host = host.map(|host| Host::parse("address", host)).transpose()?;
+                host.as_ref().map_or(Ok(()), |host| host.check_single("address"))?;
                 (Scheme::Http, host, port, None)
             }
         };
-        if let Some(host) = &host {
-            host.check_single("address")?;
-        }
         let caller = source.caller.map(|ip| ip.to_canonical());
         let (host, local_host) = match host {
             Some(host) if host.is_loopback() => (None, host.to_string()),

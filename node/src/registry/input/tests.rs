@@ -137,6 +137,8 @@ fn bad_values_name_their_field_and_the_limit() {
         (json!({"name": "web", "meta": {"k": "v".repeat(513)}}), ["meta", "512"]),
         (json!({"name": "web", "checks": checks}), ["checks", "16"]),
         (json!({"name": "web", "address": "0.0.0.0"}), ["address", "0.0.0.0"]),
+        (json!({"Name": "web", "Addr": "0.0.0.0:80"}), ["Addr", "0.0.0.0"]),
+        (json!({"name": "web", "url": "http://0.0.0.0"}), ["url", "0.0.0.0"]),
         (json!({"name": "web", "address": "a b"}), ["address", "host name"]),
         (json!({"name": "web", "url": "ftp://a"}), ["url", "http://"]),
         (json!({"name": "web", "url": "http://user:pw@a"}), ["url", "user"]),
