@@ -83,6 +83,9 @@ fn members_of_the_group_reach_the_socket_of_a_packaged_node_and_others_do_not() 
         // What the package and systemd make of the unit; /etc/group and /run are private to this scenario.
         let (group, runtime, mode) =
             (setting("Group"), setting("RuntimeDirectory"), setting("RuntimeDirectoryMode"));
+        // `process` checks read /proc outside of /proc/PID, too, which is hidden with this.
+        let unit = project_file("deploy/systemd/hearsay@.service");
+        assert!(!unit.lines().any(|line| line.starts_with("ProcSubset=")));
         assert_eq!((setting("User"), runtime.as_str()), (group.clone(), "hearsay"));
         assert!(
             project_file("docs/production.md").contains(&format!("(mode {})", mode.trim_start_matches('0')))

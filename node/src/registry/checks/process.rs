@@ -33,7 +33,9 @@ impl ProcessIdentity {
             (b'Z' | b'X', _) => return Err(io::Error::new(io::ErrorKind::NotFound, "the process has ended")),
             (_, start_ticks) => start_ticks,
         };
-        let boot_id = fs::read_to_string(BOOT_ID)?.trim().to_owned();
+        // A boot id that is not there says nothing about the process: a sandbox hides it.
+        let unknown = |error| io::Error::other(format!("{BOOT_ID} cannot be read: {error}"));
+        let boot_id = fs::read_to_string(BOOT_ID).map_err(unknown)?.trim().to_owned();
         Ok(Self { pid, start_ticks, boot_id })
     }
 }
