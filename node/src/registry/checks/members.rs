@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -33,6 +33,8 @@ struct Lists {
     /// The table's index that `members` was made of.
     index: Option<Index>,
     members: BTreeSet<SocketAddr>,
+    /// The same, member by member.
+    by_member: Vec<Vec<SocketAddr>>,
     read_at: Option<Instant>,
     interfaces: BTreeSet<IpAddr>,
 }
@@ -40,8 +42,13 @@ struct Lists {
 impl ClusterAddresses {
     /// The addresses of the members in this table, and of a node with these listeners.
     pub(super) fn new(view: Arc<View>, listeners: Vec<SocketAddr>) -> Self {
-        let lists =
-            Lists { index: None, members: BTreeSet::new(), read_at: None, interfaces: BTreeSet::new() };
+        let lists = Lists {
+            index: None,
+            members: BTreeSet::new(),
+            by_member: Vec::new(),
+            read_at: None,
+            interfaces: BTreeSet::new(),
+        };
         Self { view, listeners, lists: RwLock::new(lists) }
     }
 
@@ -53,9 +60,11 @@ impl ClusterAddresses {
                 return lists.members.contains(&address);
             }
         }
-        let members = self.view.read(|table| table.members().flat_map(addresses_of).collect());
+        let by_member: Vec<Vec<SocketAddr>> =
+            self.view.read(|table| table.members().map(addresses_of).collect());
         let mut lists = self.lists.write().unwrap_or_else(PoisonError::into_inner);
-        (lists.index, lists.members) = (Some(index), members);
+        lists.members = by_member.iter().flatten().copied().collect();
+        (lists.index, lists.by_member) = (Some(index), by_member);
         lists.members.contains(&address)
     }
 
@@ -74,14 +83,16 @@ impl ClusterAddresses {
     }
 
     /// Whether a node of this machine listens at this port, whichever of the machine's addresses is asked for. Its
-    /// header states only those at which others reach it, and never the loopback.
+    /// header states only those at which others reach it, and never the loopback. A node is of this machine if
+    /// all its addresses are: two hosts may share the address of a bridge for containers.
     fn is_beside(&self, address: SocketAddr) -> bool {
-        let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-        let is_listening =
-            |lists: &Lists, ip: IpAddr| lists.members.contains(&SocketAddr::new(ip, address.port()));
+        let is_local = |lists: &Lists, ip: IpAddr| ip.is_loopback() || lists.interfaces.contains(&ip);
         self.is_own_ip(address.ip())
             && self.with_interfaces(|lists| {
-                lists.interfaces.iter().copied().chain(loopback).any(|ip| is_listening(lists, ip))
+                lists.by_member.iter().any(|member| {
+                    member.iter().any(|listener| listener.port() == address.port())
+                        && member.iter().all(|listener| is_local(lists, listener.ip()))
+                })
             })
     }
 
@@ -190,7 +201,8 @@ mod tests {
     fn a_node_of_this_machine_is_listed_under_each_own_address() {
         let view = Arc::new(View::new(Index(1), Clock::start()));
         let addresses = ClusterAddresses::new(Arc::clone(&view), Vec::new());
-        let Some(own) = interfaces::addresses().into_iter().find(|own| own.ip.is_ipv4()) else { return };
+        let is_outer = |ip: IpAddr| ip.is_ipv4() && !ip.is_loopback();
+        let Some(own) = interfaces::addresses().into_iter().find(|own| is_outer(own.ip)) else { return };
         let beside = Member {
             addresses: vec![format!("/ip4/{}/tcp/7601", own.ip)],
             http: Some(format!("{}:7501", own.ip)),
@@ -203,6 +215,15 @@ mod tests {
         for address in ["127.0.0.1:7502", "203.0.113.1:7501"] {
             assert!(!contains(&addresses, address), "{address}");
         }
+        // Another host, whose bridge has the same address.
+        let other = Member {
+            addresses: vec![format!("/ip4/{}/tcp/7602", own.ip), "/ip4/203.0.113.2/tcp/7602".into()],
+            http: Some("203.0.113.2:7502".into()),
+            ..member(2, MemberState::Alive)
+        };
+        view.apply(view.clock().now(), [Change::Member(Box::new(other))]);
+        assert!(contains(&addresses, &format!("{}:7502", own.ip)));
+        assert!(!contains(&addresses, "127.0.0.1:7502"));
     }
 
     #[test]
