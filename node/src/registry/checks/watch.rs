@@ -67,11 +67,12 @@ impl<'a> Watch<'a> {
         let mut short_lived = 0;
         let mut failures = 0_u32;
         let mut is_first = true;
-        let mut last_reconnect: Option<Instant> = None;
+        // Since a connection was held, and when the last of them was.
+        let (mut reconnects, mut last_reconnect) = (0_u32, None);
         loop {
             let started = Instant::now();
             if !is_first {
-                last_reconnect = Some(started);
+                (reconnects, last_reconnect) = (reconnects.saturating_add(1), Some(started));
             }
             is_first = false;
             let mut flood = false;
@@ -83,9 +84,13 @@ impl<'a> Watch<'a> {
                     if self.hold(&stream, interval, &words).await == End::Flood {
                         flood = true;
                     }
-                    short_lived = if started.elapsed() < SHORT_LIVED { short_lived + 1 } else { 0 };
+                    if started.elapsed() < SHORT_LIVED {
+                        short_lived += 1;
+                    } else {
+                        (short_lived, reconnects) = (0, 0);
+                    }
                     // At once, unless the last reconnect was just now.
-                    let gap = if short_lived <= 1 { SECOND_RECONNECT } else { RECONNECT_GAP };
+                    let gap = if reconnects <= 1 { SECOND_RECONNECT } else { RECONNECT_GAP };
                     last_reconnect.map_or(started, |last| last + gap)
                 }
                 Err(outcome) => {
@@ -110,7 +115,8 @@ impl<'a> Watch<'a> {
             };
             if let Some(why_not) = why_not {
                 self.fall_back(&why_not, interval, limit).await;
-                (short_lived, is_first, last_reconnect) = (0, true, None);
+                (short_lived, reconnects) = (0, 0);
+                (is_first, last_reconnect) = (true, None);
             } else {
                 sleep_until(next).await;
             }
