@@ -55,8 +55,7 @@ pub struct Config {
     pub instances_max: usize,
     /// Gossiped entries of one signer: how many a second, on average. Beyond it anti-entropy brings them, later.
     pub entries_per_signer_per_s: u32,
-    /// Gossiped entries of one signer: how many at once, so that 10,000 instances may register in one go, and end in
-    /// one go.
+    /// Gossiped entries of one signer: how many at once, so that 10,000 instances may register in one go.
     pub entries_per_signer_burst: u32,
     /// Evidence of one observer: how much a second, on average.
     pub evidence_per_observer_per_s: u32,
@@ -93,7 +92,7 @@ impl Default for Config {
             instances_per_node_max: 10_000,
             instances_max: 100_000,
             entries_per_signer_per_s: 500,
-            entries_per_signer_burst: 24_000,
+            entries_per_signer_burst: 12_000,
             evidence_per_observer_per_s: 20,
             evidence_per_observer_burst: 200,
             newcomer: Duration::from_secs(15),
