@@ -90,7 +90,7 @@ pub struct Core {
     /// Suspects whose case nobody can close; see [`Core::confront`].
     unresolved: BTreeSet<NodeId>,
     next_confrontation: Time,
-    /// How often neighbours were told, to choose the next one.
+    /// Confrontation rounds so far: selects the next neighbour.
     confrontations: usize,
     /// When it last overslept for so long that others may have given it up.
     absent_at: Option<Time>,

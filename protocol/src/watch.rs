@@ -220,12 +220,15 @@ impl Watch {
 
     /// Looks whether it is there, because somebody says that it is not.
     pub fn probe(&mut self, now: Time, id: NodeId) {
+        let timeout = self.ping_timeout;
         let subject = self.subject(now, id);
         if subject.connected {
-            // A control that did not answer was not accused for that. Now it is the one in doubt, from its next ping on.
-            if subject.as_control {
+            // A control that did not answer was not accused for that. Now it is the one in doubt: from its next ping on, unless the answer to
+            // this one may still come.
+            if subject.as_control && subject.unanswered.is_some_and(|sent| sent + timeout <= now) {
                 subject.unanswered = None;
             }
+            subject.as_control = false;
             subject.doubted = subject.unanswered.is_none();
         } else if subject.dialled.is_none() && subject.dial_at.is_none() {
             subject.dial_at = Some(now);

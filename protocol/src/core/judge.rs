@@ -172,9 +172,11 @@ impl Core {
         for suspect in suspects.iter().filter(|suspect| connected.contains(suspect)) {
             self.tell_accusations(*suspect, &[*suspect]);
         }
-        let (doubted, others): (Vec<NodeId>, Vec<NodeId>) =
-            connected.into_iter().partition(|id| self.concluded(*id) == Some(MemberState::Suspect));
-        let neighbours = if others.is_empty() { doubted } else { others };
+        let of_state = |state: MemberState| -> Vec<NodeId> {
+            connected.iter().copied().filter(|id| self.concluded(*id) == Some(state)).collect()
+        };
+        let alive = of_state(MemberState::Alive);
+        let neighbours = if alive.is_empty() { of_state(MemberState::Suspect) } else { alive };
         let turn = self.confrontations;
         self.confrontations += 1;
         let in_turn = |of: usize| turn.checked_rem(of);
@@ -185,7 +187,7 @@ impl Core {
         let share = round.checked_rem(shares).and_then(|i| suspects.chunks(CONFRONTED_MAX).nth(i));
         if let (Some(peer), Some(share)) = (peer, share) {
             self.tell_accusations(peer, share);
-            // It may be as silent as the suspects, with all who would notice: then it is the next suspect, and another is told.
+            // The neighbour is probed as well: if it is silent too, it becomes a suspect, and the next round uses another one.
             self.watch.probe(now, peer);
         }
     }
