@@ -35,8 +35,8 @@ impl Distinct {
         self.duplicates.contains(key)
     }
 
-    /// Takes over one registration of a service: it is new (`before` is `None`), changed, or gone (`after` is `None`). Returns what watchers
-    /// are told, additions before removals; nothing for a duplicate.
+    /// Takes over one registration of a service: it is new (`before` is `None`), changed, or gone (`after` is `None`). Returns the changes
+    /// for watchers, none for a duplicate.
     pub(super) fn replace(
         &mut self,
         before: Option<&Arc<Provider>>,
@@ -64,7 +64,7 @@ impl Distinct {
         after: Option<&Arc<Provider>>,
     ) -> Vec<ServiceChange> {
         let endpoints = self.places.entry(service.clone()).or_default();
-        // One element is what most have, and what is reserved.
+        // Most endpoints have one registration.
         let registrations = endpoints.entry(endpoint.clone()).or_insert_with(|| Vec::with_capacity(1));
         let lead_before = registrations.first().map(|first| first.node_id);
         if let Some(before) = before
@@ -87,7 +87,7 @@ impl Distinct {
                 went.iter().for_each(|provider| _ = self.duplicates.insert(key_of(provider)));
                 came.iter().for_each(|provider| _ = self.duplicates.remove(&key_of(provider)));
                 if let Some(before) = before.filter(|before| before.node_id == old) {
-                    // As watchers know it.
+                    // Watchers were sent this version.
                     went.retain(|provider| provider.id != before.id);
                     went.push(Arc::clone(before));
                 }
@@ -139,20 +139,22 @@ fn own_change(before: Option<&Arc<Provider>>, after: Option<&Arc<Provider>>) -> 
 }
 
 /// The registrations of another node count now. Each takes the place of one that counted until now, of the same id where there is one.
-fn changed_lead(mut went: Vec<Arc<Provider>>, came: Vec<Arc<Provider>>) -> Vec<ServiceChange> {
+fn changed_lead(went: Vec<Arc<Provider>>, came: Vec<Arc<Provider>>) -> Vec<ServiceChange> {
+    let mut went: BTreeMap<String, Arc<Provider>> =
+        went.into_iter().map(|before| (before.id.clone(), before)).collect();
     let (mut changes, mut others) = (Vec::new(), Vec::new());
     for after in came {
-        match went.iter().position(|before| before.id == after.id) {
-            Some(at) => changes.push(ServiceChange::Replaced { before: went.remove(at), after }),
+        match went.remove(&after.id) {
+            Some(before) => changes.push(ServiceChange::Replaced { before, after }),
             None => others.push(after),
         }
     }
-    went.reverse();
-    changes.extend(others.into_iter().map(|after| match went.pop() {
+    let mut went = went.into_values();
+    changes.extend(others.into_iter().map(|after| match went.next() {
         Some(before) => ServiceChange::Replaced { before, after },
         None => ServiceChange::Added(after),
     }));
-    changes.extend(went.into_iter().rev().map(ServiceChange::Removed));
+    changes.extend(went.map(ServiceChange::Removed));
     changes
 }
 

@@ -80,7 +80,7 @@ impl Provider {
 
     /// What another instance must share to be the same one, registered with another node. `None` if none can:
     /// a loopback address means another host on each, and a role belongs to its node.
-    pub(super) fn endpoint(&self) -> Option<(&str, u16)> {
+    pub fn endpoint(&self) -> Option<(&str, u16)> {
         let host = self.instance.address.trim_matches(['[', ']']);
         let loopback = host.parse::<IpAddr>().map_or_else(
             |_| host.eq_ignore_ascii_case("localhost"),

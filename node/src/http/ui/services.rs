@@ -66,7 +66,7 @@ impl Taken {
         let (mut passing, mut others, mut programs_len) = (Vec::new(), Vec::new(), 0);
         for name in table.services() {
             let tally = services.entry(name.to_owned()).or_default();
-            for provider in table.providers(name) {
+            for provider in table.providers_distinct(name) {
                 tally.add(provider.instance.health);
                 if !matches!(provider.instance.origin, Origin::Program | Origin::HostProgram) {
                     continue;

@@ -5,7 +5,11 @@
 
 use std::time::Duration;
 
-use hearsay_protocol::{NodeId, providers::ProviderTable, record::Health};
+use hearsay_protocol::{
+    NodeId,
+    providers::{Provider, ProviderTable},
+    record::Health,
+};
 use tokio::time::{Instant, sleep_until};
 
 use super::{outcome::Outcome, reporter::Reporter};
@@ -61,7 +65,11 @@ impl Alias<'_> {
         }
         let service = self.service?;
         // Its own instance would hold itself up, or down.
-        let others = table.providers(service).filter(|p| p.node_id != self.me || p.id != own);
+        let is_own = |provider: &Provider| provider.node_id == self.me && provider.id == own;
+        // The same program may be registered with another node, too.
+        let place = table.providers(service).find(|p| is_own(p)).and_then(|own| own.endpoint());
+        let others = table.providers_distinct(service);
+        let others = others.filter(|p| !is_own(p) && (place.is_none() || p.endpoint() != place));
         let health: Vec<Health> = others.map(|provider| provider.instance.health).collect();
         let passing = health.iter().filter(|health| **health == Health::Passing).count();
         let best = *health.iter().min()?;

@@ -42,8 +42,9 @@ impl Node {
             Arc::new(Instance {
                 service: service.into(),
                 address: "10.0.0.1".into(),
-                port: 80,
-                url: "http://10.0.0.1:80".into(),
+                // One program for each id.
+                port: id.bytes().map(u16::from).sum(),
+                url: "http://10.0.0.1".into(),
                 meta: BTreeMap::new(),
                 health,
                 ..Instance::default()
@@ -82,6 +83,8 @@ async fn it_follows_any_passing_instance_of_a_service_but_its_own() {
     node.offer(me, &key().instance, "web", Some(Health::Passing));
     let check = node.start(spec(follow_service("web")));
     output(&check, "no other instance of web is known").await;
+    // Registered with another node as well, it is no other one.
+    node.offer(other, &key().instance, "web", Some(Health::Passing));
     node.offer(other, "a", "web", Some(Health::Critical));
     output(&check, "0 of 1 instances of web pass").await;
     node.offer(other, "b", "web", Some(Health::Passing));
