@@ -152,12 +152,14 @@ impl Pending {
 }
 
 /// Makes the file readable for its owner alone, whatever the umask and the directory allow: requests of checks may carry credentials.
-/// SQLite gives its log the permissions of the database. What the system refuses here, it refuses to SQLite as well, which reports it.
+/// SQLite gives a new log the permissions of the database. What the system refuses here, it refuses to SQLite as well, which reports it.
 fn make_private(path: &Path) {
     let made = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path);
     if made.is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
         // Versions before this one made it by the umask. A file system that is read-only keeps the old permissions.
-        _ = fs::set_permissions(path, Permissions::from_mode(PRIVATE));
+        for file in [path, &path.with_file_name(format!("{FILE}-wal"))] {
+            _ = fs::set_permissions(file, Permissions::from_mode(PRIVATE));
+        }
     }
 }
 

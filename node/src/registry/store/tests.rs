@@ -57,7 +57,11 @@ async fn the_files_are_for_their_owner_alone_whatever_the_directory_allows() {
     let other = tempfile::tempdir().unwrap();
     let path = other.path().join(FILE);
     drop(Connection::open(&path).and_then(|db| db.execute_batch("PRAGMA user_version = 0; VACUUM")));
-    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    let log = other.path().join(format!("{FILE}-wal"));
+    fs::write(&log, "").unwrap();
+    for file in [&path, &log] {
+        fs::set_permissions(file, Permissions::from_mode(0o644)).unwrap();
+    }
     let _opened = Store::open(other.path()).unwrap();
-    assert_eq!(mode(&path), PRIVATE);
+    assert_eq!((mode(&path), mode(&log)), (PRIVATE, PRIVATE));
 }
