@@ -83,7 +83,7 @@ impl Service for Portal {
         let html = |what: &str| answer(what, "text/html");
         let refused = || json!({ "$ref": "#/components/responses/Problem" });
         // A problem where the path itself is of no student: it is not text.
-        let nobody = |what: &str| {
+        let missing_student = |what: &str| {
             let mut answer = html(what);
             answer["content"]["application/problem+json"] =
                 json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
@@ -98,7 +98,7 @@ impl Service for Portal {
         };
         let student_page = || {
             let mut page = page("A student as a page");
-            page["responses"]["404"] = nobody("The page, which says that there is no such student");
+            page["responses"]["404"] = missing_student("The page, which says that there is no such student");
             page
         };
         let file = |summary: &str, media: &str| json!({ "get": { "summary": summary, "responses": { "200": answer("The file", media) } } });
@@ -112,7 +112,7 @@ impl Service for Portal {
                 "responses": {
                     "303": { "description": "Done; leads to the page that shows it" },
                     "400": refused(), "403": refused(), "413": refused(), "415": refused(),
-                    "404": nobody("Not done: there is no such student"),
+                    "404": missing_student("Not done: there is no such student"),
                     "422": html("Not done: the page with the reason"),
                     "502": html("Not done: the page with what a grading node answered"),
                     "503": html("Not done: the page, which says that no grading node answers"),

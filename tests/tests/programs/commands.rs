@@ -1,4 +1,4 @@
-//! `exec` checks: commands come from files alone, where the node allows it, and only from files that nobody but its user and root may write.
+//! `exec` checks: commands come from files alone, where the node allows it, and only from files that only root and the node's user may write.
 
 use std::{
     fs::{self, Permissions},

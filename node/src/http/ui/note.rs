@@ -1,8 +1,8 @@
-//! What a service's page says of the form that led to it.
+//! Notice on a service's page about the form that was submitted.
 
 use axum::http::StatusCode;
 
-/// What is said above the instances.
+/// The notice above the instances.
 pub(super) struct Note {
     pub(super) status: StatusCode,
     pub(super) class: &'static str,
@@ -11,9 +11,9 @@ pub(super) struct Note {
 }
 
 impl Note {
-    /// What a form has done.
+    /// The effect of a form.
     pub(super) fn done(done: Done) -> Self {
-        Self { status: StatusCode::OK, class: "good", role: "status", text: done.told().to_owned() }
+        Self { status: StatusCode::OK, class: "good", role: "status", text: done.sentence().to_owned() }
     }
 
     /// Why a form was not carried out.
@@ -22,7 +22,7 @@ impl Note {
     }
 }
 
-/// What a form has done.
+/// The effect of a form.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Done {
     Deregistered,
@@ -33,7 +33,7 @@ pub(super) enum Done {
 impl Done {
     const ALL: [Self; 3] = [Self::Deregistered, Self::Drained, Self::Undone];
 
-    /// As it stands in the address of the page that tells of it.
+    /// The value in the query of the page's address.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Deregistered => "deregistered",
@@ -42,8 +42,8 @@ impl Done {
         }
     }
 
-    /// As a sentence.
-    fn told(self) -> &'static str {
+    /// The sentence for people.
+    fn sentence(self) -> &'static str {
         match self {
             Self::Deregistered => "The instance is deregistered.",
             Self::Drained => "The instance is drained: it gets no new requests.",

@@ -53,7 +53,7 @@ pub(super) fn measure(changes: usize, folder: &Path) -> Result<Figures> {
     }
     let (mut answered, mut seen) = (Vec::new(), Events::new(BOUND.as_secs()));
     for number in 0..changes {
-        let body = json!({ "name": "spread", "id": format!("spread-{number}"), "address": "10.77.0.5", "port": 8000 });
+        let body = json!({ "name": "spread", "id": format!("spread-{number}"), "address": "10.77.0.5", "port": 8000 + number });
         let headers = [("content-type", "application/json")];
         let begun = Moment::now();
         let reply = nodes[number % NODES].ask("POST /services", &headers, &body.to_string());
