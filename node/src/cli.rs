@@ -3,6 +3,14 @@
 //! A command is a client like any other: it knows a node by its URL alone and speaks HTTP. What it prints and how it ends is a contract with
 //! scripts: tables for people, the node's JSON with `--json`; exit code 0 for success, 1 for failure, 2 for wrong usage or no match, 3 when no node answers.
 
+/// Writes a line to standard error. A reader that is gone, or a full disk behind it, ends neither this command nor the one that it runs.
+macro_rules! notice {
+    ($($argument:tt)*) => {{
+        use std::io::Write as _;
+        _ = writeln!(std::io::stderr(), $($argument)*);
+    }};
+}
+
 mod answers;
 mod ask;
 mod checks;

@@ -52,6 +52,13 @@ fn ask(replies: &[(&str, Reply)], args: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
+fn an_error_that_cannot_be_written_changes_no_exit_code() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let status = node().args(["members", "--node", "http://127.0.0.1:1"]).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(3));
+}
+
+#[test]
 fn wrong_usage_ends_with_2_and_names_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("node.toml");

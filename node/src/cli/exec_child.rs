@@ -29,7 +29,7 @@ pub(super) struct ExecChildOptions {
 pub(super) fn exec(options: &ExecChildOptions) -> u8 {
     let Some((program, arguments)) = options.command.split_first() else { return NOT_FOUND };
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
-        eprintln!("error: this command would outlive `node run`: {error}");
+        notice!("error: this command would outlive `node run`: {error}");
         return NOT_EXECUTABLE;
     }
     if getppid().map(|parent| parent.as_raw_nonzero().get()) != Some(options.parent) {
@@ -37,7 +37,7 @@ pub(super) fn exec(options: &ExecChildOptions) -> u8 {
         return NOT_EXECUTABLE;
     }
     let error = Command::new(program).args(arguments).exec();
-    eprintln!("error: cannot run {}: {error}", escaped(&program.to_string_lossy()));
+    notice!("error: cannot run {}: {error}", escaped(&program.to_string_lossy()));
     match error.kind() {
         io::ErrorKind::NotFound => NOT_FOUND,
         _ => NOT_EXECUTABLE,

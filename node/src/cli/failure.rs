@@ -88,10 +88,10 @@ impl Failure {
         }
         // Its lines are escaped one by one: what a configuration file's error quotes spans several.
         for (number, line) in self.to_string().lines().enumerate() {
-            eprintln!("{}{}", if number == 0 { "error: " } else { "" }, escaped(line));
+            notice!("{}{}", if number == 0 { "error: " } else { "" }, escaped(line));
         }
         if let Some(advice) = self.advice() {
-            eprintln!("what to do: {}", escaped(&advice));
+            notice!("what to do: {}", escaped(&advice));
         }
         ExitCode::from(self.code())
     }

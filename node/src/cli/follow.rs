@@ -32,7 +32,7 @@ pub(super) async fn follow(
     let mut body = open(client, path, None).await?;
     loop {
         let broken = read(body, &mut show, &mut last_id).await?;
-        eprintln!("the connection to {} is lost ({}); trying again", client.url(), escaped(&broken));
+        notice!("the connection to {} is lost ({}); trying again", client.url(), escaped(&broken));
         body = reopen(client, path, last_id.as_deref()).await?;
     }
 }

@@ -184,7 +184,7 @@ async fn import(client: &Client, output: Output, file: &Path, mut progress: Prog
     }
     report.print(output, file)?;
     if let Err(failure) = ended {
-        eprintln!("the import broke off after {} lines; run it again, nothing is added twice", report.lines);
+        notice!("the import broke off after {} lines; run it again, nothing is added twice", report.lines);
         return Err(failure);
     }
     match report.refused {

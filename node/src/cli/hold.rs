@@ -148,7 +148,7 @@ impl Holder {
     /// Tells the person, once.
     fn tell(&self, text: &str) {
         if *self.told.borrow() != text {
-            eprintln!("{}", escaped(text));
+            notice!("{}", escaped(text));
             text.clone_into(&mut self.told.borrow_mut());
         }
     }

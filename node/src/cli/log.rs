@@ -216,7 +216,7 @@ fn show(output: Output, event: &Event) -> Result<(), Failure> {
         .map_err(|error| Failure::Refused(format!("that event is not a node's: {error}")))?;
     if !event.name.is_empty() && event.name != "message" {
         // What the node has to say about the stream itself.
-        eprintln!("{}", escaped(&plain(&data["detail"])));
+        notice!("{}", escaped(&plain(&data["detail"])));
         return Ok(());
     }
     if output.json {

@@ -166,7 +166,7 @@ pub(super) async fn run(client: &Client, options: &RunOptions) -> Result<ExitCod
                 id.take();
                 match ended {
                     End::Failed(problem) => (failure, phase) = (Some(problem), terminate(&child)),
-                    End::Ended(problem) => eprintln!("node run: {}", escaped(&problem.to_string())),
+                    End::Ended(problem) => notice!("node run: {}", escaped(&problem.to_string())),
                 }
             }
             () = sleep_until(drained.unwrap_or_else(Instant::now)), if drained.is_some() => phase = terminate(&child),
@@ -201,7 +201,7 @@ async fn prepare(client: &Client, options: &RunOptions) -> Result<CommandSetup, 
         let url = urls.get(service).cloned();
         if url.is_none() {
             let waited = REQUIRED_MAX.as_secs();
-            eprintln!(
+            notice!(
                 "node run: no instance of {} has been passing for {waited} s; starting without",
                 escaped(service)
             );
@@ -232,7 +232,7 @@ async fn await_node(client: &Client) -> Result<(), Failure> {
             return Err(failure);
         }
         if !std::mem::replace(&mut is_reported, true) {
-            eprintln!("node run: waiting for the node: {}", escaped(&failure.to_string()));
+            notice!("node run: waiting for the node: {}", escaped(&failure.to_string()));
         }
         sleep(NODE_POLL).await;
     }
@@ -249,11 +249,14 @@ async fn await_ending_signal(signals_received: &mut mpsc::Receiver<SignalKind>) 
     }
 }
 
+/// The step between this process and its command: a subcommand of this program.
+const EXEC_CHILD: &str = "exec-child";
+
 /// Starts the command. It must be called by the main thread: the command ends with the thread that started it.
 fn start_command(command: &[OsString], prepared: &CommandSetup) -> Result<Child, Failure> {
     // This program, also where its file has been replaced since.
     let mut step = Command::new("/proc/self/exe");
-    step.args(["exec-child", "--parent", &std::process::id().to_string(), "--"]).args(command);
+    step.args([EXEC_CHILD, "--parent", &std::process::id().to_string(), "--"]).args(command);
     for (name, value) in &prepared.variables {
         match value {
             Some(value) => step.env(name, value),
@@ -284,6 +287,10 @@ async fn keep_registered(
             sleep(PORT_POLL).await;
         }
     }
+    // A command that cannot be run is no service.
+    while pid.is_some_and(|pid| !has_become_command(pid)) {
+        sleep(PORT_POLL).await;
+    }
     // Only by the socket, a node looks at processes; so it has to be the socket each time.
     let (client, pid) = match client.by_socket_alone().await {
         Some((client, true)) => (client, pid),
@@ -296,17 +303,24 @@ async fn keep_registered(
         let refused = problem.clone();
         opened = open_registration(&client, options, port, None).await;
         if opened.is_ok() {
-            eprintln!("node run: registered without a check of the process: {}", escaped(&refused));
+            notice!("node run: registered without a check of the process: {}", escaped(&refused));
         }
     }
     let (holder, held) = match opened {
         Ok(opened) => opened,
         Err(failure) => return End::Failed(failure),
     };
-    eprintln!("node run: registered as {}", escaped(&held.registered.id));
+    notice!("node run: registered as {}", escaped(&held.registered.id));
     id.replace(Some(held.registered.id.clone()));
     // Updates are dropped: the environment of a running command cannot be changed.
     End::Ended(holder.keep(held, |_| Ok(())).await)
+}
+
+/// Whether the child runs the command, and is not the step before it any more. One that has ended shows no command line. Where there is no
+/// `/proc` to tell, it is taken for the command.
+fn has_become_command(pid: u32) -> bool {
+    let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return true };
+    !line.is_empty() && line.split(|byte| *byte == 0).nth(1) != Some(EXEC_CHILD.as_bytes())
 }
 
 async fn open_registration(

@@ -449,7 +449,7 @@ fn check_complete(outcome: &Outcome) -> Result<(), Failure> {
 /// Says that what was written before the failure stays.
 fn report_interruption(outcome: &Outcome, passed: Result<(), Failure>) -> Result<(), Failure> {
     if passed.is_err() && outcome.entries > 0 {
-        eprintln!(
+        notice!(
             "the restore broke off after {} entries; run it again, nothing is written twice",
             outcome.entries
         );

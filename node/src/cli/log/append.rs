@@ -76,7 +76,7 @@ struct Record<'a> {
 /// Records each line of standard input.
 pub(super) async fn append_lines(client: &Client, output: Output, about: About) -> Result<(), Failure> {
     if io::stdin().is_terminal() {
-        eprintln!("each line is a record; Ctrl-D ends");
+        notice!("each line is a record; Ctrl-D ends");
     }
     let mut appender = Appender::new(client, output, about)?;
     let (mut input, mut lines, mut read_error) = (tokio::io::stdin(), Lines::default(), None);
@@ -184,13 +184,13 @@ impl Appender {
     /// Says once of each kind of line what becomes of it.
     fn tell_of(&mut self, lines: &Lines) {
         if let Some(line) = lines.newly_replaced(self.told.0) {
-            eprintln!(
+            notice!(
                 "line {line} is not UTF-8: what is no character is recorded as U+FFFD, here and in later lines"
             );
             self.told.0 = true;
         }
         if let Some(line) = lines.newly_split(self.told.1) {
-            eprintln!(
+            notice!(
                 "line {line} is longer than a record may be: it is split into several, and so are later ones"
             );
             self.told.1 = true;
@@ -238,7 +238,7 @@ impl Appender {
             let failure = match tried {
                 Ok(answer) => {
                     if is_waiting {
-                        eprintln!("{} answers; going on", self.providers.url());
+                        notice!("{} answers; going on", self.providers.url());
                     }
                     return self.judge(batch, answer);
                 }
@@ -252,7 +252,7 @@ impl Appender {
             }
             if !is_waiting {
                 let problem = failure.to_string();
-                eprintln!("no log node takes records, so this waits for one: {}", escaped(&problem));
+                notice!("no log node takes records, so this waits for one: {}", escaped(&problem));
                 is_waiting = true;
             }
             tokio::select! {
@@ -300,7 +300,7 @@ impl Appender {
 
     fn refuse(&mut self, records: u64, text: &str) {
         if self.refused < REFUSED_TOLD_MAX {
-            eprintln!("{}", escaped(text));
+            notice!("{}", escaped(text));
         }
         self.refused += records;
     }
