@@ -218,6 +218,8 @@ impl Registry {
             view: Arc::clone(&parts.view),
             caller: runner.caller(),
             counters: Arc::clone(&notifications),
+            unstored: Arc::default(),
+            acknowledged: Arc::default(),
         };
         let orders = parts.orders.clone();
         let registrar = Registrar::new(parts, Arc::clone(&state), store, runner.clone(), subscriptions);

@@ -3,7 +3,7 @@
 // In a test, what cannot be unwrapped is the failure.
 #![allow(clippy::unwrap_used)]
 
-use std::{fs, time::Duration};
+use std::{fs, io::Read as _, time::Duration};
 
 use hearsay_tests::{
     Cluster as _, Host, Program, build_before,
@@ -229,6 +229,41 @@ fn a_subscriber_that_was_down_misses_nothing() {
 }
 
 #[test]
+fn a_subscriber_hears_of_what_vanished_while_its_node_was_down() {
+    scenario("a_subscriber_hears_of_what_vanished_while_its_node_was_down", |lab| {
+        let (hosts, mut nodes) = cluster(lab, 2, &[]);
+        let app = Program::start(PROGRAM, &hosts[0], 6000);
+        for port in [5001, 5002] {
+            register(&hosts[1], &json!({"name": "db", "id": format!("db-{port}"), "port": port}));
+        }
+        register(
+            &hosts[0],
+            &json!({
+                "name": "app", "port": 6000, "requires": ["db"], "updates": "http://127.0.0.1:6000/updates",
+            }),
+        );
+        let told = |key: &str, port: &str| {
+            let of_key = |line: String| {
+                line.split(&format!("\"{key}\":[")).nth(1)?.split(']').next().map(str::to_owned)
+            };
+            app.received().into_iter().filter_map(of_key).filter(|instances| instances.contains(port)).count()
+        };
+        lab.until(10 * S, "it is told of both", |_| {
+            told("Added", ":5001") == 1 && told("Added", ":5002") == 1
+        });
+        lab.leave(nodes[0]);
+        assert_eq!(hosts[1].send(7500, "DELETE /services/db-5002", "").status, 200);
+        nodes[0] = plain(lab, &hosts[0], 0, &[]);
+        lab.until(40 * S, "it is told of the end", |_| {
+            // Each look is a connection, and there are not enough ports for a thousand a second.
+            std::thread::sleep(S / 5);
+            told("Removed", ":5002") == 1
+        });
+        assert_eq!((told("Added", ":5001"), told("Removed", ":5001")), (1, 0), "{:?}", app.received());
+    });
+}
+
+#[test]
 fn files_register_programs_and_a_bad_one_keeps_its_last_good_version() {
     scenario("files_register_programs_and_a_bad_one_keeps_its_last_good_version", |lab| {
         let dir = lab.dir().join("services.d");
@@ -321,6 +356,36 @@ fn writes_from_another_machine_need_the_token_and_bad_ones_change_nothing() {
             assert!(reply.status == 400 && reply.body.contains(field), "{body}: {reply:?}");
         }
         assert_eq!(lab.get(nodes[0], "/registrations").unwrap()["registrations"], json!([]));
+    });
+}
+
+#[test]
+fn a_registration_whose_checks_change_is_replaced_without_a_flap() {
+    scenario("a_registration_whose_checks_change_is_replaced_without_a_flap", |lab| {
+        let (hosts, nodes) = cluster(lab, 1, &[]);
+        let _program = Program::start(PROGRAM, &hosts[0], 8080);
+        let body = |version: &str, checks: Value| json!({"name": "web", "id": "web-1", "port": 8080, "meta": {"version": version}, "checks": checks});
+        let check = json!({"http": "/health", "id": "http"});
+        register(&hosts[0], &body("v1", json!([check])));
+        lab.until(10 * S, "it passes", |lab| all_have(lab, &nodes, "web", 1));
+        let mut events = hosts[0].hold(7500, "GET /services/watch?service=web", "", "\"v1\"");
+        // Another interval, and a second check.
+        let changed = json!({"http": "/health", "id": "http", "interval": "20s"});
+        register(&hosts[0], &body("v2", json!([changed, {"tcp": true, "id": "tcp"}])));
+        lab.until(10 * S, "both have run", |lab| {
+            let instance = lab.get(nodes[0], "/services/web/web-1").unwrap_or_default();
+            let checks = instance["checks"].as_array().cloned().unwrap_or_default();
+            checks.len() == 2 && checks.iter().all(|check| check["lastRun"].is_string())
+        });
+        // The stream comes in order, so with the next change all before it are here.
+        register(&hosts[0], &body("v3", json!([changed])));
+        let (mut told, mut buffer) = (String::new(), [0; 4096]);
+        while !told.contains("\"v3\"") {
+            let read = events.read(&mut buffer).unwrap();
+            assert!(read > 0, "the stream ended: {told}");
+            told.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+        assert!(told.contains("\"v2\"") && !told.contains("critical"), "{told}");
     });
 }
 

@@ -16,14 +16,17 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Ending, Parts, Registered, RegistryError, Selector, State,
-    checks::runner::{Begin, CheckEvent, CheckKey, CheckRunner, CheckState},
+    checks::{
+        CheckSpec,
+        runner::{Begin, CheckEvent, CheckKey, CheckRunner, CheckState},
+    },
     instance::{Surroundings, instance},
     record::{Held, HeldCheck, Maintenance, Owner, Row, StoredChecks},
     registration::Registration,
     store::{Store, Stored, Write},
     subscribers::Subscriptions,
 };
-use crate::driver::Order;
+use crate::{driver::Order, timestamp::now_ms};
 
 /// Changes taken together. More would keep the first of them waiting for longer than a sync.
 const BATCH_MAX: usize = 512;
@@ -39,6 +42,8 @@ const HEADER_MAX: Duration = Duration::from_secs(10);
 const NODE_MAINTENANCE: &str = "maintenance";
 /// What comes before an instance's id in the setting of its maintenance.
 const MAINTENANCE_OF: &str = "maintenance/";
+/// What comes before an instance's id in the setting of what it has acknowledged of notifications.
+const ACKNOWLEDGED_BY: &str = "acknowledged/";
 
 type Answer<T> = oneshot::Sender<Result<T, RegistryError>>;
 
@@ -100,6 +105,8 @@ pub(super) struct Registrar {
     unstored: BTreeSet<String>,
     /// Registrations that a failed batch was about: what is on the disk of them is not known.
     uncertain: BTreeSet<String>,
+    /// While registrations are restored, what their programs had acknowledged.
+    acknowledged: BTreeMap<String, String>,
     /// To itself, when a grace is over.
     timers: (mpsc::UnboundedSender<Change>, mpsc::UnboundedReceiver<Change>),
 }
@@ -122,6 +129,7 @@ impl Registrar {
             host: String::new(),
             unstored: BTreeSet::new(),
             uncertain: BTreeSet::new(),
+            acknowledged: BTreeMap::new(),
             timers: mpsc::unbounded_channel(),
         }
     }
@@ -139,6 +147,7 @@ impl Registrar {
         mut events: mpsc::Receiver<CheckEvent>,
     ) {
         self.restore(stored).await;
+        let acknowledged = Arc::clone(&self.subscriptions.acknowledged);
         let mut tidy = tokio::time::interval(TIDY_EVERY);
         tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -157,10 +166,12 @@ impl Registrar {
                     }
                     None => break,
                 },
+                () = acknowledged.notified() => self.store_acknowledged().await,
                 _ = tidy.tick() => self.tidy().await,
             }
         }
         self.store_statuses().await;
+        self.store_acknowledged().await;
     }
 
     async fn on_changes(
@@ -188,6 +199,10 @@ impl Registrar {
         _ = tokio::time::timeout(HEADER_MAX, listed).await;
         self.host = self.advertised_host().unwrap_or_else(|| "127.0.0.1".into());
         for (name, value) in stored.settings {
+            if let Some(id) = name.strip_prefix(ACKNOWLEDGED_BY) {
+                self.acknowledged.insert(id.to_owned(), value);
+                continue;
+            }
             let Ok(maintenance) = serde_json::from_str::<Maintenance>(&value) else { continue };
             match name.strip_prefix(MAINTENANCE_OF) {
                 Some(id) => _ = self.lock().maintenance.insert(id.to_owned(), maintenance),
@@ -204,6 +219,7 @@ impl Registrar {
             ids.push(row.registration.id.clone());
             self.hold(row, Owner::Api, Some((&checks, total)));
         }
+        self.acknowledged.clear();
         if !ids.is_empty() {
             tracing::info!(registrations = ids.len(), "restored");
         }
@@ -336,8 +352,10 @@ impl Registrar {
         let mut checks = Vec::new();
         for spec in &row.registration.checks {
             let same = before.iter().flat_map(|held| &held.checks).find(|c| c.running.spec() == spec);
+            let changed = before.as_ref().and_then(|held| state_before(held, &row.registration, spec));
             let begin = match (same, restored) {
                 (Some(same), _) => Begin::Replaced(same.running.state()),
+                (None, None) if changed.is_some() => Begin::Restored(changed.unwrap_or_default(), 1),
                 (None, Some((stored, total))) => match stored.get(&spec.id) {
                     Some(stored) => Begin::Restored(
                         CheckState {
@@ -359,7 +377,8 @@ impl Registrar {
         }
         // Registered again, it is as old as it was.
         let since_ms = before.as_ref().map_or(row.since_ms, |held| held.row.since_ms);
-        let subscription = self.subscriptions.start(&row.registration);
+        let acknowledged = self.acknowledged.remove(&id).filter(|_| restored.is_some());
+        let subscription = self.subscriptions.start(&row.registration, acknowledged.as_deref());
         let row = Row { since_ms, ..row };
         let held = Held { row, owner, generation, checks, is_orphaned: false, _subscription: subscription };
         let mut state = self.lock();
@@ -473,6 +492,23 @@ impl Registrar {
         }
     }
 
+    /// Writes down what programs have acknowledged of notifications, without a sync. At once: what is not stored when the node is killed could
+    /// vanish meanwhile without a removal.
+    async fn store_acknowledged(&self) {
+        let Some(store) = self.store.clone() else { return };
+        let acknowledged = self.subscriptions.take_unstored();
+        let writes: Vec<Write> = {
+            let state = self.lock();
+            let is_kept = |id: &String| state.held.get(id).is_some_and(Held::is_durable);
+            let kept = acknowledged.into_iter().filter(|(id, _)| is_kept(id));
+            kept.map(|(id, known)| Write::Setting(format!("{ACKNOWLEDGED_BY}{id}"), Some(known))).collect()
+        };
+        if !writes.is_empty() {
+            // What fails is written with the next acknowledgement.
+            _ = store.write(writes, false).done().await;
+        }
+    }
+
     /// Some of the statuses that are to be stored, and whose they are.
     fn status_writes(&self) -> (Vec<String>, Vec<Write>) {
         let state = self.lock();
@@ -484,6 +520,30 @@ impl Registrar {
         let writes = ids.iter().filter_map(stored).collect();
         (ids, writes)
     }
+}
+
+/// How a check begins that its registration did not have as it is now: a registration that replaces another of the same program does so
+/// without a flap. A check of the same id and kind keeps its status, and any other has that of the instance, until the first run. `None`: it is
+/// another program.
+fn state_before(before: &Held, registration: &Registration, spec: &CheckSpec) -> Option<CheckState> {
+    let old = &before.row.registration;
+    let place = |registration: &Registration| (registration.local_host.clone(), registration.port);
+    if before.is_orphaned || place(old) != place(registration) {
+        return None;
+    }
+    let is_kin = |check: &&HeldCheck| {
+        let known = check.running.spec();
+        known.id == spec.id && known.kind.as_str() == spec.kind.as_str()
+    };
+    let kin = before.checks.iter().find(is_kin).map(|check| check.running.state());
+    let status = before.checks.iter().map(|check| check.running.state().status).max().unwrap_or_default();
+    let of_instance = || CheckState {
+        status,
+        since_ms: now_ms(),
+        output: "not run yet; the instance was so before it was registered again".into(),
+        ..CheckState::default()
+    };
+    Some(kin.unwrap_or_else(of_instance))
 }
 
 impl State {

@@ -4,13 +4,16 @@
 //! acknowledged (2xx) and those in the table. So notifications come in order, one at a time, and changes during an outage of the program reach it
 //! together when it is back. A notification is retried with growing pauses for an hour; after that the next change begins again.
 //!
+//! What a program has acknowledged is stored, so that it hears of what vanished while its node was down. After a restart of the node the table fills
+//! first: removals wait for [`RESTORE_GRACE`].
+//!
 //! A program knows instances by their URLs. So a removal is sent only when no instance is left at the URL: not when a registration with another
 //! node begins to count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -20,8 +23,13 @@ use hearsay_protocol::{
     providers::{Index, Provider},
     record::Health,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::{sync::watch::Receiver, task::AbortHandle, time::Instant};
+use tokio::{
+    sync::{Notify, watch::Receiver},
+    task::AbortHandle,
+    time::Instant,
+};
 
 use super::{
     checks::{HttpCheck, runner::Caller},
@@ -40,6 +48,11 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(5);
 /// Changes within this time are one notification: the instances of a node that dies go one by one.
 const COALESCE: Duration = Duration::from_millis(5);
 
+/// How long removals wait after a restart of the node: as long as the first gossip from all nodes may take.
+const RESTORE_GRACE: Duration = Duration::from_secs(10);
+/// The most acknowledged instances of a program that are stored. Beyond it, a restart of the node begins with the whole set.
+const STORED_MAX: usize = 1024;
+
 /// Counters of notifications.
 #[derive(Debug, Default)]
 pub struct NotificationCounters {
@@ -57,6 +70,10 @@ pub(super) struct Subscriptions {
     pub(super) view: Arc<View>,
     pub(super) caller: Caller,
     pub(super) counters: Arc<NotificationCounters>,
+    /// What programs have acknowledged since this was taken last, by the ids of their instances, in the form in which it is stored.
+    pub(super) unstored: Arc<Mutex<BTreeMap<String, String>>>,
+    /// Wakes the task that stores it.
+    pub(super) acknowledged: Arc<Notify>,
 }
 
 /// A subscription that lasts until this is dropped.
@@ -70,17 +87,27 @@ impl Drop for Subscription {
 }
 
 impl Subscriptions {
-    /// Begins to notify a program, if it states `requires` and `updates`.
-    pub(super) fn start(&self, registration: &Registration) -> Option<Subscription> {
+    /// What is to be stored of acknowledgements, by the ids of instances.
+    pub(super) fn take_unstored(&self) -> BTreeMap<String, String> {
+        std::mem::take(&mut *self.unstored.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Begins to notify a program, if it states `requires` and `updates`. `stored`: what it had acknowledged before its node restarted.
+    pub(super) fn start(&self, registration: &Registration, stored: Option<&str>) -> Option<Subscription> {
         let url = registration.updates.clone()?;
         if registration.requires.is_empty() {
             return None;
         }
+        // What cannot be read is as good as nothing: the program gets the whole set.
+        let stored = stored
+            .and_then(|stored| serde_json::from_str::<Vec<(InstanceKey, NotifiedInstance)>>(stored).ok());
         let subscriber = Subscriber {
+            id: registration.id.clone(),
+            removals_from: stored.as_ref().map(|_| Instant::now() + RESTORE_GRACE),
             url,
             dialect: registration.dialect,
             services: registration.requires.clone(),
-            acknowledged: BTreeMap::new(),
+            acknowledged: stored.into_iter().flatten().collect(),
             changes: self.view.subscribe(),
             context: self.clone(),
         };
@@ -93,6 +120,10 @@ type InstanceKey = (String, String);
 
 /// One program that is notified.
 struct Subscriber {
+    /// The id of its instance.
+    id: String,
+    /// After a restart of the node, when removals begin.
+    removals_from: Option<Instant>,
     url: String,
     dialect: Dialect,
     services: BTreeSet<String>,
@@ -103,7 +134,7 @@ struct Subscriber {
 }
 
 /// What notifications carry of an instance besides its key: in dialect 2 alone.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 struct NotifiedInstance {
     address: String,
     requires: Vec<String>,
@@ -135,9 +166,15 @@ impl Subscriber {
                 self.deliver().await;
                 continue;
             }
-            // An error: the node is stopping.
-            if self.changes.changed().await.is_err() {
-                return;
+            let removals_from = self.removals_from;
+            tokio::select! {
+                // An error: the node is stopping.
+                changed = self.changes.changed() => if changed.is_err() {
+                    return;
+                },
+                () = tokio::time::sleep_until(removals_from.unwrap_or_else(Instant::now)), if removals_from.is_some() => {
+                    self.removals_from = None;
+                }
             }
             tokio::time::sleep(COALESCE).await;
         }
@@ -161,6 +198,9 @@ impl Subscriber {
             if self.acknowledged.get(key) != Some(instance) {
                 difference.added.insert(key.clone(), instance.clone());
             }
+        }
+        if self.removals_from.is_some_and(|from| Instant::now() < from) {
+            return difference;
         }
         for (key, instance) in &self.acknowledged {
             if !current.contains_key(key) {
@@ -210,7 +250,19 @@ impl Subscriber {
         }
         difference.removed.keys().for_each(|key| _ = self.acknowledged.remove(key));
         self.acknowledged.extend(difference.added);
+        self.store();
         true
+    }
+
+    /// Leaves what is acknowledged to be stored.
+    fn store(&self) {
+        let is_bounded = self.acknowledged.len() <= STORED_MAX;
+        let known: Vec<_> = self.acknowledged.iter().filter(|_| is_bounded).collect();
+        if let Ok(known) = serde_json::to_string(&known) {
+            let mut unstored = self.context.unstored.lock().unwrap_or_else(PoisonError::into_inner);
+            unstored.insert(self.id.clone(), known);
+            self.context.acknowledged.notify_one();
+        }
     }
 
     async fn send_one_by_one(&mut self, difference: Difference) -> bool {
@@ -219,12 +271,14 @@ impl Subscriber {
                 return false;
             }
             self.acknowledged.remove(&key);
+            self.store();
         }
         for (key, instance) in difference.added {
             if !self.send_request("POST", &instance.in_dialect_two(&key.0)).await {
                 return false;
             }
             self.acknowledged.insert(key, instance);
+            self.store();
         }
         true
     }

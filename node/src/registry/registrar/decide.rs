@@ -13,7 +13,7 @@ use super::{
         registration::Registration,
         store::Write,
     },
-    Batch, Change, Effect, MAINTENANCE_OF, NODE_MAINTENANCE, Registrar, Reply,
+    ACKNOWLEDGED_BY, Batch, Change, Effect, MAINTENANCE_OF, NODE_MAINTENANCE, Registrar, Reply,
 };
 use crate::timestamp::now_ms;
 
@@ -110,6 +110,9 @@ impl Registrar {
         }
         self.check_ids_of_checks(&registration, batch)?;
         let was_durable = before.as_ref().is_some_and(|(owner, _)| owner.is_durable());
+        if before.as_ref().is_some_and(|(_, before)| before.updates.is_some()) {
+            batch.writes.push(Write::Setting(format!("{ACKNOWLEDGED_BY}{id}"), None));
+        }
         let row = Row { registration: registration.clone(), since_ms: now_ms() };
         if owner.is_durable() {
             batch.writes.push(Write::Put(Box::new(row.clone())));
@@ -186,8 +189,11 @@ impl Registrar {
     }
 
     fn remove(&self, id: String, batch: &mut Batch) {
-        if self.planned(&id, batch).is_some_and(|(owner, _)| owner.is_durable()) {
+        if let Some((_, registration)) = self.planned(&id, batch).filter(|(owner, _)| owner.is_durable()) {
             batch.writes.push(Write::Delete(id.clone()));
+            if registration.updates.is_some() {
+                batch.writes.push(Write::Setting(format!("{ACKNOWLEDGED_BY}{id}"), None));
+            }
         }
         if self.lock().maintenance.contains_key(&id) {
             batch.writes.push(setting(format!("{MAINTENANCE_OF}{id}"), None));
@@ -249,11 +255,17 @@ impl Registrar {
         };
         let holder = self.parts.view.read(|table| {
             let mut all = table.services().flat_map(|service| table.providers(service));
-            all.find(|provider| provider.id == *id).map(|provider| provider.node.clone())
+            let found = all.find(|provider| provider.id == *id)?;
+            Some((found.node_id == self.parts.me, found.node.clone(), found.instance.service.clone()))
         });
         let id: String = id.chars().take(128).collect();
         match holder {
-            Some(node) => format!("this node does not hold {id:?}; the node {node:?} does: ask that one"),
+            Some((true, _, service)) => {
+                format!("{id:?} is an instance of the service {service:?}, not of that one")
+            }
+            Some((false, node, _)) => {
+                format!("this node does not hold {id:?}; the node {node:?} does: ask that one")
+            }
             None => format!("this node holds no registration with the id {id:?}; /registrations lists them"),
         }
     }

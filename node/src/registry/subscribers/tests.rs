@@ -38,12 +38,20 @@ fn subscriber(dialect: Dialect) -> Subscriber {
     }
     let (runner, _) = CheckRunner::new(CheckContext::new(Arc::clone(&view), node(1)));
     Subscriber {
+        id: "program".into(),
+        removals_from: None,
         url: "http://127.0.0.1:1/updates".into(),
         dialect,
         services: BTreeSet::from(["db".to_owned()]),
         acknowledged: BTreeMap::new(),
         changes: view.subscribe(),
-        context: Subscriptions { view, caller: runner.caller(), counters: Arc::default() },
+        context: Subscriptions {
+            view,
+            caller: runner.caller(),
+            counters: Arc::default(),
+            unstored: Arc::default(),
+            acknowledged: Arc::default(),
+        },
     }
 }
 
