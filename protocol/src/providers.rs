@@ -329,7 +329,8 @@ impl ProviderTable {
         let mut any = false;
         for check in &after.checks {
             let known = before.checks.iter().find(|known| known.id == check.id);
-            if known.is_none_or(|known| known.status == check.status) {
+            // One that came later says something only where it does not pass: a drain does.
+            if known.map_or(Health::Passing, |known| known.status) == check.status {
                 continue;
             }
             any = true;

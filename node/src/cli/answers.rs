@@ -56,6 +56,8 @@ pub(super) struct Registered {
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Registrations {
     pub(super) node: String,
+    /// Why the node itself is drained, if it is.
+    pub(super) maintenance: Option<String>,
     pub(super) registrations: Vec<Registration>,
     pub(super) files: Vec<RefusedFile>,
 }

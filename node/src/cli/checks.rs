@@ -38,6 +38,14 @@ pub(super) async fn print_checks(client: &Client, output: Output, name: Option<&
     }
     let rows: Vec<_> = held.registrations.iter().flat_map(rows_of).collect();
     output.table(&["INSTANCE", "CHECK", "KIND", "STATUS", "AGE", "LAST RUN", "OUTPUT"], &rows)?;
+    if let Some(reason) = &held.maintenance {
+        let line = format!(
+            "the node {} is drained, and with it all that it holds: {}",
+            held.node,
+            first_line(reason)
+        );
+        output.line(Tone::Warning, &line)?;
+    }
     for file in &held.files {
         let error = file.error.as_deref().unwrap_or("it is not in effect");
         output.line(Tone::Bad, &format!("{}: {error}", file.path))?;

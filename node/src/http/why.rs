@@ -38,7 +38,15 @@ pub(super) async fn why(
             .chain(table.why_instance(&subject))
             .cloned()
             .collect();
+        let services: BTreeSet<&str> =
+            table.services().filter(|service| has_instance(table, service, &subject)).collect();
+        let of_services = services
+            .iter()
+            .filter(|service| **service != subject)
+            .flat_map(|service| table.why_service(service));
+        lines.extend(of_services.filter(|(_, _, line)| is_listing_of(line, &subject)).cloned());
         let known = !lines.is_empty()
+            || !services.is_empty()
             || id.is_some_and(|id| table.member(id).is_some())
             || table.providers(&subject).next().is_some();
         lines.sort_by_key(|(at, ..)| *at);
@@ -55,6 +63,21 @@ pub(super) async fn why(
         told.into_iter().map(|(at, line)| LineJson { time: rfc3339(clock.wall(at)), line }).collect();
     Ok(Json(WhyJson { cluster: &site.cluster, node: &site.name, subject: &subject, events: lines })
         .into_response())
+}
+
+fn has_instance(table: &ProviderTable, service: &str, id: &str) -> bool {
+    table.providers(service).any(|provider| provider.id == id)
+}
+
+/// Whether a line of a service says how an instance came into the table, or changed in it. Its checks have lines of their own.
+fn is_listing_of(line: &Explanation, instance: &str) -> bool {
+    match line {
+        Explanation::Added(_, id)
+        | Explanation::Changed(_, id)
+        | Explanation::Removed(_, id)
+        | Explanation::Kept(_, id) => id == instance,
+        _ => false,
+    }
 }
 
 /// An object, so that more can be said of the whole later.
