@@ -93,8 +93,9 @@ pub(super) enum Stream {
 const KEEPALIVE: Duration = Duration::from_secs(1);
 /// Unanswered probes after which the host is lost.
 const KEEPALIVE_PROBES: u32 = 3;
-/// How long data may stay unacknowledged. Probes are not sent meanwhile; this is long enough for a lossy network.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
+/// How long data may stay unacknowledged. Probes are not sent meanwhile, and the system also ends unanswered probes by this time and not by
+/// their number (tcp(7), TCP_USER_TIMEOUT). Long enough for a packet to be lost several times.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(4);
 
 impl Stream {
     /// Ends the connection soon after the other host is gone without a word. A held registration ends with its connection.

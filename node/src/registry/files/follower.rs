@@ -221,11 +221,19 @@ fn list_files(dir: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
     Ok(paths)
 }
 
+/// Says where a file is no TOML, without what stands there: the file may be another one than was meant, and anyone may read the error.
+fn describe_toml(content: &str, error: &toml::de::Error) -> String {
+    let line_of = |at: usize| content.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
+    let line = error.span().map(|span| line_of(span.start));
+    let place = line.map_or_else(String::new, |line| format!(" in line {line}"));
+    format!("no TOML{place}: {}", error.message())
+}
+
 /// The registrations of a file.
 fn parse_file(path: &Path, content: &str) -> Result<Vec<Value>, String> {
     let value: Value = match path.extension().is_some_and(|ending| ending == "json") {
         true => serde_json::from_str(content).map_err(|error| error.to_string())?,
-        false => toml::from_str(content).map_err(|error| error.to_string().trim_end().to_owned())?,
+        false => toml::from_str(content).map_err(|error| describe_toml(content, &error))?,
     };
     let Value::Object(mut object) = value else { return Err("it holds no object".into()) };
     let mut registrations = Vec::new();
