@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 const URL_BYTES_MAX: usize = 2048;
 /// The longest name of a host (RFC 1035, section 2.3.4).
 const HOST_BYTES_MAX: usize = 253;
+/// The longest label of a name.
+const LABEL_BYTES_MAX: usize = 63;
 
 /// The scheme of an instance's origin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -61,8 +63,15 @@ impl Host {
         if let Ok(ip) = text.parse() {
             return Ok(Self::Ip(ip));
         }
-        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if text.is_empty() || text.len() > HOST_BYTES_MAX || !text.chars().all(is_name) {
+        // RFC 1123, section 2.1, and the underscores of containers' names. A dot at the end is DNS's root.
+        let is_label = |label: &str| {
+            (1..=LABEL_BYTES_MAX).contains(&label.len())
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        let labels = text.strip_suffix('.').unwrap_or(text);
+        if text.len() > HOST_BYTES_MAX || !labels.split('.').all(is_label) {
             return Err(Invalid::new(
                 field,
                 format!(

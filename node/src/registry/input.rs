@@ -25,6 +25,9 @@ use super::{
 use check::CheckInput;
 use fields::{Fields, check_text, invalid};
 
+/// Words that are paths of their own: `/services/watch`, `/services/{id}/maintenance`.
+const RESERVED: [&str; 2] = ["watch", "maintenance"];
+
 /// The most named ports of an instance.
 pub const PORTS_MAX: usize = 32;
 
@@ -56,6 +59,7 @@ pub fn read_value(value: Value, source: Source, suffix: &str) -> Result<Registra
         .text("name", &["servicename", "service"])?
         .ok_or_else(|| invalid("name", "is missing; it is the name of the service"))?;
     check_service_name("name", &service)?;
+    check_not_reserved("name", &service)?;
     let address = InstanceAddress::read(&fields, source)?;
     let ports = read_ports(&fields, address.port)?;
     let port = ports.iter().find(|p| p.is_default).or(ports.first()).map_or(address.port, |p| Some(p.port));
@@ -88,12 +92,21 @@ pub fn read_value(value: Value, source: Source, suffix: &str) -> Result<Registra
     registration.id = match fields.text("id", &["serviceid"])? {
         Some(id) => {
             check_text("id", &id, ID_CHARS_MAX)?;
+            check_not_reserved("id", &id)?;
             id
         }
         None => registration.derived_id(suffix),
     };
     registration.checks = read_checks(&fields, &registration, source)?;
     Ok(registration)
+}
+
+/// Refuses a word that is a path of its own beside services and instances, so that what bears it could not be asked for.
+fn check_not_reserved(field: &'static str, text: &str) -> Result<(), Invalid> {
+    if RESERVED.contains(&text) {
+        return Err(invalid(field, format!("{text:?} is a path of the API; choose another")));
+    }
+    Ok(())
 }
 
 /// What a node calls on behalf of a registration, by the field that says it.

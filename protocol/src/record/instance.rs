@@ -130,8 +130,10 @@ const URL_CHARS_MAX: usize = 2048;
 pub const PORTS_MAX: usize = 32;
 /// The most services that an instance depends on.
 pub const REQUIRES_MAX: usize = 64;
-/// The most check summaries of an instance: 16 checks, and maintenance.
-pub const CHECKS_MAX: usize = 17;
+/// The most check summaries of an instance: 16 checks, its maintenance, and that of its node.
+pub const CHECKS_MAX: usize = 18;
+/// The longest id of a check, in characters. Some are made of the id of their instance and some words before it.
+const CHECK_ID_CHARS_MAX: usize = ID_CHARS_MAX + 64;
 /// The longest kind of a check, in characters. Kinds of newer versions are stated as they are, so it is not a
 /// list.
 pub const CHECK_KIND_CHARS_MAX: usize = 32;
@@ -219,9 +221,9 @@ pub(super) fn check_meta(meta: &BTreeMap<String, String>) -> Result<(), Invalid>
 pub(super) fn check_checks(checks: &[CheckSummary]) -> Result<(), Invalid> {
     check_count("checks", checks.len(), CHECKS_MAX)?;
     for check in checks {
-        check_name("checks", &check.id, ID_CHARS_MAX)?;
+        check_name("checks", &check.id, CHECK_ID_CHARS_MAX)?;
         // Neither has to be given.
-        let optional = [(&check.name, ID_CHARS_MAX), (&check.kind, CHECK_KIND_CHARS_MAX)];
+        let optional = [(&check.name, CHECK_ID_CHARS_MAX), (&check.kind, CHECK_KIND_CHARS_MAX)];
         let mut given = optional.into_iter().filter(|(text, _)| !text.is_empty());
         given.try_for_each(|(text, chars_max)| check_name("checks", text, chars_max))?;
         let bytes = check.output.len();
@@ -368,8 +370,8 @@ mod tests {
         assert!(problem(&Instance { zone: Some(String::new()), ..web() }).contains("zone"));
         assert!(problem(&Instance { requires: vec!["db".into(); 65], ..web() }).contains("at most 64"));
         let checks = |checks: Vec<CheckSummary>| problem(&Instance { checks, ..web() });
-        assert!(checks(vec![check("c"); 18]).contains("at most 17"));
-        assert!(checks(vec![check("")]).contains("1 to 256"));
+        assert!(checks(vec![check("c"); 19]).contains("at most 18"));
+        assert!(checks(vec![check("")]).contains("1 to 320"));
         assert!(checks(vec![CheckSummary { kind: "k".repeat(33), ..check("c") }]).contains("1 to 32"));
         assert!(checks(vec![CheckSummary { output: "x".repeat(257), ..check("c") }]).contains("at most 256"));
     }

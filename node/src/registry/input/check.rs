@@ -16,6 +16,7 @@ use crate::{
         checks::{
             CheckKind, CheckSpec, HttpCheck, INTERVAL_DEFAULT, ProcessIdentity, TIMEOUT_DEFAULT, owner_uid,
         },
+        instance::{MAINTENANCE_CHECK, NODE_MAINTENANCE_CHECK},
         registration::{Dialect, Registration},
     },
 };
@@ -39,6 +40,15 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 3;
 /// The kinds, as users write them.
 const KINDS: [&str; 8] = ["http", "tcp", "grpc", "ttl", "alias", "watch", "process", "exec"];
+/// Kinds of Consul's agent that there are not: keys in their normal form, and as Consul writes them.
+const FOREIGN_KINDS: [(&str, &str); 6] = [
+    ("dockercontainerid", "docker_container_id"),
+    ("h2ping", "h2ping"),
+    ("udp", "udp"),
+    ("script", "script"),
+    ("osservice", "os_service"),
+    ("aliasservice", "alias_service"),
+];
 
 /// A check as it came.
 pub(super) enum CheckInput {
@@ -122,6 +132,11 @@ fn spec_with_defaults(kind: CheckKind) -> CheckSpec {
 
 fn read_object(value: Value, registration: &Registration, source: Source) -> Result<CheckSpec, Invalid> {
     let fields = Fields::of("check", value)?;
+    if let Some((_, foreign)) = FOREIGN_KINDS.into_iter().find(|(key, _)| is_given(&fields, key)) {
+        // Without its kind, what remains of the check would be another one: a command in a container would run on the host.
+        let problem = format!("{foreign} is not supported; give one of {}", KINDS.join(", "));
+        return Err(invalid("check", problem));
+    }
     let present: Vec<&str> = KINDS.into_iter().filter(|kind| is_given(&fields, kind)).collect();
     let [kind] = present.as_slice() else {
         let problem = match present.as_slice() {
@@ -144,6 +159,9 @@ fn read_object(value: Value, registration: &Registration, source: Source) -> Res
     let id = fields.text("id", &["checkid"])?.unwrap_or_default();
     if !id.is_empty() {
         check_text("id", &id, ID_CHARS_MAX)?;
+        if id == NODE_MAINTENANCE_CHECK || id.starts_with(MAINTENANCE_CHECK) {
+            return Err(invalid("id", format!("{id:?} is the id of a maintenance; choose another")));
+        }
     }
     let name = fields.text("name", &[])?.unwrap_or_default();
     if !name.is_empty() {

@@ -14,7 +14,12 @@ pub(super) fn invalid(field: &'static str, problem: impl Into<String>) -> Invali
 pub(super) fn check_text(field: &'static str, text: &str, chars_max: usize) -> Result<(), Invalid> {
     let chars = text.chars().count();
     if chars == 0 || chars > chars_max {
-        return Err(invalid(field, format!("has {chars} characters; 1 to {chars_max} are allowed")));
+        let problem = match chars_max {
+            // The caller bounds its bytes.
+            usize::MAX => "is empty".to_owned(),
+            _ => format!("has {chars} characters; 1 to {chars_max} are allowed"),
+        };
+        return Err(invalid(field, problem));
     }
     if text.chars().any(char::is_control) {
         return Err(invalid(field, "holds a control character"));
