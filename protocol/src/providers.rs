@@ -535,9 +535,14 @@ impl ProviderTable {
         self.listed.get(service).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// The providers with this id, of all services and nodes. Looks at each provider.
+    pub fn providers_with_id(&self, id: &str) -> impl Iterator<Item = &Arc<Provider>> {
+        self.listed.values().flat_map(BTreeMap::values).filter(move |provider| provider.id == id)
+    }
+
     /// The providers of a service, where a program that is registered with several nodes counts once: the same
     /// address and port, unless that is a loopback address or a role. The healthiest registration counts,
-    /// then that of the lowest node. Watchers are told of these ([`Self::changes_after`]).
+    /// then that of the lowest node. [`Self::changes_after`] yields the changes of these.
     pub fn providers_distinct(&self, service: &str) -> impl Iterator<Item = &Arc<Provider>> {
         let all = self.listed.get(service).into_iter().flatten();
         all.filter(|(key, _)| !self.distinct.is_duplicate(key)).map(|(_, provider)| provider)

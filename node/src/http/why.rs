@@ -39,7 +39,7 @@ pub(super) async fn why(
             .cloned()
             .collect();
         let services: BTreeSet<&str> =
-            table.services().filter(|service| has_instance(table, service, &subject)).collect();
+            table.providers_with_id(&subject).map(|provider| provider.instance.service.as_str()).collect();
         let of_services = services
             .iter()
             .filter(|service| **service != subject)
@@ -63,10 +63,6 @@ pub(super) async fn why(
         told.into_iter().map(|(at, line)| LineJson { time: rfc3339(clock.wall(at)), line }).collect();
     Ok(Json(WhyJson { cluster: &site.cluster, node: &site.name, subject: &subject, events: lines })
         .into_response())
-}
-
-fn has_instance(table: &ProviderTable, service: &str, id: &str) -> bool {
-    table.providers(service).any(|provider| provider.id == id)
 }
 
 /// Whether a line of a service says how an instance came into the table, or changed in it. Its checks have lines of their own.

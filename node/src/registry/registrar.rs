@@ -156,6 +156,8 @@ impl Registrar {
                 Some(event) = events.recv() => self.on_events(event, &mut events).await,
                 Some(change) = releases.recv() => self.on_changes(change, &mut releases, &mut events).await,
                 Some(change) = self.timers.1.recv() => self.on_batch(vec![change], &mut events).await,
+                // Before registrations: a stream of them would put it off.
+                () = acknowledged.notified() => self.store_acknowledged().await,
                 change = changes.recv() => match change {
                     Some(change) => {
                         let mut batch = vec![change];
@@ -166,7 +168,6 @@ impl Registrar {
                     }
                     None => break,
                 },
-                () = acknowledged.notified() => self.store_acknowledged().await,
                 _ = tidy.tick() => self.tidy().await,
             }
         }

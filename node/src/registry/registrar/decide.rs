@@ -254,8 +254,7 @@ impl Registrar {
             }
         };
         let holder = self.parts.view.read(|table| {
-            let mut all = table.services().flat_map(|service| table.providers(service));
-            let found = all.find(|provider| provider.id == *id)?;
+            let found = table.providers_with_id(id).next()?;
             Some((found.node_id == self.parts.me, found.node.clone(), found.instance.service.clone()))
         });
         let id: String = id.chars().take(128).collect();

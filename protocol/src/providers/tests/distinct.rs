@@ -1,4 +1,4 @@
-//! What watchers are told of programs that are registered with several nodes.
+//! Changes of programs that are registered with several nodes, as watchers see them.
 
 use proptest::prelude::*;
 
