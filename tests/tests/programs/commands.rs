@@ -16,7 +16,7 @@ use hearsay_tests::{
 use crate::S;
 
 /// Another user than the one that runs the node.
-const NOBODY: u32 = 65534;
+const OTHER_USER: u32 = 65534;
 
 /// Writes a file with a check that runs a command, which passes and leaves a mark each time.
 fn write(dir: &Path, id: &str, mark: &Path) {
@@ -98,7 +98,7 @@ fn commands_run_only_from_files_that_no_other_user_may_write() {
             fs::remove_file(&mark).unwrap();
         }
         for place in [&file, &dir] {
-            chown(place, Some(NOBODY), None).unwrap();
+            chown(place, Some(OTHER_USER), None).unwrap();
             let node = lab.start(Some(&host), "m1", 7500, &allowed);
             is_refused(lab, node, "job-1.toml", place.to_str().unwrap());
             assert!(!mark.exists());
@@ -120,7 +120,7 @@ fn commands_run_only_from_files_that_no_other_user_may_write() {
         fs::rename(&new, &file).unwrap();
         is_refused(lab, node, "job-1.toml", file.to_str().unwrap());
         assert!(passing(lab, node, "job") == 1 && !other.exists());
-        // Without a command, anybody may have written it.
+        // A file without a command may be writable by any user.
         fs::write(&file, "[service]\nname = 'job'\nid = 'job-1'\nport = 1\n").unwrap();
         is_in_effect(lab, node, "job-1.toml", "job");
         // Over HTTP no command is taken, from this machine neither.

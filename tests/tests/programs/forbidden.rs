@@ -249,7 +249,7 @@ fn names_that_resolve_to_forbidden_addresses_are_not_called() {
                 subscribers += usize::from(form == "updates");
             }
         }
-        // Something to be told of.
+        // A change of the table, so that each subscriber is due a notification.
         assert_eq!(field.send(lab, &json!({"name": "db", "id": "db-1", "port": 5432})).status, 200);
         field.all_are_refused(lab, "the checks say that the policy refuses", |id| {
             id != "db-1" && !id.starts_with("updates")

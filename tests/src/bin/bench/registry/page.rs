@@ -1,4 +1,4 @@
-//! What is told of the figures.
+//! The page of the figures.
 
 use std::fmt::Write as _;
 
