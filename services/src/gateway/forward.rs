@@ -209,6 +209,14 @@ pub fn add(headers: &mut HeaderMap, present: Present, origin: &Origin<'_>, me: &
     append(headers, header::VIA, me.by(origin.version), present.has(Present::VIA));
 }
 
+/// Names what was taken off the path of this attempt, and nothing else.
+pub fn set_prefix(headers: &mut HeaderMap, prefix: Option<&HeaderValue>) {
+    match prefix {
+        Some(prefix) => _ = headers.insert(PREFIX, prefix.clone()),
+        None => _ = headers.remove(PREFIX),
+    }
+}
+
 /// Makes the last difference between the versions by which an instance may be asked.
 pub fn address(headers: &mut HeaderMap, present: Present, to: Version, host: &HeaderValue) {
     if to == Version::HTTP_2 {
@@ -343,6 +351,15 @@ mod tests {
         assert_eq!(headers[header::VIA], "1.0 first, 1.1 hearsay-abc");
         assert!(!headers.contains_key(header::FORWARDED) && !headers.contains_key(header::EXPECT));
         assert_eq!(headers["traceparent"].len(), 55);
+    }
+
+    #[test]
+    fn an_attempt_names_only_what_is_taken_off_for_it() {
+        let mut headers = map(&[("x-forwarded-prefix", "/first")]);
+        set_prefix(&mut headers, Some(&HeaderValue::from_static("/second")));
+        assert_eq!(headers[PREFIX], "/second");
+        set_prefix(&mut headers, None);
+        assert!(!headers.contains_key(PREFIX));
     }
 
     #[test]

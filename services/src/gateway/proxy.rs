@@ -39,7 +39,7 @@ use super::{
     forward::{self, Client, Origin, Present, strip_hop_by_hop},
     pool::{ConnectError, Lease, One, Pool, Two},
     request::{Admitted, Refusal, admit},
-    routes::Route,
+    routes::{Manner, Route},
     shared::{Flight, Shared},
     stream::{Active, Connection},
     target::{BAD_ANSWER, BROKEN, Target},
@@ -63,7 +63,11 @@ pub struct Worker {
 /// A request on its way, as far as all its attempts have it in common.
 struct Passing<'a> {
     method: Method,
+    /// Its path, but for the name of a service that it was found by.
+    whole: PathAndQuery,
+    /// What the instance that is asked gets of it, and how many bytes that one has taken off.
     path: PathAndQuery,
+    stripped: usize,
     /// Of its headers, those that go on.
     headers: HeaderMap,
     /// What the client's had.
@@ -74,8 +78,8 @@ struct Passing<'a> {
     version: Version,
     /// Whom it is for.
     authority: Option<HeaderValue>,
-    /// What was taken off its path.
-    prefix: Option<HeaderValue>,
+    /// The name of the service, where it was taken off its path.
+    name: Option<HeaderValue>,
     upgrade: Option<HeaderValue>,
     is_grpc: bool,
     /// Whether it may be sent again after it has been sent.
@@ -167,23 +171,26 @@ impl Worker {
         let path = head.uri.path();
         let found = routes.find(admitted.host(), path).ok_or_else(|| unknown(path))?;
         let route = Arc::clone(found.route);
-        let prefix = found.prefix(path);
+        let name = found.prefix(path);
         forward::prepare(&mut head.headers, present, head.version);
-        let rest = rest_of(&head.uri, found.stripped)?;
+        let whole = head.uri.path_and_query().ok_or_else(no_path)?;
+        let whole = rest_of(whole, found.name_bytes)?;
         drop(routes);
         let is_safe = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
         let (body, upload, is_kept) = self.prepare_body(connection, body, is_safe).await?;
         let Admitted { authority, upgrade, is_grpc } = admitted;
         let mut passing = Passing {
             method: head.method,
-            path: rest,
+            path: whole.clone(),
+            whole,
+            stripped: 0,
             headers: head.headers,
             present,
             has_added: false,
             client: &connection.client,
             version: head.version,
             authority,
-            prefix,
+            name,
             upgrade,
             is_grpc,
             is_repeatable: is_safe && is_kept,
@@ -258,13 +265,14 @@ impl Worker {
                 }
             }
             flight.to(&target);
-            let http2 = passing.upgrade.is_none() && (passing.is_grpc || target.h2c || route.manner.http2);
-            let mut attempt = self.attempt(&target, passing, route.manner.own_host, http2, Some(now)).await;
+            let manner = &member.manner;
+            passing.strip(manner)?;
+            let mut attempt = self.attempt(&target, passing, manner, Some(now)).await;
             if let Attempt::Stale { was_sent } = attempt {
                 attempt = if was_sent && !passing.is_repeatable {
                     Attempt::Broken("it closed the connection".into())
                 } else {
-                    self.attempt(&target, passing, route.manner.own_host, http2, None).await
+                    self.attempt(&target, passing, manner, None).await
                 };
             }
             let now_ms = || shared.now_ms();
@@ -333,15 +341,16 @@ impl Worker {
         &self,
         target: &Arc<Target>,
         passing: &mut Passing<'_>,
-        own_host: bool,
-        http2: bool,
+        manner: &Manner,
         reuse: Option<Instant>,
     ) -> Attempt {
+        let http2 = passing.upgrade.is_none() && (passing.is_grpc || target.h2c || manner.http2);
         let sender = match self.sender(target, http2, reuse).await {
             Ok(sender) => sender,
             Err(why) => return Attempt::NotOpened(why),
         };
-        let host = if own_host { &target.host } else { passing.authority.as_ref().unwrap_or(&target.host) };
+        let asked_for = passing.authority.as_ref().filter(|_| !manner.own_host);
+        let host = asked_for.unwrap_or(&target.host);
         let Some(uri) = uri_of(passing, host, target, http2) else {
             return Attempt::Broken("the request cannot be written for it".into());
         };
@@ -350,8 +359,12 @@ impl Worker {
             true => forward::copy(&passing.headers),
             false => std::mem::take(&mut passing.headers),
         };
-        if !passing.has_added {
-            let (authority, prefix) = (passing.authority.as_ref(), passing.prefix.as_ref());
+        let prefix = passing.name.as_ref().or(manner.prefix.as_ref());
+        if passing.has_added {
+            // By an attempt at another instance, from whose paths something else may be taken off.
+            forward::set_prefix(&mut headers, prefix);
+        } else {
+            let authority = passing.authority.as_ref();
             let origin = Origin { client: passing.client, version: passing.version, authority, prefix };
             forward::add(&mut headers, passing.present, &origin, &self.shared.me);
         }
@@ -544,14 +557,28 @@ fn uri_of(passing: &Passing<'_>, host: &HeaderValue, target: &Target, http2: boo
     Uri::from_parts(parts).ok()
 }
 
+impl Passing<'_> {
+    /// Takes off the path what this instance wants off.
+    fn strip(&mut self, manner: &Manner) -> Result<(), Refusal> {
+        let stripped = manner.stripped(self.whole.path());
+        if stripped != self.stripped {
+            self.path = rest_of(&self.whole, stripped)?;
+            self.stripped = stripped;
+        }
+        Ok(())
+    }
+}
+
+fn no_path() -> Refusal {
+    (Reason::Path, Problem::new(StatusCode::BAD_REQUEST, "the target is no path"))
+}
+
 /// The path and query behind what is taken off.
-fn rest_of(uri: &Uri, stripped: usize) -> Result<PathAndQuery, Refusal> {
-    let bad = || (Reason::Path, Problem::new(StatusCode::BAD_REQUEST, "the target is no path"));
-    let whole = uri.path_and_query().ok_or_else(bad)?;
+fn rest_of(whole: &PathAndQuery, stripped: usize) -> Result<PathAndQuery, Refusal> {
     if stripped == 0 {
         return Ok(whole.clone());
     }
-    let rest = whole.as_str().get(stripped..).ok_or_else(bad)?;
+    let rest = whole.as_str().get(stripped..).ok_or_else(no_path)?;
     let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
-    PathAndQuery::try_from(rest).map_err(|_| bad())
+    PathAndQuery::try_from(rest).map_err(|_| no_path())
 }

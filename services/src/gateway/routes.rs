@@ -42,6 +42,8 @@ pub struct Member {
     pub target: Arc<Target>,
     /// What the table says of it.
     pub provider: Arc<Provider>,
+    /// How its own tag changes the requests of this route.
+    pub manner: Arc<Manner>,
 }
 
 /// The instances that serve one route.
@@ -57,15 +59,34 @@ pub struct Group {
     pub gone_ms: Option<u64>,
 }
 
-/// How a route changes a request.
+/// How an instance's tag changes the requests that this instance gets. It holds for no other instance of the route: an
+/// option that one service announces must not change what another one's instances are asked.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Manner {
     /// What is taken off the path.
     pub strip: Option<String>,
+    /// The same as a header; made once.
+    pub prefix: Option<HeaderValue>,
     /// Whether the instance is asked under its own name.
     pub own_host: bool,
     /// Whether the instance is asked over HTTP/2.
     pub http2: bool,
+}
+
+impl Manner {
+    fn of(tag: &Announced) -> Self {
+        Self {
+            strip: tag.strip.clone(),
+            prefix: tag.strip.as_deref().and_then(|strip| HeaderValue::from_str(strip).ok()),
+            own_host: tag.own_host,
+            http2: tag.http2,
+        }
+    }
+
+    /// How many bytes are taken off this path.
+    pub fn stripped(&self, path: &str) -> usize {
+        self.strip.as_deref().filter(|strip| path.starts_with(strip)).map_or(0, str::len)
+    }
 }
 
 /// A route.
@@ -73,9 +94,7 @@ pub struct Manner {
 pub struct Route {
     /// Its instances.
     pub group: Group,
-    /// What it does to requests.
-    pub manner: Manner,
-    /// What it takes off their paths, as a header; made once.
+    /// The name of the service as a path, where the route is found by it, as a header; made once.
     pub prefix: Option<HeaderValue>,
 }
 
@@ -126,14 +145,15 @@ impl Prefixes {
 pub struct Found<'a> {
     /// The route.
     pub route: &'a Arc<Route>,
-    /// How many bytes are taken off the path.
-    pub stripped: usize,
+    /// How many bytes of the path are the name of the service, which is taken off for each of its instances. 0 where the
+    /// route was found by a prefix: then each instance's [`Manner`] says what is taken off.
+    pub name_bytes: usize,
 }
 
 impl Found<'_> {
-    /// What is taken off the path, as a header.
+    /// The name that is taken off the path, as a header.
     pub fn prefix(&self, path: &str) -> Option<HeaderValue> {
-        let prefix = path.get(..self.stripped).filter(|prefix| !prefix.is_empty())?;
+        let prefix = path.get(..self.name_bytes).filter(|prefix| !prefix.is_empty())?;
         match &self.route.prefix {
             Some(made) if made == prefix => Some(made.clone()),
             // In another spelling.
@@ -161,19 +181,20 @@ impl Routes {
     pub fn learn(&self, providers: &[Arc<Provider>], threads: usize, now_ms: u64) -> Self {
         let mut learnt = Self::default();
         let mut building: BTreeMap<Key, Route> = BTreeMap::new();
+        let plain = Arc::<Manner>::default();
         for provider in providers {
             let target = self.target(provider, threads);
             let instance = &provider.instance;
-            let mut join = |key: Key, manner: Manner| {
-                let route = building.entry(key).or_insert_with(|| Route { manner, ..Route::default() });
+            let mut join = |key: Key, manner: Arc<Manner>| {
+                let route = building.entry(key).or_default();
                 match &target {
-                    Ok(target) => route.group.join(Arc::clone(target), provider),
+                    Ok(target) => route.group.join(Arc::clone(target), provider, manner),
                     Err(_) => route.group.unusable += 1,
                 }
             };
             let is_program = !provider.is_role();
             match is_program && is_built_in_role(&instance.service) {
-                false => join(Key::Service(instance.service.clone()), Manner::default()),
+                false => join(Key::Service(instance.service.clone()), Arc::clone(&plain)),
                 true => {
                     learnt.ignore(instance.service.clone(), "a program bears the name of a built-in role")
                 }
@@ -184,7 +205,7 @@ impl Routes {
                         learnt.ignore(tag.clone(), "a program announces a path of a built-in role");
                     }
                     Some(Ok(a)) => {
-                        let manner = Manner { strip: a.strip, own_host: a.own_host, http2: a.http2 };
+                        let manner = Arc::new(Manner::of(&a));
                         join(Key::Prefix(a.host, a.prefix), manner);
                     }
                     Some(Err(why)) => learnt.ignore(tag.clone(), why),
@@ -200,11 +221,9 @@ impl Routes {
         }
         self.remember(&mut building, now_ms);
         for (key, mut route) in building {
-            let prefix = match &key {
-                Key::Service(name) => Some(Cow::Owned(format!("/{name}"))),
-                Key::Prefix(..) => route.manner.strip.as_deref().map(Cow::Borrowed),
-            };
-            route.prefix = prefix.and_then(|prefix| HeaderValue::from_str(&prefix).ok());
+            if let Key::Service(name) = &key {
+                route.prefix = HeaderValue::from_str(&format!("/{name}")).ok();
+            }
             learnt.insert(key, Arc::new(route));
         }
         for (id, target) in &self.targets {
@@ -228,14 +247,7 @@ impl Routes {
     fn remember(&self, building: &mut BTreeMap<Key, Route>, now_ms: u64) {
         let lost = self.all.iter().filter(|(key, _)| !building.contains_key(key)).map(|(key, route)| {
             let gone_ms = route.group.gone_ms.unwrap_or(now_ms);
-            (
-                key.clone(),
-                Route {
-                    group: Group { gone_ms: Some(gone_ms), ..Group::default() },
-                    manner: route.manner.clone(),
-                    prefix: None,
-                },
-            )
+            (key.clone(), Route { group: Group { gone_ms: Some(gone_ms), ..Group::default() }, prefix: None })
         });
         let is_recent = |gone_ms: Option<u64>| {
             gone_ms.is_some_and(|at| u128::from(now_ms.saturating_sub(at)) < REMEMBERED.as_millis())
@@ -267,18 +279,18 @@ impl Routes {
         if !self.hosts.is_empty() {
             let of_host = self.hosts.get(host).or_else(|| self.hosts.get(&host.to_ascii_lowercase()));
             if let Some(found) = of_host.and_then(|of_host| of_host.longest(path).or_else(|| of_host.all())) {
-                return Some(announced(found, path));
+                return Some(announced(found));
             }
         }
         if let Some(found) = self.prefixes.longest(path) {
-            return Some(announced(found, path));
+            return Some(announced(found));
         }
         let rest = path.get(1..)?;
         let name = &rest[..memchr::memchr(b'/', rest.as_bytes()).unwrap_or(rest.len())];
         let encoded = || decoded(name).and_then(|name| self.services.get(&*name));
         match self.services.get(name).or_else(encoded) {
-            Some(route) => Some(Found { route, stripped: 1 + name.len() }),
-            None => self.prefixes.all().map(|found| announced(found, path)),
+            Some(route) => Some(Found { route, name_bytes: 1 + name.len() }),
+            None => self.prefixes.all().map(announced),
         }
     }
 
@@ -304,21 +316,20 @@ fn is_built_in_path(prefix: &str) -> bool {
 }
 
 impl Group {
-    fn join(&mut self, target: Arc<Target>, provider: &Arc<Provider>) {
-        // One instance may announce a prefix twice.
+    fn join(&mut self, target: Arc<Target>, provider: &Arc<Provider>, manner: Arc<Manner>) {
+        // One instance may announce a prefix twice; the first tag counts.
         if self.members.last().is_some_and(|last| Arc::ptr_eq(&last.target, &target)) {
             return;
         }
         if provider.instance.health != Health::Critical {
             self.healthy.push(self.members.len());
         }
-        self.members.push(Member { target, provider: Arc::clone(provider) });
+        self.members.push(Member { target, provider: Arc::clone(provider), manner });
     }
 }
 
-fn announced<'a>(route: &'a Arc<Route>, path: &str) -> Found<'a> {
-    let strip = route.manner.strip.as_deref().filter(|strip| path.starts_with(strip));
-    Found { route, stripped: strip.map_or(0, str::len) }
+fn announced(route: &Arc<Route>) -> Found<'_> {
+    Found { route, name_bytes: 0 }
 }
 
 /// A segment without its percent-encoding: names have spaces. `None`: it is not encoded, or not text.
@@ -359,7 +370,8 @@ mod tests {
     fn find(routes: &Routes, host: &str, path: &str) -> Option<(String, String)> {
         let found = routes.find(host, path)?;
         let ids: Vec<_> = found.route.group.members.iter().map(|m| m.target.id.as_str()).collect();
-        Some((ids.join(","), path[found.stripped..].to_owned()))
+        let manner = found.route.group.members.first().map(|member| member.manner.stripped(path));
+        Some((ids.join(","), path[found.name_bytes.max(manner.unwrap_or(0))..].to_owned()))
     }
 
     fn to(ids: &str, path: &str) -> Option<(String, String)> {
@@ -408,7 +420,23 @@ mod tests {
         let tags = ["urlprefix-/api/v1 strip=/api host=dst"];
         let routes = routes(&[provider("web", "w", "http://10.0.0.1:1", &tags)]);
         assert_eq!(find(&routes, "h", "/api/v1/x"), to("w", "/v1/x"));
-        assert!(routes.find("h", "/api/v1/x").unwrap().route.manner.own_host);
+        let manner = &routes.find("h", "/api/v1/x").unwrap().route.group.members[0].manner;
+        assert!(manner.own_host);
+        assert_eq!(manner.prefix.as_ref().unwrap(), "/api");
+    }
+
+    #[test]
+    fn the_options_of_a_tag_hold_for_its_own_instance_alone() {
+        let routes = routes(&[
+            provider("Aaa", "a", "http://10.0.0.1:1", &["urlprefix-/shop strip=/shop proto=h2c"]),
+            provider("shop", "s", "http://10.0.0.2:1", &["urlprefix-/shop"]),
+        ]);
+        let members = &routes.find("h", "/shop/1").unwrap().route.group.members;
+        let manners: Vec<_> = members
+            .iter()
+            .map(|m| (m.target.id.as_str(), m.manner.stripped("/shop/1"), m.manner.http2))
+            .collect();
+        assert_eq!(manners, [("a", 5, true), ("s", 0, false)]);
     }
 
     #[test]

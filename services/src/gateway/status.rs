@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     counters::Counters,
-    routes::{Key, Route, Routes},
+    routes::{Key, Member, Route, Routes},
     shared::Shared,
 };
 
@@ -41,19 +41,38 @@ fn describe_route(key: &Key, route: &Route) -> Value {
         Key::Prefix(host, prefix) => (host.as_deref(), format!("{prefix}/"), None),
         Key::Service(name) => (None, format!("/{name}/"), Some(name)),
     };
+    let members = &route.group.members;
+    let first = members.first().map(|member| member.manner.as_ref()).cloned().unwrap_or_default();
     let strip = match key {
-        Key::Prefix(..) => route.manner.strip.clone(),
+        Key::Prefix(..) => first.strip.clone(),
         Key::Service(name) => Some(format!("/{name}")),
+    };
+    // What each instance announces for itself, where they do not agree.
+    let options = if members.iter().all(|member| *member.manner == first) {
+        Value::Null
+    } else {
+        members.iter().take(SHOWN_MAX).map(describe_options).collect()
     };
     json!({
         "host": host,
         "prefix": prefix,
         "service": service,
         "strip": strip,
-        "http2": route.manner.http2,
+        "http2": first.http2,
+        "options": options,
         "instances": route.group.members.iter().take(SHOWN_MAX).map(|m| &m.target.id).collect::<Vec<_>>(),
         "healthy": route.group.healthy.len(),
         "unusable": route.group.unusable,
+    })
+}
+
+fn describe_options(member: &Member) -> Value {
+    let manner = &member.manner;
+    json!({
+        "instance": member.target.id,
+        "strip": manner.strip,
+        "http2": manner.http2,
+        "ownHost": manner.own_host,
     })
 }
 

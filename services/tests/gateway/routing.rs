@@ -54,6 +54,47 @@ async fn a_host_outranks_prefixes_and_is_passed_on() {
 }
 
 #[tokio::test]
+async fn an_option_of_a_tag_changes_only_what_its_own_instance_is_asked() {
+    // `Aaa` stands first in the table. What it announces once held for every instance of the route.
+    for options in ["strip=/students", "proto=h2c"] {
+        let world = World::start().await;
+        let honest = echo("honest").await;
+        let tag = format!("urlprefix-/students {options}");
+        world.offer("Aaa", "a", nobody(), &[&tag]).await;
+        world.offer("book", "b", honest.address, &["urlprefix-/students"]).await;
+        for _ in 0..12 {
+            let reply = world.get("/students/2").await;
+            assert_eq!(reply.status, 200, "{options}: {reply:?}");
+            let asked = reply.json();
+            assert_eq!((&asked["name"], &asked["target"]), (&"honest".into(), &"/students/2".into()));
+            assert_eq!(asked["headers"].get("x-forwarded-prefix"), None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_sent_again_is_changed_as_the_next_instance_announces() {
+    let world = World::start().await;
+    let stripped = echo("stripped").await;
+    world.offer("web", "dead", nobody(), &["urlprefix-/a/b"]).await;
+    world.offer("api", "live", stripped.address, &["urlprefix-/a/b strip=/a host=dst"]).await;
+    for _ in 0..12 {
+        let asked = world.get("/a/b/c?d").await.json();
+        assert_eq!(asked["target"], "/b/c?d");
+        let headers = &asked["headers"];
+        assert_eq!(
+            (&headers["x-forwarded-prefix"], &headers["host"]),
+            (&"/a".into(), &stripped.address.to_string().into())
+        );
+    }
+    assert!(world.metric("gateway_retries", None) > 0);
+    let state = world.state().await;
+    let route = state["routes"].as_array().unwrap().iter().find(|route| route["prefix"] == "/a/b/").unwrap();
+    let strips: Vec<_> = route["options"].as_array().unwrap().iter().map(|one| &one["strip"]).collect();
+    assert_eq!(strips, [&serde_json::Value::Null, &"/a".into()], "each by itself: {route}");
+}
+
+#[tokio::test]
 async fn routes_follow_the_table_within_100_ms() {
     let world = World::start().await;
     let instance = echo("a").await;
