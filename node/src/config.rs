@@ -22,7 +22,7 @@ use hearsay_protocol::{
     NodeId,
     record::{ID_CHARS_MAX, TAGS_MAX, check_service_name},
 };
-use hearsay_services::{journal::Retention, log};
+use hearsay_services::{gateway::options::GatewayOptions, journal::Retention, log};
 
 pub(crate) use address::listed;
 pub use address::{Advertise, Host, HostPort, Join, LADDER_RUNGS, Listen, SWARM_PORT};
@@ -92,6 +92,8 @@ pub struct Config {
     pub swarm: Listen,
     /// Where the gateway plug-in listens, if it runs.
     pub gateway: Listen,
+    /// What else is said about it.
+    pub gateway_options: GatewayOptions,
     /// Where to answer DNS.
     pub dns: Listen,
     /// Where others reach the swarm, in place of the interfaces' addresses; the host of the first is the one
@@ -165,10 +167,15 @@ impl Config {
         config.source = source;
         let idle = config.idle_options();
         config.warnings.extend(idle.map(|option| format!("--{option} has no effect in this version")));
-        if is_given(config.gateway, EVERY_ADDRESS, GATEWAY_PORT)
-            && !config.roles.iter().any(|role| role == "gateway")
-        {
-            config.warnings.push("--gateway has no effect without --role gateway".into());
+        if !config.roles.iter().any(|role| role == "gateway") {
+            let given = [
+                ("gateway", is_given(config.gateway, EVERY_ADDRESS, GATEWAY_PORT)),
+                ("gateway-allow", !config.gateway_options.allow.is_empty()),
+            ];
+            let idle = given.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option);
+            config
+                .warnings
+                .extend(idle.map(|option| format!("--{option} has no effect without --role gateway")));
         }
         if config.log_retention != log::KEPT && !config.roles.iter().any(|role| role == log::ROLE) {
             config
@@ -204,6 +211,7 @@ impl Config {
             http: listen("http", options.http, EVERY_ADDRESS, HTTP_PORT)?,
             swarm: listen("swarm", options.swarm, EVERY_ADDRESS, SWARM_PORT)?,
             gateway: listen("gateway", options.gateway, EVERY_ADDRESS, GATEWAY_PORT)?,
+            gateway_options: GatewayOptions { allow: parse_all("gateway-allow", &options.gateway_allow)? },
             dns: listen("dns", options.dns, LOOPBACK, DNS_PORT)?,
             advertise: advertised(&options.advertise)?,
             advertise_http: advertised_http(options.advertise_http)?,

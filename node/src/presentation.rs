@@ -70,7 +70,7 @@ impl Presentation {
         for command in self.at(&[], &[]) {
             let Command::SetInstance(_, instance) = command else { continue };
             let refused = || format!("the service {} with its own tags and those of --tag", instance.service);
-            instance.check().with_context(refused)?;
+            instance.check().and_then(|()| instance.check_stated()).with_context(refused)?;
             let bytes = instance.encode().len();
             if bytes > INSTANCE_BYTES_MAX {
                 let problem =

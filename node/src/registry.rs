@@ -45,7 +45,7 @@ use hearsay_protocol::{
     record::{Health, Invalid},
     wire::{self, checks::CheckReport},
 };
-use hearsay_services::service::MetricKind;
+use hearsay_services::{address_policy::AddressPolicy, service::MetricKind};
 use tokio::sync::{mpsc, oneshot};
 
 pub use instance::{MAINTENANCE_CHECK, NODE_MAINTENANCE_CHECK};
@@ -303,7 +303,12 @@ impl Registry {
         }
     }
 
-    /// Returns the metrics of the registry, its checks and its notifications.
+    /// The policy for connections to instances. The members that it knows are those of this node's table.
+    pub fn address_policy(&self) -> &AddressPolicy {
+        self.runner.address_policy()
+    }
+
+    /// Returns the metrics of the registry, its checks and its notifications, and of connections to instances.
     pub fn metrics(&self) -> Vec<CheckMetric> {
         let single = |name, help, kind, value| CheckMetric { name, help, kind, labels: Vec::new(), value };
         let held = u64::try_from(self.len()).unwrap_or(u64::MAX);
@@ -337,6 +342,14 @@ impl Registry {
             ),
         ];
         all.extend(self.check_metrics.list());
+        let refusals = self.address_policy().refusals().filter(|(_, count)| *count > 0);
+        all.extend(refusals.map(|(rule, value)| CheckMetric {
+            name: "instances_refused",
+            help: "Instances and connections to them that gateway, portal or log shipping refused, by rule of the address policy",
+            kind: MetricKind::Counter,
+            labels: vec![("rule", rule)],
+            value,
+        }));
         all
     }
 

@@ -175,6 +175,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         journals: Arc::clone(&journals),
         listeners: Mutex::new(listeners),
         client: hearsay_services::Client::default(),
+        address_policy: registry.address_policy().clone(),
+        gateway_options: config.gateway_options.clone(),
         own_http: own_http(&config, http, &interfaces),
     });
     let router = http::router(site, &plugins, host.clone())?;

@@ -31,7 +31,7 @@ use crate::{
     Incarnation, NodeId, Time, Version,
     record::{Health, Instance},
 };
-pub use addresses::{ADDRESSES_META, AddressLimit, Subnet};
+pub use addresses::{ADDRESSES_META, AddressLimit, Subnet, host_of};
 use addresses::{Vantage, is_role};
 use distinct::Distinct;
 pub use explanations::Explanation;

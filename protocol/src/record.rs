@@ -15,12 +15,14 @@ use crate::{
 
 mod instance;
 pub(crate) mod parts;
+mod web_origin;
 
 pub use instance::{
     CHECK_KIND_CHARS_MAX, CHECK_OUTPUT_BYTES_MAX, CHECKS_MAX, CheckSummary, Health, Instance, NamedPort,
     Origin, Overflow, PORTS_MAX, REQUIRES_MAX, WEIGHT_DEFAULT,
 };
 pub use parts::{INSTANCE_BYTES_MAX, check_size};
+pub use web_origin::WebOrigin;
 
 /// The largest encoded entry, signature included. Design, section 3.
 pub const ENTRY_BYTES_MAX: usize = 8 * 1024;

@@ -17,18 +17,41 @@
 //! | tunnel | ::/96, ::ffff:0:0:0/96, 64:ff9b:1::/48, 2001::/32, 2002::/16 | RFC 4291, 2765, 8215, 4380, 3056 |
 //! | loopback | 127.0.0.0/8, ::1 | unless allowed |
 //! | member | where a node of the cluster listens | the provider table |
+//! | announcer | of a role: all but where the node that announces it is reached | that node's header |
+//! | not_allowed | all but the ranges of `--gateway-allow`, where there are any | the operator |
+//!
+//! Checks and notifications call programs alone, so [`AddressPolicy::check`] has the first seven rules. Plug-ins also
+//! call roles, which nodes serve: [`AddressPolicy::check_instance`].
 
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
+
+use hearsay_protocol::{NodeId, providers::Provider};
 
 /// The addresses at which nodes of the cluster listen: HTTP, swarm and gRPC, this node's own among them.
 pub trait MemberAddresses: Send + Sync {
     /// Whether a node of the cluster listens at this address. An IPv4 address arrives as such, never embedded
     /// in an IPv6 one.
     fn contains(&self, address: SocketAddr) -> bool;
+
+    /// Whether the header of this node states that its HTTP is at this host (a name, or an IP address without
+    /// brackets) and port.
+    fn is_http_of(&self, node: NodeId, host: &str, port: u16) -> bool {
+        let _ = (node, host, port);
+        false
+    }
+
+    /// Whether a loopback address that this node states means this machine.
+    fn shares_loopback(&self, node: NodeId) -> bool {
+        let _ = node;
+        false
+    }
 }
 
 impl<F: Fn(SocketAddr) -> bool + Send + Sync> MemberAddresses for F {
@@ -37,11 +60,30 @@ impl<F: Fn(SocketAddr) -> bool + Send + Sync> MemberAddresses for F {
     }
 }
 
-/// The policy. Clones share the list of members.
+/// The policy. Clones share the list of members and the counters.
 #[derive(Clone)]
 pub struct AddressPolicy {
     is_loopback_allowed: bool,
     members: Arc<dyn MemberAddresses>,
+    refusals: Arc<[AtomicU64; Forbidden::RULES.len()]>,
+}
+
+/// An instance at one of the addresses that it states.
+#[derive(Clone, Copy, Debug)]
+pub struct InstanceAddress<'a> {
+    /// The node that speaks for the instance.
+    pub node_id: NodeId,
+    /// Whether it is a role of that node.
+    pub is_role: bool,
+    /// The host as it is stated, without brackets: a name or an IP address.
+    pub host: &'a str,
+}
+
+impl<'a> InstanceAddress<'a> {
+    /// The instance of a provider at this host.
+    pub fn of(provider: &Provider, host: &'a str) -> Self {
+        Self { node_id: provider.node_id, is_role: provider.is_role(), host }
+    }
 }
 
 /// Which rule refuses an address. Nothing was sent.
@@ -69,22 +111,48 @@ pub enum Forbidden {
     #[error("{0} is a loopback address, which only registrations of this node may name")]
     Loopback(IpAddr),
     /// A node of the cluster listens there.
-    #[error("{0} is an address of a node of this cluster, which no check or notification may call")]
+    #[error("{0} is an address of a node of this cluster. Choose that of the program itself")]
     Member(SocketAddr),
+    /// A role is said to be where the node that announces it is not.
+    #[error("the node of this role states no such address for its HTTP")]
+    Announcer,
+    /// The operator has narrowed where the gateway may connect to.
+    #[error("{0} is in none of the ranges of --gateway-allow")]
+    NotAllowed(IpAddr),
 }
 
 impl Forbidden {
+    /// All rules, as labels of metrics.
+    pub const RULES: [&'static str; 10] = [
+        "unspecified",
+        "link_local",
+        "metadata",
+        "multicast",
+        "broadcast",
+        "tunnel",
+        "loopback",
+        "member",
+        "announcer",
+        "not_allowed",
+    ];
+
     /// The rule, as a label of metrics.
     pub fn rule(self) -> &'static str {
+        Self::RULES[self.index()]
+    }
+
+    fn index(self) -> usize {
         match self {
-            Self::Unspecified(_) => "unspecified",
-            Self::LinkLocal(_) => "link_local",
-            Self::Metadata(_) => "metadata",
-            Self::Multicast(_) => "multicast",
-            Self::Broadcast(_) => "broadcast",
-            Self::Tunnel(_) => "tunnel",
-            Self::Loopback(_) => "loopback",
-            Self::Member(_) => "member",
+            Self::Unspecified(_) => 0,
+            Self::LinkLocal(_) => 1,
+            Self::Metadata(_) => 2,
+            Self::Multicast(_) => 3,
+            Self::Broadcast(_) => 4,
+            Self::Tunnel(_) => 5,
+            Self::Loopback(_) => 6,
+            Self::Member(_) => 7,
+            Self::Announcer => 8,
+            Self::NotAllowed(_) => 9,
         }
     }
 }
@@ -99,7 +167,7 @@ impl fmt::Debug for AddressPolicy {
 impl AddressPolicy {
     /// A policy that refuses loopback addresses and these addresses of members.
     pub fn new(members: Arc<dyn MemberAddresses>) -> Self {
-        Self { is_loopback_allowed: false, members }
+        Self { is_loopback_allowed: false, members, refusals: Arc::default() }
     }
 
     /// The same policy, with loopback addresses allowed or not. They are allowed for a node's own
@@ -117,6 +185,46 @@ impl AddressPolicy {
         let ip = check_ip(target.ip(), self.is_loopback_allowed)?;
         let target = SocketAddr::new(ip, target.port());
         if self.members.contains(target) { Err(Forbidden::Member(target)) } else { Ok(()) }
+    }
+
+    /// Judges a resolved address of an instance that a plug-in asks on behalf of its clients, right before the
+    /// connect. A role is served by its node, so it is reached only where that node's header says. A program may be
+    /// anywhere, but not where a node listens: a request to it would reach paths that no role announces.
+    ///
+    /// # Errors
+    /// The rule that refuses it.
+    pub fn check_instance(&self, at: InstanceAddress<'_>, target: SocketAddr) -> Result<(), Forbidden> {
+        let ip = check_ip(target.ip(), self.allows_loopback(at.node_id))?;
+        let target = SocketAddr::new(ip, target.port());
+        if at.is_role {
+            return self.check_role(at, target.port());
+        }
+        if self.members.contains(target) { Err(Forbidden::Member(target)) } else { Ok(()) }
+    }
+
+    /// Judges where a role is said to be, whatever its host resolves to. That is judged by [`check_ip`].
+    ///
+    /// # Errors
+    /// Its node does not state this host and port.
+    pub fn check_role(&self, at: InstanceAddress<'_>, port: u16) -> Result<(), Forbidden> {
+        if self.members.is_http_of(at.node_id, at.host, port) { Ok(()) } else { Err(Forbidden::Announcer) }
+    }
+
+    /// Whether instances of this node are reached at loopback addresses, too.
+    pub fn allows_loopback(&self, node: NodeId) -> bool {
+        self.is_loopback_allowed || self.members.shares_loopback(node)
+    }
+
+    /// Counts a refusal.
+    pub fn count(&self, refusal: Forbidden) {
+        if let Some(counter) = self.refusals.get(refusal.index()) {
+            counter.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How many refusals were counted, by rule.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Forbidden::RULES.into_iter().zip(self.refusals.iter().map(|counter| counter.load(Relaxed)))
     }
 }
 
@@ -344,6 +452,66 @@ mod tests {
                 assert_eq!(rule(&policy, target), *expected, "{target}");
             }
         }
+    }
+
+    /// The cluster of these tests: a node with HTTP at 10.0.0.5:7500, one beside this node at 127.0.0.1:7501.
+    struct Nodes;
+
+    const OTHER: [u8; 32] = [5; 32];
+    const BESIDE: [u8; 32] = [6; 32];
+
+    impl MemberAddresses for Nodes {
+        fn contains(&self, address: SocketAddr) -> bool {
+            ["10.0.0.5:7500", "127.0.0.1:7501"].contains(&address.to_string().as_str())
+        }
+        fn is_http_of(&self, node: NodeId, host: &str, port: u16) -> bool {
+            let is = |key, places: &[(&str, u16)]| {
+                node == NodeId::from_public_key(key) && places.contains(&(host, port))
+            };
+            is(OTHER, &[("10.0.0.5", 7500), ("other.test", 7500)]) || is(BESIDE, &[("127.0.0.1", 7501)])
+        }
+        fn shares_loopback(&self, node: NodeId) -> bool {
+            node == NodeId::from_public_key(BESIDE)
+        }
+    }
+
+    #[test]
+    fn a_role_is_reached_where_its_node_is_and_a_program_where_no_node_is() {
+        let policy = AddressPolicy::new(Arc::new(Nodes));
+        let rule = |node: [u8; 32], is_role, host: &str, target: &str| {
+            let at = InstanceAddress { node_id: NodeId::from_public_key(node), is_role, host };
+            let judged = policy.check_instance(at, target.parse().unwrap());
+            judged.map_or_else(Forbidden::rule, |()| "allowed")
+        };
+        for (node, is_role, host, target, expected) in [
+            (OTHER, true, "10.0.0.5", "10.0.0.5:7500", "allowed"),
+            (OTHER, true, "other.test", "10.9.9.9:7500", "allowed"),
+            (OTHER, true, "other.test", "127.0.0.1:7500", "loopback"),
+            (OTHER, true, "other.test", "169.254.169.254:7500", "link_local"),
+            (OTHER, true, "10.0.0.5", "10.0.0.5:2375", "announcer"),
+            (OTHER, true, "10.0.0.6", "10.0.0.6:7500", "announcer"),
+            (BESIDE, true, "10.0.0.5", "10.0.0.5:7500", "announcer"),
+            (BESIDE, true, "127.0.0.1", "127.0.0.1:7501", "allowed"),
+            (BESIDE, true, "127.0.0.1", "127.0.0.1:2375", "announcer"),
+            (OTHER, false, "10.0.0.5", "10.0.0.5:7500", "member"),
+            (OTHER, false, "10.0.0.5", "10.0.0.5:80", "allowed"),
+            (OTHER, false, "127.0.0.1", "127.0.0.1:80", "loopback"),
+            (BESIDE, false, "127.0.0.1", "127.0.0.1:80", "allowed"),
+            (BESIDE, false, "127.0.0.1", "127.0.0.1:7501", "member"),
+            (OTHER, false, "fd00:ec2::254", "[fd00:ec2::254]:80", "metadata"),
+        ] {
+            assert_eq!(rule(node, is_role, host, target), expected, "{host} {target} role: {is_role}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_counted_by_rule() {
+        let policy = policy();
+        let shared = policy.clone();
+        shared.count(Forbidden::Member("10.0.0.5:7500".parse().unwrap()));
+        shared.count(Forbidden::NotAllowed("10.0.0.5".parse().unwrap()));
+        let counted: Vec<_> = policy.refusals().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [("member", 1), ("not_allowed", 1)]);
     }
 
     #[test]

@@ -5,17 +5,24 @@
 //! can have arrived, or if it carries an `Idempotency-Key`, by which the service knows it again. Every step has an end: the
 //! connecting, the answer, the number of instances, the whole, and the size of a body. Redirects are not followed.
 //!
+//! A request goes to the origin of an instance, under a path of its role, and only where the [address policy](crate::address_policy)
+//! allows. It carries `Via`, so that no node takes it for one that was made on its own machine: others write what it says.
+//!
 //! [`AskError`] says "nobody is there" apart from "none of them could": the first wants a node started, the second one mended.
 
 mod order;
+mod resolver;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::body::Bytes;
-use hearsay_protocol::{NodeId, providers::Provider};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use hearsay_protocol::{NodeId, providers::Provider, record::WebOrigin};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
+    uri::{Authority, PathAndQuery, Scheme},
+};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -25,8 +32,13 @@ use hyper_util::{
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::Host;
+use crate::{
+    Host,
+    address_policy::{AddressPolicy, Forbidden, InstanceAddress},
+    prefixes::is_of_role,
+};
 use order::{Ailing, Reached};
+use resolver::{PolicyCell, Resolver};
 
 /// Names a write, so that a repetition of it is the same write.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -211,11 +223,17 @@ pub struct Client(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    pool: Pool<HttpConnector, Full<Bytes>>,
+    pool: Connections,
+    /// Connections to instances whose loopback addresses are this machine's.
+    loopback_pool: Connections,
+    /// Set by the first question.
+    policy: PolicyCell,
     limits: Limits,
     ailing: Ailing,
     reached: Reached,
 }
+
+type Connections = Pool<HttpConnector<Resolver>, Full<Bytes>>;
 
 /// Idle connections are closed after this, before the other node does it at 5 s: a request that crosses with that close would be lost.
 const IDLE_MAX: Duration = Duration::from_secs(3);
@@ -233,15 +251,21 @@ impl Default for Client {
 impl Client {
     /// A client with these bounds.
     pub fn new(limits: Limits) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(limits.connect));
-        connector.set_nodelay(true);
-        let pool = Pool::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_MAX)
-            .pool_max_idle_per_host(IDLE_PER_INSTANCE_MAX)
-            .build(connector);
-        Self(Arc::new(Inner { pool, limits, ailing: Ailing::default(), reached: Reached::default() }))
+        let policy = PolicyCell::default();
+        let pool = |allows_loopback| {
+            let resolver = Resolver { policy: Arc::clone(&policy), allows_loopback };
+            let mut connector = HttpConnector::new_with_resolver(resolver);
+            connector.set_connect_timeout(Some(limits.connect));
+            connector.set_nodelay(true);
+            Pool::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE_MAX)
+                .pool_max_idle_per_host(IDLE_PER_INSTANCE_MAX)
+                .build(connector)
+        };
+        let (loopback_pool, pool) = (pool(true), pool(false));
+        let (ailing, reached) = (Ailing::default(), Reached::default());
+        Self(Arc::new(Inner { pool, loopback_pool, policy, limits, ailing, reached }))
     }
 
     /// Asks the instances of a service that this node knows of, until one answers.
@@ -251,7 +275,7 @@ impl Client {
     pub async fn ask(&self, host: &dyn Host, service: &str, call: &Call) -> Result<Reply, AskError> {
         let mut over = Over::new(self, host, service, call);
         while let Some(provider) = over.next() {
-            let asking = self.whole(&provider, call);
+            let asking = self.whole(host, &provider, call);
             let outcome = timeout_at(over.attempt_ends(), asking).await;
             match outcome.unwrap_or_else(|_| Err(Trouble::late())) {
                 Ok((status, headers, body)) => return Ok(Reply { provider, status, headers, body }),
@@ -268,7 +292,7 @@ impl Client {
     pub async fn stream(&self, host: &dyn Host, service: &str, call: &Call) -> Result<Stream, AskError> {
         let mut over = Over::new(self, host, service, call);
         while let Some(provider) = over.next() {
-            let asking = self.head(&provider, call);
+            let asking = self.head(host, &provider, call);
             match timeout_at(over.attempt_ends(), asking).await.unwrap_or_else(|_| Err(Trouble::late())) {
                 Ok(response) if response.status().is_success() => {
                     return Ok(Stream { provider, body: response.into_body() });
@@ -283,10 +307,11 @@ impl Client {
     /// The answer of one instance, unless it is a failure of that instance.
     async fn whole(
         &self,
+        host: &dyn Host,
         provider: &Provider,
         call: &Call,
     ) -> Result<(StatusCode, HeaderMap, Bytes), Trouble> {
-        let response = self.head(provider, call).await?;
+        let response = self.head(host, provider, call).await?;
         if response.status().is_server_error() && call.is_repeatable() {
             return Err(self.refused(response).await);
         }
@@ -303,14 +328,30 @@ impl Client {
     }
 
     /// The head of one instance's answer.
-    async fn head(&self, provider: &Provider, call: &Call) -> Result<Response<Incoming>, Trouble> {
+    async fn head(
+        &self,
+        host: &dyn Host,
+        provider: &Provider,
+        call: &Call,
+    ) -> Result<Response<Incoming>, Trouble> {
+        let Inner { pool, loopback_pool, policy, reached, .. } = self.0.as_ref();
+        let policy = policy.get_or_init(|| host.address_policy().clone());
+        let pool = if policy.allows_loopback(provider.node_id) { loopback_pool } else { pool };
+        let via = HeaderValue::try_from(format!("1.1 hearsay-{}", host.node_id().short()));
+        let via = via.unwrap_or_else(|_| HeaderValue::from_static("1.1 hearsay"));
         let mut unreached = Vec::new();
-        for url in self.0.reached.order(provider) {
-            let asked = self.0.pool.request(request(&url, call)?).await;
+        for url in reached.order(provider) {
+            let request = request(provider, &url, call, &via)?;
+            if let Err(rule) = check_address(policy, provider, &url) {
+                policy.count(rule);
+                unreached.push(format!("{url}: not called: {rule}"));
+                continue;
+            }
+            let asked = pool.request(request).await;
             match asked {
                 Ok(response) => {
                     if !unreached.is_empty() {
-                        self.0.reached.record(provider, &url);
+                        reached.record(provider, &url);
                     }
                     return Ok(response);
                 }
@@ -345,19 +386,39 @@ pub fn problem_detail(body: &[u8]) -> Option<String> {
     Some(problem.get("detail")?.as_str()?.chars().take(DETAIL_CHARS_MAX).collect())
 }
 
-fn request(url: &str, call: &Call) -> Result<Request<Full<Bytes>>, Trouble> {
-    let url = url.trim_end_matches('/');
-    if !url.starts_with("http://") {
-        return Err(Trouble::of_address(format!("{url:?} is no http:// address")));
-    }
-    let uri: Uri = format!("{url}{}", call.path)
-        .parse()
-        .map_err(|error| Trouble::of_address(format!("{url:?} is no address: {error}")))?;
+/// A request to one origin of an instance. Its target is put together from parts, so that nothing of the URL but the origin
+/// counts, and no path but one of the role is asked for.
+fn request(
+    provider: &Provider,
+    url: &str,
+    call: &Call,
+    via: &HeaderValue,
+) -> Result<Request<Full<Bytes>>, Trouble> {
+    let no_address = || Trouble::of_address(format!("{url:?} is no http:// address"));
+    let origin = WebOrigin::parse(url).filter(|origin| origin.scheme == "http").ok_or_else(no_address)?;
+    let authority: Authority = origin.authority().parse().map_err(|_| no_address())?;
+    let path = call.path.parse::<PathAndQuery>().ok();
+    let path = path.filter(|path| is_of_role(&provider.instance.service, path.path())).ok_or_else(|| {
+        Trouble::of_address(format!("{:?} is no path of the role {}", call.path, provider.instance.service))
+    })?;
+    let mut parts = http::uri::Parts::default();
+    (parts.scheme, parts.authority, parts.path_and_query) = (Some(Scheme::HTTP), Some(authority), Some(path));
     let mut request = Request::new(Full::new(call.body.clone()));
     *request.method_mut() = call.method.clone();
-    *request.uri_mut() = uri;
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| no_address())?;
     *request.headers_mut() = call.headers.clone();
+    request.headers_mut().insert(header::VIA, via.clone());
     Ok(request)
+}
+
+/// Judges an origin of an instance. What a name resolves to is judged by the [`Resolver`], for each connection.
+fn check_address(policy: &AddressPolicy, provider: &Provider, url: &str) -> Result<(), Forbidden> {
+    let Some(origin) = WebOrigin::parse(url) else { return Ok(()) };
+    let (at, port) = (InstanceAddress::of(provider, origin.host), origin.port_or_default());
+    match origin.host.parse() {
+        Ok(ip) => policy.check_instance(at, SocketAddr::new(ip, port)),
+        Err(_) => policy.check_role(at, port),
+    }
 }
 
 impl Trouble {

@@ -10,6 +10,7 @@
 //! | `request`, `framing` | what is refused, smuggling above all |
 //! | `routes`, `announced` | which instances a request is for |
 //! | `choose`, `target` | which of them; latency, ejection |
+//! | `policy`, `options` | where instances may be, and what the operator allows |
 //! | `proxy`, `budget` | the way of a request, and of its repetitions |
 //! | `pool`, `connect`, `driven` | connections to instances, at whichever of their addresses answers |
 //! | `batch` | what is sent, to clients and instances |
@@ -40,6 +41,8 @@ pub mod framing;
 pub mod head_timer;
 pub mod limits;
 pub mod listener;
+pub mod options;
+pub mod policy;
 pub mod pool;
 pub mod proxy;
 pub mod request;
@@ -66,6 +69,7 @@ use crate::{
 };
 use limits::Limits;
 use listener::Serving;
+use policy::GatewayPolicy;
 use shared::Shared;
 
 /// Its role.
@@ -74,6 +78,8 @@ const ROLE: &str = "gateway";
 pub const PORT: u16 = 8080;
 /// Changes of the table that come this close together are learnt together. Routes have 100 ms to follow.
 const TOGETHER: Duration = Duration::from_millis(5);
+/// How often instances that the address policy refuses are judged again: the members whose addresses it refuses come and go.
+const JUDGE_AGAIN: Duration = Duration::from_secs(2);
 /// The most threads. One serves tens of thousands of requests a second.
 const THREADS_MAX: usize = 8;
 
@@ -103,7 +109,8 @@ impl Gateway {
     fn shared(&self, host: &dyn Host) -> Arc<Shared> {
         let make = || {
             let me = format!("hearsay-{}", host.node_id().short());
-            Arc::new(Shared::new(&me, self.limits, self.threads))
+            let policy = GatewayPolicy::new(host.address_policy().clone(), host.gateway_options());
+            Arc::new(Shared::new(&me, self.limits, self.threads, policy))
         };
         Arc::clone(self.shared.get_or_init(make))
     }
@@ -179,7 +186,16 @@ async fn run(host: Arc<dyn Host>, shared: Arc<Shared>, serving: Arc<Mutex<Option
         }
     }
     loop {
-        host.services_changed(shared.index()).await;
+        let judge_again = async {
+            match shared.routes().has_refused() {
+                true => tokio::time::sleep(JUDGE_AGAIN).await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = host.services_changed(shared.index()) => (),
+            () = judge_again => (),
+        }
         let begun = Instant::now();
         tokio::time::sleep(TOGETHER).await;
         learn(host.as_ref(), &shared);

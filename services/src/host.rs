@@ -11,7 +11,7 @@ use crate::service::Task;
 
 use crate::journal::Journal;
 
-use crate::Client;
+use crate::{Client, address_policy::AddressPolicy, gateway::options::GatewayOptions};
 
 /// The node, as its plug-ins see it. Cheap to ask: every answer comes from the node's own memory.
 pub trait Host: Send + Sync + 'static {
@@ -41,6 +41,14 @@ pub trait Host: Send + Sync + 'static {
 
     /// Resolves when what is offered is no longer what it was at this index: at once, if that is past already. May resolve more often.
     fn services_changed(&self, since: Index) -> Task;
+
+    /// Which addresses the plug-ins may open connections to, on behalf of their clients.
+    fn address_policy(&self) -> &AddressPolicy;
+
+    /// What the operator says about the gateway.
+    fn gateway_options(&self) -> GatewayOptions {
+        GatewayOptions::default()
+    }
 
     /// The listener of the plug-in of this name, non-blocking. Once: then it is the plug-in's. `None` for one that asked for none.
     fn take_listener(&self, plugin: &str) -> Option<TcpListener>;

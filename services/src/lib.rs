@@ -8,6 +8,7 @@
 //! To add a plug-in: write one module, and add one line to [`builtin`].
 
 pub mod address_policy;
+pub mod cidr;
 pub mod client;
 pub mod gateway;
 pub mod grading;

@@ -97,6 +97,12 @@ pub fn covers(prefix: &str, path: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// Whether a path is one of this built-in role's. Of other roles it is not known here.
+pub fn is_of_role(role: &str, path: &str) -> bool {
+    let own = BUILT_IN.iter().find(|(name, _)| *name == role);
+    own.is_none_or(|(_, prefixes)| prefixes.iter().any(|prefix| covers(prefix, path)))
+}
+
 fn is_well_formed(prefix: &str) -> bool {
     let segment =
         |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
@@ -141,6 +147,20 @@ mod tests {
         assert!(check_all(&[("a", &["/log"]), ("b", &["/log/tail"])]).unwrap_err().contains("/log/tail"));
         assert!(check_all(&[("a", &["/log/tail"]), ("b", &["/log"])]).unwrap_err().contains("/log/tail"));
         assert_eq!(check_all(&[("a", &["/log"]), ("b", &["/logs"])]), Ok(()));
+    }
+
+    #[test]
+    fn a_role_has_the_paths_below_its_prefixes_and_no_others() {
+        for (role, path) in
+            [("log", "/log"), ("log", "/records/1"), ("grading", "/students/1"), ("mine", "/x")]
+        {
+            assert!(is_of_role(role, path), "{role} {path}");
+        }
+        for (role, path) in
+            [("log", "/logs"), ("grading", "/"), ("grading", "/v1/agent/leave"), ("portal", "/students")]
+        {
+            assert!(!is_of_role(role, path), "{role} {path}");
+        }
     }
 
     #[test]

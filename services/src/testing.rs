@@ -12,7 +12,7 @@ pub mod markup;
 
 use std::{
     collections::BTreeMap,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -27,7 +27,13 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::{Client, Host, Service, journal::Journal, prefixes, problem, service::Task};
+use crate::{
+    Client, Host, Service,
+    address_policy::{AddressPolicy, MemberAddresses},
+    journal::Journal,
+    prefixes, problem,
+    service::Task,
+};
 
 mod journal;
 
@@ -39,6 +45,7 @@ pub struct MemoryHost {
     node: String,
     demo: bool,
     client: Client,
+    policy: AddressPolicy,
     providers: Arc<Mutex<BTreeMap<String, Vec<Arc<Provider>>>>>,
     journals: BTreeMap<String, Arc<MemoryJournal>>,
 }
@@ -50,6 +57,7 @@ impl MemoryHost {
             node: node.to_owned(),
             demo: false,
             client: Client::default(),
+            policy: lenient_policy(),
             providers: Arc::default(),
             journals: BTreeMap::new(),
         }
@@ -133,6 +141,24 @@ impl MemoryHost {
     }
 }
 
+/// A policy under which every node is on this machine, and states every address as its own. Addresses that mean no single host, or
+/// a cloud's metadata, it refuses as ever.
+pub fn lenient_policy() -> AddressPolicy {
+    struct Everywhere;
+    impl MemberAddresses for Everywhere {
+        fn contains(&self, _: SocketAddr) -> bool {
+            false
+        }
+        fn is_http_of(&self, _: NodeId, _: &str, _: u16) -> bool {
+            true
+        }
+        fn shares_loopback(&self, _: NodeId) -> bool {
+            true
+        }
+    }
+    AddressPolicy::new(Arc::new(Everywhere))
+}
+
 /// The id of the node of a name. It belongs to nobody: in memory nothing is signed.
 fn id_of(name: &str) -> NodeId {
     let mut key = [7; 32];
@@ -163,6 +189,10 @@ impl Host for MemoryHost {
 
     fn client(&self) -> &Client {
         &self.client
+    }
+
+    fn address_policy(&self) -> &AddressPolicy {
+        &self.policy
     }
 
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {

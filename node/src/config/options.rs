@@ -55,6 +55,10 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "text_or_port")]
     pub gateway: Option<String>,
+    /// Where programs may be that the gateway passes requests on to: a range of addresses such as 10.0.0.0/8 (repeatable)
+    /// [default: all but those that no node may call]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub gateway_allow: Vec<String>,
     /// Where to answer DNS [default: 127.0.0.1, first free port from 7553]
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "text_or_port")]
@@ -205,6 +209,7 @@ impl Options {
             http: self.http.or(lower.http),
             swarm: self.swarm.or(lower.swarm),
             gateway: self.gateway.or(lower.gateway),
+            gateway_allow: list(self.gateway_allow, lower.gateway_allow),
             dns: self.dns.or(lower.dns),
             advertise: list(self.advertise, lower.advertise),
             advertise_http: self.advertise_http.or(lower.advertise_http),

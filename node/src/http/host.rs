@@ -10,7 +10,10 @@ use hearsay_protocol::{
     NodeId,
     providers::{Index, Provider},
 };
-use hearsay_services::{Client, Host, journal::Journal, service::Task};
+use hearsay_services::{
+    Client, Host, address_policy::AddressPolicy, gateway::options::GatewayOptions, journal::Journal,
+    service::Task,
+};
 
 use crate::{journal::Journals, view::View};
 
@@ -32,6 +35,10 @@ pub struct NodeHost {
     pub listeners: Mutex<BTreeMap<String, TcpListener>>,
     /// The plug-ins' way to other services.
     pub client: Client,
+    /// Where they may connect to.
+    pub address_policy: AddressPolicy,
+    /// What the operator says about the gateway.
+    pub gateway_options: GatewayOptions,
     /// With `--advertise-http`: how its own plug-ins reach its roles.
     pub own_http: Option<OwnHttp>,
 }
@@ -82,6 +89,14 @@ impl Host for NodeHost {
 
     fn client(&self) -> &Client {
         &self.client
+    }
+
+    fn address_policy(&self) -> &AddressPolicy {
+        &self.address_policy
+    }
+
+    fn gateway_options(&self) -> GatewayOptions {
+        self.gateway_options.clone()
     }
 
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {

@@ -133,6 +133,8 @@ impl Server {
             journals,
             listeners: Default::default(),
             client: hearsay_services::Client::default(),
+            address_policy: registry.address_policy().clone(),
+            gateway_options: Default::default(),
             own_http: None,
         });
         for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {

@@ -189,7 +189,7 @@ pub(super) fn is_role(instance: &Instance, member: &Member) -> bool {
 }
 
 /// The host of a multiaddr such as `/ip4/10.0.0.1/tcp/7600`.
-pub(super) fn host_of(multiaddr: &str) -> Option<&str> {
+pub fn host_of(multiaddr: &str) -> Option<&str> {
     let mut parts = multiaddr.strip_prefix('/')?.split('/');
     let (kind, host) = (parts.next()?, parts.next()?);
     // What a peer wrote becomes a part of URLs: only what is a host there is taken.

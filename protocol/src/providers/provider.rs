@@ -4,7 +4,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use crate::{
     NodeId,
-    record::{Health, Instance, WEIGHT_DEFAULT},
+    record::{Health, Instance, WEIGHT_DEFAULT, WebOrigin},
 };
 
 /// An instance and the node that offers it.
@@ -34,7 +34,7 @@ impl Provider {
     /// The origins to try, best first; at least one.
     pub fn urls(&self) -> Vec<Cow<'_, str>> {
         if self.addresses.len() < 2 {
-            return vec![Cow::Borrowed(&self.instance.url)];
+            return vec![Cow::Borrowed(self.stated())];
         }
         self.addresses.iter().map(|address| Cow::Owned(self.origin_at(address))).collect()
     }
@@ -43,8 +43,14 @@ impl Provider {
     pub fn url(&self) -> Cow<'_, str> {
         match self.addresses.first().filter(|_| self.addresses.len() > 1) {
             Some(best) => Cow::Owned(self.origin_at(best)),
-            None => Cow::Borrowed(&self.instance.url),
+            None => Cow::Borrowed(self.stated()),
         }
+    }
+
+    /// The stated URL without what an older node has written behind the origin. Where that does not begin with one, it is
+    /// left as it is, and no client takes it.
+    fn stated(&self) -> &str {
+        WebOrigin::split(&self.instance.url).map_or(&self.instance.url, |(origin, _)| origin.as_str())
     }
 
     fn origin_at(&self, address: &str) -> String {

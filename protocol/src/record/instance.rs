@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{ID_CHARS_MAX, Invalid, META_PAIRS_MAX, TAGS_MAX, check_count, check_name, check_service_name};
+use super::{
+    ID_CHARS_MAX, Invalid, META_PAIRS_MAX, TAGS_MAX, check_count, check_name, check_service_name,
+    web_origin::check_origin,
+};
 use crate::{
     record::NAME_CHARS_MAX,
     wire::codec::{self, DecodeError},
@@ -51,7 +54,8 @@ pub struct Instance {
     pub address: String,
     /// TCP port; 0 where the service has none.
     pub port: u16,
-    /// The origin, `http://host:port`.
+    /// The origin, `http://host:port`. That of an entry from elsewhere may be any text, so it is read by
+    /// [`WebOrigin`](super::WebOrigin) or shown.
     pub url: String,
     /// Labels to filter by.
     pub tags: Vec<String>,
@@ -166,6 +170,15 @@ impl Instance {
         // Each of the seven appended fields takes one byte, a zero, where it has its default.
         let padded = [value, &[0; 7]].concat();
         codec::decode_prefix(&padded).map(|(instance, _)| instance)
+    }
+
+    /// Checks what a node must keep to that states this instance, beyond [`Self::check`]: its URL is an origin.
+    /// An older node may state another URL. Its entry is stored and relayed, and never called as it stands.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check_stated(&self) -> Result<(), Invalid> {
+        check_origin(&self.url)
     }
 
     /// Checks every bound of the fields. The number and length of tags are bounded as one entry carries them;
@@ -337,6 +350,15 @@ mod tests {
         for length in 0..before.len() {
             assert_eq!(Instance::decode(&before[..length]), Err(DecodeError::Malformed), "{length} bytes");
         }
+    }
+
+    #[test]
+    fn a_url_with_a_path_is_not_stated_and_still_relayed() {
+        let odd = Instance { url: "http://127.0.0.1:7500/v1/agent/leave?".into(), ..web() };
+        assert_eq!(odd.check(), Ok(()));
+        assert_eq!(odd.check_stated().unwrap_err().field, "url");
+        assert!(crate::record::check_size(&odd).unwrap_err().to_string().contains("no origin"));
+        assert_eq!(crate::record::check_size(&web()), Ok(()));
     }
 
     fn problem(instance: &Instance) -> String {

@@ -62,6 +62,7 @@ pub fn check_size(instance: &Instance) -> Result<(), Invalid> {
 /// # Errors
 /// The instance breaks a bound: see [`check_size`].
 pub(crate) fn split(instance: &Instance) -> Result<Stated, Invalid> {
+    instance.check_stated()?;
     let mut own = Instance { overflow: None, ..instance.clone() };
     check_whole(&own)?;
     let value = own.encode();

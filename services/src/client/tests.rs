@@ -198,6 +198,53 @@ async fn an_answer_that_is_too_large_is_not_taken_in() {
     assert_eq!(other.asked(), 0, "it would be as large there");
 }
 
+/// A role whose URL leads somewhere else, as an older node may state it.
+#[tokio::test]
+async fn nothing_of_a_url_but_its_origin_is_called_and_no_path_but_the_roles() {
+    let instance = Instance::answering(200, "").await;
+    let host = MemoryHost::new("me");
+    host.offer("grading", "n0", &format!("{}/v1/agent/leave?", instance.url), Health::Passing);
+    let client = quick();
+    client.ask(&host, "grading", &Call::new(Method::PUT, "/students/1")).await.unwrap();
+    for path in ["/v1/agent/leave", "/", "/studentship", "/students/../v1", "v1", "@10.0.0.1/"] {
+        let answer = client.ask(&host, "grading", &Call::get(path)).await;
+        assert!(answer.is_err() || path.contains(".."), "{path}");
+    }
+    let asked = instance.asked.lock().unwrap();
+    assert_eq!((asked[0].0.as_str(), asked[0].1.as_str()), ("PUT", "/students/1"));
+    assert!(asked.iter().all(|(_, path, _)| path.starts_with("/students/")), "{asked:?}");
+}
+
+#[tokio::test]
+async fn each_request_says_that_a_node_passes_it_on() {
+    let instance = Instance::answering(200, "").await;
+    let host = host(&[&instance.url]);
+    quick().ask(&host, "web", &Call::get("/")).await.unwrap();
+    quick().stream(&host, "web", &Call::get("/")).await.unwrap();
+    let via = format!("1.1 hearsay-{}", host.node_id().short());
+    let asked = instance.asked.lock().unwrap();
+    assert_eq!(asked.len(), 2);
+    assert!(asked.iter().all(|(_, _, headers)| headers[header::VIA] == via), "{asked:?}");
+}
+
+#[tokio::test]
+async fn an_address_that_the_policy_refuses_is_not_called() {
+    let good = Instance::answering(200, "").await;
+    for (bad, rule) in [
+        ("http://169.254.169.254", "link-local"),
+        ("http://[fd00:ec2::254]", "metadata"),
+        ("http://0.0.0.0:80", "unspecified"),
+        ("http://2852039166", "link-local"),
+    ] {
+        let error = quick().ask(&host(&[bad]), "web", &Call::get("/")).await.unwrap_err().to_string();
+        assert!(error.contains("not called: ") && error.contains(rule), "{bad}: {error}");
+        let host = host(&[bad, &good.url]);
+        assert_eq!(quick().ask(&host, "web", &Call::get("/")).await.unwrap().provider.node, "n1", "{bad}");
+        let counted: u64 = host.address_policy().refusals().map(|(_, count)| count).sum();
+        assert_eq!(counted, 1, "{bad}");
+    }
+}
+
 #[tokio::test]
 async fn refusals_and_redirects_are_answers() {
     for status in [404, 409, 307] {

@@ -2,9 +2,10 @@
 //!
 //! The attempts are staggered as RFC 8305 (section 5) says: the next address is tried when the one before has
 //! failed, or has not answered within [`ATTEMPT_DELAY`]. The first connection wins, the other attempts are
-//! dropped, and the next connection begins with the address that won.
+//! dropped, and the next connection begins with the address that won. The policy judges each address right
+//! before its attempt.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
@@ -13,9 +14,11 @@ use tokio::{
 };
 
 use super::{
+    policy::GatewayPolicy,
     pool::ConnectError,
-    target::{Address, Target, is_link_local},
+    target::{Address, Target},
 };
+use crate::address_policy::Forbidden;
 
 /// How long an address is tried alone. The value that RFC 8305, section 5 recommends.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -25,11 +28,15 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// Why the last attempt failed.
-pub async fn connect(target: &Target, limit: Duration) -> Result<TcpStream, ConnectError> {
+pub async fn connect(
+    target: &Target,
+    policy: &GatewayPolicy,
+    limit: Duration,
+) -> Result<TcpStream, ConnectError> {
     let mut addresses = target.addresses().peekable();
     let attempt = |(at, address): (usize, &Address)| {
         let address = address.clone();
-        async move { (at, connect_within(&address, limit).await) }
+        async move { (at, connect_within(target, &address, policy, limit).await) }
     };
     let mut attempts = FuturesUnordered::from_iter(addresses.next().map(attempt));
     loop {
@@ -55,8 +62,13 @@ pub async fn connect(target: &Target, limit: Duration) -> Result<TcpStream, Conn
     }
 }
 
-async fn connect_within(address: &Address, limit: Duration) -> Result<TcpStream, ConnectError> {
-    match timeout(limit, connect_to(address)).await {
+async fn connect_within(
+    target: &Target,
+    address: &Address,
+    policy: &GatewayPolicy,
+    limit: Duration,
+) -> Result<TcpStream, ConnectError> {
+    match timeout(limit, connect_to(target, address, policy)).await {
         Ok(Ok(stream)) => {
             // Requests are written whole.
             let _ = stream.set_nodelay(true);
@@ -68,14 +80,24 @@ async fn connect_within(address: &Address, limit: Duration) -> Result<TcpStream,
     }
 }
 
-async fn connect_to(address: &Address) -> io::Result<TcpStream> {
+async fn connect_to(target: &Target, address: &Address, policy: &GatewayPolicy) -> io::Result<TcpStream> {
+    let judge = |host: &str, address: SocketAddr| {
+        policy.check(target.at(host), address).map_err(|rule: Forbidden| {
+            policy.count(rule);
+            io::Error::other(format!("not called: {rule}"))
+        })
+    };
     let (name, port) = match address {
-        Address::Ip(ip) => return TcpStream::connect(ip).await,
+        Address::Ip(address) => {
+            judge(&address.ip().to_string(), *address)?;
+            return TcpStream::connect(address).await;
+        }
         Address::Name(name, port) => (name, port),
     };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address to connect to");
     for ip in tokio::net::lookup_host((name.as_str(), *port)).await? {
-        if is_link_local(ip.ip()) {
+        if let Err(refusal) = judge(name, ip) {
+            last = refusal;
             continue;
         }
         match TcpStream::connect(ip).await {

@@ -9,9 +9,16 @@ use hearsay_protocol::{
 };
 
 use super::{
+    options::GatewayOptions,
+    policy::GatewayPolicy,
     routes::{Group, Routes},
     target::Target,
 };
+use crate::testing::lenient_policy;
+
+pub(super) fn policy() -> GatewayPolicy {
+    GatewayPolicy::new(lenient_policy(), GatewayOptions::default())
+}
 
 pub(super) fn provider(service: &str, id: &str, url: &str, tags: &[&str]) -> Provider {
     provider_with(service, id, url, tags, Health::Passing)
@@ -41,7 +48,7 @@ pub(super) fn provider_with(service: &str, id: &str, url: &str, tags: &[&str], h
 }
 
 pub(super) fn target(id: &str) -> Target {
-    Target::new(&provider("web", id, "http://10.0.0.1:1", &[]), 1).unwrap()
+    Target::new(&provider("web", id, "http://10.0.0.1:1", &[]), &policy(), 1).unwrap()
 }
 
 /// The instances `i0`, `i1`, … of one service.
@@ -53,5 +60,5 @@ pub(super) fn group_with(instances: usize, health: impl Fn(usize) -> Health) -> 
     let of =
         |i| provider_with("web", &format!("i{i}"), &format!("http://10.0.0.1:{}", i + 1), &[], health(i));
     let providers: Vec<_> = (0..instances).map(|i| Arc::new(of(i))).collect();
-    Routes::default().learn(&providers, 1, 0).find("h", "/web").unwrap().route.group.clone()
+    Routes::default().learn(&providers, &policy(), 1, 0).find("h", "/web").unwrap().route.group.clone()
 }

@@ -70,7 +70,7 @@ impl Serving {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("gateway-{thread}")).spawn(move || {
                 runtime.block_on(async move {
-                    let pool = Arc::new(Pool::new(thread, shared.limits));
+                    let pool = Arc::new(Pool::new(thread, shared.limits, shared.policy.clone()));
                     let worker = Arc::new(Worker { shared, pool });
                     match TcpListener::from_std(listener) {
                         Ok(listener) => accept(worker, listener, stopping).await,

@@ -20,6 +20,7 @@ use super::{
     connect::connect,
     driven::Driven,
     limits::Limits,
+    policy::GatewayPolicy,
     proxy::LOOK_EVERY,
     target::Target,
 };
@@ -141,6 +142,7 @@ impl Drop for Seat {
 pub struct Pool {
     thread: usize,
     limits: Limits,
+    policy: GatewayPolicy,
     taken: Arc<AtomicUsize>,
     /// What the thread has to send.
     pub batch: Arc<Batch>,
@@ -148,8 +150,8 @@ pub struct Pool {
 
 impl Pool {
     /// None yet, for this thread.
-    pub fn new(thread: usize, limits: Limits) -> Self {
-        Self { thread, limits, taken: Arc::default(), batch: Arc::default() }
+    pub fn new(thread: usize, limits: Limits, policy: GatewayPolicy) -> Self {
+        Self { thread, limits, policy, taken: Arc::default(), batch: Arc::default() }
     }
 
     /// A connection that waits until now.
@@ -196,7 +198,7 @@ impl Pool {
     /// # Errors
     /// There is none.
     pub async fn open_one(&self, target: &Target) -> Result<Box<One>, ConnectError> {
-        let stream = connect(target, self.limits.connect).await?;
+        let stream = connect(target, &self.policy, self.limits.connect).await?;
         let handshake = http1::Builder::new()
             .max_headers(self.limits.headers)
             .handshake::<_, Outgoing>(TokioIo::new(Socket::new(stream, &self.batch)))
@@ -219,7 +221,7 @@ impl Pool {
             two.used = Instant::now();
             return Ok(two.sender.clone());
         }
-        let stream = connect(target, self.limits.connect).await?;
+        let stream = connect(target, &self.policy, self.limits.connect).await?;
         let handshake = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_EVERY)

@@ -44,7 +44,7 @@ use super::{
     stream::{Active, Connection},
     target::{BAD_ANSWER, BROKEN, Target},
     tunnel,
-    words::{bad_upload, nobody, not_opened, own_words, told, unknown},
+    words::{bad_upload, nobody, not_of_role, not_opened, own_words, told, unknown},
 };
 use crate::Problem;
 
@@ -243,6 +243,7 @@ impl Worker {
         shared.budget.pay_in();
         let mut tried: Vec<Arc<Target>> = Vec::new();
         let mut failure: Option<Refusal> = None;
+        let mut is_unserved = false;
         while tried.len() < shared.limits.attempts {
             // To look at the clock for each of these would cost more than what is decided by it.
             let now = if tried.is_empty() { passing.started } else { Instant::now() };
@@ -267,6 +268,12 @@ impl Worker {
             flight.to(&target);
             let manner = &member.manner;
             passing.strip(manner)?;
+            if !target.serves(passing.path.path()) {
+                // Another instance of this name may be a program, which is asked for any path.
+                is_unserved = true;
+                tried.push(target);
+                continue;
+            }
             let mut attempt = self.attempt(&target, passing, manner, Some(now)).await;
             if let Attempt::Stale { was_sent } = attempt {
                 attempt = if was_sent && !passing.is_repeatable {
@@ -333,7 +340,8 @@ impl Worker {
                 break;
             }
         }
-        Err(failure.unwrap_or_else(|| nobody(group)))
+        let unserved = || if is_unserved { not_of_role(passing.path.path()) } else { nobody(group) };
+        Err(failure.unwrap_or_else(unserved))
     }
 
     /// Sends it to this instance. On a connection that has waited until `reuse`, which is now; on a new one where that is `None`.

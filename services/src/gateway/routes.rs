@@ -13,7 +13,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -25,6 +25,7 @@ use crate::prefixes::{BUILT_IN, covers};
 
 use super::{
     announced::Announced,
+    policy::GatewayPolicy,
     target::{Target, Unusable},
 };
 
@@ -170,20 +171,28 @@ pub struct Routes {
     services: BTreeMap<String, Arc<Route>>,
     all: BTreeMap<Key, Arc<Route>>,
     targets: BTreeMap<(NodeId, String), Arc<Target>>,
+    /// Instances that the address policy refuses. They are in the table, so there are no more than it lists.
+    refused: BTreeSet<(NodeId, String)>,
     /// Tags and instances that could not be used, and why; the first few.
-    pub ignored: Vec<(String, &'static str)>,
+    pub ignored: Vec<(String, Cow<'static, str>)>,
 }
 
 impl Routes {
     /// Learns from everything that the table lists. What is known of instances that were there before is kept; those that are gone are
     /// told so.
     #[must_use]
-    pub fn learn(&self, providers: &[Arc<Provider>], threads: usize, now_ms: u64) -> Self {
+    pub fn learn(
+        &self,
+        providers: &[Arc<Provider>],
+        policy: &GatewayPolicy,
+        threads: usize,
+        now_ms: u64,
+    ) -> Self {
         let mut learnt = Self::default();
         let mut building: BTreeMap<Key, Route> = BTreeMap::new();
         let plain = Arc::<Manner>::default();
         for provider in providers {
-            let target = self.target(provider, threads);
+            let target = self.target(provider, policy, threads);
             let instance = &provider.instance;
             let mut join = |key: Key, manner: Arc<Manner>| {
                 let route = building.entry(key).or_default();
@@ -216,7 +225,17 @@ impl Routes {
                 Ok(target) => {
                     learnt.targets.insert((provider.node_id, provider.id.clone()), target);
                 }
-                Err(why) => learnt.ignore(instance.url.clone(), why.as_str()),
+                Err(why) => {
+                    if let Unusable::Forbidden(rule) = why {
+                        let id = (provider.node_id, provider.id.clone());
+                        // Counted once, however often it is judged again.
+                        if !self.refused.contains(&id) {
+                            policy.count(rule);
+                        }
+                        learnt.refused.insert(id);
+                    }
+                    learnt.ignore(instance.url.clone(), why.reason());
+                }
             }
         }
         self.remember(&mut building, now_ms);
@@ -235,8 +254,13 @@ impl Routes {
     }
 
     /// What is known of this instance, or a new one.
-    fn target(&self, provider: &Provider, threads: usize) -> Result<Arc<Target>, Unusable> {
-        let fresh = Target::new(provider, threads)?;
+    fn target(
+        &self,
+        provider: &Provider,
+        policy: &GatewayPolicy,
+        threads: usize,
+    ) -> Result<Arc<Target>, Unusable> {
+        let fresh = Target::new(provider, policy, threads)?;
         match self.targets.get(&(provider.node_id, provider.id.clone())) {
             Some(known) if known.is_same(&fresh) => Ok(Arc::clone(known)),
             _ => Ok(Arc::new(fresh)),
@@ -268,10 +292,15 @@ impl Routes {
         self.all.insert(key, route);
     }
 
-    fn ignore(&mut self, what: String, why: &'static str) {
+    fn ignore(&mut self, what: String, why: impl Into<Cow<'static, str>>) {
         if self.ignored.len() < IGNORED_MAX {
-            self.ignored.push((what, why));
+            self.ignored.push((what, why.into()));
         }
+    }
+
+    /// Whether the address policy refuses an instance. It may not for ever: members come and go.
+    pub fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
     }
 
     /// Finds the route of a request. `host` is without a port; `path` begins with a slash.
@@ -355,7 +384,7 @@ fn decoded(segment: &str) -> Option<Cow<'_, str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::fixture::{provider, provider_with};
+    use crate::gateway::fixture::{policy, provider, provider_with};
 
     fn routes(providers: &[Provider]) -> Routes {
         learn(&Routes::default(), providers, 0)
@@ -363,7 +392,7 @@ mod tests {
 
     fn learn(before: &Routes, providers: &[Provider], now_ms: u64) -> Routes {
         let providers: Vec<_> = providers.iter().cloned().map(Arc::new).collect();
-        before.learn(&providers, 1, now_ms)
+        before.learn(&providers, &policy(), 1, now_ms)
     }
 
     /// The ids of the instances, and the path that they get.

@@ -12,7 +12,8 @@ use std::{
 use hearsay_protocol::providers::{Index, Provider};
 
 use super::{
-    budget::Budget, counters::Counters, forward::Pseudonym, limits::Limits, routes::Routes, target::Target,
+    budget::Budget, counters::Counters, forward::Pseudonym, limits::Limits, policy::GatewayPolicy,
+    routes::Routes, target::Target,
 };
 
 /// The gateway, as every thread of it sees it.
@@ -30,6 +31,8 @@ pub struct Shared {
     pub address: OnceLock<SocketAddr>,
     /// How many threads serve.
     pub threads: usize,
+    /// Where instances may be.
+    pub policy: GatewayPolicy,
     routes: RwLock<Arc<Routes>>,
     /// The state of the table that the routes are of.
     index: AtomicU64,
@@ -38,7 +41,7 @@ pub struct Shared {
 
 impl Shared {
     /// A gateway that knows nobody.
-    pub fn new(name: &str, limits: Limits, threads: usize) -> Self {
+    pub fn new(name: &str, limits: Limits, threads: usize, policy: GatewayPolicy) -> Self {
         Self {
             limits,
             counters: Counters::default(),
@@ -46,6 +49,7 @@ impl Shared {
             me: Pseudonym::new(name),
             address: OnceLock::new(),
             threads,
+            policy,
             routes: RwLock::default(),
             index: AtomicU64::new(0),
             started: Instant::now(),
@@ -74,7 +78,7 @@ impl Shared {
 
     /// Replaces the routes by what the table says. For one caller at a time.
     pub fn learn(&self, index: Index, providers: &[Arc<Provider>]) {
-        let routes = Arc::new(self.routes().learn(providers, self.threads, self.now_ms()));
+        let routes = Arc::new(self.routes().learn(providers, &self.policy, self.threads, self.now_ms()));
         *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
         self.index.store(index.0, Relaxed);
     }

@@ -4,6 +4,7 @@
 //! update of a latency costs nothing.
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, SocketAddr},
     sync::{
         Mutex, PoisonError,
@@ -15,7 +16,14 @@ use std::{
 use hearsay_protocol::{NodeId, providers::Provider};
 use http::{HeaderValue, uri::Authority};
 
-use super::pool::Kept;
+use super::{
+    policy::{GatewayPolicy, role_paths},
+    pool::Kept,
+};
+use crate::{
+    address_policy::{Forbidden, InstanceAddress},
+    prefixes::covers,
+};
 
 /// Consecutive failures after which an instance is ejected, as Envoy's `consecutive_5xx`. A connection that cannot be opened, or breaks,
 /// counts [`BROKEN`].
@@ -60,26 +68,18 @@ pub enum Unusable {
     Scheme,
     /// Its URL names no host and port.
     NoAddress,
-    /// It is a link-local address: that of a cloud's metadata, say. Whoever may register must not read that through a gateway.
-    LinkLocal,
+    /// The address policy refuses each of its addresses.
+    Forbidden(Forbidden),
 }
 
 impl Unusable {
     /// The reason, as the end of a sentence.
-    pub fn as_str(self) -> &'static str {
+    pub fn reason(self) -> Cow<'static, str> {
         match self {
-            Self::Scheme => "its URL is not http, which is all that the gateway speaks",
-            Self::NoAddress => "its URL names no host and port",
-            Self::LinkLocal => "its address is link-local",
+            Self::Scheme => "its URL is not http, which is all that the gateway speaks".into(),
+            Self::NoAddress => "its URL names no host and port".into(),
+            Self::Forbidden(rule) => rule.to_string().into(),
         }
-    }
-}
-
-/// Whether nothing may be sent there.
-pub fn is_link_local(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 
@@ -94,6 +94,8 @@ pub struct Target {
     pub host: HeaderValue,
     /// The same as the authority of an HTTP/2 request.
     pub authority: Authority,
+    /// Whether it is a role of its node, and then under which prefixes it is asked.
+    role_paths: Option<Box<[Cow<'static, str>]>>,
     /// Where it is, in the order in which this host should try; at least one.
     addresses: Box<[Address]>,
     /// Which of them was connected to last.
@@ -125,15 +127,16 @@ impl Target {
     ///
     /// # Errors
     /// Why nothing can be sent to it.
-    pub fn new(provider: &Provider, threads: usize) -> Result<Self, Unusable> {
+    pub fn new(provider: &Provider, policy: &GatewayPolicy, threads: usize) -> Result<Self, Unusable> {
         let instance = &provider.instance;
-        let (authority, addresses) = locate(provider)?;
+        let (authority, addresses) = locate(provider, policy)?;
         let h2c = instance.tags.iter().any(|tag| tag == "h2c");
         Ok(Self {
             id: provider.id.clone(),
             node_id: provider.node_id,
             host: HeaderValue::from_str(authority.as_str()).map_err(|_| Unusable::NoAddress)?,
             authority,
+            role_paths: provider.is_role().then(|| role_paths(instance)),
             addresses,
             preferred: AtomicUsize::new(0),
             h2c,
@@ -154,8 +157,25 @@ impl Target {
     pub fn is_same(&self, other: &Self) -> bool {
         self.authority == other.authority
             && self.h2c == other.h2c
+            && self.role_paths == other.role_paths
             && self.addresses.len() == other.addresses.len()
             && self.addresses.iter().all(|address| other.addresses.contains(address))
+    }
+
+    /// Whether it is a role of its node: then more than this service answers at its address.
+    pub fn is_role(&self) -> bool {
+        self.role_paths.is_some()
+    }
+
+    /// Whether it is asked for this path.
+    pub fn serves(&self, path: &str) -> bool {
+        let covers_path = |prefix: &Cow<'_, str>| covers(prefix, path);
+        self.role_paths.as_ref().is_none_or(|prefixes| prefixes.iter().any(covers_path))
+    }
+
+    /// The instance at this host of its addresses, as the policy wants to know it.
+    pub fn at<'a>(&self, host: &'a str) -> InstanceAddress<'a> {
+        InstanceAddress { node_id: self.node_id, is_role: self.is_role(), host }
     }
 
     /// The addresses with their positions: first the one that was connected to last, then the others in their
@@ -288,7 +308,7 @@ fn unpack(packed: u64) -> (f32, u32) {
 }
 
 /// Understands where an instance is: under which authority it is asked, and which addresses lead there.
-fn locate(provider: &Provider) -> Result<(Authority, Box<[Address]>), Unusable> {
+fn locate(provider: &Provider, policy: &GatewayPolicy) -> Result<(Authority, Box<[Address]>), Unusable> {
     let instance = &provider.instance;
     let uri = if instance.url.is_empty() {
         let host = &instance.address;
@@ -305,11 +325,20 @@ fn locate(provider: &Provider) -> Result<(Authority, Box<[Address]>), Unusable> 
     }
     let authority =
         uri.into_parts().authority.filter(|a| !a.as_str().contains('@')).ok_or(Unusable::NoAddress)?;
-    let stated = address_of(&authority);
+    let judged = |authority: &Authority| {
+        let address = address_of(authority)?;
+        // A name is judged when it is resolved.
+        if let Address::Ip(socket) = address {
+            let at = InstanceAddress::of(provider, bare_host(authority));
+            policy.check(at, socket).map_err(Unusable::Forbidden)?;
+        }
+        Ok(address)
+    };
+    let stated = judged(&authority);
     if provider.addresses.len() < 2 {
         return Ok((authority, [stated?].into()));
     }
-    let all = provider.addresses.iter().map(|a| address_of(&a.parse().map_err(|_| Unusable::NoAddress)?));
+    let all = provider.addresses.iter().map(|a| judged(&a.parse().map_err(|_| Unusable::NoAddress)?));
     let usable: Box<[Address]> = all.filter_map(Result::ok).take(ADDRESSES_MAX).collect();
     if usable.is_empty() {
         // Then the stated one is among those that are not.
@@ -318,15 +347,20 @@ fn locate(provider: &Provider) -> Result<(Authority, Box<[Address]>), Unusable> 
     Ok((authority, usable))
 }
 
+/// The host of an authority, without brackets.
+fn bare_host(authority: &Authority) -> &str {
+    let host = authority.host();
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
 fn address_of(authority: &Authority) -> Result<Address, Unusable> {
     let host = authority.host();
     let port = authority.port_u16().unwrap_or(80);
     if host.is_empty() || port == 0 {
         return Err(Unusable::NoAddress);
     }
-    let literal = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    let literal = bare_host(authority);
     match literal.parse::<IpAddr>() {
-        Ok(ip) if is_link_local(ip) => Err(Unusable::LinkLocal),
         Ok(ip) => Ok(Address::Ip((ip, port).into())),
         Err(_) => Ok(Address::Name(literal.to_owned(), port)),
     }
@@ -335,12 +369,12 @@ fn address_of(authority: &Authority) -> Result<Address, Unusable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::fixture::{provider, target};
+    use crate::gateway::fixture::{policy, provider, target};
 
     #[test]
     fn a_url_is_understood_or_refused_with_the_reason() {
         let at = |url: &str| {
-            let target = Target::new(&provider("web", "a", url, &[]), 1)?;
+            let target = Target::new(&provider("web", "a", url, &[]), &policy(), 1)?;
             let addresses: Vec<_> = target.addresses().map(|(_, address)| address.clone()).collect();
             assert_eq!(addresses.len(), 1);
             Ok((addresses[0].clone(), target.authority.to_string()))
@@ -356,20 +390,51 @@ mod tests {
             ("10.0.0.1:80", Unusable::NoAddress),
             ("http://user@10.0.0.1", Unusable::NoAddress),
             ("http://10.0.0.1:0", Unusable::NoAddress),
-            ("http://169.254.169.254", Unusable::LinkLocal),
-            ("http://[::ffff:169.254.169.254]", Unusable::LinkLocal),
-            ("http://[fe80::1]:80", Unusable::LinkLocal),
             ("http:// /", Unusable::NoAddress),
         ] {
             assert_eq!(at(url), Err(why), "{url}");
         }
+        for (url, rule) in [
+            ("http://169.254.169.254", "link_local"),
+            ("http://[::ffff:169.254.169.254]", "link_local"),
+            ("http://[fe80::1]:80", "link_local"),
+            ("http://[fd00:ec2::254]", "metadata"),
+            ("http://100.100.100.200", "metadata"),
+            ("http://[64:ff9b::a9fe:a9fe]", "link_local"),
+            ("http://[2002:a9fe:a9fe::]", "tunnel"),
+            ("http://224.0.0.1", "multicast"),
+            ("http://255.255.255.255", "broadcast"),
+            ("http://0.0.0.0", "unspecified"),
+        ] {
+            match at(url) {
+                Err(Unusable::Forbidden(refusal)) => assert_eq!(refusal.rule(), rule, "{url}"),
+                other => panic!("{url}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_role_is_asked_for_its_own_paths_and_a_program_for_any() {
+        let of = |provider: Provider| Target::new(&provider, &policy(), 1).unwrap();
+        let role = of(provider("grading", "g", "http://10.0.0.1:1", &["urlprefix-/"]));
+        assert!(role.is_role() && role.serves("/students") && role.serves("/students/1/grades"));
+        for path in ["/", "/studentship", "/v1/agent/leave", "/services", "/log", "//students"] {
+            assert!(!role.serves(path), "{path}");
+        }
+        let program = of(Provider { role: false, ..provider("web", "w", "http://10.0.0.1:1", &[]) });
+        assert!(!program.is_role() && program.serves("/v1") && program.serves("/"));
+        assert!(
+            !role
+                .is_same(&of(Provider { role: false, ..provider("grading", "g", "http://10.0.0.1:1", &[]) }))
+        );
     }
 
     #[test]
     fn all_usable_addresses_are_tried_and_the_one_that_worked_first() {
         let of = |addresses: &[&str]| {
             let addresses = addresses.iter().map(|a| (*a).to_owned()).collect();
-            Target::new(&Provider { addresses, ..provider("grading", "g", "http://10.0.0.1:80", &[]) }, 1)
+            let grading = Provider { addresses, ..provider("grading", "g", "http://10.0.0.1:80", &[]) };
+            Target::new(&grading, &policy(), 1)
         };
         let order = |target: &Target| target.addresses().map(|(_, a)| a.clone()).collect::<Vec<_>>();
         let ip = |text: &str| Address::Ip(text.parse().unwrap());

@@ -25,6 +25,15 @@ pub fn unknown(path: &str) -> Refusal {
     (Reason::Unknown, Problem::not_found(detail))
 }
 
+/// The service is a role of nodes, and the path is none of the role's. A node answers more than its roles, and that is not passed on.
+pub fn not_of_role(path: &str) -> Refusal {
+    let path: String = path.chars().take(128).collect();
+    let detail = format!(
+        "{path:?} is no path of this role; the gateway passes on what is below the role's own prefixes"
+    );
+    (Reason::Unknown, Problem::not_found(detail))
+}
+
 /// There is, and nobody of it can be asked.
 pub fn nobody(group: &Group) -> Refusal {
     let detail = match (group.unusable, group.gone_ms) {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use hearsay_protocol::record::Health;
+use hearsay_services::Host as _;
 
 use crate::{
     instance::{echo, nobody},
@@ -14,15 +15,64 @@ async fn a_prefix_is_passed_on_whole_and_a_service_name_is_taken_off() {
     let world = World::start().await;
     let instance = echo("a").await;
     world.offer("grading", "g", instance.address, &["urlprefix-/students"]).await;
+    world.offer("web", "w", instance.address, &[]).await;
     for (path, target) in [
         ("/students/1?q=x", "/students/1?q=x"),
         ("/grading/students/1?q=x", "/students/1?q=x"),
-        ("/grading?q", "/?q"),
-        ("/grading", "/"),
         ("/students", "/students"),
+        ("/web/x?q", "/x?q"),
+        ("/web?q", "/?q"),
+        ("/web", "/"),
     ] {
         assert_eq!(world.get(path).await.json()["target"], target, "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_role_is_asked_for_no_path_of_its_node_but_its_own() {
+    let world = World::start().await;
+    let instance = echo("a").await;
+    world.offer("grading", "g", instance.address, &["urlprefix-/students", "urlprefix-/api"]).await;
+    for path in [
+        "/grading",
+        "/grading/",
+        "/grading/v1/agent/leave",
+        "/grading/services",
+        "/api/x",
+        "/grading//students",
+    ] {
+        let detail = world.request(&format!("PUT {path}"), "").await.problem(404);
+        assert!(detail.contains("no path of this role"), "{path}: {detail}");
+    }
+    assert_eq!(world.get("/grading/students/1").await.json()["target"], "/students/1");
+    assert_eq!(instance.connections(), 1);
+}
+
+#[tokio::test]
+async fn an_address_that_no_gateway_may_call_is_ignored_with_the_reason() {
+    let world = World::start().await;
+    let good = echo("good").await;
+    world.offer("web", "good", good.address, &[]).await;
+    for (id, url) in [("a", "http://169.254.169.254"), ("b", "http://[fd00:ec2::254]:80")] {
+        world.table.offer_as("web", id, url, &[], Health::Passing);
+    }
+    // What a name resolves to is known only when it is connected to.
+    world.table.offer_as("named", "n", "http://2852039166:80", &[], Health::Passing);
+    world.settled().await;
+    for _ in 0..12 {
+        assert_eq!(world.get("/web").await.json()["name"], "good");
+    }
+    let detail = world.get("/named").await.problem(503);
+    assert!(detail.contains("not called: 169.254.169.254 is a link-local address"), "{detail}");
+    let state = world.state().await;
+    let ignored: Vec<_> =
+        state["ignored"].as_array().unwrap().iter().map(|one| one["why"].to_string()).collect();
+    assert!(
+        ignored.len() == 2 && ignored[0].contains("link-local") && ignored[1].contains("metadata"),
+        "{state:#}"
+    );
+    let counted = |rule| world.table.address_policy().refusals().find(|(name, _)| *name == rule).unwrap().1;
+    assert_eq!((counted("link_local"), counted("metadata")), (2, 1));
 }
 
 #[tokio::test]
@@ -56,17 +106,17 @@ async fn a_host_outranks_prefixes_and_is_passed_on() {
 #[tokio::test]
 async fn an_option_of_a_tag_changes_only_what_its_own_instance_is_asked() {
     // `Aaa` stands first in the table. What it announces once held for every instance of the route.
-    for options in ["strip=/students", "proto=h2c"] {
+    for options in ["strip=/shop", "proto=h2c"] {
         let world = World::start().await;
         let honest = echo("honest").await;
-        let tag = format!("urlprefix-/students {options}");
+        let tag = format!("urlprefix-/shop {options}");
         world.offer("Aaa", "a", nobody(), &[&tag]).await;
-        world.offer("book", "b", honest.address, &["urlprefix-/students"]).await;
+        world.offer("book", "b", honest.address, &["urlprefix-/shop"]).await;
         for _ in 0..12 {
-            let reply = world.get("/students/2").await;
+            let reply = world.get("/shop/2").await;
             assert_eq!(reply.status, 200, "{options}: {reply:?}");
             let asked = reply.json();
-            assert_eq!((&asked["name"], &asked["target"]), (&"honest".into(), &"/students/2".into()));
+            assert_eq!((&asked["name"], &asked["target"]), (&"honest".into(), &"/shop/2".into()));
             assert_eq!(asked["headers"].get("x-forwarded-prefix"), None);
         }
     }

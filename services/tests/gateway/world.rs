@@ -14,10 +14,12 @@ use hearsay_protocol::{
 };
 use hearsay_services::{
     Client, Host, Service,
+    address_policy::AddressPolicy,
     gateway::{Gateway, limits::Limits},
     journal::Journal,
+    prefixes::BUILT_IN,
     service::Task,
-    testing::ask,
+    testing::{ask, lenient_policy},
 };
 use serde_json::Value;
 use tokio::{
@@ -35,6 +37,7 @@ pub(crate) struct Table {
     index: watch::Sender<u64>,
     listener: Mutex<Option<TcpListener>>,
     client: Client,
+    policy: AddressPolicy,
 }
 
 impl Table {
@@ -66,7 +69,7 @@ impl Table {
             node: "n1".to_owned(),
             zone: None,
             addresses: vec![],
-            role: true,
+            role: BUILT_IN.iter().any(|(role, _)| *role == service),
             unverified: false,
             instance: Arc::new(Instance {
                 service: service.to_owned(),
@@ -113,6 +116,9 @@ impl Host for Table {
     fn client(&self) -> &Client {
         &self.client
     }
+    fn address_policy(&self) -> &AddressPolicy {
+        &self.policy
+    }
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {
         let all = self.providers.lock().unwrap();
         all.iter().filter(|p| p.instance.service == service).cloned().collect()
@@ -153,6 +159,7 @@ impl World {
             index: watch::Sender::new(1),
             listener: Mutex::new(Some(listener)),
             client: Client::default(),
+            policy: lenient_policy(),
         });
         let gateway = Gateway::new(limits, 1);
         let task = tokio::spawn(gateway.task(Arc::clone(&table) as Arc<dyn Host>).unwrap());

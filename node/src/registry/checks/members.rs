@@ -1,4 +1,4 @@
-//! The addresses at which nodes of the cluster listen, which no check may call.
+//! The addresses at which nodes of the cluster listen: no check may call them, and plug-ins reach roles there alone.
 //!
 //! A node trusts requests of its own machine and of members. A check that reached a node would lend that
 //! trust to the program that registered it.
@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use hearsay_protocol::providers::{Index, Member, MemberState};
+use hearsay_protocol::{
+    NodeId,
+    providers::{Index, Member, MemberState, host_of},
+};
 use hearsay_services::address_policy::MemberAddresses;
 use tokio::time::Instant;
 
@@ -23,6 +26,7 @@ const INTERFACES_MAX_AGE: Duration = Duration::from_secs(10);
 /// The addresses of members by the provider table, and of this node's own listeners.
 #[derive(Debug)]
 pub(super) struct ClusterAddresses {
+    me: NodeId,
     view: Arc<View>,
     listeners: Vec<SocketAddr>,
     lists: RwLock<Lists>,
@@ -40,8 +44,8 @@ struct Lists {
 }
 
 impl ClusterAddresses {
-    /// The addresses of the members in this table, and of a node with these listeners.
-    pub(super) fn new(view: Arc<View>, listeners: Vec<SocketAddr>) -> Self {
+    /// The addresses of the members in this table, and of this node with these listeners.
+    pub(super) fn new(me: NodeId, view: Arc<View>, listeners: Vec<SocketAddr>) -> Self {
         let lists = Lists {
             index: None,
             members: BTreeSet::new(),
@@ -49,7 +53,7 @@ impl ClusterAddresses {
             read_at: None,
             interfaces: BTreeSet::new(),
         };
-        Self { view, listeners, lists: RwLock::new(lists) }
+        Self { me, view, listeners, lists: RwLock::new(lists) }
     }
 
     fn is_member(&self, address: SocketAddr) -> bool {
@@ -115,6 +119,43 @@ impl MemberAddresses for ClusterAddresses {
     fn contains(&self, address: SocketAddr) -> bool {
         self.is_own_listener(address) || self.is_member(address) || self.is_beside(address)
     }
+
+    fn is_http_of(&self, node: NodeId, host: &str, port: u16) -> bool {
+        // Where others are told a mapped port, this node itself goes to where it listens.
+        let is_own = || {
+            let ip = host.parse::<IpAddr>().ok();
+            ip.is_some_and(|ip| self.is_own_listener(SocketAddr::new(ip.to_canonical(), port)))
+        };
+        self.view.read(|table| table.member(node).is_some_and(|member| states_http(member, host, port)))
+            || (node == self.me && is_own())
+    }
+
+    /// This node's own addresses mean this machine. Those of others do if this node is advertised at loopback alone:
+    /// then no node of another host can reach it, and all of them are on this machine.
+    fn shares_loopback(&self, node: NodeId) -> bool {
+        let is_loopback = |address: &String| {
+            host_of(address).and_then(|host| host.parse().ok()).is_some_and(|ip: IpAddr| ip.is_loopback())
+        };
+        node == self.me
+            || self.view.read(|table| {
+                let me = table.member(self.me);
+                me.is_some_and(|me| !me.addresses.is_empty() && me.addresses.iter().all(is_loopback))
+            })
+    }
+}
+
+/// Whether a member states that its HTTP is there: at the port of its HTTP, and at the host of that or of one of its
+/// other addresses.
+fn states_http(member: &Member, host: &str, port: u16) -> bool {
+    let Some((stated, http_port)) = member.http.as_deref().and_then(|http| http.rsplit_once(':')) else {
+        return false;
+    };
+    let is_host = |stated: &str| match (stated.parse::<IpAddr>(), host.parse::<IpAddr>()) {
+        (Ok(stated), Ok(host)) => stated.to_canonical() == host.to_canonical(),
+        _ => stated.eq_ignore_ascii_case(host),
+    };
+    let mut hosts = member.addresses.iter().filter_map(|address| host_of(address));
+    http_port.parse() == Ok(port) && (is_host(stated.trim_matches(['[', ']'])) || hosts.any(is_host))
 }
 
 /// The addresses of a member: its swarm, and its HTTP at the stated address and at each address of its
@@ -170,6 +211,56 @@ mod tests {
         }
     }
 
+    const ME: [u8; 32] = [99; 32];
+
+    fn of_cluster(view: &Arc<View>, listeners: &[&str]) -> ClusterAddresses {
+        let listeners = listeners.iter().map(|listener| listener.parse().unwrap()).collect();
+        ClusterAddresses::new(NodeId::from_public_key(ME), Arc::clone(view), listeners)
+    }
+
+    #[test]
+    fn the_http_of_a_member_is_where_its_header_says() {
+        let view = Arc::new(View::new(Index(1), Clock::start()));
+        let addresses = of_cluster(&view, &["0.0.0.0:7500"]);
+        let of = |id, host, port| addresses.is_http_of(NodeId::from_public_key([id; 32]), host, port);
+        assert!(!of(1, "10.0.0.1", 7500), "an unknown node");
+        let named = Member {
+            addresses: vec!["/dns/db.example/tcp/7600".into()],
+            http: Some("db.example:17500".into()),
+            ..member(2, MemberState::Alive)
+        };
+        let members = [member(1, MemberState::Alive), named];
+        view.apply(view.clock().now(), members.map(|member| Change::Member(Box::new(member))));
+        for host in ["10.0.0.1", "10.0.1.1", "fd77::1", "fd77:0::1"] {
+            assert!(of(1, host, 7500), "{host}");
+        }
+        assert!(!of(1, "10.0.0.1", 7600) && !of(1, "10.0.0.2", 7500) && !of(1, "127.0.0.1", 7500));
+        assert!(of(2, "DB.example", 17500) && !of(2, "db.example", 7500) && !of(2, "10.0.0.2", 17500));
+        assert!(of(ME[0], "127.0.0.1", 7500), "where this node listens");
+        assert!(!of(ME[0], "127.0.0.1", 7501) && !of(ME[0], "localhost", 7500));
+    }
+
+    #[test]
+    fn loopback_is_shared_with_nobody_unless_this_node_is_there_alone() {
+        let view = Arc::new(View::new(Index(1), Clock::start()));
+        let addresses = of_cluster(&view, &[]);
+        let me = NodeId::from_public_key(ME);
+        let other = NodeId::from_public_key([1; 32]);
+        let shared = || (addresses.shares_loopback(me), addresses.shares_loopback(other));
+        assert_eq!(shared(), (true, false), "before anything is stated");
+        let state = |stated: &[&str]| {
+            let addresses = stated.iter().map(|address| (*address).to_owned()).collect();
+            let own = Member { id: me, addresses, ..member(9, MemberState::Alive) };
+            view.apply(view.clock().now(), [Change::Member(Box::new(own))]);
+        };
+        state(&["/ip4/127.0.0.1/tcp/7600", "/ip6/::1/tcp/7600"]);
+        assert_eq!(shared(), (true, true));
+        state(&["/ip4/127.0.0.1/tcp/7600", "/ip4/10.0.0.9/tcp/7600"]);
+        assert_eq!(shared(), (true, false));
+        state(&["/dns/localhost/tcp/7600"]);
+        assert_eq!(shared(), (true, false), "what a name means is not known here");
+    }
+
     fn contains(addresses: &ClusterAddresses, address: &str) -> bool {
         addresses.contains(address.parse().unwrap())
     }
@@ -177,7 +268,7 @@ mod tests {
     #[test]
     fn every_address_of_a_member_that_has_not_left_is_listed() {
         let view = Arc::new(View::new(Index(1), Clock::start()));
-        let addresses = ClusterAddresses::new(Arc::clone(&view), Vec::new());
+        let addresses = of_cluster(&view, &[]);
         assert!(!contains(&addresses, "10.0.0.1:7600"));
         let now = view.clock().now();
         let members = [(1, MemberState::Alive), (2, MemberState::Failed), (3, MemberState::Left)];
@@ -200,7 +291,7 @@ mod tests {
     #[test]
     fn a_node_of_this_machine_is_listed_under_each_own_address() {
         let view = Arc::new(View::new(Index(1), Clock::start()));
-        let addresses = ClusterAddresses::new(Arc::clone(&view), Vec::new());
+        let addresses = of_cluster(&view, &[]);
         let is_outer = |ip: IpAddr| ip.is_ipv4() && !ip.is_loopback();
         let Some(own) = interfaces::addresses().into_iter().find(|own| is_outer(own.ip)) else { return };
         let beside = Member {
@@ -229,8 +320,7 @@ mod tests {
     #[test]
     fn own_listeners_are_listed_under_each_own_address() {
         let view = Arc::new(View::new(Index(1), Clock::start()));
-        let listeners = ["0.0.0.0:7500", "127.0.0.1:7700"].map(|l| l.parse().unwrap()).to_vec();
-        let addresses = ClusterAddresses::new(view, listeners);
+        let addresses = of_cluster(&view, &["0.0.0.0:7500", "127.0.0.1:7700"]);
         for address in ["127.0.0.1:7500", "127.0.0.2:7500", "[::1]:7500", "127.0.0.1:7700"] {
             assert!(contains(&addresses, address), "{address}");
         }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hearsay_protocol::record::Health;
-use hearsay_services::service::MetricKind;
+use hearsay_services::{address_policy::Forbidden, service::MetricKind};
 
 use super::spec::CheckKind;
 
@@ -12,8 +12,7 @@ const KINDS: [&str; 8] = ["http", "tcp", "grpc", "ttl", "alias", "watch", "proce
 /// The results, as labels, in the order of [`Health`].
 const RESULTS: [&str; 3] = ["passing", "warning", "critical"];
 /// The rules of the address policy, as labels.
-const RULES: [&str; 8] =
-    ["unspecified", "link_local", "metadata", "multicast", "broadcast", "tunnel", "loopback", "member"];
+const RULES: [&str; Forbidden::RULES.len()] = Forbidden::RULES;
 
 /// Counters of all checks of a node.
 #[derive(Debug, Default)]

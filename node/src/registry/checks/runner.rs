@@ -90,6 +90,7 @@ pub struct CheckRunner {
 #[derive(Debug)]
 struct Inner {
     context: CheckContext,
+    policy: AddressPolicy,
     connector: Connector,
     runs: Semaphore,
     watch_connects: Semaphore,
@@ -121,16 +122,22 @@ impl CheckRunner {
     /// caller of [`start`](Self::start).
     pub fn new(context: CheckContext) -> (Self, mpsc::Receiver<CheckEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
-        let members = ClusterAddresses::new(Arc::clone(&context.view), context.listeners.clone());
-        // Checks are of this node's own registrations, which may be at its loopback addresses.
-        let policy = AddressPolicy::new(Arc::new(members)).with_loopback(true);
+        let members = ClusterAddresses::new(context.me, Arc::clone(&context.view), context.listeners.clone());
+        let policy = AddressPolicy::new(Arc::new(members));
         let inner = Inner {
             context,
-            connector: Connector::new(policy),
+            // Checks are of this node's own registrations, which may be at its loopback addresses.
+            connector: Connector::new(policy.clone().with_loopback(true)),
+            policy,
             runs: Semaphore::new(RUNS_MAX),
             watch_connects: Semaphore::new(WATCH_CONNECTS_MAX),
         };
         (Self { inner: Arc::new(inner), events, runtime: Handle::try_current().ok() }, receiver)
+    }
+
+    /// The policy for instances of all nodes.
+    pub fn address_policy(&self) -> &AddressPolicy {
+        &self.inner.policy
     }
 
     /// A caller by the same policy.

@@ -1,0 +1,10 @@
+//! What an operator says about the gateway beyond where it listens.
+
+use crate::cidr::Cidr;
+
+/// The options of the gateway.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct GatewayOptions {
+    /// `--gateway-allow`: where programs may be that requests are passed on to. Empty: wherever the address policy allows.
+    pub allow: Vec<Cidr>,
+}
