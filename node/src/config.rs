@@ -171,6 +171,7 @@ impl Config {
             let given = [
                 ("gateway", is_given(config.gateway, EVERY_ADDRESS, GATEWAY_PORT)),
                 ("gateway-allow", !config.gateway_options.allow.is_empty()),
+                ("gateway-routes", !config.gateway_options.routes.is_empty()),
             ];
             let idle = given.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option);
             config
@@ -211,7 +212,10 @@ impl Config {
             http: listen("http", options.http, EVERY_ADDRESS, HTTP_PORT)?,
             swarm: listen("swarm", options.swarm, EVERY_ADDRESS, SWARM_PORT)?,
             gateway: listen("gateway", options.gateway, EVERY_ADDRESS, GATEWAY_PORT)?,
-            gateway_options: GatewayOptions { allow: parse_all("gateway-allow", &options.gateway_allow)? },
+            gateway_options: GatewayOptions {
+                allow: parse_all("gateway-allow", &options.gateway_allow)?,
+                routes: parse_all("gateway-routes", &options.gateway_routes)?,
+            },
             dns: listen("dns", options.dns, LOOPBACK, DNS_PORT)?,
             advertise: advertised(&options.advertise)?,
             advertise_http: advertised_http(options.advertise_http)?,

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `listener`, `stream`, `head_timer` | threads, clients' connections and their bounds |
 //! | `request`, `framing` | what is refused, smuggling above all |
-//! | `routes`, `announced` | which instances a request is for |
+//! | `routes`, `announced`, `ownership` | which instances a request is for, and who may announce that |
 //! | `choose`, `target` | which of them; latency, ejection |
 //! | `policy`, `options` | where instances may be, and what the operator allows |
 //! | `proxy`, `budget` | the way of a request, and of its repetitions |
@@ -42,6 +42,7 @@ pub mod head_timer;
 pub mod limits;
 pub mod listener;
 pub mod options;
+pub mod ownership;
 pub mod policy;
 pub mod pool;
 pub mod proxy;

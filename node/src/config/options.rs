@@ -59,6 +59,10 @@ pub struct Options {
     /// [default: all but those that no node may call]
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub gateway_allow: Vec<String>,
+    /// Which services may announce which routes of the gateway: SERVICE=HOST/PREFIX, SERVICE=/PREFIX, or SERVICE=*/PREFIX for
+    /// every host (repeatable) [default: all, but not the paths of built-in roles]
+    #[arg(long, value_name = "RULE", value_delimiter = ',')]
+    pub gateway_routes: Vec<String>,
     /// Where to answer DNS [default: 127.0.0.1, first free port from 7553]
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "text_or_port")]
@@ -210,6 +214,7 @@ impl Options {
             swarm: self.swarm.or(lower.swarm),
             gateway: self.gateway.or(lower.gateway),
             gateway_allow: list(self.gateway_allow, lower.gateway_allow),
+            gateway_routes: list(self.gateway_routes, lower.gateway_routes),
             dns: self.dns.or(lower.dns),
             advertise: list(self.advertise, lower.advertise),
             advertise_http: self.advertise_http.or(lower.advertise_http),

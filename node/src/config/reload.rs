@@ -93,6 +93,7 @@ impl Config {
             ("swarm", *swarm != new.swarm),
             ("gateway", *gateway != new.gateway),
             ("gateway-allow", gateway_options.allow != new.gateway_options.allow),
+            ("gateway-routes", gateway_options.routes != new.gateway_options.routes),
             ("dns", *dns != new.dns),
             ("advertise", *advertise != new.advertise),
             ("advertise-http", *advertise_http != new.advertise_http),

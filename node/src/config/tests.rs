@@ -144,7 +144,7 @@ fn roles_repeat_or_take_commas_and_an_unknown_one_lists_those_there_are() {
 #[test]
 fn a_wrong_value_is_told_with_its_option_and_what_is_allowed() {
     let long = "x".repeat(129);
-    let table: [(&[&str], &[&str]); 14] = [
+    let table: [(&[&str], &[&str]); 15] = [
         (&["--name", &long], &["name:", "128"]),
         (&["--cluster", "a/b"], &["cluster:", "'/'"]),
         (&["--zone", ""], &["zone:", "1 to 128"]),
@@ -154,6 +154,7 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_allowed() {
         (&["--advertise", "db:x"], &["advertise:", "1 to 65535"]),
         (&["--advertise-http", "db"], &["advertise-http:", "db:7500"]),
         (&["--tag", "a\u{7}"], &["tag:", "control"]),
+        (&["--gateway-routes", "web"], &["gateway-routes:", "SERVICE=HOST/PREFIX"]),
         (&["--gateway-allow", "10.0.0.0/33"], &["gateway-allow:", "10.0.0.0/33", "10.0.0.0/8"]),
         (&["--log-max-age", "30"], &["log-max-age:", "30d"]),
         (&["--log-max-bytes", "1k"], &["log-max-bytes:", "1GiB"]),
@@ -195,7 +196,11 @@ fn what_has_no_effect_yet_is_taken_and_said() {
     let config = load(&["--dns", "127.0.0.1:9000", "--open"], "http = '127.0.0.1'", &[]).unwrap();
     assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
     assert!(config.warnings[0].contains("--dns") && config.warnings[1].contains("--open"));
-    for given in [["--gateway", "9000"], ["--gateway-allow", "10.0.0.0/8,fd00::/8"]] {
+    for given in [
+        ["--gateway", "9000"],
+        ["--gateway-allow", "10.0.0.0/8,fd00::/8"],
+        ["--gateway-routes", "web=www.example.com/,shop=/shop"],
+    ] {
         let without_role = load(&given, "", &[]).unwrap().warnings;
         assert!(without_role.len() == 1 && without_role[0].contains("--role gateway"), "{without_role:?}");
     }

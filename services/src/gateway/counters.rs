@@ -113,6 +113,10 @@ pub struct Counters {
     pub connections: AtomicI64,
     /// Requests now in flight.
     pub in_flight: AtomicI64,
+    /// Routes now that several services announce.
+    pub conflicts: AtomicU64,
+    /// Tags and instances now that cannot be used.
+    pub ignored: AtomicU64,
     refused: [AtomicU64; Reason::ALL.len()],
     /// Answers by the first digit of their status.
     answers: [AtomicU64; 6],
@@ -155,6 +159,8 @@ impl Counters {
             label: None,
             value: u64::try_from(value.load(Relaxed)).unwrap_or(0),
         };
+        let state =
+            |name, help, value: &AtomicU64| Metric { kind: MetricKind::Gauge, ..counter(name, help, value) };
         let mut all = vec![
             counter("gateway_requests", "Requests that the gateway received", &self.requests),
             counter("gateway_retries", "Attempts after the first one of a request", &self.retries),
@@ -169,6 +175,8 @@ impl Counters {
             counter("gateway_tunnels", "Upgraded connections (WebSocket)", &self.tunnels),
             gauge("gateway_connections", "Clients' connections open", &self.connections),
             gauge("gateway_in_flight", "Requests in flight", &self.in_flight),
+            state("gateway_route_conflicts", "Routes that several services announce", &self.conflicts),
+            state("gateway_ignored", "Route tags and instances that the gateway does not use", &self.ignored),
         ];
         let labelled = |name, help, label, value: &AtomicU64| Metric {
             name,

@@ -11,7 +11,7 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use hearsay_protocol::record::Instance;
 
-use super::{announced::Announced, options::GatewayOptions};
+use super::{announced::Announced, options::GatewayOptions, ownership::RouteRule};
 use crate::{
     address_policy::{AddressPolicy, Forbidden, InstanceAddress},
     prefixes::{BUILT_IN, RESERVED, covers},
@@ -39,6 +39,11 @@ impl GatewayPolicy {
         let (ip, allowed) = (target.ip().to_canonical(), &self.options.allow);
         let is_allowed = at.is_role || allowed.is_empty() || allowed.iter().any(|range| range.contains(ip));
         if is_allowed { Ok(()) } else { Err(Forbidden::NotAllowed(ip)) }
+    }
+
+    /// Which services may announce which routes.
+    pub fn route_rules(&self) -> &[RouteRule] {
+        &self.options.routes
     }
 
     /// Counts a refusal.
@@ -72,7 +77,8 @@ mod tests {
 
     #[test]
     fn gateway_allow_narrows_programs_and_not_roles() {
-        let options = GatewayOptions { allow: vec!["10.77.0.0/16".parse().unwrap()] };
+        let options =
+            GatewayOptions { allow: vec!["10.77.0.0/16".parse().unwrap()], ..GatewayOptions::default() };
         let policy = GatewayPolicy::new(lenient_policy(), options);
         let rule = |is_role, ip: &str| {
             let at = InstanceAddress { node_id: provider("web", "a", "", &[]).node_id, is_role, host: ip };

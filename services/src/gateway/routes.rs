@@ -6,7 +6,10 @@
 //! 4. `urlprefix-/`, announced for any host: what nobody else wants.
 //!
 //! A prefix matches segment by segment: `/log` is for `/log` and `/log/tail`, not for `/logs`. What several services announce alike is
-//! shared among the instances of all of them.
+//! shared among the instances of all of them, and shown as a conflict.
+//!
+//! The paths of built-in roles (`/students`) are theirs: see [`super::ownership`]. A host whose prefix is shorter
+//! does not take them away, while there is a route for the role.
 //!
 //! A route whose last instance has gone is remembered for a while: its clients are told that nobody is there now (503), and not that
 //! there is no such thing (404).
@@ -21,10 +24,11 @@ use std::{
 use hearsay_protocol::{NodeId, providers::Provider, record::Health};
 use http::HeaderValue;
 
-use crate::prefixes::{BUILT_IN, covers};
+use crate::prefixes::BUILT_IN;
 
 use super::{
     announced::Announced,
+    ownership::{may_announce, owner_of},
     policy::GatewayPolicy,
     target::{Target, Unusable},
 };
@@ -35,6 +39,10 @@ const REMEMBERED: Duration = Duration::from_secs(3600);
 const REMEMBERED_MAX: usize = 1024;
 /// How many tags and instances that could not be used are kept to be shown.
 const IGNORED_MAX: usize = 32;
+/// How many conflicts are kept to be shown.
+const CONFLICTS_MAX: usize = 32;
+/// How many services of a conflict.
+const SERVICES_MAX: usize = 8;
 
 /// An instance of a group.
 #[derive(Clone, Debug)]
@@ -97,6 +105,32 @@ pub struct Route {
     pub group: Group,
     /// The name of the service as a path, where the route is found by it, as a header; made once.
     pub prefix: Option<HeaderValue>,
+    /// Whether a path of a built-in role that the route covers is for it, and not for the role.
+    has_built_in: bool,
+}
+
+/// What several services announce alike.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Conflict {
+    /// The host, where one is announced.
+    pub host: Option<String>,
+    /// The prefix.
+    pub prefix: String,
+    /// The services; the first few.
+    pub services: Vec<String>,
+}
+
+/// A tag or an instance that could not be used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ignored {
+    /// The tag, or the URL of the instance.
+    pub what: String,
+    /// The service of the instance.
+    pub service: String,
+    /// The name of its node.
+    pub node: String,
+    /// Why it is not used.
+    pub why: Cow<'static, str>,
 }
 
 /// What a route is found by.
@@ -174,7 +208,13 @@ pub struct Routes {
     /// Instances that the address policy refuses. They are in the table, so there are no more than it lists.
     refused: BTreeSet<(NodeId, String)>,
     /// Tags and instances that could not be used, and why; the first few.
-    pub ignored: Vec<(String, Cow<'static, str>)>,
+    pub ignored: Vec<Ignored>,
+    /// How many there are.
+    pub ignored_count: u64,
+    /// Routes that several services announce; the first few.
+    pub conflicts: Vec<Conflict>,
+    /// How many there are.
+    pub conflicts_count: u64,
 }
 
 impl Routes {
@@ -194,30 +234,32 @@ impl Routes {
         for provider in providers {
             let target = self.target(provider, policy, threads);
             let instance = &provider.instance;
-            let mut join = |key: Key, manner: Arc<Manner>| {
-                let route = building.entry(key).or_default();
+            let mut join = |key: Key, manner: Arc<Manner>, has_built_in: bool| {
+                let route = building.entry(key).or_insert_with(|| Route { has_built_in, ..Route::default() });
+                // One instance that may not have them is reason enough.
+                route.has_built_in &= has_built_in;
                 match &target {
                     Ok(target) => route.group.join(Arc::clone(target), provider, manner),
                     Err(_) => route.group.unusable += 1,
                 }
             };
-            let is_program = !provider.is_role();
-            match is_program && is_built_in_role(&instance.service) {
-                false => join(Key::Service(instance.service.clone()), Arc::clone(&plain)),
+            match !provider.is_role() && is_built_in_role(&instance.service) {
+                false => join(Key::Service(instance.service.clone()), Arc::clone(&plain), false),
                 true => {
-                    learnt.ignore(instance.service.clone(), "a program bears the name of a built-in role")
+                    let why = "a program bears the name of a built-in role";
+                    learnt.ignore(instance.service.clone(), provider, why);
                 }
             }
             for tag in &instance.tags {
                 match Announced::read(tag) {
-                    Some(Ok(a)) if is_program && a.host.is_none() && is_built_in_path(&a.prefix) => {
-                        learnt.ignore(tag.clone(), "a program announces a path of a built-in role");
-                    }
-                    Some(Ok(a)) => {
-                        let manner = Arc::new(Manner::of(&a));
-                        join(Key::Prefix(a.host, a.prefix), manner);
-                    }
-                    Some(Err(why)) => learnt.ignore(tag.clone(), why),
+                    Some(Ok(a)) => match may_announce(provider, &a, policy.route_rules()) {
+                        Ok(has_built_in) => {
+                            let manner = Arc::new(Manner::of(&a));
+                            join(Key::Prefix(a.host, a.prefix), manner, has_built_in);
+                        }
+                        Err(why) => learnt.ignore(tag.clone(), provider, why),
+                    },
+                    Some(Err(why)) => learnt.ignore(tag.clone(), provider, why),
                     None => (),
                 }
             }
@@ -234,10 +276,11 @@ impl Routes {
                         }
                         learnt.refused.insert(id);
                     }
-                    learnt.ignore(instance.url.clone(), why.reason());
+                    learnt.ignore(instance.url.clone(), provider, why.reason());
                 }
             }
         }
+        learnt.find_conflicts(&building);
         self.remember(&mut building, now_ms);
         for (key, mut route) in building {
             if let Key::Service(name) = &key {
@@ -271,7 +314,8 @@ impl Routes {
     fn remember(&self, building: &mut BTreeMap<Key, Route>, now_ms: u64) {
         let lost = self.all.iter().filter(|(key, _)| !building.contains_key(key)).map(|(key, route)| {
             let gone_ms = route.group.gone_ms.unwrap_or(now_ms);
-            (key.clone(), Route { group: Group { gone_ms: Some(gone_ms), ..Group::default() }, prefix: None })
+            let group = Group { gone_ms: Some(gone_ms), ..Group::default() };
+            (key.clone(), Route { group, prefix: None, has_built_in: route.has_built_in })
         });
         let is_recent = |gone_ms: Option<u64>| {
             gone_ms.is_some_and(|at| u128::from(now_ms.saturating_sub(at)) < REMEMBERED.as_millis())
@@ -292,9 +336,27 @@ impl Routes {
         self.all.insert(key, route);
     }
 
-    fn ignore(&mut self, what: String, why: impl Into<Cow<'static, str>>) {
+    fn ignore(&mut self, what: String, of: &Provider, why: impl Into<Cow<'static, str>>) {
+        self.ignored_count += 1;
         if self.ignored.len() < IGNORED_MAX {
-            self.ignored.push((what, why.into()));
+            let (service, node) = (of.instance.service.clone(), of.node.clone());
+            self.ignored.push(Ignored { what, service, node, why: why.into() });
+        }
+    }
+
+    fn find_conflicts(&mut self, building: &BTreeMap<Key, Route>) {
+        for (key, route) in building {
+            let Key::Prefix(host, prefix) = key else { continue };
+            let services: BTreeSet<&str> =
+                route.group.members.iter().map(|member| member.provider.instance.service.as_str()).collect();
+            if services.len() < 2 {
+                continue;
+            }
+            self.conflicts_count += 1;
+            if self.conflicts.len() < CONFLICTS_MAX {
+                let services = services.into_iter().take(SERVICES_MAX).map(str::to_owned).collect();
+                self.conflicts.push(Conflict { host: host.clone(), prefix: prefix.clone(), services });
+            }
         }
     }
 
@@ -308,6 +370,8 @@ impl Routes {
         if !self.hosts.is_empty() {
             let of_host = self.hosts.get(host).or_else(|| self.hosts.get(&host.to_ascii_lowercase()));
             if let Some(found) = of_host.and_then(|of_host| of_host.longest(path).or_else(|| of_host.all())) {
+                let of_role = || owner_of(path).and_then(|_| self.prefixes.longest(path));
+                let found = if found.has_built_in { found } else { of_role().unwrap_or(found) };
                 return Some(announced(found));
             }
         }
@@ -336,12 +400,6 @@ impl Routes {
 
 fn is_built_in_role(service: &str) -> bool {
     BUILT_IN.iter().any(|(role, _)| *role == service)
-}
-
-/// Whether requests of this prefix are, all or in part, those of a built-in role.
-fn is_built_in_path(prefix: &str) -> bool {
-    let mut paths = BUILT_IN.iter().flat_map(|(_, prefixes)| prefixes.iter());
-    !prefix.is_empty() && paths.any(|path| covers(path, prefix))
 }
 
 impl Group {
@@ -382,145 +440,4 @@ fn decoded(segment: &str) -> Option<Cow<'_, str>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gateway::fixture::{policy, provider, provider_with};
-
-    fn routes(providers: &[Provider]) -> Routes {
-        learn(&Routes::default(), providers, 0)
-    }
-
-    fn learn(before: &Routes, providers: &[Provider], now_ms: u64) -> Routes {
-        let providers: Vec<_> = providers.iter().cloned().map(Arc::new).collect();
-        before.learn(&providers, &policy(), 1, now_ms)
-    }
-
-    /// The ids of the instances, and the path that they get.
-    fn find(routes: &Routes, host: &str, path: &str) -> Option<(String, String)> {
-        let found = routes.find(host, path)?;
-        let ids: Vec<_> = found.route.group.members.iter().map(|m| m.target.id.as_str()).collect();
-        let manner = found.route.group.members.first().map(|member| member.manner.stripped(path));
-        Some((ids.join(","), path[found.name_bytes.max(manner.unwrap_or(0))..].to_owned()))
-    }
-
-    fn to(ids: &str, path: &str) -> Option<(String, String)> {
-        Some((ids.to_owned(), path.to_owned()))
-    }
-
-    #[test]
-    fn the_host_comes_first_then_the_longest_prefix_then_the_service_then_everything_else() {
-        let routes = routes(&[
-            provider("web", "w", "http://10.0.0.1:1", &["urlprefix-www.example.com/", "urlprefix-/"]),
-            provider("shop", "s", "http://10.0.0.2:1", &["urlprefix-www.example.com/shop", "urlprefix-/a/b"]),
-            provider("a", "a", "http://10.0.0.3:1", &[]),
-            provider("grading", "g", "http://10.0.0.4:1", &["urlprefix-/students"]),
-        ]);
-        let any = |path: &str| find(&routes, "10.1.1.1", path);
-        assert_eq!(any("/students/1"), to("g", "/students/1"));
-        assert_eq!(any("/students"), to("g", "/students"));
-        assert_eq!(any("/studentship"), to("w", "/studentship"), "a prefix ends where a segment ends");
-        assert_eq!(any("/grading/students/1"), to("g", "/students/1"), "by name, and the name is taken off");
-        assert_eq!(any("/grading"), to("g", ""));
-        assert_eq!(any("/a/b/c"), to("s", "/a/b/c"), "an announced prefix outranks a service's name");
-        assert_eq!(any("/a/bc"), to("a", "/bc"));
-        assert_eq!(any("/nothing"), to("w", "/nothing"), "/ takes what nobody else wants");
-        for host in ["www.example.com", "WWW.example.COM"] {
-            assert_eq!(find(&routes, host, "/shop/1"), to("s", "/shop/1"), "{host}");
-            assert_eq!(find(&routes, host, "/students"), to("w", "/students"), "{host}");
-        }
-    }
-
-    #[test]
-    fn what_nobody_offers_is_not_found() {
-        let routes = routes(&[provider("grading", "g", "http://10.0.0.4:1", &["urlprefix-/students"])]);
-        for path in ["/", "/x", "/grading2", "/Grading", "//grading", "/%zz", "/%ff", "/"] {
-            assert_eq!(find(&routes, "h", path), None, "{path}");
-        }
-    }
-
-    #[test]
-    fn a_service_with_a_space_in_its_name_is_found() {
-        let routes = routes(&[provider("Grade Book", "g", "http://10.0.0.4:1", &[])]);
-        assert_eq!(find(&routes, "h", "/Grade%20Book/x"), to("g", "/x"));
-    }
-
-    #[test]
-    fn strip_takes_off_what_it_names() {
-        let tags = ["urlprefix-/api/v1 strip=/api host=dst"];
-        let routes = routes(&[provider("web", "w", "http://10.0.0.1:1", &tags)]);
-        assert_eq!(find(&routes, "h", "/api/v1/x"), to("w", "/v1/x"));
-        let manner = &routes.find("h", "/api/v1/x").unwrap().route.group.members[0].manner;
-        assert!(manner.own_host);
-        assert_eq!(manner.prefix.as_ref().unwrap(), "/api");
-    }
-
-    #[test]
-    fn the_options_of_a_tag_hold_for_its_own_instance_alone() {
-        let routes = routes(&[
-            provider("Aaa", "a", "http://10.0.0.1:1", &["urlprefix-/shop strip=/shop proto=h2c"]),
-            provider("shop", "s", "http://10.0.0.2:1", &["urlprefix-/shop"]),
-        ]);
-        let members = &routes.find("h", "/shop/1").unwrap().route.group.members;
-        let manners: Vec<_> = members
-            .iter()
-            .map(|m| (m.target.id.as_str(), m.manner.stripped("/shop/1"), m.manner.http2))
-            .collect();
-        assert_eq!(manners, [("a", 5, true), ("s", 0, false)]);
-    }
-
-    #[test]
-    fn instances_that_nothing_can_be_sent_to_are_told_and_counted() {
-        let routes = routes(&[
-            provider("web", "w", "https://10.0.0.1", &["urlprefix-*/"]),
-            provider("web", "v", "http://10.0.0.1:1", &[]),
-        ]);
-        let found = routes.find("h", "/web").unwrap();
-        assert_eq!((found.route.group.members.len(), found.route.group.unusable), (1, 1));
-        assert_eq!(routes.ignored.len(), 2, "{:?}", routes.ignored);
-    }
-
-    #[test]
-    fn what_was_learnt_of_an_instance_stays_while_it_does_and_the_gone_are_told() {
-        let (a, b) =
-            (provider("web", "a", "http://10.0.0.1:1", &[]), provider("web", "b", "http://10.0.0.1:2", &[]));
-        let first = routes(&[a.clone(), b.clone()]);
-        let target = |routes: &Routes, id: &str| routes.targets().find(|t| t.id == id).cloned().unwrap();
-        let (was_a, was_b) = (target(&first, "a"), target(&first, "b"));
-        let moved = provider("web", "b", "http://10.0.0.1:3", &[]);
-        let second = learn(&first, &[a, moved], 1);
-        assert!(Arc::ptr_eq(&was_a, &target(&second, "a")) && !was_a.is_gone());
-        assert!(!Arc::ptr_eq(&was_b, &target(&second, "b")) && was_b.is_gone(), "it is elsewhere now");
-    }
-
-    #[test]
-    fn the_critical_are_members_and_not_healthy() {
-        let routes = routes(&[
-            provider_with("web", "a", "http://10.0.0.1:1", &[], Health::Critical),
-            provider_with("web", "b", "http://10.0.0.1:2", &[], Health::Warning),
-        ]);
-        let group = &routes.find("h", "/web").unwrap().route.group;
-        assert_eq!((group.members.len(), group.healthy.clone()), (2, vec![1]));
-    }
-
-    #[test]
-    fn a_route_without_instances_is_remembered_for_an_hour() {
-        let web = provider("web", "a", "http://10.0.0.1:1", &["urlprefix-/shop"]);
-        let first = routes(std::slice::from_ref(&web));
-        let gone = learn(&first, &[], 1_000);
-        for path in ["/web/x", "/shop/1"] {
-            let group = &gone.find("h", path).unwrap().route.group;
-            assert!(group.members.is_empty() && group.gone_ms == Some(1_000));
-        }
-        let still = learn(&gone, &[], 3_600_000);
-        assert!(still.find("h", "/shop").is_some());
-        assert!(learn(&still, &[], 3_602_000).find("h", "/shop").is_none());
-        assert!(learn(&still, &[web], 3_602_000).find("h", "/shop").unwrap().route.group.gone_ms.is_none());
-    }
-
-    #[test]
-    fn a_path_of_many_segments_costs_no_more_than_the_longest_prefix() {
-        let routes = routes(&[provider("web", "a", "http://10.0.0.1:1", &["urlprefix-/a/b"])]);
-        let path = format!("/a/b{}", "/".repeat(30_000));
-        assert!(find(&routes, "h", &path).is_some());
-    }
-}
+mod tests;

@@ -79,6 +79,8 @@ impl Shared {
     /// Replaces the routes by what the table says. For one caller at a time.
     pub fn learn(&self, index: Index, providers: &[Arc<Provider>]) {
         let routes = Arc::new(self.routes().learn(providers, &self.policy, self.threads, self.now_ms()));
+        self.counters.conflicts.store(routes.conflicts_count, Relaxed);
+        self.counters.ignored.store(routes.ignored_count, Relaxed);
         *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
         self.index.store(index.0, Relaxed);
     }

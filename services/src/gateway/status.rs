@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     counters::Counters,
-    routes::{Key, Member, Route, Routes},
+    routes::{Conflict, Ignored, Key, Member, Route, Routes},
     shared::Shared,
 };
 
@@ -31,7 +31,10 @@ pub fn describe(shared: Option<&Shared>) -> Value {
         "routesCount": routes.iter().count(),
         "instances": describe_instances(shared, &routes),
         "instancesCount": routes.targets().count(),
-        "ignored": routes.ignored.iter().map(|(what, why)| json!({ "what": what, "why": why })).collect::<Vec<_>>(),
+        "conflicts": routes.conflicts.iter().map(describe_conflict).collect::<Vec<_>>(),
+        "conflictsCount": routes.conflicts_count,
+        "ignored": routes.ignored.iter().map(describe_ignored).collect::<Vec<_>>(),
+        "ignoredCount": routes.ignored_count,
         "totals": totals(&shared.counters),
     })
 }
@@ -64,6 +67,16 @@ fn describe_route(key: &Key, route: &Route) -> Value {
         "healthy": route.group.healthy.len(),
         "unusable": route.group.unusable,
     })
+}
+
+fn describe_conflict(conflict: &Conflict) -> Value {
+    let Conflict { host, prefix, services } = conflict;
+    json!({ "host": host, "prefix": format!("{prefix}/"), "services": services })
+}
+
+fn describe_ignored(ignored: &Ignored) -> Value {
+    let Ignored { what, service, node, why } = ignored;
+    json!({ "what": what, "service": service, "node": node, "why": why })
 }
 
 fn describe_options(member: &Member) -> Value {
