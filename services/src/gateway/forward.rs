@@ -7,7 +7,9 @@
 //! | --- | --- |
 //! | `Host` | what the client asked for; its own authority where the route says `host=dst`, or the client said nothing |
 //! | `X-Forwarded-For` | what was there, and the address of whoever asked |
-//! | `X-Forwarded-Proto`, `-Host`, `-Prefix` | what is true here; what a client claims is dropped |
+//! | `X-Forwarded-Proto`, `-Host`, `-Port`, `-Prefix` | what is true here; what a client claims is dropped |
+//! | `X-Real-IP` | the address of whoever asked |
+//! | any name with `_` | nothing: CGI and WSGI read `X_Forwarded_For` and `X-Forwarded-For` as one |
 //! | `Forwarded` | nothing: it would be the client's word |
 //! | `Via` | what was there, and this gateway |
 //! | `traceparent` | see [`super::trace`] |
@@ -20,6 +22,8 @@ use super::{request::tokens, trace};
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// What concerns one connection, whether `Connection` names it or not.
@@ -35,7 +39,7 @@ static OF_ONE_CONNECTION: [HeaderName; 8] = [
 ];
 
 /// As many headers as [`add`] adds, and `Host`.
-const ADDED_MAX: usize = 6;
+const ADDED_MAX: usize = 8;
 
 /// What a client may not say to an instance. RFC 9110, section 10.1.1: the gateway itself says "continue" as soon as somebody takes the body.
 static NOT_FOR_INSTANCES: [HeaderName; 4] = [header::EXPECT, header::FORWARDED, HOST, PREFIX];
@@ -66,6 +70,8 @@ impl Present {
     const NOT_FOR_INSTANCES: Self = Self(1 << 8);
     /// One of [`OF_ONE_CONNECTION`] that has no name here.
     const OTHER_OF_ONE_CONNECTION: Self = Self(1 << 9);
+    /// A name with an underscore.
+    const UNDERSCORE: Self = Self(1 << 10);
     /// One of [`OF_ONE_CONNECTION`].
     const OF_ONE_CONNECTION: Self =
         Self(Self::TRANSFER_ENCODING.0 | Self::TE.0 | Self::UPGRADE.0 | Self::OTHER_OF_ONE_CONNECTION.0);
@@ -96,6 +102,7 @@ impl Present {
             | "http2-settings"
             | "proxy-authorization"
             | "proxy-authenticate" => Self::OTHER_OF_ONE_CONNECTION,
+            name if memchr::memchr(b'_', name.as_bytes()).is_some() => Self::UNDERSCORE,
             _ => Self(0),
         }
     }
@@ -106,6 +113,24 @@ impl Present {
 pub struct Client {
     /// Its address, as `X-Forwarded-For` writes it.
     pub address: HeaderValue,
+    /// The port of the gateway that it has connected to.
+    pub port: HeaderValue,
+}
+
+impl Client {
+    /// The port that the client has asked, which may be mapped to the gateway's: that of the authority, or that of the scheme.
+    fn port_of(&self, authority: &HeaderValue) -> HeaderValue {
+        let authority = authority.as_bytes();
+        let after_host = authority.iter().rposition(|byte| *byte == b']').unwrap_or(0);
+        match memchr::memrchr(b':', &authority[after_host..]).map(|at| &authority[after_host + at + 1..]) {
+            Some(port) if port == self.port.as_bytes() => self.port.clone(),
+            // Mapped, which is rare enough to be written each time.
+            Some(port) if !port.is_empty() => {
+                HeaderValue::from_bytes(port).unwrap_or_else(|_| self.port.clone())
+            }
+            _ => HeaderValue::from_static("80"),
+        }
+    }
 }
 
 /// This gateway in `Via`, for each version of the protocol a request can come by.
@@ -182,6 +207,10 @@ pub fn prepare(headers: &mut HeaderMap, present: Present, version: Version) {
     if present.has(Present::NOT_FOR_INSTANCES) {
         remove_all(headers, &NOT_FOR_INSTANCES);
     }
+    if present.has(Present::UNDERSCORE) {
+        let names: Vec<_> = headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+        remove_all(headers, &names);
+    }
     trace::ensure(headers, present.has(Present::TRACE));
     // gRPC wants to see it. It concerns the connection, but to an instance asked by HTTP/2 the gateway can promise it, too.
     if takes_trailers && version == Version::HTTP_2 {
@@ -200,8 +229,13 @@ pub fn copy(headers: &HeaderMap) -> HeaderMap {
 pub fn add(headers: &mut HeaderMap, present: Present, origin: &Origin<'_>, me: &Pseudonym) {
     append(headers, FOR, &origin.client.address, present.has(Present::FOR));
     headers.insert(PROTO, HeaderValue::from_static("http"));
-    if let Some(authority) = origin.authority {
-        headers.insert(HOST, authority.clone());
+    headers.insert(REAL_IP, origin.client.address.clone());
+    match origin.authority {
+        Some(authority) => {
+            headers.insert(PORT, origin.client.port_of(authority));
+            headers.insert(HOST, authority.clone());
+        }
+        None => _ = headers.insert(PORT, origin.client.port.clone()),
     }
     if let Some(prefix) = origin.prefix {
         headers.insert(PREFIX, prefix.clone());
@@ -270,7 +304,8 @@ mod tests {
 
     fn prepared(headers: &[(&str, &str)]) -> HeaderMap {
         let mut headers = map(headers);
-        let client = Client { address: HeaderValue::from_static("10.0.0.7") };
+        let client =
+            Client { address: HeaderValue::from_static("10.0.0.7"), port: HeaderValue::from_static("8080") };
         let authority = HeaderValue::from_static("shop:8080");
         let prefix = HeaderValue::from_static("/shop");
         let origin = Origin {
@@ -324,7 +359,40 @@ mod tests {
         ] {
             assert_eq!(Present::named(name.as_str()), present, "{name}");
         }
+        assert_eq!(Present::named("x_forwarded_for"), Present::UNDERSCORE);
         assert_eq!(Present::named("accept"), Present(0));
+    }
+
+    #[test]
+    fn names_with_an_underscore_are_dropped_and_what_backends_trust_is_ours() {
+        let headers = prepared(&[
+            ("x_forwarded_for", "127.0.0.1"),
+            ("transfer_encoding", "chunked"),
+            ("x-real_ip", "127.0.0.1"),
+            ("x-real-ip", "127.0.0.1"),
+            ("x-forwarded-port", "22"),
+            ("x-original-url", "/admin"),
+        ]);
+        assert!(headers.keys().all(|name| !name.as_str().contains('_')), "{headers:?}");
+        assert_eq!((headers[REAL_IP].as_bytes(), headers[PORT].as_bytes()), (&b"10.0.0.7"[..], &b"8080"[..]));
+        assert_eq!(headers.get_all(REAL_IP).iter().count(), 1);
+        assert_eq!(headers["x-original-url"], "/admin", "what it means is the instance's to know");
+    }
+
+    #[test]
+    fn the_port_is_the_one_that_the_client_asks() {
+        let client =
+            Client { address: HeaderValue::from_static("10.0.0.7"), port: HeaderValue::from_static("8080") };
+        for (authority, port) in [
+            ("a:8080", "8080"),
+            ("a:8443", "8443"),
+            ("a", "80"),
+            ("[::1]", "80"),
+            ("[::1]:81", "81"),
+            ("a:", "80"),
+        ] {
+            assert_eq!(client.port_of(&HeaderValue::from_static(authority)), port, "{authority}");
+        }
     }
 
     #[test]

@@ -186,7 +186,10 @@ async fn serve_one(
         Ok(Err(_)) => return,
         Err(_) => return worker.shared.counters.refused(Reason::HeadTime),
     };
-    let connection = Arc::new(Connection::new(Client { address: address_of(peer.ip()) }));
+    // Without an address there would be no connection.
+    let port = stream.local_addr().map_or(0, |local| local.port());
+    let client = Client { address: address_of(peer.ip()), port: HeaderValue::from(port) };
+    let connection = Arc::new(Connection::new(client));
     let stream = ClientStream::new(
         Socket::new(stream, &worker.pool.batch),
         Bytes::from(beginning),
