@@ -54,9 +54,24 @@ pub fn send(
     body: &str,
     limit: Duration,
 ) -> Result<Reply, Silence> {
+    send_under(&to.to_string(), to, request, headers, body, limit)
+}
+
+/// Sends a request on a connection of its own, under this name in `Host`.
+///
+/// # Errors
+/// See [`Silence`].
+pub fn send_under(
+    host: &str,
+    to: SocketAddr,
+    request: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+    limit: Duration,
+) -> Result<Reply, Silence> {
     let stream = TcpStream::connect_timeout(&to, limit).map_err(|_| Silence::NotSent)?;
     stream.set_read_timeout(Some(limit)).map_err(|_| Silence::NotSent)?;
-    exchange(stream, request, &to.to_string(), headers, body).ok_or(Silence::Unknown)
+    exchange(stream, request, host, headers, body).ok_or(Silence::Unknown)
 }
 
 /// Sends a request with a JSON body, unless it is empty, over a node's Unix socket.

@@ -60,6 +60,16 @@ impl Intruder {
         Ok(intruder)
     }
 
+    /// Lets others connect to it, as to a member, at this port of each address.
+    ///
+    /// # Errors
+    /// It cannot listen there.
+    pub fn listen(&mut self, port: u16) -> anyhow::Result<()> {
+        let _inside = self.runtime.enter();
+        self.swarm.listen_on(Multiaddr::from(Ipv4Addr::UNSPECIFIED).with(Protocol::Tcp(port)))?;
+        Ok(())
+    }
+
     fn wait<T>(
         &mut self,
         mut found: impl FnMut(SwarmEvent<BehaviourEvent>) -> Option<T>,

@@ -1,7 +1,7 @@
 //! A program as users have them, for scenarios: a small HTTP server that can be told to fail, and that remembers what it is sent.
 //!
 //! `program PORT [NODE REGISTRATION]`: `GET /received` answers with the requests so far that change something, one a line (method, path, body), and
-//! `GET /count` with the number of all other ones; `POST /fail` and `POST /pass` decide what `GET /health` and `GET /changing` answer, the latter
+//! `GET /count` with the number of all other ones; `GET /headers` with the headers of that request, in lower case; `POST /fail` and `POST /pass` decide what `GET /health` and `GET /changing` answer, the latter
 //! otherwise each time; paths below `/slow` take a while; everything else is answered with 200. With `NODE` (`host:port`) it holds a registration there.
 
 use std::{
@@ -62,7 +62,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> Option<()> {
         }
         let mut words = line.split_whitespace();
         let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-        let (mut length, mut close) = (0, false);
+        let (mut length, mut close, mut headers) = (0, false, String::new());
         loop {
             let mut header = String::new();
             reader.read_line(&mut header).ok()?;
@@ -74,6 +74,8 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> Option<()> {
                 length = value.trim().parse().ok()?;
             }
             close |= header == "connection: close";
+            headers.push_str(&header);
+            headers.push('\n');
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
@@ -81,7 +83,10 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> Option<()> {
         if path.starts_with("/slow") {
             std::thread::sleep(SLOW);
         }
-        let (status, answer) = answer(&method, &path, body, state);
+        let (status, answer) = match path.as_str() {
+            "/headers" => ("200 OK", headers),
+            _ => answer(&method, &path, body, state),
+        };
         // Written at once: a second piece would wait until the client has acknowledged the first.
         let length = answer.len();
         let answer = format!(
