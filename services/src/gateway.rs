@@ -15,7 +15,7 @@
 //! | `pool`, `connect`, `driven` | connections to instances, at whichever of their addresses answers |
 //! | `batch` | what is sent, to clients and instances |
 //! | `forward`, `trace` | headers |
-//! | `words` | what the gateway says itself |
+//! | `words`, `front_page` | what the gateway says itself |
 //! | `body`, `tunnel` | bytes on their way, WebSocket |
 //! | `status`, `counters`, `access` | what is told of all this |
 //! | `limits` | every bound |
@@ -38,6 +38,7 @@ pub mod driven;
 mod fixture;
 pub mod forward;
 pub mod framing;
+pub mod front_page;
 pub mod head_timer;
 pub mod limits;
 pub mod listener;

@@ -37,8 +37,9 @@ use super::{
     counters::Reason,
     driven::Driven,
     forward::{self, Client, Origin, Present, strip_hop_by_hop},
+    front_page::front_page,
     pool::{ConnectError, Lease, One, Pool, Two},
-    request::{Admitted, Refusal, admit},
+    request::{Admitted, Refusal, admit, no_path, rest_of},
     routes::{Manner, Route},
     shared::{Flight, Shared},
     stream::{Active, Connection},
@@ -169,7 +170,11 @@ impl Worker {
         })?;
         let routes = shared.routes();
         let path = head.uri.path();
-        let found = routes.find(admitted.host(), path).ok_or_else(|| unknown(path))?;
+        let Some(found) = routes.find(admitted.host(), path) else {
+            let front = front_page(&head.method, path, &routes).ok_or_else(|| unknown(path))?;
+            access.iter_mut().for_each(|access| access.answer(front.status()));
+            return Ok(front);
+        };
         let route = Arc::clone(found.route);
         let name = found.prefix(path);
         forward::prepare(&mut head.headers, present, head.version);
@@ -575,18 +580,4 @@ impl Passing<'_> {
         }
         Ok(())
     }
-}
-
-fn no_path() -> Refusal {
-    (Reason::Path, Problem::new(StatusCode::BAD_REQUEST, "the target is no path"))
-}
-
-/// The path and query behind what is taken off.
-fn rest_of(whole: &PathAndQuery, stripped: usize) -> Result<PathAndQuery, Refusal> {
-    if stripped == 0 {
-        return Ok(whole.clone());
-    }
-    let rest = whole.as_str().get(stripped..).ok_or_else(no_path)?;
-    let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
-    PathAndQuery::try_from(rest).map_err(|_| no_path())
 }

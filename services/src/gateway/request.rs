@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts, uri::PathAndQuery};
 
 use super::{announced::host_of, counters::Reason, forward::Present};
 use crate::Problem;
@@ -178,6 +178,24 @@ fn upgrade(head: &Parts, has_body: bool) -> Option<HeaderValue> {
         ["h2c", "h2", "http", "tls"].iter().any(|word| name.eq_ignore_ascii_case(word))
     };
     (is_asked && !protocols.split(',').any(is_http2)).then(|| upgrade.clone())
+}
+
+/// The path and query behind what is taken off.
+///
+/// # Errors
+/// What is left is no path.
+pub fn rest_of(whole: &PathAndQuery, stripped: usize) -> Result<PathAndQuery, Refusal> {
+    if stripped == 0 {
+        return Ok(whole.clone());
+    }
+    let rest = whole.as_str().get(stripped..).ok_or_else(no_path)?;
+    let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+    PathAndQuery::try_from(rest).map_err(|_| no_path())
+}
+
+/// The target of the request is no path.
+pub fn no_path() -> Refusal {
+    bad(Reason::Path, "the target is no path")
 }
 
 /// The elements of a header that is a list of words.

@@ -387,6 +387,11 @@ impl Routes {
         }
     }
 
+    /// Whether a service of this name has an instance whose checks do not fail.
+    pub fn has_healthy(&self, service: &str) -> bool {
+        self.services.get(service).is_some_and(|route| !route.group.healthy.is_empty())
+    }
+
     /// Every route, by what it is found by.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<Route>)> {
         self.all.iter()

@@ -104,6 +104,35 @@ async fn a_host_outranks_prefixes_and_is_passed_on() {
 }
 
 #[tokio::test]
+async fn the_front_page_leads_to_the_portal_or_lists_the_routes() {
+    let world = World::start().await;
+    let instance = echo("a").await;
+    world.offer("grading", "g", instance.address, &["urlprefix-/students"]).await;
+    let list = world.get("/").await;
+    assert_eq!(list.status, 200);
+    assert!(list.head.contains("text/plain") && list.head.contains("nosniff"), "{}", list.head);
+    assert!(
+        list.body.contains("/students/  (1 healthy)") && list.body.contains("/grading/"),
+        "{}",
+        list.body
+    );
+    let portal = |health| {
+        let url = format!("http://{}", instance.address);
+        world.table.offer_as("portal", "p", &url, &["urlprefix-/portal"], health);
+    };
+    portal(Health::Passing);
+    world.settled().await;
+    let there = world.get("/").await;
+    assert!(there.status == 303 && there.head.contains("location: /portal"), "{there:?}");
+    assert_eq!(world.request("POST /", "content-length: 0\r\n").await.status, 404);
+    portal(Health::Critical);
+    world.settled().await;
+    assert_eq!(world.get("/").await.status, 200);
+    world.offer("web", "w", instance.address, &["urlprefix-/"]).await;
+    assert_eq!(world.get("/").await.json()["name"], "a", "a service has announced it");
+}
+
+#[tokio::test]
 async fn an_option_of_a_tag_changes_only_what_its_own_instance_is_asked() {
     // `Aaa` stands first in the table. What it announces once held for every instance of the route.
     for options in ["strip=/shop", "proto=h2c"] {
