@@ -133,6 +133,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         },
     )
     .context("the registrations of this node")?;
+    let names = HostNames::new(own_names(&config).chain([name.clone(), hostname()]));
     let site = Arc::new(Site {
         view: Arc::clone(&view),
         id,
@@ -146,7 +147,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         readiness: ready,
         warnings: Arc::clone(&warnings),
         neighbours: neighbours.clone(),
-        names: HostNames::new(own_names(&config).chain([name.clone(), hostname()])),
+        names: names.clone(),
         waiters: http::Waiters::new(limits.streams),
         answers: http::Answers::default(),
     });
@@ -176,6 +177,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         listeners: Mutex::new(listeners),
         client: hearsay_services::Client::default(),
         address_policy: registry.address_policy().clone(),
+        names,
         gateway_options: config.gateway_options.clone(),
         own_http: own_http(&config, http, &interfaces),
     });

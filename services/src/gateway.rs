@@ -14,14 +14,15 @@
 //! | `proxy`, `budget` | the way of a request, and of its repetitions |
 //! | `pool`, `connect`, `driven` | connections to instances, at whichever of their addresses answers |
 //! | `batch` | what is sent, to clients and instances |
-//! | `forward`, `trace` | headers |
+//! | `forward`, `vouch`, `trace` | headers |
 //! | `words`, `front_page` | what the gateway says itself |
 //! | `body`, `tunnel` | bytes on their way, WebSocket |
 //! | `status`, `counters`, `access` | what is told of all this |
 //! | `limits` | every bound |
 //!
-//! The client's `Host` is passed on, so that what an instance checks it for (DNS rebinding, `Origin`) still means something; and a node
-//! that is asked through a gateway sees `X-Forwarded-For`, so that nobody becomes local by asking through one.
+//! A program gets the client's `Host`, so that what it checks it for (DNS rebinding, `Origin`) still means something. A role is asked
+//! under its node's own authority, and told in `Forwarded` which name the gateway has admitted ([`vouch`]); a node that is asked
+//! through a gateway sees `X-Forwarded-For`, so that nobody becomes local by asking through one.
 //!
 //! Not here: TLS on either side, CONNECT, a cache.
 
@@ -55,6 +56,7 @@ pub mod stream;
 pub mod target;
 pub mod trace;
 pub mod tunnel;
+pub mod vouch;
 pub mod words;
 
 use std::{
@@ -73,6 +75,7 @@ use limits::Limits;
 use listener::Serving;
 use policy::GatewayPolicy;
 use shared::Shared;
+use vouch::OwnNames;
 
 /// Its role.
 const ROLE: &str = "gateway";
@@ -108,11 +111,12 @@ impl Gateway {
         Self { limits, threads, shared: Arc::default(), serving: Arc::default() }
     }
 
-    fn shared(&self, host: &dyn Host) -> Arc<Shared> {
+    fn shared(&self, host: &Arc<dyn Host>) -> Arc<Shared> {
         let make = || {
             let me = format!("hearsay-{}", host.node_id().short());
             let policy = GatewayPolicy::new(host.address_policy().clone(), host.gateway_options());
-            Arc::new(Shared::new(&me, self.limits, self.threads, policy))
+            let names = OwnNames::of(host);
+            Arc::new(Shared::new(&me, self.limits, self.threads, policy, names))
         };
         Arc::clone(self.shared.get_or_init(make))
     }
@@ -135,7 +139,7 @@ impl Service for Gateway {
     }
 
     fn task(&self, host: Arc<dyn Host>) -> Option<Task> {
-        let (shared, serving) = (self.shared(host.as_ref()), Arc::clone(&self.serving));
+        let (shared, serving) = (self.shared(&host), Arc::clone(&self.serving));
         Some(Box::pin(run(host, shared, serving)))
     }
 

@@ -50,6 +50,9 @@ pub trait Host: Send + Sync + 'static {
         GatewayOptions::default()
     }
 
+    /// Whether a request for this host (without its port) may be meant for this node.
+    fn accepts_host(&self, host: &str) -> bool;
+
     /// The listener of the plug-in of this name, non-blocking. Once: then it is the plug-in's. `None` for one that asked for none.
     fn take_listener(&self, plugin: &str) -> Option<TcpListener>;
     /// The client for requests to other services. One for the whole node, so that its plug-ins share connections.

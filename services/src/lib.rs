@@ -10,6 +10,7 @@
 pub mod address_policy;
 pub mod cidr;
 pub mod client;
+pub mod forwarded;
 pub mod gateway;
 pub mod grading;
 pub mod host;

@@ -46,6 +46,7 @@ pub struct MemoryHost {
     demo: bool,
     client: Client,
     policy: AddressPolicy,
+    name: Option<String>,
     providers: Arc<Mutex<BTreeMap<String, Vec<Arc<Provider>>>>>,
     journals: BTreeMap<String, Arc<MemoryJournal>>,
 }
@@ -58,6 +59,7 @@ impl MemoryHost {
             demo: false,
             client: Client::default(),
             policy: lenient_policy(),
+            name: None,
             providers: Arc::default(),
             journals: BTreeMap::new(),
         }
@@ -85,6 +87,12 @@ impl MemoryHost {
     #[must_use]
     pub fn with_demo(self, demo: bool) -> Self {
         Self { demo, ..self }
+    }
+
+    /// Goes by this name alone, and not by any.
+    #[must_use]
+    pub fn with_name(self, name: &str) -> Self {
+        Self { name: Some(name.to_owned()), ..self }
     }
 
     /// Knows of one more instance, offered by a node of this name.
@@ -193,6 +201,10 @@ impl Host for MemoryHost {
 
     fn address_policy(&self) -> &AddressPolicy {
         &self.policy
+    }
+
+    fn accepts_host(&self, host: &str) -> bool {
+        self.name.as_ref().is_none_or(|name| name == host)
     }
 
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {

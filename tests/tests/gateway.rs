@@ -382,3 +382,38 @@ fn no_client_names_headers_that_programs_believe() {
         assert_eq!(value("host"), Some("shop.example:8443"));
     });
 }
+
+#[test]
+fn a_gateway_under_a_name_of_its_own_needs_that_name_and_its_nodes_do_not() {
+    scenario("a_gateway_under_a_name_of_its_own_needs_that_name_and_its_nodes_do_not", |lab| {
+        let field = Field::new(lab, &["--allow-host", "school.example"]);
+        for host in ["school.example", "SCHOOL.example:8443", &field.gateway.to_string(), "localhost"] {
+            for path in ["/students", "/log", "/portal", "/grading/students"] {
+                let reply = field.ask(host, &format!("GET {path}"), &[], "");
+                assert_eq!(reply.status, 200, "{host}{path}: {reply:?}");
+            }
+            let front = field.ask(host, "GET /", &[], "");
+            assert_eq!((front.status, front.header("location")), (303, Some("/portal")), "{front:?}");
+        }
+        // A page of the gateway that writes, and one of another site.
+        let student = json!({"firstName": "Ann", "lastName": "Lee"}).to_string();
+        let own = field.gateway.to_string();
+        for (origin, is_own) in [(format!("http://{own}"), true), ("http://evil.example".to_owned(), false)] {
+            let headers = [("content-type", "application/json"), ("origin", origin.as_str())];
+            let reply = field.ask(&own, "POST /students", &headers, &student);
+            assert_eq!(reply.status != 403 && reply.status != 421, is_own, "{origin}: {reply:?}");
+        }
+        // What a client says of the way it came by is not believed.
+        for claim in [
+            ("forwarded", "for=127.0.0.1;host=\"school.example\";proto=http"),
+            ("x-forwarded-host", "school.example"),
+        ] {
+            let reply = field.ask("evil.example", "GET /students", &[claim], "");
+            assert!(reply.status == 421 && reply.body.contains("--allow-host evil.example"), "{reply:?}");
+            let direct = lab.address(field.keeper);
+            let reply =
+                http::send_under("evil.example", direct, "GET /students", &[claim], "", 10 * S).unwrap();
+            assert_eq!(reply.status, 421, "{reply:?}");
+        }
+    });
+}

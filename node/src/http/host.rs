@@ -15,6 +15,7 @@ use hearsay_services::{
     service::Task,
 };
 
+use super::site::HostNames;
 use crate::{journal::Journals, view::View};
 
 /// Answers plug-ins from the table.
@@ -37,6 +38,8 @@ pub struct NodeHost {
     pub client: Client,
     /// Where they may connect to.
     pub address_policy: AddressPolicy,
+    /// The names under which it may be asked.
+    pub names: HostNames,
     /// What the operator says about the gateway.
     pub gateway_options: GatewayOptions,
     /// With `--advertise-http`: how its own plug-ins reach its roles.
@@ -93,6 +96,10 @@ impl Host for NodeHost {
 
     fn address_policy(&self) -> &AddressPolicy {
         &self.address_policy
+    }
+
+    fn accepts_host(&self, host: &str) -> bool {
+        self.names.accept(host)
     }
 
     fn gateway_options(&self) -> GatewayOptions {

@@ -134,6 +134,7 @@ impl Server {
             listeners: Default::default(),
             client: hearsay_services::Client::default(),
             address_policy: registry.address_policy().clone(),
+            names: HostNames::default(),
             gateway_options: Default::default(),
             own_http: None,
         });

@@ -5,12 +5,12 @@
 //!
 //! | header | what the instance gets |
 //! | --- | --- |
-//! | `Host` | what the client asked for; its own authority where the route says `host=dst`, or the client said nothing |
+//! | `Host` | what the client asked for; its own authority where it is a role, its tag says `host=dst`, or the client said nothing |
 //! | `X-Forwarded-For` | what was there, and the address of whoever asked |
 //! | `X-Forwarded-Proto`, `-Host`, `-Port`, `-Prefix` | what is true here; what a client claims is dropped |
 //! | `X-Real-IP` | the address of whoever asked |
 //! | any name with `_` | nothing: CGI and WSGI read `X_Forwarded_For` and `X-Forwarded-For` as one |
-//! | `Forwarded` | nothing: it would be the client's word |
+//! | `Forwarded` | a role: what the gateway answers for ([`super::vouch`]); a program: nothing. The client's own is dropped |
 //! | `Via` | what was there, and this gateway |
 //! | `traceparent` | see [`super::trace`] |
 
@@ -39,7 +39,7 @@ static OF_ONE_CONNECTION: [HeaderName; 8] = [
 ];
 
 /// As many headers as [`add`] adds, and `Host`.
-const ADDED_MAX: usize = 8;
+const ADDED_MAX: usize = 9;
 
 /// What a client may not say to an instance. RFC 9110, section 10.1.1: the gateway itself says "continue" as soon as somebody takes the body.
 static NOT_FOR_INSTANCES: [HeaderName; 4] = [header::EXPECT, header::FORWARDED, HOST, PREFIX];
@@ -243,12 +243,13 @@ pub fn add(headers: &mut HeaderMap, present: Present, origin: &Origin<'_>, me: &
     append(headers, header::VIA, me.by(origin.version), present.has(Present::VIA));
 }
 
-/// Names what was taken off the path of this attempt, and nothing else.
+/// Names what was taken off the path of this attempt, and nothing else. For headers that an attempt at another instance has given back.
 pub fn set_prefix(headers: &mut HeaderMap, prefix: Option<&HeaderValue>) {
     match prefix {
         Some(prefix) => _ = headers.insert(PREFIX, prefix.clone()),
         None => _ = headers.remove(PREFIX),
     }
+    headers.remove(header::FORWARDED);
 }
 
 /// Makes the last difference between the versions by which an instance may be asked.

@@ -36,7 +36,7 @@ use super::{
     choose::{blame, choose},
     counters::Reason,
     driven::Driven,
-    forward::{self, Client, Origin, Present, strip_hop_by_hop},
+    forward::{self, Origin, Present, strip_hop_by_hop},
     front_page::front_page,
     pool::{ConnectError, Lease, One, Pool, Two},
     request::{Admitted, Refusal, admit, no_path, rest_of},
@@ -75,10 +75,12 @@ struct Passing<'a> {
     present: Present,
     /// Whether what the gateway says of it is among its headers, because they were given back by an attempt.
     has_added: bool,
-    client: &'a Client,
+    connection: &'a Connection,
     version: Version,
     /// Whom it is for.
     authority: Option<HeaderValue>,
+    /// What the gateway says of it to the instance that is asked, if that is a role.
+    forwarded: Option<HeaderValue>,
     /// The name of the service, where it was taken off its path.
     name: Option<HeaderValue>,
     upgrade: Option<HeaderValue>,
@@ -192,9 +194,10 @@ impl Worker {
             headers: head.headers,
             present,
             has_added: false,
-            client: &connection.client,
+            connection,
             version: head.version,
             authority,
+            forwarded: None,
             name,
             upgrade,
             is_grpc,
@@ -279,6 +282,10 @@ impl Worker {
                 tried.push(target);
                 continue;
             }
+            let Connection { vouched, client, .. } = passing.connection;
+            let to_role = passing.authority.as_ref().filter(|_| target.is_role());
+            let vouch = |authority| vouched.get(&shared.names, &client.address, authority);
+            passing.forwarded = to_role.map(vouch).transpose()?;
             let mut attempt = self.attempt(&target, passing, manner, Some(now)).await;
             if let Attempt::Stale { was_sent } = attempt {
                 attempt = if was_sent && !passing.is_repeatable {
@@ -362,7 +369,10 @@ impl Worker {
             Ok(sender) => sender,
             Err(why) => return Attempt::NotOpened(why),
         };
-        let asked_for = passing.authority.as_ref().filter(|_| !manner.own_host);
+        // A node compares `Origin` with `Host`, until it believes `Forwarded`: where a page asks, it needs the page's host.
+        let has_own_host =
+            manner.own_host || target.is_role() && !passing.headers.contains_key(header::ORIGIN);
+        let asked_for = passing.authority.as_ref().filter(|_| !has_own_host);
         let host = asked_for.unwrap_or(&target.host);
         let Some(uri) = uri_of(passing, host, target, http2) else {
             return Attempt::Broken("the request cannot be written for it".into());
@@ -378,8 +388,12 @@ impl Worker {
             forward::set_prefix(&mut headers, prefix);
         } else {
             let authority = passing.authority.as_ref();
-            let origin = Origin { client: passing.client, version: passing.version, authority, prefix };
+            let (client, version) = (&passing.connection.client, passing.version);
+            let origin = Origin { client, version, authority, prefix };
             forward::add(&mut headers, passing.present, &origin, &self.shared.me);
+        }
+        if let Some(forwarded) = &passing.forwarded {
+            headers.insert(header::FORWARDED, forwarded.clone());
         }
         let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         forward::address(&mut headers, passing.present, version, &host);

@@ -13,7 +13,7 @@ use hearsay_protocol::providers::{Index, Provider};
 
 use super::{
     budget::Budget, counters::Counters, forward::Pseudonym, limits::Limits, policy::GatewayPolicy,
-    routes::Routes, target::Target,
+    routes::Routes, target::Target, vouch::OwnNames,
 };
 
 /// The gateway, as every thread of it sees it.
@@ -33,6 +33,8 @@ pub struct Shared {
     pub threads: usize,
     /// Where instances may be.
     pub policy: GatewayPolicy,
+    /// The names under which clients reach roles through it.
+    pub names: OwnNames,
     routes: RwLock<Arc<Routes>>,
     /// The state of the table that the routes are of.
     index: AtomicU64,
@@ -41,7 +43,7 @@ pub struct Shared {
 
 impl Shared {
     /// A gateway that knows nobody.
-    pub fn new(name: &str, limits: Limits, threads: usize, policy: GatewayPolicy) -> Self {
+    pub fn new(name: &str, limits: Limits, threads: usize, policy: GatewayPolicy, names: OwnNames) -> Self {
         Self {
             limits,
             counters: Counters::default(),
@@ -50,6 +52,7 @@ impl Shared {
             address: OnceLock::new(),
             threads,
             policy,
+            names,
             routes: RwLock::default(),
             index: AtomicU64::new(0),
             started: Instant::now(),

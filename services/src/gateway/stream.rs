@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{batch::Socket, forward::Client, framing::Framing};
+use super::{batch::Socket, forward::Client, framing::Framing, vouch::Vouched};
 use crate::refusal;
 
 /// What a connection and the requests on it know of each other.
@@ -23,6 +23,8 @@ use crate::refusal;
 pub struct Connection {
     /// Who asks.
     pub client: Client,
+    /// What was said of it to roles.
+    pub vouched: Vouched,
     /// A head said how long its body is in two ways.
     both_lengths: AtomicBool,
     /// A body has ended.
@@ -38,6 +40,7 @@ impl Connection {
     pub fn new(client: Client) -> Self {
         Self {
             client,
+            vouched: Vouched::default(),
             both_lengths: AtomicBool::new(false),
             body_ended: AtomicBool::new(false),
             active: AtomicUsize::new(0),

@@ -104,6 +104,40 @@ async fn a_host_outranks_prefixes_and_is_passed_on() {
 }
 
 #[tokio::test]
+async fn a_role_is_told_under_which_name_it_was_asked_and_a_program_is_not() {
+    let world = World::start().await;
+    let (role, program) = (echo("role").await, echo("program").await);
+    world.offer("grading", "g", role.address, &["urlprefix-/students"]).await;
+    world.offer("web", "w", program.address, &[]).await;
+    let claims = "forwarded: for=127.0.0.1;host=localhost;proto=https\r\nx-forwarded-host: localhost\r\n";
+    let asked = async |host: &str, path: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n{claims}connection: close\r\n\r\n");
+        world.send(&head).await
+    };
+    for host in ["school.example", "school.example:8443"] {
+        let headers = asked(host, "/students").await.json()["headers"].clone();
+        assert_eq!(headers["host"], role.address.to_string());
+        assert_eq!(headers["forwarded"], format!("for=127.0.0.1;host=\"{host}\";proto=http"));
+        assert_eq!(headers["x-forwarded-host"], host);
+        let headers = asked(host, "/web").await.json()["headers"].clone();
+        assert_eq!((&headers["host"], headers.get("forwarded")), (&host.into(), None));
+    }
+    // A node compares the two.
+    let page = "POST /students HTTP/1.1\r\nhost: gw:8080\r\norigin: http://gw:8080\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let headers = world.send(page).await.json()["headers"].clone();
+    assert_eq!((&headers["host"], &headers["origin"]), (&"gw:8080".into(), &"http://gw:8080".into()));
+    assert_eq!(headers["forwarded"], "for=127.0.0.1;host=\"gw:8080\";proto=http");
+    let detail = asked("evil.example", "/students").await.problem(421);
+    assert!(detail.contains("--allow-host evil.example"), "{detail}");
+    assert_eq!(
+        asked("evil.example", "/web").await.status,
+        200,
+        "what the host means there is the program's to know"
+    );
+    assert_eq!(world.refused("host"), 1);
+}
+
+#[tokio::test]
 async fn the_front_page_leads_to_the_portal_or_lists_the_routes() {
     let world = World::start().await;
     let instance = echo("a").await;

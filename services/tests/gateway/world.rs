@@ -119,6 +119,9 @@ impl Host for Table {
     fn address_policy(&self) -> &AddressPolicy {
         &self.policy
     }
+    fn accepts_host(&self, host: &str) -> bool {
+        host != "evil.example"
+    }
     fn providers(&self, service: &str) -> Vec<Arc<Provider>> {
         let all = self.providers.lock().unwrap();
         all.iter().filter(|p| p.instance.service == service).cloned().collect()
