@@ -417,3 +417,36 @@ fn a_gateway_under_a_name_of_its_own_needs_that_name_and_its_nodes_do_not() {
         }
     });
 }
+
+#[test]
+fn on_a_machine_without_a_network_everything_is_reached_by_loopback() {
+    scenario("on_a_machine_without_a_network_everything_is_reached_by_loopback", |lab| {
+        let host = lab.host();
+        host.sh("ip addr flush dev eth0");
+        for (name, role, http) in
+            [("door", "portal,gateway", "[::]:7500"), ("keeper", "grading,log", "[::]:7501")]
+        {
+            let port = http.rsplit_once(':').unwrap().1.parse().unwrap();
+            lab.start(Some(&host), name, port, &["--name", name, "--role", role, "--http", http, "--demo"]);
+        }
+        let _program = Program::start(PROGRAM, &host, 4000);
+        let listens = |port: u16| {
+            let at = SocketAddr::from(([127, 0, 0, 1], port));
+            host.enter(|| std::net::TcpStream::connect(at).is_ok())
+        };
+        lab.until(20 * S, "the nodes listen", |_| [7500, 7501, 8080].into_iter().all(listens));
+        // With the other node: for the gateway it is a program of a neighbour.
+        let body = json!({"name": "web", "id": "web-1", "port": 4000}).to_string();
+        assert_eq!(host.send(7501, "POST /services", &body).status, 200);
+        for path in ["/students", "/log", "/portal", "/web/x", "/portal/log"] {
+            lab.until(20 * S, path, |_| host.send(8080, &format!("GET {path}"), "").status == 200);
+        }
+        // What else listens there is not reached by the node's address.
+        let body = json!({"name": "node", "id": "node-1", "port": 7500}).to_string();
+        assert_eq!(host.send(7501, "POST /services", &body).status, 200);
+        lab.until(10 * S, "the gateway knows of it", |_| {
+            host.send(7500, "GET /gateway", "").body.contains("127.0.0.1:7500 is an address of a node")
+        });
+        assert_eq!(host.send(8080, "GET /node/members", "").status, 503);
+    });
+}
