@@ -48,7 +48,7 @@ use crate::{
     admission::ClusterKey,
     config::{Config, Environment, Options},
     logging,
-    storage::Secret,
+    storage::{Secret, restrict_umask},
 };
 
 const EXAMPLES: &str = "\
@@ -221,6 +221,10 @@ pub fn main(
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    // What `node run` starts keeps the umask that it would have without a node.
+    if !matches!(cli.command, Some(Command::Run(_) | Command::ExecChild(_))) {
+        restrict_umask();
+    }
     let environment = Environment::of_process();
     let ended = match &cli.command {
         Some(Command::ExecChild(options)) => return ExitCode::from(exec_child::exec(options)),

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     num::{NonZeroU32, NonZeroUsize},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, PoisonError,
@@ -34,7 +35,7 @@ use tokio::sync::{mpsc::Sender, oneshot, watch};
 
 use crate::{
     driver::Order,
-    storage::{StorageError, make_dir},
+    storage::{PRIVATE_DIR, StorageError, make_dir},
     view::Clock,
 };
 
@@ -214,8 +215,8 @@ impl Journals {
             (None, Some(scratch)) => scratch.0.clone(),
             (None, None) => anyhow::bail!("no directory for the journal; this is a defect"),
         };
-        // Who may read it, the umask says, and the directory around it.
-        make_dir(&dir, 0o777).map_err(|source| StorageError::Unwritable { path: dir.clone(), source })?;
+        make_dir(&dir, PRIVATE_DIR)
+            .map_err(|source| StorageError::Unwritable { path: dir.clone(), source })?;
         let mut topics = BTreeMap::new();
         for (name, projection) in kept {
             let path = dir.join(format!("{name}.db"));
@@ -443,7 +444,11 @@ impl Scratch {
         getrandom::fill(&mut mark)
             .map_err(|e| anyhow::anyhow!("this system gives no random numbers: {e}"))?;
         let dir = std::env::temp_dir().join(format!("hearsay-{:016x}", u64::from_le_bytes(mark)));
-        std::fs::create_dir(&dir).map_err(|e| anyhow::anyhow!("cannot make {}: {e}", dir.display()))?;
+        // Made here or not at all: in a directory for everybody, the name may be another user's already.
+        std::fs::DirBuilder::new()
+            .mode(PRIVATE_DIR)
+            .create(&dir)
+            .map_err(|e| anyhow::anyhow!("cannot make {}: {e}", dir.display()))?;
         Ok(Self(dir))
     }
 }

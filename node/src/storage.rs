@@ -19,6 +19,9 @@
 //! needs no room for it: its slots are overwritten in place (`incarnation`).
 //!
 //! An ephemeral node has all this in memory and writes nothing.
+//!
+//! No other user can read any of this: the process has the umask 077, a directory that others can read is closed, and one that
+//! they can write, or that belongs to another user, is refused.
 
 mod file;
 mod incarnation;
@@ -34,7 +37,7 @@ use std::{
 
 use hearsay_protocol::Incarnation;
 
-pub(crate) use file::{Content, PRIVATE, is_full, make_dir, read as read_file};
+pub(crate) use file::{Content, PRIVATE, PRIVATE_DIR, is_full, make_dir, read as read_file, restrict_umask};
 pub use peers::{REMEMBERED_MAX, Remembered};
 pub use secret::Secret;
 pub(crate) use slot::Lock;
@@ -100,6 +103,24 @@ pub enum StorageError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The data directory is another user's, who could change what is in it. Nothing in it was touched.
+    #[error("the data directory {} belongs to user {owner}, and this process runs as user {user}", dir.display())]
+    ForeignDir {
+        /// The directory.
+        dir: PathBuf,
+        /// The user that it belongs to.
+        owner: u32,
+        /// The user of this process.
+        user: u32,
+    },
+    /// Other users could replace what is in the data directory. Nothing in it was touched.
+    #[error("the data directory {} can be written by other users (mode {mode:04o})", dir.display())]
+    WritableDir {
+        /// The directory.
+        dir: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// A file does not hold what it should. It was not touched, so that it can be looked at.
     #[error("{} is damaged: {problem}", path.display())]
     Damaged {
@@ -141,6 +162,16 @@ impl StorageError {
             Self::TooOpen { path, .. } => {
                 format!("chmod 600 {} (and replace it, if somebody may have copied it)", path.display())
             }
+            Self::ForeignDir { dir, owner, .. } => format!(
+                "run it as user {owner}, or name a directory of its own with --data-dir; in a volume whose root stays as it is, \
+                 --data-dir {}/state is one that the node makes",
+                dir.display()
+            ),
+            Self::WritableDir { dir, .. } => format!(
+                "make sure that nobody changed what is in it, then run: chmod 700 {0}; where that is undone (a volume with fsGroup), \
+                 name a directory inside it that the node makes: --data-dir {0}/state",
+                dir.display()
+            ),
             Self::Damaged { path, .. } if path.ends_with("node.key") => {
                 "restore it from a backup, or remove it: the node then comes back as a new one".into()
             }

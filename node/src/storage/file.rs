@@ -11,6 +11,7 @@ use std::{
     path::Path,
 };
 
+use rustix::fs::Mode;
 use zeroize::Zeroizing;
 
 /// For the owner alone.
@@ -19,6 +20,11 @@ pub(crate) const PRIVATE: u32 = 0o600;
 pub(crate) const PUBLIC: u32 = 0o644;
 /// A directory for its owner alone.
 pub(crate) const PRIVATE_DIR: u32 = 0o700;
+
+/// Has the files and directories that this process makes from now on readable by its user alone, those that libraries make (SQLite) among them.
+pub(crate) fn restrict_umask() {
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+}
 
 /// What a file holds, and who else may read it. The text is wiped when dropped, since it may be a key.
 pub(crate) struct Content {

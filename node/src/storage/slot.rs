@@ -5,15 +5,16 @@
 //! `…/hearsay/<cluster>/0`, `1`, `2`…: each has a directory of its own, and one that is started again finds what it left.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, Permissions},
     io::{Read as _, Seek as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
+    process::geteuid,
 };
 
 use super::{
@@ -35,6 +36,9 @@ pub(crate) struct Lock {
 
 /// Locks the first directory among the slots that nobody holds.
 pub(super) fn first_free(under: &Path) -> Result<(PathBuf, Lock), StorageError> {
+    make_dir(under, PRIVATE_DIR)
+        .map_err(|source| StorageError::Unwritable { path: under.to_owned(), source })?;
+    close_to_others(under)?;
     for slot in 0..SLOTS_MAX {
         let dir = under.join(slot.to_string());
         match exactly(&dir) {
@@ -51,6 +55,7 @@ pub(super) fn exactly(dir: &Path) -> Result<Lock, StorageError> {
     let failed = |source| StorageError::Unwritable { path: dir.to_owned(), source };
     // For the owner alone: keys will lie in it.
     make_dir(dir, PRIVATE_DIR).map_err(failed)?;
+    close_to_others(dir)?;
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -72,6 +77,36 @@ pub(super) fn exactly(dir: &Path) -> Result<Lock, StorageError> {
         .rewind()
         .and_then(|()| writeln!(file, "{:<width$}", std::process::id(), width = HOLDER_BYTES - 1));
     Ok(Lock { _held: file })
+}
+
+/// Makes sure that no other user can change what lies in a directory, and none can read it. A user that can write there replaces the key of the node,
+/// whatever the modes of the files are.
+fn close_to_others(dir: &Path) -> Result<(), StorageError> {
+    // One handle for both steps: the name could be moved in between.
+    let unreadable = |source| StorageError::Unreadable { path: dir.to_owned(), source };
+    let opened = File::open(dir).map_err(unreadable)?;
+    let found = opened.metadata().map_err(unreadable)?;
+    let (owner, user, mode) = (found.uid(), geteuid().as_raw(), found.mode() & 0o7777);
+    if owner != user {
+        return Err(StorageError::ForeignDir { dir: dir.to_owned(), owner, user });
+    }
+    if mode & 0o022 != 0 {
+        return Err(StorageError::WritableDir { dir: dir.to_owned(), mode });
+    }
+    if mode & 0o077 != 0 {
+        let closed = opened.set_permissions(Permissions::from_mode(PRIVATE_DIR));
+        let dir = dir.display();
+        match closed {
+            Ok(()) => tracing::warn!(
+                "other users could read the data directory {dir} (mode {mode:03o}); it is now open to its owner alone (mode 700)"
+            ),
+            // Of a file system that is read-only, the node says itself what it cannot do.
+            Err(error) => tracing::warn!(
+                "other users can read the data directory {dir} (mode {mode:03o}), and it cannot be closed: {error}. Run: chmod 700 {dir}"
+            ),
+        }
+    }
+    Ok(())
 }
 
 fn holder(file: &mut File) -> Option<u32> {
@@ -113,6 +148,58 @@ mod tests {
             let text = std::fs::read_to_string(dir.path().join("lock")).unwrap();
             assert_eq!((text.len(), text.trim()), (HOLDER_BYTES, &*std::process::id().to_string()));
         }
+    }
+
+    fn mode(dir: &Path) -> u32 {
+        std::fs::metadata(dir).unwrap().mode() & 0o7777
+    }
+
+    fn set_mode(dir: &Path, mode: u32) {
+        std::fs::set_permissions(dir, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_can_read_is_closed_and_one_that_they_can_write_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for readable in [0o755, 0o750, 0o711, 0o701] {
+            set_mode(dir.path(), readable);
+            exactly(dir.path()).unwrap();
+            assert_eq!(mode(dir.path()), 0o700, "{readable:o}");
+        }
+        std::fs::remove_file(dir.path().join("lock")).unwrap();
+        for writable in [0o777, 0o770, 0o702, 0o1777, 0o2775] {
+            set_mode(dir.path(), writable);
+            let refused = exactly(dir.path()).unwrap_err();
+            assert!(matches!(&refused, StorageError::WritableDir { mode, .. } if *mode == writable));
+            let advice = refused.advice();
+            assert!(advice.contains("chmod 700") && advice.contains("/state"), "{advice}");
+            assert_eq!(mode(dir.path()), writable, "what others may have put there is for a person to see");
+            assert!(!dir.path().join("lock").exists(), "nothing was written");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_the_slots_that_others_can_write_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let under = dir.path().join("default");
+        first_free(&under).unwrap();
+        set_mode(&under, 0o777);
+        assert!(matches!(first_free(&under), Err(StorageError::WritableDir { .. })));
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_refused_with_both_users() {
+        if !geteuid().is_root() {
+            // Nobody but root can give a directory away; `tests/tests/local.rs` runs nodes as another user.
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(65_534), None).unwrap();
+        let refused = exactly(dir.path()).unwrap_err();
+        let text = refused.to_string();
+        assert!(text.contains("belongs to user 65534") && text.contains("runs as user 0"), "{text}");
+        assert!(refused.advice().contains("--data-dir"));
+        assert!(!dir.path().join("lock").exists());
     }
 
     #[test]
