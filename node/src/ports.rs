@@ -5,22 +5,35 @@
 //! it, which has the same scope as the port (the network namespace) and vanishes with the process; and by a plain bind, which
 //! notices every other program.
 //!
+//! Any user of the machine can take any abstract name. A claim therefore counts only if the kernel says that it is of this user
+//! (`SO_PEERCRED`, unix(7)), which is also the only one whose sockets share a port with this node's. Names that another user has are
+//! passed over. A user that has all of them ([`CLAIMS_MAX`]) costs the protection between two nodes that start at the same moment, and
+//! nothing else. A lock file would need a directory that all nodes of the user see, in every container of one network namespace.
+//!
 //! `[::]` is every address of the machine, of both families: HTTP takes both on one socket (RFC 3493, section
 //! 5.3), and libp2p, which restricts its IPv6 sockets to IPv6, listens twice. A port is free only if it is
 //! free for both. On a machine without IPv6, `[::]` is `0.0.0.0`.
 
 use std::{
     collections::BTreeSet,
-    io,
+    ffi::OsStr,
+    fs::File,
+    io::{self, BufRead, BufReader},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::{
         linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr as UnixAddress, UnixListener},
+        unix::{
+            ffi::OsStrExt as _,
+            net::{SocketAddr as UnixAddress, UnixListener},
+        },
     },
+    path::Path,
+    time::Duration,
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use socket2::{Domain, Socket, Type};
+use rustix::{net::sockopt::socket_peercred, process::geteuid};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{LADDER_RUNGS, Listen, SWARM_PORT};
 
@@ -34,15 +47,18 @@ const RUNGS_ABOVE: u16 = 2;
 /// Why there is no port.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    /// Somebody has the one that was asked for.
+    /// Another process has the one that was asked for.
     #[error(
-        "--{option} {address}: the port is taken. Choose another one, or leave --{option} out to get the next free one"
+        "--{option} {address}: the port is taken{}. Choose another one, or leave --{option} out to get the next free one",
+        by(*holder)
     )]
     Taken {
         /// The option that asked for it.
         option: &'static str,
         /// What it asked for.
         address: SocketAddr,
+        /// The process that has it, as far as the kernel tells.
+        holder: Option<Holder>,
     },
     /// All of the ladder's ports are taken.
     #[error("--{option}: all ports from {from} on are taken; name a free one")]
@@ -69,7 +85,7 @@ pub enum PortError {
 pub struct SwarmPort {
     /// Where to listen.
     pub address: SocketAddr,
-    _claim: UnixListener,
+    _claim: Option<UnixListener>,
 }
 
 impl SwarmPort {
@@ -116,17 +132,17 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 fn climb<T>(
     option: &'static str,
     listen: Listen,
-    bind: impl Fn(SocketAddr) -> io::Result<T>,
+    bind: impl Fn(SocketAddr) -> Result<T, BindError>,
 ) -> Result<T, PortError> {
     for address in listen.candidates() {
-        match bind(address) {
+        match bind(address).map_err(|error| error.of_port(address.port())) {
             Ok(bound) => return Ok(bound),
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+            Err(BindError::Taken(holder)) => {
                 if let Listen::Exactly(address) = listen {
-                    return Err(PortError::Taken { option, address });
+                    return Err(PortError::Taken { option, address, holder });
                 }
             }
-            Err(source) => return Err(PortError::Unusable { option, address, source }),
+            Err(BindError::Other(source)) => return Err(PortError::Unusable { option, address, source }),
         }
     }
     let (Listen::Exactly(from) | Listen::Ladder(from)) = listen;
@@ -145,6 +161,128 @@ pub fn listen(option: &'static str, listen: Listen) -> Result<TcpListener, PortE
     })
 }
 
+/// Why one port could not be had.
+enum BindError {
+    Taken(Option<Holder>),
+    Other(io::Error),
+}
+
+impl From<io::Error> for BindError {
+    fn from(error: io::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl BindError {
+    /// The same, with the user whose program listens at the port if it is taken.
+    fn of_port(self, port: u16) -> Self {
+        match self {
+            Self::Other(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                Self::Taken(listener_of(port).map(|uid| Holder { uid, pid: None }))
+            }
+            error => error,
+        }
+    }
+}
+
+/// The process that has a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holder {
+    /// Its user.
+    pub uid: u32,
+    /// Its id; `None` where the kernel tells only the user.
+    pub pid: Option<i32>,
+}
+
+/// The end of "the port is taken".
+fn by(holder: Option<Holder>) -> String {
+    match holder {
+        Some(Holder { uid, pid: Some(pid) }) => format!(" by process {pid} of user {uid}"),
+        Some(Holder { uid, pid: None }) => format!(" by a program of user {uid}"),
+        None => String::new(),
+    }
+}
+
+/// The user whose program listens at a TCP port of this network namespace.
+fn listener_of(port: u16) -> Option<u32> {
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+    tables.iter().find_map(|table| listening_user(BufReader::new(File::open(table).ok()?), port))
+}
+
+/// The user of the listener at a port in one of the kernel's tables (proc_pid_net(5)). Listeners come first in it, so that no more than those are
+/// read.
+fn listening_user(table: impl BufRead, port: u16) -> Option<u32> {
+    /// `TCP_LISTEN`.
+    const LISTEN: &str = "0A";
+    let lines = table.lines().skip(1).map_while(Result::ok);
+    let entries = lines.map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    let mut listeners = entries.take_while(|entry| entry.get(3).is_some_and(|state| state == LISTEN));
+    let entry = listeners.find(|entry| {
+        let hex = entry.get(1).and_then(|local| local.rsplit(':').next());
+        hex.and_then(|hex| u16::from_str_radix(hex, 16).ok()) == Some(port)
+    })?;
+    entry.get(7)?.parse().ok()
+}
+
+/// Names under which a port can be claimed: the first, and those to which nodes go on while another user has it.
+pub const CLAIMS_MAX: u32 = 8;
+
+/// The `n`th name. The first is that of versions before this one.
+fn claim_name(port: u16, n: u32) -> io::Result<UnixAddress> {
+    let name = if n == 0 { format!("hearsay/swarm/{port}") } else { format!("hearsay/swarm/{port}/{n}") };
+    UnixAddress::from_abstract_name(name)
+}
+
+/// Claims a port among the nodes of this user; `None` if another user has all names.
+fn claim(port: u16) -> Result<Option<UnixListener>, BindError> {
+    let user = geteuid().as_raw();
+    for n in 0..CLAIMS_MAX {
+        let name = claim_name(port, n)?;
+        match UnixListener::bind_addr(&name) {
+            Ok(claim) => return Ok(Some(claim)),
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(error.into()),
+            Err(_) => match claimant(&name) {
+                Some(holder) if holder.uid == user => return Err(BindError::Taken(Some(holder))),
+                Some(holder) => {
+                    tracing::warn!(
+                        port,
+                        user = holder.uid,
+                        "another user claims this swarm port and is passed over"
+                    );
+                }
+                None => tracing::warn!(
+                    port,
+                    "a process that does not say its user claims this swarm port and is passed over"
+                ),
+            },
+        }
+    }
+    Ok(None)
+}
+
+/// Tries to see the holder of a claim that was just made and not listened at yet.
+const CLAIMANT_TRIES: u32 = 5;
+/// The pause between them.
+const CLAIMANT_PAUSE: Duration = Duration::from_millis(2);
+
+/// The process that listens under an abstract name. `None`: it does not listen, or takes no more connections; no node does that.
+fn claimant(name: &UnixAddress) -> Option<Holder> {
+    let name =
+        SockAddr::unix(Path::new(OsStr::from_bytes(&[b"\0", name.as_abstract_name()?].concat()))).ok()?;
+    for _ in 0..CLAIMANT_TRIES {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
+        // A full queue must not hold up the start.
+        socket.set_nonblocking(true).ok()?;
+        if socket.connect(&name).is_ok() {
+            let found = socket_peercred(&socket).ok()?;
+            let pid = Some(found.pid.as_raw_nonzero().get());
+            return Some(Holder { uid: found.uid.as_raw(), pid });
+        }
+        std::thread::sleep(CLAIMANT_PAUSE);
+    }
+    None
+}
+
 /// Claims a port for the swarm.
 ///
 /// # Errors
@@ -154,8 +292,7 @@ pub fn claim_swarm(listen: Listen) -> Result<SwarmPort, PortError> {
         // Held until the claim is made, so that port 0 becomes a number that is still free.
         let probe = bind(address)?;
         let address = probe.local_addr()?;
-        let name = UnixAddress::from_abstract_name(format!("hearsay/swarm/{}", address.port()))?;
-        let claim = UnixListener::bind_addr(&name)?;
+        let claim = claim(address.port())?;
         Ok(SwarmPort { address, _claim: claim })
     })
 }
@@ -186,8 +323,11 @@ mod tests {
     #[test]
     fn two_claims_of_one_port_are_told_apart_even_before_anybody_listens() {
         let first = claim_swarm(Listen::Exactly(loopback(0))).unwrap();
-        let again = claim_swarm(Listen::Exactly(first.address));
-        assert!(matches!(again, Err(PortError::Taken { option: "swarm", .. })), "{again:?}");
+        let again = claim_swarm(Listen::Exactly(first.address)).unwrap_err();
+        assert!(matches!(again, PortError::Taken { option: "swarm", .. }), "{again:?}");
+        let user = geteuid().as_raw();
+        let holder = format!("by process {} of user {user}", std::process::id());
+        assert!(again.to_string().contains(&holder), "{again}");
         let next = claim_swarm(Listen::Ladder(first.address)).unwrap();
         assert!(next.address.port() > first.address.port());
     }
@@ -198,7 +338,34 @@ mod tests {
         let address = taken.local_addr().unwrap();
         let error = listen("http", Listen::Exactly(address)).unwrap_err().to_string();
         assert!(error.contains("--http") && error.contains(&address.to_string()), "{error}");
+        assert!(error.contains(&format!("by a program of user {}.", geteuid().as_raw())), "{error}");
         assert!(listen("http", Listen::Ladder(address)).is_ok());
+    }
+
+    #[test]
+    fn the_user_of_a_listener_is_read_from_the_kernels_table_and_no_connection_is_taken_for_one() {
+        let line = |port: &str, state: &str, user: u32| {
+            format!(
+                "   0: 0100007F:{port} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 {user} 0 1 1\n"
+            )
+        };
+        let table =
+            ["head\n".to_owned(), line("1DB0", "0A", 7), line("1F90", "0A", 8), line("1DB1", "01", 9)];
+        let user = |port| listening_user(table.concat().as_bytes(), port);
+        assert_eq!((user(7600), user(8080), user(7601), user(1)), (Some(7), Some(8), None, None));
+        assert_eq!(listening_user(&b"head\nnonsense\n"[..], 7600), None);
+    }
+
+    #[test]
+    fn a_name_that_does_not_say_its_user_is_passed_over() {
+        let port = claim_swarm(Listen::Exactly(loopback(0))).unwrap().address.port();
+        // Bound and not listening, as no node leaves it.
+        let bound = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        let name = format!("\0hearsay/swarm/{port}");
+        bound.bind(&SockAddr::unix(Path::new(&name)).unwrap()).unwrap();
+        let first = claim_swarm(Listen::Exactly(loopback(port))).unwrap();
+        let again = claim_swarm(Listen::Exactly(first.address));
+        assert!(matches!(again, Err(PortError::Taken { holder: Some(_), .. })), "{again:?}");
     }
 
     #[test]

@@ -5,12 +5,20 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
+    net::SocketAddr,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            fs::MetadataExt as _,
+            net::{SocketAddr as UnixAddress, UnixListener},
+        },
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use hearsay_tests::{Cluster as _, Lab, NodeRef, http::send, scenario, sh};
+use rustix::{fs::Uid, thread::set_thread_res_uid};
 use serde_json::json;
 
 const S: Duration = Duration::from_secs(1);
@@ -146,5 +154,50 @@ fn a_node_makes_its_directory_inside_a_volume_whose_root_is_open() {
         assert_eq!(fs::metadata(&slot).unwrap().mode() & 0o7777, 0o700);
         assert_eq!(open_to_others(&home), [""; 0]);
         lab.leave(node);
+    });
+}
+
+/// Takes the abstract names of a swarm port, as another user.
+fn claim_all(port: u16, user: u32) -> Vec<UnixListener> {
+    let names = (0..).map(move |n| match n {
+        0 => format!("hearsay/swarm/{port}"),
+        n => format!("hearsay/swarm/{port}/{n}"),
+    });
+    // The credentials of a thread: the kernel keeps those under which it listens.
+    let claims = std::thread::spawn(move || {
+        let user = Uid::from_raw(user);
+        set_thread_res_uid(user, user, user).unwrap();
+        let claim =
+            |name: String| UnixListener::bind_addr(&UnixAddress::from_abstract_name(name).unwrap()).unwrap();
+        names.take(20).map(claim).collect()
+    });
+    claims.join().unwrap()
+}
+
+#[test]
+fn claims_of_another_user_keep_no_port_from_a_node() {
+    scenario("claims_of_another_user_keep_no_port_from_a_node", |lab| {
+        let _claims: Vec<_> = (7600..7604).flat_map(|port| claim_all(port, STRANGER)).collect();
+        let swarm = |lab: &Lab, node| {
+            let members = lab.get(node, "/members")?;
+            Some(members["members"][0]["addresses"].to_string())
+        };
+        let chosen = lab.start(None, "m1", 7500, &["--no-mdns", "--name", "m1", "--swarm", "127.0.0.1:7600"]);
+        lab.until(10 * S, "it answers", |lab| lab.get(chosen, "/members").is_some());
+        assert_eq!(lab.logged("the port is taken"), [""; 0]);
+        let next = lab.start(None, "m2", 7501, &["--no-mdns", "--name", "m2"]);
+        lab.until(10 * S, "the second one is on the next rung", |lab| {
+            swarm(lab, next).is_some_and(|addresses| addresses.contains("/7601"))
+        });
+        // A port that is really taken is told with the user that has it.
+        let taken: SocketAddr = "127.0.0.1:7603".parse().unwrap();
+        let _listener = std::net::TcpListener::bind(taken).unwrap();
+        let late = lab.start(None, "m3", 7502, &["--no-mdns", "--name", "m3", "--swarm", "127.0.0.1:7603"]);
+        assert!(!lab.ended(late, 10 * S).success());
+        assert!(lab.log(late).contains("the port is taken by a program of user 0"), "{}", lab.log(late));
+        // So is one that a node of the same user has.
+        let again = lab.start(None, "m4", 7502, &["--no-mdns", "--name", "m4", "--swarm", "127.0.0.1:7600"]);
+        assert!(!lab.ended(again, 10 * S).success());
+        assert!(lab.log(again).contains("user 0"), "{}", lab.log(again));
     });
 }
