@@ -5,6 +5,7 @@
 
 mod address;
 mod amount;
+mod cidr;
 mod error;
 mod options;
 mod reload;
@@ -26,6 +27,7 @@ use hearsay_services::{gateway::options::GatewayOptions, journal::Retention, log
 
 pub(crate) use address::listed;
 pub use address::{Advertise, Host, HostPort, Join, LADDER_RUNGS, Listen, SWARM_PORT};
+pub use cidr::Cidr;
 pub use error::ConfigError;
 pub use options::{Environment, Options};
 pub use socket::SocketChoice;
@@ -125,6 +127,8 @@ pub struct Config {
     pub log_retention: Retention,
     /// Names besides its own that requests may carry in their `Host` header.
     pub allowed_hosts: Vec<Host>,
+    /// Proxies that many clients come through.
+    pub trusted_proxies: Vec<Cidr>,
     /// Whether anybody may write to the plug-ins' paths.
     pub open: bool,
     /// Connections that HTTP holds at a time.
@@ -231,6 +235,7 @@ impl Config {
             replicas_expected: options.replicas_expected,
             log_retention: log_retention(options.log_max_age, options.log_max_bytes)?,
             allowed_hosts: parse_all("allow-host", &options.allow_host)?,
+            trusted_proxies: parse_all("trusted-proxy", &options.trusted_proxy)?,
             open: options.open.unwrap_or(false),
             max_connections: options.max_connections.map_or(MAX_CONNECTIONS, |n| n.get() as usize),
             max_streams: options.max_streams.map_or(MAX_STREAMS, |n| n.get() as usize),

@@ -8,6 +8,7 @@ pub mod control;
 pub mod driver;
 pub mod escape;
 pub mod events;
+mod exemptions;
 mod go_duration;
 mod hangup;
 pub mod http;

@@ -103,18 +103,21 @@ impl SwarmPort {
 
 /// Binds a listener. `[::]` takes IPv4 as well, whatever the system's default is (`net.ipv6.bindv6only`).
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    if address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
-        return TcpListener::bind(address);
-    }
-    match bind_both(address) {
-        Err(error) if lacks_ipv6(&error) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())),
+    let is_everywhere = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    match bind_at(address, is_everywhere) {
+        Err(error) if is_everywhere && lacks_ipv6(&error) => {
+            bind_at((Ipv4Addr::UNSPECIFIED, address.port()).into(), false)
+        }
         bound => bound,
     }
 }
 
-fn bind_both(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
-    socket.set_only_v6(false)?;
+/// Not by the standard library, whose queue of 128 connections a flood of one host fills between two looks at it.
+fn bind_at(address: SocketAddr, both_families: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if both_families {
+        socket.set_only_v6(false)?;
+    }
     // As the standard library does: a port whose last connections are still closing is free.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;

@@ -16,7 +16,7 @@ use hearsay_protocol::{
     providers::{Index, Member},
     record::Health,
 };
-use hearsay_services::{Host, Service, log, shipping};
+use hearsay_services::{Host, Service, log, shares::Exempt, shipping};
 use libp2p::{Multiaddr, identity::Keypair};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -28,6 +28,7 @@ use crate::{
     config::{Advertise, Config, Listen, hostname},
     control::Control,
     driver::{Driver, Neighbourhood, Order, Parts},
+    exemptions,
     hangup::{self, OnHangup},
     http::{self, HostNames, Limits, NodeHost, OwnHttp, Readiness, Site},
     interfaces::{self, InterfaceAddress},
@@ -79,9 +80,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let limits =
-        Limits { connections: config.max_connections, streams: config.max_streams, ..Limits::default() };
-    let limits = limits.within(raise_file_limit());
+    let file_limit = raise_file_limit();
     let plugins: Vec<Arc<dyn Service>> =
         services.into_iter().filter(|s| config.roles.iter().any(|role| role == s.name())).collect();
     let interfaces = interfaces::addresses();
@@ -94,11 +93,13 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let swarm_port = ports::claim_swarm(config.swarm)?;
     let mut storage = Storage::open(&config.data_dir, &config.cluster)?;
     let keypair = Keypair::ed25519_from_bytes(*storage.seed().expose())?;
-    let swarm_config = SwarmConfig {
+    let mut swarm_config = SwarmConfig {
         cluster: config.cluster.clone(),
         cluster_key: config.cluster_key.as_ref().map(|key| key.to_pnet()),
         allowed: config.allowed.as_ref().map(|nodes| nodes.iter().copied().collect()),
         mdns: config.mdns,
+        // Nothing listens during the key check.
+        exempt: Exempt::default(),
     };
     let rungs = ports::rungs_around(swarm_port.address);
     check_key(&storage, &keypair, &swarm_config, &config, &rungs).await?;
@@ -113,6 +114,15 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let clock = Clock::start();
     // Microseconds of the incarnation: above every index of an earlier life that made less than a million changes a second.
     let view = Arc::new(View::new(Index(incarnation.0.saturating_mul(1000)), clock));
+    let exempt = exemptions::exempt(Arc::clone(&view), config.trusted_proxies.clone());
+    swarm_config.exempt = exempt.clone();
+    let limits = Limits {
+        connections: config.max_connections,
+        streams: config.max_streams,
+        exempt: exempt.clone(),
+        ..Limits::default()
+    };
+    let limits = limits.within(file_limit);
     let metrics = Arc::new(Metrics::new(Arc::clone(&view)));
     metrics.set_plugins(plugins.clone());
     let (orders, order_receiver) = mpsc::channel(ORDERS_MAX);
@@ -179,6 +189,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         address_policy: registry.address_policy().clone(),
         names,
         gateway_options: config.gateway_options.clone(),
+        exempt,
         own_http: own_http(&config, http, &interfaces),
     });
     let router = http::router(site, &plugins, host.clone())?;

@@ -13,6 +13,7 @@ use std::{io, time::Duration};
 use either::Either;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use hearsay_protocol::{NodeId, wire::MESSAGE_BYTES_MAX};
+use hearsay_services::shares::Exempt;
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, Transport as _,
     allow_block_list::{self, AllowedPeers},
@@ -42,6 +43,7 @@ use libp2p::{
 #[allow(missing_docs)]
 mod behaviour;
 mod dial_problem;
+pub mod pending;
 pub mod pulse;
 
 pub use behaviour::{Behaviour, BehaviourEvent, KeyCheckBehaviour, KeyCheckEvent};
@@ -87,6 +89,8 @@ pub struct SwarmConfig {
     pub allowed: Option<Vec<NodeId>>,
     /// Whether to look for others by multicast.
     pub mdns: bool,
+    /// The hosts that have no share of the handshakes.
+    pub exempt: Exempt,
 }
 
 /// Why there is no swarm.
@@ -117,9 +121,9 @@ pub fn build(keypair: &Keypair, config: &SwarmConfig) -> Result<(Swarm<Behaviour
             ConnectionLimits::default()
                 .with_max_established(Some(CONNECTIONS_MAX))
                 .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
-                .with_max_pending_incoming(Some(PENDING_MAX))
                 .with_max_pending_outgoing(Some(PENDING_MAX)),
         ),
+        pending: pending::Behaviour::new(PENDING_MAX as usize, config.exempt.clone()),
         gossip: gossip(&topic)?,
         sync: asking(&config.cluster, "sync", Duration::from_secs(15), REQUESTS_MAX)?,
         journal: asking(&config.cluster, "journal", Duration::from_secs(10), REPLICA_REQUESTS_MAX)?,

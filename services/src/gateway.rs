@@ -70,6 +70,7 @@ use serde_json::{Value, json};
 use crate::{
     Host, Service,
     service::{Metric, Task},
+    shares::Exempt,
 };
 use limits::Limits;
 use listener::Serving;
@@ -177,6 +178,8 @@ async fn run(host: Arc<dyn Host>, shared: Arc<Shared>, serving: Arc<Mutex<Option
         tracing::error!("the gateway has no listener, so it serves nobody");
         return;
     };
+    let of_node = Arc::clone(&host);
+    _ = shared.exempt.set(Exempt::new(move |ip| of_node.is_exempt_from_shares(ip)));
     let started = Serving::start(&shared, &listener);
     let address = listener.local_addr();
     drop(listener);

@@ -1,6 +1,9 @@
 //! What a node is to a plug-in.
 
-use std::{net::TcpListener, sync::Arc};
+use std::{
+    net::{IpAddr, TcpListener},
+    sync::Arc,
+};
 
 use hearsay_protocol::{
     NodeId,
@@ -57,4 +60,10 @@ pub trait Host: Send + Sync + 'static {
     fn take_listener(&self, plugin: &str) -> Option<TcpListener>;
     /// The client for requests to other services. One for the whole node, so that its plug-ins share connections.
     fn client(&self) -> &Client;
+
+    /// Whether clients at this address have no [share](crate::shares) of what a plug-in bounds: members and trusted proxies. Loopback need not be
+    /// named.
+    fn is_exempt_from_shares(&self, _ip: IpAddr) -> bool {
+        false
+    }
 }

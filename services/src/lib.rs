@@ -25,6 +25,7 @@ pub mod problem;
 pub mod refusal;
 pub mod restore;
 pub mod service;
+pub mod shares;
 pub mod shipping;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -44,7 +44,13 @@ impl Intruder {
     pub fn connect(seed: [u8; 32], cluster: &str, to: SocketAddr) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let inside = runtime.enter();
-        let config = SwarmConfig { cluster: cluster.into(), cluster_key: None, allowed: None, mdns: false };
+        let config = SwarmConfig {
+            cluster: cluster.into(),
+            cluster_key: None,
+            allowed: None,
+            mdns: false,
+            exempt: Default::default(),
+        };
         let (mut swarm, topic) = swarm::build(&Keypair::ed25519_from_bytes(seed)?, &config)?;
         swarm.dial(Multiaddr::from(to.ip()).with(Protocol::Tcp(to.port())))?;
         drop(inside);

@@ -118,8 +118,13 @@ impl Swarms {
         let restored = Restored { incarnation: Incarnation(now_ms), remembered: Vec::new() };
         let seed_of_core = u64::from_le_bytes(seed[..8].try_into()?);
         let config = Config::default();
-        let swarm_config =
-            SwarmConfig { cluster: config.cluster.clone(), cluster_key: None, allowed: None, mdns: false };
+        let swarm_config = SwarmConfig {
+            cluster: config.cluster.clone(),
+            cluster_key: None,
+            allowed: None,
+            mdns: false,
+            exempt: Default::default(),
+        };
         let core =
             Core::new(identity, config, presentation.profile.clone(), restored, seed_of_core, clock.now());
         let address = Multiaddr::from(Ipv4Addr::LOCALHOST).with(Protocol::Tcp(port));

@@ -121,6 +121,9 @@ pub struct Options {
     /// Further host name that requests may carry in their Host header (repeatable)
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     pub allow_host: Vec<String>,
+    /// Proxy that many clients come through: its address or network. It has no share per host (repeatable)
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub trusted_proxy: Vec<String>,
     /// Let anybody on the network write to the plug-ins' paths without the API token
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
@@ -232,6 +235,7 @@ impl Options {
             log_max_age: self.log_max_age.or(lower.log_max_age),
             log_max_bytes: self.log_max_bytes.or(lower.log_max_bytes),
             allow_host: list(self.allow_host, lower.allow_host),
+            trusted_proxy: list(self.trusted_proxy, lower.trusted_proxy),
             open: self.open.or(lower.open),
             max_connections: self.max_connections.or(lower.max_connections),
             max_streams: self.max_streams.or(lower.max_streams),

@@ -64,6 +64,11 @@ impl Driver {
             self.handshakes_failed,
         ));
         counters.push((
+            "handshakes_refused",
+            "Connections closed before their handshake, because too many of their host or of all were going on",
+            self.swarm.behaviour().pending.denied(),
+        ));
+        counters.push((
             "outsiders_dropped",
             "Nodes that cannot be talked to and are not listed, because there are too many",
             self.outsiders.dropped,

@@ -19,8 +19,16 @@ use axum::{
     body::Body,
     http::{Request, StatusCode},
 };
-use hearsay_services::refusal;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use bytes::Bytes;
+use hearsay_services::{
+    refusal,
+    shares::{Active, Activity, Exempt, Holder, Refusal, Share, Shares},
+};
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -60,6 +68,8 @@ pub struct Limits {
     pub write_stall: Duration,
     /// Time that requests have to finish when the node stops.
     pub drain: Duration,
+    /// The hosts that have no share of connections and streams.
+    pub exempt: Exempt,
 }
 
 impl Default for Limits {
@@ -75,6 +85,7 @@ impl Default for Limits {
             bodies_bytes: 64 * 1024 * 1024,
             write_stall: Duration::from_secs(30),
             drain: Duration::from_secs(5),
+            exempt: Exempt::default(),
         }
     }
 }
@@ -123,6 +134,17 @@ static OVERFULL: LazyLock<Vec<u8>> = LazyLock::new(|| {
     refusal::answer(StatusCode::SERVICE_UNAVAILABLE, "too many connections; try again or ask another")
 });
 
+/// What a connection over the share of its host is told.
+static OVER_SHARE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let detail = "your host has its share of the connections here, which are nearly as many as the limit; close some, or ask another node";
+    refusal::answer(StatusCode::SERVICE_UNAVAILABLE, detail)
+});
+
+tokio::task_local! {
+    /// The host at the other end of the connection that this task serves: to it is charged what its requests hold.
+    pub(super) static HOLDER: Holder;
+}
+
 /// How long to wait when the system has no socket to give (it is out of descriptors): long enough for one to be closed.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -139,6 +161,7 @@ pub async fn serve(
 ) {
     let listeners = listeners.into();
     let base = Connection::new(limits);
+    let shares = Shares::new(base.limits.connections);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -149,14 +172,19 @@ pub async fn serve(
             accepted = listeners.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) if connections.len() >= base.limits.connections => {
-                metrics.http.refused("connections");
-                // A fresh socket has room for this; if not, the client misses only the words. Taking in what it has sent
-                // lets the close be a close: with bytes unread it would be a reset, which can overtake the words.
-                let _ = stream.try_read(&mut [0; 4096]);
-                let _ = stream.try_write(&OVERFULL);
-            }
             Ok((stream, peer)) => {
+                let holder = match peer {
+                    Peer::Tcp(address) => base.limits.exempt.holder(address.ip()),
+                    Peer::Unix(_) => Holder::Exempt,
+                };
+                let activity = Arc::<Activity>::default();
+                let share = match shares.take(holder, Some(&activity)) {
+                    Ok(share) => share,
+                    Err(refusal) => {
+                        refuse(&stream, refusal, &metrics);
+                        continue;
+                    }
+                };
                 let connection = match peer {
                     Peer::Tcp(address) => {
                         if !address.ip().to_canonical().is_loopback() {
@@ -166,13 +194,9 @@ pub async fn serve(
                     }
                     Peer::Unix(credentials) => Connection { socket: Some(credentials), ..base.clone() },
                 };
-                connections.spawn(serve_one(
-                    stream,
-                    connection,
-                    router.clone(),
-                    Arc::clone(&metrics),
-                    stop.clone(),
-                ));
+                let accepted = Accepted { stream, connection, activity, _share: share };
+                let serving = serve_one(accepted, router.clone(), Arc::clone(&metrics), stop.clone());
+                connections.spawn(HOLDER.scope(holder, serving));
             }
             Err(_) => {
                 metrics.http.ended("accept_failed");
@@ -188,20 +212,41 @@ pub async fn serve(
     }
 }
 
+/// Tells a connection that there is no place for it.
+fn refuse(stream: &Stream, refusal: Refusal, metrics: &Metrics) {
+    let (reason, words) = match refusal {
+        Refusal::Share => ("connection_share", &OVER_SHARE),
+        Refusal::Full => ("connections", &OVERFULL),
+    };
+    metrics.http.refused(reason);
+    // A fresh socket has room for this; if not, the client misses only the words. Taking in what it has sent
+    // lets the close be a close: with bytes unread it would be a reset, which can overtake the words.
+    let _ = stream.try_read(&mut [0; 4096]);
+    let _ = stream.try_write(words);
+}
+
+/// A connection that was admitted.
+struct Accepted {
+    stream: Stream,
+    connection: Connection,
+    activity: Arc<Activity>,
+    _share: Share,
+}
+
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // An error: nobody can say stop any more, so nobody means us to go on.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Serves one connection to its end.
+/// Serves one connection to its end, or until its place is needed while it is idle.
 async fn serve_one(
-    stream: Stream,
-    connection: Connection,
+    accepted: Accepted,
     router: Router,
     metrics: Arc<Metrics>,
     mut stop: watch::Receiver<bool>,
 ) {
     let _open = Open::count(&metrics);
+    let Accepted { stream, connection, activity, _share } = accepted;
     let limits = Arc::clone(&connection.limits);
     let mut builder = http1::Builder::new();
     builder
@@ -213,17 +258,32 @@ async fn serve_one(
         .max_headers(limits.headers)
         // Of reading and writing; hyper wants at least 8 kB and reads heads into it.
         .max_buf_size(limits.head_bytes.max(8 * 1024) + 8 * 1024);
+    let requests = Arc::clone(&activity);
     let service = service_fn(move |request: Request<Incoming>| {
+        let active = requests.begin();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(connection.clone());
         // A router is always ready.
-        router.clone().call(request)
+        let answer = router.clone().call(request);
+        async { answer.await.map(|answer| answer.map(|body| Answer { body, _active: active })) }
     });
     let io = TokioIo::new(Impatient::new(stream, limits.write_stall));
     let mut serving = builder.serve_connection(io, service);
-    let result = tokio::select! {
-        result = &mut serving => result,
-        () = stopped(&mut stop) => {
+    let ended = tokio::select! {
+        result = &mut serving => Some(result),
+        () = stopped(&mut stop) => None,
+        () = activity.evicted() => {
+            metrics.http.ended("evicted");
+            if activity.is_idle() {
+                return;
+            }
+            // A request came just then, and is answered.
+            None
+        }
+    };
+    let result = match ended {
+        Some(result) => result,
+        None => {
             Pin::new(&mut serving).graceful_shutdown();
             (&mut serving).await
         }
@@ -270,6 +330,32 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.http.connections.dec();
+    }
+}
+
+/// An answer, until whose end its connection is not idle.
+struct Answer {
+    body: Body,
+    _active: Active,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::TcpListener,
+    net::{IpAddr, TcpListener},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -11,8 +11,12 @@ use hearsay_protocol::{
     providers::{Index, Provider},
 };
 use hearsay_services::{
-    Client, Host, address_policy::AddressPolicy, gateway::options::GatewayOptions, journal::Journal,
+    Client, Host,
+    address_policy::AddressPolicy,
+    gateway::options::GatewayOptions,
+    journal::Journal,
     service::Task,
+    shares::{Exempt, Holder},
 };
 
 use super::site::HostNames;
@@ -42,6 +46,8 @@ pub struct NodeHost {
     pub names: HostNames,
     /// What the operator says about the gateway.
     pub gateway_options: GatewayOptions,
+    /// The hosts that have no share.
+    pub exempt: Exempt,
     /// With `--advertise-http`: how its own plug-ins reach its roles.
     pub own_http: Option<OwnHttp>,
 }
@@ -132,6 +138,10 @@ impl Host for NodeHost {
                 }
             }
         })
+    }
+
+    fn is_exempt_from_shares(&self, ip: IpAddr) -> bool {
+        self.exempt.holder(ip) == Holder::Exempt
     }
 
     fn take_listener(&self, plugin: &str) -> Option<TcpListener> {

@@ -4,10 +4,14 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use axum::http::StatusCode;
 use hearsay_protocol::{NodeId, providers::ProviderTable};
-use hearsay_services::Problem;
+use hearsay_services::{
+    Problem,
+    shares::{Holder, Refusal, Share, Shares},
+};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use super::accept::HOLDER;
 use crate::{
     control::Control, driver::Neighbourhood, metrics::Metrics, registry::Registry, storage::Secret,
     view::View, warnings::Warnings,
@@ -69,35 +73,42 @@ impl Site {
         let _ = self.readiness.clone().wait_for(|readiness| *readiness == Readiness::Leaving).await;
     }
 
-    /// A place for a request that waits, until it is dropped.
+    /// A place for a request that waits, until it is dropped. Charged to the host of the connection that the task serves.
     ///
     /// # Errors
-    /// 503 when all places are taken.
+    /// 503 when all places are taken, or the share of the host.
     pub(super) fn seat(&self) -> Result<Seat, Problem> {
-        match Arc::clone(&self.waiters.0).try_acquire_owned() {
-            Ok(permit) => {
+        // Without a connection it is the node itself that asks.
+        let holder = HOLDER.try_with(|holder| *holder).unwrap_or(Holder::Exempt);
+        let (reason, detail) = match self.waiters.0.take(holder, None) {
+            Ok(share) => {
                 let waiting = self.metrics.http.waiting.clone();
                 waiting.inc();
-                Ok(Seat { _permit: permit, waiting })
+                return Ok(Seat { _share: share, waiting });
             }
-            Err(_) => {
-                self.metrics.http.refused("waiting");
-                let detail = "too many blocking queries and event streams are held here; ask another node, or \
-                              without index";
-                Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
-            }
-        }
+            Err(Refusal::Full) => (
+                "waiting",
+                "too many blocking queries and event streams are held here; ask another node, or without index",
+            ),
+            Err(Refusal::Share) => (
+                "waiting_share",
+                "your host has its share of the blocking queries and event streams here, which are nearly as many as the limit; \
+                 close some, ask another node, or ask without index",
+            ),
+        };
+        self.metrics.http.refused(reason);
+        Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
     }
 }
 
 /// Places for blocking queries and event streams. Fewer than connections, so that those who wait cannot keep out those who ask.
 #[derive(Debug)]
-pub struct Waiters(Arc<Semaphore>);
+pub struct Waiters(Arc<Shares>);
 
 impl Waiters {
     /// So many places.
     pub fn new(places: usize) -> Self {
-        Self(Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))))
+        Self(Shares::new(places))
     }
 }
 
@@ -135,7 +146,7 @@ impl Default for Answers {
 /// A taken place.
 #[derive(Debug)]
 pub(super) struct Seat {
-    _permit: OwnedSemaphorePermit,
+    _share: Share,
     waiting: Gauge,
 }
 

@@ -126,6 +126,7 @@ impl Server {
         let journals = Arc::new(Journals::open(&plugins, &ground).unwrap());
         let host = Arc::new(NodeHost {
             view: Arc::clone(&view),
+            exempt: Default::default(),
             id,
             name,
             cluster,

@@ -15,6 +15,8 @@ pub struct Behaviour {
     pub blocked: allow_block_list::Behaviour<BlockedPeers>,
     /// Bounds on connections.
     pub limits: connection_limits::Behaviour,
+    /// Shares of the handshakes.
+    pub pending: super::pending::Behaviour,
     /// Floods.
     pub gossip: super::Gossip,
     /// Anti-entropy.

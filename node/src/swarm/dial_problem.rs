@@ -69,7 +69,13 @@ mod tests {
 
     /// How a dial of this port fails.
     async fn failed_dial(port: u16) -> String {
-        let config = SwarmConfig { cluster: "test".into(), cluster_key: None, allowed: None, mdns: false };
+        let config = SwarmConfig {
+            cluster: "test".into(),
+            cluster_key: None,
+            allowed: None,
+            mdns: false,
+            exempt: Default::default(),
+        };
         let (mut swarm, _) = build(&Keypair::generate_ed25519(), &config).unwrap();
         let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
         swarm.dial(DialOpts::unknown_peer_id().address(address).build()).unwrap();

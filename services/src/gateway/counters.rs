@@ -43,10 +43,16 @@ pub enum Reason {
     Accept,
     /// Requests were cut off because the node stopped.
     Drain,
+    /// The host has its share of the connections.
+    ConnectionShare,
+    /// The host has its share of the requests in flight.
+    InFlightShare,
+    /// An idle connection was closed for another one.
+    Evicted,
 }
 
 impl Reason {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 21] = [
         Self::Connections,
         Self::HeadTime,
         Self::Malformed,
@@ -65,6 +71,9 @@ impl Reason {
         Self::WriteTime,
         Self::Accept,
         Self::Drain,
+        Self::ConnectionShare,
+        Self::InFlightShare,
+        Self::Evicted,
     ];
 
     /// The word in the metrics.
@@ -88,6 +97,9 @@ impl Reason {
             Self::WriteTime => "write_time",
             Self::Accept => "accept",
             Self::Drain => "drain",
+            Self::ConnectionShare => "connection_share",
+            Self::InFlightShare => "in_flight_share",
+            Self::Evicted => "evicted",
         }
     }
 }

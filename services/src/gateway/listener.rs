@@ -31,7 +31,10 @@ use super::{
     shared::Shared,
     stream::{ClientStream, Connection},
 };
-use crate::refusal;
+use crate::{
+    refusal,
+    shares::{self, Activity, Exempt, Share},
+};
 
 /// How long to wait when the system has no socket to give (it is out of descriptors).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -47,6 +50,11 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What a connection over the limit is told. Made once, so that refusing costs nothing.
 static OVERFULL: LazyLock<Vec<u8>> = LazyLock::new(|| {
     refusal::answer(StatusCode::SERVICE_UNAVAILABLE, "too many connections; try again or ask another")
+});
+/// What one over its host's share is told.
+static OVER_SHARE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let detail = "your host has its share of the connections here, which are nearly as many as the limit; close some, or ask another";
+    refusal::answer(StatusCode::SERVICE_UNAVAILABLE, detail)
 });
 
 /// Threads that serve, until this is dropped.
@@ -107,22 +115,29 @@ async fn accept(worker: Arc<Worker>, listener: TcpListener, stopping: watch::Rec
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => match Open::count(&worker.shared) {
-                Some(counted) => {
-                    let (worker, stopping, open) = (Arc::clone(&worker), stopping.clone(), open.clone());
-                    tokio::spawn(async move {
-                        serve_one(worker, stream, peer, stopping).await;
-                        drop((counted, open));
-                    });
-                }
-                None => {
-                    counters.refused(Reason::Connections);
-                    // A fresh socket has room for this. Taking in what it has sent lets the close be a close and no reset, which can
-                    // overtake the words.
-                    let _ = stream.try_read(&mut [0; 4096]);
-                    let _ = stream.try_write(&OVERFULL);
-                }
-            },
+            Ok((stream, peer)) => {
+                let activity = Arc::<Activity>::default();
+                let shared = &worker.shared;
+                let holder = shared.exempt.get_or_init(Exempt::default).holder(peer.ip());
+                let (reason, words) = match shared.shares.take(holder, Some(&activity)) {
+                    Ok(share) => {
+                        let counted = Open::count(shared);
+                        let (worker, stopping, open) = (Arc::clone(&worker), stopping.clone(), open.clone());
+                        tokio::spawn(async move {
+                            serve_one(worker, stream, Arrival { peer, share, activity }, stopping).await;
+                            drop((counted, open));
+                        });
+                        continue;
+                    }
+                    Err(shares::Refusal::Share) => (Reason::ConnectionShare, &OVER_SHARE),
+                    Err(shares::Refusal::Full) => (Reason::Connections, &OVERFULL),
+                };
+                counters.refused(reason);
+                // A fresh socket has room for this. Taking in what it has sent lets the close be a close and no reset, which can
+                // overtake the words.
+                let _ = stream.try_read(&mut [0; 4096]);
+                let _ = stream.try_write(words);
+            }
             Err(_) => {
                 counters.refused(Reason::Accept);
                 sleep(ACCEPT_RETRY).await;
@@ -156,10 +171,9 @@ async fn sweep(worker: Arc<Worker>) {
 struct Open(Arc<Shared>);
 
 impl Open {
-    fn count(shared: &Arc<Shared>) -> Option<Self> {
-        let before = shared.counters.connections.fetch_add(1, Relaxed);
-        let open = Self(Arc::clone(shared));
-        (usize::try_from(before).unwrap_or(0) < shared.limits.connections).then_some(open)
+    fn count(shared: &Arc<Shared>) -> Self {
+        shared.counters.connections.fetch_add(1, Relaxed);
+        Self(Arc::clone(shared))
     }
 }
 
@@ -169,27 +183,39 @@ impl Drop for Open {
     }
 }
 
-/// Serves one connection to its end.
+/// A connection that was admitted.
+struct Arrival {
+    peer: SocketAddr,
+    share: Share,
+    activity: Arc<Activity>,
+}
+
+/// Serves one connection to its end, or until its place is needed while it is idle.
 async fn serve_one(
     worker: Arc<Worker>,
     mut stream: TcpStream,
-    peer: SocketAddr,
+    Arrival { peer, share, activity }: Arrival,
     stopping: watch::Receiver<bool>,
 ) {
     // Answers are written whole; waiting for more to send with them would only delay them.
     let _ = stream.set_nodelay(true);
-    let limits = worker.shared.limits;
+    let (shared, limits) = (Arc::clone(&worker.shared), worker.shared.limits);
     let mut beginning = Vec::with_capacity(PREFACE.len());
-    let is_http2 = match timeout(limits.head, sniff(&mut stream, &mut beginning)).await {
+    let sniffed = tokio::select! {
+        biased;
+        sniffed = timeout(limits.head, sniff(&mut stream, &mut beginning)) => sniffed,
+        () = activity.evicted() => return shared.counters.refused(Reason::Evicted),
+    };
+    let is_http2 = match sniffed {
         Ok(Ok(is_http2)) => is_http2,
         // It ended without a word, or in the middle of its first one.
         Ok(Err(_)) => return,
-        Err(_) => return worker.shared.counters.refused(Reason::HeadTime),
+        Err(_) => return shared.counters.refused(Reason::HeadTime),
     };
     // Without an address there would be no connection.
     let port = stream.local_addr().map_or(0, |local| local.port());
     let client = Client { address: address_of(peer.ip()), port: HeaderValue::from(port) };
-    let connection = Arc::new(Connection::new(client));
+    let connection = Arc::new(Connection::new(client, share, Arc::clone(&activity)));
     let stream = ClientStream::new(
         Socket::new(stream, &worker.pool.batch),
         Bytes::from(beginning),
@@ -260,6 +286,15 @@ async fn serve_http1(
             serving.as_mut().graceful_shutdown();
             serving.await
         }
+        () = connection.evicted() => {
+            worker.shared.counters.refused(Reason::Evicted);
+            if connection.is_idle() {
+                return;
+            }
+            // A request came just then, and is answered.
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
     };
     count(&worker.shared.counters, result, Reason::Malformed);
 }
@@ -291,6 +326,15 @@ async fn serve_http2(
     let idle = idle(&connection, limits.http2_idle);
     let result = tokio::select! {
         result = serving.as_mut() => result,
+        () = connection.evicted() => {
+            worker.shared.counters.refused(Reason::Evicted);
+            if connection.is_idle() {
+                return;
+            }
+            // Requests came just then, and are answered.
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
         () = async { tokio::select! { () = stopped(&mut stopping) => (), () = idle => () } } => {
             serving.as_mut().graceful_shutdown();
             // Who does not even close has had enough time.

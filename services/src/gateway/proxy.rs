@@ -163,13 +163,7 @@ impl Worker {
         let (mut head, body) = request.into_parts();
         let has_body = !body.is_end_stream();
         let admitted = admit(&head, present, has_body, connection.said_both(), &shared.me.name)?;
-        let mut flight = shared.begin().ok_or_else(|| {
-            let detail = format!(
-                "{} requests are in flight here, which is the limit; try again",
-                shared.limits.in_flight
-            );
-            (Reason::InFlight, Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
-        })?;
+        let mut flight = shared.begin(&connection.share)?;
         let routes = shared.routes();
         let path = head.uri.path();
         let Some(found) = routes.find(admitted.host(), path) else {

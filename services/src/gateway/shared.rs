@@ -10,10 +10,22 @@ use std::{
 };
 
 use hearsay_protocol::providers::{Index, Provider};
+use http::StatusCode;
 
 use super::{
-    budget::Budget, counters::Counters, forward::Pseudonym, limits::Limits, policy::GatewayPolicy,
-    routes::Routes, target::Target, vouch::OwnNames,
+    budget::Budget,
+    counters::{Counters, Reason},
+    forward::Pseudonym,
+    limits::Limits,
+    policy::GatewayPolicy,
+    request::Refusal,
+    routes::Routes,
+    target::Target,
+    vouch::OwnNames,
+};
+use crate::{
+    Problem,
+    shares::{self, Exempt, RequestShare, Share, Shares},
 };
 
 /// The gateway, as every thread of it sees it.
@@ -35,6 +47,10 @@ pub struct Shared {
     pub policy: GatewayPolicy,
     /// The names under which clients reach roles through it.
     pub names: OwnNames,
+    /// What each host holds of the connections.
+    pub shares: Arc<Shares>,
+    /// The hosts that have no share, once the node says which.
+    pub exempt: OnceLock<Exempt>,
     routes: RwLock<Arc<Routes>>,
     /// The state of the table that the routes are of.
     index: AtomicU64,
@@ -53,6 +69,8 @@ impl Shared {
             threads,
             policy,
             names,
+            shares: Shares::new(limits.connections),
+            exempt: OnceLock::new(),
             routes: RwLock::default(),
             index: AtomicU64::new(0),
             started: Instant::now(),
@@ -88,11 +106,27 @@ impl Shared {
         self.index.store(index.0, Relaxed);
     }
 
-    /// Counts a request as in flight; `None` when there are too many.
-    pub fn begin(self: &Arc<Self>) -> Option<Flight> {
+    /// Counts a request of a connection with this share as in flight.
+    ///
+    /// # Errors
+    /// There are too many, of its host or of all.
+    pub fn begin(self: &Arc<Self>, share: &Share) -> Result<Flight, Refusal> {
         let before = self.counters.in_flight.fetch_add(1, Relaxed);
-        let flight = Flight { shared: Arc::clone(self), target: None };
-        (usize::try_from(before).unwrap_or(0) < self.limits.in_flight).then_some(flight)
+        let mut flight = Flight { shared: Arc::clone(self), target: None, _share: None };
+        let before = usize::try_from(before).unwrap_or(0);
+        flight._share = Some(share.begin_request(self.limits.in_flight, before).map_err(|refusal| match refusal {
+            shares::Refusal::Share => {
+                let detail = "your host has its share of the requests in flight here, which are nearly as many as the limit; try again when some of \
+                              them are answered";
+                (Reason::InFlightShare, Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+            }
+            shares::Refusal::Full => {
+                let limit = self.limits.in_flight;
+                let detail = format!("{limit} requests are in flight here, which is the limit; try again");
+                (Reason::InFlight, Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+            }
+        })?);
+        Ok(flight)
     }
 }
 
@@ -101,6 +135,7 @@ impl Shared {
 pub struct Flight {
     shared: Arc<Shared>,
     target: Option<Arc<Target>>,
+    _share: Option<RequestShare>,
 }
 
 impl Flight {

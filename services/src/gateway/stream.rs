@@ -16,13 +16,18 @@ use tokio::{
 };
 
 use super::{batch::Socket, forward::Client, framing::Framing, vouch::Vouched};
-use crate::refusal;
+use crate::{
+    refusal,
+    shares::{self, Activity, Share},
+};
 
 /// What a connection and the requests on it know of each other.
 #[derive(Debug)]
 pub struct Connection {
     /// Who asks.
     pub client: Client,
+    /// Its part of the connections, and of the requests in flight.
+    pub share: Share,
     /// What was said of it to roles.
     pub vouched: Vouched,
     /// A head said how long its body is in two ways.
@@ -30,20 +35,21 @@ pub struct Connection {
     /// A body has ended.
     body_ended: AtomicBool,
     /// Requests that are not answered wholly.
-    active: AtomicUsize,
+    activity: Arc<Activity>,
     /// Answers whose heads have not been written. Of HTTP/1, any other head is an error that hyper writes by itself.
     unwritten: AtomicUsize,
 }
 
 impl Connection {
     /// A connection of this client.
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: Client, share: Share, activity: Arc<Activity>) -> Self {
         Self {
             client,
+            share,
+            activity,
             vouched: Vouched::default(),
             both_lengths: AtomicBool::new(false),
             body_ended: AtomicBool::new(false),
-            active: AtomicUsize::new(0),
             unwritten: AtomicUsize::new(0),
         }
     }
@@ -60,8 +66,7 @@ impl Connection {
 
     /// A request has come, until what is given back is dropped.
     pub fn begin(self: &Arc<Self>) -> Active {
-        self.active.fetch_add(1, Relaxed);
-        Active(Arc::clone(self))
+        Active { _request: self.activity.begin(), _connection: Arc::clone(self) }
     }
 
     /// A request has been answered: the head of that is written next.
@@ -80,20 +85,22 @@ impl Connection {
         self.unwritten.fetch_sub(1, Relaxed);
     }
 
+    /// Resolves when its place is needed for another one.
+    pub async fn evicted(&self) {
+        self.activity.evicted().await;
+    }
+
     /// Whether no request is being answered.
     pub fn is_idle(&self) -> bool {
-        self.active.load(Relaxed) == 0
+        self.activity.is_idle()
     }
 }
 
-/// A request that is being answered.
+/// A request that is being answered. Its connection has its share for as long, also when it has become a tunnel.
 #[derive(Debug)]
-pub struct Active(Arc<Connection>);
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Relaxed);
-    }
+pub struct Active {
+    _request: shares::Active,
+    _connection: Arc<Connection>,
 }
 
 /// The bytes of a connection.
