@@ -17,6 +17,7 @@
 //! | `forward`, `vouch`, `trace` | headers |
 //! | `words`, `front_page` | what the gateway says itself |
 //! | `body`, `tunnel` | bytes on their way, WebSocket |
+//! | `write_stall` | answers of HTTP/2 that the client does not take |
 //! | `status`, `counters`, `access` | what is told of all this |
 //! | `limits` | every bound |
 //!
@@ -58,6 +59,7 @@ pub mod trace;
 pub mod tunnel;
 pub mod vouch;
 pub mod words;
+pub mod write_stall;
 
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},

@@ -31,7 +31,9 @@ pub struct Limits {
     pub answer: Duration,
     /// Time for which nothing may move in a body, either way. Above the usual 15–60 s of event streams' keep-alives.
     pub stall: Duration,
-    /// The same for what was upgraded (WebSocket).
+    /// Time for which a client may take nothing of its answer: the connection ends, or with HTTP/2 the stream. As the node's own HTTP.
+    pub write_stall: Duration,
+    /// Time for which nothing may move in what was upgraded (WebSocket).
     pub tunnel: Duration,
     /// Time for which an idle connection to an instance is kept. Below the 5 s after which a node, Node.js and Apache close theirs, so
     /// that a request seldom meets a connection that is being closed.
@@ -63,6 +65,7 @@ impl Default for Limits {
             connect: Duration::from_secs(3),
             answer: Duration::from_secs(60),
             stall: Duration::from_secs(300),
+            write_stall: Duration::from_secs(30),
             tunnel: Duration::from_secs(300),
             keep: Duration::from_secs(4),
             kept_per_instance: 128,

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use hyper::{server::conn::http1, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::AsyncReadExt as _,
     net::{TcpListener, TcpStream},
@@ -30,6 +30,7 @@ use super::{
     proxy::Worker,
     shared::Shared,
     stream::{ClientStream, Connection},
+    write_stall::{StreamExecutor, Taken},
 };
 use crate::{
     refusal,
@@ -42,8 +43,6 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked whether an HTTP/2 connection is idle.
 const IDLE_LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long a client may take nothing of its answer. As the node's own HTTP.
-const WRITE_STALL: Duration = Duration::from_secs(30);
 /// What every HTTP/2 client says first (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -221,7 +220,7 @@ async fn serve_one(
         Bytes::from(beginning),
         !is_http2,
         Arc::clone(&connection),
-        WRITE_STALL,
+        limits.write_stall,
     );
     if is_http2 {
         serve_http2(worker, connection, stream, stopping).await;
@@ -308,10 +307,13 @@ async fn serve_http2(
     let limits = worker.shared.limits;
     let service = service_fn(|request| {
         let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
-        async move { Ok::<_, std::convert::Infallible>(worker.serve(&connection, request).await) }
+        async move {
+            let answer = worker.serve(&connection, request).await;
+            Ok::<_, std::convert::Infallible>(answer.map(Taken::new))
+        }
     });
     let mut serving = std::pin::pin!(
-        http2::Builder::new(TokioExecutor::new())
+        http2::Builder::new(StreamExecutor::new(&worker.shared))
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.streams)
             .max_pending_accept_reset_streams(limits.pending_resets)

@@ -1,8 +1,9 @@
 //! HTTP/2 without TLS, and gRPC.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
+use hearsay_services::gateway::limits::Limits;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Empty, Full, combinators::BoxBody};
 use hyper::{
@@ -17,7 +18,7 @@ use tokio::{
 
 use crate::{
     instance::{echo, h2c, told},
-    world::{World, within},
+    world::{PATIENCE, World, within},
 };
 
 type Sent = BoxBody<Bytes, Infallible>;
@@ -159,4 +160,49 @@ async fn rapid_resets_end_the_connection() {
         .await;
     assert!(world.metric("gateway_requests", None) < 1000, "{}", world.metric("gateway_requests", None));
     assert_eq!(world.refused("http2"), 1);
+}
+
+/// Reads frames until one of this kind of this stream has come, and returns its payload.
+async fn read_frame(stream: &mut TcpStream, kind: u8, of: u32) -> Vec<u8> {
+    loop {
+        let mut head = [0; 9];
+        within(stream.read_exact(&mut head)).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        within(stream.read_exact(&mut payload)).await.unwrap();
+        let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        if (head[3], id) == (kind, of) {
+            return payload;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_the_client_does_not_take_is_reset_and_its_connection_goes_on() {
+    let limits = Limits { write_stall: Duration::from_millis(300), ..Limits::default() };
+    let world = World::with(limits).await;
+    let (instance, mute) = (echo("a").await, crate::instance::mute().await);
+    world.offer("web", "w", instance.address, &[]).await;
+    world.offer("mut", "m", mute.address, &[]).await;
+    let mut stream = world.open("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    // SETTINGS_INITIAL_WINDOW_SIZE 0: no byte of a body may be sent.
+    let mut bytes = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let get = |path: &[u8; 4]| [&[0x82, 0x86, 0x04, 0x04], &path[..], &[0x01, 0x02, b'g', b'w']].concat();
+    bytes.extend(frame(1, 0x5, 1, &get(b"/web")));
+    // An instance that does not answer is not the client's fault.
+    bytes.extend(frame(1, 0x5, 3, &get(b"/mut")));
+    stream.write_all(&bytes).await.unwrap();
+    read_frame(&mut stream, 1, 1).await;
+    let begun = std::time::Instant::now();
+    let reset = read_frame(&mut stream, 3, 1).await;
+    assert_eq!(reset, [0, 0, 0, 8], "CANCEL");
+    assert!(begun.elapsed() < PATIENCE);
+    world.until("only the other request is in flight", |state| state["totals"]["inFlight"] == 1).await;
+    assert_eq!(world.refused("write_time"), 1);
+    // One whose window the client opens is taken.
+    let opened = [frame(1, 0x5, 5, &get(b"/web")), frame(8, 0, 5, &[0, 0, 0xff, 0xff])].concat();
+    stream.write_all(&opened).await.unwrap();
+    let body = read_frame(&mut stream, 0, 5).await;
+    assert!(String::from_utf8_lossy(&body).contains("\"target\""));
+    assert_eq!(world.refused("write_time"), 1);
 }
