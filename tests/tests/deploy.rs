@@ -13,6 +13,7 @@ use std::{
 };
 
 use hearsay_tests::{Cluster as _, scenario, sh};
+use serde_json::{Value, json};
 
 const S: Duration = Duration::from_secs(1);
 
@@ -160,4 +161,57 @@ fn what_is_watched_is_what_a_node_tells() {
             assert!(unknown.is_empty(), "{file} asks for what no node tells: {unknown:?}");
         }
     });
+}
+
+#[test]
+fn the_bill_of_materials_lists_what_the_node_is_made_of() {
+    if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: the bill of materials needs python3");
+        assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and there is no python3");
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let write = || {
+        let output = Command::new("deploy/sbom").current_dir(&root).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let text = write();
+    assert_eq!(text, write(), "equal trees make equal files");
+    let bom: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(
+        (&bom["bomFormat"], &bom["specVersion"], &bom["version"]),
+        (&json!("CycloneDX"), &json!("1.5"), &json!(1))
+    );
+    let serial = bom["serialNumber"].as_str().unwrap();
+    assert!(serial.starts_with("urn:uuid:") && serial.len() == 45, "{serial}");
+    let node = &bom["metadata"]["component"];
+    assert_eq!((&node["type"], &node["name"]), (&json!("application"), &json!("hearsay-node")));
+    let components = bom["components"].as_array().unwrap();
+    let mut references = BTreeSet::from([node["bom-ref"].as_str().unwrap()]);
+    for component in components {
+        let (name, version) = (component["name"].as_str().unwrap(), component["version"].as_str().unwrap());
+        assert_eq!(component["type"], "library", "{name}");
+        assert_eq!(component["purl"], format!("pkg:cargo/{name}@{version}"));
+        assert!(component["licenses"][0]["expression"].is_string(), "{name} has no licence");
+        assert!(references.insert(component["bom-ref"].as_str().unwrap()), "{name} {version} twice");
+        let is_ours = name.starts_with("hearsay-");
+        let hash = component["hashes"][0]["content"].as_str().unwrap_or_default();
+        let is_hash = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        assert!(is_hash != is_ours, "{name} {version}: {hash:?}");
+    }
+    let scope =
+        |name: &str| components.iter().find(|c| c["name"] == name).map(|c| c["scope"].as_str().unwrap());
+    for name in ["libp2p", "tokio", "rusqlite", "hearsay-protocol", "hearsay-services"] {
+        assert_eq!(scope(name), Some("required"), "{name}");
+    }
+    assert_eq!(scope("paste"), Some("excluded"), "as deny.toml says");
+    assert_eq!(scope("chitchat"), None, "what only tests use");
+    let dependencies = bom["dependencies"].as_array().unwrap();
+    assert_eq!(dependencies.len(), references.len());
+    for dependency in dependencies {
+        let others = dependency["dependsOn"].as_array().unwrap().iter();
+        let all: Vec<_> = others.chain([&dependency["ref"]]).filter_map(Value::as_str).collect();
+        assert!(all.iter().all(|reference| references.contains(reference)), "{dependency}");
+    }
 }
