@@ -163,6 +163,49 @@ fn what_is_watched_is_what_a_node_tells() {
     });
 }
 
+/// The blocks of a YAML mapping under a key, each with its name. Enough for files of this project, which are indented by two.
+fn blocks_under(text: &str, key: &str) -> Vec<(String, String)> {
+    let body = text.split(&format!("\n{key}:\n")).nth(1).unwrap();
+    let mut blocks: Vec<(String, String)> = Vec::new();
+    for line in body.lines().take_while(|line| line.is_empty() || line.starts_with(' ')) {
+        match line.strip_prefix("  ").filter(|rest| !rest.starts_with([' ', '#'])) {
+            Some(name) => blocks.push((name.trim_end_matches(':').to_owned(), String::new())),
+            None => {
+                if let Some((_, block)) = blocks.last_mut() {
+                    block.push_str(line);
+                    block.push('\n');
+                }
+            }
+        }
+    }
+    blocks
+}
+
+#[test]
+fn every_container_is_bounded_and_may_do_no_more_than_it_has_to() {
+    let file = project_file("deploy/compose.yaml");
+    let services = blocks_under(&file, "services");
+    let names: Vec<_> = services.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["log", "grading", "visits", "portal", "gateway", "prometheus", "grafana"]);
+    let node = file.split("\nx-node: &node\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let hardened = file.split("\nx-hardened: &hardened\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    for line in ["read_only: true", "cap_drop: [ALL]", "security_opt: [\"no-new-privileges:true\"]"] {
+        assert!(hardened.contains(line), "{line}");
+    }
+    for (name, block) in &services {
+        let own = if block.contains("<<: *node") { format!("{block}{node}") } else { block.clone() };
+        for line in ["<<: *hardened", "mem_limit: ${", "pids_limit: "] {
+            assert!(own.contains(line), "{name} has no {line}");
+        }
+    }
+    let (_, grafana) = services.last().unwrap();
+    for line in
+        ["DISABLE_INITIAL_ADMIN_CREATION: \"true\"", "BASIC_ENABLED: \"false\"", "LOGIN_FORM: \"true\""]
+    {
+        assert!(grafana.contains(line), "{line}");
+    }
+}
+
 #[test]
 fn the_bill_of_materials_lists_what_the_node_is_made_of() {
     if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
