@@ -206,3 +206,21 @@ async fn an_answer_that_the_client_does_not_take_is_reset_and_its_connection_goe
     assert!(String::from_utf8_lossy(&body).contains("\"target\""));
     assert_eq!(world.refused("write_time"), 1);
 }
+
+#[tokio::test]
+async fn an_answer_that_is_taken_but_for_its_end_is_reset() {
+    let limits = Limits { write_stall: Duration::from_millis(300), ..Limits::default() };
+    let world = World::with(limits).await;
+    let instance = echo("a").await;
+    world.offer("web", "w", instance.address, &[]).await;
+    let mut stream = world.open("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    // SETTINGS_INITIAL_WINDOW_SIZE 1.
+    let mut bytes = frame(4, 0, 0, &[0, 4, 0, 0, 0, 1]);
+    let get = [0x82, 0x86, 0x04, 0x04, b'/', b'w', b'e', b'b', 0x01, 0x02, b'g', b'w'];
+    bytes.extend(frame(1, 0x5, 1, &get));
+    stream.write_all(&bytes).await.unwrap();
+    assert_eq!(read_frame(&mut stream, 0, 1).await.len(), 1);
+    assert_eq!(read_frame(&mut stream, 3, 1).await, [0, 0, 0, 8], "CANCEL");
+    world.until("it is not in flight", |state| state["totals"]["inFlight"] == 0).await;
+    assert_eq!(world.refused("write_time"), 1);
+}
