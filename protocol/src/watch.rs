@@ -9,7 +9,8 @@
 //! everything delays the question as well.
 //!
 //! The same thing is not said twice: after a report about one header only a stronger one follows; and once the subject has refuted, an
-//! observer that still cannot reach it keeps quiet for a minute ([`HOLD`]), because then the fault is between the two of them.
+//! observer that still cannot reach it keeps quiet for a minute ([`HOLD`]), because then the fault is between the two of them. Where other members have
+//! been lost since, it need not be, and the observer speaks again.
 
 use std::{collections::BTreeMap, collections::BTreeSet, time::Duration};
 
@@ -287,7 +288,7 @@ impl Watch {
         }
     }
 
-    /// Whether a report should go out, and if so notes that it did.
+    /// Whether a report should go out, and if so notes that it did. `lost_since` says whether another member was lost since then, and still is.
     pub fn may_say(
         &mut self,
         now: Time,
@@ -295,6 +296,7 @@ impl Watch {
         incarnation: Incarnation,
         version: Version,
         strength: Strength,
+        lost_since: impl FnOnce(Time) -> bool,
     ) -> bool {
         let subject = self.subject(now, id);
         if let Some(said) = subject.said {
@@ -303,13 +305,12 @@ impl Watch {
                     return false;
                 }
             } else if said.incarnation == incarnation {
+                if now < said.at + REPORT_INTERVAL {
+                    return false;
+                }
                 // It refuted. Whoever has heard of it directly since then speaks of a new silence.
-                let wait = if said.at < subject.heard || strength == Strength::Strong {
-                    REPORT_INTERVAL
-                } else {
-                    HOLD
-                };
-                if now < said.at + wait {
+                let is_new = said.at < subject.heard || strength == Strength::Strong;
+                if !is_new && now < said.at + HOLD && !lost_since(said.at) {
                     return false;
                 }
             }
@@ -583,8 +584,9 @@ mod tests {
     #[test]
     fn the_same_is_not_said_twice_and_a_refuted_observer_keeps_quiet() {
         let mut watch = Watch::new(&Config::default(), 1);
-        let mut say =
-            |ms, version, strength| watch.may_say(at(ms), id(1), Incarnation(1), Version(version), strength);
+        let mut say = |ms, version, strength| {
+            watch.may_say(at(ms), id(1), Incarnation(1), Version(version), strength, |_| false)
+        };
         assert!(say(0, 1, Strength::Weak));
         assert!(!say(5_000, 1, Strength::Weak));
         assert!(say(5_000, 1, Strength::Strong), "stronger is news");
@@ -592,9 +594,16 @@ mod tests {
         assert!(say(70_000, 2, Strength::Weak));
         watch.connected(at(71_000), id(1));
         assert!(
-            watch.may_say(at(75_000), id(1), Incarnation(1), Version(3), Strength::Weak),
+            watch.may_say(at(75_000), id(1), Incarnation(1), Version(3), Strength::Weak, |_| false),
             "heard of it since"
         );
-        assert!(watch.may_say(at(75_001), id(1), Incarnation(2), Version(1), Strength::Weak), "another life");
+        let mut say = |ms, incarnation, version, lost: u64| {
+            let lost_since = |said| said < at(lost);
+            watch.may_say(at(ms), id(1), incarnation, Version(version), Strength::Weak, lost_since)
+        };
+        assert!(say(75_001, Incarnation(2), 1, 0), "another life");
+        assert!(!say(80_000, Incarnation(2), 2, 75_000), "others were lost before it was accused");
+        assert!(say(80_000, Incarnation(2), 2, 79_000), "others have been lost since");
+        assert!(!say(81_000, Incarnation(2), 3, 80_500), "not again so soon");
     }
 }

@@ -35,8 +35,12 @@ impl Core {
         let Some(s) = self.state.node(subject) else { return };
         let (incarnation, version) = (s.incarnation(), s.header_version());
         let claim = Claim { observer: self.id, subject, incarnation, version, strength };
+        let lost_since = |then: Time| {
+            let mut others = self.concluded.iter().filter(|(id, _)| **id != subject);
+            others.any(|(_, (state, at))| *state == MemberState::Failed && then < *at)
+        };
         if self.liveness.weigh(&claim) != Heard::News
-            || !self.watch.may_say(now, subject, incarnation, version, strength)
+            || !self.watch.may_say(now, subject, incarnation, version, strength, lost_since)
         {
             return;
         }

@@ -452,6 +452,36 @@ fn silence_is_agreed_upon_where_most_observers_are_silent_themselves() {
 }
 
 #[test]
+fn a_host_that_was_lost_and_returned_shortly_before_hides_no_silence() {
+    for seed in 0..60 {
+        let mut sim = five_hosts(seed);
+        let lost = [4, 5];
+        let cut: Vec<(NodeIndex, NodeIndex)> = (0..10)
+            .filter(|node| !lost.contains(node))
+            .flat_map(|node| lost.map(|lost| [(node, lost), (lost, node)]))
+            .flatten()
+            .collect();
+        cut.iter().for_each(|(from, to)| sim.block(*from, *to));
+        within(&mut sim, 20 * S, "the lost host is gone", |sim| (0..2).all(|node| web(sim, node) == (6, 0)));
+        // The two that stay hear of its return from others, and not from itself before it is silent again.
+        let is_of_them = |(from, to): &(NodeIndex, NodeIndex)| *from < 2 || *to < 2;
+        sim.unblock(cut.iter().copied().filter(|pair| !is_of_them(pair)));
+        within(&mut sim, 30 * S, "it is back", |sim| (0..2).all(|node| web(sim, node) == (8, 0)));
+        (2..10).for_each(|node| sim.freeze(node));
+        sim.heal();
+        let told = |sim: &Sim| format!("seed {seed}{}{}", accusations(sim, 0), accusations(sim, 1));
+        let marked = sim.run_while(60 * S, |sim| {
+            (0..2).all(|node| {
+                let (all, unverified) = web(sim, node);
+                assert!(all > 0, "nothing is found: {}", told(sim));
+                all == unverified
+            })
+        });
+        assert!(marked.is_some(), "not all are marked: {}", told(&sim));
+    }
+}
+
+#[test]
 fn where_there_is_proof_or_only_one_host_nothing_is_kept() {
     let mut sim = five_hosts(5);
     (2..10).for_each(|node| sim.crash(node));
