@@ -24,6 +24,7 @@ pub mod registry;
 mod reload;
 mod run;
 pub mod seek;
+pub mod signing;
 pub mod socket;
 pub mod storage;
 pub mod swarm;

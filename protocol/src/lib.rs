@@ -7,6 +7,7 @@
 //! - [`overlay`] says who watches whom and so who is connected to whom, [`links`] dials and prunes accordingly.
 //! - [`providers`] is the table that users query.
 //! - [`wire`] is the messages and their bytes.
+//! - [`signed_request`] is how one node proves to another that an HTTP request is its own.
 //! - [`journal`] is what replicas write down together and never lose: a machine of its own, beside [`Core`]. No node runs it yet.
 //!
 //! No sockets, files, clocks or randomness: time and seeds are arguments. So a cluster of thousands runs in a loop (`sim`), and what
@@ -26,6 +27,7 @@ pub mod providers;
 pub mod record;
 pub mod rfc3339;
 pub mod seen;
+pub mod signed_request;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod state;

@@ -27,6 +27,7 @@ pub mod restore;
 pub mod service;
 pub mod shares;
 pub mod shipping;
+pub mod signing;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod timestamp;
