@@ -5,7 +5,6 @@
 
 mod address;
 mod amount;
-mod cidr;
 mod error;
 mod options;
 mod reload;
@@ -23,11 +22,10 @@ use hearsay_protocol::{
     NodeId,
     record::{ID_CHARS_MAX, TAGS_MAX, check_service_name},
 };
-use hearsay_services::{gateway::options::GatewayOptions, journal::Retention, log};
+use hearsay_services::{cidr::Cidr, gateway::options::GatewayOptions, journal::Retention, log};
 
 pub(crate) use address::listed;
 pub use address::{Advertise, Host, HostPort, Join, LADDER_RUNGS, Listen, SWARM_PORT};
-pub use cidr::Cidr;
 pub use error::ConfigError;
 pub use options::{Environment, Options};
 pub use socket::SocketChoice;
@@ -131,6 +129,8 @@ pub struct Config {
     pub trusted_proxies: Vec<Cidr>,
     /// Whether anybody may write to the plug-ins' paths.
     pub open: bool,
+    /// Whether writes over loopback need the API token too.
+    pub loopback_needs_token: bool,
     /// Connections that HTTP holds at a time.
     pub max_connections: usize,
     /// Blocking queries, event streams and held registrations at a time.
@@ -237,6 +237,7 @@ impl Config {
             allowed_hosts: parse_all("allow-host", &options.allow_host)?,
             trusted_proxies: parse_all("trusted-proxy", &options.trusted_proxy)?,
             open: options.open.unwrap_or(false),
+            loopback_needs_token: options.loopback_needs_token.unwrap_or(false),
             max_connections: options.max_connections.map_or(MAX_CONNECTIONS, |n| n.get() as usize),
             max_streams: options.max_streams.map_or(MAX_STREAMS, |n| n.get() as usize),
             services_dir: options.services_dir,
@@ -254,7 +255,7 @@ impl Config {
 
     /// Options that were given and belong to what is not built yet. They are checked, so that a file that is right stays right.
     fn idle_options(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let idle = [("dns", is_given(self.dns, LOOPBACK, DNS_PORT)), ("open", self.open)];
+        let idle = [("dns", is_given(self.dns, LOOPBACK, DNS_PORT))];
         idle.into_iter().filter(|(_, given)| *given).map(|(option, _)| option)
     }
 

@@ -10,10 +10,10 @@ use std::{
 };
 
 use hearsay_protocol::providers::ProviderTable;
-use hearsay_services::shares::Exempt;
+use hearsay_services::{cidr::Cidr, shares::Exempt};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-use crate::{config::Cidr, view::View};
+use crate::view::View;
 
 /// How old the members' addresses may be. A new member has a share for as long.
 const READ_EVERY: Duration = Duration::from_secs(1);

@@ -8,6 +8,7 @@
 //! | `input` | reads registrations and checks out of JSON, in three dialects |
 //! | `address` | reads the addresses in them |
 //! | `registration`, `record` | a registration that has been read; the same as this node holds and stores it |
+//! | `scope` | what a caller may change that has not shown who it is |
 //! | `registrar` | the one task that changes registrations: owners, limits, order, what is stored and stated |
 //! | `store` | the registrations on disk, by group commit |
 //! | `instance` | what is stated to the cluster for a registration |
@@ -26,6 +27,7 @@ mod instance;
 pub mod record;
 mod registrar;
 pub mod registration;
+mod scope;
 mod store;
 pub mod subscribers;
 
@@ -49,6 +51,7 @@ use hearsay_services::{address_policy::AddressPolicy, service::MetricKind};
 use tokio::sync::{mpsc, oneshot};
 
 pub use instance::{MAINTENANCE_CHECK, NODE_MAINTENANCE_CHECK};
+pub use scope::Scope;
 pub use store::StoreError;
 
 use self::{
@@ -84,6 +87,9 @@ pub enum RegistryError {
     /// This node holds no such registration.
     #[error("{0}")]
     NotFound(String),
+    /// The caller has shown no more than its address, and this is not its own.
+    #[error("{0}")]
+    Forbidden(Invalid),
     /// It belongs to a file, or another registration is in the way.
     #[error("{0}")]
     Conflict(String),
@@ -173,6 +179,14 @@ pub enum Ending {
     Deregistered,
     /// A newer owner has taken its id over.
     Replaced,
+}
+
+/// The refusal of a change to what somebody else registered.
+fn not_its_own(id: &str) -> RegistryError {
+    let problem = format!(
+        "{id:?} was not registered from this address; without the node's token only its own may be changed"
+    );
+    RegistryError::Forbidden(Invalid { field: "id", problem })
 }
 
 impl Registry {
@@ -279,9 +293,12 @@ impl Registry {
     /// Nothing was changed.
     pub async fn register(
         &self,
-        registration: Registration,
+        mut registration: Registration,
         owner: Owner,
+        scope: Scope,
     ) -> Result<Registered, RegistryError> {
+        scope.check(&registration).map_err(RegistryError::Forbidden)?;
+        registration.registered_from = scope.address();
         self.check_addresses(&registration)?;
         self.send_change(|answer| Change::Register(Box::new(registration), owner, answer)).await
     }
@@ -308,7 +325,8 @@ impl Registry {
         self.runner.address_policy()
     }
 
-    /// Returns the metrics of the registry, its checks and its notifications, and of connections to instances.
+    /// Returns the metrics of the registry, its checks and its notifications, and of connections to
+    /// instances.
     pub fn metrics(&self) -> Vec<CheckMetric> {
         let single = |name, help, kind, value| CheckMetric { name, help, kind, labels: Vec::new(), value };
         let held = u64::try_from(self.len()).unwrap_or(u64::MAX);
@@ -357,8 +375,13 @@ impl Registry {
     ///
     /// # Errors
     /// Nothing was changed.
-    pub async fn deregister(&self, which: Selector, by: Owner) -> Result<Vec<String>, RegistryError> {
-        self.send_change(|answer| Change::Deregister(which, by, answer)).await
+    pub async fn deregister(
+        &self,
+        which: Selector,
+        by: Owner,
+        scope: Scope,
+    ) -> Result<Vec<String>, RegistryError> {
+        self.send_change(|answer| Change::Deregister(which, by, scope, answer)).await
     }
 
     /// The connection that holds a registration has closed. It ends at once, or is kept as critical for `grace`.
@@ -372,8 +395,13 @@ impl Registry {
     ///
     /// # Errors
     /// Nothing was changed.
-    pub async fn set_maintenance(&self, id: &str, reason: Option<String>) -> Result<(), RegistryError> {
-        self.send_change(|answer| Change::Maintenance(id.to_owned(), reason, answer)).await
+    pub async fn set_maintenance(
+        &self,
+        id: &str,
+        reason: Option<String>,
+        scope: Scope,
+    ) -> Result<(), RegistryError> {
+        self.send_change(|answer| Change::Maintenance(id.to_owned(), reason, scope, answer)).await
     }
 
     /// Takes the node and all its instances out of service, or back in. Kept over restarts.
@@ -393,9 +421,18 @@ impl Registry {
     ///
     /// # Errors
     /// There is no such check, or it takes no reports.
-    pub fn report(&self, check: &str, status: Health, output: String) -> Result<(), RegistryError> {
+    pub fn report(
+        &self,
+        check: &str,
+        status: Health,
+        output: String,
+        scope: Scope,
+    ) -> Result<(), RegistryError> {
         let state = self.lock();
         let found = state.of_check.get(check).and_then(|instance| state.held.get(instance));
+        if let Some(held) = found.filter(|held| !scope.includes(&held.row.registration)) {
+            return Err(not_its_own(&held.row.registration.id));
+        }
         let found = found.and_then(|held| held.checks.iter().find(|c| c.running.spec().id == check));
         let found = found.ok_or_else(|| {
             RegistryError::NotFound(format!("this node has no check with the id {check:?}"))

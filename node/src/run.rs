@@ -30,7 +30,7 @@ use crate::{
     driver::{Driver, Neighbourhood, Order, Parts},
     exemptions,
     hangup::{self, OnHangup},
-    http::{self, HostNames, Limits, NodeHost, OwnHttp, Readiness, Site},
+    http::{self, Access, HostNames, Limits, NodeHost, OwnHttp, Readiness, Site},
     interfaces::{self, InterfaceAddress},
     journal::{Ground, Journals},
     key_check::{self, Search},
@@ -40,7 +40,9 @@ use crate::{
     presentation::{self, Offer, Presentation},
     registry::{self, Registry, files::follower::Follower},
     reload::{self, Joins, all_tags},
-    seek, socket,
+    seek,
+    signing::Signing,
+    socket,
     storage::{REMEMBERED_MAX, Remembered, Storage},
     swarm::{self, SwarmConfig},
     systemd,
@@ -131,6 +133,20 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     let warnings = Arc::<Warnings>::default();
     let (neighbourhood, neighbours) = watch::channel(Neighbourhood::default());
 
+    let signing = Arc::new(Signing::new(
+        Identity::from_seed(storage.seed().expose()),
+        config.cluster.clone(),
+        Arc::clone(&view),
+        config.allowed.clone(),
+    ));
+    let access = Arc::new(Access {
+        // One that is kept nowhere is known to nobody.
+        token: storage.dir().map(|_| storage.api_token().clone()),
+        is_keyed: config.cluster_key.is_some(),
+        is_open: config.open,
+        trusted_proxies: config.trusted_proxies.clone(),
+        loopback_needs_token: config.loopback_needs_token,
+    });
     let registry = Registry::open(
         storage.dir(),
         registry::Parts {
@@ -152,8 +168,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         metrics: Arc::clone(&metrics),
         registry: Arc::clone(&registry),
         control,
-        // One that is kept nowhere is known to nobody.
-        token: storage.dir().map(|_| storage.api_token().clone()),
+        access: Arc::clone(&access),
+        signing: Arc::clone(&signing),
         readiness: ready,
         warnings: Arc::clone(&warnings),
         neighbours: neighbours.clone(),
@@ -185,6 +201,8 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
         demo: config.demo,
         journals: Arc::clone(&journals),
         listeners: Mutex::new(listeners),
+        access,
+        signing: Arc::clone(&signing),
         client: hearsay_services::Client::default(),
         address_policy: registry.address_policy().clone(),
         names,
@@ -302,7 +320,7 @@ async fn serve(config: Config, services: Vec<Arc<dyn Service>>) -> anyhow::Resul
     tokio::spawn(systemd::live(orders.clone()));
 
     let own_tags = plugins.iter().map(|plugin| (plugin.name().to_owned(), plugin.tags())).collect();
-    let mut node = Node { view, me: id, storage, orders: orders.clone(), config, own_tags, joins };
+    let mut node = Node { view, me: id, storage, orders: orders.clone(), config, own_tags, joins, signing };
     let ended = node.live(fatal, control_receiver).await;
     readiness.send_replace(Readiness::Leaving);
     systemd::stopping();
@@ -380,6 +398,7 @@ struct Node {
     /// The tags that each plug-in has by itself.
     own_tags: BTreeMap<String, Vec<String>>,
     joins: Joins,
+    signing: Arc<Signing>,
 }
 
 impl Node {
@@ -403,6 +422,7 @@ impl Node {
                 () = hangup::next(&mut hangup) => match on_hangup {
                     OnHangup::Reload => {
                         reload::reload(&mut self.config, &self.own_tags, &self.orders, &mut self.joins).await;
+                        self.signing.set_allowed(self.config.allowed.clone());
                     }
                     OnHangup::Leave | OnHangup::Ignore => break,
                 },

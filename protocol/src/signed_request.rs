@@ -164,12 +164,12 @@ fn hex<const N: usize>(text: &str) -> Result<[u8; N], NotASignature> {
     Ok(bytes)
 }
 
-/// How far behind the newest counter of a signer a request may be. Requests overtake each other on their way; a node has far fewer than these in flight to
-/// another.
+/// How far behind the newest counter of a signer a request may be. Requests overtake each other on their way; a node has far fewer than these
+/// in flight to another.
 pub const WINDOW: u64 = 1024;
 
-/// The counters of one signer, in one of its lives, that have been seen: the newest [`WINDOW`] one by one, and all older ones as seen. The anti-replay
-/// window of RFC 4303 (section 3.4.3).
+/// The counters of one signer, in one of its lives, that have been seen: the newest [`WINDOW`] one by one, and all older ones as seen. The
+/// anti-replay window of RFC 4303 (section 3.4.3).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Window {
     incarnation: Incarnation,
@@ -236,6 +236,9 @@ mod tests {
 
     const CLUSTER: &str = "school";
 
+    /// What is altered, and how.
+    type Alteration<T> = (&'static str, fn(&mut T));
+
     fn me() -> Identity {
         Identity::from_seed(&[1; 32])
     }
@@ -259,7 +262,7 @@ mod tests {
         let signature = signed();
         assert!(signature.covers(CLUSTER, &head()));
         assert!(!signature.covers("other", &head()), "another cluster");
-        let altered: [(&str, fn(&mut RequestHead<'static>)); 9] = [
+        let altered: [Alteration<RequestHead<'static>>; 9] = [
             ("recipient", |head| head.recipient.node = me().id()),
             ("incarnation of the recipient", |head| head.recipient.incarnation = Incarnation(8)),
             ("method", |head| head.method = "PUT"),
@@ -275,7 +278,7 @@ mod tests {
             alter(&mut head);
             assert!(!signature.covers(CLUSTER, &head), "{what}");
         }
-        let altered: [(&str, fn(&mut RequestSignature)); 4] = [
+        let altered: [Alteration<RequestSignature>; 4] = [
             ("signer", |signature| signature.signer.node = Identity::from_seed(&[3; 32]).id()),
             ("incarnation of the signer", |signature| signature.signer.incarnation = Incarnation(6)),
             ("counter", |signature| signature.counter = 18),

@@ -20,8 +20,8 @@
 //! | announcer | of a role: all but where the node that announces it is reached | that node's header |
 //! | not_allowed | all but the ranges of `--gateway-allow`, where there are any | the operator |
 //!
-//! Checks and notifications call programs alone, so [`AddressPolicy::check`] has the first seven rules. Plug-ins also
-//! call roles, which nodes serve: [`AddressPolicy::check_instance`].
+//! Checks and notifications call programs alone, so [`AddressPolicy::check`] has the first seven rules.
+//! Plug-ins also call roles, which nodes serve: [`AddressPolicy::check_instance`].
 
 use std::{
     fmt,
@@ -187,9 +187,10 @@ impl AddressPolicy {
         if self.members.contains(target) { Err(Forbidden::Member(target)) } else { Ok(()) }
     }
 
-    /// Judges a resolved address of an instance that a plug-in asks on behalf of its clients, right before the
-    /// connect. A role is served by its node, so it is reached only where that node's header says. A program may be
-    /// anywhere, but not where a node listens: a request to it would reach paths that no role announces.
+    /// Judges a resolved address of an instance that a plug-in asks on behalf of its clients, right before
+    /// the connect. A role is served by its node, so it is reached only where that node's header says. A
+    /// program may be anywhere, but not where a node listens: a request to it would reach paths that no role
+    /// announces.
     ///
     /// # Errors
     /// The rule that refuses it.

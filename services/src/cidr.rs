@@ -1,52 +1,71 @@
-//! Ranges of IP addresses, as options write them: `10.0.0.0/8`, `fd00::/8`, or one address (RFC 4632).
+//! A network, as options name it.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// A range of IP addresses.
+/// The addresses that begin with the same bits (RFC 4632), such as `10.0.0.0/8`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Cidr {
-    address: IpAddr,
-    /// In bits.
+    network: IpAddr,
     prefix: u8,
 }
 
 impl Cidr {
-    /// Whether an address is in the range. An IPv4 address that is embedded in an IPv6 one (`::ffff:…`) counts as that address.
+    /// Whether an address is in it. An IPv4 address embedded in an IPv6 one (`::ffff:10.0.0.1`) counts as what it is.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        match (self.address, ip.to_canonical()) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => {
-                let differing = a.to_bits() ^ b.to_bits();
-                differing.checked_shr(32 - u32::from(self.prefix)).unwrap_or(0) == 0
-            }
-            (IpAddr::V6(a), IpAddr::V6(b)) => {
-                let differing = a.to_bits() ^ b.to_bits();
-                differing.checked_shr(128 - u32::from(self.prefix)).unwrap_or(0) == 0
-            }
-            _ => false,
-        }
+        let ip = ip.to_canonical();
+        width(ip) == width(self.network) && (bits(ip) ^ bits(self.network)) & self.mask() == 0
     }
+
+    fn mask(&self) -> u128 {
+        u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0)
+    }
+}
+
+/// The bits of an address, at the upper end.
+fn bits(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u128::from(ip.to_bits()) << 96,
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
+}
+
+fn width(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
 }
 
 impl FromStr for Cidr {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("{text:?} is no range of IP addresses; write one such as 10.0.0.0/8, or an address");
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            Some(prefix) => prefix.parse().ok().filter(|prefix| *prefix <= bits).ok_or_else(wrong)?,
-            None => bits,
+        let wrong = || {
+            format!("{text:?} is no network; write an address, or a network such as 10.0.0.0/8 or fd00::/8")
         };
-        Ok(Self { address, prefix })
+        let (ip, prefix) = match text.split_once('/') {
+            Some((ip, prefix)) => (ip, Some(prefix.parse::<u8>().map_err(|_| wrong())?)),
+            None => (text, None),
+        };
+        let network: IpAddr = ip.trim_matches(['[', ']']).parse().map_err(|_| wrong())?;
+        let network = network.to_canonical();
+        let prefix = prefix.unwrap_or_else(|| width(network));
+        if prefix > width(network) {
+            return Err(format!(
+                "the prefix of {text:?} has {prefix} bits; this family has {}",
+                width(network)
+            ));
+        }
+        let cidr = Self { network, prefix };
+        if bits(network) & !cidr.mask() != 0 {
+            return Err(format!(
+                "{text:?} names bits behind its prefix; write {network} for this address, or the network with zeros behind the first {prefix} bits"
+            ));
+        }
+        Ok(cidr)
     }
 }
 
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
+        write!(f, "{}/{}", self.network, self.prefix)
     }
 }
 
@@ -54,26 +73,37 @@ impl fmt::Display for Cidr {
 mod tests {
     use super::*;
 
+    fn contains(network: &str, ip: &str) -> bool {
+        network.parse::<Cidr>().unwrap().contains(ip.parse().unwrap())
+    }
+
     #[test]
-    fn a_range_holds_the_addresses_of_its_prefix_and_no_others() {
-        for (range, inside, outside) in [
-            ("10.77.0.0/16", "10.77.255.1", "10.78.0.0"),
-            ("10.77.0.9/16", "10.77.0.1", "fd77::1"),
-            ("10.77.0.1", "::ffff:10.77.0.1", "10.77.0.2"),
+    fn a_network_has_the_addresses_that_begin_as_it_does() {
+        for (network, inside, outside) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
+            ("10.1.2.3", "10.1.2.3", "10.1.2.4"),
+            ("10.1.2.2/31", "::ffff:10.1.2.3", "10.1.2.4"),
             ("0.0.0.0/0", "203.0.113.1", "::1"),
-            ("fd77::/64", "fd77::ffff", "fd77:0:0:1::"),
+            ("fd00::/8", "fdff::1", "fe00::1"),
+            ("[2001:db8::1]", "2001:db8::1", "2001:db8::2"),
             ("::/0", "2001:db8::1", "10.0.0.1"),
         ] {
-            let range: Cidr = range.parse().unwrap();
-            assert!(range.contains(inside.parse().unwrap()), "{range} {inside}");
-            assert!(!range.contains(outside.parse().unwrap()), "{range} {outside}");
+            assert!(contains(network, inside), "{network} {inside}");
+            assert!(!contains(network, outside), "{network} {outside}");
         }
     }
 
     #[test]
-    fn what_is_no_range_is_refused_with_its_text() {
-        for text in ["", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/-1", "web", "10.0.0.0/8/8"] {
-            assert!(text.parse::<Cidr>().unwrap_err().contains(&format!("{text:?}")));
+    fn what_is_no_network_is_refused_with_what_to_write() {
+        for (text, part) in [
+            ("proxy.example", "10.0.0.0/8"),
+            ("10.0.0.0/33", "33 bits"),
+            ("10.0.0.1/8", "behind its prefix"),
+            ("fd00::/129", "129 bits"),
+            ("10.0.0.0/x", "no network"),
+        ] {
+            let error = text.parse::<Cidr>().unwrap_err();
+            assert!(error.contains(part), "{error}");
         }
     }
 }

@@ -30,18 +30,26 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
     Host,
     address_policy::{AddressPolicy, Forbidden, InstanceAddress},
     prefixes::is_of_role,
+    signing::Unsigned,
 };
 use order::{Ailing, Reached};
 use resolver::{PolicyCell, Resolver};
 
 /// Names a write, so that a repetition of it is the same write.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The signature of a node.
+const SIGNATURE: HeaderName = HeaderName::from_static(hearsay_protocol::signed_request::HEADER);
+/// How long a node is asked again that does not know this one yet, or not any more. Gossip takes milliseconds, a restart a second.
+const UNKNOWN_FOR: Duration = Duration::from_secs(5);
+/// How long to wait before each repetition.
+const UNKNOWN_RETRY: Duration = Duration::from_millis(200);
 
 /// What one question may cost.
 #[derive(Clone, Debug)]
@@ -327,8 +335,27 @@ impl Client {
         }
     }
 
-    /// The head of one instance's answer.
+    /// The head of one instance's answer. A node that does not know this one yet, or not any more, is asked again.
     async fn head(
+        &self,
+        host: &dyn Host,
+        provider: &Provider,
+        call: &Call,
+    ) -> Result<Response<Incoming>, Trouble> {
+        let ends = Instant::now() + UNKNOWN_FOR;
+        loop {
+            let response = self.head_of_one(host, provider, call).await?;
+            let is_unknown = response.status() == StatusCode::UNAUTHORIZED
+                && response.headers().contains_key(header::RETRY_AFTER);
+            if !is_unknown || ends <= Instant::now() {
+                return Ok(response);
+            }
+            sleep(UNKNOWN_RETRY).await;
+        }
+    }
+
+    /// The same, asked once.
+    async fn head_of_one(
         &self,
         host: &dyn Host,
         provider: &Provider,
@@ -341,12 +368,13 @@ impl Client {
         let via = via.unwrap_or_else(|_| HeaderValue::from_static("1.1 hearsay"));
         let mut unreached = Vec::new();
         for url in reached.order(provider) {
-            let request = request(provider, &url, call, &via)?;
+            let mut request = request(provider, &url, call, &via)?;
             if let Err(rule) = check_address(policy, provider, &url) {
                 policy.count(rule);
                 unreached.push(format!("{url}: not called: {rule}"));
                 continue;
             }
+            sign(host, provider, &mut request, &call.body);
             let asked = pool.request(request).await;
             match asked {
                 Ok(response) => {
@@ -409,6 +437,27 @@ fn request(
     *request.headers_mut() = call.headers.clone();
     request.headers_mut().insert(header::VIA, via.clone());
     Ok(request)
+}
+
+/// Signs a request to a role that changes something.
+fn sign(host: &dyn Host, provider: &Provider, request: &mut Request<Full<Bytes>>, body: &[u8]) {
+    let Some(authority) = request.uri().authority().cloned().filter(|_| provider.is_role()) else { return };
+    if request.method().is_safe() {
+        return;
+    }
+    // As it is signed, whatever the client would make of the port.
+    if let Ok(value) = HeaderValue::from_str(authority.as_str()) {
+        request.headers_mut().insert(header::HOST, value);
+    }
+    let unsigned = Unsigned {
+        method: request.method(),
+        authority: authority.as_str(),
+        target: request.uri().path_and_query().map_or("/", |target| target.as_str()),
+        headers: request.headers(),
+    };
+    if let Some(signature) = host.sign(provider.node_id, &unsigned, body) {
+        request.headers_mut().insert(SIGNATURE, signature);
+    }
 }
 
 /// Judges an origin of an instance. What a name resolves to is judged by the [`Resolver`], for each connection.

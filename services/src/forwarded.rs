@@ -1,8 +1,10 @@
-//! `Forwarded` between a gateway and a role (RFC 7239): who has asked, and under which name.
+//! `Forwarded` between a gateway and a role (RFC 7239): the client's address, and the name that it has asked
+//! for.
 //!
-//! A role is asked under the authority of its node. The name under which a gateway was asked, `school.example`, is told in
-//! `Forwarded: for=192.0.2.1;host="school.example";proto=http`. The reader is strict: one element, each parameter once, nothing
-//! else. Whether the header may be believed is not decided here: anybody can send one.
+//! A role is asked under the authority of its node. The name under which a gateway was asked,
+//! `school.example`, is told in `Forwarded: for=192.0.2.1;host="school.example";proto=http`. The reader is
+//! strict: one element, each parameter once, nothing else. Whether the header may be believed is not decided
+//! here: anybody can send one.
 
 use std::net::{IpAddr, Ipv6Addr};
 

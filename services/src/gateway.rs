@@ -11,10 +11,11 @@
 //! | `routes`, `announced`, `ownership` | which instances a request is for, and who may announce that |
 //! | `choose`, `target` | which of them; latency, ejection |
 //! | `policy`, `options` | where instances may be, and what the operator allows |
-//! | `proxy`, `budget` | the way of a request, and of its repetitions |
+//! | `proxy`, `passing`, `budget` | the way of a request, and of its repetitions |
 //! | `pool`, `connect`, `driven` | connections to instances, at whichever of their addresses answers |
 //! | `batch` | what is sent, to clients and instances |
-//! | `forward`, `vouch`, `trace` | headers |
+//! | `forward`, `published`, `trace` | headers |
+//! | `vouch` | what is signed for clients of built-in roles |
 //! | `words`, `front_page` | what the gateway says itself |
 //! | `body`, `tunnel` | bytes on their way, WebSocket |
 //! | `write_stall` | answers of HTTP/2 that the client does not take |
@@ -22,7 +23,7 @@
 //! | `limits` | every bound |
 //!
 //! A program gets the client's `Host`, so that what it checks it for (DNS rebinding, `Origin`) still means something. A role is asked
-//! under its node's own authority, and told in `Forwarded` which name the gateway has admitted ([`vouch`]); a node that is asked
+//! under its node's own authority, and told in `Forwarded` which name the gateway has admitted ([`published`]); a node that is asked
 //! through a gateway sees `X-Forwarded-For`, so that nobody becomes local by asking through one.
 //!
 //! Not here: TLS on either side, CONNECT, a cache.
@@ -46,9 +47,11 @@ pub mod limits;
 pub mod listener;
 pub mod options;
 pub mod ownership;
+mod passing;
 pub mod policy;
 pub mod pool;
 pub mod proxy;
+pub mod published;
 pub mod request;
 pub mod routes;
 pub mod shared;
@@ -78,7 +81,6 @@ use limits::Limits;
 use listener::Serving;
 use policy::GatewayPolicy;
 use shared::Shared;
-use vouch::OwnNames;
 
 /// Its role.
 const ROLE: &str = "gateway";
@@ -116,10 +118,8 @@ impl Gateway {
 
     fn shared(&self, host: &Arc<dyn Host>) -> Arc<Shared> {
         let make = || {
-            let me = format!("hearsay-{}", host.node_id().short());
             let policy = GatewayPolicy::new(host.address_policy().clone(), host.gateway_options());
-            let names = OwnNames::of(host);
-            Arc::new(Shared::new(&me, self.limits, self.threads, policy, names))
+            Arc::new(Shared::new(Arc::clone(host), self.limits, self.threads, policy))
         };
         Arc::clone(self.shared.get_or_init(make))
     }

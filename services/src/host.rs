@@ -10,11 +10,12 @@ use hearsay_protocol::{
     providers::{Index, Provider},
 };
 
-use crate::service::Task;
+use http::{HeaderMap, HeaderValue};
 
-use crate::journal::Journal;
-
-use crate::{Client, address_policy::AddressPolicy, gateway::options::GatewayOptions};
+use crate::{
+    Client, Problem, address_policy::AddressPolicy, gateway::options::GatewayOptions, journal::Journal,
+    service::Task, signing::Unsigned,
+};
 
 /// The node, as its plug-ins see it. Cheap to ask: every answer comes from the node's own memory.
 pub trait Host: Send + Sync + 'static {
@@ -58,6 +59,21 @@ pub trait Host: Send + Sync + 'static {
 
     /// The listener of the plug-in of this name, non-blocking. Once: then it is the plug-in's. `None` for one that asked for none.
     fn take_listener(&self, plugin: &str) -> Option<TcpListener>;
+
+    /// The value of `Hearsay-Signature` for a request to a role of this node: the proof that a member makes it, which stands in for the API token of
+    /// that node. Made anew for each attempt, since it counts once. So whoever asks this on behalf of somebody else has made sure that they may.
+    /// `None`: the table does not list the node.
+    fn sign(&self, recipient: NodeId, request: &Unsigned<'_>, body: &[u8]) -> Option<HeaderValue>;
+
+    /// Whether a client of a plug-in's own listener may write to the plug-ins' paths, as if it asked this node itself. `by_get`: the write is a GET.
+    ///
+    /// # Errors
+    /// 401 or 403, with what is missing.
+    fn authenticate(&self, client: IpAddr, headers: &HeaderMap, by_get: bool) -> Result<(), Problem>;
+
+    /// Takes off the headers by which a client proves to this node who it is.
+    fn strip_credentials(&self, headers: &mut HeaderMap);
+
     /// The client for requests to other services. One for the whole node, so that its plug-ins share connections.
     fn client(&self) -> &Client;
 

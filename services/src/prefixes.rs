@@ -37,6 +37,14 @@ pub const BUILT_IN: &[(&str, &[&str])] = &[
     ("visits", &["/visits"]),
 ];
 
+/// The paths of built-in roles where a GET changes something, so that a link can. They are writes in every other respect.
+const WRITING_GETS: &[&str] = &["/visits/hit"];
+
+/// Whether a GET of this path, with or without a slash at its end, changes something.
+pub fn is_writing_get(path: &str) -> bool {
+    WRITING_GETS.contains(&path.strip_suffix('/').unwrap_or(path))
+}
+
 /// Why these plug-ins cannot run on one node. Nothing was started.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PrefixClash {

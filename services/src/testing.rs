@@ -12,7 +12,7 @@ pub mod markup;
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -22,17 +22,18 @@ use hearsay_protocol::{
     providers::{Index, Provider},
     record::{Health, Instance, check_service_name},
 };
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
 use crate::{
-    Client, Host, Service,
+    Client, Host, Problem, Service,
     address_policy::{AddressPolicy, MemberAddresses},
     journal::Journal,
     prefixes, problem,
     service::Task,
+    signing::Unsigned,
 };
 
 mod journal;
@@ -149,8 +150,8 @@ impl MemoryHost {
     }
 }
 
-/// A policy under which every node is on this machine, and states every address as its own. Addresses that mean no single host, or
-/// a cloud's metadata, it refuses as ever.
+/// A policy under which every node is on this machine, and states every address as its own. Addresses that
+/// mean no single host, or a cloud's metadata, it refuses as ever.
 pub fn lenient_policy() -> AddressPolicy {
     struct Everywhere;
     impl MemberAddresses for Everywhere {
@@ -198,6 +199,17 @@ impl Host for MemoryHost {
     fn client(&self) -> &Client {
         &self.client
     }
+
+    /// In memory nothing is signed.
+    fn sign(&self, _recipient: NodeId, _request: &Unsigned<'_>, _body: &[u8]) -> Option<HeaderValue> {
+        None
+    }
+
+    fn authenticate(&self, _client: IpAddr, _headers: &HeaderMap, _by_get: bool) -> Result<(), Problem> {
+        Ok(())
+    }
+
+    fn strip_credentials(&self, _headers: &mut HeaderMap) {}
 
     fn address_policy(&self) -> &AddressPolicy {
         &self.policy

@@ -1,5 +1,6 @@
-//! Strangers, programs and members that mean harm, at a gateway and a portal on real nodes: what they announce leads to no address that
-//! no node may call, to no path of a node, and takes no request that is another's.
+//! Strangers, programs and members that mean harm, at a gateway and a portal on real nodes: what they
+//! announce leads to no address that no node may call, to no path of a node, and takes no request that is
+//! another's.
 
 // In a test, what cannot be unwrapped is the failure.
 #![allow(clippy::unwrap_used)]
@@ -31,7 +32,7 @@ use serde_json::{Value, json};
 
 const S: Duration = Duration::from_secs(1);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_program");
-/// Where listeners count who connects to what nobody may call.
+/// Where listeners count connections to addresses that no node may call.
 const PORT: u16 = 9900;
 /// Addresses of another host: metadata servers, link-local ones, those that lead to them through a tunnel.
 const ELSEWHERE: [&str; 9] = [
@@ -239,7 +240,8 @@ fn a_role_leads_nowhere_but_to_its_node_and_to_no_path_but_its_own() {
         let field = Field::new(lab, &[]);
         let here = AddressCounter::start(&field.hosts[0], PORT);
         let swarm = SocketAddr::new(lab.address(field.door).ip(), 7600);
-        // Its HTTP is said to be on the door's loopback, and its instances turn each request into another one.
+        // Its HTTP is said to be on the door's loopback, and its instances turn each request into another
+        // one.
         let roles = ["grading", "log"].map(|role| {
             let leaving = instance(role, &format!("127.0.0.1:{PORT}/v1/agent/leave?"), Origin::Role);
             let meta = BTreeMap::from([(ADDRESSES_META.to_owned(), "stated".to_owned())]);

@@ -55,12 +55,12 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "text_or_port")]
     pub gateway: Option<String>,
-    /// Where programs may be that the gateway passes requests on to: a range of addresses such as 10.0.0.0/8 (repeatable)
-    /// [default: all but those that no node may call]
+    /// Where programs may be that the gateway passes requests on to: a range of addresses such as 10.0.0.0/8
+    /// (repeatable) [default: all but those that no node may call]
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub gateway_allow: Vec<String>,
-    /// Which services may announce which routes of the gateway: SERVICE=HOST/PREFIX, SERVICE=/PREFIX, or SERVICE=*/PREFIX for
-    /// every host (repeatable) [default: all, but not the paths of built-in roles]
+    /// Which services may announce which routes of the gateway: SERVICE=HOST/PREFIX, SERVICE=/PREFIX, or
+    /// SERVICE=*/PREFIX for every host (repeatable) [default: all, but not the paths of built-in roles]
     #[arg(long, value_name = "RULE", value_delimiter = ',')]
     pub gateway_routes: Vec<String>,
     /// Where to answer DNS [default: 127.0.0.1, first free port from 7553]
@@ -128,6 +128,10 @@ pub struct Options {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub open: Option<bool>,
+    /// Take no write over loopback without the API token either: for machines that several users share. The Unix socket remains
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub loopback_needs_token: Option<bool>,
     /// Connections that HTTP holds at a time, as far as this process may open files [default: 20000]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<NonZeroU32>,
@@ -237,6 +241,7 @@ impl Options {
             allow_host: list(self.allow_host, lower.allow_host),
             trusted_proxy: list(self.trusted_proxy, lower.trusted_proxy),
             open: self.open.or(lower.open),
+            loopback_needs_token: self.loopback_needs_token.or(lower.loopback_needs_token),
             max_connections: self.max_connections.or(lower.max_connections),
             max_streams: self.max_streams.or(lower.max_streams),
             services_dir: self.services_dir.or(lower.services_dir),

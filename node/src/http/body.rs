@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
+use hearsay_protocol::signed_request::BodyHash;
 use hearsay_services::Problem;
 use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
@@ -24,14 +25,18 @@ use super::{
     decode::{CODINGS, Coding},
     site::Site,
 };
+use crate::signing::{BadSignature, Signed};
 
 /// Reads the body.
 ///
 /// # Errors
 /// What to answer instead of passing the request on.
 pub(super) async fn bound(site: &Site, request: Request) -> Result<(Request, Room), Response> {
+    // A signature says which body belongs to it, and was checked with the head.
+    let signed = request.extensions().get::<Signed>().map(|signed| signed.body);
+    let is_signed = |bytes: &[u8]| signed.is_none_or(|signed| signed == BodyHash::of(bytes));
     if request.body().is_end_stream() {
-        return Ok((request, None));
+        return if is_signed(&[]) { Ok((request, None)) } else { Err(answer(site, Refusal::NotSigned)) };
     }
     // Without a connection (a test that calls the router itself) the defaults hold.
     let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
@@ -39,6 +44,9 @@ pub(super) async fn bound(site: &Site, request: Request) -> Result<(Request, Roo
     let read = async {
         let coding = Coding::of(&head.headers)?;
         let (bytes, room) = read(body, &connection).await?;
+        if !is_signed(&bytes) {
+            return Err(Refusal::NotSigned);
+        }
         if coding == Coding::Identity {
             return Ok((bytes, room));
         }
@@ -49,12 +57,14 @@ pub(super) async fn bound(site: &Site, request: Request) -> Result<(Request, Roo
     };
     match read.await {
         Ok((bytes, room)) => Ok((Request::from_parts(head, Body::from(bytes)), room)),
-        Err(refusal) => {
-            let (reason, response) = refuse(refusal);
-            site.metrics.http.refused(reason);
-            Err(response)
-        }
+        Err(refusal) => Err(answer(site, refusal)),
     }
+}
+
+fn answer(site: &Site, refusal: Refusal) -> Response {
+    let (reason, response) = refuse(refusal);
+    site.metrics.http.refused(reason);
+    response
 }
 
 async fn read(body: Body, connection: &Connection) -> Result<(Bytes, Room), Refusal> {
@@ -99,6 +109,7 @@ fn refuse(refusal: Refusal) -> (&'static str, Response) {
         Refusal::Broken => {
             ("body_broken", StatusCode::BAD_REQUEST, "the body broke off or is malformed".to_owned())
         }
+        Refusal::NotSigned => ("signature", StatusCode::UNAUTHORIZED, BadSignature::Body.to_string()),
         Refusal::UnknownCoding => (
             "content_encoding",
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -111,6 +122,9 @@ fn refuse(refusal: Refusal) -> (&'static str, Response) {
         ),
     };
     let mut response = Problem::new(status, detail).into_response();
+    if refusal == Refusal::NotSigned {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     if refusal == Refusal::NoRoom {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }

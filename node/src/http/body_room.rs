@@ -15,6 +15,8 @@ pub(super) enum Refusal {
     NoRoom,
     /// It broke off.
     Broken,
+    /// Its request was signed with another body.
+    NotSigned,
     /// Its content coding is not one that is decoded.
     UnknownCoding,
     /// It is no whole stream of its content coding.

@@ -5,12 +5,15 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     body::HttpBody,
     extract::{MatchedPath, Request},
-    http::{Method, StatusCode, Uri, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use hearsay_services::{Problem, prefixes::covers};
 
 use super::site::Site;
+
+/// Fetch standard, `Cross-Origin-Resource-Policy`.
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// How a plug-in's answer is counted: all that lies below a prefix as one.
 #[derive(Clone, Debug)]
@@ -48,6 +51,10 @@ impl Asked {
         if self.is_consul {
             response = as_text(response);
         }
+        // A browser neither guesses a type nor lets a page of another origin take an answer in.
+        let headers = response.headers_mut();
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
         let plugin_route = response.extensions_mut().remove::<Route>();
         let route = self.route.as_ref().map(MatchedPath::as_str);
         let route = route.or(plugin_route.as_ref().map(|Route(prefix)| prefix.as_ref()));

@@ -1,21 +1,23 @@
 //! Who may ask what, decided before a body is read.
 //!
 //! A node listens on every address and has no users, so a web page in a visitor's browser is as close to it as its own clients
-//! are. Four rules keep such pages, and strangers, from writing:
+//! are. These rules keep such pages, and strangers, from writing:
 //!
 //! 1. `Host` must name this node (see [`HostNames`](super::HostNames)); else a page could make the node part of its own origin.
-//! 2. A write with an `Origin` must come from a page of this very node.
-//! 3. A write's body needs a content type that no HTML form can send, so that a browser would first ask (and be refused).
-//! 4. A write from another machine needs the node's token. What a proxy passes on comes from another machine.
+//! 2. A request that a browser marks as another site's (`Sec-Fetch-Site`) passes only if it opens a page. Browsers mark requests to `localhost`
+//!    and over https alone, so rules 3 to 5 hold for writes without the mark, a GET that writes among them.
+//! 3. A write with an `Origin` must come from a page of this very node.
+//! 4. A write's body needs a content type that no HTML form can send, so that a browser would first ask (and be refused).
+//! 5. A write needs proof of who asks, by its class: see [`class`](super::class) and [`caller`](super::caller).
 //!
-//! The forms of the node's own pages are the exception to rule 3, for the paths in [`FORM_PATHS`] alone, and under
+//! The forms of the node's own pages are the exception to rule 4, for the paths in [`FORM_PATHS`] alone, and under
 //! stricter rules: `Origin` must be there, the type must be a form's, and the request must come from this machine,
 //! whatever token it carries.
 //!
-//! Plug-in paths are for the network: rule 4 does not hold there, and rule 3 only where the plug-in leaves it standing. Under `/v1`,
-//! PUT and DELETE may have any content type: no form can send those methods, and `curl -X PUT -d` is how Consul is used.
+//! Plug-ins may ask that rule 4 does not hold for them. Under `/v1`, PUT and DELETE may have any content type: no form can send those methods,
+//! and `curl -X PUT -d` is how Consul is used.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     body::HttpBody,
@@ -23,10 +25,15 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, uri::Authority},
     response::{IntoResponse, Response},
 };
-use hearsay_services::{Problem, Service, prefixes::covers};
+use hearsay_services::{Problem, Service, forwarded::Forwarded, signing::Unsigned};
 
-use super::{accept::Connection, site::Site};
-use crate::storage::Secret;
+use super::{
+    accept::Connection,
+    caller::{Caller, is_from_this_machine},
+    class::{Area, Class, Classes},
+    site::Site,
+};
+use crate::signing::{BadSignature, Signed};
 
 /// The content types that an HTML form, or a page's script without asking first, can send.
 const FORM_TYPES: [&str; 3] = ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"];
@@ -41,84 +48,137 @@ const FORM_PATHS: [&str; 2] = [super::ui::DEREGISTER_PATH, super::ui::MAINTENANC
 #[derive(Debug)]
 pub(super) struct Guard {
     site: Arc<Site>,
-    /// Each plug-in's prefix, and whether it takes the bodies of forms.
-    plugins: Vec<(String, bool)>,
+    classes: Classes,
 }
 
-/// Whose path it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Area {
-    Node,
-    Consul,
-    Plugin { takes_form_bodies: bool },
+/// A request that breaks a rule.
+#[derive(Debug)]
+struct Refusal {
+    /// The rule, as a word for the metrics.
+    rule: &'static str,
+    /// What to tell the client.
+    problem: Problem,
+    /// Whether the same request may pass in a moment.
+    is_passing: bool,
 }
 
-/// Which rule a request breaks, as a word for the metrics, and what to tell the client.
-type Refusal = (&'static str, Problem);
+impl From<(&'static str, Problem)> for Refusal {
+    fn from((rule, problem): (&'static str, Problem)) -> Self {
+        Self { rule, problem, is_passing: false }
+    }
+}
+
+impl From<BadSignature> for Refusal {
+    fn from(bad: BadSignature) -> Self {
+        let problem = Problem::new(StatusCode::UNAUTHORIZED, bad.to_string());
+        Self { rule: "signature", problem, is_passing: bad.is_passing() }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let unauthorised = self.problem.status() == StatusCode::UNAUTHORIZED;
+        let mut response = self.problem.into_response();
+        if unauthorised {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.is_passing {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
 
 impl Guard {
-    pub(super) fn new(site: Arc<Site>, plugins: &[Arc<dyn Service>]) -> Self {
-        let areas = plugins.iter().flat_map(|plugin| {
-            let takes_form_bodies = plugin.takes_form_bodies();
-            plugin.prefixes().iter().map(move |prefix| ((*prefix).to_owned(), takes_form_bodies))
-        });
-        Self { site, plugins: areas.collect() }
+    /// `writes` are the node's own paths that change something.
+    pub(super) fn new(
+        site: Arc<Site>,
+        plugins: &[Arc<dyn Service>],
+        writes: &[(&'static str, &'static str, Class)],
+    ) -> Self {
+        Self { site, classes: Classes::new(plugins, writes) }
     }
 
-    /// Lets a request pass.
+    /// Lets a request pass. A write that passes carries who makes it ([`Caller`]), and a signed request who signed it ([`Signed`]), as extensions.
     ///
     /// # Errors
     /// What to answer instead.
-    pub(super) fn check(&self, request: &Request) -> Result<(), Box<Response>> {
-        self.examine(request).map_err(|(reason, problem)| {
-            self.site.metrics.http.refused(reason);
-            let unauthorised = problem.status() == StatusCode::UNAUTHORIZED;
-            let mut response = problem.into_response();
-            if unauthorised {
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            Box::new(response)
-        })
+    pub(super) fn check(&self, request: &mut Request) -> Result<(), Box<Response>> {
+        self.examine(request).map_err(|refusal| Box::new(self.refuse(refusal)))
     }
 
-    fn examine(&self, request: &Request) -> Result<(), Refusal> {
+    fn refuse(&self, refusal: Refusal) -> Response {
+        self.site.metrics.http.refused(refusal.rule);
+        refusal.into_response()
+    }
+
+    fn examine(&self, request: &mut Request) -> Result<(), Refusal> {
         let authority = authority(request).map_err(|problem| ("host", problem))?;
         if let Some(authority) = &authority
             && !self.site.names.accept(authority.host())
         {
-            return Err(("host", foreign_host(&self.site.name, authority.host())));
+            return Err(("host", foreign_host(&self.site.name, authority.host())).into());
         }
-        // Nothing here changes anything on a safe method; one that a path does not take is refused by the router, with those it takes.
-        if request.method().is_safe() {
+        let (method, path) = (request.method(), request.uri().path());
+        let is_write = self.classes.is_write(method, path);
+        check_site(method, request.headers(), is_write).map_err(|problem| ("site", problem))?;
+        let signed = self.signed(request, authority.as_ref())?;
+        if let Some(signed) = signed {
+            request.extensions_mut().insert(signed);
+        }
+        // One that a path does not take is refused by the router, with those it takes.
+        if !is_write {
             return Ok(());
         }
-        check_origin(request.headers(), authority.as_ref()).map_err(|problem| ("origin", problem))?;
+        // A page that was served through a gateway has the gateway's name, which the gateway has signed.
+        let published = signed.and_then(|_| published_authority(request.headers()));
+        check_origin(request.headers(), published.or(authority).as_ref())
+            .map_err(|problem| ("origin", problem))?;
         let connection = request.extensions().get::<Connection>();
         if FORM_PATHS.contains(&request.uri().path()) {
-            return check_form(request.method(), request.headers(), connection);
+            return Ok(check_form(request.method(), request.headers(), connection)?);
         }
-        let area = self.area(request.uri().path());
+        let area = self.classes.area(request.uri().path());
         if !request.body().is_end_stream() {
             check_content_type(area, request.method(), request.headers())
                 .map_err(|problem| ("content_type", problem))?;
         }
-        if matches!(area, Area::Plugin { .. }) {
-            return Ok(());
-        }
-        let writer = Writer {
-            is_local: is_from_this_machine(connection, request.headers()),
-            token: presented_token(request.headers(), area),
-        };
-        check_token(self.site.token.as_ref(), writer).map_err(|problem| ("token", problem))
+        let caller = Caller::of(request, connection, signed, &self.site.access);
+        let class = self.classes.class(request.method(), request.uri().path());
+        let by_get = request.method().is_safe();
+        caller.check(class, by_get, &self.site.access).map_err(|problem| ("token", problem))?;
+        request.extensions_mut().insert(caller);
+        Ok(())
     }
 
-    fn area(&self, path: &str) -> Area {
-        match self.plugins.iter().find(|(prefix, _)| covers(prefix, path)) {
-            Some((_, takes_form_bodies)) => Area::Plugin { takes_form_bodies: *takes_form_bodies },
-            None if covers("/v1", path) => Area::Consul,
-            None => Area::Node,
-        }
+    /// Who signed the request, if somebody did.
+    fn signed(
+        &self,
+        request: &Request,
+        authority: Option<&Authority>,
+    ) -> Result<Option<Signed>, BadSignature> {
+        self.site.signing.check(&Unsigned {
+            method: request.method(),
+            authority: authority.map_or("", Authority::as_str),
+            target: request.uri().path_and_query().map_or("", |target| target.as_str()),
+            headers: request.headers(),
+        })
     }
+}
+
+/// Refuses what a browser marks as a request of another site, but for one that opens a page.
+fn check_site(method: &Method, headers: &HeaderMap, is_write: bool) -> Result<(), Problem> {
+    let said = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+    if !matches!(said("sec-fetch-site"), Some(b"cross-site" | b"same-site")) {
+        return Ok(());
+    }
+    let opens_a_page =
+        said("sec-fetch-mode") == Some(b"navigate") && said("sec-fetch-dest") == Some(b"document");
+    if opens_a_page && method.is_safe() && !is_write {
+        return Ok(());
+    }
+    let detail = "a page of another site may open the pages here and nothing else";
+    Err(Problem::new(StatusCode::FORBIDDEN, detail))
 }
 
 /// Whom the request is addressed to. `None`: an HTTP/1.0 client that does not say, which no browser is.
@@ -138,6 +198,12 @@ fn authority(request: &Request) -> Result<Option<Authority>, Problem> {
     Ok(request.uri().authority().cloned().or(host))
 }
 
+/// The name under which a gateway was asked, where it says so.
+fn published_authority(headers: &HeaderMap) -> Option<Authority> {
+    let forwarded = Forwarded::parse(headers.get(header::FORWARDED)?.to_str().ok()?)?;
+    forwarded.host.parse().ok().filter(is_host_and_port)
+}
+
 /// Whether it is a host and perhaps a port. The library also takes a user, and anything at all for a port.
 fn is_host_and_port(authority: &Authority) -> bool {
     let is_port = |port: &str| port.is_empty() || port.parse::<u16>().is_ok();
@@ -155,8 +221,14 @@ fn foreign_host(node: &str, host: &str) -> Problem {
 }
 
 fn check_origin(headers: &HeaderMap, authority: Option<&Authority>) -> Result<(), Problem> {
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    if let (Ok(origin), Some(authority)) = (origin.to_str(), authority)
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let origin = match (origins.next(), origins.next()) {
+        (None, _) => return Ok(()),
+        (origin, None) => origin.and_then(|origin| origin.to_str().ok()),
+        // No browser sends several.
+        (_, Some(_)) => None,
+    };
+    if let (Some(origin), Some(authority)) = (origin, authority)
         && is_own_origin(origin, authority)
     {
         return Ok(());
@@ -165,21 +237,27 @@ fn check_origin(headers: &HeaderMap, authority: Option<&Authority>) -> Result<()
 }
 
 /// Whether the page that asks was served by whom it asks. A port that is not written is the scheme's own, on both sides: a
-/// proxy before this node may speak https.
+/// proxy before this node may speak https. Such a proxy may also leave the port out of `Host` (nginx's `$host`), so where the page was served by
+/// https and `Host` has no port, that of the page does not count.
 fn is_own_origin(origin: &str, authority: &Authority) -> bool {
     let (origin, port) = match origin.split_once("://") {
         Some(("http", origin)) => (origin, 80),
         Some(("https", origin)) => (origin, 443),
         _ => return false,
     };
-    let Ok(origin) = origin.parse::<Authority>() else { return false };
+    let Some(origin) = origin.parse::<Authority>().ok().filter(is_host_and_port) else { return false };
+    let is_same_port = origin.port_u16().unwrap_or(port) == authority.port_u16().unwrap_or(port);
     origin.host().eq_ignore_ascii_case(authority.host())
-        && origin.port_u16().unwrap_or(port) == authority.port_u16().unwrap_or(port)
+        && (is_same_port || port == 443 && authority.port().is_none())
 }
 
 /// Checks a form of the node's own pages, after the rules for `Host` and `Origin`. Browsers send `Origin` with every
 /// form, so a request without it is refused. The token does not count: a form cannot carry it.
-fn check_form(method: &Method, headers: &HeaderMap, connection: Option<&Connection>) -> Result<(), Refusal> {
+fn check_form(
+    method: &Method,
+    headers: &HeaderMap,
+    connection: Option<&Connection>,
+) -> Result<(), (&'static str, Problem)> {
     if method != Method::POST {
         // The router names the methods that the path takes.
         return Ok(());
@@ -230,68 +308,9 @@ fn check_content_type(area: Area, method: &Method, headers: &HeaderMap) -> Resul
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
 }
 
-/// Whether a request was made on this machine, and no proxy passes it on.
-pub(super) fn is_from_this_machine(connection: Option<&Connection>, headers: &HeaderMap) -> bool {
-    connection.is_some_and(is_of_this_machine) && !is_forwarded(headers)
-}
-
-/// Whether the other end is on this machine: by loopback, or by the Unix socket.
-fn is_of_this_machine(connection: &Connection) -> bool {
-    let is_loopback = |peer: SocketAddr| peer.ip().to_canonical().is_loopback();
-    connection.socket.is_some() || connection.peer.is_some_and(is_loopback)
-}
-
-/// Whether a proxy passes the request on: `Via` (RFC 9110, section 7.6.3), `Forwarded` (RFC 7239), or any `X-Forwarded-*`.
-fn is_forwarded(headers: &HeaderMap) -> bool {
-    let marks = |name: &str| matches!(name, "via" | "forwarded") || name.starts_with("x-forwarded-");
-    headers.keys().any(|name| marks(name.as_str()))
-}
-
-fn presented_token(headers: &HeaderMap, area: Area) -> Option<&str> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    });
-    let consul = || headers.get("x-consul-token").and_then(|value| value.to_str().ok());
-    bearer.or_else(|| if area == Area::Consul { consul() } else { None })
-}
-
-/// Who wants to write.
-#[derive(Clone, Copy, Debug)]
-struct Writer<'a> {
-    is_local: bool,
-    token: Option<&'a str>,
-}
-
-fn check_token(ours: Option<&Secret<String>>, writer: Writer<'_>) -> Result<(), Problem> {
-    if writer.is_local {
-        return Ok(());
-    }
-    match (ours, writer.token) {
-        (Some(ours), Some(presented)) if ours.matches(presented) => Ok(()),
-        (Some(_), presented) => {
-            let what = if presented.is_some() {
-                "this is not the node's token"
-            } else {
-                "the node's token is missing"
-            };
-            let detail = format!(
-                "{what}: writes from other machines need it as 'Authorization: Bearer …' (X-Consul-Token under /v1); \
-                 it stands in the node's data directory"
-            );
-            Err(Problem::new(StatusCode::UNAUTHORIZED, detail))
-        }
-        (None, _) => {
-            let detail = "this node has no token, so it takes writes only from its own machine; give it one, or write there";
-            Err(Problem::new(StatusCode::FORBIDDEN, detail))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::listeners::PeerCredentials;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |(name, value): &(&'static str, &'static str)| {
@@ -301,52 +320,13 @@ mod tests {
     }
 
     #[test]
-    fn only_this_machine_writes_without_the_token() {
-        let ours = Secret::new("abc".to_owned());
-        let status = |ours: Option<&Secret<String>>, peer: &str, pairs: &[(&'static str, &'static str)]| {
-            let (headers, connection) =
-                (headers(pairs), Connection { peer: peer.parse().ok(), ..Connection::default() });
-            let is_local = is_of_this_machine(&connection) && !is_forwarded(&headers);
-            let writer = Writer { is_local, token: presented_token(&headers, Area::Consul) };
-            check_token(ours, writer).map_err(|problem| problem.status().as_u16())
-        };
-        for peer in ["127.0.0.1:9", "127.8.0.1:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
-            assert_eq!(status(Some(&ours), peer, &[]), Ok(()), "{peer}");
-        }
-        for peer in ["10.0.0.1:9", "[::ffff:10.0.0.1]:9", "[fe80::1]:9", "unknown"] {
-            assert_eq!(status(Some(&ours), peer, &[]), Err(401), "{peer}");
-            assert_eq!(status(Some(&ours), peer, &[("authorization", "Bearer abd")]), Err(401));
-            assert_eq!(status(Some(&ours), peer, &[("authorization", "bearer abc")]), Ok(()));
-            assert_eq!(status(Some(&ours), peer, &[("x-consul-token", "abc")]), Ok(()));
-            assert_eq!(status(None, peer, &[("authorization", "Bearer abc")]), Err(403));
-        }
-    }
-
-    #[test]
-    fn what_a_proxy_passes_on_is_not_local_whichever_header_tells() {
-        let by_loopback = Connection { peer: "127.0.0.1:9".parse().ok(), ..Connection::default() };
-        let credentials = PeerCredentials { uid: 1000, gid: 1000, pid: Some(1) };
-        let by_socket = Connection { socket: Some(credentials), ..Connection::default() };
-        for connection in [by_loopback, by_socket] {
-            assert!(is_of_this_machine(&connection));
-        }
-        assert!(!is_of_this_machine(&Connection::default()));
-        for name in ["via", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-whatever"] {
-            assert!(is_forwarded(&headers(&[(name, "x")])), "{name}");
-        }
-        assert!(!is_forwarded(&headers(&[("x-forward", "x"), ("host", "localhost"), ("viaduct", "x")])));
-    }
-
-    #[test]
-    fn consuls_header_counts_only_on_consuls_paths() {
-        assert_eq!(presented_token(&headers(&[("x-consul-token", "abc")]), Area::Node), None);
-    }
-
-    #[test]
     fn a_page_is_at_home_only_where_it_came_from() {
         let own = |origin: &str, host: &str| is_own_origin(origin, &host.parse().unwrap());
         assert!(own("http://n1:7500", "N1:7500"));
         assert!(own("http://n1", "n1:80") && own("https://n1", "n1"));
+        assert!(own("https://n1:8443", "n1"), "a proxy that speaks https and leaves the port out of Host");
+        assert!(!own("https://n1:8443", "n1:80") && !own("http://n1:8080", "n1"));
+        assert!(!own("http://evil@n1:7500", "n1:7500"), "no browser sends a user");
         for origin in [
             "null",
             "http://n1:7501",
@@ -357,6 +337,43 @@ mod tests {
         ] {
             assert!(!own(origin, "n1:7500"), "{origin}");
         }
+    }
+
+    #[test]
+    fn of_another_site_only_the_opening_of_a_page_passes() {
+        let passes = |method: Method, site, mode, dest, is_write| {
+            let headers =
+                headers(&[("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)]);
+            check_site(&method, &headers, is_write).is_ok()
+        };
+        for site in ["cross-site", "same-site"] {
+            assert!(passes(Method::GET, site, "navigate", "document", false), "a link to a page");
+            assert!(!passes(Method::GET, site, "navigate", "document", true), "a link that writes");
+            assert!(!passes(Method::POST, site, "navigate", "document", true), "a form");
+            for (mode, dest) in [
+                ("no-cors", "image"),
+                ("cors", "empty"),
+                ("no-cors", "script"),
+                ("navigate", "iframe"),
+                ("websocket", "websocket"),
+            ] {
+                assert!(!passes(Method::GET, site, mode, dest, false), "{mode} {dest}");
+            }
+        }
+        for site in ["same-origin", "none"] {
+            assert!(passes(Method::GET, site, "cors", "empty", false), "{site}");
+            assert!(passes(Method::POST, site, "cors", "empty", true), "{site}");
+        }
+        assert!(check_site(&Method::POST, &HeaderMap::new(), true).is_ok(), "no browser");
+    }
+
+    #[test]
+    fn there_is_one_origin_or_none() {
+        let n1 = "n1:7500".parse::<Authority>().unwrap();
+        let mut two = headers(&[("origin", "http://n1:7500")]);
+        assert!(check_origin(&two, Some(&n1)).is_ok());
+        two.append("origin", HeaderValue::from_static("http://n1:7500"));
+        assert_eq!(check_origin(&two, Some(&n1)).unwrap_err().status(), 403);
     }
 
     #[test]

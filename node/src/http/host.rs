@@ -11,16 +11,22 @@ use hearsay_protocol::{
     providers::{Index, Provider},
 };
 use hearsay_services::{
-    Client, Host,
+    Client, Host, Problem,
     address_policy::AddressPolicy,
     gateway::options::GatewayOptions,
     journal::Journal,
     service::Task,
     shares::{Exempt, Holder},
+    signing::Unsigned,
 };
+use http::{HeaderMap, HeaderValue};
 
-use super::site::HostNames;
-use crate::{journal::Journals, view::View};
+use super::{
+    caller::{Caller, strip_credentials},
+    class::Class,
+    site::{Access, HostNames},
+};
+use crate::{journal::Journals, signing::Signing, view::View};
 
 /// Answers plug-ins from the table.
 pub struct NodeHost {
@@ -38,6 +44,10 @@ pub struct NodeHost {
     pub journals: Arc<Journals>,
     /// The listeners of plug-ins that want one of their own, by plug-in, until they are taken.
     pub listeners: Mutex<BTreeMap<String, TcpListener>>,
+    /// Who may write to roles, through a listener of a plug-in too.
+    pub access: Arc<Access>,
+    /// Signs what they ask of roles.
+    pub signing: Arc<Signing>,
     /// The plug-ins' way to other services.
     pub client: Client,
     /// Where they may connect to.
@@ -98,6 +108,18 @@ impl Host for NodeHost {
 
     fn client(&self) -> &Client {
         &self.client
+    }
+
+    fn sign(&self, recipient: NodeId, request: &Unsigned<'_>, body: &[u8]) -> Option<HeaderValue> {
+        self.signing.sign(recipient, request, body)
+    }
+
+    fn authenticate(&self, client: IpAddr, headers: &HeaderMap, by_get: bool) -> Result<(), Problem> {
+        Caller::of_listener(client, headers, &self.access).check(Class::Role, by_get, &self.access)
+    }
+
+    fn strip_credentials(&self, headers: &mut HeaderMap) {
+        strip_credentials(headers, &self.access);
     }
 
     fn address_policy(&self) -> &AddressPolicy {

@@ -10,7 +10,8 @@
 //! | `accept` | the accept loop and every bound on connections |
 //! | `body`, `body_room`, `decode` | bounds on request bodies, and their content coding, before any handler |
 //! | `unread` | the bound on answers that wait for their readers |
-//! | `guard` | who may ask what: `Host`, `Origin`, content type, token |
+//! | `guard` | who may ask what: `Host`, `Origin`, content type |
+//! | `class`, `caller` | the class of a write, and who makes it |
 //! | `errors` | every error a problem+json, plain text under `/v1`; counting |
 //! | `plugins` | who answers below a plug-in's prefix |
 //! | `wait` | blocking queries |
@@ -22,6 +23,8 @@ mod accept;
 mod agent;
 mod body;
 mod body_room;
+mod caller;
+mod class;
 mod decode;
 mod dependencies;
 mod errors;
@@ -61,8 +64,9 @@ use hearsay_services::{Host, PrefixClash, Service, html, prefixes};
 pub use accept::{Limits, serve};
 pub use host::{NodeHost, OwnHttp};
 pub use listeners::Listeners;
-pub use site::{Answers, HostNames, Readiness, Site, Waiters};
+pub use site::{Access, Answers, HostNames, Readiness, Site, Waiters};
 
+use class::Class;
 use plugins::Plugins;
 use routes::Routes;
 
@@ -80,9 +84,10 @@ pub fn router(
 ) -> Result<Router, PrefixClash> {
     prefixes::check(plugins)?;
     let front = plugins.iter().find_map(|plugin| plugin.front_page()).unwrap_or(FRONT_PAGE).to_owned();
-    let own = own_routes(&front, openapi::document(plugins)).into_router().with_state(Arc::clone(&site));
+    let own = own_routes(&front, openapi::document(plugins));
+    let guard = guard::Guard::new(Arc::clone(&site), plugins, own.writes());
+    let own = own.into_router().with_state(Arc::clone(&site));
     let others = Plugins::new(Arc::clone(&site), plugins, &host);
-    let guard = guard::Guard::new(Arc::clone(&site), plugins);
     let unslashed = own.clone().fallback(async |uri: Uri| errors::unknown_path(&uri));
     let own = own.fallback(move |request| others.clone().answer(unslashed.clone(), request));
     Ok(own.layer(middleware::from_fn_with_state(Arc::new(Gate { site, guard }), pass)))
@@ -95,10 +100,10 @@ struct Gate {
 }
 
 /// One layer and not one for each: each is a box for every request and every answer.
-async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     let asked = errors::Asked::of(&request);
     let answer = async {
-        gate.guard.check(&request).map_err(|refusal| *refusal)?;
+        gate.guard.check(&mut request).map_err(|refusal| *refusal)?;
         let (request, _room) = body::bound(&gate.site, request).await?;
         Ok(unread::bound(&gate.site, next.run(request).await).await)
     };
@@ -113,19 +118,19 @@ fn own_routes(front: &str, document: Vec<u8>) -> Routes {
     Routes::new()
         .get("/", async move || to_front)
         .get("/services", services::list)
-        .post("/services", registry::register)
-        .delete("/services", registry::deregister_matching)
+        .post("/services", Class::Registry, registry::register)
+        .delete("/services", Class::Registry, registry::deregister_matching)
         .get("/services/{name}", services::one)
-        .delete("/services/{name}", registry::deregister_id)
+        .delete("/services/{name}", Class::Registry, registry::deregister_id)
         .get("/services/{name}/{id}", services::instance)
-        .delete("/services/{name}/{id}", registry::deregister_of_service)
-        .put("/services/{name}/maintenance", registry::maintenance)
+        .delete("/services/{name}/{id}", Class::Registry, registry::deregister_of_service)
+        .put("/services/{name}/maintenance", Class::Registry, registry::maintenance)
         .get("/registrations", registry::list)
-        .put("/checks/{id}", registry::report)
+        .put("/checks/{id}", Class::Registry, registry::report)
         .get("/dependencies", dependencies::dependencies)
         .get("/services/watch", watch::watch)
         .get("/members", members::list)
-        .delete("/members/{id}", members::forget)
+        .delete("/members/{id}", Class::Admin, members::forget)
         .get("/network", network::network)
         .get("/why/{subject}", why::why)
         .get("/livez", probes::livez)
@@ -135,12 +140,12 @@ fn own_routes(front: &str, document: Vec<u8>) -> Routes {
         .get("/ui", ui::page)
         .get("/ui/services", ui::services::page)
         .get("/ui/services/{name}", ui::service::page)
-        .post(ui::DEREGISTER_PATH, ui::actions::deregister)
-        .post(ui::MAINTENANCE_PATH, ui::actions::maintenance)
+        .post(ui::DEREGISTER_PATH, Class::Registry, ui::actions::deregister)
+        .post(ui::MAINTENANCE_PATH, Class::Registry, ui::actions::maintenance)
         .get("/ui/events", ui::live::events)
         .get("/ui/live.js", async || ui::LIVE_SCRIPT.answer())
         .get("/ui/style.css", async || html::STYLE.answer())
         .get("/ui/icon.svg", async || html::ICON.answer())
-        .put("/v1/agent/leave", agent::leave)
-        .put("/v1/agent/maintenance", agent::maintenance)
+        .put("/v1/agent/leave", Class::Admin, agent::leave)
+        .put("/v1/agent/maintenance", Class::Admin, agent::maintenance)
 }

@@ -19,11 +19,11 @@ use hearsay_services::{Problem, parameters::Parameters};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{accept::Connection, instance::CheckJson, site::Site};
+use super::{accept::Connection, caller::Caller, instance::CheckJson, site::Site};
 use crate::{
     go_duration,
     registry::{
-        RegistryError, Selector, StoreError,
+        RegistryError, Scope, Selector, StoreError,
         input::{self, Source},
         record::{Owner, RegistrationView},
         registration::{Dialect, Registration},
@@ -43,6 +43,9 @@ impl From<RegistryError> for Problem {
             RegistryError::Invalid(invalid) => {
                 return Self::new(StatusCode::BAD_REQUEST, error.to_string()).with("field", invalid.field);
             }
+            RegistryError::Forbidden(invalid) => {
+                return Self::new(StatusCode::FORBIDDEN, error.to_string()).with("field", invalid.field);
+            }
             RegistryError::NotFound(_) => StatusCode::NOT_FOUND,
             RegistryError::Conflict(_) => StatusCode::CONFLICT,
             RegistryError::Store(StoreError::Stopped) | RegistryError::Stopping => {
@@ -52,6 +55,12 @@ impl From<RegistryError> for Problem {
         };
         Self::new(status, error.to_string())
     }
+}
+
+/// What the caller of a write may change. The guard lets no write pass without saying who makes it; a request that passed no guard was made on this
+/// machine.
+fn scope_of(caller: Option<&Extension<Caller>>) -> Scope {
+    Scope::of(caller.and_then(|Extension(caller)| caller.unproven_ip()))
 }
 
 /// Where a request comes from.
@@ -86,10 +95,12 @@ fn read_registration(
 pub(super) async fn register(
     State(site): State<Arc<Site>>,
     connection: Option<Extension<Connection>>,
+    caller: Option<Extension<Caller>>,
     uri: Uri,
     body: Bytes,
 ) -> Result<Response, Problem> {
     let parameters = Parameters::read(uri.query(), &["hold", "grace"])?;
+    let scope = scope_of(caller.as_ref());
     let hold = match parameters.one("hold")? {
         None | Some("false") => false,
         Some("" | "true") => true,
@@ -104,10 +115,10 @@ pub(super) async fn register(
     };
     let registration = read_registration(&site, connection.as_deref(), &body)?;
     if hold {
-        return hold::hold_registration(site, registration, grace).await;
+        return hold::hold_registration(site, registration, grace, scope).await;
     }
     let (dialect, requires) = (registration.dialect, registration.requires.clone());
-    let registered = site.registry.register(registration, Owner::Api).await?;
+    let registered = site.registry.register(registration, Owner::Api, scope).await?;
     let required = RequiredInstances::look_up(&site, &requires);
     Ok(Json(match dialect {
         Dialect::Two => required.to_dialect_two(),
@@ -123,6 +134,7 @@ pub(super) async fn register(
 pub(super) async fn deregister_matching(
     State(site): State<Arc<Site>>,
     connection: Option<Extension<Connection>>,
+    caller: Option<Extension<Caller>>,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
@@ -146,7 +158,7 @@ pub(super) async fn deregister_matching(
         }
         Selector::Url(url.to_owned())
     };
-    deregister(&site, which).await
+    deregister(&site, which, scope_of(caller.as_ref())).await
 }
 
 /// A body such as `{"id":"web-1"}` names an instance by its id alone.
@@ -162,12 +174,13 @@ fn named_id(body: &[u8]) -> Option<String> {
 /// As [`deregister_matching`].
 pub(super) async fn deregister_id(
     State(site): State<Arc<Site>>,
+    caller: Option<Extension<Caller>>,
     id: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     Parameters::read(uri.query(), &[])?;
     let Path(id) = id.map_err(|_| not_utf8())?;
-    deregister(&site, Selector::Id(id)).await
+    deregister(&site, Selector::Id(id), scope_of(caller.as_ref())).await
 }
 
 /// Deregisters the instance with this id of a service.
@@ -176,20 +189,21 @@ pub(super) async fn deregister_id(
 /// As [`deregister_matching`].
 pub(super) async fn deregister_of_service(
     State(site): State<Arc<Site>>,
+    caller: Option<Extension<Caller>>,
     path: Result<Path<(String, String)>, PathRejection>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     Parameters::read(uri.query(), &[])?;
     let Path((service, id)) = path.map_err(|_| not_utf8())?;
-    deregister(&site, Selector::ServiceAndId(service, id)).await
+    deregister(&site, Selector::ServiceAndId(service, id), scope_of(caller.as_ref())).await
 }
 
 fn not_utf8() -> Problem {
     Problem::not_found("the path is not UTF-8")
 }
 
-async fn deregister(site: &Site, which: Selector) -> Result<Response, Problem> {
-    let removed = site.registry.deregister(which, Owner::Api).await?;
+async fn deregister(site: &Site, which: Selector, scope: Scope) -> Result<Response, Problem> {
+    let removed = site.registry.deregister(which, Owner::Api, scope).await?;
     Ok(Json(json!({ "node": site.name, "removed": removed })).into_response())
 }
 
@@ -207,6 +221,7 @@ struct Report {
 /// 400 for a body that is no report, 404 for an unknown check, 409 for a check of another kind.
 pub(super) async fn report(
     State(site): State<Arc<Site>>,
+    caller: Option<Extension<Caller>>,
     id: Result<Path<String>, PathRejection>,
     uri: Uri,
     body: Bytes,
@@ -226,7 +241,7 @@ pub(super) async fn report(
         }
     };
     // The check bounds its output.
-    site.registry.report(&id, status, report.output)?;
+    site.registry.report(&id, status, report.output, scope_of(caller.as_ref()))?;
     Ok(Json(json!({ "id": id, "status": status.as_str() })).into_response())
 }
 
@@ -243,6 +258,7 @@ struct MaintenanceInput {
 /// 400 for a body without `enable`, 404 for an instance that this node does not hold.
 pub(super) async fn maintenance(
     State(site): State<Arc<Site>>,
+    caller: Option<Extension<Caller>>,
     id: Result<Path<String>, PathRejection>,
     uri: Uri,
     body: Bytes,
@@ -253,7 +269,8 @@ pub(super) async fn maintenance(
         let detail = format!("the body is not such as {{\"enable\":true,\"reason\":\"…\"}}: {error}");
         Problem::new(StatusCode::BAD_REQUEST, detail)
     })?;
-    site.registry.set_maintenance(&id, input.enable.then(|| readable_reason(&input.reason))).await?;
+    let reason = input.enable.then(|| readable_reason(&input.reason));
+    site.registry.set_maintenance(&id, reason, scope_of(caller.as_ref())).await?;
     Ok(Json(json!({ "id": id, "maintenance": input.enable })).into_response())
 }
 

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use hearsay_protocol::{NodeId, providers::ProviderTable};
 use hearsay_services::{
     Problem,
+    cidr::Cidr,
     shares::{Holder, Refusal, Share, Shares},
 };
 use prometheus_client::metrics::gauge::Gauge;
@@ -13,8 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::accept::HOLDER;
 use crate::{
-    control::Control, driver::Neighbourhood, metrics::Metrics, registry::Registry, storage::Secret,
-    view::View, warnings::Warnings,
+    control::Control, driver::Neighbourhood, metrics::Metrics, registry::Registry, signing::Signing,
+    storage::Secret, view::View, warnings::Warnings,
 };
 
 /// Whether a node should be sent requests.
@@ -26,6 +27,21 @@ pub enum Readiness {
     Ready,
     /// No longer: it says goodbye.
     Leaving,
+}
+
+/// Who may write.
+#[derive(Default, Debug)]
+pub struct Access {
+    /// What others present; without one, none of them can.
+    pub token: Option<Secret<String>>,
+    /// Strangers cannot join this cluster, so private addresses are no members either.
+    pub is_keyed: bool,
+    /// Anybody may write to the plug-ins' paths (`--open`).
+    pub is_open: bool,
+    /// Proxies that say truly for whom they ask (`--trusted-proxy`).
+    pub trusted_proxies: Vec<Cidr>,
+    /// Not even who asks by loopback (`--loopback-needs-token`); the Unix socket remains.
+    pub loopback_needs_token: bool,
 }
 
 /// A node as its HTTP handlers see it. The driver makes one and hands it to [`router`](super::router).
@@ -45,8 +61,10 @@ pub struct Site {
     pub registry: Arc<Registry>,
     /// The way to the driver.
     pub control: mpsc::Sender<Control>,
-    /// What writes from other machines must present; without one, they are refused.
-    pub token: Option<Secret<String>>,
+    /// Who may write.
+    pub access: Arc<Access>,
+    /// Requests that members sign.
+    pub signing: Arc<Signing>,
     /// Whether to send requests here. The driver changes it.
     pub readiness: watch::Receiver<Readiness>,
     /// What a person should mend, though the node serves.

@@ -3,6 +3,7 @@
 //! Clients here speak bytes, not a library, because half of what is tested is what no library would send.
 
 mod bounds;
+mod classes;
 mod contract;
 mod guard;
 mod ui;
@@ -30,6 +31,7 @@ use crate::{
     journal::{Ground, Journals},
     metrics::Metrics,
     registry::{self, Registry},
+    signing::Signing,
     storage::Secret,
     view::{Clock, View},
 };
@@ -61,14 +63,20 @@ struct Server {
 struct Setup {
     limits: Limits,
     roles: &'static [&'static str],
-    token: Option<Secret<String>>,
+    access: Access,
     waiters: usize,
     answers: usize,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { limits: Limits::default(), roles: &["grading"], token: None, waiters: 100, answers: 1 << 28 }
+        Self {
+            limits: Limits::default(),
+            roles: &["grading"],
+            access: Access::default(),
+            waiters: 100,
+            answers: 1 << 28,
+        }
     }
 }
 
@@ -95,6 +103,9 @@ impl Server {
             allow_exec: false,
         };
         let registry = Registry::open(None, parts).unwrap();
+        let access = Arc::new(setup.access);
+        let me = Identity::from_seed(&[1; 32]);
+        let signing = Arc::new(Signing::new(me, cluster.clone(), Arc::clone(&view), None));
         let site = Arc::new(Site {
             view: Arc::clone(&view),
             id,
@@ -103,7 +114,8 @@ impl Server {
             metrics: Arc::clone(&metrics),
             registry: Arc::clone(&registry),
             control,
-            token: setup.token,
+            access: Arc::clone(&access),
+            signing: Arc::clone(&signing),
             readiness: is_ready,
             warnings: Arc::default(),
             neighbours: neighbourhood,
@@ -133,6 +145,8 @@ impl Server {
             demo: true,
             journals,
             listeners: Default::default(),
+            access,
+            signing,
             client: hearsay_services::Client::default(),
             address_policy: registry.address_policy().clone(),
             names: HostNames::default(),

@@ -85,6 +85,7 @@ pub fn read_value(value: Value, source: Source, suffix: &str) -> Result<Registra
         requires,
         dialect,
         checks: Vec::new(),
+        registered_from: None,
     };
     if dialect == Dialect::Two && !registration.requires.is_empty() && registration.updates.is_none() {
         registration.updates = Some(format!("{}/services", registration.local_origin()));

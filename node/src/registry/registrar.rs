@@ -23,6 +23,7 @@ use super::{
     instance::{Surroundings, instance},
     record::{Held, HeldCheck, Maintenance, Owner, Row, StoredChecks},
     registration::Registration,
+    scope::Scope,
     store::{Store, Stored, Write},
     subscribers::Subscriptions,
 };
@@ -51,12 +52,12 @@ type Answer<T> = oneshot::Sender<Result<T, RegistryError>>;
 #[derive(Debug)]
 pub(super) enum Change {
     Register(Box<Registration>, Owner, Answer<Registered>),
-    Deregister(Selector, Owner, Answer<Vec<String>>),
+    Deregister(Selector, Owner, Scope, Answer<Vec<String>>),
     /// The connection of a held registration closed.
     Release(Registered, u64, Duration),
     /// The grace of a held registration is over.
     EndGrace(Registered),
-    Maintenance(String, Option<String>, Answer<()>),
+    Maintenance(String, Option<String>, Scope, Answer<()>),
     NodeMaintenance(Option<String>, Answer<()>),
     /// Answered when everything before it has been done.
     Barrier(oneshot::Sender<()>),
@@ -457,8 +458,12 @@ impl Registrar {
                 if is_there {
                     let (answer, _) = oneshot::channel();
                     let by = self.lock().held.get(&registered.id).map(|held| held.owner.clone());
-                    let change =
-                        Change::Deregister(Selector::Id(registered.id), by.unwrap_or_default(), answer);
+                    let change = Change::Deregister(
+                        Selector::Id(registered.id),
+                        by.unwrap_or_default(),
+                        Scope::All,
+                        answer,
+                    );
                     // To itself, so that it takes its turn.
                     _ = self.timers.0.send(change);
                 }

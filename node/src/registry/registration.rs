@@ -1,6 +1,9 @@
 //! A registration that has been checked, as it is stored.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use hearsay_protocol::record::{ID_CHARS_MAX, NamedPort};
 use serde::{Deserialize, Serialize};
@@ -67,6 +70,9 @@ pub struct Registration {
     pub dialect: Dialect,
     /// Its checks, at most [`CHECKS_MAX`].
     pub checks: Vec<CheckSpec>,
+    /// The address of the caller that registered it, where no more than that is known of who it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered_from: Option<IpAddr>,
 }
 
 impl Registration {

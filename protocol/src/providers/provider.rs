@@ -47,8 +47,8 @@ impl Provider {
         }
     }
 
-    /// The stated URL without what an older node has written behind the origin. Where that does not begin with one, it is
-    /// left as it is, and no client takes it.
+    /// The stated URL without what an older node has written behind the origin. Where that does not begin
+    /// with one, it is left as it is, and no client takes it.
     fn stated(&self) -> &str {
         WebOrigin::split(&self.instance.url).map_or(&self.instance.url, |(origin, _)| origin.as_str())
     }

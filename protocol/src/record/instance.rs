@@ -172,8 +172,9 @@ impl Instance {
         codec::decode_prefix(&padded).map(|(instance, _)| instance)
     }
 
-    /// Checks what a node must keep to that states this instance, beyond [`Self::check`]: its URL is an origin.
-    /// An older node may state another URL. Its entry is stored and relayed, and never called as it stands.
+    /// Checks what a node must keep to that states this instance, beyond [`Self::check`]: its URL is an
+    /// origin. An older node may state another URL. Its entry is stored and relayed, and never called as it
+    /// stands.
     ///
     /// # Errors
     /// Names the field.

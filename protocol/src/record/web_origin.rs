@@ -1,7 +1,8 @@
 //! The origin of an instance's URL: scheme, host and port, and nothing else.
 //!
-//! Programs build requests from this URL. One that carries a path, a query or a user would lead them elsewhere than to
-//! the paths that they ask for: `http://127.0.0.1:7500/v1/agent/leave?` turns each request into that one.
+//! Programs build requests from this URL. One that carries a path, a query or a user would lead them
+//! elsewhere than to the paths that they ask for: `http://127.0.0.1:7500/v1/agent/leave?` turns each request
+//! into that one.
 
 use std::{fmt, net::Ipv6Addr};
 
@@ -20,7 +21,8 @@ pub struct WebOrigin<'a> {
 }
 
 impl<'a> WebOrigin<'a> {
-    /// Reads the origin at the start of a URL, and returns what follows it. `None`: the URL does not begin with one.
+    /// Reads the origin at the start of a URL, and returns what follows it. `None`: the URL does not begin
+    /// with one.
     pub fn split(url: &'a str) -> Option<(Self, &'a str)> {
         let (scheme, rest) = url.split_once("://")?;
         if !matches!(scheme, "http" | "https") {

@@ -18,7 +18,8 @@ use crate::address_policy::{AddressPolicy, check_ip};
 /// The policy, once the client knows it.
 pub(super) type PolicyCell = Arc<OnceLock<AddressPolicy>>;
 
-/// Resolves the names of roles. Whether a role is at this name is known before ([`AddressPolicy::check_role`]).
+/// Resolves the names of roles. Whether a role is at this name is known before
+/// ([`AddressPolicy::check_role`]).
 #[derive(Clone, Debug)]
 pub(super) struct Resolver {
     /// Where refusals are counted.

@@ -35,6 +35,12 @@ pub enum Reason {
     InFlight,
     /// The client's body did not come.
     BodyTime,
+    /// The body is larger than what is taken in to be signed.
+    BodySize,
+    /// The bodies that were taken in to be signed take too much memory.
+    BodyRoom,
+    /// A write to a built-in role without proof of who asks.
+    Unproven,
     /// The HTTP/2 connection broke the rules or was idle for too long.
     Http2,
     /// The client read nothing for too long.
@@ -52,7 +58,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 24] = [
         Self::Connections,
         Self::HeadTime,
         Self::Malformed,
@@ -67,6 +73,9 @@ impl Reason {
         Self::AnswerTime,
         Self::InFlight,
         Self::BodyTime,
+        Self::BodySize,
+        Self::BodyRoom,
+        Self::Unproven,
         Self::Http2,
         Self::WriteTime,
         Self::Accept,
@@ -93,6 +102,9 @@ impl Reason {
             Self::AnswerTime => "answer_time",
             Self::InFlight => "in_flight",
             Self::BodyTime => "body_time",
+            Self::BodySize => "body_size",
+            Self::BodyRoom => "body_room",
+            Self::Unproven => "unproven",
             Self::Http2 => "http2",
             Self::WriteTime => "write_time",
             Self::Accept => "accept",

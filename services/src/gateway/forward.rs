@@ -8,11 +8,13 @@
 //! | `Host` | what the client asked for; its own authority where it is a role, its tag says `host=dst`, or the client said nothing |
 //! | `X-Forwarded-For` | what was there, and the address of whoever asked |
 //! | `X-Forwarded-Proto`, `-Host`, `-Port`, `-Prefix` | what is true here; what a client claims is dropped |
-//! | `X-Real-IP` | the address of whoever asked |
+//! | `X-Real-IP` | the address of the client |
 //! | any name with `_` | nothing: CGI and WSGI read `X_Forwarded_For` and `X-Forwarded-For` as one |
-//! | `Forwarded` | a role: what the gateway answers for ([`super::vouch`]); a program: nothing. The client's own is dropped |
+//! | `Forwarded` | a role: what the gateway vouches for ([`super::vouch`]); a program: nothing. The client's own is dropped |
 //! | `Via` | what was there, and this gateway |
 //! | `traceparent` | see [`super::trace`] |
+
+use std::net::IpAddr;
 
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
@@ -25,6 +27,7 @@ const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+const SIGNATURE: HeaderName = HeaderName::from_static(hearsay_protocol::signed_request::HEADER);
 
 /// What concerns one connection, whether `Connection` names it or not.
 static OF_ONE_CONNECTION: [HeaderName; 8] = [
@@ -42,7 +45,7 @@ static OF_ONE_CONNECTION: [HeaderName; 8] = [
 const ADDED_MAX: usize = 9;
 
 /// What a client may not say to an instance. RFC 9110, section 10.1.1: the gateway itself says "continue" as soon as somebody takes the body.
-static NOT_FOR_INSTANCES: [HeaderName; 4] = [header::EXPECT, header::FORWARDED, HOST, PREFIX];
+static NOT_FOR_INSTANCES: [HeaderName; 5] = [header::EXPECT, header::FORWARDED, HOST, PREFIX, SIGNATURE];
 
 /// Which headers a message has, of those that mean something to the gateway. They are looked for in one pass, because hardly ever is one
 /// there, and to look each of them up costs as much as parsing the message. What is not in here is not there; what is may have been taken off.
@@ -96,7 +99,9 @@ impl Present {
             "traceparent" | "tracestate" => Self::TRACE,
             "cookie" => Self::COOKIE,
             "x-forwarded-for" => Self::FOR,
-            "expect" | "forwarded" | "x-forwarded-host" | "x-forwarded-prefix" => Self::NOT_FOR_INSTANCES,
+            "expect" | "forwarded" | "x-forwarded-host" | "x-forwarded-prefix" | "hearsay-signature" => {
+                Self::NOT_FOR_INSTANCES
+            }
             "keep-alive"
             | "proxy-connection"
             | "http2-settings"
@@ -111,14 +116,17 @@ impl Present {
 /// What a connection adds to each of its requests.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// Its address, as `X-Forwarded-For` writes it.
+    /// Its address.
+    pub ip: IpAddr,
+    /// The same, as `X-Forwarded-For` writes it.
     pub address: HeaderValue,
     /// The port of the gateway that it has connected to.
     pub port: HeaderValue,
 }
 
 impl Client {
-    /// The port that the client has asked, which may be mapped to the gateway's: that of the authority, or that of the scheme.
+    /// The port that the client has asked, which may be mapped to the gateway's: that of the authority, or
+    /// that of the scheme.
     fn port_of(&self, authority: &HeaderValue) -> HeaderValue {
         let authority = authority.as_bytes();
         let after_host = authority.iter().rposition(|byte| *byte == b']').unwrap_or(0);
@@ -243,7 +251,8 @@ pub fn add(headers: &mut HeaderMap, present: Present, origin: &Origin<'_>, me: &
     append(headers, header::VIA, me.by(origin.version), present.has(Present::VIA));
 }
 
-/// Names what was taken off the path of this attempt, and nothing else. For headers that an attempt at another instance has given back.
+/// Names what was taken off the path of this attempt, and nothing else. For headers that an attempt at
+/// another instance has given back.
 pub fn set_prefix(headers: &mut HeaderMap, prefix: Option<&HeaderValue>) {
     match prefix {
         Some(prefix) => _ = headers.insert(PREFIX, prefix.clone()),
@@ -305,8 +314,11 @@ mod tests {
 
     fn prepared(headers: &[(&str, &str)]) -> HeaderMap {
         let mut headers = map(headers);
-        let client =
-            Client { address: HeaderValue::from_static("10.0.0.7"), port: HeaderValue::from_static("8080") };
+        let client = Client {
+            ip: [10, 0, 0, 7].into(),
+            address: HeaderValue::from_static("10.0.0.7"),
+            port: HeaderValue::from_static("8080"),
+        };
         let authority = HeaderValue::from_static("shop:8080");
         let prefix = HeaderValue::from_static("/shop");
         let origin = Origin {
@@ -382,8 +394,11 @@ mod tests {
 
     #[test]
     fn the_port_is_the_one_that_the_client_asks() {
-        let client =
-            Client { address: HeaderValue::from_static("10.0.0.7"), port: HeaderValue::from_static("8080") };
+        let client = Client {
+            ip: [10, 0, 0, 7].into(),
+            address: HeaderValue::from_static("10.0.0.7"),
+            port: HeaderValue::from_static("8080"),
+        };
         for (authority, port) in [
             ("a:8080", "8080"),
             ("a:8443", "8443"),

@@ -213,7 +213,8 @@ async fn serve_one(
     };
     // Without an address there would be no connection.
     let port = stream.local_addr().map_or(0, |local| local.port());
-    let client = Client { address: address_of(peer.ip()), port: HeaderValue::from(port) };
+    let ip = peer.ip().to_canonical();
+    let client = Client { ip, address: address_of(ip), port: HeaderValue::from(port) };
     let connection = Arc::new(Connection::new(client, share, Arc::clone(&activity)));
     let stream = ClientStream::new(
         Socket::new(stream, &worker.pool.batch),

@@ -1,13 +1,13 @@
 //! Which services may announce which hosts and paths.
 //!
-//! | path | who announces it |
+//! | path | announced by |
 //! | --- | --- |
 //! | below a prefix of a built-in role (`/students`, `/log`), with a host or without | the instances of that role, and a service that `--gateway-routes` names for it |
 //! | any other | every service; with `--gateway-routes`, those that it names |
 //!
-//! A request that carries a cookie or a grade must not go to whichever program announces the longest prefix. So a prefix of
-//! a host that is shorter, such as `school.example/`, does not take the paths of built-in roles with it, either, unless the
-//! operator has named that host for the service.
+//! A request that carries a cookie or a grade must not go to whichever program announces the longest prefix.
+//! So a prefix of a host that is shorter, such as `school.example/`, does not take the paths of built-in
+//! roles with it, either, unless the operator has named that host for the service.
 
 use std::str::FromStr;
 
@@ -47,7 +47,8 @@ impl RouteRule {
             && covers(&self.prefix, &tag.prefix)
     }
 
-    /// Whether the operator means paths of built-in roles: names one of them, or a host with all of its paths.
+    /// Whether the operator means paths of built-in roles: names one of them, or a host with all of its
+    /// paths.
     fn names_built_in(&self) -> bool {
         matches!(self.host, HostRule::Named(_)) || owner_of(&self.prefix).is_some()
     }
@@ -95,7 +96,8 @@ pub fn owner_of(path: &str) -> Option<&'static str> {
     roles.find(|(_, prefixes)| prefixes.iter().any(|prefix| covers(prefix, path))).map(|(role, _)| *role)
 }
 
-/// Whether an instance may announce this route, by these rules. `Ok(true)`: it may even have the paths of built-in roles.
+/// Whether an instance may announce this route, by these rules. `Ok(true)`: it may even have the paths of
+/// built-in roles.
 ///
 /// # Errors
 /// Why it may not.

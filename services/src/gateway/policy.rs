@@ -1,11 +1,12 @@
 //! Which addresses the gateway connects to, and which paths of a node it asks for.
 //!
-//! Any program that may register, and any member, says where its instances are. The gateway would bring its clients there, so
-//! each address is judged by the [address policy](crate::address_policy): when the instance is learnt, so that `/gateway`
-//! shows what is ignored and why, and again at each connect, when names are resolved and the cluster may have changed.
+//! Any program that may register, and any member, says where its instances are. The gateway would bring its
+//! clients there, so each address is judged by the [address policy](crate::address_policy): when the instance
+//! is learnt, so that `/gateway` shows what is ignored and why, and again at each connect, when names are
+//! resolved and the cluster may have changed.
 //!
-//! A role is served by the HTTP of its node, which serves more than that role. So a role is asked for the paths under its own
-//! prefixes alone, whatever is taken off a request's path.
+//! A role is served by the HTTP of its node, which serves more than that role. So a role is asked for the
+//! paths under its own prefixes alone, whatever is taken off a request's path.
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
@@ -52,9 +53,9 @@ impl GatewayPolicy {
     }
 }
 
-/// The prefixes of the paths that a role is asked for: those that the built-in role has, or else those that the instance
-/// announces, as they are when their `strip=` has been applied. The paths of the node itself, and of built-in roles, are
-/// never among the latter.
+/// The prefixes of the paths that a role is asked for: those that the built-in role has, or else those that
+/// the instance announces, as they are when their `strip=` has been applied. The paths of the node itself,
+/// and of built-in roles, are never among the latter.
 pub fn role_paths(instance: &Instance) -> Box<[Cow<'static, str>]> {
     if let Some((_, prefixes)) = BUILT_IN.iter().find(|(role, _)| *role == instance.service) {
         return prefixes.iter().map(|prefix| Cow::Borrowed(*prefix)).collect();

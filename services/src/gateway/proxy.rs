@@ -19,10 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
-    uri::{PathAndQuery, Scheme},
-};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::{
     body::{Body as _, Incoming},
     client::conn::TrySendError,
@@ -38,6 +35,7 @@ use super::{
     driven::Driven,
     forward::{self, Origin, Present, strip_hop_by_hop},
     front_page::front_page,
+    passing::{Passing, uri_of},
     pool::{ConnectError, Lease, One, Pool, Two},
     request::{Admitted, Refusal, admit, no_path, rest_of},
     routes::{Manner, Route},
@@ -45,10 +43,13 @@ use super::{
     stream::{Active, Connection},
     target::{BAD_ANSWER, BROKEN, Target},
     tunnel,
+    vouch::{self, Whole},
     words::{bad_upload, nobody, not_of_role, not_opened, own_words, told, unknown},
 };
 use crate::Problem;
 
+/// The signature of a node.
+const SIGNATURE: HeaderName = HeaderName::from_static(hearsay_protocol::signed_request::HEADER);
 /// How often it is looked whether an instance that owes an answer is still listed, or has owed it for too long.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -59,37 +60,6 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// This thread's connections to instances.
     pub pool: Arc<Pool>,
-}
-
-/// A request on its way, as far as all its attempts have it in common.
-struct Passing<'a> {
-    method: Method,
-    /// Its path, but for the name of a service that it was found by.
-    whole: PathAndQuery,
-    /// What the instance that is asked gets of it, and how many bytes that one has taken off.
-    path: PathAndQuery,
-    stripped: usize,
-    /// Of its headers, those that go on.
-    headers: HeaderMap,
-    /// What the client's had.
-    present: Present,
-    /// Whether what the gateway says of it is among its headers, because they were given back by an attempt.
-    has_added: bool,
-    connection: &'a Connection,
-    version: Version,
-    /// Whom it is for.
-    authority: Option<HeaderValue>,
-    /// What the gateway says of it to the instance that is asked, if that is a role.
-    forwarded: Option<HeaderValue>,
-    /// The name of the service, where it was taken off its path.
-    name: Option<HeaderValue>,
-    upgrade: Option<HeaderValue>,
-    is_grpc: bool,
-    /// Whether it may be sent again after it has been sent.
-    is_repeatable: bool,
-    body: Outgoing,
-    upload: Option<Arc<UploadState>>,
-    started: Instant,
 }
 
 /// An instance's answer.
@@ -173,12 +143,24 @@ impl Worker {
         };
         let route = Arc::clone(found.route);
         let name = found.prefix(path);
+        let client = connection.client.ip;
+        let proof = || shared.vouching.prove(client, &head.method, &head.headers);
+        let proof = route.group.has_roles.then(proof);
+        shared.vouching.strip(&mut head.headers);
         forward::prepare(&mut head.headers, present, head.version);
         let whole = head.uri.path_and_query().ok_or_else(no_path)?;
         let whole = rest_of(whole, found.name_bytes)?;
         drop(routes);
         let is_safe = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
-        let (body, upload, is_kept) = self.prepare_body(connection, body, is_safe).await?;
+        let (body, upload, is_kept, room) = if proof.is_some() && has_body {
+            let whole = shared.vouching.take(body, shared.limits.stall).await;
+            connection.body_ended();
+            let Whole { bytes, room } = whole?;
+            (Outgoing::Kept(bytes), None, true, Some(room))
+        } else {
+            let (body, upload, is_kept) = self.prepare_body(connection, body, is_safe).await?;
+            (body, upload, is_kept, None)
+        };
         let Admitted { authority, upgrade, is_grpc } = admitted;
         let mut passing = Passing {
             method: head.method,
@@ -198,6 +180,8 @@ impl Worker {
             is_repeatable: is_safe && is_kept,
             body,
             upload,
+            proof,
+            _room: room,
             started: Instant::now(),
         };
         let (answered, target) = self.try_instances(&route, &mut passing, &mut flight, access).await?;
@@ -276,16 +260,16 @@ impl Worker {
                 tried.push(target);
                 continue;
             }
-            let Connection { vouched, client, .. } = passing.connection;
+            let Connection { published, client, .. } = passing.connection;
             let to_role = passing.authority.as_ref().filter(|_| target.is_role());
-            let vouch = |authority| vouched.get(&shared.names, &client.address, authority);
-            passing.forwarded = to_role.map(vouch).transpose()?;
-            let mut attempt = self.attempt(&target, passing, manner, Some(now)).await;
+            let published = |authority| published.get(&shared.names, client, authority);
+            passing.forwarded = to_role.map(published).transpose()?;
+            let mut attempt = self.attempt(&target, passing, manner, Some(now)).await?;
             if let Attempt::Stale { was_sent } = attempt {
                 attempt = if was_sent && !passing.is_repeatable {
                     Attempt::Broken("it closed the connection".into())
                 } else {
-                    self.attempt(&target, passing, manner, None).await
+                    self.attempt(&target, passing, manner, None).await?
                 };
             }
             let now_ms = || shared.now_ms();
@@ -350,8 +334,38 @@ impl Worker {
         Err(failure.unwrap_or_else(unserved))
     }
 
-    /// Sends it to this instance. On a connection that has waited until `reuse`, which is now; on a new one where that is `None`.
+    /// Sends it to this instance, and again while a role's node does not know this one.
     async fn attempt(
+        &self,
+        target: &Arc<Target>,
+        passing: &mut Passing<'_>,
+        manner: &Manner,
+        reuse: Option<Instant>,
+    ) -> Result<Attempt, Refusal> {
+        let Some(proof) = passing.proof.as_ref().filter(|_| target.is_role()) else {
+            return Ok(self.send(target, passing, manner, reuse).await);
+        };
+        proof.check(&passing.method, passing.path.path())?;
+        let ends = Instant::now() + vouch::RETRY_FOR;
+        loop {
+            let attempt = self.send(target, passing, manner, reuse).await;
+            let is_unknown = |answered: &Answered| {
+                let response = &answered.response;
+                response.status() == StatusCode::UNAUTHORIZED
+                    && response.headers().contains_key(header::RETRY_AFTER)
+            };
+            match attempt {
+                Attempt::Answered(answered) if is_unknown(&answered) && Instant::now() < ends => {
+                    drop(answered);
+                    sleep(vouch::RETRY_EVERY).await;
+                }
+                attempt => return Ok(attempt),
+            }
+        }
+    }
+
+    /// Sends it to this instance. On a connection that has waited until `reuse`, which is now; on a new one where that is `None`.
+    async fn send(
         &self,
         target: &Arc<Target>,
         passing: &mut Passing<'_>,
@@ -363,16 +377,15 @@ impl Worker {
             Ok(sender) => sender,
             Err(why) => return Attempt::NotOpened(why),
         };
-        // A node compares `Origin` with `Host`, until it believes `Forwarded`: where a page asks, it needs the page's host.
-        let has_own_host =
-            manner.own_host || target.is_role() && !passing.headers.contains_key(header::ORIGIN);
+        // A role believes the name in `Forwarded`, which is signed.
+        let has_own_host = manner.own_host || target.is_role();
         let asked_for = passing.authority.as_ref().filter(|_| !has_own_host);
         let host = asked_for.unwrap_or(&target.host);
         let Some(uri) = uri_of(passing, host, target, http2) else {
             return Attempt::Broken("the request cannot be written for it".into());
         };
         let host = host.clone();
-        let mut headers = match passing.is_repeatable {
+        let mut headers = match passing.keeps_head() {
             true => forward::copy(&passing.headers),
             false => std::mem::take(&mut passing.headers),
         };
@@ -404,6 +417,12 @@ impl Worker {
         *request.uri_mut() = uri;
         *request.version_mut() = version;
         *request.headers_mut() = headers;
+        if target.is_role() && passing.proof.is_some() {
+            let body = if let Outgoing::Kept(bytes) = &passing.body { bytes.as_ref() } else { &[] };
+            if let Some(signature) = self.shared.vouching.sign(target.node_id, &request, body) {
+                request.headers_mut().insert(SIGNATURE, signature);
+            }
+        }
         let sent = match (&sender, reuse) {
             (Sender::One { is_kept: true, .. }, Some(now)) => now,
             _ => Instant::now(),
@@ -443,7 +462,7 @@ impl Worker {
                 let was_sent = unsent.is_none();
                 if let Some(unsent) = unsent {
                     let (head, body) = unsent.into_parts();
-                    if !passing.is_repeatable {
+                    if !passing.keeps_head() {
                         (passing.headers, passing.has_added) = (head.headers, true);
                     }
                     passing.body = body;
@@ -564,28 +583,4 @@ enum Waited {
 /// Whether another instance may do better.
 fn is_unavailable(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
-}
-
-/// The target of the request to an instance.
-fn uri_of(passing: &Passing<'_>, host: &HeaderValue, target: &Target, http2: bool) -> Option<Uri> {
-    let mut parts = http::uri::Parts::default();
-    parts.path_and_query = Some(passing.path.clone());
-    if http2 {
-        parts.scheme = Some(Scheme::HTTP);
-        let authority = http::uri::Authority::try_from(host.as_bytes());
-        parts.authority = Some(authority.unwrap_or_else(|_| target.authority.clone()));
-    }
-    Uri::from_parts(parts).ok()
-}
-
-impl Passing<'_> {
-    /// Takes off the path what this instance wants off.
-    fn strip(&mut self, manner: &Manner) -> Result<(), Refusal> {
-        let stripped = manner.stripped(self.whole.path());
-        if stripped != self.stripped {
-            self.path = rest_of(&self.whole, stripped)?;
-            self.stripped = stripped;
-        }
-        Ok(())
-    }
 }

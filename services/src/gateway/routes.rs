@@ -8,8 +8,8 @@
 //! A prefix matches segment by segment: `/log` is for `/log` and `/log/tail`, not for `/logs`. What several services announce alike is
 //! shared among the instances of all of them, and shown as a conflict.
 //!
-//! The paths of built-in roles (`/students`) are theirs: see [`super::ownership`]. A host whose prefix is shorter
-//! does not take them away, while there is a route for the role.
+//! The paths of built-in roles (`/students`) are theirs: see [`super::ownership`]. A host whose prefix is
+//! shorter does not take them away, while there is a route for the role.
 //!
 //! A route whose last instance has gone is remembered for a while: its clients are told that nobody is there now (503), and not that
 //! there is no such thing (404).
@@ -62,14 +62,16 @@ pub struct Group {
     pub members: Vec<Member>,
     /// Those whose checks do not say `critical`: positions in `members`.
     pub healthy: Vec<usize>,
+    /// Whether one of them is of a built-in role.
+    pub has_roles: bool,
     /// How many instances there are that nothing can be sent to.
     pub unusable: usize,
     /// Since when there is none, in milliseconds since the start.
     pub gone_ms: Option<u64>,
 }
 
-/// How an instance's tag changes the requests that this instance gets. It holds for no other instance of the route: an
-/// option that one service announces must not change what another one's instances are asked.
+/// How an instance's tag changes the requests that this instance gets. It holds for no other instance of the
+/// route: an option that one service announces must not change what another one's instances are asked.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Manner {
     /// What is taken off the path.
@@ -180,8 +182,8 @@ impl Prefixes {
 pub struct Found<'a> {
     /// The route.
     pub route: &'a Arc<Route>,
-    /// How many bytes of the path are the name of the service, which is taken off for each of its instances. 0 where the
-    /// route was found by a prefix: then each instance's [`Manner`] says what is taken off.
+    /// How many bytes of the path are the name of the service, which is taken off for each of its instances.
+    /// 0 where the route was found by a prefix: then each instance's [`Manner`] says what is taken off.
     pub name_bytes: usize,
 }
 
@@ -416,6 +418,7 @@ impl Group {
         if provider.instance.health != Health::Critical {
             self.healthy.push(self.members.len());
         }
+        self.has_roles |= target.is_role();
         self.members.push(Member { target, provider: Arc::clone(provider), manner });
     }
 }

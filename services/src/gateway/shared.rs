@@ -18,13 +18,14 @@ use super::{
     forward::Pseudonym,
     limits::Limits,
     policy::GatewayPolicy,
+    published::OwnNames,
     request::Refusal,
     routes::Routes,
     target::Target,
-    vouch::OwnNames,
+    vouch::Vouching,
 };
 use crate::{
-    Problem,
+    Host, Problem,
     shares::{self, Exempt, RequestShare, Share, Shares},
 };
 
@@ -39,18 +40,20 @@ pub struct Shared {
     pub budget: Budget,
     /// This gateway in `Via`.
     pub me: Pseudonym,
+    /// What it says for clients of roles.
+    pub vouching: Vouching,
     /// Where it listens, once it does.
     pub address: OnceLock<SocketAddr>,
     /// How many threads serve.
     pub threads: usize,
     /// Where instances may be.
     pub policy: GatewayPolicy,
-    /// The names under which clients reach roles through it.
-    pub names: OwnNames,
     /// What each host holds of the connections.
     pub shares: Arc<Shares>,
     /// The hosts that have no share, once the node says which.
     pub exempt: OnceLock<Exempt>,
+    /// The names under which clients reach roles through it.
+    pub names: OwnNames,
     routes: RwLock<Arc<Routes>>,
     /// The state of the table that the routes are of.
     index: AtomicU64,
@@ -59,18 +62,20 @@ pub struct Shared {
 
 impl Shared {
     /// A gateway that knows nobody.
-    pub fn new(name: &str, limits: Limits, threads: usize, policy: GatewayPolicy, names: OwnNames) -> Self {
+    pub fn new(host: Arc<dyn Host>, limits: Limits, threads: usize, policy: GatewayPolicy) -> Self {
+        let name = format!("hearsay-{}", host.node_id().short());
         Self {
             limits,
             counters: Counters::default(),
             budget: Budget::default(),
-            me: Pseudonym::new(name),
+            me: Pseudonym::new(&name),
+            vouching: Vouching::new(Arc::clone(&host)),
             address: OnceLock::new(),
             threads,
             policy,
-            names,
             shares: Shares::new(limits.connections),
             exempt: OnceLock::new(),
+            names: OwnNames::of(&host),
             routes: RwLock::default(),
             index: AtomicU64::new(0),
             started: Instant::now(),

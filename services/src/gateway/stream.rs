@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{batch::Socket, forward::Client, framing::Framing, vouch::Vouched};
+use super::{batch::Socket, forward::Client, framing::Framing, published::Published};
 use crate::{
     refusal,
     shares::{self, Activity, Share},
@@ -29,7 +29,7 @@ pub struct Connection {
     /// Its part of the connections, and of the requests in flight.
     pub share: Share,
     /// What was said of it to roles.
-    pub vouched: Vouched,
+    pub published: Published,
     /// A head said how long its body is in two ways.
     both_lengths: AtomicBool,
     /// A body has ended.
@@ -47,7 +47,7 @@ impl Connection {
             client,
             share,
             activity,
-            vouched: Vouched::default(),
+            published: Published::default(),
             both_lengths: AtomicBool::new(false),
             body_ended: AtomicBool::new(false),
             unwritten: AtomicUsize::new(0),

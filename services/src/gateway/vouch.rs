@@ -1,115 +1,143 @@
-//! What the gateway answers for towards a role: who has asked, and under which name.
+//! Requests to instances of built-in roles: what a client may write is decided here, by the rule of this gateway's own node, and then the request is
+//! signed. Its node takes the signature for the client's proof ([`hearsay_protocol::signed_request`]). Instances that are no roles get no signature.
 //!
-//! A node answers under its own names, so that no page can make it a part of its own origin (DNS rebinding). A gateway that is
-//! published as `school.example` admits that name for the roles behind it: they are asked under the authority of their own
-//! node, and told the client's in `Forwarded`. A program gets what the client has sent as `Host`; what it means there is the
-//! program's to know.
-//!
-//! A request with `Origin` is an exception for now: a page has made it, and a node checks that against `Host` alone. It keeps
-//! the client's `Host`, so that pages write through a gateway that is asked by its address.
+//! A signature covers the body, so the body of such a request is taken in whole before the first attempt.
 
-use std::{
-    fmt,
-    net::IpAddr,
-    sync::{Arc, OnceLock},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{announced::host_of, counters::Reason, request::Refusal};
-use crate::{Host, Problem, forwarded::Forwarded};
+use super::{body::Upload, counters::Reason, request::Refusal, words::bad_upload};
+use crate::{Host, Problem, prefixes::is_writing_get, signing};
 
-/// The names under which the node of this gateway may be asked.
-#[derive(Clone)]
-pub struct OwnNames(Arc<dyn Host>);
+/// The largest body that is signed: what a node takes.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Of a body that is too large, so much is taken in and thrown away.
+const DISCARD_BYTES_MAX: usize = 4 * BODY_BYTES_MAX;
+/// For so long, at most.
+const DISCARD_FOR: Duration = Duration::from_secs(2);
+/// Bytes that the bodies of all these requests take together; a request beyond is told 503. As a node grants them.
+const ROOM_BYTES: usize = 64 * 1024 * 1024;
+/// How long a node that does not know this one yet, or not any more, is asked again. Gossip takes milliseconds, a restart a second.
+pub const RETRY_FOR: Duration = Duration::from_secs(5);
+/// How long to wait before each repetition.
+pub const RETRY_EVERY: Duration = Duration::from_millis(200);
 
-impl fmt::Debug for OwnNames {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OwnNames")
-    }
+/// A body, with the room that it takes.
+#[derive(Debug)]
+pub struct Whole {
+    /// The body.
+    pub bytes: Bytes,
+    /// Its room.
+    pub room: OwnedSemaphorePermit,
 }
 
-impl OwnNames {
-    /// Those of this node.
-    pub fn of(host: &Arc<dyn Host>) -> Self {
-        Self(Arc::clone(host))
-    }
+/// Whether a client may write to roles.
+#[derive(Clone, Debug)]
+pub struct Proof(Result<(), Problem>);
 
-    /// What the gateway says to roles of a request for this authority.
+impl Proof {
+    /// Whether it may make this request.
     ///
     /// # Errors
-    /// 421: it is none of the names, or no host at all.
-    fn vouch(&self, client: &HeaderValue, authority: &HeaderValue) -> Result<HeaderValue, Refusal> {
-        let authority = authority.to_str().unwrap_or_default();
-        let host = host_of(authority);
-        let client = client.to_str().ok().and_then(|client| client.parse::<IpAddr>().ok());
-        let value = client.filter(|_| self.0.accepts_host(host)).and_then(|client| {
-            let value = Forwarded { client, host: authority, is_https: false }.write();
-            // What could be read otherwise than it is written is not sent.
-            Forwarded::parse(&value)?;
-            HeaderValue::from_str(&value).ok()
-        });
-        value.ok_or_else(|| {
-            let host: String = host.chars().take(128).collect();
-            let detail = format!(
-                "this gateway does not go by the name {host:?}; use its address or localhost, or start its node with --allow-host {host}"
-            );
-            (Reason::Host, Problem::new(StatusCode::MISDIRECTED_REQUEST, detail))
-        })
-    }
-}
-
-/// What the gateway has answered for last on a connection. A client asks under one name nearly always, so this is made once.
-#[derive(Debug, Default)]
-pub struct Vouched(OnceLock<(HeaderValue, HeaderValue)>);
-
-impl Vouched {
-    /// The value of `Forwarded` for a request of this client.
-    ///
-    /// # Errors
-    /// 421: the name is none of the gateway's.
-    pub fn get(
-        &self,
-        names: &OwnNames,
-        client: &HeaderValue,
-        authority: &HeaderValue,
-    ) -> Result<HeaderValue, Refusal> {
-        if let Some((_, value)) = self.0.get().filter(|(known, _)| known == authority) {
-            return Ok(value.clone());
+    /// 401, with what is missing.
+    pub fn check(&self, method: &Method, path: &str) -> Result<(), Refusal> {
+        let is_safe = method.is_safe() && (*method == Method::OPTIONS || !is_writing_get(path));
+        match &self.0 {
+            Err(problem) if !is_safe => Err((Reason::Unproven, problem.clone())),
+            _ => Ok(()),
         }
-        let value = names.vouch(client, authority)?;
-        // Another request of the connection may have come first.
-        _ = self.0.set((authority.clone(), value.clone()));
-        Ok(value)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::MemoryHost;
+async fn discard(mut body: Incoming) {
+    let mut left = DISCARD_BYTES_MAX;
+    while left > 0
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+    }
+}
 
-    #[test]
-    fn names_that_the_node_accepts_are_passed_on_and_others_are_misdirected() {
-        let host: Arc<dyn Host> = Arc::new(MemoryHost::new("n1").with_name("school.example"));
-        let (names, vouched) = (OwnNames::of(&host), Vouched::default());
-        let get = |client: &str, authority: &str| {
-            let [client, authority] = [client, authority].map(|text| HeaderValue::from_str(text).unwrap());
-            let value = vouched.get(&names, &client, &authority);
-            value
-                .map(|value| value.to_str().unwrap().to_owned())
-                .map_err(|(_, problem)| problem.status().as_u16())
+/// Speaks for clients.
+pub struct Vouching {
+    host: Arc<dyn Host>,
+    room: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Vouching {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vouching").field("room", &self.room.available_permits()).finish_non_exhaustive()
+    }
+}
+
+impl Vouching {
+    /// As the node of this host.
+    pub fn new(host: Arc<dyn Host>) -> Self {
+        Self { host, room: Arc::new(Semaphore::new(ROOM_BYTES)) }
+    }
+
+    /// What a client may do that asks from this address with these headers. Whether that is needed shows once the instance is known.
+    pub fn prove(&self, client: IpAddr, method: &Method, headers: &HeaderMap) -> Proof {
+        Proof(self.host.authenticate(client, headers, method.is_safe()))
+    }
+
+    /// Takes off the headers of a request by which its client proves to this node who it is: they are for nobody else.
+    pub fn strip(&self, headers: &mut HeaderMap) {
+        if headers.contains_key(header::AUTHORIZATION)
+            || headers.contains_key(header::COOKIE)
+            || headers.contains_key("x-consul-token")
+        {
+            self.host.strip_credentials(headers);
+        }
+    }
+
+    /// Takes in a body.
+    ///
+    /// # Errors
+    /// It is too large, too slow or broken, or there is no room.
+    pub async fn take(&self, body: Incoming, patience: Duration) -> Result<Whole, Refusal> {
+        let too_large = || {
+            let detail = format!("the body is larger than {BODY_BYTES_MAX} bytes; send less at a time");
+            (Reason::BodySize, Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
         };
-        let value = "for=192.0.2.1;host=\"school.example:8443\";proto=http";
-        for _ in 0..2 {
-            assert_eq!(get("192.0.2.1", "school.example:8443"), Ok(value.into()));
+        let announced = usize::try_from(body.size_hint().upper().unwrap_or(BODY_BYTES_MAX as u64));
+        let Some(bytes) = announced.ok().filter(|_| body.size_hint().lower() <= BODY_BYTES_MAX as u64) else {
+            // A connection that is closed with bytes unread is reset, and the client may not see the answer.
+            _ = tokio::time::timeout(DISCARD_FOR, discard(body)).await;
+            return Err(too_large());
+        };
+        let bytes = u32::try_from(bytes.min(BODY_BYTES_MAX)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).try_acquire_many_owned(bytes).map_err(|_| {
+            let detail = "too many bodies are taken in here; try again";
+            (Reason::BodyRoom, Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+        })?;
+        match tokio::time::timeout(patience, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+            Ok(Ok(whole)) => Ok(Whole { bytes: whole.to_bytes(), room }),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(_)) => Err(bad_upload(Upload::Broken)),
+            Err(_) => Err(bad_upload(Upload::Stalled)),
         }
-        for authority in ["evil.example", "school.example.evil", "school.example:x", ":80"] {
-            assert_eq!(get("192.0.2.1", authority), Err(421), "{authority}");
-        }
-        assert_eq!(
-            get("192.0.2.1", "school.example").unwrap(),
-            "for=192.0.2.1;host=\"school.example\";proto=http"
-        );
+    }
+
+    /// Signs a request to the node of a role; without a signature where the table does not list the node.
+    pub fn sign(
+        &self,
+        recipient: hearsay_protocol::NodeId,
+        request: &http::Request<super::body::Outgoing>,
+        body: &[u8],
+    ) -> Option<http::HeaderValue> {
+        let authority = request.headers().get(header::HOST)?.to_str().ok()?;
+        let unsigned = signing::Unsigned {
+            method: request.method(),
+            authority,
+            target: request.uri().path_and_query().map_or("/", |target| target.as_str()),
+            headers: request.headers(),
+        };
+        self.host.sign(recipient, &unsigned, body)
     }
 }

@@ -25,7 +25,8 @@ pub fn unknown(path: &str) -> Refusal {
     (Reason::Unknown, Problem::not_found(detail))
 }
 
-/// The service is a role of nodes, and the path is none of the role's. A node answers more than its roles, and that is not passed on.
+/// The service is a role of nodes, and the path is none of the role's. A node answers more than its roles,
+/// and that is not passed on.
 pub fn not_of_role(path: &str) -> Refusal {
     let path: String = path.chars().take(128).collect();
     let detail = format!(
@@ -89,6 +90,9 @@ pub fn own_words(problem: &Problem) -> Response<Answer> {
     match problem.status() {
         StatusCode::SERVICE_UNAVAILABLE => {
             _ = headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"))
+        }
+        StatusCode::UNAUTHORIZED => {
+            _ = headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
         }
         StatusCode::METHOD_NOT_ALLOWED => _ = headers.insert(header::ALLOW, ALLOWED),
         // What follows on this connection may be what was smuggled.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,14 +13,16 @@ use hearsay_protocol::{
     record::{Health, Instance},
 };
 use hearsay_services::{
-    Client, Host, Service,
+    Client, Host, Problem, Service,
     address_policy::AddressPolicy,
     gateway::{Gateway, limits::Limits},
     journal::Journal,
     prefixes::BUILT_IN,
     service::Task,
+    signing::Unsigned,
     testing::{ask, lenient_policy},
 };
+use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -116,6 +118,17 @@ impl Host for Table {
     fn client(&self) -> &Client {
         &self.client
     }
+
+    /// In memory nothing is signed.
+    fn sign(&self, _recipient: NodeId, _request: &Unsigned<'_>, _body: &[u8]) -> Option<HeaderValue> {
+        None
+    }
+
+    fn authenticate(&self, _client: IpAddr, _headers: &HeaderMap, _by_get: bool) -> Result<(), Problem> {
+        Ok(())
+    }
+
+    fn strip_credentials(&self, _headers: &mut HeaderMap) {}
     fn address_policy(&self) -> &AddressPolicy {
         &self.policy
     }

@@ -1,7 +1,8 @@
 //! A program as users have them, for scenarios: a small HTTP server that can be told to fail, and that remembers what it is sent.
 //!
 //! `program PORT [NODE REGISTRATION]`: `GET /received` answers with the requests so far that change something, one a line (method, path, body), and
-//! `GET /count` with the number of all other ones; `GET /headers` with the headers of that request, in lower case; `POST /fail` and `POST /pass` decide what `GET /health` and `GET /changing` answer, the latter
+//! `GET /count` with the number of all other ones; `GET /headers` with the headers of that request, in lower
+//! case; `POST /fail` and `POST /pass` decide what `GET /health` and `GET /changing` answer, the latter
 //! otherwise each time; paths below `/slow` take a while; everything else is answered with 200. With `NODE` (`host:port`) it holds a registration there.
 
 use std::{

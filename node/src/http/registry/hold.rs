@@ -19,7 +19,9 @@ use tokio::sync::{oneshot, watch::Receiver};
 use super::required::RequiredInstances;
 use crate::{
     http::site::{Seat, Site},
-    registry::{Ending, Registered, Registry, RegistryError, record::Owner, registration::Registration},
+    registry::{
+        Ending, Registered, Registry, RegistryError, Scope, record::Owner, registration::Registration,
+    },
 };
 
 /// The interval of keep-alives on a stream without events. A client notices the loss of its node by their absence.
@@ -30,6 +32,7 @@ pub(super) async fn hold_registration(
     site: Arc<Site>,
     registration: Registration,
     grace: Duration,
+    scope: Scope,
 ) -> Result<Response, Problem> {
     let seat = site.seat()?;
     let services = registration.requires.clone();
@@ -38,7 +41,7 @@ pub(super) async fn hold_registration(
     let registry = Arc::clone(&site.registry);
     // A task of its own: a client that goes while its registration is being stored must still have it released.
     tokio::spawn(async move {
-        let registered = registry.register(registration, Owner::Connection(connection)).await;
+        let registered = registry.register(registration, Owner::Connection(connection), scope).await;
         if registered.is_err() {
             registry.end_connection(connection);
         }

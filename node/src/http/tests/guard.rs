@@ -4,6 +4,10 @@ use super::*;
 
 const JSON: &str = "content-type: application/json";
 
+fn with_token() -> Access {
+    Access { token: Some(Secret::new("s3cret".to_owned())), ..Access::default() }
+}
+
 #[tokio::test]
 async fn a_host_that_is_not_this_node_is_turned_away_even_for_reads() {
     let server = Server::start().await;
@@ -45,8 +49,7 @@ async fn a_page_of_another_origin_may_not_write() {
 
 #[tokio::test]
 async fn asking_what_a_path_takes_is_no_write() {
-    let server =
-        Server::with(Setup { token: Some(Secret::new("s3cret".to_owned())), ..Setup::default() }).await;
+    let server = Server::with(Setup { access: with_token(), ..Setup::default() }).await;
     let elsewhere = ["x-forwarded-for: 10.0.0.1", "origin: http://evil.example"];
     for path in ["/services", "/students"] {
         let reply = server.send(&format!("OPTIONS {path}"), &elsewhere, "").await;
@@ -70,9 +73,8 @@ async fn what_a_form_can_send_is_not_taken_but_where_a_plugin_asks_for_it() {
 }
 
 #[tokio::test]
-async fn writes_that_a_proxy_passes_on_need_the_token_and_plugins_do_not() {
-    let token = Some(Secret::new("s3cret".to_owned()));
-    let mut server = Server::with(Setup { token, ..Setup::default() }).await;
+async fn writes_that_a_proxy_passes_on_need_the_token() {
+    let mut server = Server::with(Setup { access: with_token(), ..Setup::default() }).await;
     let forwarded = "x-forwarded-for: 10.0.0.9";
     let reply = server.send("PUT /v1/agent/leave", &[forwarded], "").await;
     assert_eq!((reply.status, reply.header("www-authenticate")), (401, "Bearer"));
@@ -93,15 +95,17 @@ async fn writes_that_a_proxy_passes_on_need_the_token_and_plugins_do_not() {
     let forget = format!("DELETE /members/{}", node_id(2));
     server.send(&forget, &[forwarded], "").await.problem(401);
     assert!(server.control.try_recv().is_err(), "nothing reached the driver");
-    server.send("POST /students", &[JSON, forwarded], "{}").await.problem(400);
-    server.send("POST /services", &[JSON, forwarded], "{}").await.problem(401);
+    for path in ["/students", "/services"] {
+        server.send(&format!("POST {path}"), &[JSON, forwarded], "{}").await.problem(401);
+        let token = "authorization: Bearer s3cret";
+        server.send(&format!("POST {path}"), &[JSON, forwarded, token], "{}").await.problem(400);
+    }
 }
 
 #[tokio::test]
 async fn over_the_unix_socket_a_write_is_local_unless_a_proxy_passes_it_on() {
     use tokio::net::{UnixListener, UnixStream};
-    let token = Some(Secret::new("s3cret".to_owned()));
-    let mut server = Server::with(Setup { token, ..Setup::default() }).await;
+    let mut server = Server::with(Setup { access: with_token(), ..Setup::default() }).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("n1.sock");
     let socket = UnixListener::bind(&path).unwrap();

@@ -18,7 +18,7 @@ use super::{
     note::{Done, Note},
     service, service_link,
 };
-use crate::registry::{RegistryError, Selector, record::Owner};
+use crate::registry::{RegistryError, Scope, Selector, record::Owner};
 
 /// A field of a form that must be there.
 fn field<'a>(form: &'a Parameters<'_>, name: &str) -> Result<&'a str, Problem> {
@@ -40,7 +40,7 @@ pub(in super::super) async fn deregister(
     let form = Parameters::read(Some(text_of(&body)?), &["service", "id"])?;
     let (service, id) = (field(&form, "service")?, field(&form, "id")?);
     let which = Selector::ServiceAndId(service.to_owned(), id.to_owned());
-    let done = site.registry.deregister(which, Owner::Api).await;
+    let done = site.registry.deregister(which, Owner::Api, Scope::All).await;
     Ok(answer(&site, service, done.map(|_| Done::Deregistered)))
 }
 
@@ -60,7 +60,8 @@ pub(in super::super) async fn maintenance(
         other => return Err(Parameters::refuse("enable", other, "true or false")),
     };
     let reason = form.one("reason")?.unwrap_or_default().trim();
-    let done = site.registry.set_maintenance(id, enable.then(|| readable_reason(reason))).await;
+    let reason = enable.then(|| readable_reason(reason));
+    let done = site.registry.set_maintenance(id, reason, Scope::All).await;
     Ok(answer(&site, service, done.map(|()| if enable { Done::Drained } else { Done::Undone })))
 }
 

@@ -24,7 +24,7 @@ use hearsay_services::{
 };
 
 use super::{
-    super::{accept::Connection, guard, registry::REASON_CHARS_MAX, site::Site},
+    super::{accept::Connection, caller, registry::REASON_CHARS_MAX, site::Site},
     Count, DEREGISTER_PATH, EVENTS_MAX, Event, LIVE_SCRIPT, Line, MAINTENANCE_PATH, moment_of,
     note::{Done, Note},
     portals, service_link,
@@ -53,7 +53,7 @@ pub(in super::super) async fn page(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Path(name) = name.map_err(|_| Problem::not_found("the name of the service is not UTF-8"))?;
-    let is_here = guard::is_from_this_machine(connection.as_deref(), &headers);
+    let is_here = caller::is_from_this_machine(connection.as_deref(), &headers);
     let note = Done::read(uri.query()).map(Note::done);
     Ok(answer(&site, &name, is_here, note))
 }

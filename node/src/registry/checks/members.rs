@@ -1,4 +1,5 @@
-//! The addresses at which nodes of the cluster listen: no check may call them, and plug-ins reach roles there alone.
+//! The addresses at which nodes of the cluster listen: no check may call them, and plug-ins reach roles there
+//! alone.
 //!
 //! A node trusts requests of its own machine and of members. A check that reached a node would lend that
 //! trust to the program that registered it.
@@ -130,8 +131,8 @@ impl MemberAddresses for ClusterAddresses {
             || (node == self.me && is_own())
     }
 
-    /// This node's own addresses mean this machine. Those of others do if this node is advertised at loopback alone:
-    /// then no node of another host can reach it, and all of them are on this machine.
+    /// This node's own addresses mean this machine. Those of others do if this node is advertised at loopback
+    /// alone: then no node of another host can reach it, and all of them are on this machine.
     fn shares_loopback(&self, node: NodeId) -> bool {
         let is_loopback = |address: &String| {
             host_of(address).and_then(|host| host.parse().ok()).is_some_and(|ip: IpAddr| ip.is_loopback())
@@ -144,8 +145,8 @@ impl MemberAddresses for ClusterAddresses {
     }
 }
 
-/// Whether a member states that its HTTP is there: at the port of its HTTP, and at the host of that or of one of its
-/// other addresses.
+/// Whether a member states that its HTTP is there: at the port of its HTTP, and at the host of that or of one
+/// of its other addresses.
 fn states_http(member: &Member, host: &str, port: u16) -> bool {
     let Some((stated, http_port)) = member.http.as_deref().and_then(|http| http.rsplit_once(':')) else {
         return false;
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_shared_with_nobody_unless_this_node_is_there_alone() {
+    fn loopback_is_shared_only_if_this_node_has_no_other_address() {
         let view = Arc::new(View::new(Index(1), Clock::start()));
         let addresses = of_cluster(&view, &[]);
         let me = NodeId::from_public_key(ME);

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use super::FileState;
 use crate::{
     registry::{
-        Registry, Selector,
+        Registry, Scope, Selector,
         input::{self, Source},
         record::Owner,
         registration::Registration,
@@ -146,7 +146,7 @@ impl Follower {
         let (mut registered, mut errors) = (before.ids.clone(), Vec::new());
         for registration in registrations {
             let id = registration.id.clone();
-            match self.registry.register(registration, Owner::File(path.clone())).await {
+            match self.registry.register(registration, Owner::File(path.clone()), Scope::All).await {
                 Ok(_) => _ = registered.insert(id),
                 Err(error) => errors.push(format!("{id:?}: {error}")),
             }
@@ -179,7 +179,7 @@ impl Follower {
     async fn deregister(&self, path: &Path, ids: BTreeSet<String>) {
         for id in ids {
             // An error: a newer owner has taken it over, or the node is stopping.
-            _ = self.registry.deregister(Selector::Id(id), Owner::File(path.to_owned())).await;
+            _ = self.registry.deregister(Selector::Id(id), Owner::File(path.to_owned()), Scope::All).await;
         }
     }
 

@@ -9,8 +9,10 @@ use super::{
         INSTANCES_MAX, INSTANCES_OF_CLUSTER_MAX, Registered, RegistryError, Selector,
         address::HttpUrl,
         instance::largest,
+        not_its_own,
         record::{Maintenance, Owner, Row},
         registration::Registration,
+        scope::Scope,
         store::Write,
     },
     ACKNOWLEDGED_BY, Batch, Change, Effect, MAINTENANCE_OF, NODE_MAINTENANCE, Registrar, Reply,
@@ -29,10 +31,12 @@ impl Registrar {
                     Err(error) => _ = answer.send(Err(error)),
                 }
             }
-            Change::Deregister(which, by, answer) => match self.decide_deregister(&which, &by, batch) {
-                Ok(ids) => batch.replies.push(Reply::Removed(ids, answer)),
-                Err(error) => _ = answer.send(Err(error)),
-            },
+            Change::Deregister(which, by, scope, answer) => {
+                match self.decide_deregister(&which, &by, scope, batch) {
+                    Ok(ids) => batch.replies.push(Reply::Removed(ids, answer)),
+                    Err(error) => _ = answer.send(Err(error)),
+                }
+            }
             Change::Release(registered, connection, grace) => {
                 if !self.is_current(&registered, Some(connection), batch) {
                     return;
@@ -55,10 +59,12 @@ impl Registrar {
                     self.remove(registered.id, batch);
                 }
             }
-            Change::Maintenance(id, reason, answer) => match self.decide_maintenance(id, reason, batch) {
-                Ok(()) => batch.replies.push(Reply::Done(answer)),
-                Err(error) => _ = answer.send(Err(error)),
-            },
+            Change::Maintenance(id, reason, scope, answer) => {
+                match self.decide_maintenance(id, reason, scope, batch) {
+                    Ok(()) => batch.replies.push(Reply::Done(answer)),
+                    Err(error) => _ = answer.send(Err(error)),
+                }
+            }
             Change::NodeMaintenance(reason, answer) => {
                 let maintenance = reason.map(|reason| Maintenance { reason, since_ms: now_ms() });
                 batch.writes.push(setting(NODE_MAINTENANCE.to_owned(), maintenance.as_ref()));
@@ -104,6 +110,10 @@ impl Registrar {
             && owner != Owner::File(file.clone())
         {
             return Err(belongs_to_file(&id, file));
+        }
+        let scope = Scope::of(registration.registered_from);
+        if before.as_ref().is_some_and(|(_, before)| !scope.includes(before)) {
+            return Err(not_its_own(&id));
         }
         if before.is_none() {
             self.check_room(batch)?;
@@ -171,6 +181,7 @@ impl Registrar {
         &self,
         which: &Selector,
         by: &Owner,
+        scope: Scope,
         batch: &mut Batch,
     ) -> Result<Vec<String>, RegistryError> {
         let ids = self.select(which, batch);
@@ -178,10 +189,12 @@ impl Registrar {
             return Err(RegistryError::NotFound(self.not_here(which)));
         }
         for id in &ids {
-            if let Some((Owner::File(file), _)) = self.planned(id, batch)
-                && *by != Owner::File(file.clone())
-            {
-                return Err(belongs_to_file(id, &file));
+            match self.planned(id, batch) {
+                Some((Owner::File(file), _)) if *by != Owner::File(file.clone()) => {
+                    return Err(belongs_to_file(id, &file));
+                }
+                Some((_, registration)) if !scope.includes(&registration) => return Err(not_its_own(id)),
+                _ => (),
             }
         }
         ids.iter().for_each(|id| self.remove(id.clone(), batch));
@@ -273,10 +286,13 @@ impl Registrar {
         &self,
         id: String,
         reason: Option<String>,
+        scope: Scope,
         batch: &mut Batch,
     ) -> Result<(), RegistryError> {
-        if self.planned(&id, batch).is_none() {
-            return Err(RegistryError::NotFound(self.not_here(&Selector::Id(id))));
+        match self.planned(&id, batch) {
+            None => return Err(RegistryError::NotFound(self.not_here(&Selector::Id(id)))),
+            Some((_, registration)) if !scope.includes(&registration) => return Err(not_its_own(&id)),
+            Some(_) => (),
         }
         let maintenance = reason.map(|reason| Maintenance { reason, since_ms: now_ms() });
         batch.writes.push(setting(format!("{MAINTENANCE_OF}{id}"), maintenance.as_ref()));

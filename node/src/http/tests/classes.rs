@@ -1,0 +1,130 @@
+//! Each path that writes: its class in the documentation, and who may write there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearsay_protocol::signed_request::HEADER;
+use hearsay_services::signing::Unsigned;
+use http::{HeaderMap, HeaderValue, Method};
+
+use super::*;
+use crate::{http::openapi, signing::Signing};
+
+const DOCUMENTATION: &str = include_str!("../../../../docs/security.md");
+const ROLES: [&str; 5] = ["grading", "log", "portal", "gateway", "visits"];
+
+/// The writes of the router, by method and path: the node's own, and those that plug-ins document.
+fn writes() -> BTreeMap<(String, String), &'static str> {
+    let own = own_routes("/ui", Vec::new());
+    let mut writes: BTreeMap<_, _> = own
+        .writes()
+        .iter()
+        .map(|(method, path, class)| ((method.to_uppercase(), (*path).to_owned()), class.as_str()))
+        .collect();
+    let document: Value = serde_json::from_slice(&openapi::document(&builtin())).unwrap();
+    let own: BTreeSet<&str> = own.served().iter().map(|(_, path)| *path).collect();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys().filter(|key| *key != "parameters") {
+            let is_write = method != "get" || path == "/visits/hit";
+            if is_write && !own.contains(path.as_str()) {
+                writes.insert((method.to_uppercase(), path.clone()), "role");
+            }
+        }
+    }
+    writes
+}
+
+/// A path with something in the place of its parameters.
+fn filled(path: &str) -> String {
+    path.split('/').map(|part| if part.starts_with('{') { "1" } else { part }).collect::<Vec<_>>().join("/")
+}
+
+async fn keyed() -> Server {
+    let token = Some(Secret::new("s3cret".to_owned()));
+    let access = Access { token, is_keyed: true, ..Access::default() };
+    let server = Server::with(Setup { access, roles: &ROLES, ..Setup::default() }).await;
+    server.apply([joined(member(1)), joined(member(2))]);
+    server
+}
+
+/// What node 2 signs with.
+fn other() -> Signing {
+    let view = Arc::new(View::new(START, Clock::start()));
+    view.apply(Time::ZERO, [joined(member(1)), joined(member(2))]);
+    Signing::new(Identity::from_seed(&[2; 32]), "test".to_owned(), view, None)
+}
+
+/// The headers of a request that is signed for node 1, and that a proxy passes on.
+fn signed(signing: &Signing, method: &str, path: &str) -> Vec<String> {
+    let (method, mut headers) = (Method::from_bytes(method.as_bytes()).unwrap(), HeaderMap::new());
+    headers.insert("forwarded", HeaderValue::from_static("for=8.8.8.8"));
+    let request = Unsigned { method: &method, authority: "127.0.0.1", target: path, headers: &headers };
+    let signature = signing.sign(node_id(1), &request, b"").unwrap();
+    vec!["forwarded: for=8.8.8.8".to_owned(), format!("{HEADER}: {}", signature.to_str().unwrap())]
+}
+
+#[test]
+fn the_documentation_lists_every_path_that_writes_with_its_class() {
+    let documented: BTreeMap<(String, String), &str> = DOCUMENTATION
+        .lines()
+        .filter_map(|line| {
+            let (request, class) = line.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | ")?;
+            let (method, path) = request.split_once(' ')?;
+            Some(((method.to_owned(), path.to_owned()), class))
+        })
+        .collect();
+    assert_eq!(documented, writes());
+}
+
+#[tokio::test]
+async fn a_stranger_writes_nowhere_in_a_cluster_with_a_key() {
+    let mut server = keyed().await;
+    for ((method, path), _) in writes() {
+        let request = format!("{method} {}", filled(&path));
+        let is_form = path.starts_with("/ui/");
+        for slash in ["", "/"] {
+            let reply = server.send(&format!("{request}{slash}"), &["via: 1.1 elsewhere"], "").await;
+            // The forms of the pages are for this machine alone, whatever is presented.
+            assert_eq!(
+                reply.status,
+                if is_form && slash.is_empty() { 403 } else { 401 },
+                "{request}{slash}: {reply:?}"
+            );
+        }
+    }
+    assert!(server.control.try_recv().is_err(), "nothing reached the driver");
+}
+
+#[tokio::test]
+async fn a_member_writes_to_the_registry_and_to_roles() {
+    let (server, other) = (keyed().await, other());
+    for ((method, path), class) in writes().into_iter().filter(|((_, path), _)| !path.starts_with("/ui/")) {
+        let path = filled(&path);
+        let headers = signed(&other, &method, &path);
+        let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+        let first = server.send(&format!("{method} {path}"), &headers, "").await;
+        assert_eq!(first.status == 401, class == "admin", "{method} {path}: {first:?}");
+        let again = server.send(&format!("{method} {path}"), &headers, "").await;
+        assert_eq!(again.status, 401, "replayed: {method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn a_signed_request_that_was_altered_or_redirected_is_refused() {
+    let server = keyed().await;
+    let refused = async |request: &str, headers: &[String], body: &str| {
+        let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+        server.send(request, &headers, body).await.problem(401);
+    };
+    let headers = signed(&other(), "DELETE", "/students/1");
+    refused("DELETE /students/2", &headers, "").await;
+    refused("PUT /students/1", &headers, "").await;
+    refused("DELETE /students/1", &headers, "another body").await;
+    let elsewhere = [&headers[..], &["host: localhost".to_owned()]].concat();
+    refused("DELETE /students/1", &elsewhere, "").await;
+    refused("DELETE /students/1", &[&["forwarded: for=127.0.0.1".to_owned()], &headers[1..]].concat(), "")
+        .await;
+    let late = headers[1].replace("incarnation=5", "incarnation=4");
+    let reply = server.send("DELETE /students/1", &[&headers[0], &late], "").await;
+    assert_eq!((reply.status, reply.header("retry-after")), (401, "1"), "{reply:?}");
+    assert!(server.metrics.http.refused_count("signature") >= 6);
+}

@@ -1,0 +1,154 @@
+//! What a caller may do that has not shown who it is: speak of itself alone.
+//!
+//! In a cluster without key a program of another machine registers with no more proof than its address. So that is all it may name: as the address of
+//! the instance, of its checks and of its notifications. And what is registered under another address, or by somebody with proof, is not its own.
+
+use std::net::IpAddr;
+
+use hearsay_protocol::record::Invalid;
+
+use super::{
+    address::{Host, HttpUrl, split_address},
+    checks::{CheckKind, HttpCheck},
+    input::{check_field, updates_field},
+    registration::Registration,
+};
+
+/// The registrations that a caller may change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// All of this node: it is of this machine, or has shown the token or a member's signature.
+    All,
+    /// Those that were registered from this address without proof.
+    Address(IpAddr),
+}
+
+impl Scope {
+    /// The scope of a caller of which only the address is known, or which has shown more (`None`).
+    pub fn of(unproven: Option<IpAddr>) -> Self {
+        unproven.map_or(Self::All, |ip| Self::Address(ip.to_canonical()))
+    }
+
+    /// The address to be noted with what it registers.
+    pub fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::All => None,
+            Self::Address(ip) => Some(ip),
+        }
+    }
+
+    /// Whether it may change this registration.
+    pub fn includes(self, registration: &Registration) -> bool {
+        self.address().is_none_or(|ip| registration.registered_from == Some(ip))
+    }
+
+    /// Refuses a registration that speaks of somebody else.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check(self, registration: &Registration) -> Result<(), Invalid> {
+        let Some(ip) = self.address() else { return Ok(()) };
+        let foreign = |field| {
+            let problem = format!(
+                "leads to another address than {ip}, from which the request came; without the node's token no other may be named"
+            );
+            Err(Invalid { field, problem })
+        };
+        let is_own = |host: &Host| *host == Host::Ip(ip);
+        if Host::parse("address", &registration.local_host).is_ok_and(|host| !is_own(&host)) {
+            return foreign("address");
+        }
+        for check in &registration.checks {
+            let target = match &check.kind {
+                CheckKind::Http(http) => {
+                    if let Some(field) = shaped(http) {
+                        let problem = "is not taken without the node's token".to_owned();
+                        return Err(Invalid { field, problem });
+                    }
+                    HttpUrl::parse("http", &http.url).map(|url| Some(url.target.host))
+                }
+                CheckKind::Tcp { address }
+                | CheckKind::Watch { address }
+                | CheckKind::Grpc { address, .. } => split_address("check", address).map(|(host, _)| host),
+                CheckKind::Ttl { .. } | CheckKind::Alias { .. } => continue,
+                CheckKind::Process(_) | CheckKind::Exec { .. } => Ok(None),
+            };
+            if !matches!(&target, Ok(Some(host)) if is_own(host)) {
+                return foreign(check_field(check, registration));
+            }
+        }
+        let updates = registration.updates.as_deref().map(|url| HttpUrl::parse("updates", url));
+        match updates {
+            Some(Ok(url)) if !is_own(&url.target.host) => foreign(updates_field(registration)),
+            Some(Err(_)) => foreign(updates_field(registration)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The field by which the request of a check is more than a GET. With one, a check could be aimed at what listens beside the program.
+fn shaped(http: &HttpCheck) -> Option<&'static str> {
+    let fields = [
+        ("method", !http.method.is_empty()),
+        ("header", !http.headers.is_empty()),
+        ("body", !http.body.is_empty()),
+    ];
+    fields.into_iter().find(|(_, given)| *given).map(|(field, _)| field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::input::{Source, read};
+
+    const IP: [u8; 4] = [10, 0, 0, 9];
+
+    fn refused(body: &str) -> Option<&'static str> {
+        let registration = read(body.as_bytes(), Source::caller(IP.into()), "abc").unwrap();
+        Scope::of(Some(IP.into())).check(&registration).err().map(|invalid| invalid.field)
+    }
+
+    #[test]
+    fn without_proof_a_program_speaks_of_its_own_address_alone() {
+        for own in [
+            r#"{"name":"web","port":80,"check":{"http":"/health"}}"#,
+            r#"{"name":"web","address":"10.0.0.9","port":80,"check":{"tcp":true}}"#,
+            r#"{"name":"web","url":"http://10.0.0.9:80","check":{"watch":true}}"#,
+            r#"{"name":"web","port":80,"check":{"ttl":"10s"}}"#,
+            r#"{"name":"web","port":80,"requires":["db"],"updates":"http://10.0.0.9:81/changes"}"#,
+            r#"{"ServiceName":"web","ServiceURL":"http://10.0.0.9:80","HeartbeatURL":"/beat"}"#,
+            r#"{"name":"web","Addr":"10.0.0.9:80","RequiredServices":["db"]}"#,
+        ] {
+            assert_eq!(refused(own), None, "{own}");
+        }
+        for (foreign, field) in [
+            (r#"{"name":"web","address":"10.0.0.8","port":80}"#, "address"),
+            (r#"{"name":"web","address":"localhost","port":80}"#, "address"),
+            (r#"{"name":"web","url":"http://example.org:80"}"#, "address"),
+            (r#"{"name":"web","port":80,"check":{"http":"http://10.0.0.8/"}}"#, "http"),
+            (r#"{"name":"web","port":80,"check":{"http":"http://nine.example/"}}"#, "http"),
+            (r#"{"name":"web","port":80,"check":{"tcp":"127.0.0.1:5432"}}"#, "tcp"),
+            (r#"{"name":"web","port":80,"check":{"watch":"10.0.0.8:1"}}"#, "watch"),
+            (r#"{"name":"web","port":80,"check":{"grpc":"10.0.0.8:1"}}"#, "grpc"),
+            (r#"{"name":"web","port":80,"requires":["db"],"updates":"http://10.0.0.8/"}"#, "updates"),
+            (r#"{"name":"web","port":80,"check":{"http":"/","method":"POST"}}"#, "method"),
+            (r#"{"name":"web","port":80,"check":{"http":"/","header":{"a":"b"}}}"#, "header"),
+            (r#"{"name":"web","port":80,"check":{"http":"/","body":"x"}}"#, "body"),
+        ] {
+            assert_eq!(refused(foreign), Some(field), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn what_others_registered_is_not_its_own() {
+        let mut registration =
+            read(br#"{"name":"web","port":80}"#, Source::caller(IP.into()), "abc").unwrap();
+        let own = Scope::of(Some(IP.into()));
+        assert!(!own.includes(&registration) && Scope::All.includes(&registration));
+        registration.registered_from = Some([10, 0, 0, 8].into());
+        assert!(!own.includes(&registration) && Scope::All.includes(&registration));
+        registration.registered_from = Some(IP.into());
+        assert!(own.includes(&registration));
+        assert!(Scope::of("::ffff:10.0.0.9".parse().ok()).includes(&registration));
+    }
+}
