@@ -87,6 +87,14 @@ pub enum RegistryError {
     /// This node holds no such registration.
     #[error("{0}")]
     NotFound(String),
+    /// Another node holds it.
+    #[error("this node does not hold {id:?}; the node {node:?} does: ask that one, or add node={node}")]
+    HeldElsewhere {
+        /// What was asked for.
+        id: String,
+        /// The name of the node that holds it.
+        node: String,
+    },
     /// The caller has shown no more than its address, and this is not its own.
     #[error("{0}")]
     Forbidden(Invalid),
@@ -184,7 +192,7 @@ pub enum Ending {
 /// The refusal of a change to what somebody else registered.
 fn not_its_own(id: &str) -> RegistryError {
     let problem = format!(
-        "{id:?} was not registered from this address; without the node's token only its own may be changed"
+        "{id:?} was not registered from this address; without the node's token only its own may be changed: use the token, or `node deregister` on the node's machine"
     );
     RegistryError::Forbidden(Invalid { field: "id", problem })
 }

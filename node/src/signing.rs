@@ -1,6 +1,6 @@
 //! Requests that this node signs for other nodes, and those that others sign for it.
 //!
-//! Who signs is known from the provider table: a member that is alive or suspect, in its newest incarnation, and on the list of `--allow` where there is
+//! Who signs is known from the provider table: a member that has not failed, in its newest incarnation, and on the list of `--allow` where there is
 //! one. What a signed request may do is for [`http`](crate::http) to say.
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
 
 use hearsay_protocol::{
     Identity, NodeId,
-    providers::ProviderTable,
+    providers::{MemberState, ProviderTable},
     signed_request::{BodyHash, HEADER, Life, NotASignature, RequestSignature, Window},
 };
 use hearsay_services::signing::Unsigned;
@@ -127,7 +127,7 @@ impl Signing {
             let allowed = self.allowed.read().unwrap_or_else(PoisonError::into_inner);
             by == self.me.id() || allowed.as_ref().is_none_or(|allowed| allowed.contains(&by))
         };
-        let lives = self.view.read(|table| (present_life(table, by), life(table, self.me.id())));
+        let lives = self.view.read(|table| (signing_life(table, by), life(table, self.me.id())));
         let (Some(signer), Some(me), true) = (lives.0, lives.1, is_allowed) else {
             return Err(BadSignature::UnknownSigner(by));
         };
@@ -161,9 +161,10 @@ fn life(table: &ProviderTable, node: NodeId) -> Option<Life> {
     table.member(node).map(|member| Life { node, incarnation: member.incarnation })
 }
 
-fn present_life(table: &ProviderTable, node: NodeId) -> Option<Life> {
-    let is_present = table.member(node).is_some_and(|member| member.state.is_present());
-    life(table, node).filter(|_| is_present)
+/// The life of a member that may sign. One that has said goodbye still finishes what it has taken on.
+fn signing_life(table: &ProviderTable, node: NodeId) -> Option<Life> {
+    let has_failed = table.member(node).is_some_and(|member| member.state == MemberState::Failed);
+    life(table, node).filter(|_| !has_failed)
 }
 
 #[cfg(test)]
@@ -172,7 +173,7 @@ mod tests {
 
     use hearsay_protocol::{
         Incarnation, Time, Version,
-        providers::{Change, Index, Member, MemberState},
+        providers::{Change, Index, Member},
     };
     use http::{HeaderMap, Method};
 
@@ -252,10 +253,8 @@ mod tests {
         let [(one, own), (two, view)] = two();
         let headers = signed_by(&one);
         let refused = Err(BadSignature::UnknownSigner(identity(1).id()));
-        for state in [MemberState::Failed, MemberState::Left] {
-            view.apply(Time::ZERO, [member(1, 10, state)]);
-            assert_eq!(two.check(&post(&headers)), refused, "{state:?}");
-        }
+        view.apply(Time::ZERO, [member(1, 10, MemberState::Failed)]);
+        assert_eq!(two.check(&post(&headers)), refused);
         view.apply(Time::ZERO, [member(1, 11, MemberState::Alive)]);
         assert_eq!(two.check(&post(&headers)), refused, "signed in an earlier life");
         own.apply(Time::ZERO, [member(1, 11, MemberState::Alive)]);
@@ -263,6 +262,8 @@ mod tests {
         assert!(two.check(&post(&in_the_new_life)).is_ok());
         view.apply(Time::ZERO, [member(1, 11, MemberState::Suspect)]);
         assert!(two.check(&post(&signed_by(&one))).is_ok(), "a suspect may only be slow");
+        view.apply(Time::ZERO, [member(1, 11, MemberState::Left)]);
+        assert!(two.check(&post(&signed_by(&one))).is_ok(), "it finishes what it has taken on");
         view.apply(Time::ZERO, [member(2, 12, MemberState::Alive)]);
         assert_eq!(two.check(&post(&signed_by(&one))), Err(BadSignature::Other), "for the life before");
         let stranger = Signing::new(identity(3), "c".into(), Arc::clone(&own), None);

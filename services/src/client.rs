@@ -11,18 +11,16 @@
 //! [`AskError`] says "nobody is there" apart from "none of them could": the first wants a node started, the second one mended.
 
 mod order;
+mod request;
 mod resolver;
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::body::Bytes;
-use hearsay_protocol::{NodeId, providers::Provider, record::WebOrigin};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
-    uri::{Authority, PathAndQuery, Scheme},
-};
+use hearsay_protocol::{NodeId, providers::Provider};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -32,20 +30,14 @@ use hyper_util::{
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::{
-    Host,
-    address_policy::{AddressPolicy, Forbidden, InstanceAddress},
-    prefixes::is_of_role,
-    signing::Unsigned,
-};
+use crate::Host;
 use order::{Ailing, Reached};
+use request::{check_address, request, sign};
 use resolver::{PolicyCell, Resolver};
 
 /// Names a write, so that a repetition of it is the same write.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The signature of a node.
-const SIGNATURE: HeaderName = HeaderName::from_static(hearsay_protocol::signed_request::HEADER);
 /// How long a node is asked again that does not know this one yet, or not any more. Gossip takes milliseconds, a restart a second.
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 /// How long to wait before each repetition.
@@ -88,12 +80,15 @@ pub struct Call {
     headers: HeaderMap,
     body: Bytes,
     prefer: Option<NodeId>,
+    /// Whether only paths of the role are asked for.
+    is_for_role: bool,
 }
 
 impl Call {
     /// A request for a path (with its query, both encoded).
     pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), headers: HeaderMap::new(), body: Bytes::new(), prefer: None }
+        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        Self { method, path: path.into(), headers, body, prefer: None, is_for_role: true }
     }
 
     /// A read.
@@ -107,6 +102,12 @@ impl Call {
         self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         self.body = body.into();
         self
+    }
+
+    /// With a body whose type is among the headers.
+    #[must_use]
+    pub fn whole_body(self, body: Bytes) -> Self {
+        Self { body, ..self }
     }
 
     /// With a JSON body.
@@ -283,7 +284,7 @@ impl Client {
     pub async fn ask(&self, host: &dyn Host, service: &str, call: &Call) -> Result<Reply, AskError> {
         let mut over = Over::new(self, host, service, call);
         while let Some(provider) = over.next() {
-            let asking = self.whole(host, &provider, call);
+            let asking = self.whole(host, &provider, call, over.left.is_empty());
             let outcome = timeout_at(over.attempt_ends(), asking).await;
             match outcome.unwrap_or_else(|_| Err(Trouble::late())) {
                 Ok((status, headers, body)) => return Ok(Reply { provider, status, headers, body }),
@@ -300,7 +301,7 @@ impl Client {
     pub async fn stream(&self, host: &dyn Host, service: &str, call: &Call) -> Result<Stream, AskError> {
         let mut over = Over::new(self, host, service, call);
         while let Some(provider) = over.next() {
-            let asking = self.head(host, &provider, call);
+            let asking = self.head(host, &provider, call, over.left.is_empty());
             match timeout_at(over.attempt_ends(), asking).await.unwrap_or_else(|_| Err(Trouble::late())) {
                 Ok(response) if response.status().is_success() => {
                     return Ok(Stream { provider, body: response.into_body() });
@@ -312,14 +313,37 @@ impl Client {
         Err(over.give_up())
     }
 
+    /// Passes a request on to a node, whatever its path and answer. The provider is one of this node's roles.
+    ///
+    /// # Errors
+    /// In words: there is no whole answer within this time.
+    pub async fn forward(
+        &self,
+        host: &dyn Host,
+        provider: &Provider,
+        call: &Call,
+        answer_max: Duration,
+    ) -> Result<Response<Bytes>, String> {
+        let call = Call { is_for_role: false, ..call.clone() };
+        let asking = async {
+            let response = self.head(host, provider, &call, true).await.map_err(|trouble| trouble.why)?;
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, self.0.limits.body_bytes).collect().await;
+            let body = body.map_err(|error| format!("its answer broke off: {error}"))?;
+            Ok(Response::from_parts(head, body.to_bytes()))
+        };
+        timeout(answer_max, asking).await.unwrap_or_else(|_| Err("it takes too long".to_owned()))
+    }
+
     /// The answer of one instance, unless it is a failure of that instance.
     async fn whole(
         &self,
         host: &dyn Host,
         provider: &Provider,
         call: &Call,
+        is_last: bool,
     ) -> Result<(StatusCode, HeaderMap, Bytes), Trouble> {
-        let response = self.head(host, provider, call).await?;
+        let response = self.head(host, provider, call, is_last).await?;
         if response.status().is_server_error() && call.is_repeatable() {
             return Err(self.refused(response).await);
         }
@@ -335,18 +359,23 @@ impl Client {
         }
     }
 
-    /// The head of one instance's answer. A node that does not know this one yet, or not any more, is asked again.
+    /// The head of one instance's answer. A node that does not know this one yet, or not any more, has done nothing: the next one is asked, or
+    /// after the last this one again.
     async fn head(
         &self,
         host: &dyn Host,
         provider: &Provider,
         call: &Call,
+        is_last: bool,
     ) -> Result<Response<Incoming>, Trouble> {
         let ends = Instant::now() + UNKNOWN_FOR;
         loop {
             let response = self.head_of_one(host, provider, call).await?;
             let is_unknown = response.status() == StatusCode::UNAUTHORIZED
                 && response.headers().contains_key(header::RETRY_AFTER);
+            if is_unknown && !is_last {
+                return Err(Trouble::of_address("does not know this node yet".to_owned()));
+            }
             if !is_unknown || ends <= Instant::now() {
                 return Ok(response);
             }
@@ -412,62 +441,6 @@ impl Client {
 pub fn problem_detail(body: &[u8]) -> Option<String> {
     let problem: serde_json::Value = serde_json::from_slice(body).ok()?;
     Some(problem.get("detail")?.as_str()?.chars().take(DETAIL_CHARS_MAX).collect())
-}
-
-/// A request to one origin of an instance. Its target is put together from parts, so that nothing of the URL but the origin
-/// counts, and no path but one of the role is asked for.
-fn request(
-    provider: &Provider,
-    url: &str,
-    call: &Call,
-    via: &HeaderValue,
-) -> Result<Request<Full<Bytes>>, Trouble> {
-    let no_address = || Trouble::of_address(format!("{url:?} is no http:// address"));
-    let origin = WebOrigin::parse(url).filter(|origin| origin.scheme == "http").ok_or_else(no_address)?;
-    let authority: Authority = origin.authority().parse().map_err(|_| no_address())?;
-    let path = call.path.parse::<PathAndQuery>().ok();
-    let path = path.filter(|path| is_of_role(&provider.instance.service, path.path())).ok_or_else(|| {
-        Trouble::of_address(format!("{:?} is no path of the role {}", call.path, provider.instance.service))
-    })?;
-    let mut parts = http::uri::Parts::default();
-    (parts.scheme, parts.authority, parts.path_and_query) = (Some(Scheme::HTTP), Some(authority), Some(path));
-    let mut request = Request::new(Full::new(call.body.clone()));
-    *request.method_mut() = call.method.clone();
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| no_address())?;
-    *request.headers_mut() = call.headers.clone();
-    request.headers_mut().insert(header::VIA, via.clone());
-    Ok(request)
-}
-
-/// Signs a request to a role that changes something.
-fn sign(host: &dyn Host, provider: &Provider, request: &mut Request<Full<Bytes>>, body: &[u8]) {
-    let Some(authority) = request.uri().authority().cloned().filter(|_| provider.is_role()) else { return };
-    if request.method().is_safe() {
-        return;
-    }
-    // As it is signed, whatever the client would make of the port.
-    if let Ok(value) = HeaderValue::from_str(authority.as_str()) {
-        request.headers_mut().insert(header::HOST, value);
-    }
-    let unsigned = Unsigned {
-        method: request.method(),
-        authority: authority.as_str(),
-        target: request.uri().path_and_query().map_or("/", |target| target.as_str()),
-        headers: request.headers(),
-    };
-    if let Some(signature) = host.sign(provider.node_id, &unsigned, body) {
-        request.headers_mut().insert(SIGNATURE, signature);
-    }
-}
-
-/// Judges an origin of an instance. What a name resolves to is judged by the [`Resolver`], for each connection.
-fn check_address(policy: &AddressPolicy, provider: &Provider, url: &str) -> Result<(), Forbidden> {
-    let Some(origin) = WebOrigin::parse(url) else { return Ok(()) };
-    let (at, port) = (InstanceAddress::of(provider, origin.host), origin.port_or_default());
-    match origin.host.parse() {
-        Ok(ip) => policy.check_instance(at, SocketAddr::new(ip, port)),
-        Err(_) => policy.check_role(at, port),
-    }
 }
 
 impl Trouble {

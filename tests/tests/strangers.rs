@@ -5,7 +5,7 @@ use std::time::Duration;
 use hearsay_tests::{
     Cluster as _, Host, Lab, NodeRef, find,
     http::{self, Reply},
-    registry::{all_see_all, plain},
+    registry::{all_see_all, instances, plain},
     scenario,
 };
 use serde_json::{Value, json};
@@ -66,7 +66,7 @@ fn students(lab: &Lab, book: NodeRef) -> usize {
 fn a_stranger_writes_to_no_role_of_a_cluster_with_a_key_and_the_token_opens_portal_and_gateway() {
     let test = "a_stranger_writes_to_no_role_of_a_cluster_with_a_key_and_the_token_opens_portal_and_gateway";
     scenario(test, |lab| {
-        let Keyed { book, front, plain, .. } = Keyed::start(lab);
+        let Keyed { hosts, book, front, plain } = Keyed::start(lab);
         let before = students(lab, book);
         let student = json!({"firstName": "Mallory", "lastName": "Stranger"}).to_string();
         let form = format!("key={FORM_KEY}&firstName=Mallory&lastName=Stranger");
@@ -108,6 +108,37 @@ fn a_stranger_writes_to_no_role_of_a_cluster_with_a_key_and_the_token_opens_port
         assert_eq!((hit.status, hit.json()["total"].clone()), (200, json!(1)), "{hit:?}");
         let too_large = with(8080, "POST /students", JSON, &ours, &"x".repeat(1024 * 1024 + 1));
         assert_eq!(too_large.status, 413, "{too_large:?}");
+
+        // The command line on the machine of a node has that node pass on what others keep.
+        let run = |arguments: &[&str]| lab.command(Some(&hosts[2]), "plain", arguments).output().unwrap();
+        let sheet = lab.dir().join("students.csv");
+        std::fs::write(&sheet, "firstName,lastName\nGrace,Hopper\n").unwrap();
+        let imported = run(&["grades", "import", sheet.to_str().unwrap()]);
+        assert!(imported.status.success(), "{imported:?}");
+        assert_eq!(students(lab, book), before + 4);
+        let logged = run(&["log", "append", "--service", "cron", "backup done"]);
+        assert!(logged.status.success(), "{logged:?}");
+        let found = lab.get(book, "/log?q=backup").unwrap_or_default();
+        assert!(found.to_string().contains("backup done"), "{found}");
+        let web = json!({"name": "web", "id": "web-1", "port": 80}).to_string();
+        assert_eq!(hosts[0].send(7500, "POST /services", &web).status, 200);
+        lab.until(10 * S, "all list it", |lab| instances(lab, plain, "web").len() == 1);
+        assert!(run(&["drain", "web-1", "--reason", "update"]).status.success());
+        let drained = lab.get(book, "/registrations").unwrap()["registrations"].clone();
+        assert_eq!(drained[0]["maintenance"], "update");
+        assert!(run(&["deregister", "web-1"]).status.success());
+        lab.until(10 * S, "it is gone", |lab| instances(lab, plain, "web").is_empty());
+        for (request, status) in [
+            ("DELETE /services/web-1?node=nobody", 404),
+            ("DELETE /services/web-1?node=book", 404),
+            ("DELETE /services/web-1?node=plain", 404),
+            ("PUT /v1/agent/leave?node=book", 401),
+            ("POST /services?hold&node=book", 400),
+        ] {
+            let reply = hosts[2].send(7500, request, "");
+            assert_eq!(reply.status, status, "{request}: {reply:?}");
+        }
+        assert_eq!(send(lab, plain, 7500, "DELETE /services/web-1?node=book", &[], "").status, 401);
 
         // Nodes ship their events to the log, and reading is as it was.
         lab.until(20 * S, "what the plain node says is in the log", |lab| {

@@ -90,6 +90,8 @@ pub(super) struct Client {
     /// Which of them took the last connection. Clones share it.
     preferred: Arc<AtomicUsize>,
     token: Option<Secret<String>>,
+    /// Its name, where another node has told it.
+    name: Option<String>,
 }
 
 /// What a node answered.
@@ -134,6 +136,7 @@ impl Client {
             searched: None,
             preferred: Arc::default(),
             token,
+            name: None,
         }
     }
 
@@ -172,6 +175,7 @@ impl Client {
             searched: None,
             preferred: Arc::default(),
             token,
+            name: None,
         })
     }
 
@@ -224,6 +228,11 @@ impl Client {
             Some(searched) => format!("{told}; {searched}"),
             None => told,
         }))
+    }
+
+    /// The same, of this name.
+    pub(super) fn named(self, name: &str) -> Self {
+        Self { name: Some(name.to_owned()), ..self }
     }
 
     /// The node as `--node` names it: an origin, or `unix:PATH`.
@@ -294,6 +303,37 @@ impl Client {
         let request = self.request(Method::POST, path, &headers, body);
         let response = self.exchange(request, WRITTEN_MAX).await?;
         self.read(response).await
+    }
+
+    /// The same; where a node that `asked` has named takes no word of a stranger, as in a cluster with a key, `asked` passes it on.
+    pub(super) async fn post_through(
+        &self,
+        asked: &Self,
+        path: &str,
+        content_type: &str,
+        key: Option<&str>,
+        body: Bytes,
+    ) -> Result<Answer, Failure> {
+        let answer = self.post_keyed(path, content_type, key, body.clone()).await?;
+        let is_refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&answer.status);
+        match self.name.as_deref().filter(|_| is_refused) {
+            Some(name) => asked.post_keyed(&at_node(path, name), content_type, key, body).await,
+            None => Ok(answer),
+        }
+    }
+
+    /// The same, at whichever node holds what is written: the asked node passes it on.
+    pub(super) async fn write_at_holder(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Answer, Failure> {
+        let answer = self.write(method.clone(), path, body.clone()).await?;
+        match answer.holder() {
+            Some(node) => self.write(method, &at_node(path, &node), body).await,
+            None => Ok(answer),
+        }
     }
 
     /// Sends JSON to be written, and reads the whole answer, whatever its status.
@@ -396,6 +436,14 @@ impl Answer {
         }
     }
 
+    /// The node that holds what the asked one does not.
+    fn holder(&self) -> Option<String> {
+        let problem = serde_json::from_slice::<Value>(&self.body)
+            .ok()
+            .filter(|_| self.status == StatusCode::NOT_FOUND)?;
+        problem.get("holder")?.as_str().map(str::to_owned)
+    }
+
     /// The answer as JSON of the expected shape.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body)
@@ -411,6 +459,12 @@ impl Answer {
         let text: String = text.chars().take(PROBLEM_CHARS_MAX).collect();
         if text.is_empty() { format!("the node answers {}", self.status) } else { text }
     }
+}
+
+/// A path that has the asked node pass the write on to the node of this name.
+fn at_node(path: &str, node: &str) -> String {
+    let mark = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{mark}node={}", segment(node))
 }
 
 /// A name as one segment of a path: everything but RFC 3986's unreserved characters becomes `%xx`.

@@ -15,7 +15,7 @@ use super::{
 /// `node drain`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct DrainOptions {
-    /// The id of an instance that the asked node holds, or the name or id of the asked node
+    /// The id of an instance, whichever node holds it, or the name or id of the asked node
     #[arg(value_name = "ID|NODE")]
     subject: String,
     /// Why, for people
@@ -36,7 +36,7 @@ pub(super) async fn drain(client: &Client, output: Output, options: &DrainOption
         let reason = options.reason.as_deref().unwrap_or_default();
         let body = Bytes::from(json!({ "enable": !options.undo, "reason": reason }).to_string());
         let path = format!("/services/{}/maintenance", segment(subject));
-        client.write(Method::PUT, &path, body).await?
+        client.write_at_holder(Method::PUT, &path, body).await?
     };
     let answer = answer.expect_success()?;
     if output.json {

@@ -111,7 +111,7 @@ pub(super) async fn log(client: &Client, output: Output, command: &Command) -> R
         let about = about(service.as_deref(), level.as_deref())?;
         return match message.join(" ") {
             lines if lines.is_empty() => append::append_lines(client, output, about).await,
-            message => append_one(&keeper(client).await?, output, &message, &about).await,
+            message => append_one(client, output, &message, &about).await,
         };
     }
     let keeper = keeper(client).await?;
@@ -152,7 +152,7 @@ async fn keeper(client: &Client) -> Result<Client, Failure> {
     }
     let healthy = keepers.iter().find(|keeper| keeper.health == "passing");
     let keeper = healthy.or(keepers.first()).ok_or_else(nobody)?;
-    Client::at_any_of(&keeper.url, &keeper.addresses)
+    Ok(Client::at_any_of(&keeper.url, &keeper.addresses)?.named(&keeper.node))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -182,7 +182,9 @@ async fn append_one(client: &Client, output: Output, message: &str, about: &Abou
     }
     let record =
         serde_json::to_vec(&Record { message, about }).map_err(|error| Failure::Failed(error.into()))?;
-    let answer = client.post("/log", "application/json", Bytes::from(record)).await?.expect_success()?;
+    let (keeper, record) = (keeper(client).await?, Bytes::from(record));
+    let answer =
+        keeper.post_through(client, "/log", "application/json", None, record).await?.expect_success()?;
     if output.json {
         return output.json(&answer.body);
     }

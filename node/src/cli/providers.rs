@@ -135,7 +135,9 @@ impl Providers {
         let mut last = None;
         for _ in 0..self.found.len() {
             let provider = self.found.first().unwrap_or(&self.asked);
-            match provider.post_keyed(post.path, post.content_type, post.key, post.body.clone()).await {
+            let Post { path, content_type, key, body } = post;
+            let tried = provider.post_through(&self.asked, path, content_type, key, body.clone()).await;
+            match tried {
                 Ok(answer) if is_its_own_fault(answer.status) => last = answer.expect_success().err(),
                 Ok(answer) => return Ok(answer),
                 Err(failure @ Failure::Unreachable { .. }) => last = Some(failure),
@@ -214,6 +216,8 @@ async fn known_to(role: &Role, node: &Client) -> Result<Vec<Client>, Failure> {
     let mut instances: Vec<_> = services.services.into_values().flatten().collect();
     instances.sort_by_key(|instance| instance.health != "passing");
     // The token is the asked node's, and no business of the others.
-    let client = |instance: &Instance| Client::at_any_of(&instance.url, &instance.addresses).ok();
+    let client = |instance: &Instance| {
+        Some(Client::at_any_of(&instance.url, &instance.addresses).ok()?.named(&instance.node))
+    };
     Ok(instances.iter().filter_map(client).collect())
 }

@@ -254,7 +254,8 @@ fn print_update(output: Output, event: &Event) -> Result<(), Failure> {
 
 /// Removes an instance.
 pub(super) async fn deregister(client: &Client, output: Output, id: &str) -> Result<(), Failure> {
-    let answer = client.ask(Method::DELETE, &format!("/services/{}", segment(id))).await?.expect_success()?;
+    let path = format!("/services/{}", segment(id));
+    let answer = client.write_at_holder(Method::DELETE, &path, Bytes::new()).await?.expect_success()?;
     match serde_json::from_slice::<Value>(&answer.body) {
         Ok(_) if output.json => output.json(&answer.body),
         _ if output.json => output.print(&format!("{}\n", json!({ "deregistered": id }))),

@@ -97,6 +97,16 @@ impl Caller {
         self.is_local || self.token == Token::Ours || self.signer.is_some()
     }
 
+    /// From where it came over TCP, as far as that is known.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        self.ip
+    }
+
+    /// Whether a member asks, for somebody whom it has looked at.
+    pub(super) fn is_signed(&self) -> bool {
+        self.signer.is_some()
+    }
+
     /// Where it is, if that is all that is known of it.
     pub(super) fn unproven_ip(&self) -> Option<IpAddr> {
         self.ip.filter(|_| !self.is_proven())

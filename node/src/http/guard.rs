@@ -122,7 +122,11 @@ impl Guard {
         let (method, path) = (request.method(), request.uri().path());
         let is_write = self.classes.is_write(method, path);
         check_site(method, request.headers(), is_write).map_err(|problem| ("site", problem))?;
-        let signed = self.signed(request, authority.as_ref())?;
+        let signed = match self.signed(request, authority.as_ref()) {
+            // What a read shows needs no proof.
+            Err(_) if !is_write => None,
+            signed => signed?,
+        };
         if let Some(signed) = signed {
             request.extensions_mut().insert(signed);
         }
@@ -135,8 +139,14 @@ impl Guard {
         check_origin(request.headers(), published.or(authority).as_ref())
             .map_err(|problem| ("origin", problem))?;
         let connection = request.extensions().get::<Connection>();
-        if FORM_PATHS.contains(&request.uri().path()) {
-            return Ok(check_form(request.method(), request.headers(), connection)?);
+        let path = request.uri().path();
+        // With a slash at its end it is the same path.
+        if FORM_PATHS.contains(&path.strip_suffix('/').unwrap_or(path)) {
+            check_form(request.method(), request.headers(), connection)?;
+            let caller = Caller::of(request, connection, signed, &self.site.access);
+            return Ok(caller
+                .check(Class::Registry, false, &self.site.access)
+                .map_err(|problem| ("token", problem))?);
         }
         let area = self.classes.area(request.uri().path());
         if !request.body().is_end_stream() {

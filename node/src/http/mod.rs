@@ -11,6 +11,7 @@
 //! | `body`, `body_room`, `decode` | bounds on request bodies, and their content coding, before any handler |
 //! | `unread` | the bound on answers that wait for their readers |
 //! | `guard` | who may ask what: `Host`, `Origin`, content type |
+//! | `forward` | writes for another node |
 //! | `class`, `caller` | the class of a write, and who makes it |
 //! | `errors` | every error a problem+json, plain text under `/v1`; counting |
 //! | `plugins` | who answers below a plug-in's prefix |
@@ -28,6 +29,7 @@ mod class;
 mod decode;
 mod dependencies;
 mod errors;
+mod forward;
 mod guard;
 mod host;
 mod instance;
@@ -57,7 +59,7 @@ use axum::{
     extract::{Request, State},
     http::Uri,
     middleware::{self, Next},
-    response::{Redirect, Response},
+    response::{IntoResponse, Redirect, Response},
 };
 use hearsay_services::{Host, PrefixClash, Service, html, prefixes};
 
@@ -90,13 +92,14 @@ pub fn router(
     let others = Plugins::new(Arc::clone(&site), plugins, &host);
     let unslashed = own.clone().fallback(async |uri: Uri| errors::unknown_path(&uri));
     let own = own.fallback(move |request| others.clone().answer(unslashed.clone(), request));
-    Ok(own.layer(middleware::from_fn_with_state(Arc::new(Gate { site, guard }), pass)))
+    Ok(own.layer(middleware::from_fn_with_state(Arc::new(Gate { site, guard, host }), pass)))
 }
 
 /// What every request passes.
 struct Gate {
     site: Arc<Site>,
     guard: guard::Guard,
+    host: Arc<dyn Host>,
 }
 
 /// One layer and not one for each: each is a box for every request and every answer.
@@ -104,7 +107,12 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
     let asked = errors::Asked::of(&request);
     let answer = async {
         gate.guard.check(&mut request).map_err(|refusal| *refusal)?;
+        let other = forward::addressed(&gate.site, &mut request).map_err(IntoResponse::into_response)?;
         let (request, _room) = body::bound(&gate.site, request).await?;
+        if let Some(other) = other {
+            let answer = forward::forward(gate.host.as_ref(), request, &other).await;
+            return answer.map_err(IntoResponse::into_response);
+        }
         Ok(unread::bound(&gate.site, next.run(request).await).await)
     };
     let answer: Result<Response, Response> = answer.await;

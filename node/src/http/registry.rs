@@ -43,6 +43,9 @@ impl From<RegistryError> for Problem {
             RegistryError::Invalid(invalid) => {
                 return Self::new(StatusCode::BAD_REQUEST, error.to_string()).with("field", invalid.field);
             }
+            RegistryError::HeldElsewhere { node, .. } => {
+                return Self::not_found(error.to_string()).with("holder", node.as_str());
+            }
             RegistryError::Forbidden(invalid) => {
                 return Self::new(StatusCode::FORBIDDEN, error.to_string()).with("field", invalid.field);
             }
@@ -64,7 +67,11 @@ fn scope_of(caller: Option<&Extension<Caller>>) -> Scope {
 }
 
 /// Where a request comes from.
-fn source_of(connection: Option<&Connection>) -> Source {
+fn source_of(connection: Option<&Connection>, caller: Option<&Extension<Caller>>) -> Source {
+    // What a trusted proxy passes on comes from its client.
+    if let Some(ip) = caller.and_then(|Extension(caller)| caller.ip()) {
+        return Source::caller(ip);
+    }
     let Some(connection) = connection else { return Source::caller(IpAddr::from([127, 0, 0, 1])) };
     match (connection.peer, &connection.socket) {
         (_, Some(credentials)) => Source::socket(credentials.uid),
@@ -77,13 +84,14 @@ fn source_of(connection: Option<&Connection>) -> Source {
 fn read_registration(
     site: &Site,
     connection: Option<&Connection>,
+    caller: Option<&Extension<Caller>>,
     body: &[u8],
 ) -> Result<Registration, Problem> {
     if body.is_empty() {
         let detail = "the body is missing: a registration in JSON, such as {\"name\":\"web\",\"port\":8080}";
         return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
     }
-    let read = input::read(body, source_of(connection), site.registry.suffix());
+    let read = input::read(body, source_of(connection, caller), site.registry.suffix());
     Ok(read.map_err(RegistryError::from)?)
 }
 
@@ -113,7 +121,7 @@ pub(super) async fn register(
             .filter(|grace| *grace <= GRACE_MAX)
             .ok_or_else(|| Parameters::refuse("grace", text, "a duration such as 5s, of at most 1h"))?,
     };
-    let registration = read_registration(&site, connection.as_deref(), &body)?;
+    let registration = read_registration(&site, connection.as_deref(), caller.as_ref(), &body)?;
     if hold {
         return hold::hold_registration(site, registration, grace, scope).await;
     }
@@ -147,7 +155,12 @@ pub(super) async fn deregister_matching(
     let which = if is_json {
         match named_id(&body) {
             Some(id) => Selector::Id(id),
-            None => Selector::Like(Box::new(read_registration(&site, connection.as_deref(), &body)?)),
+            None => Selector::Like(Box::new(read_registration(
+                &site,
+                connection.as_deref(),
+                caller.as_ref(),
+                &body,
+            )?)),
         }
     } else {
         let url = std::str::from_utf8(&body).map_err(|_| bad("the body is not UTF-8"))?.trim();

@@ -59,6 +59,13 @@ impl Scope {
             return foreign("address");
         }
         for check in &registration.checks {
+            let own = format!("service:{}", registration.id);
+            let is_anothers = check.id.starts_with("service:")
+                && check.id.strip_prefix(&own).is_none_or(|rest| !rest.is_empty() && !rest.starts_with(':'));
+            if is_anothers {
+                let problem = format!("{:?} is the check of another instance; choose another", check.id);
+                return Err(Invalid { field: "id", problem });
+            }
             let target = match &check.kind {
                 CheckKind::Http(http) => {
                     if let Some(field) = shaped(http) {
@@ -115,6 +122,7 @@ mod tests {
             r#"{"name":"web","address":"10.0.0.9","port":80,"check":{"tcp":true}}"#,
             r#"{"name":"web","url":"http://10.0.0.9:80","check":{"watch":true}}"#,
             r#"{"name":"web","port":80,"check":{"ttl":"10s"}}"#,
+            r#"{"name":"web","id":"w","port":80,"checks":[{"id":"service:w:1","ttl":"9s"},{"id":"mine","ttl":"9s"}]}"#,
             r#"{"name":"web","port":80,"requires":["db"],"updates":"http://10.0.0.9:81/changes"}"#,
             r#"{"ServiceName":"web","ServiceURL":"http://10.0.0.9:80","HeartbeatURL":"/beat"}"#,
             r#"{"name":"web","Addr":"10.0.0.9:80","RequiredServices":["db"]}"#,
@@ -134,6 +142,8 @@ mod tests {
             (r#"{"name":"web","port":80,"check":{"http":"/","method":"POST"}}"#, "method"),
             (r#"{"name":"web","port":80,"check":{"http":"/","header":{"a":"b"}}}"#, "header"),
             (r#"{"name":"web","port":80,"check":{"http":"/","body":"x"}}"#, "body"),
+            (r#"{"name":"web","id":"w","port":80,"check":{"id":"service:db","ttl":"9s"}}"#, "id"),
+            (r#"{"name":"web","id":"w","port":80,"check":{"id":"service:w1","ttl":"9s"}}"#, "id"),
         ] {
             assert_eq!(refused(foreign), Some(field), "{foreign}");
         }

@@ -37,7 +37,7 @@ impl Instance {
     async fn slow(status: u16, body: &str, delay: Duration) -> Self {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let does = Does { status, body: body.to_owned(), delay, asked: Arc::clone(&asked) };
-        let answer = async |State(does): State<Does>, request: Request<axum::body::Body>| {
+        let answer = async |State(does): State<Does>, request: http::Request<axum::body::Body>| {
             let (head, _) = request.into_parts();
             does.asked.lock().unwrap().push((head.method, head.uri.to_string(), head.headers));
             tokio::time::sleep(does.delay).await;

@@ -43,10 +43,10 @@ use super::{
     stream::{Active, Connection},
     target::{BAD_ANSWER, BROKEN, Target},
     tunnel,
-    vouch::{self, Whole},
+    vouch::{self, Proof, Whole},
     words::{bad_upload, nobody, not_of_role, not_opened, own_words, told, unknown},
 };
-use crate::Problem;
+use crate::{Problem, prefixes::is_writing_get};
 
 /// The signature of a node.
 const SIGNATURE: HeaderName = HeaderName::from_static(hearsay_protocol::signed_request::HEADER);
@@ -151,9 +151,14 @@ impl Worker {
         let whole = head.uri.path_and_query().ok_or_else(no_path)?;
         let whole = rest_of(whole, found.name_bytes)?;
         drop(routes);
-        let is_safe = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        if let Some(proof) = proof.as_ref().filter(|_| route.group.is_of_roles()) {
+            // Before anything is taken in for it.
+            proof.check(&head.method, whole.path())?;
+        }
+        let is_safe = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS)
+            && !is_writing_get(whole.path());
         let (body, upload, is_kept, room) = if proof.is_some() && has_body {
-            let whole = shared.vouching.take(body, shared.limits.stall).await;
+            let whole = shared.vouching.take(body).await;
             connection.body_ended();
             let Whole { bytes, room } = whole?;
             (Outgoing::Kept(bytes), None, true, Some(room))
@@ -264,12 +269,13 @@ impl Worker {
             let to_role = passing.authority.as_ref().filter(|_| target.is_role());
             let published = |authority| published.get(&shared.names, client, authority);
             passing.forwarded = to_role.map(published).transpose()?;
-            let mut attempt = self.attempt(&target, passing, manner, Some(now)).await?;
+            let is_last = group.members.len() <= tried.len() + 1;
+            let mut attempt = self.attempt(&target, passing, manner, Some(now), is_last).await?;
             if let Attempt::Stale { was_sent } = attempt {
                 attempt = if was_sent && !passing.is_repeatable {
                     Attempt::Broken("it closed the connection".into())
                 } else {
-                    self.attempt(&target, passing, manner, None).await?
+                    self.attempt(&target, passing, manner, None, is_last).await?
                 };
             }
             let now_ms = || shared.now_ms();
@@ -334,13 +340,14 @@ impl Worker {
         Err(failure.unwrap_or_else(unserved))
     }
 
-    /// Sends it to this instance, and again while a role's node does not know this one.
+    /// Sends it to this instance. A role's node that does not know this one has not carried it out: another is asked, or after the last this one again.
     async fn attempt(
         &self,
         target: &Arc<Target>,
         passing: &mut Passing<'_>,
         manner: &Manner,
         reuse: Option<Instant>,
+        is_last: bool,
     ) -> Result<Attempt, Refusal> {
         let Some(proof) = passing.proof.as_ref().filter(|_| target.is_role()) else {
             return Ok(self.send(target, passing, manner, reuse).await);
@@ -355,6 +362,10 @@ impl Worker {
                     && response.headers().contains_key(header::RETRY_AFTER)
             };
             match attempt {
+                Attempt::Answered(answered) if is_unknown(&answered) && !is_last => {
+                    let why = "its node does not know this gateway yet".to_owned();
+                    return Ok(Attempt::NotOpened(ConnectError::Refused(why)));
+                }
                 Attempt::Answered(answered) if is_unknown(&answered) && Instant::now() < ends => {
                     drop(answered);
                     sleep(vouch::RETRY_EVERY).await;
@@ -372,7 +383,9 @@ impl Worker {
         manner: &Manner,
         reuse: Option<Instant>,
     ) -> Attempt {
-        let http2 = passing.upgrade.is_none() && (passing.is_grpc || target.h2c || manner.http2);
+        // A node speaks HTTP/1, whatever a client makes of the type of its body.
+        let wants_http2 = passing.is_grpc && !target.is_role() || target.h2c || manner.http2;
+        let http2 = passing.upgrade.is_none() && wants_http2;
         let sender = match self.sender(target, http2, reuse).await {
             Ok(sender) => sender,
             Err(why) => return Attempt::NotOpened(why),
@@ -417,7 +430,7 @@ impl Worker {
         *request.uri_mut() = uri;
         *request.version_mut() = version;
         *request.headers_mut() = headers;
-        if target.is_role() && passing.proof.is_some() {
+        if target.is_role() && Proof::is_write(&passing.method, passing.path.path()) {
             let body = if let Outgoing::Kept(bytes) = &passing.body { bytes.as_ref() } else { &[] };
             if let Some(signature) = self.shared.vouching.sign(target.node_id, &request, body) {
                 request.headers_mut().insert(SIGNATURE, signature);

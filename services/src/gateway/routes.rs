@@ -410,6 +410,11 @@ fn is_built_in_role(service: &str) -> bool {
 }
 
 impl Group {
+    /// Whether all of them are of built-in roles, and there are some.
+    pub fn is_of_roles(&self) -> bool {
+        self.has_roles && self.members.iter().all(|member| member.target.is_role())
+    }
+
     fn join(&mut self, target: Arc<Target>, provider: &Arc<Provider>, manner: Arc<Manner>) {
         // One instance may announce a prefix twice; the first tag counts.
         if self.members.last().is_some_and(|last| Arc::ptr_eq(&last.target, &target)) {

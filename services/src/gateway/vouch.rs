@@ -5,9 +5,9 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -16,6 +16,8 @@ use crate::{Host, Problem, prefixes::is_writing_get, signing};
 
 /// The largest body that is signed: what a node takes.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Time for a body. As a node grants.
+const BODY_MAX: Duration = Duration::from_secs(10);
 /// Of a body that is too large, so much is taken in and thrown away.
 const DISCARD_BYTES_MAX: usize = 4 * BODY_BYTES_MAX;
 /// For so long, at most.
@@ -41,17 +43,26 @@ pub struct Whole {
 pub struct Proof(Result<(), Problem>);
 
 impl Proof {
+    /// Whether this request changes something, so that its instance wants a proof.
+    pub fn is_write(method: &Method, path: &str) -> bool {
+        !method.is_safe() || *method != Method::OPTIONS && is_writing_get(path)
+    }
+
     /// Whether it may make this request.
     ///
     /// # Errors
     /// 401, with what is missing.
     pub fn check(&self, method: &Method, path: &str) -> Result<(), Refusal> {
-        let is_safe = method.is_safe() && (*method == Method::OPTIONS || !is_writing_get(path));
         match &self.0 {
-            Err(problem) if !is_safe => Err((Reason::Unproven, problem.clone())),
+            Err(problem) if Self::is_write(method, path) => Err((Reason::Unproven, problem.clone())),
             _ => Ok(()),
         }
     }
+}
+
+fn too_large() -> Refusal {
+    let detail = format!("the body is larger than {BODY_BYTES_MAX} bytes; send less at a time");
+    (Reason::BodySize, Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
 }
 
 async fn discard(mut body: Incoming) {
@@ -96,32 +107,40 @@ impl Vouching {
         }
     }
 
-    /// Takes in a body.
+    /// Takes in a body. Its memory is charged as it comes, so that announcing a large one costs the others nothing.
     ///
     /// # Errors
     /// It is too large, too slow or broken, or there is no room.
-    pub async fn take(&self, body: Incoming, patience: Duration) -> Result<Whole, Refusal> {
-        let too_large = || {
-            let detail = format!("the body is larger than {BODY_BYTES_MAX} bytes; send less at a time");
-            (Reason::BodySize, Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
-        };
-        let announced = usize::try_from(body.size_hint().upper().unwrap_or(BODY_BYTES_MAX as u64));
-        let Some(bytes) = announced.ok().filter(|_| body.size_hint().lower() <= BODY_BYTES_MAX as u64) else {
+    pub async fn take(&self, body: Incoming) -> Result<Whole, Refusal> {
+        if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
             // A connection that is closed with bytes unread is reset, and the client may not see the answer.
             _ = tokio::time::timeout(DISCARD_FOR, discard(body)).await;
             return Err(too_large());
-        };
-        let bytes = u32::try_from(bytes.min(BODY_BYTES_MAX)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).try_acquire_many_owned(bytes).map_err(|_| {
+        }
+        let taken = tokio::time::timeout(BODY_MAX, self.collect(body)).await;
+        taken.unwrap_or_else(|_| Err(bad_upload(Upload::Stalled)))
+    }
+
+    async fn collect(&self, mut body: Incoming) -> Result<Whole, Refusal> {
+        let (mut bytes, mut room) = (BytesMut::new(), self.charge(0)?);
+        while let Some(frame) = body.frame().await {
+            // Trailers mean nothing to a role.
+            let Ok(data) = frame.map_err(|_| bad_upload(Upload::Broken))?.into_data() else { continue };
+            if BODY_BYTES_MAX - bytes.len() < data.len() {
+                return Err(too_large());
+            }
+            room.merge(self.charge(data.len())?);
+            bytes.extend_from_slice(&data);
+        }
+        Ok(Whole { bytes: bytes.freeze(), room })
+    }
+
+    fn charge(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Arc::clone(&self.room).try_acquire_many_owned(bytes).map_err(|_| {
             let detail = "too many bodies are taken in here; try again";
             (Reason::BodyRoom, Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
-        })?;
-        match tokio::time::timeout(patience, Limited::new(body, BODY_BYTES_MAX).collect()).await {
-            Ok(Ok(whole)) => Ok(Whole { bytes: whole.to_bytes(), room }),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-            Ok(Err(_)) => Err(bad_upload(Upload::Broken)),
-            Err(_) => Err(bad_upload(Upload::Stalled)),
-        }
+        })
     }
 
     /// Signs a request to the node of a role; without a signature where the table does not list the node.

@@ -340,11 +340,13 @@ async fn forms_come_from_pages_of_this_node_on_this_machine() {
         (&["content-type: text/plain", OWN], 415),
         (&["content-type: multipart/form-data; boundary=x", OWN], 415),
     ] {
-        server.send("POST /ui/registrations/deregister", headers, form).await.problem(status);
+        for slash in ["", "/"] {
+            let request = format!("POST /ui/registrations/deregister{slash}");
+            server.send(&request, headers, form).await.problem(status);
+        }
     }
     // The forms' type is taken nowhere else.
-    for path in ["/services", "/ui", "/ui/services/web", "/ui/registrations/deregister/", "/ui/registrations"]
-    {
+    for path in ["/services", "/ui", "/ui/services/web", "/ui/registrations"] {
         let reply = server.send(&format!("POST {path}"), &[FORM, OWN], form).await;
         assert!([404, 405, 415].contains(&reply.status), "{path}: {reply:?}");
     }

@@ -19,6 +19,9 @@ use super::{
 };
 use crate::timestamp::now_ms;
 
+/// Registrations of one address without proof. Guess: a host runs some hundred programs at most.
+const UNPROVEN_MAX: usize = 512;
+
 impl Registrar {
     /// Decides a change by what the ones before it in the batch leave behind.
     pub(super) fn decide(&self, change: Change, batch: &mut Batch) {
@@ -117,6 +120,7 @@ impl Registrar {
         }
         if before.is_none() {
             self.check_room(batch)?;
+            self.check_share(scope, batch)?;
         }
         self.check_ids_of_checks(&registration, batch)?;
         let was_durable = before.as_ref().is_some_and(|(owner, _)| owner.is_durable());
@@ -155,6 +159,19 @@ impl Registrar {
         Ok(())
     }
 
+    /// One host of the network that has shown no proof must not take the room of all others.
+    fn check_share(&self, scope: Scope, batch: &Batch) -> Result<(), RegistryError> {
+        let Some(address) = scope.address() else { return Ok(()) };
+        let is_its_own = |registration: &Registration| registration.registered_from == Some(address);
+        let held = self.matching(batch, is_its_own).len();
+        if held < UNPROVEN_MAX {
+            return Ok(());
+        }
+        Err(RegistryError::Limit(format!(
+            "{address} has registered {held} programs here, which is the limit for an address without the node's token"
+        )))
+    }
+
     /// Reports name a check alone, so no two registrations may have one of the same id.
     fn check_ids_of_checks(&self, registration: &Registration, batch: &Batch) -> Result<(), RegistryError> {
         let state = self.lock();
@@ -186,7 +203,7 @@ impl Registrar {
     ) -> Result<Vec<String>, RegistryError> {
         let ids = self.select(which, batch);
         if ids.is_empty() {
-            return Err(RegistryError::NotFound(self.not_here(which)));
+            return Err(self.not_here(which));
         }
         for id in &ids {
             match self.planned(id, batch) {
@@ -257,13 +274,13 @@ impl Registrar {
     }
 
     /// Says that a registration is not here, and who holds it if that is known.
-    fn not_here(&self, which: &Selector) -> String {
+    fn not_here(&self, which: &Selector) -> RegistryError {
         let id = match which {
             Selector::Id(id) | Selector::ServiceAndId(_, id) => id,
             Selector::Like(like) => &like.id,
             Selector::Url(url) => {
                 let url: String = url.chars().take(128).collect();
-                return format!("this node holds no registration at {url:?}");
+                return RegistryError::NotFound(format!("this node holds no registration at {url:?}"));
             }
         };
         let holder = self.parts.view.read(|table| {
@@ -271,15 +288,13 @@ impl Registrar {
             Some((found.node_id == self.parts.me, found.node.clone(), found.instance.service.clone()))
         });
         let id: String = id.chars().take(128).collect();
-        match holder {
+        RegistryError::NotFound(match holder {
             Some((true, _, service)) => {
                 format!("{id:?} is an instance of the service {service:?}, not of that one")
             }
-            Some((false, node, _)) => {
-                format!("this node does not hold {id:?}; the node {node:?} does: ask that one")
-            }
+            Some((false, node, _)) => return RegistryError::HeldElsewhere { id, node },
             None => format!("this node holds no registration with the id {id:?}; /registrations lists them"),
-        }
+        })
     }
 
     fn decide_maintenance(
@@ -290,7 +305,7 @@ impl Registrar {
         batch: &mut Batch,
     ) -> Result<(), RegistryError> {
         match self.planned(&id, batch) {
-            None => return Err(RegistryError::NotFound(self.not_here(&Selector::Id(id)))),
+            None => return Err(self.not_here(&Selector::Id(id))),
             Some((_, registration)) if !scope.includes(&registration) => return Err(not_its_own(&id)),
             Some(_) => (),
         }
