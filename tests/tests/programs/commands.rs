@@ -43,12 +43,12 @@ fn failing(lab: &Lab, node: NodeRef) -> Option<u64> {
 /// Waits until a file is refused, and every place that tells of it does.
 fn is_refused(lab: &Lab, node: NodeRef, file: &str, words: &str) {
     lab.until(10 * S, &format!("{file} is refused: {words}"), |lab| {
+        // The line of the log may come a moment after the status.
+        let is_logged = lab.log(node).lines().any(|line| line.contains(file) && line.contains(words));
         problem(lab, node, file).is_some_and(|problem| problem.contains(words))
             && failing(lab, node) == Some(1)
+            && is_logged
     });
-    let log = lab.log(node);
-    let is_logged = log.lines().any(|line| line.contains(file) && line.contains(words));
-    assert!(is_logged, "{log}");
 }
 
 fn is_in_effect(lab: &Lab, node: NodeRef, file: &str, service: &str) {
