@@ -393,6 +393,11 @@ impl ProviderTable {
         self.explain(now, Subject::Service(service.to_owned()), node, line);
     }
 
+    /// The address over which a node is or last was connected.
+    pub fn connected(&self, node: NodeId) -> Option<IpAddr> {
+        self.vantage.connected(node)
+    }
+
     /// A connection to this node was opened to or from this address.
     pub fn set_connected(&mut self, node: NodeId, ip: IpAddr) {
         if self.vantage.connect(node, ip, |known| self.members.contains_key(known)) {

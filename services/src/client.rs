@@ -10,6 +10,7 @@
 //!
 //! [`AskError`] says "nobody is there" apart from "none of them could": the first wants a node started, the second one mended.
 
+mod call;
 mod order;
 mod request;
 mod resolver;
@@ -19,8 +20,8 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use axum::body::Bytes;
-use hearsay_protocol::{NodeId, providers::Provider};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use hearsay_protocol::providers::Provider;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -31,12 +32,12 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::Host;
+pub use call::Call;
 use order::{Ailing, Reached};
 use request::{check_address, request, sign};
 use resolver::{PolicyCell, Resolver};
 
-/// Names a write, so that a repetition of it is the same write.
-pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub use crate::writing::IDEMPOTENCY_KEY;
 
 /// How long a node is asked again that does not know this one yet, or not any more. Gossip takes milliseconds, a restart a second.
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
@@ -69,72 +70,6 @@ impl Default for Limits {
             instances: 5,
             body_bytes: 4 * 1024 * 1024,
         }
-    }
-}
-
-/// A question to a service, without the address of an instance.
-#[derive(Clone, Debug)]
-pub struct Call {
-    method: Method,
-    path: String,
-    headers: HeaderMap,
-    body: Bytes,
-    prefer: Option<NodeId>,
-    /// Whether only paths of the role are asked for.
-    is_for_role: bool,
-}
-
-impl Call {
-    /// A request for a path (with its query, both encoded).
-    pub fn new(method: Method, path: impl Into<String>) -> Self {
-        let (headers, body) = (HeaderMap::new(), Bytes::new());
-        Self { method, path: path.into(), headers, body, prefer: None, is_for_role: true }
-    }
-
-    /// A read.
-    pub fn get(path: impl Into<String>) -> Self {
-        Self::new(Method::GET, path)
-    }
-
-    /// With a body of this content type.
-    #[must_use]
-    pub fn body(mut self, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        self.body = body.into();
-        self
-    }
-
-    /// With a body whose type is among the headers.
-    #[must_use]
-    pub fn whole_body(self, body: Bytes) -> Self {
-        Self { body, ..self }
-    }
-
-    /// With a JSON body.
-    #[must_use]
-    pub fn json(self, value: &serde_json::Value) -> Self {
-        self.body("application/json", value.to_string())
-    }
-
-    /// With one more header. A value that no header can hold is left out.
-    #[must_use]
-    pub fn header(mut self, name: HeaderName, value: &str) -> Self {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.insert(name, value);
-        }
-        self
-    }
-
-    /// Asks the instances of this node first.
-    #[must_use]
-    pub fn prefer(mut self, node: Option<NodeId>) -> Self {
-        self.prefer = node;
-        self
-    }
-
-    /// Whether it may be asked again though it may have been answered.
-    fn is_repeatable(&self) -> bool {
-        self.method.is_safe() || self.headers.contains_key(IDEMPOTENCY_KEY)
     }
 }
 
@@ -397,7 +332,7 @@ impl Client {
         let via = via.unwrap_or_else(|_| HeaderValue::from_static("1.1 hearsay"));
         let mut unreached = Vec::new();
         for url in reached.order(provider) {
-            let mut request = request(provider, &url, call, &via)?;
+            let mut request = request(provider, &url, call, &via).map_err(Trouble::of_address)?;
             if let Err(rule) = check_address(policy, provider, &url) {
                 policy.count(rule);
                 unreached.push(format!("{url}: not called: {rule}"));

@@ -10,7 +10,7 @@ use http::{
 };
 use http_body_util::Full;
 
-use super::{Call, Trouble};
+use super::call::Call;
 use crate::{
     Host,
     address_policy::{AddressPolicy, Forbidden, InstanceAddress},
@@ -28,16 +28,16 @@ pub(super) fn request(
     url: &str,
     call: &Call,
     via: &HeaderValue,
-) -> Result<Request<Full<Bytes>>, Trouble> {
-    let no_address = || Trouble::of_address(format!("{url:?} is no http:// address"));
+) -> Result<Request<Full<Bytes>>, String> {
+    let no_address = || format!("{url:?} is no http:// address");
     let origin = WebOrigin::parse(url).filter(|origin| origin.scheme == "http").ok_or_else(no_address)?;
     let authority: Authority = origin.authority().parse().map_err(|_| no_address())?;
     let path = call.path.parse::<PathAndQuery>().ok();
     let is_asked =
         |path: &PathAndQuery| !call.is_for_role || is_of_role(&provider.instance.service, path.path());
-    let path = path.filter(is_asked).ok_or_else(|| {
-        Trouble::of_address(format!("{:?} is no path of the role {}", call.path, provider.instance.service))
-    })?;
+    let path = path
+        .filter(is_asked)
+        .ok_or_else(|| format!("{:?} is no path of the role {}", call.path, provider.instance.service))?;
     let mut parts = http::uri::Parts::default();
     (parts.scheme, parts.authority, parts.path_and_query) = (Some(Scheme::HTTP), Some(authority), Some(path));
     let mut request = Request::new(Full::new(call.body.clone()));

@@ -12,6 +12,8 @@ use tokio::{
     net::TcpListener,
 };
 
+use http::Method;
+
 use super::*;
 use crate::testing::MemoryHost;
 

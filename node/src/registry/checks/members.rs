@@ -131,13 +131,15 @@ impl MemberAddresses for ClusterAddresses {
             || (node == self.me && is_own())
     }
 
-    /// This node's own addresses mean this machine. Those of others do if this node is advertised at loopback
-    /// alone: then no node of another host can reach it, and all of them are on this machine.
+    /// This node's own addresses mean this machine. Those of others do if they are connected from this machine, or if this
+    /// node is advertised at loopback alone: then no node of another host can reach it, and all of them are here.
     fn shares_loopback(&self, node: NodeId) -> bool {
         let is_loopback = |address: &String| {
             host_of(address).and_then(|host| host.parse().ok()).is_some_and(|ip: IpAddr| ip.is_loopback())
         };
+        let connected = || self.view.read(|table| table.connected(node));
         node == self.me
+            || connected().is_some_and(|ip| self.is_own_ip(ip.to_canonical()))
             || self.view.read(|table| {
                 let me = table.member(self.me);
                 me.is_some_and(|me| !me.addresses.is_empty() && me.addresses.iter().all(is_loopback))
