@@ -348,8 +348,7 @@ impl ProviderTable {
         any
     }
 
-    /// Lists an instance of a member, or what is new of it. `explained`: lines for `/why` have been added
-    /// already.
+    /// Lists an instance of a member, or what is new of it. `explained`: lines for `/why` have been added already.
     fn list(&mut self, now: Time, node: NodeId, id: String, instance: Arc<Instance>, explained: bool) {
         let Some(member) = self.members.get(&node) else { return };
         let service = instance.service.clone();
