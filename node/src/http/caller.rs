@@ -33,7 +33,7 @@ impl Token {
     }
 }
 
-/// Takes this node's token off a request that goes on to somebody else. Another `Authorization` is meant for whom it goes to.
+/// Takes this node's token off a request that a gateway passes on. Any other `Authorization` is for the instance.
 pub(super) fn strip_credentials(headers: &mut HeaderMap, access: &Access) {
     if Token::of(headers, false, access) == Token::Ours {
         headers.remove(header::AUTHORIZATION);
@@ -102,7 +102,7 @@ impl Caller {
         self.ip
     }
 
-    /// Whether a member asks, for somebody whom it has looked at.
+    /// Whether the request bears a member's signature.
     pub(super) fn is_signed(&self) -> bool {
         self.signer.is_some()
     }

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | admin | the node itself: leave, maintenance, forget | this machine, the node's token |
 //! | registry | registrations and checks | this machine, the token, a member's signed request; in a cluster without key also private addresses |
-//! | role | the plug-ins' paths | as registry; with `--open`, everybody |
+//! | role | the plug-ins' paths | the same as registry; with `--open`, every client |
 //!
 //! A path that is not known is of the class admin: nothing that is added can be forgotten here.
 

@@ -161,7 +161,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Who signed the request, if somebody did.
+    /// The signature of the request, if it bears one.
     fn signed(
         &self,
         request: &Request,
