@@ -1,4 +1,4 @@
-//! Any bytes as a request, to a core in the middle of its life.
+//! Fuzz target: passes any bytes as a request to a running core.
 #![no_main]
 
 use std::cell::RefCell;

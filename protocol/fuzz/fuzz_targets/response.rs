@@ -1,4 +1,4 @@
-//! Any bytes as a response, to a core in the middle of its life.
+//! Fuzz target: passes any bytes as a response to a running core.
 #![no_main]
 
 use std::cell::RefCell;
