@@ -1,70 +1,76 @@
-//! What can be tuned, with the meaning, the bound and the trade-off of each.
+//! [`Config`]: options of the core, each with its meaning, bound and trade-off.
 
 use std::time::Duration;
 
-/// How the core behaves. The defaults are meant for everybody; a test or a simulation may turn them.
+/// Options of the core. Nodes use the defaults; tests and simulations change them.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Nodes of different clusters ignore each other. Part of everything that is signed.
+    /// Name of the cluster. Every signature covers the name, so nodes of other clusters are ignored.
     pub cluster: String,
-    /// Whether this node speaks a next version, to try whether two live together.
-    #[cfg(feature = "next")]
+    /// Whether this node poses as a node of the next protocol version. Only upgrade tests set it; every
+    /// release has `false`.
     pub is_next: bool,
-    /// How often a watcher pings its subject. Longer: less traffic (a ping and its answer are about 300 bytes on the wire), and a freeze
-    /// is noticed that much later. Design: 1 s.
+    /// Interval of a watcher's pings to its subject. A longer interval causes less traffic (a ping and its
+    /// answer take about 300 bytes on the wire), but delays the detection of a freeze by as much.
     pub ping_interval: Duration,
-    /// How long a ping or a probe may stay unanswered in a calm network; see [`health`](crate::health) for what is added when it
-    /// is not calm. Shorter finds a freeze sooner and asks more of the scheduler. 400 ms is ten times the worst
-    /// round trip seen among 100 processes on two busy cores.
+    /// Timeout of a ping or probe in a calm network; [`patience`](crate::membership::patience) adds to it
+    /// when answers are late. A shorter timeout detects a freeze sooner, but the machine must schedule
+    /// processes faster. 400 ms is ten times the worst round trip among 100 processes on two busy cores.
     pub ping_timeout: Duration,
-    /// How long a suspect has to refute before two weak reports fail it, in a calm network. Must cover one flood there and one back,
-    /// which take 0.2 s among 100 processes on two busy cores; design: 0.8 s.
+    /// Time in which a suspect can refute before two weak reports fail it, in a calm network. Must cover a
+    /// flood in each direction; a flood takes 0.2 s among 100 processes on two busy cores.
     pub suspicion: Duration,
-    /// A watcher that has not reached its subject for this long says so, even if nothing was ever heard of it. Design: 5 s.
+    /// Time after which a watcher reports a subject to which it has no connection, even if it never had one.
     pub unreached: Duration,
-    /// How many live members watch each member. Two of them suffice for a verdict; three bear one loss. Rapid (ATC 2018) shows why a
-    /// random graph of this degree expands.
+    /// Live members that watch each member. Two reports decide on a verdict, so three watchers tolerate the
+    /// loss of one. Rapid (ATC 2018) shows why a random graph of this degree expands.
     pub watchers: usize,
-    /// Up to this many members, everybody is everybody's neighbour.
+    /// Largest number of members at which every two of them are connected.
     pub full_mesh_max: usize,
-    /// A connection that nobody needs is closed after this long. Long enough for a table that is being filled to settle.
+    /// Time after which an unneeded connection is closed. It suffices for a new node to fill its table.
     pub prune_after: Duration,
-    /// How often anti-entropy compares with one random neighbour. Costs one hash when nothing differs. Design: 15 s.
+    /// Mean interval of comparisons with a random neighbour. A comparison without a difference transfers one
+    /// hash.
     pub sync_interval: Duration,
-    /// How long a request may stay unanswered before the session is given up; the next one starts afresh. Where the peer is gone the
-    /// connection says so sooner; where it is only slow, giving up early would waste its work just when there is too much of it.
+    /// Time after which a session without response ends; the next session starts over. If a peer's process is
+    /// gone, its connection closes sooner. A short timeout would waste the work of a peer that is slow
+    /// because it is overloaded.
     pub sync_timeout: Duration,
-    /// Changes of one node within this time travel in one message. The first goes at once.
+    /// Time for which a node collects its changes into one message. The first change is sent at once.
     pub coalesce: Duration,
-    /// How long a node collects its tombstones after. Whoever was away for longer takes the whole. Design: 1 h.
+    /// Age at which a node removes its own tombstones. A node that was disconnected for longer fetches all
+    /// entries.
     pub tombstone_age: Duration,
-    /// How long failed and left members are remembered and redialled. Design: 72 h.
+    /// Time for which failed and left members are remembered and redialled.
     pub forget_after: Duration,
-    /// How long a failed member that keeps nothing on disk is remembered: its key ended with its process, so it cannot return once its
-    /// network is back. Long enough for a partition to heal before. Design, section 5: 10 min.
+    /// Time for which a failed ephemeral member is remembered. Its key ended with its process, so it cannot
+    /// return later. A partition should heal within this time.
     pub forget_ephemeral_after: Duration,
-    /// The most members in the table. A stranger's invention of members ends here; those long dead make room first.
+    /// Members in the table, at most. Bounds the members that an attacker can invent. If the table is full,
+    /// members that are gone for longest are dropped first.
     pub members_max: usize,
-    /// The most entries of one node: 10,000 instances, 20,000 parts of them, and 10,000 of everything else.
-    /// Few instances have parts, and most of those have one.
+    /// Entries of one node, at most: 10,000 instances, 20,000 parts, and 10,000 others. Few instances have
+    /// parts, and most of those have one.
     pub entries_per_node_max: usize,
-    /// The most instances of one node. Design, section 3.
+    /// Instances of one node, at most.
     pub instances_per_node_max: usize,
-    /// The most instances of all other nodes together. Beyond it those of the newest nodes are left out.
-    /// Counts instances and not their parts, which `entries_per_node_max` bounds. Design, section 3.
+    /// Instances of all other nodes, at most. If there are more, those of the newest nodes are displaced.
+    /// Parts do not count; `entries_per_node_max` bounds them.
     pub instances_max: usize,
-    /// Gossiped entries of one signer: how many a second, on average. Beyond it anti-entropy brings them, later.
+    /// Gossiped entries of one signer per second, on average. Entries beyond that arrive later, by
+    /// anti-entropy.
     pub entries_per_signer_per_s: u32,
-    /// Gossiped entries of one signer: how many at once, so that 10,000 instances may register in one go.
+    /// Gossiped entries of one signer at once: enough to register 10,000 instances together.
     pub entries_per_signer_burst: u32,
-    /// Evidence of one observer: how much a second, on average.
+    /// Reports of one observer per second, on average.
     pub evidence_per_observer_per_s: u32,
-    /// Evidence of one observer: how much at once; a switch that dies takes all its hosts along.
+    /// Reports of one observer at once. If a switch fails, one observer reports many members.
     pub evidence_per_observer_burst: u32,
-    /// A node younger than this gives way if its name is taken; an older one only warns, because a partition that heals must
-    /// stop nobody.
+    /// Age up to which a node stops if another member has its name. An older node only warns, because no node
+    /// may stop when a partition heals.
     pub newcomer: Duration,
-    /// How long a name clash must last before the newcomer gives way: its own dead predecessor may not be known dead yet.
+    /// Time for which a name clash must last before the younger node stops. The other member may be this
+    /// node's own predecessor, which is not yet declared failed.
     pub name_clash: Duration,
 }
 
@@ -72,7 +78,6 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             cluster: "default".into(),
-            #[cfg(feature = "next")]
             is_next: false,
             ping_interval: Duration::from_secs(1),
             ping_timeout: Duration::from_millis(400),

@@ -1,38 +1,40 @@
-//! Who speaks, since when, and for the how-manieth time.
+//! Identity of a node (its Ed25519 key, [`NodeId`] and signatures), and the numbers that order its
+//! statements: incarnation (one run of the node) and version (one statement of that run).
 //!
-//! A node is its Ed25519 key. The public half is its [`NodeId`], written as libp2p writes a PeerId, so that what a person
-//! reads in `/members` is what libp2p's own tools print.
+//! An Ed25519 key identifies a node. The public half is its [`NodeId`], written as libp2p writes a PeerId, so
+//! that `/members` and libp2p's own tools print the same text.
 
 use std::{cell::RefCell, fmt, str::FromStr};
 
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-/// What libp2p puts before an Ed25519 key to make a PeerId: an identity multihash (0x00) of 36 bytes, holding a protobuf of
-/// key type 1 (Ed25519) and 32 bytes of key. Source: libp2p specs, `peer-ids/peer-ids.md`.
+/// First bytes of the PeerId of an Ed25519 key: an identity multihash (0x00) of 36 bytes, which contain a
+/// protobuf of key type 1 (Ed25519) and 32 bytes of key. Source: libp2p specs, `peer-ids/peer-ids.md`.
 const PEER_ID_PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 
-/// A node's identity: its Ed25519 public key.
+/// Id of a node: its Ed25519 public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId([u8; 32]);
 
-/// Why a text or a byte string is not a [`NodeId`].
+/// Error of a text or byte string that is not a [`NodeId`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not the id of a node: expected the PeerId of an Ed25519 key, such as 12D3KooW…")]
 pub struct NotANodeId;
 
 impl NodeId {
-    /// The id whose public key is these bytes. Bytes that are no point of the curve make an id that can sign nothing.
+    /// Id with this public key. If the bytes are not a point of the curve, no signature verifies under the
+    /// id.
     pub fn from_public_key(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The public key.
+    /// Public key.
     pub fn public_key(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The binary form of the libp2p PeerId.
+    /// Binary form of the libp2p PeerId.
     pub fn to_peer_id_bytes(&self) -> [u8; 38] {
         let mut bytes = [0; 38];
         bytes[..6].copy_from_slice(&PEER_ID_PREFIX);
@@ -40,16 +42,17 @@ impl NodeId {
         bytes
     }
 
-    /// The node behind a libp2p PeerId.
+    /// Id that a libp2p PeerId contains.
     ///
     /// # Errors
-    /// A PeerId of another kind of key has no `NodeId`.
+    /// The PeerId is of another kind of key.
     pub fn from_peer_id_bytes(bytes: &[u8]) -> Result<Self, NotANodeId> {
         let key = bytes.strip_prefix(&PEER_ID_PREFIX).ok_or(NotANodeId)?;
         key.try_into().map(Self).map_err(|_| NotANodeId)
     }
 
-    /// The last six hexadecimal digits of the key: enough to tell the nodes of one cluster apart in a log line or a name.
+    /// Last six hexadecimal digits of the key. They distinguish the nodes of one cluster in log lines and
+    /// names.
     pub fn short(&self) -> String {
         self.0[29..].iter().map(|b| format!("{b:02x}")).collect()
     }
@@ -63,22 +66,23 @@ impl NodeId {
     }
 
     fn verify(&self, message: &[u8], signature: &Signature) -> bool {
-        // `verify_strict` also refuses keys of small order, for which one signature would fit many messages.
+        // `verify_strict` also refuses keys of small order, under which one signature is valid for many
+        // messages.
         VerifyingKey::from_bytes(&self.0).is_ok_and(|key| {
             key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok()
         })
     }
 }
 
-/// A thousand simulated nodes check the same signature. The answer depends on nothing but the question, so one check is enough, and
-/// most of the time of a large simulation is saved.
+/// Cache of verified signatures, for simulations, in which a thousand nodes verify the same signatures. The
+/// result still depends on the arguments alone.
 #[cfg(feature = "sim")]
 mod verified {
     use std::{cell::RefCell, collections::BTreeSet};
 
     use super::{NodeId, Signature};
 
-    /// Remembered by each thread, 32 bytes each; then all are forgotten.
+    /// Signatures that each thread caches, 32 bytes each. A full cache is cleared.
     const MAX: usize = 256 * 1024;
 
     thread_local!(static VERIFIED: RefCell<BTreeSet<[u8; 32]>> = const { RefCell::new(BTreeSet::new()) });
@@ -111,7 +115,8 @@ mod verified {
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         thread_local!(static LAST: RefCell<(NodeId, String)> = const { RefCell::new((NodeId([0; 32]), String::new())) });
-        // A thread that answers clients names one node again and again, and base 58 takes a microsecond.
+        // A thread that answers clients formats one id many times, and encoding in base 58 takes a
+        // microsecond.
         LAST.with_borrow_mut(|(id, text)| {
             if id != self || text.is_empty() {
                 *text = bs58::encode(self.to_peer_id_bytes()).into_string();
@@ -131,7 +136,7 @@ impl fmt::Debug for NodeId {
 impl FromStr for NodeId {
     type Err = NotANodeId;
     fn from_str(text: &str) -> Result<Self, NotANodeId> {
-        // A PeerId of an Ed25519 key has 52 characters; a much longer text is refused before it costs anything.
+        // A PeerId of an Ed25519 key has 52 characters. A much longer text is refused before it is decoded.
         if text.len() > 64 {
             return Err(NotANodeId);
         }
@@ -140,9 +145,9 @@ impl FromStr for NodeId {
     }
 }
 
-/// An Ed25519 signature.
+/// Ed25519 signature.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Signature(pub(crate) [u8; 64]);
+pub(crate) struct Signature(pub(crate) [u8; 64]);
 
 impl fmt::Debug for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -150,7 +155,8 @@ impl fmt::Debug for Signature {
     }
 }
 
-// Two halves, because serde derives arrays only up to 32 elements; bincode writes both without a length, so 64 bytes in all.
+// The array is split in two, because serde supports arrays of up to 32 elements only. bincode writes no
+// length for either half: 64 bytes in all.
 impl Serialize for Signature {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         let (left, right) = self.0.split_at(32);
@@ -172,16 +178,17 @@ impl<'de> Deserialize<'de> for Signature {
     }
 }
 
-/// A node's secret key. Its `Debug` prints the public half only, and it is wiped from memory when dropped.
+/// Secret key of a node. `Debug` prints the public half only, and dropping an `Identity` wipes the key from
+/// memory.
 pub struct Identity(SigningKey);
 
 impl Identity {
-    /// The identity with this secret seed (RFC 8032, 32 bytes that must come from a good source of randomness).
+    /// Identity with this secret seed (RFC 8032): 32 bytes from a cryptographically secure source.
     pub fn from_seed(seed: &[u8; 32]) -> Self {
         Self(SigningKey::from_bytes(seed))
     }
 
-    /// The public half.
+    /// The id, which is the public half of the key.
     pub fn id(&self) -> NodeId {
         NodeId(self.0.verifying_key().to_bytes())
     }
@@ -197,24 +204,25 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Which life of a node speaks: milliseconds since the Unix epoch at its start, forced above the one before. A higher
-/// incarnation replaces everything a lower one said.
+/// Incarnation: one life of a node. The number is the time of its start in milliseconds since the Unix epoch,
+/// and higher than the number of every earlier life. A higher incarnation replaces all statements of a lower
+/// one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
 pub struct Incarnation(pub u64);
 
-/// The moment that it began.
+/// Formats the time at which the incarnation started.
 impl fmt::Display for Incarnation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&crate::rfc3339::rfc3339_ms(self.0))
     }
 }
 
-/// Numbers what a node says within one incarnation, from 1, without gaps. Zero: nothing said yet.
+/// Number of a statement within one incarnation, counted from 1 without gaps. Zero: nothing is stated yet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
 pub struct Version(pub u64);
 
 impl Version {
-    /// The number after this one.
+    /// The next number.
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }

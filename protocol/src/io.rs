@@ -1,189 +1,191 @@
-//! What goes into the core and what comes out of it.
+//! [`Input`], [`Output`] and [`Command`] of the core, its counters, and the [`Profile`] that a node states in
+//! its header.
 
 use std::collections::BTreeSet;
 
 use crate::{
     Incarnation, NodeId, Version,
-    liveness::Strength,
+    membership::liveness::Strength,
     providers::{Change, MemberState},
     record::Instance,
-    sync::Ticket,
+    sync::RequestId,
 };
 
-/// Names a gossip message that waits for the core's judgement.
+/// Id of a received gossip message, to which the core's judgement refers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct GossipId(pub u64);
 
-/// What a node says of itself, before it is versioned and signed.
+/// Content of a node's header, before it is versioned and signed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Profile {
-    /// Its name.
+    /// Name, unique among live members.
     pub name: String,
-    /// Its swarm addresses (multiaddrs).
+    /// Swarm addresses (multiaddrs).
     pub addresses: Vec<String>,
-    /// Its HTTP address, `host:port`.
+    /// HTTP address, `host:port`.
     pub http: Option<String>,
-    /// The plug-ins it runs.
+    /// Plug-ins that it runs.
     pub roles: Vec<String>,
-    /// Where it stands.
+    /// Rack or availability zone.
     pub zone: Option<String>,
-    /// Its software version.
+    /// Software version.
     pub software: String,
-    /// Whether its key ends with its process.
+    /// Whether the node's key ends with its process.
     pub ephemeral: bool,
 }
 
-/// What the user wants of this node.
+/// Command to the core from this node's program or operator.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
-    /// Say this of the node from now on.
+    /// State this profile from now on.
     SetProfile(Profile),
-    /// Offer an instance, or change it.
+    /// State an instance, with its id.
     SetInstance(String, Box<Instance>),
-    /// Offer it no longer.
+    /// Remove the instance with this id.
     RemoveInstance(String),
-    /// Stay connected to these members, too, while they are present, whatever the overlay makes of them.
+    /// Stay connected to these members while they are present, in addition to the overlay's.
     KeepLinks(BTreeSet<NodeId>),
-    /// Forget a member that has failed or left, here and everywhere. Does nothing if it is unknown or present.
+    /// Forget a failed or left member on all nodes. Does nothing if it is unknown or present.
     Forget(NodeId),
-    /// Say goodbye. Afterwards the core states nothing more.
+    /// Announce the departure. Afterwards the core states nothing more.
     Leave,
 }
 
-/// What happened.
+/// Input of the core.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// It is as late as [`Core::poll_timeout`](crate::Core::poll_timeout) said, or later.
+    /// The time of [`Core::poll_timeout`](crate::Core::poll_timeout) has come.
     Tick,
-    /// A peer sent something malformed or forged, of which the core knows nothing else.
+    /// The driver found that a message of a peer is malformed or forged.
     Misbehaved(NodeId, &'static str),
     /// The first connection to an authenticated peer opened.
     Connected(NodeId),
-    /// The last connection to it closed.
+    /// The last connection to a peer closed.
     Disconnected(NodeId),
-    /// A dial of this peer came to nothing. `refused`: every address answered that nobody is there.
+    /// A dial of a peer failed. `refused`: every address refused the connection.
     DialFailed {
-        /// Whom.
+        /// The peer.
         peer: NodeId,
-        /// Whether that proves that the process is gone.
+        /// Whether all addresses refused, which proves that the peer's process is gone.
         refused: bool,
     },
-    /// The peer takes part in gossip.
+    /// The peer subscribed to the gossip topic.
     Subscribed(NodeId),
-    /// A ping was answered after this long.
+    /// A peer answered a ping after this round trip.
     Pong(NodeId, std::time::Duration),
-    /// A gossip message came, by way of `from`.
+    /// A gossip message arrived.
     Gossip {
-        /// Must be judged: see [`Output::Judge`].
+        /// Id for the judgement. The core answers each message with one [`Output::Judge`].
         id: GossipId,
-        /// The neighbour that passed it on.
+        /// The neighbour that relayed it.
         from: NodeId,
         /// The message.
         bytes: Vec<u8>,
     },
-    /// A neighbour asks. Must be answered: see [`Output::Respond`].
+    /// A neighbour sent a request. The core answers it with [`Output::Respond`].
     Request {
-        /// Who asks.
+        /// The neighbour.
         from: NodeId,
-        /// Comes back with the answer.
-        ticket: Ticket,
+        /// Id for the response.
+        request_id: RequestId,
         /// The message.
         bytes: Vec<u8>,
     },
-    /// The answer to an [`Output::Request`]; `None`: there will be none.
+    /// The response to an [`Output::Request`]; `None`: the request failed, and no response follows.
     Response {
-        /// Who answers.
+        /// The neighbour.
         from: NodeId,
-        /// Of the request.
-        ticket: Ticket,
+        /// Id of the request.
+        request_id: RequestId,
         /// The message.
         bytes: Option<Vec<u8>>,
     },
-    /// Somebody, perhaps this peer, may be reached at this address (a multiaddr).
+    /// A node may be reachable at this address (a multiaddr). `None`: the node at the address is unknown.
     Hint(Option<NodeId>, String),
-    /// The user wants something.
+    /// A command from this node's program or operator.
     Command(Command),
 }
 
-/// Whether a gossip message is passed on.
+/// Judgement on a gossip message: whether the driver relays it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Judgement {
-    /// Pass it on.
+    /// Relay it.
     Accept,
-    /// Known already or not for now: it ends here.
+    /// Do not relay it: this node knows it already, or cannot accept it for now.
     Ignore,
-    /// Forged or garbage: it ends here, and who sent it is to blame.
+    /// Do not relay it, and lower the sender's score: it is forged or malformed.
     Reject,
 }
 
-/// What to do.
+/// Output of the core.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Flood this.
+    /// Publish this message by gossip.
     Publish(Vec<u8>),
-    /// Whether to pass on a message that came in.
+    /// Judgement on a received gossip message.
     Judge(GossipId, Judgement),
     /// Dial a peer at these addresses (multiaddrs).
     Dial(NodeId, Vec<String>),
-    /// Dial whoever answers there, or only this peer if it is given.
+    /// Dial an address (a multiaddr). If a peer is given, accept a connection with that peer only.
     DialAddress(Option<NodeId>, String),
     /// Close all connections to a peer.
     Disconnect(NodeId),
     /// Ping a connected peer.
     Ping(NodeId),
-    /// Ask a connected peer.
-    Request(NodeId, Ticket, Vec<u8>),
-    /// Answer a request.
-    Respond(Ticket, Vec<u8>),
-    /// Something for the provider table.
+    /// Send a request to a connected peer.
+    Request(NodeId, RequestId, Vec<u8>),
+    /// Send the response to a request.
+    Respond(RequestId, Vec<u8>),
+    /// Change for the provider table.
     Change(Change),
-    /// An operator, here or on another node, had this member forgotten. One that is forgotten by age has no such output.
+    /// An operator ordered, at any node, that this member be forgotten. Members that are forgotten for their
+    /// age cause no such output.
     ForgottenByOperator(NodeId),
-    /// Something for the log.
+    /// Event for the log.
     Event(Event),
-    /// This node must not go on.
+    /// The node must stop.
     Fatal(Fatal),
 }
 
-/// Something a person may want to read about.
+/// Event for the log, which an operator may want to read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A member came, or changed its state.
+    /// A member joined or changed its state. The text is its name.
     Member(NodeId, String, MemberState),
-    /// Somebody reports a member.
+    /// A node reports that a member is gone or silent.
     Accused {
-        /// Who.
+        /// The observer.
         by: NodeId,
-        /// Whom.
+        /// The member.
         subject: NodeId,
-        /// How sure it is.
+        /// How sure the observer is.
         strength: Strength,
     },
-    /// Somebody reported this node, and it answered.
+    /// This node refuted a report that it is gone or silent.
     Refuted {
-        /// Who did.
+        /// The observer that made the report.
         by: NodeId,
         /// The new version of this node's header.
         version: Version,
     },
     /// Another live member has this node's name.
     NameTaken(NodeId),
-    /// Another process runs under this node's key, and is younger.
+    /// A younger process runs under this node's key.
     KeyTaken(Incarnation),
-    /// An operator had a member forgotten.
+    /// A member was removed by order of an operator.
     Forgotten {
         /// The member.
         id: NodeId,
         /// Its name.
         name: String,
-        /// The node that the operator asked.
+        /// The node that received the order.
         by: NodeId,
     },
-    /// A peer sent what is forged or malformed.
+    /// A peer sent a forged or malformed message.
     Misbehaved(NodeId, &'static str),
 }
 
-/// Why this node must not go on.
+/// Reason for which the node must stop.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Fatal {
     /// An older process runs under this key.
@@ -198,23 +200,23 @@ pub enum Fatal {
     NameTaken {
         /// The name.
         name: String,
-        /// Who has it.
+        /// The member.
         by: NodeId,
     },
 }
 
-/// Everything the core counts: names for `/metrics`, with what they mean.
+/// Counters of the core, as `/metrics` lists them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
     /// Gossip messages received.
     pub gossip_received: u64,
     /// Gossip messages published.
     pub gossip_published: u64,
-    /// Entries that were news.
+    /// Entries that changed the state.
     pub entries_applied: u64,
-    /// Entries that were known or superseded.
+    /// Entries that were already known, or older than the known ones.
     pub entries_stale: u64,
-    /// Entries put off because the header of their incarnation had not come.
+    /// Entries refused because the header of their incarnation had not arrived.
     pub entries_early: u64,
     /// Entries or evidence that their author did not sign.
     pub forged: u64,
@@ -224,51 +226,53 @@ pub struct Counters {
     pub unknown_kind: u64,
     /// Entries refused because the table or a node's part of it is full.
     pub table_full: u64,
-    /// Entries and evidence dropped because their author sent too many.
+    /// Entries and evidence dropped because their author exceeded its rate limit.
     pub rate_limited: u64,
-    /// Claims over disputed keys neither kept nor passed on, because there were too many.
+    /// Claims on disputed keys dropped because there were too many.
     pub claims_dropped: u64,
-    /// Members that an operator had forgotten.
+    /// Members that were removed by order of an operator.
     pub forgotten_by_operator: u64,
-    /// Orders to forget a member that this node holds present.
+    /// Orders to forget a member that were not obeyed, because this node holds the member present.
     pub forgets_refused: u64,
-    /// Orders to forget that are no longer passed on, because there were too many.
+    /// Orders to forget no longer forwarded because there were too many.
     pub forgets_dropped: u64,
-    /// Own reports of others.
+    /// This node's reports on other members.
     pub accusations_made: u64,
-    /// Own reports of silence not made, because everything was late.
+    /// Reports of silence that this node withheld, because all its answers or timers were late.
     pub accusations_withheld: u64,
-    /// Reports of others by others.
+    /// Other nodes' reports on other members.
     pub accusations_heard: u64,
-    /// Reports of this node that it refuted.
+    /// Reports on this node that it refuted.
     pub refutations: u64,
-    /// Members concluded to be dead.
+    /// Verdicts that a member is failed.
     pub verdicts_failed: u64,
-    /// Members that turned out not to be dead after that verdict.
+    /// Failed members that proved to be alive after all.
     pub verdicts_revoked: u64,
-    /// Anti-entropy comparisons begun.
+    /// Anti-entropy sessions started.
     pub sync_rounds: u64,
-    /// Comparisons that found a difference.
+    /// Sessions that found a difference.
     pub sync_differences: u64,
-    /// Comparisons that got no answer.
+    /// Sessions that compared both tables to the end.
+    pub sync_completed: u64,
+    /// Sessions that ended without a response.
     pub sync_timeouts: u64,
-    /// Hints at strangers dropped because too many waited.
+    /// Hints dropped because too many were waiting.
     pub hints_dropped: u64,
-    /// Times this node's own timers ran late by 200 ms or more.
+    /// Times that this node's timers ran 200 ms or more late.
     pub overslept: u64,
 }
 
 impl Counters {
-    /// Name, meaning and value of each.
-    pub fn list(&self) -> [(&'static str, &'static str, u64); 25] {
+    /// Name, help text and value of each counter.
+    pub fn list(&self) -> [(&'static str, &'static str, u64); 26] {
         [
             ("gossip_received", "Gossip messages received", self.gossip_received),
             ("gossip_published", "Gossip messages published", self.gossip_published),
-            ("entries_applied", "Entries that were news", self.entries_applied),
+            ("entries_applied", "Entries that changed the state", self.entries_applied),
             ("entries_stale", "Entries that were known or superseded", self.entries_stale),
             (
                 "entries_early",
-                "Entries put off until the header of their incarnation comes",
+                "Entries refused because the header of their incarnation had not come",
                 self.entries_early,
             ),
             ("forged", "Entries or evidence that their author did not sign", self.forged),
@@ -277,12 +281,12 @@ impl Counters {
             ("table_full", "Entries refused because the table is full", self.table_full),
             (
                 "rate_limited",
-                "Entries and evidence dropped because their author sent too many",
+                "Entries and evidence dropped because their author is over its rate limit",
                 self.rate_limited,
             ),
             (
                 "claims_dropped",
-                "Claims over disputed keys not kept because there were too many",
+                "Claims on disputed keys dropped because there were too many",
                 self.claims_dropped,
             ),
             ("forgotten_by_operator", "Members that an operator had forgotten", self.forgotten_by_operator),
@@ -293,24 +297,37 @@ impl Counters {
             ),
             (
                 "forgets_dropped",
-                "Orders to forget no longer passed on because there were too many",
+                "Orders to forget no longer forwarded because there were too many",
                 self.forgets_dropped,
             ),
-            ("accusations_made", "Own reports that a member is gone or silent", self.accusations_made),
+            (
+                "accusations_made",
+                "Reports of this node that a member is gone or silent",
+                self.accusations_made,
+            ),
             (
                 "accusations_withheld",
-                "Own reports of silence not made, because everything was late",
+                "Reports of silence withheld because everything was late",
                 self.accusations_withheld,
             ),
-            ("accusations_heard", "Such reports by others", self.accusations_heard),
-            ("refutations", "Reports of this node that it refuted", self.refutations),
-            ("verdicts_failed", "Members concluded to be dead", self.verdicts_failed),
-            ("verdicts_revoked", "Members that turned out not to be dead", self.verdicts_revoked),
-            ("sync_rounds", "Anti-entropy comparisons begun", self.sync_rounds),
-            ("sync_differences", "Comparisons that found a difference", self.sync_differences),
-            ("sync_timeouts", "Comparisons that got no answer", self.sync_timeouts),
-            ("hints_dropped", "Hints at strangers dropped because too many waited", self.hints_dropped),
-            ("overslept", "Times this node's own timers ran late by 200 ms or more", self.overslept),
+            (
+                "accusations_heard",
+                "Reports of other nodes that a member is gone or silent",
+                self.accusations_heard,
+            ),
+            ("refutations", "Reports on this node that it refuted", self.refutations),
+            ("verdicts_failed", "Verdicts that a member is failed", self.verdicts_failed),
+            ("verdicts_revoked", "Failed members that proved to be alive", self.verdicts_revoked),
+            ("sync_rounds", "Anti-entropy sessions started", self.sync_rounds),
+            ("sync_differences", "Anti-entropy sessions that found a difference", self.sync_differences),
+            (
+                "sync_completed",
+                "Anti-entropy sessions that compared both tables to the end",
+                self.sync_completed,
+            ),
+            ("sync_timeouts", "Anti-entropy sessions that ended without a response", self.sync_timeouts),
+            ("hints_dropped", "Hints of addresses dropped because too many waited", self.hints_dropped),
+            ("overslept", "Times that this node's timers ran 200 ms or more late", self.overslept),
         ]
     }
 }

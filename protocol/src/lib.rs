@@ -1,41 +1,57 @@
-//! What Hearsay's nodes say to each other, and what they conclude from it.
+//! Hearsay's protocol: the state machines and messages of nodes, without I/O.
 //!
-//! A map of the crate, from the outside in:
-//! - [`Core`] composes everything; [`io`] is what goes in and comes out.
-//! - [`record`] is what a node states about itself, [`state`] what all have stated, [`sync`] how two nodes even out the difference.
-//! - [`watch`] is what a node sees of others, [`liveness`] what all conclude from everybody's sightings, [`health`] how patient to be.
-//! - [`overlay`] says who watches whom and so who is connected to whom, [`links`] dials and prunes accordingly.
-//! - [`providers`] is the table that users query.
-//! - [`wire`] is the messages and their bytes.
-//! - [`signed_request`] is how one node proves to another that an HTTP request is its own.
-//! - [`journal`] is what replicas write down together and never lose: a machine of its own, beside [`Core`]. No node runs it yet.
+//! - [`Core`] is one node's protocol state machine; `io` has its inputs and outputs, [`Config`] its options.
+//! - `membership` has the replicated state, the failure detector and the overlay of connections.
+//! - `sync` is anti-entropy: two neighbours compare hashes, and so find entries that gossip did not deliver.
+//! - `record` has the signed entries that a node states about itself; `id` has keys and signatures.
+//! - [`ProviderTable`] is a node's view of members and services, which users query.
+//! - [`wire`] has the messages between nodes and their bytes.
+//! - [`journal`] is a second state machine beside the core: topics that replicas keep in full.
+//! - [`RequestSignature`] proves to a node that another member made an HTTP request.
+//! - `sim` simulates whole clusters; `fuzzing` states the properties of decoders, for fuzz targets and tests.
 //!
-//! No sockets, files, clocks or randomness: time and seeds are arguments. So a cluster of thousands runs in a loop (`sim`), and what
-//! went wrong once goes wrong again with the same seed.
+//! The crate uses no sockets, files, clocks or random sources: callers pass time and seeds as arguments. So a
+//! simulator runs thousands of nodes in one thread, and the same seed reproduces a failure.
 
-pub mod config;
+mod config;
 mod core;
-pub mod health;
-pub mod id;
-pub mod io;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+mod id;
+mod io;
 pub mod journal;
-mod limit;
-pub mod links;
-pub mod liveness;
-pub mod overlay;
-pub mod providers;
-pub mod record;
-pub mod rfc3339;
-pub mod seen;
-pub mod signed_request;
+mod membership;
+mod providers;
+mod record;
+mod rfc3339;
+mod signed_request;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
-pub mod state;
-pub mod sync;
-pub mod time;
-pub mod watch;
+mod sync;
+mod time;
+mod version_set;
 pub mod wire;
 
-pub use core::{Core, Restored};
+pub use config::Config;
+pub use core::{Core, Startup};
 pub use id::{Identity, Incarnation, NodeId, NotANodeId, Version};
+pub use io::{Command, Counters, Event, Fatal, GossipId, Input, Judgement, Output, Profile};
+pub use membership::liveness::{Claim, Evidence, Strength};
+pub use membership::overlay::Overlay;
+pub use providers::{
+    ADDRESSES_META, AddressLimit, Change, Explanation, Index, Member, MemberState, Provider, ProviderTable,
+    ServiceChange, Subnet, host_of_multiaddr,
+};
+pub use record::{
+    ADDRESSES_MAX, CHECK_OUTPUT_BYTES_MAX, CheckSummary, ENTRY_BYTES_MAX, Entry, EntryError, Fact, Header,
+    Health, ID_CHARS_MAX, Instance, Invalid, Key, META_PAIRS_MAX, NAME_CHARS_MAX, NamedPort, Origin,
+    Overflow, Presence, TAGS_MAX, WEIGHT_DEFAULT, WebOrigin, check_instance_size, check_service_name,
+};
+pub use rfc3339::{RFC3339_LAST_MS, rfc3339_ms};
+pub use signed_request::{
+    BodyHash, COVERED_HEADERS, Life, NotASignature, REPLAY_WINDOW, ReplayWindow, RequestHead,
+    RequestSignature, SIGNATURE_HEADER,
+};
+pub use sync::RequestId;
 pub use time::Time;
+pub use version_set::{VERSION_RANGES_MAX, VersionSet};

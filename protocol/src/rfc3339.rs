@@ -1,20 +1,20 @@
-//! Moments as people and programs write them: RFC 3339, in UTC, with milliseconds.
+//! Formats a time as an RFC 3339 timestamp in UTC with milliseconds.
 
 const MS_PER_DAY: u64 = 24 * 60 * 60 * 1000;
-/// The last millisecond of the year 9999, after which RFC 3339 has no words. A peer may state any time at all.
-pub const LAST_MS: u64 = 253_402_300_799_999;
+/// Last millisecond of the year 9999, the end of RFC 3339. A peer may state any number.
+pub const RFC3339_LAST_MS: u64 = 253_402_300_799_999;
 
-/// Writes a moment given in milliseconds since the Unix epoch.
+/// Formats a time in milliseconds since the Unix epoch.
 pub fn rfc3339_ms(ms: u64) -> String {
-    let ms = ms.min(LAST_MS);
+    let ms = ms.min(RFC3339_LAST_MS);
     let (year, month, day) = civil_from_days(ms / MS_PER_DAY);
     let (seconds, ms) = (ms % MS_PER_DAY / 1000, ms % 1000);
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{ms:03}Z")
 }
 
-/// Year, month and day of a day counted from 1970-01-01. After Howard Hinnant, "chrono-compatible low-level date algorithms",
-/// `civil_from_days`: the year is taken to begin in March, so that the leap day is its last.
+/// Year, month and day of a day counted from 1970-01-01. After Howard Hinnant, "chrono-compatible low-level
+/// date algorithms", `civil_from_days`: the year starts in March, so that the leap day is its last.
 fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468; // from 0000-03-01
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -45,7 +45,10 @@ mod tests {
 
     #[test]
     fn what_stops_a_node_names_a_moment_and_no_type() {
-        let told = Fatal::KeyTaken(Incarnation(1_795_952_428_256)).to_string();
-        assert!(told.contains("since 2026-11-29T11:40:28.256Z:") && !told.contains("Incarnation"), "{told}");
+        let message = Fatal::KeyTaken(Incarnation(1_795_952_428_256)).to_string();
+        assert!(
+            message.contains("since 2026-11-29T11:40:28.256Z:") && !message.contains("Incarnation"),
+            "{message}"
+        );
     }
 }

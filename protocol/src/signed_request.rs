@@ -1,15 +1,19 @@
-//! HTTP requests that one node signs for another, and what keeps each of them from counting twice.
+//! Signed HTTP requests: the [`RequestSignature`] of a member, and the [`ReplayWindow`] that accepts each
+//! request once.
 //!
-//! A node that writes on behalf of somebody (a gateway, a portal, log shipping, a page that forwards) proves with the signature that it is a
-//! member. The signature covers the cluster, both nodes and the incarnation of each, a counter, and everything of the request that decides what it
-//! does. So a request cannot be altered, sent to another node or path, or sent again to a node that has restarted meanwhile; what is sent again
-//! to the same process is told by the counter ([`Window`]). No clock is involved.
+//! A node that writes on behalf of a client (gateway, portal, log shipping, forwarded page) signs the
+//! request, which proves that the node is a member. The signature covers the cluster, both nodes with their
+//! incarnations, a counter, and everything in the request that decides its effect. So an attacker cannot
+//! alter a request, send it to another node or path, or repeat it after the recipient restarts. The recipient
+//! detects repetitions by the counter ([`ReplayWindow`]). No clock is involved.
 //!
-//! In HTTP the signature is one header, [`HEADER`]:
-//! `Hearsay-Signature: node=12D3KooW…; incarnation=1764500000000; counter=17; body=<64 hex digits>; signature=<128 hex digits>`,
-//! with the parameters in this order. `body` is the BLAKE3 hash of the body as it is transferred, so that the signature can be checked before
-//! the body is read. The form of RFC 9421 was considered: it has no place for a counter and the recipient's incarnation, and its many options
-//! would have to be refused one by one.
+//! In HTTP the signature is one header, [`SIGNATURE_HEADER`]:
+//! `Hearsay-Signature: node=12D3KooW…; incarnation=1764500000000; counter=17; body=<64 hex digits>;
+//! signature=<128 hex digits>`,
+//! with the parameters in this order. `body` is the BLAKE3 hash of the body as transferred, so that the
+//! recipient can check the signature before it reads the body. RFC 9421 is not used: it has no parameters for
+//! a counter and the recipient's incarnation, and the recipient would have to refuse each of the many options
+//! of RFC 9421.
 
 use std::{fmt, str::FromStr};
 
@@ -17,62 +21,62 @@ use serde::Serialize;
 
 use crate::{Identity, Incarnation, NodeId, id::Signature, record::signed_bytes};
 
-/// The name of the header, in lower case.
-pub const HEADER: &str = "hearsay-signature";
-/// The headers that a signature covers, with all their values in the order in which they are sent; in lower case. They decide how a request
-/// is understood, or (`forwarded`) for whom it is made.
-pub const COVERED: [&str; 4] = ["content-type", "content-encoding", "idempotency-key", "forwarded"];
-/// A header is not longer than this: a PeerId, two numbers, a hash and a signature.
+/// Name of the header, in lower case.
+pub const SIGNATURE_HEADER: &str = "hearsay-signature";
+/// Headers that a signature covers, in lower case, with all their values in the order of sending. They decide
+/// how the recipient understands a request, or (`forwarded`) for which client the request is made.
+pub const COVERED_HEADERS: [&str; 4] = ["content-type", "content-encoding", "idempotency-key", "forwarded"];
+/// Longest header in bytes: a PeerId, two numbers, a hash and a signature.
 const HEADER_BYTES_MAX: usize = 400;
 
-/// The BLAKE3 hash of a request's body, as it is transferred.
+/// BLAKE3 hash of a request's body, as transferred.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct BodyHash([u8; 32]);
 
 impl BodyHash {
-    /// The hash of these bytes.
+    /// Hash of these bytes.
     pub fn of(body: &[u8]) -> Self {
         Self(*blake3::hash(body).as_bytes())
     }
 }
 
-/// A node in one of its lives.
+/// A node in one incarnation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Life {
     /// The node.
     pub node: NodeId,
-    /// Which of its lives.
+    /// Incarnation of the node.
     pub incarnation: Incarnation,
 }
 
-/// What of a request a signature covers, besides its body.
+/// Parts of a request that a signature covers, besides the body.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct RequestHead<'a> {
-    /// To whom it is sent.
+    /// The node that receives the request.
     pub recipient: Life,
-    /// Its method.
+    /// Method.
     pub method: &'a str,
-    /// The `Host` that it is sent to, in lower case.
+    /// `Host`, in lower case.
     pub authority: &'a str,
-    /// Its path and query.
+    /// Path and query.
     pub target: &'a str,
-    /// The values of [`COVERED`], header by header.
-    pub covered: [Vec<&'a [u8]>; COVERED.len()],
+    /// Values of each of [`COVERED_HEADERS`].
+    pub covered: [Vec<&'a [u8]>; COVERED_HEADERS.len()],
 }
 
-/// A signature of a request.
+/// Signature of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RequestSignature {
-    /// Who signed it.
+    /// The node that signed the request.
     pub signer: Life,
-    /// The number of the request, from 1; never the same twice in one life of the signer.
+    /// Number of the request, from 1, unique within one incarnation of the signer.
     pub counter: u64,
-    /// The hash of the body that belongs to it.
+    /// Hash of the body.
     pub body: BodyHash,
     signature: Signature,
 }
 
-/// Why a text is no signature.
+/// Error of a text that is not a signature.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not of the form node=…; incarnation=…; counter=…; body=…; signature=…")]
 pub struct NotASignature;
@@ -82,12 +86,11 @@ fn statement(cluster: &str, signer: Life, counter: u64, head: &RequestHead<'_>, 
 }
 
 impl RequestSignature {
-    /// Signs a request of this node.
+    /// Signs a request of this node, whose incarnation and counter are given.
     pub fn sign(
         me: &Identity,
-        incarnation: Incarnation,
+        (incarnation, counter): (Incarnation, u64),
         cluster: &str,
-        counter: u64,
         head: &RequestHead<'_>,
         body: BodyHash,
     ) -> Self {
@@ -96,8 +99,9 @@ impl RequestSignature {
         Self { signer, counter, body, signature }
     }
 
-    /// Whether its signer signed this request, in this cluster. Whether the signer is a member, whether that is its present life, whether the request
-    /// is new and whether the body is the one that was signed remains to be checked.
+    /// Whether the signature is valid for this request in this cluster. The caller must also check that the
+    /// signer is a member in its current incarnation, that the request is new, and that the body has the
+    /// signed hash.
     pub fn covers(&self, cluster: &str, head: &RequestHead<'_>) -> bool {
         let statement = statement(cluster, self.signer, self.counter, head, self.body);
         self.signer.node.has_signed(&statement, &self.signature)
@@ -138,7 +142,7 @@ impl FromStr for RequestSignature {
     }
 }
 
-/// One spelling for each number, so that one signature is one text.
+/// Parses a number in its only spelling, so that a signature has only one text form.
 fn decimal(text: &str) -> Result<u64, NotASignature> {
     let number: u64 = text.parse().map_err(|_| NotASignature)?;
     if number.to_string() == text { Ok(number) } else { Err(NotASignature) }
@@ -164,40 +168,46 @@ fn hex<const N: usize>(text: &str) -> Result<[u8; N], NotASignature> {
     Ok(bytes)
 }
 
-/// How far behind the newest counter of a signer a request may be. Requests overtake each other on their way; a node has far fewer than these
-/// in flight to another.
-pub const WINDOW: u64 = 1024;
+/// Greatest distance of a counter from the newest one of its signer. Requests overtake each other, but a node
+/// has far fewer of them in flight to one recipient.
+pub const REPLAY_WINDOW: u64 = 1024;
 
-/// The counters of one signer, in one of its lives, that have been seen: the newest [`WINDOW`] one by one, and all older ones as seen. The
-/// anti-replay window of RFC 4303 (section 3.4.3).
+/// Anti-replay window (RFC 4303, section 3.4.3): the counters seen of one signer in one incarnation. The
+/// window has one bit for each of the newest [`REPLAY_WINDOW`] counters; all older counters count as seen.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Window {
+pub struct ReplayWindow {
     incarnation: Incarnation,
     newest: u64,
-    /// A ring: the bit of a counter is at the counter modulo [`WINDOW`].
-    seen: [u64; (WINDOW / 64) as usize],
+    /// Ring buffer of bits: the bit of a counter is at the counter modulo [`REPLAY_WINDOW`].
+    seen: [u64; (REPLAY_WINDOW / 64) as usize],
 }
 
-impl Window {
-    /// Nothing was seen of this life.
+impl ReplayWindow {
+    /// A window without counters.
     pub fn new(incarnation: Incarnation) -> Self {
-        Self { incarnation, newest: 0, seen: [0; (WINDOW / 64) as usize] }
+        Self { incarnation, newest: 0, seen: [0; (REPLAY_WINDOW / 64) as usize] }
     }
 
-    /// The life that it is for.
+    /// Incarnation of the signer.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
 
-    /// Notes a counter. `false`: it was seen, or is too old to tell.
+    /// Whether a counter is older than the window. Such a counter may have been seen.
+    pub fn is_past(&self, counter: u64) -> bool {
+        self.newest.saturating_sub(counter) >= REPLAY_WINDOW
+    }
+
+    /// Records a counter. `false`: it was already seen, or is older than the window.
     #[must_use]
     pub fn note(&mut self, counter: u64) -> bool {
-        if counter == 0 || self.newest.saturating_sub(counter) >= WINDOW {
+        if counter == 0 || self.is_past(counter) {
             return false;
         }
         if counter > self.newest {
-            // The places between are of counters that have left the window.
-            if counter - self.newest >= WINDOW {
+            // The ring positions of the counters from `newest + 1` to `counter` still hold bits of counters
+            // that now leave the window.
+            if counter - self.newest >= REPLAY_WINDOW {
                 self.seen.fill(0);
             } else {
                 (self.newest + 1..=counter).for_each(|passed| self.set(passed, false));
@@ -211,7 +221,7 @@ impl Window {
     }
 
     fn place(counter: u64) -> (usize, u64) {
-        let at = counter % WINDOW;
+        let at = counter % REPLAY_WINDOW;
         ((at / 64) as usize, 1 << (at % 64))
     }
 
@@ -236,7 +246,7 @@ mod tests {
 
     const CLUSTER: &str = "school";
 
-    /// What is altered, and how.
+    /// Name of an alteration, and the function that makes the alteration.
     type Alteration<T> = (&'static str, fn(&mut T));
 
     fn me() -> Identity {
@@ -254,7 +264,7 @@ mod tests {
     }
 
     fn signed() -> RequestSignature {
-        RequestSignature::sign(&me(), Incarnation(5), CLUSTER, 17, &head(), BodyHash::of(b"{}"))
+        RequestSignature::sign(&me(), (Incarnation(5), 17), CLUSTER, &head(), BodyHash::of(b"{}"))
     }
 
     #[test]
@@ -321,23 +331,23 @@ mod tests {
 
     #[test]
     fn a_counter_counts_once_and_an_old_one_never() {
-        let mut window = Window::new(Incarnation(1));
+        let mut window = ReplayWindow::new(Incarnation(1));
         assert!(!window.note(0));
         assert!(window.note(5) && window.note(3) && !window.note(5) && !window.note(3));
-        assert!(window.note(5 + WINDOW));
+        assert!(window.note(5 + REPLAY_WINDOW));
         assert!(!window.note(5), "left the window");
         assert!(window.note(6) && !window.note(6));
-        assert!(window.note(u64::MAX) && !window.note(u64::MAX) && !window.note(6 + WINDOW));
-        assert!(window.note(u64::MAX - WINDOW + 1) && !window.note(u64::MAX - WINDOW));
+        assert!(window.note(u64::MAX) && !window.note(u64::MAX) && !window.note(6 + REPLAY_WINDOW));
+        assert!(window.note(u64::MAX - REPLAY_WINDOW + 1) && !window.note(u64::MAX - REPLAY_WINDOW));
     }
 
     proptest! {
         #[test]
         fn a_window_agrees_with_a_set(counters in proptest::collection::vec(0u64..4000, 0..600)) {
-            let mut window = Window::new(Incarnation(1));
+            let mut window = ReplayWindow::new(Incarnation(1));
             let (mut seen, mut newest) = (BTreeSet::new(), 0);
             for counter in counters {
-                let is_new = counter > 0 && counter + WINDOW > newest && seen.insert(counter);
+                let is_new = counter > 0 && counter + REPLAY_WINDOW > newest && seen.insert(counter);
                 newest = newest.max(if is_new { counter } else { 0 });
                 prop_assert_eq!(window.note(counter), is_new);
             }

@@ -1,10 +1,12 @@
-//! Anti-entropy: what gossip did not bring, two neighbours find out by comparing.
+//! Anti-entropy: two neighbours compare hashes and exchange the entries in which they differ.
 //!
-//! Gossip has no memory: who joins late, or was cut off, hears nothing of the past. So on every new neighbour, and every 15 s with a
-//! random one, the root hashes are compared. Equal hashes end it: that is the whole cost of the steady state. Otherwise the
-//! asker gets the other's digests, page by page, pulls what it lacks and pushes what the other lacks. The one that answers keeps no
-//! state. A session that brought news is followed by a comparison with the other neighbours, so that what crosses a healed
-//! partition over one connection reaches everybody within a few round trips.
+//! Gossip has no memory: a node that joins late, or was disconnected, misses earlier messages. So a node
+//! compares root hashes with each new neighbour, and every 15 s with a random one. Equal hashes end the
+//! session. In the steady state this is the whole cost. Otherwise the node that started the session requests
+//! the other's digests page by page, pulls the entries that it lacks, and pushes those that the other lacks.
+//! The answering node keeps no state (Demers et al., 1987). After a session that brought news, the node
+//! compares with its other neighbours. So entries that cross a healed partition over one connection reach all
+//! nodes within a few round trips.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,172 +16,195 @@ use std::{
 use crate::{
     NodeId, Time,
     config::Config,
-    liveness::Evidence,
+    membership::{liveness::Liveness, state::State},
     record::Key,
-    seen::Seen,
-    state::State,
+    version_set::VersionSet,
     wire::{Digest, PAGE_BYTES, Page, Request, Response},
 };
 
-/// Bytes of digests in one message, by a cautious estimate of each: about 70 plus its gaps, at most 1.4 kB.
+/// Bytes of digests in one message. The estimate for a digest is cautious: about 70 bytes and its gaps, at
+/// most 1.4 kB.
 const DIGESTS_BYTES: usize = 200 * 1024;
-/// A range of versions: two integers of at most nine bytes.
+/// Encoded size of a range of versions: two integers of at most nine bytes.
 const RANGE_BYTES: usize = 18;
-/// A session ends after so many timeouts, however much it brings. A full table takes a few seconds.
+/// Timeouts after which a session ends, even if it still makes progress. A full table takes a few seconds.
 const SESSION_TIMEOUTS_MAX: u32 = 8;
 /// Nodes pulled in one request.
 const PULL_MAX: usize = 128;
-/// Sessions that this node conducts at the same time. The others wait: two full transfers at once gain nothing.
+/// Concurrent sessions that this node starts. Further peers wait, because parallel transfers of full tables
+/// gain nothing.
 const SESSIONS_MAX: usize = 2;
-/// How long gossip gets, where nothing is late, to bring the same news everywhere before the other neighbours are asked.
-pub const SETTLE: Duration = Duration::from_millis(300);
+/// Time in which gossip normally spreads news to all nodes. After a session brought news, the node waits this
+/// long before it compares with its other neighbours, because gossip may have delivered the news to them by
+/// then.
+pub(crate) const SETTLE: Duration = Duration::from_millis(300);
 
-/// Names a request, so that its answer finds its session.
+/// Id of a request. The response carries the id, which leads to the session.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Ticket(pub u64);
+pub struct RequestId(pub u64);
 
 /// A request to send.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ask {
-    /// Whom.
+pub(crate) struct SyncRequest {
+    /// The peer that receives the request.
     pub peer: NodeId,
-    /// Comes back with the answer.
-    pub ticket: Ticket,
-    /// What.
+    /// Id that the response carries.
+    pub request_id: RequestId,
+    /// The message.
     pub request: Request,
 }
 
 #[derive(Debug)]
 struct Session {
-    ticket: Ticket,
+    request_id: RequestId,
     deadline: Time,
-    /// Whatever comes, it ends then: who has always more to tell would keep this node from comparing with others.
+    /// Latest end of the session. Without it, a peer that always has more would keep this node from comparing
+    /// with others.
     end: Time,
-    /// The parts of the table that are compared, a bit for each.
+    /// Parts of the table that are being compared, one bit each.
     parts: u64,
-    /// Whether digests of them are still to be asked for.
+    /// Whether further digests of these parts must be requested.
     unlisted: bool,
-    /// The last id of the digests received so far.
+    /// The last node id among the digests received so far.
     after: Option<NodeId>,
-    /// What the other has, of nodes on which we lack something.
+    /// The peer's digests of nodes of which this node lacks entries.
     pull: BTreeMap<NodeId, Digest>,
-    /// What the other has, of nodes on which it lacks something.
+    /// The peer's digests of nodes of which the peer lacks entries.
     push: BTreeMap<NodeId, Digest>,
-    /// What the last pull asked for, to notice when it led nowhere.
-    pulling: Option<Vec<Digest>>,
+    /// Digests in the last pull, by which the session detects a pull without effect.
+    last_pull: Option<Vec<Digest>>,
 }
 
-/// Comparisons with neighbours.
+/// Anti-entropy sessions that this node starts.
 #[derive(Debug)]
-pub struct Sync {
+pub(crate) struct Sync {
     sessions: BTreeMap<NodeId, Session>,
-    /// Whom to compare with, from when on.
+    /// Peers to compare with, and from which time on.
     queue: BTreeMap<NodeId, Time>,
     next_round: Time,
-    next_ticket: u64,
+    next_request_id: u64,
     interval: Duration,
     timeout: Duration,
     rng: fastrand::Rng,
-    /// Members that are gone here and forgotten elsewhere. Whoever reads this empties it.
+    /// Gone members that a peer has forgotten. The core drains this list.
     pub forgotten: Vec<NodeId>,
-    /// Comparisons begun.
+    /// Comparisons started.
     pub rounds: u64,
     /// Comparisons that found a difference.
     pub differences: u64,
-    /// Sessions that ended without an answer.
+    /// Sessions that compared both tables to the end.
+    pub completed: u64,
+    /// Sessions that ended without a response.
     pub timeouts: u64,
 }
 
-/// What to say against a node that the sender believes dead.
-pub type EvidenceOf<'a> = &'a dyn Fn(NodeId) -> Vec<Evidence>;
+/// Knowledge of this node: its replicated state, and the evidence on members.
+#[derive(Clone, Copy)]
+pub(crate) struct Knowledge<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) liveness: &'a Liveness,
+}
 
 impl Sync {
-    /// No sessions yet.
-    pub fn new(config: &Config, seed: u64, now: Time) -> Self {
+    /// Anti-entropy without sessions.
+    pub(crate) fn new(config: &Config, seed: u64, now: Time) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         Self {
             sessions: BTreeMap::new(),
             queue: BTreeMap::new(),
             next_round: now + config.sync_interval.mul_f64(rng.f64()),
-            next_ticket: 0,
+            next_request_id: 0,
             interval: config.sync_interval,
             timeout: config.sync_timeout,
             rng,
             forgotten: Vec::new(),
             rounds: 0,
             differences: 0,
+            completed: 0,
             timeouts: 0,
         }
     }
 
-    /// Compares with this neighbour as soon as there is room.
-    pub fn soon(&mut self, now: Time, peer: NodeId) {
+    /// Schedules a comparison with a neighbour as soon as a session is free.
+    pub(crate) fn schedule(&mut self, now: Time, peer: NodeId) {
         let due = self.queue.entry(peer).or_insert(now);
         *due = (*due).min(now);
     }
 
-    /// A session or a push brought news: compares with the others too, once gossip has had its chance, `at`.
-    pub fn spread(&mut self, at: Time, from: NodeId, neighbours: impl Iterator<Item = NodeId>) {
+    /// Schedules comparisons with all other neighbours at `at`, after a session or a push brought news.
+    pub(crate) fn schedule_others(
+        &mut self,
+        at: Time,
+        from: NodeId,
+        neighbours: impl Iterator<Item = NodeId>,
+    ) {
         for peer in neighbours.filter(|peer| *peer != from) {
             self.queue.entry(peer).or_insert(at);
         }
     }
 
-    /// The connection is gone.
-    pub fn forget(&mut self, peer: NodeId) {
+    /// Removes a peer that is no longer connected.
+    pub(crate) fn remove_peer(&mut self, peer: NodeId) {
         self.sessions.remove(&peer);
         self.queue.remove(&peer);
     }
 
-    /// Begins what is due.
-    pub fn due(&mut self, now: Time, state: &State, neighbours: impl Fn() -> Vec<NodeId>) -> Vec<Ask> {
+    /// Starts the sessions that are due.
+    pub(crate) fn due(
+        &mut self,
+        now: Time,
+        state: &State,
+        neighbours: impl Fn() -> Vec<NodeId>,
+    ) -> Vec<SyncRequest> {
         let before = self.sessions.len();
         self.sessions.retain(|_, session| session.deadline > now);
         self.timeouts += (before - self.sessions.len()) as u64;
         if self.next_round <= now {
             self.next_round = now + self.interval.mul_f64(0.75 + self.rng.f64() / 2.0);
             if let Some(peer) = self.rng.choice(neighbours()) {
-                self.soon(now, peer);
+                self.schedule(now, peer);
             }
         }
-        let mut asks = Vec::new();
+        let mut requests = Vec::new();
         while self.sessions.len() < SESSIONS_MAX {
             let ready =
                 self.queue.iter().filter(|(peer, at)| **at <= now && !self.sessions.contains_key(peer));
             let Some(peer) = ready.min_by_key(|(_, at)| **at).map(|(peer, _)| *peer) else { break };
             self.queue.remove(&peer);
             self.rounds += 1;
-            let ticket = self.ticket();
-            self.sessions.insert(peer, Session::new(ticket, now, self.timeout));
-            asks.push(Ask { peer, ticket, request: Request::Compare { root: state.root() } });
+            let request_id = self.request_id();
+            self.sessions.insert(peer, Session::new(request_id, now, self.timeout));
+            requests.push(SyncRequest { peer, request_id, request: Request::Compare { root: state.root() } });
         }
-        asks
+        requests
     }
 
-    fn ticket(&mut self) -> Ticket {
-        self.next_ticket += 1;
-        Ticket(self.next_ticket)
+    fn request_id(&mut self) -> RequestId {
+        self.next_request_id += 1;
+        RequestId(self.next_request_id)
     }
 
-    /// Whether an answer belongs to a session that still waits for it.
-    pub fn expects(&self, peer: NodeId, ticket: Ticket) -> bool {
-        self.sessions.get(&peer).is_some_and(|s| s.ticket == ticket)
+    /// Whether a response belongs to a session that still waits for it.
+    pub(crate) fn expects(&self, peer: NodeId, request_id: RequestId) -> bool {
+        self.sessions.get(&peer).is_some_and(|s| s.request_id == request_id)
     }
 
-    /// An answer came; pages in it have been applied to `state` already. Returns the next request, or `None` when the session is over.
-    pub fn answered(
+    /// Handles a response. The caller has applied the response's pages to `state`. Returns the next request,
+    /// or `None` when the session is over.
+    pub(crate) fn handle_response(
         &mut self,
         now: Time,
         peer: NodeId,
         response: Response,
-        state: &State,
-        evidence: EvidenceOf<'_>,
-    ) -> Option<Ask> {
+        known: Knowledge<'_>,
+    ) -> Option<SyncRequest> {
+        let state = known.state;
         let session = self.sessions.get_mut(&peer)?;
         session.deadline = session.end.min(now + self.timeout);
         match response {
             Response::Same => (),
-            // Once: who is asked for digests and tells hashes again would be asked for ever.
+            // Only once in a session: otherwise a peer that always answers with hashes would keep the session
+            // going without end.
             Response::Parts(theirs) if session.parts == 0 => {
                 self.differences += 1;
                 session.parts = state.differing_parts(&theirs);
@@ -193,32 +218,33 @@ impl Sync {
             }
             Response::Parts(_) | Response::Done => (),
         }
-        let request = session.next(state, evidence);
+        let request = session.next(known);
         match request {
             Some(request) => {
-                let ticket = self.ticket();
+                let request_id = self.request_id();
                 if let Some(session) = self.sessions.get_mut(&peer) {
-                    session.ticket = ticket;
+                    session.request_id = request_id;
                 }
-                Some(Ask { peer, ticket, request })
+                Some(SyncRequest { peer, request_id, request })
             }
             None => {
                 self.sessions.remove(&peer);
+                self.completed += 1;
                 None
             }
         }
     }
 
-    /// A request could not be sent or was not answered.
-    pub fn failed(&mut self, peer: NodeId, ticket: Ticket) {
-        if self.expects(peer, ticket) {
+    /// Ends the session of a request that could not be sent or was not answered.
+    pub(crate) fn fail_session(&mut self, peer: NodeId, request_id: RequestId) {
+        if self.expects(peer, request_id) {
             self.sessions.remove(&peer);
             self.timeouts += 1;
         }
     }
 
-    /// When something will be due.
-    pub fn next_due(&self) -> Time {
+    /// When [`due`](Self::due) next has an action.
+    pub(crate) fn next_due(&self) -> Time {
         let full = self.sessions.len() >= SESSIONS_MAX;
         let queue = self
             .queue
@@ -231,9 +257,9 @@ impl Sync {
 }
 
 impl Session {
-    fn new(ticket: Ticket, now: Time, timeout: Duration) -> Self {
+    fn new(request_id: RequestId, now: Time, timeout: Duration) -> Self {
         Self {
-            ticket,
+            request_id,
             deadline: now + timeout,
             end: now + timeout * SESSION_TIMEOUTS_MAX,
             parts: 0,
@@ -241,11 +267,11 @@ impl Session {
             after: None,
             pull: BTreeMap::new(),
             push: BTreeMap::new(),
-            pulling: None,
+            last_pull: None,
         }
     }
 
-    /// Notes what either side lacks. Returns whom to forget.
+    /// Records the entries that either side lacks. Returns the members to forget.
     fn compare(&mut self, state: &State, digests: Vec<Digest>, more: bool) -> Vec<NodeId> {
         let mut forgotten = Vec::new();
         let last = digests.last().map(|d| d.node);
@@ -262,8 +288,9 @@ impl Session {
             if State::lacks(&theirs, &ours) {
                 let mut to = theirs.clone();
                 if theirs.incarnation == ours.incarnation && theirs.seen == ours.seen {
-                    // Different things under the same versions: all of it goes, page after page.
-                    to.seen = Seen::default();
+                    // The entries differ although the versions are the same, so all entries are sent, page
+                    // after page.
+                    to.seen = VersionSet::default();
                 }
                 self.push.insert(theirs.node, to);
             }
@@ -271,41 +298,43 @@ impl Session {
                 self.pull.insert(theirs.node, theirs);
             }
         }
-        // Of whom they know nothing at all, within the range that this page of digests covers.
+        // Nodes that the peer does not know, within the range of this page of digests.
         let within = |id: &NodeId| !more || last.is_some_and(|last| *id <= last);
         for id in state.nodes_in(self.parts, self.after).filter(|id| within(id) && !listed.contains(id)) {
             self.push.insert(id, Digest::of_nothing(id));
         }
-        // What does not go on would go on for ever.
+        // If the page did not advance, a further request would loop.
         self.unlisted = more && last > self.after;
         self.after = last;
         forgotten
     }
 
-    fn next(&mut self, state: &State, evidence: EvidenceOf<'_>) -> Option<Request> {
+    fn next(&mut self, known: Knowledge<'_>) -> Option<Request> {
+        let state = known.state;
         if !self.pull.is_empty() {
             let digests: Vec<Digest> = self.pull.keys().take(PULL_MAX).map(|id| state.digest(*id)).collect();
-            if self.pulling.as_ref() != Some(&digests) {
-                self.pulling = Some(digests.clone());
+            if self.last_pull.as_ref() != Some(&digests) {
+                self.last_pull = Some(digests.clone());
                 return Some(Request::Pull(digests));
             }
-            // The last pull changed nothing: what they offer is refused here, or they do not keep their word.
+            // The last pull changed nothing: this node refuses the entries, or the peer does not have the
+            // entries that its digest lists.
             self.pull.clear();
         }
-        self.pulling = None;
-        let (pages, unfinished) = pages(state, self.push.values(), evidence);
+        self.last_pull = None;
+        let (pages, unfinished) = pages(known, self.push.values());
         let reached: Vec<NodeId> = pages.iter().map(|p| p.node).collect();
         let mut stuck = BTreeSet::new();
         for page in &pages {
             if let Some(theirs) = self.push.get_mut(&page.node) {
                 let before = theirs.seen.clone();
                 if theirs.incarnation != page.incarnation {
-                    theirs.seen = Seen::default();
+                    theirs.seen = VersionSet::default();
                 }
                 theirs.incarnation = page.incarnation;
                 theirs.seen.insert_all(&page.covers);
                 if theirs.seen == before {
-                    // We do not count what we hold as seen ourselves: the next page would be the same.
+                    // The covered versions did not grow, so the next page would be the same.
                     stuck.insert(page.node);
                 }
             }
@@ -319,23 +348,22 @@ impl Session {
     }
 }
 
-/// Pages of what the holders of these digests lack, as much as fits into one message, and the node at which it ended, if it did.
-fn pages<'a>(
-    state: &State,
-    theirs: impl Iterator<Item = &'a Digest>,
-    evidence: EvidenceOf<'_>,
-) -> (Vec<Page>, Option<NodeId>) {
+/// Pages with the entries that the senders of these digests lack, up to one message. Also returns the node at
+/// which the message was full, if it was.
+fn pages<'a>(known: Knowledge<'_>, theirs: impl Iterator<Item = &'a Digest>) -> (Vec<Page>, Option<NodeId>) {
+    let state = known.state;
     let mut budget = PAGE_BYTES;
     let mut pages = Vec::new();
     for digest in theirs {
         if budget < 1024 {
             return (pages, Some(digest.node));
         }
-        let Some((mut page, more)) = state.delta(digest, budget) else { continue };
-        // They may believe it dead of an older life or header, and a newer one clears it.
+        let Some((mut page, more)) = state.sign_in_url(digest, budget) else { continue };
+        // The peer may consider the node failed because of an older incarnation or header. The newer header
+        // in this page would clear the failure.
         let clears = page.entries.first().is_some_and(|entry| entry.fact.key == Key::Header);
         if state.digest(digest.node).failed && (!digest.failed || clears) {
-            page.evidence = evidence(digest.node);
+            page.evidence = known.liveness.reports(digest.node).cloned().collect();
         }
         let bytes: usize = page.entries.iter().map(crate::record::Entry::encoded_len).sum();
         budget = budget
@@ -349,8 +377,9 @@ fn pages<'a>(
     (pages, None)
 }
 
-/// Answers a neighbour's `Compare`, `List` or `Pull`. Reads only.
-pub fn answer(state: &State, request: &Request, evidence: EvidenceOf<'_>) -> Option<Response> {
+/// Answers a neighbour's `Compare`, `List` or `Pull`. Changes no state.
+pub(crate) fn answer(known: Knowledge<'_>, request: &Request) -> Option<Response> {
+    let state = known.state;
     match request {
         Request::Compare { root } if *root == state.root() => Some(Response::Same),
         Request::Compare { .. } => Some(Response::Parts(state.parts().to_vec())),
@@ -368,7 +397,7 @@ pub fn answer(state: &State, request: &Request, evidence: EvidenceOf<'_>) -> Opt
         }
         Request::Pull(digests) => {
             let well_formed = digests.iter().filter(|d| d.seen.is_well_formed()).take(PULL_MAX);
-            let (pages, unfinished) = pages(state, well_formed, evidence);
+            let (pages, unfinished) = pages(known, well_formed);
             Some(Response::Pages { pages, more: unfinished.is_some() })
         }
         Request::Push(_) | Request::Unneeded | Request::Clash(_) | Request::Forget(_) => None,
@@ -383,25 +412,25 @@ mod tests {
         record::{Entry, Fact, Header, Key},
     };
 
-    /// More of one node than fits into one page.
+    /// Adds a node with more entries than fit into one page.
     fn large() -> (NodeId, State) {
         let me = Identity::from_seed(&[1; 32]);
         let header = Header { name: "n".into(), software: "test".into(), ..Header::default() };
         let mut state = State::new(&Config::default());
-        let say = |version, key, value| -> Entry {
+        let state_entry = |version, key, value| -> Entry {
             let fact =
                 Fact { node: me.id(), incarnation: Incarnation(1), version: Version(version), key, value };
             fact.sign(&me, "default").unwrap()
         };
-        state.apply(say(1, Key::Header, Some(header.encode())));
+        state.apply(state_entry(1, Key::Header, Some(header.encode())));
         for version in 2..60 {
-            state.apply(say(version, Key::Kv(format!("k{version}")), Some(vec![0; 8000])));
+            state.apply(state_entry(version, Key::Kv(format!("k{version}")), Some(vec![0; 8000])));
         }
         (me.id(), state)
     }
 
     #[test]
-    fn who_never_gets_to_the_point_is_not_asked_for_ever() {
+    fn a_peer_that_never_advances_is_not_asked_without_end() {
         let (peer, state) = large();
         let digest = state.digest(peer);
         for answer in [
@@ -411,12 +440,12 @@ mod tests {
             Response::Digests { digests: Vec::new(), more: true },
         ] {
             let mut sync = Sync::new(&Config::default(), 1, Time::ZERO);
-            sync.soon(Time::ZERO, peer);
+            sync.schedule(Time::ZERO, peer);
             assert_eq!(sync.due(Time::ZERO, &state, Vec::new).len(), 1);
-            let answered = (0..10).take_while(|_| {
-                sync.answered(Time::ZERO, peer, answer.clone(), &state, &|_| Vec::new()).is_some()
-            });
-            assert!(answered.count() < 4, "{answer:?}");
+            let known = Knowledge { state: &state, liveness: &Liveness::default() };
+            let requests = (0..10)
+                .take_while(|_| sync.handle_response(Time::ZERO, peer, answer.clone(), known).is_some());
+            assert!(requests.count() < 4, "{answer:?}");
         }
     }
 
@@ -424,12 +453,12 @@ mod tests {
     fn a_contradiction_larger_than_a_page_is_pushed_once() {
         let (id, state) = large();
         let theirs = Digest { hash: [7; 16], ..state.digest(id) };
-        let mut session = Session::new(Ticket(0), Time::ZERO, Duration::from_secs(15));
+        let mut session = Session::new(RequestId(0), Time::ZERO, Duration::from_secs(15));
         session.compare(&state, vec![theirs], false);
         session.pull.clear();
         let mut entries = 0;
         for _ in 0..10 {
-            match session.next(&state, &|_| Vec::new()) {
+            match session.next(Knowledge { state: &state, liveness: &Liveness::default() }) {
                 Some(Request::Push(pages)) => entries += pages.iter().map(|p| p.entries.len()).sum::<usize>(),
                 end => {
                     assert_eq!(end, None);

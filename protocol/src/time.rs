@@ -1,9 +1,9 @@
-//! Time as an argument.
+//! [`Time`]: monotonic time since the process started. Callers pass it in; no code of this crate reads a
+//! clock.
 //!
-//! Nothing in this crate reads a clock. The caller says what time it is, on a clock that starts at zero with the process and
-//! never goes backwards; wall-clock time appears only where a person reads it or a restart must be told from its predecessor
-//! ([`Incarnation`](crate::Incarnation)), and is handed in like everything else. So a clock that is set an hour back changes
-//! no verdict, and the simulator can run a day in a second.
+//! Wall-clock time is an argument, too. It serves for display, and to distinguish a restarted node from its
+//! predecessor ([`Incarnation`](crate::Incarnation)). So setting a clock back changes no verdict, and the
+//! simulator runs a day in a second.
 
 use std::{
     fmt,
@@ -11,25 +11,25 @@ use std::{
     time::Duration,
 };
 
-/// A moment on the process's own monotonic clock, in microseconds since the process began.
+/// Time on the process's monotonic clock, in microseconds since the start of the process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(u64);
 
 impl Time {
-    /// The start of the process.
+    /// Start of the process.
     pub const ZERO: Self = Self(0);
 
-    /// The moment this long after the start. Saturates after 584,000 years.
+    /// Time at which this duration has passed since the start. Saturates after 584,000 years.
     pub fn from_start(elapsed: Duration) -> Self {
         Self(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// How long after the start this is.
+    /// Duration since the start.
     pub fn since_start(self) -> Duration {
         Duration::from_micros(self.0)
     }
 
-    /// How long ago `earlier` was; zero if it lies in the future.
+    /// Duration since `earlier`; zero if `earlier` is the later one.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }

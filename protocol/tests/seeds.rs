@@ -1,13 +1,15 @@
-//! A thousand clusters, each with faults of its own: what must be true of all of them.
+//! Tests by randomized simulation: scenarios with mixed faults from a seed, the invariants that hold in all
+//! of them, and the agreement of all nodes afterwards.
 //!
-//! Every seed chooses a cluster of 5 to 50 nodes and what befalls it in 30 to 120 seconds: crashes, restarts, freezes, farewells,
-//! newcomers, changes of instances, partitions, one-way cuts, loss and delay, several at once. Then all of it ends, and within a bound
-//! all must agree again. Throughout, whatever happens: what users see is consistent, nobody spins, nothing is kept
-//! unanswered, and while the network is sound no living node is declared dead.
+//! Each seed determines a cluster of 5 to 50 nodes, and faults for 30 to 120 seconds, several at once:
+//! crashes, restarts, freezes, departures, joins, changes of instances, partitions, one-way cuts, loss and
+//! delay. Then all faults end, and the nodes must agree again within a bound. At any time users see a
+//! consistent table, no node spins, and every request is answered. While the network has no fault, no live
+//! node is declared failed.
 //!
-//! `SEEDS=50` runs fewer. A seed that fails is printed with the command that tells its story.
+//! `SEEDS=50` runs 50 seeds. For a seed that fails, the test prints the command that logs its scenario.
 
-// In a test, what cannot be unwrapped is the failure.
+// In a test, a failed `unwrap` is a failed test.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -22,51 +24,49 @@ use std::{
 };
 
 use hearsay_protocol::{
-    Time,
-    config::Config,
-    io::Command,
-    providers::{Index, MemberState},
-    record::{Health, Instance},
+    Command, Config, Health, Index, Instance, MemberState, Time,
     sim::{FalseAlarm, NodeIndex, Sim, Weather},
 };
 
 const S: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
-/// The most nodes of a story, newcomers included.
+/// Nodes of a scenario, including those that join later.
 const NODES_MAX: usize = 60;
-/// How often everything is looked at.
+/// Interval at which the invariants are checked.
 const SLICE: Duration = Duration::from_millis(100);
-/// Within this long after the last fault all agree. A partition alone takes less than ten; on top of that a node may have been thawed
-/// a moment ago, with connections that are broken at one end, or its last dial before the end may have met with loss.
+/// Time after the last fault within which all nodes must agree. A partition alone takes less than ten
+/// seconds. In addition, a node may just have thawed with connections that are broken at one end, or its last
+/// dial may have been lost.
 const AGREE_WITHIN: Duration = Duration::from_secs(30);
-/// For this long after a fault of the network or a freeze, verdicts that it led to may still be on their way.
+/// Time after a fault of the network or a freeze in which verdicts may still be its effect.
 const AFTERMATH: Duration = Duration::from_secs(20);
-/// The most a core is given to do in a second. A node that spins would get a hundred thousand ticks.
+/// Inputs of a node in one second, at most. A node that spins would get a hundred thousand.
 const INPUTS_PER_S_MAX: u64 = 5_000;
 
-/// A fault that is in force until it ends.
+/// End of a fault or of a departure, scheduled in advance.
 #[derive(Debug)]
 enum End {
     Thaw(NodeIndex),
-    /// Its process ends, some time after it said goodbye.
+    /// The process ends some time after its node left.
     Exit(NodeIndex),
     Start(NodeIndex),
     Unblock(Vec<(NodeIndex, NodeIndex)>),
     Calm,
 }
 
-struct Story {
+struct Scenario {
     sim: Sim,
     rng: fastrand::Rng,
-    told: bool,
-    /// Neither the network nor the scheduler of any host is at fault in this one, only processes come and go.
+    verbose: bool,
+    /// Whether only processes have faults: they start, crash and leave, but the network and the hosts work.
     sound: bool,
-    /// Others are announced now and then, as by mDNS. Without, an address is asked for only by who is alone.
+    /// Whether all nodes receive addresses of others from time to time, as by mDNS. Otherwise only nodes
+    /// without connections do.
     announced: bool,
     ends: Vec<(Time, End)>,
     blocks: BTreeMap<(NodeIndex, NodeIndex), u32>,
-    /// The last moment at which the network or a host was not sound.
+    /// When the network or a host last had a fault.
     unsound: Time,
     offered: BTreeMap<NodeIndex, BTreeMap<String, u16>>,
     indexes: BTreeMap<NodeIndex, Index>,
@@ -84,14 +84,14 @@ struct Outcome {
     trace: String,
 }
 
-impl Story {
-    fn new(seed: u64, told: bool) -> Self {
+impl Scenario {
+    fn new(seed: u64, verbose: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed_fa11);
         let mut sim = Sim::new(seed, Config::default());
-        sim.verbose = told;
+        sim.verbose = verbose;
         Self {
             sim,
-            told,
+            verbose,
             sound: rng.u8(..4) == 0,
             announced: rng.bool(),
             rng,
@@ -107,9 +107,9 @@ impl Story {
         }
     }
 
-    fn tell(&self, what: impl Fn() -> String) {
-        if self.told {
-            println!("{:?} ======== {}", self.sim.now(), what());
+    fn log(&self, line: impl Fn() -> String) {
+        if self.verbose {
+            println!("{:?} ======== {}", self.sim.now(), line());
         }
     }
 
@@ -124,48 +124,49 @@ impl Story {
     fn add(&mut self) {
         let contact = self.rng.choice(self.up());
         let index = self.sim.add(contact);
-        self.tell(|| format!("{index} joins through {contact:?}"));
+        self.log(|| format!("{index} joins through {contact:?}"));
         self.offered.insert(index, BTreeMap::from([("grading".into(), 7500)]));
     }
 
-    /// The whole story.
+    /// Runs the whole scenario.
     fn run(mut self) -> Outcome {
-        // Mostly few: they are quick, and among few each fault weighs more.
+        // Most clusters are small, because they run faster, and each fault affects a larger share of the
+        // nodes.
         let nodes = self.rng.usize(5..=50).min(self.rng.usize(5..=50));
-        self.tell(|| format!("{nodes} nodes, sound: {}, announced: {}", self.sound, self.announced));
+        self.log(|| format!("{nodes} nodes, sound: {}, announced: {}", self.sound, self.announced));
         for _ in 0..nodes {
             self.add();
             let pause = self.rng.u64(1..200);
-            self.pass(Duration::from_millis(pause));
+            self.advance(Duration::from_millis(pause));
         }
-        self.agree();
+        self.await_agreement();
         let end = self.sim.now() + S * self.rng.u32(30..=120);
         while self.sim.now() < end {
             let several = if self.rng.u8(..4) == 0 { 3 } else { 1 };
             for _ in 0..several {
                 let fault = self.rng.u8(if self.sound { 0..6 } else { 0..12 });
-                self.befall(fault);
+                self.inject_fault(fault);
             }
             let pause = self.rng.u64(50..8_000);
-            self.pass(Duration::from_millis(pause));
+            self.advance(Duration::from_millis(pause));
         }
-        // Some of it is still in force when everything ends.
+        // Some faults are still active when all faults are ended.
         for _ in 0..3 {
             let fault = self.rng.u8(if self.sound { 0..6 } else { 6..12 });
-            self.befall(fault);
+            self.inject_fault(fault);
         }
         let pause = self.rng.u64(50..12_000);
-        self.pass(Duration::from_millis(pause));
-        self.tell(|| "everything ends".into());
+        self.advance(Duration::from_millis(pause));
+        self.log(|| "everything ends".into());
         for (_, end) in std::mem::take(&mut self.ends) {
             self.end(end);
         }
-        let agreed_after = self.agree();
-        // From now on nothing happens, so nothing may happen.
-        self.tell(|| format!("all agree after {agreed_after:?}"));
+        let agreed_after = self.await_agreement();
+        // After this, no further verdict may follow.
+        self.log(|| format!("all agree after {agreed_after:?}"));
         let alarms = self.alarms_excused;
-        self.pass(S * 15);
-        assert_eq!(self.alarms_excused, alarms, "somebody was declared dead after all had agreed");
+        self.advance(S * 15);
+        assert_eq!(self.alarms_excused, alarms, "a live node was declared failed after all had agreed");
         assert_eq!(self.disagreement(), None, "they had agreed");
         Outcome {
             nodes: self.sim.nodes().len(),
@@ -176,8 +177,8 @@ impl Story {
         }
     }
 
-    /// Time passes; what is due ends; everything is looked at.
-    fn pass(&mut self, time: Duration) {
+    /// Advances time, ends the faults that are due, and checks the invariants.
+    fn advance(&mut self, time: Duration) {
         let until = self.sim.now() + time;
         while self.sim.now() < until {
             self.sim.run_until(until.min(self.sim.now() + SLICE));
@@ -187,15 +188,15 @@ impl Story {
                 self.end(end);
             }
             if now.since(self.second) >= S {
-                self.each_second();
+                self.run_each_second();
                 self.second = now;
             }
-            self.look();
+            self.check_invariants();
         }
     }
 
     fn end(&mut self, end: End) {
-        self.tell(|| format!("{end:?}"));
+        self.log(|| format!("{end:?}"));
         match end {
             End::Thaw(i) if self.sim.nodes()[i].is_frozen() => self.sim.thaw(i),
             End::Exit(i) if self.sim.nodes()[i].core().is_some() => self.sim.crash(i),
@@ -220,7 +221,7 @@ impl Story {
     fn start(&mut self, i: NodeIndex) {
         if self.sim.nodes()[i].core().is_none() {
             let contact = self.rng.choice(self.up());
-            self.tell(|| format!("{i} starts, through {contact:?}"));
+            self.log(|| format!("{i} starts, through {contact:?}"));
             self.sim.start(i, contact);
             self.offered.insert(i, BTreeMap::from([("grading".into(), 7500)]));
         }
@@ -231,18 +232,19 @@ impl Story {
         self.ends.push((at, end));
     }
 
-    /// Something happens: below 6 to processes, from there on to the network or to hosts.
-    fn befall(&mut self, fault: u8) {
+    /// Injects a fault. Numbers below 6 are faults of processes, the others are faults of the network or of
+    /// hosts.
+    fn inject_fault(&mut self, fault: u8) {
         let up = self.up();
-        let someone = *self.rng.choice(&up).unwrap();
+        let node = *self.rng.choice(&up).unwrap();
         let expendable = up.len() > 3;
         match fault {
             0 | 1 if expendable => {
-                self.tell(|| format!("{someone} crashes"));
-                self.sim.crash(someone);
-                // Often a supervisor starts it again at once.
+                self.log(|| format!("{node} crashes"));
+                self.sim.crash(node);
+                // A supervisor often restarts the process at once.
                 if self.rng.bool() {
-                    self.later(1..5_000, End::Start(someone));
+                    self.later(1..5_000, End::Start(node));
                 }
             }
             2 => {
@@ -251,22 +253,22 @@ impl Story {
                 }
             }
             3 if expendable => {
-                self.tell(|| format!("{someone} leaves"));
-                self.sim.command(someone, Command::Leave);
-                self.offered.insert(someone, BTreeMap::new());
-                self.later(20..700, End::Exit(someone));
+                self.log(|| format!("{node} leaves"));
+                self.sim.command(node, Command::Leave);
+                self.offered.insert(node, BTreeMap::new());
+                self.later(20..700, End::Exit(node));
             }
             4 if self.sim.nodes().len() < NODES_MAX => self.add(),
-            5 => (0..self.rng.u8(1..8)).for_each(|_| self.change(someone)),
+            5 => (0..self.rng.u8(1..8)).for_each(|_| self.change(node)),
             6 | 7 if expendable => {
-                self.tell(|| format!("{someone} freezes"));
-                self.sim.freeze(someone);
-                self.later(100..20_000, End::Thaw(someone));
+                self.log(|| format!("{node} freezes"));
+                self.sim.freeze(node);
+                self.later(100..20_000, End::Thaw(node));
             }
             8 => {
-                // Those to come included, each of which would be a bridge.
-                let (one, other): (Vec<_>, Vec<_>) = (0..NODES_MAX).partition(|_| self.rng.bool());
-                let pairs = one.iter().flat_map(|a| other.iter().flat_map(|b| [(*a, *b), (*b, *a)]));
+                // The pairs include nodes that join later, because each of them would connect the two sides.
+                let (left, right): (Vec<_>, Vec<_>) = (0..NODES_MAX).partition(|_| self.rng.bool());
+                let pairs = left.iter().flat_map(|a| right.iter().flat_map(|b| [(*a, *b), (*b, *a)]));
                 self.block(pairs.collect());
             }
             9 => {
@@ -278,12 +280,12 @@ impl Story {
             }
             10 => {
                 self.sim.weather.loss_percent = self.rng.u8(1..=30);
-                self.tell(|| format!("loss of {} %", self.sim.weather.loss_percent));
+                self.log(|| format!("loss of {} %", self.sim.weather.loss_percent));
                 self.later(1_000..40_000, End::Calm);
             }
             11 => {
                 self.sim.weather.delay_max = MS * self.rng.u32(2..=200);
-                self.tell(|| format!("delay up to {:?}", self.sim.weather.delay_max));
+                self.log(|| format!("delay up to {:?}", self.sim.weather.delay_max));
                 self.later(1_000..40_000, End::Calm);
             }
             _ => (),
@@ -291,7 +293,7 @@ impl Story {
     }
 
     fn block(&mut self, pairs: Vec<(NodeIndex, NodeIndex)>) {
-        self.tell(|| format!("cut {pairs:?}"));
+        self.log(|| format!("cut {pairs:?}"));
         for pair in &pairs {
             *self.blocks.entry(*pair).or_default() += 1;
             self.sim.block(pair.0, pair.1);
@@ -299,15 +301,15 @@ impl Story {
         self.later(500..30_000, End::Unblock(pairs));
     }
 
-    /// A node offers something else than before.
+    /// Changes the instances of a node.
     fn change(&mut self, node: NodeIndex) {
         if self.offered[&node].is_empty() {
             return;
         }
         let (id, port) = (format!("i{}", self.rng.u8(..6)), self.rng.u16(1..));
-        let held = self.offered[&node].contains_key(&id);
-        self.tell(|| format!("{node} changes {id}, {port}, offered before: {held}"));
-        if held && self.rng.bool() {
+        let exists = self.offered[&node].contains_key(&id);
+        self.log(|| format!("{node} changes {id}, {port}, offered before: {exists}"));
+        if exists && self.rng.bool() {
             self.sim.command(node, Command::RemoveInstance(id.clone()));
             self.offered.get_mut(&node).unwrap().remove(&id);
         } else {
@@ -327,8 +329,9 @@ impl Story {
         }
     }
 
-    /// What is there in every deployment beside the core, and looks for others; and how busy everybody was.
-    fn each_second(&mut self) {
+    /// Simulates the discovery of other nodes, which every deployment has outside the core. Also checks how
+    /// many inputs each node got.
+    fn run_each_second(&mut self) {
         for i in self.up() {
             let alone = self.sim.nodes()[i].core().unwrap().neighbours().next().is_none();
             if alone || self.announced && self.rng.u8(..10) == 0 {
@@ -346,8 +349,8 @@ impl Story {
         }
     }
 
-    /// What must be true at any time.
-    fn look(&mut self) {
+    /// Checks the invariants that hold at any time.
+    fn check_invariants(&mut self) {
         let now = self.sim.now();
         let weather = &self.sim.weather;
         let frozen = self.sim.nodes().iter().any(|n| n.is_frozen());
@@ -355,7 +358,7 @@ impl Story {
             self.unsound = now;
         }
         for (i, node) in self.sim.nodes().iter().enumerate().filter(|(_, n)| n.is_up()) {
-            assert_eq!(node.unanswered(), 0, "node {i} owes an answer or a judgement");
+            assert_eq!(node.unanswered(), 0, "node {i} has an unanswered request or message");
             let index = node.table().index();
             let before = self.indexes.insert(i, index).unwrap_or_default();
             assert!(before <= index, "the index of node {i} fell");
@@ -364,7 +367,7 @@ impl Story {
             }
             assert!(node.core().unwrap().state().len() <= self.sim.nodes().len());
             let names: BTreeSet<&str> = node.table().members().map(|m| m.name.as_str()).collect();
-            assert_eq!(names.len(), node.table().members().count(), "node {i} lists somebody twice");
+            assert_eq!(names.len(), node.table().members().count(), "node {i} lists a member twice");
             let offers: BTreeSet<(&str, &str)> = ["grading", "web"]
                 .iter()
                 .flat_map(|s| node.table().providers(s))
@@ -377,19 +380,19 @@ impl Story {
         }
         let alarms = std::mem::take(&mut self.sim.false_alarms);
         for FalseAlarm { at, by, of } in alarms {
-            self.tell(|| format!("{by} declared {of} dead, which it was not, at {at:?}"));
+            self.log(|| format!("{by} declared {of} failed, which was up, at {at:?}"));
             let excused = !self.sound && at.since(self.unsound) < AFTERMATH;
             assert!(
                 excused,
-                "{by} declared {of} dead at {at:?} while all was sound, since {:?}",
+                "{by} declared {of} failed at {at:?} while all was sound, since {:?}",
                 self.unsound
             );
             self.alarms_excused += 1;
         }
     }
 
-    /// Waits until all agree.
-    fn agree(&mut self) -> Duration {
+    /// Waits until all nodes agree.
+    fn await_agreement(&mut self) -> Duration {
         let start = self.sim.now();
         loop {
             let disagreement = self.disagreement();
@@ -398,11 +401,11 @@ impl Story {
                 None => return took,
                 Some(what) => assert!(took < AGREE_WITHIN, "no agreement after {took:?}: {what}"),
             }
-            self.pass(SLICE);
+            self.advance(SLICE);
         }
     }
 
-    /// What two nodes that are up see differently, or what one sees wrong.
+    /// Describes a difference between two nodes that are up, or a wrong entry of one node; `None`: all agree.
     fn disagreement(&self) -> Option<String> {
         let up = self.up();
         let first = self.sim.nodes()[up[0]].core().unwrap();
@@ -414,14 +417,14 @@ impl Story {
             let node = &self.sim.nodes()[*i];
             let core = node.core().unwrap();
             for (j, other) in self.sim.nodes().iter().enumerate() {
-                let concluded = core.concluded(other.id());
-                let alive = concluded == Some(MemberState::Alive);
-                let gone = matches!(concluded, None | Some(MemberState::Failed | MemberState::Left));
+                let state = core.member_state(other.id());
+                let alive = state == Some(MemberState::Alive);
+                let gone = matches!(state, None | Some(MemberState::Failed | MemberState::Left));
                 if !(if other.is_up() { alive } else { gone }) {
-                    return Some(format!("{i} believes {j} {concluded:?}"));
+                    return Some(format!("{i} holds {j} {state:?}"));
                 }
-                if concluded != first.concluded(other.id()) {
-                    return Some(format!("{i} and {} believe different things of {j}", up[0]));
+                if state != first.member_state(other.id()) {
+                    return Some(format!("{i} and {} hold different states of {j}", up[0]));
                 }
             }
             let listed: BTreeSet<(String, String, u16)> = ["grading", "web"]
@@ -455,7 +458,7 @@ fn words(panic: &(dyn Any + Send)) -> String {
 #[test]
 fn whatever_befalls_a_cluster_it_agrees_afterwards_and_never_shows_nonsense() {
     if let Some(seed) = number("SEED") {
-        let outcome = Story::new(seed, true).run();
+        let outcome = Scenario::new(seed, true).run();
         println!("{} nodes agreed after {:?}", outcome.nodes, outcome.agreed_after);
         return;
     }
@@ -470,7 +473,7 @@ fn whatever_befalls_a_cluster_it_agrees_afterwards_and_never_shows_nonsense() {
                     if seed >= seeds {
                         break;
                     }
-                    match catch_unwind(AssertUnwindSafe(|| Story::new(seed, false).run())) {
+                    match catch_unwind(AssertUnwindSafe(|| Scenario::new(seed, false).run())) {
                         Ok(outcome) => outcomes.lock().unwrap().push(outcome),
                         Err(panic) => {
                             println!("seed {seed} failed");
@@ -486,7 +489,7 @@ fn whatever_befalls_a_cluster_it_agrees_afterwards_and_never_shows_nonsense() {
     times.sort();
     if let Some(last) = times.len().checked_sub(1) {
         println!(
-            "{} seeds: agreed after p50 {:?}, p90 {:?}, p99 {:?}, max {:?}; at most {} inputs per node and second; {} verdicts on the living while something was not sound",
+            "{} seeds: agreed after p50 {:?}, p90 {:?}, p99 {:?}, max {:?}; at most {} inputs per node and second; {} false alarms while there was a fault",
             times.len(),
             times[last / 2],
             times[last * 9 / 10],
@@ -508,7 +511,7 @@ fn whatever_befalls_a_cluster_it_agrees_afterwards_and_never_shows_nonsense() {
 #[test]
 fn the_same_seed_tells_the_same_story() {
     for seed in [1, 2, 3] {
-        let trace = |seed| Story::new(seed, false).run().trace;
+        let trace = |seed| Scenario::new(seed, false).run().trace;
         assert_eq!(trace(seed), trace(seed), "seed {seed}");
     }
 }

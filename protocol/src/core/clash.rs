@@ -1,196 +1,165 @@
-//! Two processes under one key: a data dir was copied, or restored twice.
+//! Part of [`Core`]: resolves key clashes, in which two processes run under one key, because a data directory
+//! was copied or restored twice.
 //!
-//! Both sign validly, so no third node can tell them apart by what they say. The older one can: it hears of a life under its own key that it
-//! did not begin. It says so, signed, and the younger process stops. Between the two stand neighbours for whom both are the same peer: gossip
-//! is not passed back to the key it came from, and of two connections each message takes one. So the claim is repeated, by gossip and
-//! to each neighbour by itself, and whoever has heard it tells it to whatever is or gets connected under that key.
+//! Both processes sign validly, so no other node can distinguish them. But the older process receives an
+//! incarnation under its own key that it did not begin. It then floods a signed claim, and the younger
+//! process stops. A neighbour of both processes takes them for one peer. Gossip is not sent back to the key
+//! from which it came, and a message takes only one of two connections. So the claim is sent repeatedly, by
+//! gossip and to each neighbour directly. A node that has a claim forwards it to every peer that is or
+//! becomes connected under that key.
 //!
-//! Meanwhile the older process takes its place in the table back at once, by a life above the younger one's: what the younger process
-//! stated, and that it is gone a moment later, then concerns a life that is over. A process that has just begun cannot tell that it is the
-//! older one, and waits; so does one that had to take its place back a moment ago, or two that take each other's would never rest.
+//! Meanwhile the older process reclaims its key by an incarnation above the younger one's. Statements of the
+//! younger process, and reports of its end, then belong to an outdated life. A process that has just started
+//! cannot know whether it is the older one, so it waits. A process that has just reclaimed its key waits,
+//! too. Otherwise two processes could reclaim in turn without end.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use super::{Core, learn::Worth};
+use super::{
+    key_clash::{PASS_ON_FOR, RECLAIM_AFTER, YoungerProcess},
+    learn::Learned,
+    machine::Core,
+};
 use crate::{
     Incarnation, NodeId, Time, Version,
     io::{Event, Fatal, Judgement, Output},
     record::{Entry, Key, signed_bytes},
-    sync::{Ask, Ticket},
+    sync::{RequestId, SyncRequest},
     wire::{Clash, ClashClaim, Gossip, Request},
 };
 
-/// How often a younger process under our key is told to stop.
+/// Interval at which claims to a younger process are repeated.
 const CLASH_INTERVAL: Duration = Duration::from_millis(500);
-/// After this long it has stopped, or never will: it is told no more, and a node that had to wait takes its place in the table back.
-const RECLAIM_AFTER: Duration = Duration::from_secs(5);
-/// A process that has run for this long takes its place back at once. A younger one waits for [`RECLAIM_AFTER`]: it may be the copy, which
-/// hears of the older process within this time of its first connection.
+/// A process that has run for this long reclaims its key at once. Before, it waits for [`RECLAIM_AFTER`]. It
+/// may be the younger process itself, which receives the older one's claim within this time of its first
+/// connection.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
-/// For how long a claim is passed on to whoever connects under its key.
-const PASS_ON_FOR: Duration = Duration::from_secs(60);
-/// Claims kept for that. One costs 120 bytes; more than a few at a time would be an attack by members.
-const CLAIMS_MAX: usize = 64;
-
-/// A younger process under our key.
-#[derive(Clone, Copy, Debug)]
-struct Usurper {
-    incarnation: Incarnation,
-    since: Time,
-    /// When it is told to stop again.
-    tell_at: Time,
-    /// How often it was told. Gossip passes on no message twice, so no two are alike.
-    told: u32,
-}
-
-/// The dispute over this node's key, and what is known of those over others'.
-#[derive(Debug)]
-pub(super) struct Dispute {
-    /// The incarnation with which this process began. What it takes later, to get above a usurper's, makes it no younger.
-    born: Incarnation,
-    usurper: Option<Usurper>,
-    /// When this process last took its place in the table back.
-    reclaimed_at: Option<Time>,
-    /// The newest claim of each node, and when it came.
-    claims: BTreeMap<NodeId, (Time, Clash)>,
-}
-
-impl Dispute {
-    pub(super) fn new(born: Incarnation) -> Self {
-        Self { born, usurper: None, reclaimed_at: None, claims: BTreeMap::new() }
-    }
-
-    pub(super) fn next_due(&self) -> Option<Time> {
-        self.usurper.map(|u| u.tell_at.min(u.since + RECLAIM_AFTER))
-    }
-
-    /// Whether this is the life of the younger process under our key, and still to be taken back.
-    pub(super) fn is_usurpers(&self, incarnation: Incarnation) -> bool {
-        self.usurper.is_some_and(|usurper| usurper.incarnation == incarnation)
-    }
-
-    /// Keeps a claim for those who connect. Returns whether there was room.
-    fn keep(&mut self, now: Time, clash: Clash) -> bool {
-        self.claims.retain(|_, (at, _)| now.since(*at) < PASS_ON_FOR);
-        let room = self.claims.len() < CLAIMS_MAX || self.claims.contains_key(&clash.claim.node);
-        if room {
-            self.claims.insert(clash.claim.node, (now, clash));
-        }
-        room
-    }
-}
 
 impl Core {
-    /// Somebody brings an entry that carries our own signature.
-    pub(super) fn learn_of_myself(&mut self, now: Time, entry: &Entry, from: NodeId) -> Worth {
+    /// Handles an entry that carries this node's own signature.
+    pub(super) fn learn_own_entry(&mut self, now: Time, entry: &Entry, from: NodeId) -> Learned {
         let fact = &entry.fact;
         let newer_life = fact.incarnation > self.own.incarnation;
-        let never_said = fact.incarnation == self.own.incarnation && fact.version > self.own.version;
-        if !newer_life && !never_said {
-            return Worth::Stale;
+        let never_stated = fact.incarnation == self.own.incarnation && fact.version > self.own.version;
+        if !newer_life && !never_stated {
+            return Learned::Stale;
         }
         if entry.check(&self.config.cluster).is_err() {
             self.counters.forged += 1;
-            self.blame(now, from, "entry");
-            return Worth::Bad;
+            self.record_misbehaviour(now, from, "entry");
+            return Learned::Invalid;
         }
-        if never_said {
-            // Two processes that began in the same millisecond: neither is the older, so neither goes on.
-            self.out.push_back(Output::Fatal(Fatal::KeyTaken(fact.incarnation)));
-            return Worth::Stale;
+        if never_stated {
+            // Two processes that began in the same millisecond have the same incarnation. Neither is older,
+            // so both stop.
+            self.outputs.push_back(Output::Fatal(Fatal::KeyTaken(fact.incarnation)));
+            return Learned::Stale;
         }
-        self.contest(now, fact.incarnation);
-        // Let it pass, so that it reaches everybody and we are not the only one who knows.
-        Worth::News
+        self.contest_key(now, fact.incarnation);
+        // The entry is relayed, so that other nodes learn of the clash, too.
+        Learned::New
     }
 
-    /// A younger process speaks under our key. It may be connected to nobody yet or no longer, so it is told for as long as we wait for it.
-    fn contest(&mut self, now: Time, newer: Incarnation) {
-        if self.dispute.usurper.is_some_and(|known| known.incarnation >= newer) {
+    /// Starts to defend the key against a younger process. That process may not be connected at the moment,
+    /// so the claim is repeated.
+    fn contest_key(&mut self, now: Time, newer: Incarnation) {
+        if self.key_clash.younger.is_some_and(|known| known.incarnation >= newer) {
             return;
         }
-        self.event(Event::KeyTaken(newer));
-        self.tell_usurper(now, Usurper { incarnation: newer, since: now, tell_at: now, told: 0 });
-        let is_rested = self.dispute.reclaimed_at.is_none_or(|at| now >= at + RECLAIM_AFTER);
-        if now >= self.started + SETTLED_AFTER && is_rested {
+        self.push_event(Event::KeyTaken(newer));
+        self.send_clash_claim(
+            now,
+            YoungerProcess { incarnation: newer, since: now, next_claim_at: now, claims_sent: 0 },
+        );
+        let may_reclaim = self.key_clash.reclaimed_at.is_none_or(|at| now >= at + RECLAIM_AFTER);
+        if now >= self.started + SETTLED_AFTER && may_reclaim {
             self.reclaim(now, newer);
         }
     }
 
-    fn tell_usurper(&mut self, now: Time, usurper: Usurper) {
-        let round = usurper.told;
-        self.dispute.usurper = Some(Usurper { tell_at: now + CLASH_INTERVAL, told: round + 1, ..usurper });
-        let claim = ClashClaim { node: self.id, older: self.dispute.born, newer: usurper.incarnation, round };
-        let signature = self.me.sign(&signed_bytes("clash", &self.config.cluster, &claim));
+    fn send_clash_claim(&mut self, now: Time, younger: YoungerProcess) {
+        let round = younger.claims_sent;
+        self.key_clash.younger =
+            Some(YoungerProcess { next_claim_at: now + CLASH_INTERVAL, claims_sent: round + 1, ..younger });
+        let claim =
+            ClashClaim { node: self.id, older: self.key_clash.born, newer: younger.incarnation, round };
+        let signature = self.identity.sign(&signed_bytes("clash", &self.config.cluster, &claim));
         let clash = Clash { claim, signature };
-        let neighbours: Vec<NodeId> = self.links.connected().collect();
+        let neighbours: Vec<NodeId> = self.connections.connected().collect();
         for peer in neighbours {
-            self.request(Ask { peer, ticket: Ticket(0), request: Request::Clash(clash.clone()) });
+            self.send_request(SyncRequest {
+                peer,
+                request_id: RequestId(0),
+                request: Request::Clash(clash.clone()),
+            });
         }
         self.publish(&Gossip::Clash(clash));
     }
 
-    pub(super) fn clash_due(&mut self, now: Time) {
-        if let Some(usurper) = self.dispute.usurper {
-            if now >= usurper.since + RECLAIM_AFTER {
-                self.dispute.usurper = None;
-                self.reclaim(now, usurper.incarnation);
-            } else if now >= usurper.tell_at {
-                self.tell_usurper(now, usurper);
+    pub(super) fn run_clash_due(&mut self, now: Time) {
+        if let Some(younger) = self.key_clash.younger {
+            if now >= younger.since + RECLAIM_AFTER {
+                self.key_clash.younger = None;
+                self.reclaim(now, younger.incarnation);
+            } else if now >= younger.next_claim_at {
+                self.send_clash_claim(now, younger);
             }
         }
     }
 
-    /// If the key of a peer is disputed, it is told, whichever of the two it is.
-    pub(super) fn pass_on_clash(&mut self, now: Time, peer: NodeId) {
-        if let Some((at, clash)) = self.dispute.claims.get(&peer)
+    /// Forwards a claim on a peer's key to that peer, which may be either of the two processes.
+    pub(super) fn forward_clash(&mut self, now: Time, peer: NodeId) {
+        if let Some((at, clash)) = self.key_clash.claims.get(&peer)
             && now.since(*at) < PASS_ON_FOR
         {
             let request = Request::Clash(clash.clone());
-            self.request(Ask { peer, ticket: Ticket(0), request });
+            self.send_request(SyncRequest { peer, request_id: RequestId(0), request });
         }
     }
 
-    pub(super) fn on_clash(&mut self, now: Time, clash: &Clash, from: NodeId) -> Judgement {
+    pub(super) fn handle_clash(&mut self, now: Time, clash: &Clash, from: NodeId) -> Judgement {
         let claim = &clash.claim;
-        // Keys cost nothing: of those that are nobody's there is no end.
-        if claim.node != self.id && !self.concluded.contains_key(&claim.node) {
+        // Claims on keys of non-members are dropped: keys cost nothing, so there may be any number of such
+        // claims.
+        if claim.node != self.id && !self.member_states.contains_key(&claim.node) {
             return Judgement::Ignore;
         }
-        if !self.evidence_limit.has_left(now, claim.node) {
+        if !self.evidence_limit.has_token(now, claim.node) {
             self.counters.rate_limited += 1;
             return Judgement::Ignore;
         }
         if !claim.node.has_signed(&signed_bytes("clash", &self.config.cluster, claim), &clash.signature) {
             self.counters.forged += 1;
-            self.blame(now, from, "clash");
+            self.record_misbehaviour(now, from, "clash");
             return Judgement::Reject;
         }
-        self.evidence_limit.take(now, claim.node);
-        let born = self.dispute.born;
+        self.evidence_limit.take_token(now, claim.node);
+        let born = self.key_clash.born;
         if claim.node != self.id {
-            if !self.dispute.keep(now, clash.clone()) {
+            if !self.key_clash.keep_claim(now, clash.clone()) {
                 self.counters.claims_dropped += 1;
                 return Judgement::Ignore;
             }
-            if self.links.is_connected(claim.node) {
-                self.pass_on_clash(now, claim.node);
+            if self.connections.is_connected(claim.node) {
+                self.forward_clash(now, claim.node);
             }
         } else if claim.older < born && claim.newer >= born {
-            self.out.push_back(Output::Fatal(Fatal::KeyTaken(claim.older)));
+            self.outputs.push_back(Output::Fatal(Fatal::KeyTaken(claim.older)));
         } else if claim.older > born {
-            // It takes us for the younger one, because we began a life above its.
-            self.contest(now, claim.older);
+            // The other process takes this one for the younger, because this process began a higher
+            // incarnation when it reclaimed the key.
+            self.contest_key(now, claim.older);
         }
         Judgement::Accept
     }
 
-    /// Begins a life above that of the younger process under our key, and states everything again; unless this life is above it already.
+    /// Begins an incarnation above that of the younger process and states everything again, unless the
+    /// current incarnation is already above it.
     pub(super) fn reclaim(&mut self, now: Time, newer: Incarnation) {
         if newer <= self.own.incarnation {
             return;
         }
-        self.dispute.reclaimed_at = Some(now);
+        self.key_clash.reclaimed_at = Some(now);
         let Some(s) = self.state.node(self.id) else { return };
         let instances: Vec<(Key, Option<Vec<u8>>)> = s
             .entries()
@@ -201,7 +170,7 @@ impl Core {
         self.own.version = Version(0);
         self.own.floor = Version(0);
         self.own.tombstones.clear();
-        self.concluded.remove(&self.id);
+        self.member_states.remove(&self.id);
         self.state_header(now);
         for (key, value) in instances {
             self.state_fact(now, key, value);
@@ -213,10 +182,10 @@ impl Core {
 mod tests {
     use super::*;
     use crate::{
-        Identity, Restored,
+        Identity, Startup,
         config::Config,
         io::{Command, GossipId, Input, Profile},
-        liveness::{Claim, Strength},
+        membership::liveness::{Claim, Strength},
         record::{Fact, Header},
         wire::{self, Received},
     };
@@ -256,17 +225,17 @@ mod tests {
         fact.sign(&identity(seed), "default").unwrap()
     }
 
-    /// Node 1 with the neighbour 2, which is a member.
+    /// Starts node 1 with the neighbour 2, which is a member.
     fn core() -> Core {
-        let restored = Restored { incarnation: BORN, remembered: vec![] };
-        let mut core = Core::new(identity(1), Config::default(), profile("n1"), restored, 1, Time::ZERO);
+        let startup = Startup { incarnation: BORN, remembered: vec![], profile: profile("n1"), seed: 1 };
+        let mut core = Core::new(identity(1), Config::default(), startup, Time::ZERO);
         core.handle(at(0), Input::Connected(identity(2).id()));
         core.handle(at(0), Input::Subscribed(identity(2).id()));
         gossip(&mut core, at(1), Gossip::Entries(vec![header(2, BORN)]));
         core
     }
 
-    /// What the core publishes upon a message of its neighbour, and up to a moment later.
+    /// Messages that the core publishes in answer to a message of its neighbour, within 5 ms.
     fn gossip(core: &mut Core, now: Time, message: Gossip) -> Vec<Gossip> {
         let bytes = wire::encode(&message);
         core.handle(now, Input::Gossip { id: GossipId(1), from: identity(2).id(), bytes });
@@ -289,7 +258,7 @@ mod tests {
             .collect()
     }
 
-    /// The lives of node 1 whose headers are among these.
+    /// Incarnations of node 1 among these headers.
     fn lives(published: &[Gossip]) -> Vec<Incarnation> {
         let entries = published.iter().filter_map(|gossip| match gossip {
             Gossip::Entries(entries) => Some(entries),
@@ -305,10 +274,13 @@ mod tests {
     #[test]
     fn a_settled_process_takes_its_place_back_before_its_copy_has_stopped() {
         let mut core = core();
-        let said = gossip(&mut core, at(10_000), Gossip::Entries(vec![header(1, COPY)]));
-        assert!(said.iter().any(|g| matches!(g, Gossip::Clash(c) if c.claim.newer == COPY)), "{said:?}");
-        assert_eq!(lives(&said), [next(COPY)]);
-        // It goes on telling the copy to stop, and begins no further life.
+        let outputs = gossip(&mut core, at(10_000), Gossip::Entries(vec![header(1, COPY)]));
+        assert!(
+            outputs.iter().any(|g| matches!(g, Gossip::Clash(c) if c.claim.newer == COPY)),
+            "{outputs:?}"
+        );
+        assert_eq!(lives(&outputs), [next(COPY)]);
+        // It continues to send claims, but begins no further incarnation.
         let later = published(&mut core, at(10_600));
         assert!(later.iter().any(|g| matches!(g, Gossip::Clash(_))), "{later:?}");
         assert_eq!(lives(&published(&mut core, at(16_000))), []);
@@ -319,9 +291,9 @@ mod tests {
         let mut core = core();
         gossip(&mut core, at(10_000), Gossip::Entries(vec![header(1, COPY)]));
         let above = Incarnation(COPY.0 + 2);
-        let said = gossip(&mut core, at(10_050), Gossip::Entries(vec![header(1, above)]));
-        assert_eq!(lives(&said), [], "it has just begun a life");
-        // Somebody saw the copy stop.
+        let outputs = gossip(&mut core, at(10_050), Gossip::Entries(vec![header(1, above)]));
+        assert_eq!(lives(&outputs), [], "it has just begun a life");
+        // A member observed the copy's end.
         let claim = Claim {
             observer: identity(2).id(),
             subject: identity(1).id(),
@@ -330,19 +302,19 @@ mod tests {
             strength: Strength::Strong,
         };
         let evidence = claim.sign(&identity(2), "default");
-        let said = gossip(&mut core, at(10_100), Gossip::Evidence(vec![evidence.clone()]));
-        assert_eq!(lives(&said), [next(above)]);
-        let said = gossip(&mut core, at(10_200), Gossip::Evidence(vec![evidence]));
-        assert_eq!(lives(&said), [], "once");
+        let outputs = gossip(&mut core, at(10_100), Gossip::Evidence(vec![evidence.clone()]));
+        assert_eq!(lives(&outputs), [next(above)]);
+        let outputs = gossip(&mut core, at(10_200), Gossip::Evidence(vec![evidence]));
+        assert_eq!(lives(&outputs), [], "once");
     }
 
     #[test]
     fn a_process_that_has_just_begun_waits_because_it_may_be_the_copy() {
         let mut core = core();
-        let said = gossip(&mut core, at(500), Gossip::Entries(vec![header(1, COPY)]));
-        assert_eq!(lives(&said), []);
-        let said = published(&mut core, at(6_000));
-        assert_eq!(lives(&said), [next(COPY)], "the other one has stopped, or never will");
+        let outputs = gossip(&mut core, at(500), Gossip::Entries(vec![header(1, COPY)]));
+        assert_eq!(lives(&outputs), []);
+        let outputs = published(&mut core, at(6_000));
+        assert_eq!(lives(&outputs), [next(COPY)], "the other one has stopped, or never will");
     }
 
     #[test]
@@ -353,9 +325,9 @@ mod tests {
         let claim =
             ClashClaim { node: identity(1).id(), older: Incarnation(4_000), newer: next(COPY), round: 0 };
         let signature = identity(1).sign(&signed_bytes("clash", "default", &claim));
-        let said = gossip(&mut core, at(17_000), Gossip::Clash(Clash { claim, signature }));
-        assert!(said.iter().any(|g| matches!(g, Gossip::Clash(_))), "{said:?}");
-        assert_eq!(lives(&said), []);
+        let outputs = gossip(&mut core, at(17_000), Gossip::Clash(Clash { claim, signature }));
+        assert!(outputs.iter().any(|g| matches!(g, Gossip::Clash(_))), "{outputs:?}");
+        assert_eq!(lives(&outputs), []);
         assert_eq!(lives(&published(&mut core, at(23_000))), []);
     }
 }

@@ -1,34 +1,37 @@
-//! Concluding who is alive: own observations go out as evidence, everybody's evidence becomes verdicts.
+//! Part of [`Core`]: signs this node's observations as evidence, and sets the state of each member by the
+//! evidence of all nodes.
 
-use super::{Core, learn::Worth};
+use super::{learn::Learned, machine::Core};
 use crate::{
     Incarnation, NodeId, Time,
     io::{Event, Judgement, Output},
-    liveness::{Claim, Evidence, Heard, Strength, Verdict},
+    membership::liveness::{Claim, Evidence, EvidenceEffect, Strength, Verdict},
     providers::{Change, Explanation, MemberState},
-    seen::Seen,
-    sync::{Ask, Ticket},
+    sync::{RequestId, SyncRequest},
+    version_set::VersionSet,
     wire::{self, Gossip, Page, Request},
 };
 
-/// How often suspects and a neighbour are told what is said of them, while no second report comes; longer where everything is late.
-const CONFRONT_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
-/// Suspects in one such message. Where there are more, the others have their turn later.
-const CONFRONTED_MAX: usize = 64;
+/// Interval at which suspects without a second report, and one neighbour, receive the evidence. Extended when
+/// answers are late.
+const NOTIFY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
+/// Suspects in one such message. Further suspects follow in later rounds.
+const NOTIFIED_SUSPECTS_MAX: usize = 64;
 
-/// A connection to the dead is kept for this long, in case they answer after all. Then it goes: TCP would take minutes to notice that a
-/// partition has healed, a new dial takes seconds.
-const KEEP_DEAD_LINKS: std::time::Duration = std::time::Duration::from_secs(3);
-/// While at most this many unaccused members are left, each verdict may decide whether another case needs a second report.
-const FEW: usize = 8;
+/// Time for which the connection to a failed member is kept, in case the member answers. After a healed
+/// partition, TCP takes minutes to resume; a new dial takes seconds.
+const FAILED_CONNECTION_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
+/// While at most this many unaccused members are left, each change of a member's state is followed by new
+/// verdicts on all suspects. The change may decide whether a suspect needs a second report.
+const FEW_MEMBERS: usize = 8;
 
 impl Core {
-    /// This node saw something of a member. Says so, unless everybody knows.
-    pub(super) fn report(&mut self, now: Time, subject: NodeId, strength: Strength) {
+    /// Reports an observation of a member, unless the same is already known.
+    pub(super) fn report_member(&mut self, now: Time, subject: NodeId, strength: Strength) {
         if !self.present.contains(&subject) || self.own.has_left() {
             return;
         }
-        if strength == Strength::Weak && self.health.is_beyond_patience(now) {
+        if strength == Strength::Weak && self.patience.is_exhausted(now) {
             self.counters.accusations_withheld += 1;
             return;
         }
@@ -36,17 +39,17 @@ impl Core {
         let (incarnation, version) = (s.incarnation(), s.header_version());
         let claim = Claim { observer: self.id, subject, incarnation, version, strength };
         let lost_since = |then: Time| {
-            let mut others = self.concluded.iter().filter(|(id, _)| **id != subject);
+            let mut others = self.member_states.iter().filter(|(id, _)| **id != subject);
             others.any(|(_, (state, at))| *state == MemberState::Failed && then < *at)
         };
-        if self.liveness.weigh(&claim) != Heard::News
-            || !self.watch.may_say(now, subject, incarnation, version, strength, lost_since)
+        if self.liveness.assess(&claim) != EvidenceEffect::New
+            || !self.prober.may_report(now, &claim, lost_since)
         {
             return;
         }
-        let evidence = claim.sign(&self.me, &self.config.cluster);
+        let evidence = claim.sign(&self.identity, &self.config.cluster);
         self.counters.accusations_made += 1;
-        self.accept(now, evidence.clone(), now);
+        self.record_evidence(now, evidence.clone(), now);
         self.publish_evidence(evidence);
     }
 
@@ -55,87 +58,102 @@ impl Core {
     }
 
     pub(super) fn publish(&mut self, gossip: &Gossip) {
-        // Before anybody listens there is nobody to tell; anti-entropy will.
-        if self.links.subscribed().next().is_some() {
+        // Without a subscribed peer the message is not published; anti-entropy delivers its content later.
+        if self.connections.subscribed().next().is_some() {
             self.counters.gossip_published += 1;
-            self.out.push_back(Output::Publish(wire::encode(gossip)));
+            self.outputs.push_back(Output::Publish(wire::encode(gossip)));
         }
     }
 
-    /// Evidence by gossip.
-    pub(super) fn hear_all(&mut self, now: Time, evidence: Vec<Evidence>, from: NodeId) -> Judgement {
-        let worths: Vec<Worth> = evidence.into_iter().map(|e| self.hear(now, e, from, now)).collect();
-        if worths.contains(&Worth::Bad) {
+    /// Applies evidence that arrived by gossip.
+    pub(super) fn learn_evidence_list(
+        &mut self,
+        now: Time,
+        evidence: Vec<Evidence>,
+        from: NodeId,
+    ) -> Judgement {
+        let effects: Vec<Learned> =
+            evidence.into_iter().map(|e| self.learn_evidence(now, e, from, now)).collect();
+        if effects.contains(&Learned::Invalid) {
             Judgement::Reject
-        } else if worths.contains(&Worth::News) {
+        } else if effects.contains(&Learned::New) {
             Judgement::Accept
         } else {
             Judgement::Ignore
         }
     }
 
-    /// One piece of evidence from anywhere. `since` is when the time to refute it began.
-    pub(super) fn hear(&mut self, now: Time, evidence: Evidence, from: NodeId, since: Time) -> Worth {
+    /// Applies one piece of evidence. `since`: start of the time to refute it.
+    pub(super) fn learn_evidence(
+        &mut self,
+        now: Time,
+        evidence: Evidence,
+        from: NodeId,
+        since: Time,
+    ) -> Learned {
         let Claim { observer, subject, incarnation, version, .. } = evidence.claim;
         let about_me = subject == self.id;
-        // Only members bear witness: identities cost nothing, members can be counted. One that has died since has still seen it, and so has
-        // this node, if it said so in an earlier life. But whoever accuses this node is answered, known here or not: others may know it.
-        if !about_me && !self.concluded.contains_key(&observer) {
-            return Worth::Stale;
+        // Only members are accepted as observers: identities cost nothing, but the number of members is
+        // bounded. The observer may have failed since, or be this node in an earlier life. This node refutes
+        // a report on itself even if it does not know the observer, because other nodes may know it.
+        if !about_me && !self.member_states.contains_key(&observer) {
+            return Learned::Stale;
         }
         let current = self.own.incarnation() == incarnation && version == self.own_header_version();
         match about_me {
-            true if !current && !self.dispute.is_usurpers(incarnation) => return Worth::Stale,
-            false if self.liveness.weigh(&evidence.claim) != Heard::News => return Worth::Stale,
+            true if !current && !self.key_clash.is_younger_life(incarnation) => return Learned::Stale,
+            false if self.liveness.assess(&evidence.claim) != EvidenceEffect::New => return Learned::Stale,
             _ => (),
         }
-        if !self.evidence_limit.has_left(now, observer) {
+        if !self.evidence_limit.has_token(now, observer) {
             self.counters.rate_limited += 1;
-            return Worth::PutOff;
+            return Learned::Deferred;
         }
         if !evidence.is_signed(&self.config.cluster) {
             self.counters.forged += 1;
-            self.blame(now, from, "evidence");
-            return Worth::Bad;
+            self.record_misbehaviour(now, from, "evidence");
+            return Learned::Invalid;
         }
-        self.evidence_limit.take(now, observer);
+        self.evidence_limit.take_token(now, observer);
         self.counters.accusations_heard += 1;
         if about_me {
             match current {
                 true => self.refute(now, observer),
-                // The younger process under our key has stopped.
+                // The younger process under this key has stopped.
                 false => self.reclaim(now, incarnation),
             }
-            return Worth::News;
+            return Learned::New;
         }
-        self.accept(now, evidence, since);
-        // Look for ourselves where we can: those that watch it, and those that happen to be connected.
-        let concerned = self.overlay.watched().contains(&subject) || self.links.is_connected(subject);
-        if concerned && self.concluded(subject) == Some(MemberState::Suspect) {
-            self.watch.probe(now, subject);
+        self.record_evidence(now, evidence, since);
+        // A node that watches the subject or is connected to it probes the subject itself.
+        let concerned = self.overlay.watched().contains(&subject) || self.connections.is_connected(subject);
+        if concerned && self.member_state(subject) == Some(MemberState::Suspect) {
+            self.prober.probe(now, subject);
         }
-        Worth::News
+        Learned::New
     }
 
-    fn accept(&mut self, now: Time, evidence: Evidence, since: Time) {
+    fn record_evidence(&mut self, now: Time, evidence: Evidence, since: Time) {
         let Claim { observer: by, subject, strength, .. } = evidence.claim;
-        if self.liveness.hear(now, evidence, since) == Heard::News {
-            self.event(Event::Accused { by, subject, strength });
+        if self.liveness.record(now, evidence, since) == EvidenceEffect::New {
+            self.push_event(Event::Accused { by, subject, strength });
             let strong = strength == Strength::Strong;
-            self.change(Change::Explained(subject, Explanation::Accused { by, strong }));
+            self.push_change(Change::Explained(subject, Explanation::Accused { by, strong }));
             self.judge(now, subject);
         }
     }
 
-    /// Draws the conclusion from what is known about a member right now.
+    /// Draws the verdict on a member from the current evidence.
     pub(super) fn judge(&mut self, now: Time, subject: NodeId) {
-        let Some((before, since)) = self.concluded.get(&subject).copied() else { return };
+        let Some((before, since)) = self.member_states.get(&subject).copied() else { return };
         if before == MemberState::Left || subject == self.id {
             return;
         }
-        if before == MemberState::Failed && since + KEEP_DEAD_LINKS <= now && self.links.is_connected(subject)
+        if before == MemberState::Failed
+            && since + FAILED_CONNECTION_TIMEOUT <= now
+            && self.connections.is_connected(subject)
         {
-            self.out.push_back(Output::Disconnect(subject));
+            self.outputs.push_back(Output::Disconnect(subject));
         }
         let suspicion = self.suspicion(now, subject);
         let verdict = self.liveness.conclude(now, subject, &self.present, suspicion);
@@ -143,91 +161,102 @@ impl Core {
             Verdict::Clear => MemberState::Alive,
             Verdict::Failed => MemberState::Failed,
             Verdict::Suspect(at) => {
-                // Without a second report it stays a suspect, and soon others take over from it as watcher.
+                // Without a second report the member remains a suspect, and other nodes soon replace it as a
+                // watcher.
                 let since = self.liveness.accused_since(subject).unwrap_or(now);
                 let again = at.unwrap_or(since + suspicion);
                 if again <= now {
-                    self.unresolved.insert(subject);
+                    self.unresolved_suspects.insert(subject);
                 }
-                self.deadlines.insert((if again > now { again } else { now + CONFRONT_EVERY }, subject));
+                self.deadlines.insert((if again > now { again } else { now + NOTIFY_INTERVAL }, subject));
                 MemberState::Suspect
             }
         };
         if state != before {
-            return self.conclude(now, subject, state);
+            return self.set_member_state(now, subject, state);
         }
-        self.place(now, subject, state);
+        self.update_overlay(now, subject, state);
     }
 
-    /// Some members stay suspects, because no second report comes. Perhaps the gossip was lost with the connections that it was on: then the
-    /// suspect has not heard what it could refute, or another observer's report has not come here, nor this node's there. So each suspect that
-    /// is connected is told, and one neighbour that is not a suspect, another one each time, which passes on what is news to it. A suspect
-    /// that is connected may be silent, so telling it alone would not do. One message for all, because where many are suspects the nodes are
-    /// late, and must not make each other later.
-    pub(super) fn confront(&mut self, now: Time) {
-        if self.unresolved.is_empty() || now < self.next_confrontation {
+    /// Sends the evidence on suspects without a second report.
+    ///
+    /// Gossip may have been lost with a connection. In that case the suspect could not refute, another
+    /// observer's report did not arrive, or this node's report did not reach others. So each connected
+    /// suspect receives the evidence on itself. Also, one other neighbour in turn receives all evidence and
+    /// floods the part that is new to it. The suspect alone does not suffice, because it may be silent. The
+    /// neighbour gets one message for all suspects: if there are many, the nodes are already late.
+    pub(super) fn notify_suspects(&mut self, now: Time) {
+        if self.unresolved_suspects.is_empty() || now < self.next_notification {
             return;
         }
-        self.next_confrontation = now + self.health.stretch(now, CONFRONT_EVERY);
-        let unresolved = std::mem::take(&mut self.unresolved);
-        let suspects: Vec<NodeId> =
-            unresolved.into_iter().filter(|id| self.concluded(*id) == Some(MemberState::Suspect)).collect();
-        let connected: Vec<NodeId> = self.links.connected().collect();
+        self.next_notification = now + self.patience.stretch(now, NOTIFY_INTERVAL);
+        let unresolved_suspects = std::mem::take(&mut self.unresolved_suspects);
+        let suspects: Vec<NodeId> = unresolved_suspects
+            .into_iter()
+            .filter(|id| self.member_state(*id) == Some(MemberState::Suspect))
+            .collect();
+        let connected: Vec<NodeId> = self.connections.connected().collect();
         for suspect in suspects.iter().filter(|suspect| connected.contains(suspect)) {
-            self.tell_accusations(*suspect, &[*suspect]);
+            self.send_evidence(*suspect, &[*suspect]);
         }
         let of_state = |state: MemberState| -> Vec<NodeId> {
-            connected.iter().copied().filter(|id| self.concluded(*id) == Some(state)).collect()
+            connected.iter().copied().filter(|id| self.member_state(*id) == Some(state)).collect()
         };
         let alive = of_state(MemberState::Alive);
         let neighbours = if alive.is_empty() { of_state(MemberState::Suspect) } else { alive };
-        let turn = self.confrontations;
-        self.confrontations += 1;
+        let turn = self.notifications;
+        self.notifications += 1;
         let in_turn = |of: usize| turn.checked_rem(of);
         let peer = in_turn(neighbours.len()).map(|i| neighbours[i]);
-        // The next share once each neighbour has had this one.
+        // The next share is sent after each neighbour has received this one.
         let round = turn / neighbours.len().max(1);
-        let shares = suspects.len().div_ceil(CONFRONTED_MAX);
-        let share = round.checked_rem(shares).and_then(|i| suspects.chunks(CONFRONTED_MAX).nth(i));
+        let shares = suspects.len().div_ceil(NOTIFIED_SUSPECTS_MAX);
+        let share = round.checked_rem(shares).and_then(|i| suspects.chunks(NOTIFIED_SUSPECTS_MAX).nth(i));
         if let (Some(peer), Some(share)) = (peer, share) {
-            self.tell_accusations(peer, share);
-            // The neighbour is probed as well: if it is silent too, it becomes a suspect, and the next round uses another one.
-            self.watch.probe(now, peer);
+            self.send_evidence(peer, share);
+            // The neighbour is probed, too. If it is silent, it becomes a suspect, and the next round uses
+            // another one.
+            self.prober.probe(now, peer);
         }
     }
 
-    /// A neighbour holds a life of a member for present that this node has forgotten: it was away for longer than it is remembered. Whatever
-    /// it states of that life is refused here, so it is asked to state something newer, as any suspect is.
-    pub(super) fn remind(&mut self, now: Time, subject: NodeId, from: NodeId) {
-        let Some((incarnation, version)) = self.state.buried(subject) else { return };
-        if !self.reminders.has_left(now, subject) {
+    /// Requests a newer header of a member that a neighbour holds present and this node has forgotten. The
+    /// member was disconnected for longer than it is remembered, and this node refuses entries of that
+    /// incarnation. The neighbour receives evidence, which the member refutes by a newer header.
+    pub(super) fn request_newer_header(&mut self, now: Time, subject: NodeId, from: NodeId) {
+        let Some((incarnation, version)) = self.state.forgotten(subject) else { return };
+        if !self.reminder_limit.has_token(now, subject) {
             return;
         }
-        self.reminders.take(now, subject);
+        self.reminder_limit.take_token(now, subject);
         let claim = Claim { observer: self.id, subject, incarnation, version, strength: Strength::Weak };
-        let evidence = claim.sign(&self.me, &self.config.cluster);
+        let evidence = claim.sign(&self.identity, &self.config.cluster);
         let page = page_of_evidence(subject, incarnation, vec![evidence.clone()]);
-        self.request(Ask { peer: from, ticket: Ticket(0), request: Request::Push(vec![page]) });
+        self.send_request(SyncRequest {
+            peer: from,
+            request_id: RequestId(0),
+            request: Request::Push(vec![page]),
+        });
         self.publish_evidence(evidence);
     }
 
-    fn tell_accusations(&mut self, peer: NodeId, suspects: &[NodeId]) {
+    fn send_evidence(&mut self, peer: NodeId, suspects: &[NodeId]) {
         let page = |node: NodeId| {
             let incarnation = self.state.node(node)?.incarnation();
             Some(page_of_evidence(node, incarnation, self.liveness.reports(node).cloned().collect()))
         };
         let pages = suspects.iter().copied().filter_map(page).collect();
-        self.request(Ask { peer, ticket: Ticket(0), request: Request::Push(pages) });
+        self.send_request(SyncRequest { peer, request_id: RequestId(0), request: Request::Push(pages) });
     }
 
-    /// When suspects are to be told next what is said of them.
-    pub(super) fn next_confrontation(&self) -> Option<Time> {
-        (!self.unresolved.is_empty()).then_some(self.next_confrontation)
+    /// When suspects next receive the evidence.
+    pub(super) fn next_notification(&self) -> Option<Time> {
+        (!self.unresolved_suspects.is_empty()).then_some(self.next_notification)
     }
 
-    /// Makes a conclusion known.
-    pub(super) fn conclude(&mut self, now: Time, id: NodeId, state: MemberState) {
-        let before = self.concluded.insert(id, (state, now)).map(|(state, _)| state);
+    /// Sets a member's state, and publishes all changes that follow from it.
+    pub(super) fn set_member_state(&mut self, now: Time, id: NodeId, state: MemberState) {
+        let before = self.member_states.insert(id, (state, now)).map(|(state, _)| state);
         match (before, state) {
             (_, MemberState::Failed) => self.counters.verdicts_failed += 1,
             (Some(MemberState::Failed), MemberState::Alive | MemberState::Suspect) => {
@@ -236,50 +265,50 @@ impl Core {
             _ => (),
         }
         if state == MemberState::Failed {
-            self.deadlines.insert((now + KEEP_DEAD_LINKS, id));
+            self.deadlines.insert((now + FAILED_CONNECTION_TIMEOUT, id));
         }
         if state.is_present() {
             self.present.insert(id);
         } else {
             self.present.remove(&id);
-            self.watch.settled(id);
+            self.prober.record_verdict(id);
         }
         if state == MemberState::Left {
-            self.liveness.dismiss(id);
+            self.liveness.remove(id);
         }
         self.state.set_failed(id, state == MemberState::Failed);
-        self.place(now, id, state);
+        self.update_overlay(now, id, state);
         if state == MemberState::Failed
             && let Some(since) = self.liveness.silent_since(id)
         {
-            self.change(Change::Silent { node: id, since });
+            self.push_change(Change::Silent { node: id, since });
         }
-        self.show_member(now, id);
+        self.publish_member(now, id);
         if before != Some(state) && id != self.id {
             let name = self.state.node(id).map(|s| s.header().name.clone()).unwrap_or_default();
-            self.event(Event::Member(id, name, state));
-            self.change(Change::Explained(id, Explanation::Became(state)));
+            self.push_event(Event::Member(id, name, state));
+            self.push_change(Change::Explained(id, Explanation::Became(state)));
         }
-        if self.present.len() <= self.liveness.accused().len() + FEW {
+        if self.present.len() <= self.liveness.accused().len() + FEW_MEMBERS {
             let others = self.liveness.accused().filter(|other| **other != id);
             self.deadlines.extend(others.map(|other| (now, *other)));
         }
     }
 
-    /// How long it may take to refute.
+    /// Time in which a member can refute.
     fn suspicion(&self, now: Time, subject: NodeId) -> std::time::Duration {
-        self.health.stretch(now, self.config.suspicion) + self.health.extra(now, subject)
+        self.patience.stretch(now, self.config.suspicion) + self.patience.extra_for(now, subject)
     }
 
-    /// Puts a member where it belongs in the overlay.
-    fn place(&mut self, now: Time, id: NodeId, state: MemberState) {
+    /// Updates a member's roles in the overlay: watched member and watcher.
+    fn update_overlay(&mut self, now: Time, id: NodeId, state: MemberState) {
         let suspicion = self.suspicion(now, id);
-        let reliable = state.is_present() && !self.liveness.is_doubted(now, id, suspicion);
-        self.overlay_moved |= self.overlay.set(id, true, reliable);
+        let reliable = state.is_present() && !self.liveness.is_unreliable_watcher(now, id, suspicion);
+        self.overlay_changed |= self.overlay.set(id, true, reliable);
     }
 }
 
-/// A page that states nothing and tells what speaks against a node.
+/// Builds a page with evidence on a node and without entries.
 fn page_of_evidence(node: NodeId, incarnation: Incarnation, evidence: Vec<Evidence>) -> Page {
-    Page { node, incarnation, covers: Seen::default(), entries: Vec::new(), evidence }
+    Page { node, incarnation, covers: VersionSet::default(), entries: Vec::new(), evidence }
 }

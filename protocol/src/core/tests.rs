@@ -1,4 +1,5 @@
-//! The core as a whole, in the simulator: what a user would notice.
+//! Tests of whole clusters in the simulator: crashes, freezes and departures are known within bounds,
+//! partitions heal, packet loss fails no member, and instances stay listed when several hosts fall silent.
 
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ fn within(sim: &mut Sim, bound: Duration, what: &str, until: impl FnMut(&Sim) ->
     }
 }
 
-/// Lets a node offer `web` at a port.
+/// Makes a node offer `web` at a port.
 fn offer_web(sim: &mut Sim, node: NodeIndex, port: u16) {
     let instance = Instance {
         service: "web".into(),
@@ -94,7 +95,7 @@ fn a_freeze_is_known_within_two_seconds_and_so_is_the_return() {
         let mut sim = cluster(n as u64, n);
         sim.freeze(0);
         let took = within(&mut sim, 4 * S, "freeze known", |sim| sim.all_believe(0, MemberState::Failed));
-        // With one watcher or two, none of them may be about to ping.
+        // In a small cluster the subject has one or two watchers, and their next pings may be far off.
         let bound = if n < 7 { 2500 * MS } else { 2000 * MS };
         assert!(took < bound, "{n} nodes: {took:?}");
         sim.run_for(10 * S);
@@ -112,7 +113,8 @@ fn many_that_froze_and_returned_make_nobody_patient() {
         for round in 0..6 {
             sim.freeze(round);
             within(&mut sim, 4 * S, "freeze known", |sim| sim.all_believe(round, MemberState::Failed));
-            // Before and after the connections of the dead are closed.
+            // In even rounds the connections of the frozen node are still open, in odd rounds they are
+            // closed.
             sim.run_for(if round % 2 == 0 { S } else { 6 * S });
             sim.thaw(round);
             within(&mut sim, 5 * S, "thawed and back", Sim::has_converged);
@@ -120,7 +122,7 @@ fn many_that_froze_and_returned_make_nobody_patient() {
         }
         sim.freeze(7);
         let took = within(&mut sim, 9 * S, "freeze known", |sim| sim.all_believe(7, MemberState::Failed));
-        // Two of its watchers may be among those that overslept, and doubt themselves a little longer.
+        // Two of its watchers may be nodes that were suspended before, and these wait a little longer.
         assert!(took < 2500 * MS, "{n} nodes: {took:?}");
         assert_eq!(sim.false_alarms, []);
     }
@@ -253,7 +255,7 @@ fn a_newcomer_believes_the_verdicts_of_witnesses_that_have_died_since() {
 #[test]
 fn nobody_stays_a_suspect_whom_nobody_confirms() {
     let mut sim = cluster(14, 12);
-    // Short stalls between some pairs: enough for reports, not for verdicts.
+    // Some pairs stall for a short time: long enough for reports, too short for verdicts.
     for (a, b) in [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)] {
         sim.block(a, b);
         sim.block(b, a);
@@ -300,7 +302,7 @@ fn the_dead_are_forgotten_by_the_young_when_the_old_forget_them() {
     let id = sim.nodes()[5].id();
     sim.crash(5);
     for i in 0..4 {
-        // Each learns of the dead anew.
+        // Each node that restarts learns of the death again.
         sim.run_for(25 * S);
         sim.crash(i);
         sim.start(i, Some((i + 1) % 5));
@@ -315,13 +317,13 @@ fn who_restarts_believes_what_it_said_in_its_last_life() {
     let mut sim = cluster(16, 12);
     sim.crash(5);
     sim.run_for(5 * S);
-    // Those that reported it are among these.
+    // The nodes that reported the crash are among these.
     for i in (0..12).filter(|i| *i != 5) {
         sim.crash(i);
         sim.start(i, Some((i + 1) % 5));
         within(&mut sim, 5 * S, "it sees the dead as dead", Sim::has_converged);
         assert_eq!(
-            sim.nodes()[i].core().and_then(|c| c.concluded(sim.nodes()[5].id())),
+            sim.nodes()[i].core().and_then(|c| c.member_state(sim.nodes()[5].id())),
             Some(MemberState::Failed)
         );
     }
@@ -331,7 +333,7 @@ fn who_restarts_believes_what_it_said_in_its_last_life() {
 fn a_table_that_is_full_of_instances_comes_to_rest_and_takes_more_when_there_is_room() {
     let n = 6;
     let mut sim = cluster_with(Config { instances_max: 20, ..Config::default() }, 77, n);
-    // With one role each they offer 36.
+    // With one role each, the nodes offer 36 instances in all.
     for node in 0..n {
         for port in 0..5 {
             offer_web(&mut sim, node, port);
@@ -360,7 +362,7 @@ fn a_table_that_is_full_of_instances_comes_to_rest_and_takes_more_when_there_is_
     });
 }
 
-/// Ten nodes, two on each of five hosts; all but the first two offer `web`.
+/// Ten nodes, two on each of five hosts. All but the first two offer `web`.
 fn five_hosts(seed: u64) -> Sim {
     let mut sim = Sim::new(seed, Config::default());
     for node in 0..10u8 {
@@ -374,13 +376,13 @@ fn five_hosts(seed: u64) -> Sim {
     sim
 }
 
-/// What a node lists of `web`: how many, and how many of those unverified.
+/// Instances of `web` that a node lists, and how many of them are unverified.
 fn web(sim: &Sim, node: NodeIndex) -> (usize, usize) {
     let listed = || sim.nodes()[node].table().providers("web");
     (listed().count(), listed().filter(|provider| provider.unverified).count())
 }
 
-/// What a node knows of those that offer `web`.
+/// Explanations that a node has for the nodes that offer `web`.
 fn accusations(sim: &Sim, node: NodeIndex) -> String {
     let lines = (2..10).map(|of| {
         let lines = sim.nodes()[node].table().why_member(sim.nodes()[of].id());
@@ -397,7 +399,7 @@ fn where_several_hosts_fall_silent_at_once_their_instances_stay_for_a_minute() {
         (2..4).for_each(|node| sim.command(node, Command::RemoveInstance("web:80".into())));
         sim.run_for(S);
         (4..10).for_each(|node| sim.freeze(node));
-        // By node: since when only unverified ones are listed, and since when none.
+        // For each node: since when it lists only unverified instances, and since when it lists none.
         let mut kept: [Option<Time>; 4] = [None; 4];
         let mut gone: [Option<Time>; 4] = [None; 4];
         within(&mut sim, 120 * S, "they were kept, and are gone", |sim| {
@@ -425,18 +427,18 @@ fn where_most_hosts_fall_silent_at_once_lookups_go_on_finding_something_for_a_mi
     for seed in 0..30 {
         let mut sim = five_hosts(seed);
         (2..10).for_each(|node| sim.freeze(node));
-        let told = |sim: &Sim| format!("seed {seed}{}{}", accusations(sim, 0), accusations(sim, 1));
+        let claims_sent = |sim: &Sim| format!("seed {seed}{}{}", accusations(sim, 0), accusations(sim, 1));
         let is_marked = |sim: &Sim, node| {
             let (all, unverified) = web(sim, node);
-            assert!(all > 0, "nothing is found: {}", told(sim));
+            assert!(all > 0, "nothing is found: {}", claims_sent(sim));
             all == unverified
         };
         let marked = sim.run_while(60 * S, |sim| (0..2).all(|node| is_marked(sim, node)));
-        assert!(marked.is_some(), "not all are marked: {}", told(&sim));
+        assert!(marked.is_some(), "not all are marked: {}", claims_sent(&sim));
         let found_nothing = sim.run_while(30 * S, |sim| (0..2).any(|node| web(sim, node).0 == 0));
-        assert_eq!(found_nothing, None, "{}", told(&sim));
+        assert_eq!(found_nothing, None, "{}", claims_sent(&sim));
         let gone = sim.run_while(60 * S, |sim| (0..2).all(|node| web(sim, node) == (0, 0)));
-        assert!(gone.is_some(), "some stay: {}", told(&sim));
+        assert!(gone.is_some(), "some stay: {}", claims_sent(&sim));
     }
 }
 
@@ -463,21 +465,21 @@ fn a_host_that_was_lost_and_returned_shortly_before_hides_no_silence() {
             .collect();
         cut.iter().for_each(|(from, to)| sim.block(*from, *to));
         within(&mut sim, 20 * S, "the lost host is gone", |sim| (0..2).all(|node| web(sim, node) == (6, 0)));
-        // The two that stay hear of its return from others, and not from itself before it is silent again.
+        // The two other nodes learn of its return from peers before it is silent again.
         let is_of_them = |(from, to): &(NodeIndex, NodeIndex)| *from < 2 || *to < 2;
         sim.unblock(cut.iter().copied().filter(|pair| !is_of_them(pair)));
         within(&mut sim, 30 * S, "it is back", |sim| (0..2).all(|node| web(sim, node) == (8, 0)));
         (2..10).for_each(|node| sim.freeze(node));
         sim.heal();
-        let told = |sim: &Sim| format!("seed {seed}{}{}", accusations(sim, 0), accusations(sim, 1));
+        let claims_sent = |sim: &Sim| format!("seed {seed}{}{}", accusations(sim, 0), accusations(sim, 1));
         let marked = sim.run_while(60 * S, |sim| {
             (0..2).all(|node| {
                 let (all, unverified) = web(sim, node);
-                assert!(all > 0, "nothing is found: {}", told(sim));
+                assert!(all > 0, "nothing is found: {}", claims_sent(sim));
                 all == unverified
             })
         });
-        assert!(marked.is_some(), "not all are marked: {}", told(&sim));
+        assert!(marked.is_some(), "not all are marked: {}", claims_sent(&sim));
     }
 }
 
@@ -485,7 +487,7 @@ fn a_host_that_was_lost_and_returned_shortly_before_hides_no_silence() {
 fn where_there_is_proof_or_only_one_host_nothing_is_kept() {
     let mut sim = five_hosts(5);
     (2..10).for_each(|node| sim.crash(node));
-    // Those whose watchers were killed with them are suspects until others have taken over.
+    // If a member's watchers were killed, too, it remains a suspect until other watchers replace them.
     within(&mut sim, 40 * S, "the killed are gone", |sim| {
         let listed = [web(sim, 0), web(sim, 1)];
         assert!(listed.iter().all(|(_, unverified)| *unverified == 0), "{listed:?}");

@@ -1,43 +1,49 @@
-//! Hybrid logical clock with epochs: the order of a topic's entries.
+//! [`HybridClock`]: hybrid logical clock with epochs, whose [`Moment`]s order the entries of a topic.
 //!
-//! Wall clocks disagree, jump and stand still; a plain counter says nothing to a person. A hybrid clock (Kulkarni et al., "Logical
-//! Physical Clocks", 2014) shows wall time where that suffices and counts on where it does not: the moment of a new entry is later than the
-//! moment of every entry that its writer has received or written before.
+//! Wall clocks disagree, jump and stand still, and a plain counter does not show when something happened. A
+//! hybrid clock (Kulkarni et al., "Logical Physical Clocks", 2014) shows wall time where that keeps the
+//! order, and counts otherwise. The moment of a new entry is later than that of every entry that its writer
+//! has received or written.
 //!
-//! A hybrid clock alone has two failures. If it follows a time far in the future, every later entry carries that time, and at the highest
-//! number the clock stops. If it does not follow, an entry is ordered before the entry that it replaces. Epochs resolve this. A [`Moment`]
-//! is an epoch and a time, compared in that order. A clock that has seen a time more than [`AHEAD_MAX`] ahead of its wall opens the next epoch
-//! and goes on with its wall time there. So moments obey causality whatever any clock shows, and times stay near the wall clocks of
-//! their writers. While no clock is off by more than [`AHEAD_MAX`], the epoch is 0 and is not sent.
+//! A hybrid clock alone can fail in two ways. If it follows a time far in the future, every later entry
+//! carries that time, and at the highest number the clock stops. If it does not follow, an entry is ordered
+//! before the entry that it replaces. Epochs solve both. A [`Moment`] is an epoch and a time, compared in
+//! that order. A clock that receives a time more than [`AHEAD_MAX`] ahead of its wall clock opens the next
+//! epoch, in which it shows its wall time. So moments obey causality even if clocks are wrong, and times
+//! remain close to the wall clocks of their writers. While no clock is off by more than [`AHEAD_MAX`], the
+//! epoch is 0 and is not sent.
 
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// Bits below the milliseconds: 65,536 entries in a millisecond before the clock runs ahead of the wall.
+/// Bits of the counter below the milliseconds. After 65,536 entries in one millisecond the clock runs ahead
+/// of the wall clock.
 const COUNTER_BITS: u32 = 16;
 
-/// How far ahead of its own wall clock a clock follows the times of other writers. Guess: longer than any mistake about time zones.
+/// Greatest distance by which a clock follows the times of other writers ahead of its own wall clock. Guess:
+/// longer than any mistake about time zones.
 pub const AHEAD_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// The protocol version since which replicas read epochs. One that speaks less orders rows by time alone.
+/// First protocol version that reads epochs. Older versions order rows by time alone.
 pub const PROTOCOL_WITH_EPOCHS: u16 = 2;
 
-/// How many epochs ahead of its own a replica accepts. A clock opens at most one epoch for an entry, so honest replicas are never this far
-/// apart, and a writer that lies about epochs needs as many signed runs to exhaust the numbers as there are steps of this size in 64 bits.
-pub const EPOCHS_AHEAD_MAX: u64 = 1 << 32;
+/// Greatest distance by which a replica accepts epochs ahead of its own. A clock opens at most one epoch for
+/// an entry, so honest replicas are never this far apart. A writer that lies about epochs needs 2^32 signed
+/// runs to exhaust the numbers.
+pub(crate) const EPOCHS_AHEAD_MAX: u64 = 1 << 32;
 
 /// A time on the hybrid clock: milliseconds since 1970 in the upper 48 bits, a counter below.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct HybridTime(pub u64);
 
 impl HybridTime {
-    /// The first time of this millisecond since 1970. Saturates in the year 10889.
+    /// First time of this millisecond since 1970. Saturates in the year 10889.
     pub fn from_wall(ms: u64) -> Self {
         Self(ms.min(u64::MAX >> COUNTER_BITS) << COUNTER_BITS)
     }
 
-    /// Milliseconds since 1970, for people to read.
+    /// Milliseconds since 1970, for display.
     pub fn wall_ms(self) -> u64 {
         self.0 >> COUNTER_BITS
     }
@@ -49,8 +55,8 @@ impl fmt::Debug for HybridTime {
     }
 }
 
-/// The place of an entry in the causal order of its topic. Two entries whose writers did not know of each other are ordered by wall time
-/// within an epoch.
+/// Position of an entry in the causal order of its topic. Within an epoch, concurrent entries are ordered by
+/// wall time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Moment {
     /// Compared first.
@@ -61,20 +67,20 @@ pub struct Moment {
 
 /// The clock of one writer in one topic.
 #[derive(Debug)]
-pub struct HybridClock {
-    /// The latest moment of all that was received or written.
+pub(crate) struct HybridClock {
+    /// Latest moment received or written.
     latest: Moment,
     epochs_opened: u64,
 }
 
 impl HybridClock {
-    /// A clock that goes on after `latest`, the latest moment on disk.
-    pub fn after(latest: Moment) -> Self {
+    /// Clock that continues after `latest`, the latest moment on disk.
+    pub(crate) fn after(latest: Moment) -> Self {
         Self { latest, epochs_opened: 0 }
     }
 
-    /// The moment of a new entry: later than all before.
-    pub fn tick(&mut self, wall_ms: u64) -> Moment {
+    /// Moment of a new entry, later than all moments before.
+    pub(crate) fn tick(&mut self, wall_ms: u64) -> Moment {
         let wall = HybridTime::from_wall(wall_ms);
         let follow = self.latest.time.0.checked_add(1).map(HybridTime);
         self.latest = match follow.filter(|next| *next <= horizon(wall_ms)) {
@@ -87,35 +93,36 @@ impl HybridClock {
         self.latest
     }
 
-    /// Takes note of an entry of another writer: the moment of the next own entry is later.
-    pub fn observe(&mut self, theirs: Moment) {
+    /// Records the moment of another writer's entry, so that the next moment of this clock is later.
+    pub(crate) fn observe(&mut self, theirs: Moment) {
         self.latest = self.latest.max(theirs);
     }
 
-    /// Takes note of an entry in a topic that carries no epochs, where times serve people only: a time too far ahead is not followed.
-    pub fn observe_time(&mut self, wall_ms: u64, theirs: HybridTime) {
+    /// Records the time of an entry in a topic without epochs, where times are for display only. A time too
+    /// far ahead is ignored.
+    pub(crate) fn observe_time(&mut self, wall_ms: u64, theirs: HybridTime) {
         if theirs <= horizon(wall_ms) {
             self.latest.time = self.latest.time.max(theirs);
         }
     }
 
     /// Whether entries of this epoch are accepted.
-    pub fn accepts(&self, epoch: u64) -> bool {
+    pub(crate) fn accepts(&self, epoch: u64) -> bool {
         epoch <= self.latest.epoch.saturating_add(EPOCHS_AHEAD_MAX)
     }
 
     /// The current epoch.
-    pub fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.latest.epoch
     }
 
-    /// How often this clock found a time too far ahead of its wall, and opened an epoch.
-    pub fn epochs_opened(&self) -> u64 {
+    /// Number of epochs opened because a time was too far ahead of this node's wall clock.
+    pub(crate) fn epochs_opened(&self) -> u64 {
         self.epochs_opened
     }
 }
 
-/// The latest time that a clock with this wall time follows.
+/// Latest time that a clock with this wall time follows.
 fn horizon(wall_ms: u64) -> HybridTime {
     let ahead_ms = u64::try_from(AHEAD_MAX.as_millis()).unwrap_or(u64::MAX);
     HybridTime::from_wall(wall_ms.saturating_add(ahead_ms))
@@ -201,7 +208,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever walls show and whatever moments are received, each own moment is after all before it.
+        /// Every new moment is later than all moments before it, for all wall clocks and all received
+        /// moments.
         #[test]
         fn every_moment_is_after_all_that_was_seen(steps in prop::collection::vec((any::<bool>(), any::<u64>(), 0u64..5), 1..200)) {
             let mut clock = new();

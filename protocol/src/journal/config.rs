@@ -1,43 +1,47 @@
-//! How a journal behaves: its options, and how its bodies carry epochs.
+//! [`JournalConfig`]: options of the journal of one topic. [`EpochFormat`]: functions that read and write the
+//! hybrid clock's epoch in an entry's body.
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use super::feed::{BODY_BYTES_MAX, Entry};
+use super::feed::{BODY_BYTES_MAX, JournalEntry};
 
-/// How a journal behaves.
+/// Options of a journal.
 #[derive(Clone, Debug)]
-pub struct Config {
-    /// Part of everything that is signed.
+pub struct JournalConfig {
+    /// Name of the cluster. Every signature covers the name.
     pub cluster: String,
-    /// The name of the service whose nodes keep this journal.
+    /// Name of the topic, which is the name of the service whose nodes keep it.
     pub topic: String,
-    /// How many replicas there are: more than half of these are a majority. `None`: as many as the [replica set](super::replica_set) has.
+    /// Number of replicas of which more than half are a majority. `None`: the size of the [replica
+    /// set](super::replica_set).
     pub replicas_expected: Option<NonZeroUsize>,
-    /// Whether this node's database goes with its process.
+    /// Whether this node's database ends with its process.
     pub ephemeral: bool,
-    /// The most bytes of appends that wait for the disk; beyond, they are refused.
+    /// Bytes of waiting appends. Beyond this, further appends are refused.
     pub queue_bytes_max: usize,
-    /// How often a replica compares with another. Design: 5 s.
+    /// Mean interval at which this replica compares with another one.
     pub repair_interval: Duration,
-    /// How long an answer may take until the peer is given up for this time.
+    /// Time after which a request without a response has failed.
     pub answer_timeout: Duration,
-    /// Whether entries of this topic are ever dropped, by age or size. Where they are not, nobody is believed who says that some were.
+    /// Whether retention drops entries of this topic, by age or size. If not, this node ignores a peer's
+    /// claim that entries were dropped.
     pub drops: bool,
-    /// How bodies carry the epoch of their entry. `None`: entries of this topic do not supersede each other, and their times serve people only.
+    /// Format in which bodies carry the epoch of their entry. `None`: entries of this topic do not replace
+    /// each other, and times are for display only.
     pub epochs: Option<EpochFormat>,
 }
 
-/// How the bodies of a topic carry the epoch of their entry ([`clock`](super::clock)). It is part of the body, so that a version that knows no epochs stores
-/// and relays it. A body without an epoch is of epoch 0.
+/// Format in which the bodies of a topic carry the epoch of their entry ([`clock`](super::clock)). The epoch
+/// is part of the body, so that older versions store and relay it. A body without an epoch has epoch 0.
 #[derive(Clone, Copy, Debug)]
 pub struct EpochFormat {
-    /// Returns the epoch that a body carries; 0 for a body that makes no sense.
+    /// Returns the epoch that a body carries; 0 for a malformed body.
     pub read: fn(body: &[u8]) -> u64,
-    /// Returns the body with this epoch, which is above 0, in at most [`EPOCH_BYTES_MAX`] more bytes.
+    /// Returns the body with this epoch, which is above 0. Adds at most [`EPOCH_BYTES_MAX`] bytes.
     pub write: fn(body: &[u8], epoch: u64) -> Vec<u8>,
 }
 
-/// What an epoch may add to a body, in bytes.
+/// Bytes that an epoch adds to a body, at most.
 pub const EPOCH_BYTES_MAX: usize = 64;
 
 impl EpochFormat {
@@ -49,8 +53,8 @@ impl EpochFormat {
     }
 }
 
-impl Config {
-    /// The defaults.
+impl JournalConfig {
+    /// Default options for a cluster and topic.
     pub fn new(cluster: &str, topic: &str) -> Self {
         Self {
             cluster: cluster.to_owned(),
@@ -65,13 +69,13 @@ impl Config {
         }
     }
 
-    /// The largest body that an append may have.
+    /// Largest body of an append, in bytes.
     pub(super) fn body_bytes_max(&self) -> usize {
         BODY_BYTES_MAX - self.epochs.map_or(0, |_| EPOCH_BYTES_MAX)
     }
 
-    /// The epoch that an entry carries.
-    pub(super) fn epoch_of(&self, entry: &Entry) -> u64 {
+    /// Epoch of an entry, read from its body.
+    pub(super) fn epoch_of(&self, entry: &JournalEntry) -> u64 {
         self.epochs.map_or(0, |format| (format.read)(&entry.body))
     }
 }

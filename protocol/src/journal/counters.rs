@@ -1,26 +1,30 @@
-//! The counters of a journal.
+//! Counters of one journal: entries stored, runs refused, comparisons, receipts, damage, epochs, and replicas
+//! refused.
 
-/// What a journal counts.
+/// Counters of a journal, as `/metrics` lists them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
-    /// Entries written here.
+pub struct JournalCounters {
+    /// Entries of this node's feeds that were stored.
     pub appended: u64,
-    /// Entries of others stored here.
+    /// Entries of other feeds that were stored.
     pub replicated: u64,
     /// Runs refused because they were forged or break a bound.
     pub refused: u64,
-    /// Runs of others put off because too many waited for the disk, or there were too many feeds.
+    /// Runs of other feeds that were put off, because too many writes were pending, there was no room for
+    /// another feed, or the journal had failed.
     pub put_off: u64,
-    /// Comparisons begun with another replica.
+    /// Comparisons started with other replicas.
     pub comparisons: u64,
     /// Comparisons that found a difference.
     pub differences: u64,
-    /// Receipts of other replicas for what an append waits for, or for what was written here.
+    /// Receipts from other replicas that this node was waiting for: for its own feed, or for another feed
+    /// with an unconfirmed append.
     pub receipts: u64,
     /// Entries found damaged on the disk.
     pub damaged: u64,
-    /// Times that a writer's time was too far ahead of this node's wall clock, and an epoch was opened.
+    /// Epochs opened because another writer's time was too far ahead of this node's wall clock.
     pub epochs_opened: u64,
-    /// Replicas not added to the replica set because it was full or a peer's generation made no sense.
+    /// Replicas not added to the replica set, because the set was full or a peer's generation was out of
+    /// range.
     pub replicas_refused: u64,
 }

@@ -1,34 +1,35 @@
-//! How a journal's pieces are written to a disk: in the wire's format, which is frozen and bounded.
+//! Encodes and decodes what the journal's database stores: the entries of a run (written together) and the
+//! extent of a feed (the versions seen of one writer). Uses the frozen, bounded codec of messages.
 
-use super::feed::Entry;
+use super::feed::JournalEntry;
 use crate::{
-    seen::Seen,
+    version_set::VersionSet,
     wire::codec::{self, DecodeError},
 };
 
-/// The entries of a run.
-pub fn entries_to_bytes(entries: &Vec<Entry>) -> Vec<u8> {
+/// Encodes the entries of a run.
+pub fn entries_to_bytes(entries: &Vec<JournalEntry>) -> Vec<u8> {
     codec::encode(entries)
 }
 
-/// Reads the entries of a run.
+/// Decodes the entries of a run.
 ///
 /// # Errors
-/// The bytes are not what was written: the disk is damaged.
-pub fn entries_from_bytes(bytes: &[u8]) -> Result<Vec<Entry>, DecodeError> {
+/// The bytes differ from those written: the disk is damaged.
+pub fn entries_from_bytes(bytes: &[u8]) -> Result<Vec<JournalEntry>, DecodeError> {
     codec::decode(bytes)
 }
 
-/// Which entries of a feed there are.
-pub fn seen_to_bytes(seen: &Seen) -> Vec<u8> {
+/// Encodes the extent of a feed.
+pub fn seen_to_bytes(seen: &VersionSet) -> Vec<u8> {
     codec::encode(seen)
 }
 
-/// Reads which entries of a feed there are.
+/// Decodes the extent of a feed.
 ///
 /// # Errors
-/// The bytes are not what was written: the disk is damaged.
-pub fn seen_from_bytes(bytes: &[u8]) -> Result<Seen, DecodeError> {
-    let seen: Seen = codec::decode(bytes)?;
+/// The bytes differ from those written: the disk is damaged.
+pub fn seen_from_bytes(bytes: &[u8]) -> Result<VersionSet, DecodeError> {
+    let seen: VersionSet = codec::decode(bytes)?;
     if seen.is_well_formed() { Ok(seen) } else { Err(DecodeError::Malformed) }
 }

@@ -1,4 +1,5 @@
-//! What of each feed is on this disk: version vectors with gaps, and one hash over all of them.
+//! [`Extents`]: records which entries of each feed (the log of one writer since its start) this disk has, as
+//! version vectors with gaps. Replicas compare one hash over all of them.
 
 use std::collections::BTreeMap;
 
@@ -6,25 +7,27 @@ use super::{
     feed::{EntryId, FeedId, Seq},
     message::Extent,
 };
-use crate::{seen::Seen, wire::codec};
+use crate::{version_set::VersionSet, wire::codec};
 
-/// The most feeds of a topic. Each life of each writer makes one, if it writes: a hundred nodes restarted daily for half a year.
-pub const FEEDS_MAX: usize = 16 * 1024;
-/// Bytes of extents in one message, by the estimate below.
+/// Feeds of a topic, at most. Each start of a node that writes creates one: a hundred nodes that restart
+/// daily reach this after half a year.
+pub(crate) const FEEDS_MAX: usize = 16 * 1024;
+/// Bytes of extents in one message, by the estimates below.
 const PAGE_BYTES: usize = 128 * 1024;
-/// A writer, a boot number, a watermark and the number of ranges; and each range.
+/// Encoded size of an extent without ranges: writer, boot number, watermark and count. Each range adds
+/// [`RANGE_BYTES`].
 const EXTENT_BYTES: usize = 60;
 const RANGE_BYTES: usize = 18;
 
-/// The extents of all feeds.
+/// Extents of all feeds.
 #[derive(Debug, Default)]
 pub struct Extents {
-    feeds: BTreeMap<FeedId, Seen>,
+    feeds: BTreeMap<FeedId, VersionSet>,
     root: [u8; 16],
 }
 
 impl Extents {
-    /// Those that a disk holds.
+    /// Extents of the feeds on a disk.
     pub fn restored(feeds: impl IntoIterator<Item = Extent>) -> Self {
         let mut extents = Self::default();
         for Extent { feed, seen } in feeds {
@@ -33,60 +36,60 @@ impl Extents {
         extents
     }
 
-    /// Over everything here. Two replicas with the same one have the same entries.
+    /// Root hash. Two replicas with the same extents have the same hash.
     pub fn root(&self) -> [u8; 16] {
         self.root
     }
 
-    /// How far this feed is here.
+    /// Extent of a feed.
     pub fn of(&self, feed: FeedId) -> Extent {
         Extent { feed, seen: self.feeds.get(&feed).cloned().unwrap_or_default() }
     }
 
-    /// Whether everything that somebody else has of a feed is here, or was.
+    /// Whether every entry in another replica's extent is on this disk, or was dropped from it.
     pub fn covers(&self, theirs: &Extent) -> bool {
         match self.feeds.get(&theirs.feed) {
             Some(seen) => seen.contains_all(&theirs.seen),
-            None => theirs.seen == Seen::default(),
+            None => theirs.seen == VersionSet::default(),
         }
     }
 
-    /// Whether this entry is here, or was.
+    /// Whether an entry is on this disk, or was dropped from it.
     pub fn has(&self, id: EntryId) -> bool {
         self.feeds.get(&id.feed).is_some_and(|seen| seen.contains(id.seq))
     }
 
-    /// Whether there is room for something of this feed.
+    /// Whether entries of a feed can be stored: the feed is known, or another one fits.
     pub fn has_room(&self, feed: FeedId) -> bool {
         self.feeds.len() < FEEDS_MAX || self.feeds.contains_key(&feed)
     }
 
-    /// This is on the disk now.
+    /// Adds stored entries.
     pub fn insert(&mut self, feed: FeedId, start: Seq, end: Seq) {
         let mut seen = self.feeds.get(&feed).cloned().unwrap_or_default();
         seen.insert_range(start, end);
         self.replace(feed, seen);
     }
 
-    /// Nothing else of this feed is on the disk.
-    pub fn replace(&mut self, feed: FeedId, seen: Seen) {
+    /// Replaces the extent of a feed.
+    pub fn replace(&mut self, feed: FeedId, seen: VersionSet) {
         if let Some(before) = self.feeds.remove(&feed) {
-            self.mix(feed, before);
+            self.toggle_hash(feed, before);
         }
-        // A feed of which nothing is here is no different from one never heard of.
-        if seen != Seen::default() {
-            self.mix(feed, seen.clone());
+        // A feed without entries is not listed.
+        if seen != VersionSet::default() {
+            self.toggle_hash(feed, seen.clone());
             self.feeds.insert(feed, seen);
         }
     }
 
-    /// In or out: the exclusive or of all hashes does not depend on the order.
-    fn mix(&mut self, feed: FeedId, seen: Seen) {
+    /// Adds an extent's hash to the root hash, or removes it (XOR does both).
+    fn toggle_hash(&mut self, feed: FeedId, seen: VersionSet) {
         let hash = blake3::hash(&codec::encode(&Extent { feed, seen }));
         self.root.iter_mut().zip(hash.as_bytes()).for_each(|(byte, other)| *byte ^= other);
     }
 
-    /// The extents above `after`, as many as fit into a message, and whether there are more.
+    /// Extents of the feeds after `after` that fit into a message, and whether there are more.
     pub fn page(&self, after: Option<FeedId>) -> (Vec<Extent>, bool) {
         use std::ops::Bound;
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -103,8 +106,8 @@ impl Extents {
         (page, false)
     }
 
-    /// All feeds.
-    pub fn iter(&self) -> impl Iterator<Item = (FeedId, &Seen)> {
+    /// Extents of all feeds.
+    pub fn iter(&self) -> impl Iterator<Item = (FeedId, &VersionSet)> {
         self.feeds.iter().map(|(feed, seen)| (*feed, seen))
     }
 }
@@ -130,8 +133,8 @@ mod tests {
         assert!(a.covers(&b.of(feed(1))) && !b.covers(&a.of(feed(1))));
         b.insert(feed(1), Version(1), Version(3));
         assert_eq!(a.root(), b.root());
-        b.replace(feed(1), Seen::default());
-        b.replace(feed(2), Seen::default());
+        b.replace(feed(1), VersionSet::default());
+        b.replace(feed(2), VersionSet::default());
         assert_eq!(b.root(), Extents::default().root());
     }
 

@@ -1,12 +1,14 @@
-//! What one writer wrote: entries in a chain, signed in runs.
+//! Feed: the log of one writer, whose entries ([`JournalEntry`]) form a hash chain. The writer signs, and
+//! receivers check, several entries at once as a [`Run`].
 //!
-//! A feed belongs to one life of one writer. A sequence number that was used twice would be two entries under one name, and no replica
-//! could tell; so nobody ever continues an old feed. Every start begins a new one under a random number, even after a backup was restored or
-//! a data dir copied.
+//! A feed belongs to one life of one writer. If a sequence number were used twice, two entries would have one
+//! id, which no replica could detect. So a node never continues a feed. Each start begins a new feed under a
+//! random number, even after a backup was restored or a data directory was copied.
 //!
-//! Each entry's hash covers the one before it, so a signature of one hash covers everything up to there, and a writer signs once for
-//! each time its disk is asked, not once for each entry. A [`Run`] is what lies between two signatures: the smallest piece that proves
-//! itself without anything before it, and so what is stored, sent and repaired.
+//! The hash of each entry covers the entry before it, so a signature of one hash covers all entries up to
+//! that one. A writer signs once for each write to disk, not for each entry. A [`Run`] is the sequence of
+//! entries between two signatures. It is the smallest unit that can be verified without the entries before
+//! it, and so the unit of storage, sending and repair.
 
 use std::{fmt, str::FromStr};
 
@@ -20,26 +22,27 @@ use crate::{
     wire::{PAGE_BYTES, codec},
 };
 
-/// Numbers the entries of a feed from 1, without gaps.
+/// Number of an entry in its feed, from 1 without gaps.
 pub type Seq = Version;
 
-/// The largest body of an entry. A quarter of what a message may hold.
+/// Largest body of an entry in bytes: a quarter of a message.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
-/// The longest idempotency key, in bytes. What HTTP APIs with such keys commonly allow.
+/// Longest idempotency key in bytes, as HTTP APIs commonly allow.
 pub const KEY_BYTES_MAX: usize = 255;
-/// The most entries in a run. Guess: at a thousand, signing costs less than a hundredth of the rest.
+/// Entries in a run, at most. A guess: in a run of a thousand entries, the one signature takes less than a
+/// hundredth of the time that the whole run takes to write.
 pub const RUN_ENTRIES_MAX: usize = 1024;
-/// The most bytes of entries in a run; one entry always fits.
-pub const RUN_BYTES_MAX: usize = PAGE_BYTES;
-/// What an entry costs beside its key and body: a time of at most 9 bytes, two lengths and a flag.
+/// Bytes of entries in a run, at most. A single entry may be larger.
+pub(crate) const RUN_BYTES_MAX: usize = PAGE_BYTES;
+/// Encoded size of an entry without key and body: a time of at most 9 bytes, two lengths and a flag.
 const ENTRY_OVERHEAD_BYTES: usize = 20;
 
-/// One life of one writer, within a topic.
+/// Id of a feed: one life of one writer in a topic.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FeedId {
-    /// Who writes.
+    /// The node that writes the feed.
     pub writer: NodeId,
-    /// Drawn at random when that life began.
+    /// Random number of the writer's life.
     pub boot: u64,
 }
 
@@ -49,12 +52,12 @@ impl fmt::Debug for FeedId {
     }
 }
 
-/// Names an entry of a topic, for ever and everywhere. Written as `WRITER-BOOT-SEQ`.
+/// Id of an entry, unique in a topic. Written as `WRITER-BOOT-SEQ`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct EntryId {
-    /// Of which feed.
+    /// The feed.
     pub feed: FeedId,
-    /// Its how-manieth entry.
+    /// Number of the entry in the feed.
     pub seq: Seq,
 }
 
@@ -64,7 +67,7 @@ impl fmt::Display for EntryId {
     }
 }
 
-/// Why a text is not an [`EntryId`].
+/// Error of a text that is not an [`EntryId`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not the id of an entry: expected WRITER-BOOT-SEQ, such as 12D3KooW…-00000000000000ff-7")]
 pub struct NotAnEntryId;
@@ -82,12 +85,12 @@ impl FromStr for EntryId {
             },
             seq: Version(seq.parse().map_err(|_| NotAnEntryId)?),
         };
-        // One name in one spelling: whoever compares ids as texts is right.
+        // Each id has one spelling, so that equal ids are equal texts.
         if id.to_string() == text { Ok(id) } else { Err(NotAnEntryId) }
     }
 }
 
-/// Where a chain stands: over one entry and everything before it in its feed.
+/// Hash of an entry and of all entries before it in its feed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ChainHash(pub [u8; 32]);
 
@@ -98,64 +101,66 @@ impl fmt::Debug for ChainHash {
 }
 
 impl ChainHash {
-    /// Where the chain of a feed begins: bound to its cluster, topic, writer and life, so that no entry fits into another feed.
+    /// Hash before the first entry. It covers cluster, topic, writer and life, so that no entry fits into
+    /// another feed.
     pub fn root(cluster: &str, topic: &str, feed: FeedId) -> Self {
         Self(*blake3::hash(&signed_bytes("feed", cluster, &(topic, feed))).as_bytes())
     }
 
-    /// One entry further.
+    /// Hash after one further entry.
     #[must_use]
-    pub fn then(self, entry: &Entry) -> Self {
+    pub fn then(self, entry: &JournalEntry) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.0).update(&codec::encode(entry));
         Self(*hasher.finalize().as_bytes())
     }
 }
 
-/// Something that was written down.
+/// An entry of a feed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Entry {
-    /// When, by the writer's hybrid clock: later than all that it had written or read.
+pub struct JournalEntry {
+    /// Time by the writer's hybrid clock: later than that of every entry that the writer had written or
+    /// received.
     pub time: HybridTime,
-    /// Tells a retry from a second write: entries of a topic that carry the same key are the same write.
+    /// Idempotency key: entries of a topic with the same key are the same write.
     pub key: Option<String>,
-    /// What the topic's plug-in makes of it.
+    /// Body, which the topic's plug-in interprets.
     pub body: Vec<u8>,
 }
 
-impl Entry {
-    /// What it takes in a run, by a cautious estimate.
+impl JournalEntry {
+    /// Estimated size in a run, in bytes.
     pub fn cost_bytes(&self) -> usize {
         ENTRY_OVERHEAD_BYTES + self.body.len() + self.key.as_ref().map_or(0, String::len)
     }
 }
 
-/// Consecutive entries of a feed, up to one whose hash the writer signed.
+/// Run: consecutive entries of a feed, and the writer's signature of the hash of the last one.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Run {
-    /// Whose.
+    /// The feed.
     pub feed: FeedId,
-    /// The number of the first.
+    /// Number of the first entry.
     pub start: Seq,
-    /// The hash before the first.
+    /// Hash before the first entry.
     pub before: ChainHash,
-    /// At least one.
-    pub entries: Vec<Entry>,
+    /// The entries, at least one.
+    pub entries: Vec<JournalEntry>,
     pub(crate) signature: Signature,
 }
 
-/// Why a run was refused. Nothing of it was used.
+/// Reason for which a run was refused. None of its entries was stored.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RunError {
-    /// No entries, or numbers that no feed has.
+    /// The run has no entries, or its numbers are out of range.
     #[error("no run has these numbers")]
     Numbers,
-    /// More or larger entries than a run may hold.
+    /// The run has too many entries, or entries that are too large.
     #[error(
         "over the limit of {RUN_ENTRIES_MAX} entries, {RUN_BYTES_MAX} bytes, {BODY_BYTES_MAX} bytes of body or {KEY_BYTES_MAX} of key"
     )]
     TooLarge,
-    /// The writer did not sign this.
+    /// The signature is not the writer's.
     #[error("the signature is not the writer's")]
     Forged,
 }
@@ -167,7 +172,7 @@ impl Run {
         cluster: &str,
         topic: &str,
         at: (EntryId, ChainHash),
-        entries: Vec<Entry>,
+        entries: Vec<JournalEntry>,
     ) -> (Self, Vec<ChainHash>) {
         let (EntryId { feed, seq: start }, before) = at;
         debug_assert_eq!(feed.writer, me.id(), "a node writes only its own feeds");
@@ -177,30 +182,31 @@ impl Run {
         (run, hashes)
     }
 
-    /// The hash of each entry.
+    /// Hash of each entry.
     fn hashes(&self) -> Vec<ChainHash> {
-        let next = |hash: &mut ChainHash, entry: &Entry| {
+        let next = |hash: &mut ChainHash, entry: &JournalEntry| {
             *hash = hash.then(entry);
             Some(*hash)
         };
         self.entries.iter().scan(self.before, next).collect()
     }
 
-    /// What the signature covers: where the chain stands at the end.
+    /// Bytes that the signature covers; they contain the hash after the last entry.
     fn signed(&self, cluster: &str, topic: &str, hashes: &[ChainHash]) -> Vec<u8> {
         let hash = hashes.last().copied().unwrap_or(self.before);
         signed_bytes("run", cluster, &(topic, self.feed, self.end(), hash))
     }
 
-    /// The number of the last entry.
+    /// Number of the last entry.
     pub fn end(&self) -> Seq {
         Version(self.start.0.saturating_add(self.entries.len() as u64).saturating_sub(1))
     }
 
-    /// Checks a run that came from elsewhere, or from a disk: bounds first, the costly signature last. Returns the hash of each entry.
+    /// Checks a run from another node or from a disk. Verifies the signature last, because that costs most.
+    /// Returns the hash of each entry.
     ///
     /// # Errors
-    /// Says what is wrong; the run must then be dropped and counted.
+    /// The first problem found. Drop and count the run.
     pub fn check(&self, cluster: &str, topic: &str) -> Result<Vec<ChainHash>, RunError> {
         let starts_chain = self.before == ChainHash::root(cluster, topic, self.feed);
         if self.entries.is_empty() || self.start.0 == 0 || (self.start.0 == 1) != starts_chain {
@@ -209,10 +215,10 @@ impl Run {
         if self.start.0.checked_add(self.entries.len() as u64).is_none() {
             return Err(RunError::Numbers);
         }
-        let oversize = |e: &Entry| {
+        let oversize = |e: &JournalEntry| {
             e.body.len() > BODY_BYTES_MAX || e.key.as_ref().is_some_and(|k| k.len() > KEY_BYTES_MAX)
         };
-        let cost: usize = self.entries.iter().map(Entry::cost_bytes).sum();
+        let cost: usize = self.entries.iter().map(JournalEntry::cost_bytes).sum();
         let too_many =
             self.entries.len() > RUN_ENTRIES_MAX || (cost > RUN_BYTES_MAX && self.entries.len() > 1);
         if too_many || self.entries.iter().any(oversize) {
@@ -223,13 +229,13 @@ impl Run {
         if self.feed.writer.has_signed(&signed, &self.signature) { Ok(hashes) } else { Err(RunError::Forged) }
     }
 
-    /// The signature's bytes, to be stored.
+    /// Bytes of the signature, for storage.
     pub fn signature_bytes(&self) -> [u8; 64] {
         self.signature.0
     }
 
-    /// A run as a disk gave it back. Nothing is believed of it until [`check`](Self::check).
-    pub fn from_parts(at: (EntryId, ChainHash), entries: Vec<Entry>, signature: [u8; 64]) -> Self {
+    /// Run with parts that were read from a disk. It is not verified until [`check`](Self::check).
+    pub fn from_parts(at: (EntryId, ChainHash), entries: Vec<JournalEntry>, signature: [u8; 64]) -> Self {
         let (EntryId { feed, seq: start }, before) = at;
         Self { feed, start, before, entries, signature: Signature(signature) }
     }
@@ -248,7 +254,7 @@ mod tests {
             1 => ChainHash::root(CLUSTER, "log", feed),
             _ => ChainHash([7; 32]),
         };
-        let entries = bodies.iter().map(|body| Entry {
+        let entries = bodies.iter().map(|body| JournalEntry {
             time: HybridTime::from_wall(5),
             key: None,
             body: body.as_bytes().to_vec(),

@@ -1,5 +1,6 @@
-//! What the replicas of a topic ask of each other. All of it goes between two nodes that are connected, and so authenticated: a receipt needs
-//! no signature of its own, because nobody passes it on.
+//! [`JournalRequest`] and [`JournalResponse`]: messages between the replicas of a topic. They are sent over a
+//! direct connection, whose ends are authenticated, and are never relayed. So a receipt (the statement that
+//! entries are on disk) needs no signature.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,67 +9,69 @@ use super::{
     replica_set::Generation,
 };
 use crate::{
-    seen::Seen,
+    version_set::VersionSet,
     wire::{self, Message},
 };
 
-/// How far a replica has a feed.
+/// Extent: the entries of a feed that a replica has.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Extent {
-    /// Which feed.
+    /// The feed.
     pub feed: FeedId,
-    /// What of it is on its disk, or was and is no longer kept.
-    pub seen: Seen,
+    /// Entries on the replica's disk, and those that it had and dropped.
+    pub seen: VersionSet,
 }
 
-/// Asked by one replica of another, under the name of a topic.
+/// Request from one replica to another, addressed to a topic.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum JournalRequest {
-    /// Check and store; once it is on your disk answer [`JournalResponse::Receipt`].
+    /// Check and store the run. Once it is on disk, answer [`JournalResponse::Receipt`].
     Push(Run),
-    /// Answer [`JournalResponse::Same`] if your root hash is this one, otherwise with your extents from the beginning.
+    /// Answer [`JournalResponse::Same`] if the root hash equals this one, otherwise the first page of
+    /// extents, beginning with the lowest feed.
     Compare {
-        /// Over all the asker's extents.
+        /// Root hash over all extents of the sender.
         root: [u8; 16],
     },
-    /// Answer with the extents of the feeds above `after`, in order, as many as fit.
+    /// Answer the extents of the feeds after `after`, in order, as many as fit.
     List {
-        /// Where the last page ended.
+        /// Last feed of the previous page.
         after: FeedId,
     },
-    /// Answer with runs of this feed that hold what `seen` lacks, the earliest first, as many as fit.
+    /// Answer runs of this feed with entries that the extent lacks, the earliest first, as many as fit.
     Pull(Extent),
-    /// Answer [`JournalResponse::Receipt`] for this feed as it is on your disk now.
+    /// Answer [`JournalResponse::Receipt`] for the current extent of this feed.
     Confirm(FeedId),
-    /// Merge this replica set with yours, and answer [`JournalResponse::Replicas`]. A version before replica sets answers
-    /// [`JournalResponse::Unable`].
+    /// Merge this replica set, and answer [`JournalResponse::Replicas`]. Nodes with older software, which
+    /// know no replica sets, answer [`JournalResponse::Unable`].
     Replicas(Vec<Generation>),
 }
 
-/// Answers a [`JournalRequest`].
+/// Response to a [`JournalRequest`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum JournalResponse {
-    /// This is on the disk of who answers.
+    /// This extent is on the responder's disk.
     Receipt(Extent),
-    /// It is not, for now: the disk is full or refuses. Ask again later.
+    /// Not possible for now: the responder's disk is full or has failed, or too many reads and writes are
+    /// pending. Try again later.
     Unable,
-    /// The root hashes are equal: each has all that the other has.
+    /// The root hashes are equal: each replica has all entries of the other.
     Same,
-    /// The answer to a list, or to a comparison that found a difference.
+    /// Extents, after a list or a comparison that found a difference.
     Extents {
-        /// In the order of their feeds.
+        /// Extents in the order of their feeds.
         extents: Vec<Extent>,
-        /// Whether there are more after the last of these.
+        /// Whether further extents follow the last one.
         more: bool,
     },
-    /// The answer to a pull.
+    /// Runs, after a pull.
     Runs {
-        /// Everything up to here is gone, by age or size: do not ask for it again.
+        /// Number up to which entries were dropped, by age or size. Do not request them again.
         dropped: Seq,
-        /// What fitted; empty: there is nothing of what was asked for.
+        /// The runs that fit. Empty: the responder has none of the requested entries.
         runs: Vec<Run>,
     },
-    /// The replica set of who answers, merged with the asker's.
+    /// The responder's replica set, merged with the sender's.
     Replicas(Vec<Generation>),
 }
 
@@ -79,11 +82,11 @@ impl Message for JournalResponse {
     const KINDS: u8 = 6;
 }
 
-/// The longest name of a topic: that of a service.
+/// Longest name of a topic in bytes, which is that of a service.
 const TOPIC_BYTES_MAX: usize = 128;
 
-/// A request as it travels: the length of its topic's name in one byte, the name, the request.
-pub fn address(topic: &str, request: &JournalRequest) -> Vec<u8> {
+/// Encodes a request: the length of the topic's name in one byte, the name, and the request.
+pub fn address_request(topic: &str, request: &JournalRequest) -> Vec<u8> {
     let length = u8::try_from(topic.len()).unwrap_or(u8::MAX);
     let mut bytes = vec![length];
     bytes.extend_from_slice(topic.as_bytes());
@@ -91,8 +94,8 @@ pub fn address(topic: &str, request: &JournalRequest) -> Vec<u8> {
     bytes
 }
 
-/// Takes a request's topic off; `None`: it has none.
-pub fn addressed(bytes: &[u8]) -> Option<(&str, &[u8])> {
+/// Splits an encoded request into the topic and the rest; `None`: it is malformed.
+pub fn split_address(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let (length, rest) = bytes.split_first()?;
     let (topic, request) = rest.split_at_checked(usize::from(*length))?;
     let topic = std::str::from_utf8(topic).ok()?;

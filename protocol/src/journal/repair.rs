@@ -1,8 +1,9 @@
-//! Fetching what is missing: one session at a time, with one replica, in steps of one request each.
+//! [`Repair`]: fetches missing entries, in one session at a time with one replica, one request after the
+//! other.
 //!
-//! Compare the root hashes; where they differ list the other's extents; pull, feed by feed, what is missing, and store it before asking for
-//! more, so that a slow disk slows down who asks and nobody else. Each side only pulls. Who is asked and sees that the hashes differ compares
-//! in turn.
+//! A session compares root hashes. If they differ, it lists the other replica's extents, pulls the missing
+//! runs feed by feed, and stores them before it requests more. So a slow disk slows down only the replica
+//! that pulls. Each side only pulls: if the answering replica finds a difference, it starts its own session.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -10,20 +11,21 @@ use std::{
 };
 
 use super::{
-    Config,
+    config::JournalConfig,
     extents::{Extents, FEEDS_MAX},
     feed::FeedId,
     message::{Extent, JournalRequest},
 };
-use crate::{NodeId, Time, sync::Ticket};
+use crate::{NodeId, Time, sync::RequestId};
 
-/// Two comparisons with the same replica are at least so far apart, whatever asks for them, unless the first one helped.
-const APART: Duration = Duration::from_millis(500);
+/// Shortest interval of two comparisons with the same replica, unless the first comparison brought entries.
+const COMPARE_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
-/// So many connected replicas share the interval of one; with more each node asks more seldom, and what is quiet costs no more for being large.
+/// Connected replicas at which the interval of comparisons begins to grow. With more of them each node
+/// compares less often, so that the cost of a quiet topic does not grow with its replicas.
 const PEERS_PER_ROUND: usize = 2;
 
-/// What to do next.
+/// The next step of repair.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Ask(NodeId, JournalRequest),
@@ -33,31 +35,31 @@ pub(super) enum Next {
 #[derive(Debug)]
 struct Session {
     peer: NodeId,
-    /// The hash that it was asked to compare with.
+    /// Root hash that was sent to the replica for comparison.
     root: [u8; 16],
-    /// `None`: it is this node's turn.
-    waits: Option<Ticket>,
+    /// The request that has no response yet. `None`: the next step is this node's.
+    pending: Option<RequestId>,
     deadline: Time,
-    /// Runs on their way to the disk.
+    /// Number of pulled runs that are being written.
     storing: usize,
     wanted: VecDeque<Extent>,
-    /// Where the last page of extents ended.
+    /// Last feed of the last page of extents.
     after: Option<FeedId>,
-    /// Whether there are more after it, still to be asked for.
+    /// Whether further pages follow.
     more: bool,
-    /// What was here when the feed was last asked for.
+    /// This node's extent of the feed at its last pull.
     pulled: Option<Extent>,
-    helped: bool,
+    brought_entries: bool,
 }
 
-/// Comparing with other replicas.
+/// Repair sessions and their schedule.
 #[derive(Debug)]
 pub(super) struct Repair {
     session: Option<Session>,
-    /// Whom to compare with, and when.
+    /// Replicas to compare with, and when.
     queue: BTreeMap<NodeId, Time>,
-    /// Until when to leave whom alone.
-    tried: BTreeMap<NodeId, Time>,
+    /// Replicas with which not to compare, and until when.
+    paused_until: BTreeMap<NodeId, Time>,
     next_round: Time,
     interval: Duration,
     timeout: Duration,
@@ -65,11 +67,11 @@ pub(super) struct Repair {
 }
 
 impl Repair {
-    pub(super) fn new(config: &Config, seed: u64) -> Self {
+    pub(super) fn new(config: &JournalConfig, seed: u64) -> Self {
         Self {
             session: None,
             queue: BTreeMap::new(),
-            tried: BTreeMap::new(),
+            paused_until: BTreeMap::new(),
             next_round: Time::ZERO,
             interval: config.repair_interval,
             timeout: config.answer_timeout,
@@ -77,58 +79,58 @@ impl Repair {
         }
     }
 
-    /// Compares with somebody as soon as possible.
-    pub(super) fn soon(&mut self, now: Time) {
+    /// Schedules a comparison with a random replica as soon as possible.
+    pub(super) fn schedule_any(&mut self, now: Time) {
         self.next_round = now;
     }
 
-    /// Compares with this replica as soon as possible.
-    pub(super) fn soon_with(&mut self, now: Time, peer: NodeId) {
+    /// Schedules a comparison with this replica as soon as possible.
+    pub(super) fn schedule(&mut self, now: Time, peer: NodeId) {
         self.queue.insert(peer, now);
-        self.tried.remove(&peer);
+        self.paused_until.remove(&peer);
     }
 
-    /// This replica has something else than is here.
-    pub(super) fn differs(&mut self, now: Time, peer: NodeId) {
+    /// Schedules a comparison with a replica whose root hash differs.
+    pub(super) fn schedule_if_absent(&mut self, now: Time, peer: NodeId) {
         self.queue.entry(peer).or_insert(now);
     }
 
-    /// It is not connected any more.
-    pub(super) fn forget(&mut self, peer: NodeId) {
+    /// Removes a replica that is no longer connected.
+    pub(super) fn remove_peer(&mut self, peer: NodeId) {
         self.queue.remove(&peer);
-        self.tried.remove(&peer);
+        self.paused_until.remove(&peer);
         self.session.take_if(|session| session.peer == peer);
     }
 
-    /// Whether this answers what was asked last.
-    pub(super) fn expects(&self, peer: NodeId, ticket: Ticket) -> bool {
-        self.session.as_ref().is_some_and(|s| s.peer == peer && s.waits == Some(ticket))
+    /// Whether a response answers the session's last request.
+    pub(super) fn expects(&self, peer: NodeId, request_id: RequestId) -> bool {
+        self.session.as_ref().is_some_and(|s| s.peer == peer && s.pending == Some(request_id))
     }
 
-    pub(super) fn asking(&mut self, now: Time, ticket: Ticket) {
+    pub(super) fn record_request(&mut self, now: Time, request_id: RequestId) {
         if let Some(session) = &mut self.session {
-            session.waits = Some(ticket);
+            session.pending = Some(request_id);
             session.deadline = now + self.timeout;
         }
     }
 
-    /// Whether this is the hash that was to be compared.
-    pub(super) fn compared(&self, root: [u8; 16]) -> bool {
+    /// Whether this node's root hash is still the one that was compared.
+    pub(super) fn is_compared_root(&self, root: [u8; 16]) -> bool {
         self.session.as_ref().is_some_and(|session| session.root == root)
     }
 
-    /// The feed whose runs were asked for.
-    pub(super) fn pulling(&self) -> Option<FeedId> {
+    /// The feed of the last pull.
+    pub(super) fn pulled_feed(&self) -> Option<FeedId> {
         self.session.as_ref()?.pulled.as_ref().map(|extent| extent.feed)
     }
 
-    /// A page of what the other has.
-    pub(super) fn listed(&mut self, now: Time, extents: Vec<Extent>, more: bool, ours: &Extents) {
+    /// Handles a page of the replica's extents.
+    pub(super) fn record_extents(&mut self, now: Time, extents: Vec<Extent>, more: bool, ours: &Extents) {
         let Some(session) = &mut self.session else { return };
-        session.waits = None;
+        session.pending = None;
         session.deadline = now + self.timeout;
         let last = extents.last().map(|extent| extent.feed);
-        // What does not go on would go on for ever.
+        // If the page did not advance, a further request would loop.
         session.more = more && last > session.after;
         session.after = last;
         let missing = extents.into_iter().filter(|e| e.seen.is_well_formed() && !ours.covers(e));
@@ -136,66 +138,68 @@ impl Repair {
         session.wanted.extend(missing.take(room));
     }
 
-    /// So many of the runs that came go to the disk.
+    /// Records the number of pulled runs that are being written.
     pub(super) fn storing(&mut self, now: Time, runs: usize) {
         let Some(session) = &mut self.session else { return };
-        session.waits = None;
+        session.pending = None;
         session.deadline = now + self.timeout;
         session.storing = runs;
     }
 
-    /// One of them is there.
-    pub(super) fn stored(&mut self, now: Time) {
+    /// Records that one of the pulled runs is stored.
+    pub(super) fn record_stored(&mut self, now: Time) {
         let Some(session) = &mut self.session else { return };
         session.storing = session.storing.saturating_sub(1);
         session.deadline = now + self.timeout;
-        session.helped = true;
+        session.brought_entries = true;
     }
 
-    /// The hashes are equal: nothing to do.
-    pub(super) fn end(&mut self, now: Time) {
+    /// Ends the session after equal root hashes.
+    pub(super) fn end_session(&mut self, now: Time) {
         if let Some(session) = self.session.take() {
-            self.tried.insert(session.peer, now + APART);
+            self.paused_until.insert(session.peer, now + COMPARE_INTERVAL_MIN);
         }
     }
 
-    /// It goes no further.
-    pub(super) fn give_up(&mut self, now: Time) {
+    /// Ends a session that failed.
+    pub(super) fn fail_session(&mut self, now: Time) {
         if let Some(session) = self.session.take() {
-            self.tried.insert(session.peer, now + self.interval);
+            self.paused_until.insert(session.peer, now + self.interval);
         }
     }
 
-    /// What to do now. After [`Next::Ask`] comes [`asking`](Self::asking).
+    /// Returns the next step. After [`Next::Ask`], call [`record_request`](Self::record_request).
     pub(super) fn next(&mut self, now: Time, extents: &Extents, peers: &[NodeId]) -> Next {
         if self.session.as_ref().is_some_and(|session| session.deadline <= now) {
-            self.give_up(now);
+            self.fail_session(now);
         }
         if let Some(session) = &mut self.session {
-            if session.waits.is_some() || session.storing > 0 {
+            if session.pending.is_some() || session.storing > 0 {
                 return Next::Nothing;
             }
             if let Some(request) = session.next(extents) {
                 return Next::Ask(session.peer, request);
             }
-            let (peer, helped) = (session.peer, session.helped);
-            self.end(now);
-            if helped {
-                // Until the hashes are equal: more may have come meanwhile.
-                self.soon_with(now, peer);
+            let (peer, brought_entries) = (session.peer, session.brought_entries);
+            self.end_session(now);
+            if brought_entries {
+                // The comparison is repeated until the hashes are equal, because further entries may have
+                // arrived.
+                self.schedule(now, peer);
             }
         }
         if self.next_round <= now {
-            // Where many are connected, each is compared with by many others.
+            // If many replicas are connected, many others compare with each of them.
             let others = peers.len().div_ceil(PEERS_PER_ROUND).max(1);
             self.next_round = now + self.interval.mul_f64(others as f64 * (0.75 + self.rng.f64() / 2.0));
             if let Some(peer) = self.rng.choice(peers) {
                 self.queue.entry(*peer).or_insert(now);
             }
         }
-        self.tried.retain(|_, until| *until > now);
+        self.paused_until.retain(|_, until| *until > now);
         self.queue.retain(|peer, _| peers.contains(peer));
-        let ready = self.queue.iter().filter(|(peer, at)| **at <= now && !self.tried.contains_key(peer));
+        let ready =
+            self.queue.iter().filter(|(peer, at)| **at <= now && !self.paused_until.contains_key(peer));
         let Some(peer) = ready.min_by_key(|(_, at)| **at).map(|(peer, _)| *peer) else {
             return Next::Nothing;
         };
@@ -204,25 +208,25 @@ impl Repair {
         self.session = Some(Session {
             peer,
             root,
-            waits: None,
+            pending: None,
             deadline: now + self.timeout,
             storing: 0,
             wanted: VecDeque::new(),
             after: None,
             more: false,
             pulled: None,
-            helped: false,
+            brought_entries: false,
         });
         Next::Ask(peer, JournalRequest::Compare { root })
     }
 
-    /// When [`next`](Self::next) may have something to do.
+    /// When [`next`](Self::next) may next have an action.
     pub(super) fn next_due(&self) -> Option<Time> {
         if let Some(session) = &self.session {
             return Some(session.deadline);
         }
         let ready =
-            |(peer, at): (&NodeId, &Time)| self.tried.get(peer).map_or(*at, |until| (*at).max(*until));
+            |(peer, at): (&NodeId, &Time)| self.paused_until.get(peer).map_or(*at, |until| (*at).max(*until));
         self.queue.iter().map(ready).chain([self.next_round]).min()
     }
 }
@@ -231,7 +235,8 @@ impl Session {
     fn next(&mut self, extents: &Extents) -> Option<JournalRequest> {
         while let Some(theirs) = self.wanted.front() {
             let ours = extents.of(theirs.feed);
-            // What a pull did not change, another would not change either: they do not have what they say, or it is refused here.
+            // A pull without effect is not repeated: the replica does not have the entries that its extent
+            // lists, or this node refuses them.
             if extents.covers(theirs) || self.pulled.as_ref() == Some(&ours) {
                 self.wanted.pop_front();
                 continue;

@@ -1,26 +1,30 @@
-//! Replica set: the replicas that a majority is counted of.
+//! [`ReplicaSet`]: the set of a topic's replicas, more than half of which are a majority. Adds and forgets
+//! replicas, and merges the sets of other replicas.
 //!
-//! Every replica that ever kept the topic durably is a member of its set until an operator forgets it. Leaving, failing and expiry do not take
-//! a replica out: its disk may be the only other one that has an acknowledged entry. An ephemeral replica, whose database goes with its
-//! process, counts only while it is alive.
+//! A replica that ever kept the topic durably is a member until an operator forgets it. It remains a member
+//! if it leaves, fails or expires, because its disk may be the only other one with an acknowledged entry. An
+//! ephemeral replica, whose database ends with its process, counts only while it is alive.
 //!
-//! Replicas exchange their sets and merge them. Each member has a generation, which only grows: odd while it is a member, even once it was
-//! forgotten. The higher generation wins, so that a replica that was away does not bring a forgotten one back, and one that returns to life
-//! becomes a member again under the next generation.
+//! Replicas exchange their sets and merge them. Each replica has a generation, which only grows and is odd
+//! while the replica is a member. The higher generation wins. So a replica that was disconnected does not
+//! bring a forgotten one back. A forgotten replica that returns becomes a member again under the next
+//! generation.
 
 use std::collections::BTreeMap;
 
-use crate::NodeId;
+use crate::{NodeId, Time, sync::RequestId};
 
-/// The most replicas that a set remembers, forgotten ones included. Guess: far above any topic's; 40 kB in a message.
-pub const REPLICAS_MAX: usize = 1024;
-/// How far the generation of a peer's set may be ahead. Each step takes an operator or a restart, so honest sets are never this far apart.
+/// Replicas in a set, forgotten ones included. Guess: far more than any topic has. A full set takes 40 kB in
+/// a message.
+pub(crate) const REPLICAS_MAX: usize = 1024;
+/// Greatest distance by which the generation of a peer's set may be ahead. Each step requires an operator or
+/// a restart, so honest sets are never this far apart.
 const GENERATIONS_AHEAD_MAX: u64 = 1 << 32;
 
-/// A replica and its generation.
+/// A replica and its generation: odd while it is a member.
 pub type Generation = (NodeId, u64);
 
-/// The replicas of one topic.
+/// Replica set of one topic.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReplicaSet {
     generations: BTreeMap<NodeId, u64>,
@@ -32,7 +36,7 @@ impl ReplicaSet {
         Self { generations: generations.into_iter().collect(), refused: 0 }
     }
 
-    /// A durable replica is alive. Returns its new generation, if it was no member.
+    /// Adds a durable replica. Returns its new generation, unless it was already a member.
     pub(super) fn add(&mut self, replica: NodeId) -> Option<Generation> {
         let generation = self.generations.get(&replica).copied().unwrap_or(0);
         if is_member(generation) {
@@ -41,14 +45,14 @@ impl ReplicaSet {
         self.set((replica, generation.saturating_add(1)))
     }
 
-    /// An operator gave a replica up. Returns its new generation, if it was a member.
+    /// Removes a replica by an operator's order. Returns its new generation, if it was a member.
     pub(super) fn forget(&mut self, replica: NodeId) -> Option<Generation> {
         let generation =
             self.generations.get(&replica).copied().filter(|generation| is_member(*generation))?;
         self.set((replica, generation.saturating_add(1)))
     }
 
-    /// Takes over what is newer in a peer's set. Returns what changed.
+    /// Merges a peer's set. Returns the changed generations.
     pub(super) fn merge(&mut self, theirs: Vec<Generation>) -> Vec<Generation> {
         let mut changed = Vec::new();
         for (replica, generation) in theirs {
@@ -75,17 +79,17 @@ impl ReplicaSet {
         self.generations.get(&replica).is_some_and(|generation| is_member(*generation))
     }
 
-    /// The members, in the order of their ids.
+    /// Members in the order of their ids.
     pub(super) fn members(&self) -> impl Iterator<Item = NodeId> {
         self.generations.iter().filter(|(_, generation)| is_member(**generation)).map(|(id, _)| *id)
     }
 
-    /// The whole set, as peers merge it.
+    /// Generations of all replicas, as peers merge them.
     pub(super) fn generations(&self) -> Vec<Generation> {
         self.generations.iter().map(|(id, generation)| (*id, *generation)).collect()
     }
 
-    /// Replicas not added because the set was full or a peer's generation made no sense.
+    /// Replicas not added, because the set was full or a peer's generation was out of range.
     pub(super) fn refused(&self) -> u64 {
         self.refused
     }
@@ -93,6 +97,23 @@ impl ReplicaSet {
 
 fn is_member(generation: u64) -> bool {
     generation % 2 == 1
+}
+
+/// State of the exchange of replica sets with one replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SetExchange {
+    /// The set is sent at this time.
+    Due(Time),
+    /// The set was sent, and no response has arrived yet. `stale`: the set has changed since.
+    Sent { request_id: RequestId, stale: bool },
+    /// The replica has the current set.
+    Done,
+}
+
+impl Default for SetExchange {
+    fn default() -> Self {
+        Self::Due(Time::ZERO)
+    }
 }
 
 #[cfg(test)]

@@ -1,20 +1,27 @@
-//! Between replicas: pushing what was just synced, answering what others ask, fetching what is missing.
+//! Part of [`Journal`]: pushes stored runs, answers requests of other replicas, records receipts, and fetches
+//! missing entries.
 
 use std::sync::Arc;
 
 use super::{
-    FOREIGN_WRITES_MAX, Journal, LoadId, Output, PUSHES_MAX, Purpose, Reader, Replica, WriteId,
     clock::Moment,
     feed::{EntryId, FeedId, Run, Seq},
+    io::{JournalOutput, LoadId, WriteId},
+    machine::{Exchange, Journal, Purpose, Reader, Replica},
     message::{Extent, JournalRequest, JournalResponse},
     repair::Next,
 };
-use crate::{NodeId, Time, seen::Seen, sync::Ticket};
+use crate::{NodeId, Time, sync::RequestId, version_set::VersionSet};
 
-/// Reads for others under way at the same time. Guess: each is a message of up to 128 KiB.
+/// Maximum number of unanswered pushes to one replica (a guess). Runs beyond that are not pushed; once a
+/// receipt shows that the replica lacks them, they are read from the disk.
+const PUSHES_MAX: usize = 16;
+/// Concurrent writes of runs from other nodes. Further runs are refused for now.
+const FOREIGN_WRITES_MAX: usize = 64;
+/// Concurrent reads for other replicas. Guess: each read is a message of up to 128 KiB.
 const LOADS_MAX: usize = 32;
-/// How soon a replica is asked again what it has, while an append waits for it.
-const ASK_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
+/// Shortest interval of receipt requests to one replica for which an append waits.
+const RECEIPT_REQUEST_INTERVAL: std::time::Duration = std::time::Duration::from_millis(500);
 
 impl Replica {
     pub(super) fn has(&self, id: EntryId) -> bool {
@@ -23,93 +30,98 @@ impl Replica {
 }
 
 impl Journal {
-    /// What was just synced goes to all at once, but for whom it came from.
+    /// Pushes a stored run to all connected replicas except the one that it came from.
     pub(super) fn push(&mut self, run: &Run, from: Option<NodeId>) {
         let others = self.replicas.iter().filter(|(id, replica)| replica.connected && Some(**id) != from);
         let peers: Vec<NodeId> = others.map(|(id, _)| *id).collect();
         peers.into_iter().for_each(|peer| self.push_to(peer, run));
     }
 
-    /// What is too much now is read from the disk again once the replica has said what it has.
+    /// Pushes a run to one replica, unless it has too many unanswered pushes. In that case the run is read
+    /// from the disk later.
     fn push_to(&mut self, peer: NodeId, run: &Run) {
-        let ticket = Ticket(self.next());
+        let request_id = RequestId(self.next());
         let Some(replica) = self.replicas.get_mut(&peer) else { return };
         if replica.connected && replica.pushes.len() < PUSHES_MAX {
-            replica.pushes.insert(ticket);
-            self.out.push_back(Output::Request(peer, ticket, JournalRequest::Push(run.clone())));
+            replica.pushes.insert(request_id);
+            self.out.push_back(JournalOutput::Request(peer, request_id, JournalRequest::Push(run.clone())));
         }
     }
 
-    /// A replica has this of a feed.
-    fn receipt(&mut self, from: NodeId, extent: &Extent) {
-        let own = self.own.0.feed;
-        let awaited = extent.feed == own || self.unconfirmed.keys().any(|id| id.feed == extent.feed);
+    /// Records a receipt, which states the replica's extent of a feed.
+    fn record_receipt(&mut self, from: NodeId, extent: &Extent) {
+        let own_feed = self.own_feed.0.feed;
+        let awaited = extent.feed == own_feed || self.unconfirmed.keys().any(|id| id.feed == extent.feed);
         if !awaited || !extent.seen.is_well_formed() {
             return;
         }
         let Some(replica) = self.replicas.get_mut(&from) else { return };
         self.counters.receipts += 1;
-        // What it says now counts, not what it said before: a disk may have lost something.
+        // The latest receipt replaces earlier ones, because the replica's disk may have lost entries since.
         replica.receipts.insert(extent.feed, extent.seen.clone());
-        let lags = extent.feed == own && !extent.seen.contains_all(&self.extents.of(own).seen);
+        let lags = extent.feed == own_feed && !extent.seen.contains_all(&self.extents.of(own_feed).seen);
         let reading = self.loads.values().any(|reader| matches!(reader, Reader::Laggard(id) if *id == from));
         if lags && replica.pushes.is_empty() && !reading && self.loads.len() < LOADS_MAX {
             let load = LoadId(self.next());
             self.loads.insert(load, Reader::Laggard(from));
-            self.out.push_back(Output::Load(load, extent.clone()));
+            self.out.push_back(JournalOutput::Load(load, extent.clone()));
         }
     }
 
-    /// Asks those from whom a receipt is missing, in case a push or its answer was lost.
-    pub(super) fn ask_laggards(&mut self, now: Time) {
-        let own = self.own.0.feed;
+    /// Requests missing receipts, in case a push or its response was lost.
+    pub(super) fn request_receipts(&mut self, now: Time) {
+        let own_feed = self.own_feed.0.feed;
         let awaited: std::collections::BTreeSet<FeedId> = self.unconfirmed.keys().map(|id| id.feed).collect();
-        let mut asks = Vec::new();
+        let mut requests = Vec::new();
         for (peer, replica) in &mut self.replicas {
-            replica.receipts.retain(|feed, _| *feed == own || awaited.contains(feed));
-            let recently = replica.asked.is_some_and(|at| now < at + ASK_EVERY);
-            if !replica.connected || !replica.pushes.is_empty() || replica.asking.is_some() || recently {
+            replica.receipts.retain(|feed, _| *feed == own_feed || awaited.contains(feed));
+            let recently = replica.requested_at.is_some_and(|at| now < at + RECEIPT_REQUEST_INTERVAL);
+            if !replica.connected
+                || !replica.pushes.is_empty()
+                || replica.receipt_request.is_some()
+                || recently
+            {
                 continue;
             }
             if let Some(id) = self.unconfirmed.keys().find(|id| !replica.has(**id)) {
-                replica.asked = Some(now);
-                asks.push((*peer, id.feed));
+                replica.requested_at = Some(now);
+                requests.push((*peer, id.feed));
             }
         }
-        for (peer, feed) in asks {
-            let ticket = Ticket(self.next());
+        for (peer, feed) in requests {
+            let request_id = RequestId(self.next());
             if let Some(replica) = self.replicas.get_mut(&peer) {
-                replica.asking = Some(ticket);
+                replica.receipt_request = Some(request_id);
             }
-            self.out.push_back(Output::Request(peer, ticket, JournalRequest::Confirm(feed)));
+            self.out.push_back(JournalOutput::Request(peer, request_id, JournalRequest::Confirm(feed)));
         }
     }
 
-    /// Another replica wants something.
-    pub(super) fn asked(
+    /// Handles a request from another replica.
+    pub(super) fn handle_request(
         &mut self,
         now: Time,
         wall_ms: u64,
-        from: NodeId,
-        ticket: Ticket,
+        exchange: Exchange,
         request: JournalRequest,
     ) {
+        let Exchange { peer: from, request_id } = exchange;
         let response = match request {
             JournalRequest::Push(run) => {
-                let purpose = Purpose::Pushed { from, ticket };
-                match self.take(wall_ms, from, run, purpose) {
-                    Taken::Storing => return,
-                    Taken::Known(feed) => JournalResponse::Receipt(self.extents.of(feed)),
-                    Taken::Refused => JournalResponse::Unable,
+                let purpose = Purpose::Pushed(exchange);
+                match self.accept_run(wall_ms, from, run, purpose) {
+                    Accepted::Storing => return,
+                    Accepted::Known(feed) => JournalResponse::Receipt(self.extents.of(feed)),
+                    Accepted::Refused => JournalResponse::Unable,
                 }
             }
             JournalRequest::Compare { root } if root == self.extents.root() => {
-                self.has_everything(from);
+                self.record_equal_root(from);
                 JournalResponse::Same
             }
             JournalRequest::Compare { .. } => {
                 if self.replicas.contains_key(&from) {
-                    self.repair.differs(now, from);
+                    self.repair.schedule_if_absent(now, from);
                 }
                 self.list(None)
             }
@@ -121,14 +133,14 @@ impl Journal {
             JournalRequest::Pull(_) if self.loads.len() >= LOADS_MAX => JournalResponse::Unable,
             JournalRequest::Pull(extent) => {
                 let load = LoadId(self.next());
-                self.loads.insert(load, Reader::Asker(from, ticket));
-                self.out.push_back(Output::Load(load, extent));
+                self.loads.insert(load, Reader::Puller(exchange));
+                self.out.push_back(JournalOutput::Load(load, extent));
                 return;
             }
             JournalRequest::Confirm(feed) => JournalResponse::Receipt(self.extents.of(feed)),
             JournalRequest::Replicas(theirs) => self.merge_replica_set(now, from, theirs),
         };
-        self.out.push_back(Output::Respond(from, ticket, response));
+        self.out.push_back(JournalOutput::Respond(from, request_id, response));
     }
 
     fn list(&self, after: Option<FeedId>) -> JournalResponse {
@@ -136,45 +148,45 @@ impl Journal {
         JournalResponse::Extents { extents, more }
     }
 
-    /// Its root hash is ours.
-    fn has_everything(&mut self, peer: NodeId) {
-        let own = self.extents.of(self.own.0.feed);
+    /// Records receipts for a replica whose root hash equals that of this node.
+    fn record_equal_root(&mut self, peer: NodeId) {
+        let own_feed = self.extents.of(self.own_feed.0.feed);
         let others: Vec<FeedId> = self.unconfirmed.keys().map(|id| id.feed).collect();
         let extents: Vec<Extent> = others.into_iter().map(|feed| self.extents.of(feed)).collect();
-        self.receipt(peer, &own);
-        extents.iter().for_each(|extent| self.receipt(peer, extent));
+        self.record_receipt(peer, &own_feed);
+        extents.iter().for_each(|extent| self.record_receipt(peer, extent));
     }
 
     fn misbehaved(&mut self, peer: NodeId, how: &'static str) {
         self.counters.refused += 1;
-        self.out.push_back(Output::Misbehaved(peer, how));
+        self.out.push_back(JournalOutput::Misbehaved(peer, how));
     }
 
-    /// Whether all of a run is on the disk, synced, or was.
+    /// Whether all entries of a run are synced to the disk, or were and have been dropped since.
     fn is_here(&self, run: &Run) -> bool {
-        let mut range = Seen::default();
+        let mut range = VersionSet::default();
         range.insert_range(run.start, run.end());
         self.extents.covers(&Extent { feed: run.feed, seen: range })
     }
 
-    /// A run of somebody else's, on its way to the disk if it is sound and new.
-    fn take(&mut self, wall_ms: u64, from: NodeId, run: Run, purpose: Purpose) -> Taken {
-        // What was written here comes back from those that pass it on.
+    /// Checks a run of another feed, and stores it if it is valid and new.
+    fn accept_run(&mut self, wall_ms: u64, from: NodeId, run: Run, purpose: Purpose) -> Accepted {
+        // Replicas that relay runs send this node's runs back to it, too.
         if self.is_here(&run) {
-            return Taken::Known(run.feed);
+            return Accepted::Known(run.feed);
         }
-        if run.feed == self.own.0.feed {
+        if run.feed == self.own_feed.0.feed {
             self.misbehaved(from, "run of the own feed");
-            return Taken::Refused;
+            return Accepted::Refused;
         }
         if self.failed || self.writes.len() >= FOREIGN_WRITES_MAX || !self.extents.has_room(run.feed) {
             self.counters.put_off += 1;
-            return Taken::Refused;
+            return Accepted::Refused;
         }
         match run.check(&self.config.cluster, &self.config.topic) {
             Ok(_) if !run.entries.iter().all(|entry| self.clock.accepts(self.config.epoch_of(entry))) => {
                 self.misbehaved(from, "epoch");
-                Taken::Refused
+                Accepted::Refused
             }
             Ok(hashes) => {
                 for entry in &run.entries {
@@ -186,112 +198,119 @@ impl Journal {
                         None => self.clock.observe_time(wall_ms, entry.time),
                     }
                 }
-                let pushed = matches!(purpose, Purpose::Pushed { .. });
+                let pushed = matches!(purpose, Purpose::Pushed(_));
                 let write = WriteId(self.next());
                 let run = Arc::new(run);
-                // Whoever is not connected here may not be connected to the writer either.
+                // A replica that is not connected to this node may not be connected to the writer either, so
+                // the run is pushed on.
                 if pushed && self.replicas.values().any(|replica| !replica.connected) {
                     self.unpushed.insert(write, Arc::clone(&run));
                 }
                 self.store(write, purpose, run, hashes);
-                Taken::Storing
+                Accepted::Storing
             }
             Err(_) => {
                 self.misbehaved(from, "run");
-                Taken::Refused
+                Accepted::Refused
             }
         }
     }
 
-    /// The disk gave what was to be read.
-    pub(super) fn loaded(&mut self, load: LoadId, dropped: Seq, mut runs: Vec<Run>) {
-        // Among what was read may be what is not synced yet, and of that nobody hears.
+    /// Handles runs that were read from the disk.
+    pub(super) fn handle_loaded(&mut self, load: LoadId, dropped: Seq, mut runs: Vec<Run>) {
+        // The read may include runs that are not synced yet, which are not sent.
         runs.retain(|run| self.is_here(run));
         match self.loads.remove(&load) {
-            Some(Reader::Asker(peer, ticket)) => {
-                self.out.push_back(Output::Respond(peer, ticket, JournalResponse::Runs { dropped, runs }));
+            Some(Reader::Puller(Exchange { peer, request_id })) => {
+                self.out.push_back(JournalOutput::Respond(
+                    peer,
+                    request_id,
+                    JournalResponse::Runs { dropped, runs },
+                ));
             }
             Some(Reader::Laggard(peer)) => runs.iter().for_each(|run| self.push_to(peer, run)),
             None => (),
         }
     }
 
-    /// A replica answers, or will not.
-    pub(super) fn answered(
+    /// Handles a response from another replica.
+    pub(super) fn handle_response(
         &mut self,
         now: Time,
         wall_ms: u64,
-        from: NodeId,
-        ticket: Ticket,
+        Exchange { peer: from, request_id }: Exchange,
         response: Option<JournalResponse>,
     ) {
-        if self.replica_set_answered(now, from, ticket, response.as_ref()) {
+        if self.replica_set_answered(now, from, request_id, response.as_ref()) {
             return;
         }
         if let Some(replica) = self.replicas.get_mut(&from) {
-            let push = replica.pushes.remove(&ticket);
-            let ask = replica.asking == Some(ticket);
-            if ask {
-                replica.asking = None;
+            let is_push = replica.pushes.remove(&request_id);
+            let is_receipt = replica.receipt_request == Some(request_id);
+            if is_receipt {
+                replica.receipt_request = None;
             }
-            if push || ask {
+            if is_push || is_receipt {
                 if let Some(JournalResponse::Receipt(extent)) = response {
-                    self.receipt(from, &extent);
+                    self.record_receipt(from, &extent);
                 }
                 return;
             }
         }
-        if !self.repair.expects(from, ticket) {
+        if !self.repair.expects(from, request_id) {
             return;
         }
         match response {
             Some(JournalResponse::Same) => {
-                // It has what was here when it was asked, which may be less than what is here now.
-                if self.repair.compared(self.extents.root()) {
-                    self.has_everything(from);
+                // The replica has everything that this node had when it sent the request. If this node stored
+                // more since, the receipts would claim too much.
+                if self.repair.is_compared_root(self.extents.root()) {
+                    self.record_equal_root(from);
                 }
-                self.repair.end(now);
+                self.repair.end_session(now);
             }
             Some(JournalResponse::Extents { extents, more }) => {
                 self.counters.differences += 1;
-                self.repair.listed(now, extents, more, &self.extents);
+                self.repair.record_extents(now, extents, more, &self.extents);
             }
             Some(JournalResponse::Runs { dropped, runs }) => {
-                let Some(feed) = self.repair.pulling() else { return };
+                let Some(feed) = self.repair.pulled_feed() else { return };
                 let is_news = dropped > self.extents.of(feed).seen.watermark();
-                // Nobody else decides what of its own feed a node has written.
-                if self.config.drops && is_news && feed != self.own.0.feed {
-                    self.out.push_back(Output::Forgo(feed, dropped));
+                // Only the writer of a feed decides which of its entries exist.
+                if self.config.drops && is_news && feed != self.own_feed.0.feed {
+                    self.out.push_back(JournalOutput::Forgo(feed, dropped));
                 }
                 let mut storing = 0;
                 for run in runs.into_iter().filter(|run| run.feed == feed) {
-                    storing += usize::from(self.take(wall_ms, from, run, Purpose::Pulled) == Taken::Storing);
+                    storing += usize::from(
+                        self.accept_run(wall_ms, from, run, Purpose::Pulled) == Accepted::Storing,
+                    );
                 }
                 self.repair.storing(now, storing);
             }
             Some(JournalResponse::Receipt(_) | JournalResponse::Unable | JournalResponse::Replicas(_))
-            | None => self.repair.give_up(now),
+            | None => self.repair.fail_session(now),
         }
     }
 
-    /// Goes on with the session, or begins one if it is time.
+    /// Continues the repair session, or starts one that is due.
     pub(super) fn continue_repair(&mut self, now: Time) {
         let connected = |(id, replica): (&NodeId, &Replica)| replica.connected.then_some(*id);
         let peers: Vec<NodeId> = self.replicas.iter().filter_map(connected).collect();
         if let Next::Ask(peer, request) = self.repair.next(now, &self.extents, &peers) {
-            let ticket = Ticket(self.next());
-            self.repair.asking(now, ticket);
+            let request_id = RequestId(self.next());
+            self.repair.record_request(now, request_id);
             self.counters.comparisons += u64::from(matches!(request, JournalRequest::Compare { .. }));
-            self.out.push_back(Output::Request(peer, ticket, request));
+            self.out.push_back(JournalOutput::Request(peer, request_id, request));
         }
     }
 }
 
-/// What becomes of a run.
+/// Effect of a received run.
 #[derive(PartialEq, Eq)]
-enum Taken {
+enum Accepted {
     Storing,
-    /// All of it is here.
+    /// All entries of the run are synced to this disk.
     Known(FeedId),
     Refused,
 }

@@ -1,12 +1,15 @@
-//! Replicas on disks in memory, joined by a network that loses, delays and reorders; killed and started again at any moment.
+//! Tests of a journal's replicas, and their simulator with in-memory disks and a network that loses, delays
+//! and reorders messages: whichever replicas are killed and restarted, no acknowledged entry is lost.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
+    sync::Arc,
+    time::Duration,
 };
 
-use super::{append::Level, clock::HybridTime, *};
-use crate::wire;
+use super::{message::*, *};
+use crate::{Identity, NodeId, RequestId, Time, Version, VersionSet, wire};
 
 mod clocks;
 mod counting;
@@ -21,17 +24,17 @@ const TOPIC: &str = "grading";
 struct Node {
     journal: Option<Journal>,
     disk: Disk,
-    /// Writes on their way to the disk.
+    /// Writes that the disk has not finished yet.
     storing: Vec<(Time, WriteId, Arc<Run>, Vec<ChainHash>)>,
     wall: Wall,
 }
 
 enum Packet {
-    Request(Ticket, JournalRequest),
-    Response(Ticket, JournalResponse),
+    Request(RequestId, JournalRequest),
+    Response(RequestId, JournalResponse),
 }
 
-/// Bodies of the tests carry an epoch behind the last `@`.
+/// Format of epochs in the tests: bodies carry the epoch after the last `@`.
 const EPOCHS: EpochFormat = EpochFormat {
     read: |body| {
         let digits = body.rsplit(|byte| *byte == b'@').next().filter(|digits| digits.len() < body.len());
@@ -40,37 +43,37 @@ const EPOCHS: EpochFormat = EpochFormat {
     write: |body, epoch| [body, format!("@{epoch}").as_bytes()].concat(),
 };
 
-fn moment(entry: &Entry) -> Moment {
+fn moment(entry: &JournalEntry) -> Moment {
     Moment { epoch: (EPOCHS.read)(&entry.body), time: entry.time }
 }
 
-/// The wall clock of a node: the true time, plus what it is off; or the time at which it stands still.
+/// Wall clock of a node: the true time plus an offset, or a time at which the clock stands still.
 #[derive(Clone, Copy, Default)]
 struct Wall {
     off_ms: i64,
     frozen_at_ms: Option<u64>,
 }
 
-/// A few nodes, a network and a clock.
+/// Simulated nodes, network and clock.
 struct Net {
     now: Time,
     nodes: Vec<Node>,
     rng: fastrand::Rng,
-    /// When, from, to, what.
+    /// Messages in flight: arrival, sender, receiver and message.
     packets: Vec<(Time, usize, usize, Packet)>,
     cut: BTreeSet<(usize, usize)>,
     loss: f64,
-    /// How long a disk may take to sync.
+    /// Longest sync of a simulated disk.
     sync_us_max: u64,
     lives: u64,
     answers: BTreeMap<AppendId, Result<Appended, AppendError>>,
     next_append: u64,
     misbehaved: usize,
-    /// Whether the topic's entries may be dropped.
+    /// Whether entries of the topic may be dropped.
     drops: bool,
-    /// The configured number of replicas.
+    /// Configured number of replicas.
     replicas_expected: Option<NonZeroUsize>,
-    /// Nodes whose disks go with their processes.
+    /// Nodes whose disks end with their processes.
     ephemeral: BTreeSet<usize>,
 }
 
@@ -112,12 +115,12 @@ impl Net {
 
     fn start(&mut self, node: usize) {
         self.lives += 1;
-        let config = Config {
+        let config = JournalConfig {
             replicas_expected: self.replicas_expected,
             drops: self.drops,
             epochs: Some(EPOCHS),
             ephemeral: self.ephemeral.contains(&node),
-            ..Config::new("test", TOPIC)
+            ..JournalConfig::new("test", TOPIC)
         };
         let restored = self.nodes[node].disk.restored();
         self.nodes[node].journal = Some(Journal::new(identity(node), config, restored, self.lives));
@@ -126,7 +129,7 @@ impl Net {
 
     fn crash(&mut self, node: usize) {
         self.nodes[node].journal = None;
-        // What was on its way may have arrived, up to some point.
+        // Pending writes are stored up to a random point.
         let storing = std::mem::take(&mut self.nodes[node].storing);
         let arrived = self.rng.usize(..=storing.len());
         for (_, _, run, hashes) in &storing[..arrived] {
@@ -136,7 +139,7 @@ impl Net {
         self.tell_replicas();
     }
 
-    /// The table, which here knows at once.
+    /// Passes the live replicas to each journal, as the provider table would.
     fn tell_replicas(&mut self) {
         let up: Vec<usize> = (0..self.nodes.len()).filter(|n| self.is_up(*n)).collect();
         for node in up.clone() {
@@ -146,11 +149,14 @@ impl Net {
             };
             let others =
                 up.iter().filter(|n| **n != node).map(|n| (identity(*n).id(), durability(n))).collect();
-            self.feed(node, Input::Replicas(others));
+            self.feed(node, JournalInput::Replicas(others));
             for other in 0..self.nodes.len() {
                 let linked = up.contains(&other) && other != node && !self.is_cut(node, other);
                 let id = identity(other).id();
-                self.feed(node, if linked { Input::Connected(id) } else { Input::Disconnected(id) });
+                self.feed(
+                    node,
+                    if linked { JournalInput::Connected(id) } else { JournalInput::Disconnected(id) },
+                );
             }
         }
     }
@@ -176,64 +182,64 @@ impl Net {
         let id = AppendId(self.next_append);
         let deadline = self.now + Duration::from_secs(2);
         let append = Append { id, key: key.map(Into::into), body: body.into(), level, deadline };
-        self.feed(node, Input::Append(append));
+        self.feed(node, JournalInput::Append(append));
         id
     }
 
-    fn feed(&mut self, node: usize, input: Input) {
+    fn feed(&mut self, node: usize, input: JournalInput) {
         let (now, wall_ms) = (self.now, self.wall_ms(node));
         let Some(journal) = &mut self.nodes[node].journal else { return };
         journal.handle(now, wall_ms, input);
         let mut replies = Vec::new();
         while let Some(output) = self.nodes[node].journal.as_mut().and_then(Journal::poll_output) {
             match output {
-                Output::LookUp(id, key) => {
-                    replies.push(Input::LookedUp(id, self.nodes[node].disk.with_key(&key)));
+                JournalOutput::LookUp(id, key) => {
+                    replies.push(JournalInput::LookedUp(id, self.nodes[node].disk.with_key(&key)));
                 }
-                Output::Store(_, _, _) if self.nodes[node].disk.full => {
-                    let Output::Store(write, ..) = output else { unreachable!() };
-                    replies.push(Input::NotStored(write, DiskError::Full));
+                JournalOutput::Store(_, _, _) if self.nodes[node].disk.full => {
+                    let JournalOutput::Store(write, ..) = output else { unreachable!() };
+                    replies.push(JournalInput::NotStored(write, DiskError::Full));
                 }
-                Output::Store(write, run, hashes) => {
+                JournalOutput::Store(write, run, hashes) => {
                     let at = now + Duration::from_micros(self.rng.u64(100..self.sync_us_max));
-                    // Never before what it was given earlier.
+                    // A write never ends before an earlier one.
                     let at = self.nodes[node].storing.last().map_or(at, |(last, ..)| at.max(*last));
                     self.nodes[node].storing.push((at, write, run, hashes));
                 }
-                Output::Load(load, wanted) => {
+                JournalOutput::Load(load, wanted) => {
                     let runs = self.nodes[node].disk.load(&wanted);
                     let dropped = self.nodes[node].disk.dropped.get(&wanted.feed).copied();
-                    replies.push(Input::Loaded { load, dropped: dropped.unwrap_or_default(), runs });
+                    replies.push(JournalInput::Loaded { load, dropped: dropped.unwrap_or_default(), runs });
                 }
-                Output::Forgo(feed, up_to) => {
+                JournalOutput::Forgo(feed, up_to) => {
                     assert!(self.drops, "nothing is dropped here");
-                    let mut seen = Seen::up_to(up_to);
+                    let mut seen = VersionSet::up_to(up_to);
                     let here = self.nodes[node].disk.entries.keys().filter(|id| id.feed == feed);
                     here.for_each(|id| seen.insert(id.seq));
-                    replies.push(Input::Forgone(Extent { feed, seen }));
+                    replies.push(JournalInput::Forgone(Extent { feed, seen }));
                 }
-                Output::KeepReplica((id, generation)) => {
+                JournalOutput::KeepReplica((id, generation)) => {
                     _ = self.nodes[node].disk.replicas.insert(id, generation);
                 }
-                Output::Request(to, ticket, request) => {
+                JournalOutput::Request(to, request_id, request) => {
                     let bytes = wire::encode(&request);
                     assert!(bytes.len() <= wire::MESSAGE_BYTES_MAX);
                     assert_eq!(wire::decode(&bytes), Ok(wire::Received::Known(request.clone())));
-                    self.send(node, to, Packet::Request(ticket, request));
+                    self.send(node, to, Packet::Request(request_id, request));
                 }
-                Output::Respond(to, ticket, response) => {
-                    self.send(node, to, Packet::Response(ticket, response))
+                JournalOutput::Respond(to, request_id, response) => {
+                    self.send(node, to, Packet::Response(request_id, response))
                 }
-                Output::Answer(id, answer) => {
+                JournalOutput::Answer(id, answer) => {
                     assert!(self.answers.insert(id, answer).is_none(), "answered twice");
                 }
-                Output::Misbehaved(..) => self.misbehaved += 1,
+                JournalOutput::Misbehaved(..) => self.misbehaved += 1,
             }
         }
         replies.into_iter().for_each(|input| self.feed(node, input));
     }
 
-    /// What the wall clock of a node shows.
+    /// Wall clock of a node.
     fn wall_ms(&self, node: usize) -> u64 {
         let Wall { off_ms, frozen_at_ms } = self.nodes[node].wall;
         let true_ms = SIMULATED_START_MS + u64::try_from(self.now.since_start().as_millis()).unwrap();
@@ -247,17 +253,17 @@ impl Net {
         }
         let at = self.now + Duration::from_micros(self.rng.u64(200..20_000));
         if self.rng.f64() < self.loss {
-            // A request that is lost ends without an answer, a while later.
-            if let Packet::Request(ticket, _) = packet {
+            // A lost request ends without a response, a while later.
+            if let Packet::Request(request_id, _) = packet {
                 let late = self.now + Duration::from_secs(1);
-                self.packets.push((late, to, from, Packet::Response(ticket, JournalResponse::Unable)));
+                self.packets.push((late, to, from, Packet::Response(request_id, JournalResponse::Unable)));
             }
             return;
         }
         self.packets.push((at, from, to, packet));
     }
 
-    /// Lets this much time pass.
+    /// Runs the simulation for this time.
     fn run(&mut self, time: Duration) {
         let until = self.now + time;
         while self.now < until {
@@ -270,11 +276,11 @@ impl Net {
                 self.nodes[node].storing = rest;
                 for (_, write, run, hashes) in done {
                     self.nodes[node].disk.store(&run, &hashes);
-                    self.feed(node, Input::Stored(write));
+                    self.feed(node, JournalInput::Stored(write));
                 }
                 let due = self.nodes[node].journal.as_ref().and_then(Journal::poll_timeout);
                 if due.is_some_and(|at| at <= now) {
-                    self.feed(node, Input::Tick);
+                    self.feed(node, JournalInput::Tick);
                     let next = self.nodes[node].journal.as_ref().and_then(Journal::poll_timeout);
                     assert!(next.is_none_or(|at| at > now), "due in the past: {next:?} at {now:?}");
                 }
@@ -286,11 +292,11 @@ impl Net {
             for (_, from, to, packet) in due {
                 let from = identity(from).id();
                 match packet {
-                    Packet::Request(ticket, request) => {
-                        self.feed(to, Input::Request { from, ticket, request })
+                    Packet::Request(request_id, request) => {
+                        self.feed(to, JournalInput::Request { from, request_id, request })
                     }
-                    Packet::Response(ticket, response) => {
-                        self.feed(to, Input::Response { from, ticket, response: Some(response) });
+                    Packet::Response(request_id, response) => {
+                        self.feed(to, JournalInput::Response { from, request_id, response: Some(response) });
                     }
                 }
             }
@@ -310,7 +316,7 @@ impl Net {
     }
 
     fn has(&self, node: usize, body: &str) -> usize {
-        let written = |entry: &Entry| match moment(entry).epoch {
+        let written = |entry: &JournalEntry| match moment(entry).epoch {
             0 => entry.body == body.as_bytes(),
             epoch => entry.body == (EPOCHS.write)(body.as_bytes(), epoch),
         };
@@ -318,7 +324,7 @@ impl Net {
     }
 }
 
-/// The true time at which each simulation begins, in milliseconds since 1970: 2027.
+/// True time at the start of each simulation, in milliseconds since 1970: 2027.
 const SIMULATED_START_MS: u64 = 1_800_000_000_000;
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -358,7 +364,7 @@ fn a_replica_that_dies_while_it_is_waited_for_is_waited_for_no_longer() {
     net.cut(0, 1);
     let id = net.append(0, "a", None, None);
     net.run(SECOND / 2);
-    assert!(!net.answers.contains_key(&id), "the other is alive, as far as anybody knows");
+    assert!(!net.answers.contains_key(&id), "the other replica counts as alive");
     net.crash(1);
     net.run(SECOND / 2);
     assert_eq!(net.answer(id).as_ref().unwrap().level, Level::Local);
@@ -451,7 +457,7 @@ fn what_is_pushed_goes_on_to_those_that_the_writer_cannot_reach() {
     let sent: usize = (0..20)
         .map(|i| {
             net.append(0, &format!("w{i}"), None, None);
-            // Far less than the time between two comparisons.
+            // This is far less than the interval of two comparisons.
             net.run(SECOND / 10);
             (0..5).filter(|node| net.has(*node, &format!("w{i}")) == 1).count()
         })
@@ -467,7 +473,7 @@ fn a_replica_with_an_empty_disk_gets_everything() {
         (0..40).for_each(|j| _ = net.append(0, &format!("{i}-{j}"), None, None));
         net.run(Duration::from_millis(10));
         if i % 10 == 9 {
-            // Several feeds.
+            // The node writes several feeds.
             net.run(SECOND);
             net.crash(0);
             net.start(0);
@@ -492,9 +498,9 @@ fn what_a_disk_lost_comes_back_from_the_others() {
     net.start(0);
     net.run(SECOND);
     assert!(net.agree() && net.nodes[0].disk.entries.len() == 20);
-    // Found while it runs.
+    // Damage that is found while the node runs.
     net.nodes[1].disk = Disk::default();
-    net.feed(1, Input::Damaged(Extent { feed, seen: Seen::default() }));
+    net.feed(1, JournalInput::Damaged(Extent { feed, seen: VersionSet::default() }));
     net.run(SECOND);
     assert!(net.agree() && net.nodes[1].disk.entries.len() == 20);
 }
@@ -505,15 +511,19 @@ fn what_is_forged_is_refused_and_counted() {
     net.run(SECOND);
     let me = identity(0);
     let feed = FeedId { writer: me.id(), boot: 77 };
-    let entry = Entry { time: HybridTime::default(), key: None, body: b"x".to_vec() };
+    let entry = JournalEntry { time: HybridTime::default(), key: None, body: b"x".to_vec() };
     let at = (EntryId { feed, seq: Version(1) }, ChainHash::root("test", TOPIC, feed));
     let (mut run, _) = Run::sign(&me, "test", TOPIC, at, vec![entry]);
     run.entries[0].body = b"y".to_vec();
-    let push = |run| Input::Request { from: me.id(), ticket: Ticket(1), request: JournalRequest::Push(run) };
+    let push = |run| JournalInput::Request {
+        from: me.id(),
+        request_id: RequestId(1),
+        request: JournalRequest::Push(run),
+    };
     net.feed(1, push(run));
-    // In the feed that the receiver writes itself.
-    let own = net.nodes[1].journal.as_ref().unwrap().own.0.feed;
-    let entry = Entry { time: HybridTime::default(), key: None, body: b"x".to_vec() };
+    // The forged run is in the feed of the receiver.
+    let own = net.nodes[1].journal.as_ref().unwrap().own_feed.0.feed;
+    let entry = JournalEntry { time: HybridTime::default(), key: None, body: b"x".to_vec() };
     let at = (EntryId { feed: own, seq: Version(1) }, ChainHash::root("test", TOPIC, own));
     let (run, _) = Run::sign(&identity(1), "test", TOPIC, at, vec![entry]);
     net.feed(1, push(run));
@@ -522,8 +532,9 @@ fn what_is_forged_is_refused_and_counted() {
     assert!(net.nodes[1].disk.entries.is_empty());
 }
 
-/// Everything at once, many times: nothing acknowledged is lost, nothing is there twice, all agree in the end. Once in its time each cluster
-/// loses its power and one of its disks: what was acknowledged for two of them is on another.
+/// Combines all faults, many times. No acknowledged entry is lost, no entry exists twice, and all replicas
+/// agree in the end. Once, each cluster loses power and one of its disks: an entry that was acknowledged as
+/// `replicated` is on another disk.
 #[test]
 fn nothing_acknowledged_is_lost_whatever_dies() {
     let seeds: u64 = std::env::var("SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(100);

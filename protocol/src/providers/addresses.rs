@@ -1,40 +1,40 @@
-//! The addresses of an instance, in the order in which this node's host should try them.
+//! Addresses of an instance, in the order in which this node's host should try them.
 //!
-//! A role is served at every address of its node. The instance states one of them; the header of its node
-//! lists the others. Which of them can be reached depends on the reader: a laptop with a tunnel states the
-//! tunnel's address, and its neighbours on the LAN reach only the LAN's. So each node orders the list for
-//! itself. First comes the address over which it is connected to that node, then addresses in a subnet of
-//! this host, then the others as they are stated.
+//! A role is reachable at every address of its node: the instance states one address, and the node's header
+//! lists the others. The reader's position decides which of them it can reach. For example, a laptop with a
+//! tunnel states the tunnel's address, but other hosts on its LAN reach only its LAN address. So each node
+//! orders the list for its own host. First comes the address over which it is connected to the role's node,
+//! then addresses in a subnet of this host, then the others as stated.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use super::Member;
+use super::member::Member;
 use crate::{
     NodeId,
     record::{Instance, Origin},
 };
 
-/// The metadata key by which an instance limits its addresses: the node's HTTP does not listen at all
-/// addresses of the node's header. See [`AddressLimit`].
+/// Metadata key that limits an instance's addresses: the node's HTTP does not listen on all addresses in its
+/// header. See [`AddressLimit`].
 pub const ADDRESSES_META: &str = "http-addresses";
-/// The nodes whose connected address is remembered. Guess: more than a node ever connects to; beyond it only
-/// the remembered ones are ordered by it.
+/// Nodes whose connected address is kept. Guess: more than a node ever connects to. Nodes beyond that number
+/// are ordered without a connected address.
 const CONNECTED_MAX: usize = 4096;
 
-/// The value of [`ADDRESSES_META`].
+/// Value of [`ADDRESSES_META`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AddressLimit {
-    /// The instance's own address alone: HTTP is bound to it, or `--advertise-http` names it.
+    /// The instance's own address only: HTTP is bound to it, or `--advertise-http` names it.
     Stated,
-    /// IPv4 addresses alone: HTTP is bound to 0.0.0.0.
+    /// IPv4 addresses only: HTTP is bound to 0.0.0.0.
     Ipv4,
 }
 
 impl AddressLimit {
-    /// The word in the metadata.
+    /// The word for this limit in the metadata.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stated => "stated",
@@ -46,18 +46,18 @@ impl AddressLimit {
         match limit {
             None => true,
             Some("ipv4") => host.parse::<IpAddr>().map_or(true, |ip| ip.is_ipv4()),
-            // A word of a newer version limits in a way that this version cannot know.
+            // An unknown limit, from a newer version.
             Some(_) => false,
         }
     }
 }
 
-/// A network that this host is on.
+/// A network to which this host belongs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Subnet {
-    /// The address of this host in it.
+    /// Address of this host in the network.
     pub address: IpAddr,
-    /// The length of its prefix, in bits.
+    /// Prefix length in bits.
     pub prefix: u8,
 }
 
@@ -75,15 +75,15 @@ impl Subnet {
     }
 }
 
-/// Where this node stands in the network: what decides the order of addresses.
+/// Position of this node in the network, by which addresses are ordered.
 #[derive(Clone, Default, Debug)]
-pub(super) struct Vantage {
+pub(super) struct AddressOrder {
     connected: BTreeMap<NodeId, IpAddr>,
     subnets: Vec<Subnet>,
 }
 
-impl Vantage {
-    /// Records the address of a connection. Returns whether it is another one than before.
+impl AddressOrder {
+    /// Records the address of a connection. Returns whether the address changed.
     pub(super) fn connect(&mut self, node: NodeId, ip: IpAddr, is_member: impl Fn(&NodeId) -> bool) -> bool {
         if !self.connected.contains_key(&node) && self.connected.len() >= CONNECTED_MAX {
             self.connected.retain(|known, _| is_member(known));
@@ -94,7 +94,7 @@ impl Vantage {
         self.connected.insert(node, ip) != Some(ip)
     }
 
-    /// The address over which a node is or last was connected.
+    /// Address over which a node is connected, or was last connected.
     pub(super) fn connected(&self, node: NodeId) -> Option<IpAddr> {
         self.connected.get(&node).copied()
     }
@@ -104,21 +104,21 @@ impl Vantage {
         self.connected.remove(&node);
     }
 
-    /// Replaces the subnets. Returns whether they are others than before.
+    /// Replaces the subnets. Returns whether they changed.
     pub(super) fn set_subnets(&mut self, subnets: Vec<Subnet>) -> bool {
         let differ = self.subnets != subnets;
         self.subnets = subnets;
         differ
     }
 
-    /// The addresses of an instance, `host:port`, best first. At least the one that it states.
+    /// Addresses of an instance, `host:port`, best first. Always has the stated address.
     pub(super) fn order(&self, instance: &Instance, member: &Member) -> Vec<String> {
         let stated = authority(&instance.address, instance.port);
         if !is_role(instance, member) && instance.origin != Origin::HostProgram {
             return vec![stated];
         }
         let limit = instance.meta.get(ADDRESSES_META).map(String::as_str);
-        let others = member.addresses.iter().filter_map(|address| host_of(address));
+        let others = member.addresses.iter().filter_map(|address| host_of_multiaddr(address));
         let others = others.filter(|host| AddressLimit::allows(limit, host) && !is_unreachable(host));
         let mut hosts = vec![instance.address.as_str()];
         let mut seen = BTreeSet::from([instance.address.as_str()]);
@@ -127,13 +127,14 @@ impl Vantage {
         hosts.into_iter().map(|host| authority(host, instance.port)).collect()
     }
 
-    /// The address of a member's HTTP to try first. Where the stated one is none of the header's, it is mapped or
-    /// bound, and the only one.
+    /// HTTP address of a member to try first. If the stated address is not in the header, it is mapped or
+    /// bound, and no other address is tried.
     pub(super) fn http(&self, member: &Member) -> Option<String> {
         let stated = member.http.as_deref()?;
         let best = stated.rsplit_once(':').and_then(|(host, port)| {
             let host = host.trim_matches(['[', ']']);
-            let hosts: Vec<&str> = member.addresses.iter().filter_map(|address| host_of(address)).collect();
+            let hosts: Vec<&str> =
+                member.addresses.iter().filter_map(|address| host_of_multiaddr(address)).collect();
             if !hosts.contains(&host) {
                 return None;
             }
@@ -159,24 +160,23 @@ impl Vantage {
     }
 }
 
-/// How likely an address is the one to use, best first.
+/// Rank of an address, best first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Rank {
-    /// A connection to the node stands, or last stood, over it.
+    /// The connection to the node uses the address, or the last one did.
     Connected,
-    /// It is in a subnet of this host.
+    /// The address is in a subnet of this host.
     SameSubnet,
-    /// It may be routed to.
+    /// The address is in none of this host's subnets. A router may lead there.
     Elsewhere,
-    /// This host has no address of its family.
+    /// This host has no address of the same family.
     OtherFamily,
-    /// This host has the address itself. The node runs on this host, or its address means something else
-    /// here: a container bridge has the same address on every host.
+    /// This host has the address itself. Either the node runs on this host, or the address does not lead to
+    /// the node: a container bridge has the same address on every host.
     OwnAddress,
 }
 
-/// Whether an instance is a role of its node, and not a program that the node speaks for: roles are served by
-/// the node's own HTTP.
+/// Whether an instance is a role of its node, reached over the node's own HTTP. Otherwise it is a program.
 pub(super) fn is_role(instance: &Instance, member: &Member) -> bool {
     match instance.origin {
         Origin::Role => true,
@@ -188,11 +188,11 @@ pub(super) fn is_role(instance: &Instance, member: &Member) -> bool {
     }
 }
 
-/// The host of a multiaddr such as `/ip4/10.0.0.1/tcp/7600`.
-pub fn host_of(multiaddr: &str) -> Option<&str> {
+/// Host of a multiaddr such as `/ip4/10.0.0.1/tcp/7600`.
+pub fn host_of_multiaddr(multiaddr: &str) -> Option<&str> {
     let mut parts = multiaddr.strip_prefix('/')?.split('/');
     let (kind, host) = (parts.next()?, parts.next()?);
-    // What a peer wrote becomes a part of URLs: only what is a host there is taken.
+    // The host is text from a peer and becomes part of URLs, so only a valid host is accepted.
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let is_host = match kind {
         "ip4" | "ip6" => host.parse::<IpAddr>().is_ok(),
@@ -202,8 +202,8 @@ pub fn host_of(multiaddr: &str) -> Option<&str> {
     is_host.then_some(host)
 }
 
-/// Whether nothing can be connected to at this address from another host: an IPv6 link-local one means
-/// nothing without an interface.
+/// Whether no other host can use an address: it is unspecified, or it is IPv6 link-local, which requires an
+/// interface name.
 fn is_unreachable(host: &str) -> bool {
     host.parse::<IpAddr>().is_ok_and(|ip| match ip {
         IpAddr::V4(ip) => ip.is_unspecified(),
@@ -211,7 +211,7 @@ fn is_unreachable(host: &str) -> bool {
     })
 }
 
-/// `host:port`, with brackets around an IPv6 address.
+/// Formats `host:port`, with brackets around an IPv6 address.
 fn authority(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
@@ -257,10 +257,10 @@ mod tests {
         }
     }
 
-    fn on(subnets: &[(&str, u8)]) -> Vantage {
+    fn on(subnets: &[(&str, u8)]) -> AddressOrder {
         let subnet =
             |(address, prefix): &(&str, u8)| Subnet { address: address.parse().unwrap(), prefix: *prefix };
-        Vantage { connected: BTreeMap::new(), subnets: subnets.iter().map(subnet).collect() }
+        AddressOrder { connected: BTreeMap::new(), subnets: subnets.iter().map(subnet).collect() }
     }
 
     const TUNNEL: &str = "10.88.0.5:7500";
@@ -285,17 +285,18 @@ mod tests {
 
     #[test]
     fn the_address_of_the_connection_comes_before_all_others() {
-        let mut vantage = on(&[("10.77.0.2", 16)]);
-        let connect =
-            |vantage: &mut Vantage, ip: &str| vantage.connect(laptop().id, ip.parse().unwrap(), |_| true);
-        assert!(connect(&mut vantage, "10.88.0.5"));
-        assert_eq!(vantage.order(&grading(), &laptop()), [TUNNEL, LAN, LAN6]);
-        assert!(!connect(&mut vantage, "10.88.0.5"), "the same again is no news");
-        // The address that a translator showed is none of the node's.
-        assert!(connect(&mut vantage, "203.0.113.7"));
-        assert_eq!(vantage.order(&grading(), &laptop())[0], LAN);
-        vantage.forget(laptop().id);
-        assert!(vantage.connected.is_empty());
+        let mut address_order = on(&[("10.77.0.2", 16)]);
+        let connect = |address_order: &mut AddressOrder, ip: &str| {
+            address_order.connect(laptop().id, ip.parse().unwrap(), |_| true)
+        };
+        assert!(connect(&mut address_order, "10.88.0.5"));
+        assert_eq!(address_order.order(&grading(), &laptop()), [TUNNEL, LAN, LAN6]);
+        assert!(!connect(&mut address_order, "10.88.0.5"), "the same again is no news");
+        // The address after NAT is not in the node's header.
+        assert!(connect(&mut address_order, "203.0.113.7"));
+        assert_eq!(address_order.order(&grading(), &laptop())[0], LAN);
+        address_order.forget(laptop().id);
+        assert!(address_order.connected.is_empty());
     }
 
     #[test]
@@ -366,16 +367,16 @@ mod tests {
 
     #[test]
     fn the_memory_of_connections_is_bounded_and_members_outlast_strangers() {
-        let mut vantage = Vantage::default();
+        let mut address_order = AddressOrder::default();
         let id = |n: usize| {
             let mut key = [0; 32];
             key[..8].copy_from_slice(&n.to_le_bytes());
             NodeId::from_public_key(key)
         };
         let ip = "10.0.0.1".parse().unwrap();
-        (0..CONNECTED_MAX).for_each(|n| assert!(vantage.connect(id(n), ip, |_| true)));
-        assert!(!vantage.connect(id(CONNECTED_MAX), ip, |_| true), "full of members");
-        assert!(vantage.connect(id(CONNECTED_MAX), ip, |known| *known == id(0)));
-        assert_eq!(vantage.connected.len(), 2);
+        (0..CONNECTED_MAX).for_each(|n| assert!(address_order.connect(id(n), ip, |_| true)));
+        assert!(!address_order.connect(id(CONNECTED_MAX), ip, |_| true), "full of members");
+        assert!(address_order.connect(id(CONNECTED_MAX), ip, |known| *known == id(0)));
+        assert_eq!(address_order.connected.len(), 2);
     }
 }

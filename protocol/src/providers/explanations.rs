@@ -1,63 +1,77 @@
-//! What happened, for `/why` and for the timeline of the cluster page: the last lines of each member and service, and the last of all.
+//! [`Explanations`]: events for `/why` and for the timeline of the cluster page. Each member, service and
+//! instance has a bounded list.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::{Incarnation, NodeId, Time, Version, record::Health};
 
-use super::{EXPLAINED_INSTANCES_MAX, EXPLAINED_SUBJECTS_MAX, EXPLANATIONS_MAX, MemberState, TIMELINE_MAX};
+use super::member::MemberState;
 
-/// One thing that happened to a member or service, for `/why`.
+/// Explanations kept for each member or service.
+pub(crate) const EXPLANATIONS_MAX: usize = 64;
+/// Members and services with explanations. If there are more, the one whose last event is the oldest is
+/// dropped.
+pub(crate) const EXPLAINED_SUBJECTS_MAX: usize = 16 * 1024;
+/// Instances with explanations. Counted separately, so that flapping checks do not displace members and
+/// services. If there are more, the one whose last event is the oldest is dropped.
+pub(crate) const EXPLAINED_INSTANCES_MAX: usize = 4096;
+/// Explanations kept in the timeline, of all members and services together. Guess: as many as a person
+/// scrolls through.
+pub(crate) const TIMELINE_MAX: usize = 200;
+
+/// Event of a member or service, for `/why`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Explanation {
-    /// Its first header, or that of a new life, arrived.
+    /// The first header of the member, or of its new life, arrived.
     Joined(Incarnation),
-    /// This node accused it, by its own observation or by gossip.
+    /// This node made or received a report on the member.
     Accused {
-        /// Who observed.
+        /// The observer.
         by: NodeId,
-        /// Whether its process is known to be gone, or it was only not heard.
+        /// Whether the report is strong: the member's process is gone. A weak report says that the member did
+        /// not answer.
         strong: bool,
     },
-    /// It answered an accusation with a newer version.
+    /// The member refuted a report by a newer header of this version.
     Refuted(Version),
-    /// The table's conclusion changed.
+    /// The state of the member changed.
     Became(MemberState),
-    /// An instance was added, changed or removed: service and id.
+    /// An instance was added: service and id.
     Added(String, String),
-    /// See [`Explanation::Added`].
+    /// An instance changed: service and id.
     Changed(String, String),
-    /// See [`Explanation::Added`].
+    /// An instance was removed: service and id.
     Removed(String, String),
-    /// The table guard keeps an instance whose node has fallen silent: service and id.
+    /// The table guard keeps an instance of a silent node listed: service and id.
     Kept(String, String),
-    /// A check of an instance found something else than before.
+    /// The status of an instance's check changed.
     CheckChanged {
-        /// The service of the instance.
+        /// Service of the instance.
         service: String,
-        /// The id of the instance.
+        /// Id of the instance.
         instance: String,
-        /// The id of the check.
+        /// Id of the check.
         check: String,
-        /// What it says now.
+        /// New status.
         status: Health,
-        /// What it saw, at most [`CHECK_OUTPUT_BYTES_MAX`](crate::record::CHECK_OUTPUT_BYTES_MAX) bytes.
+        /// Output, of at most [`CHECK_OUTPUT_BYTES_MAX`](crate::CHECK_OUTPUT_BYTES_MAX) bytes.
         output: String,
-        /// How long the run took, in milliseconds.
+        /// Duration of the run, in milliseconds.
         took_ms: u32,
     },
 }
 
-/// When, about whom, what.
+/// Time, node and event.
 pub(super) type Line = (Time, NodeId, Explanation);
 
-/// What a line is kept for.
+/// Subject of a line in the lists.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Subject {
     Member(NodeId),
     Service(String),
 }
 
-/// The lines, by subject and as one.
+/// All lines, by subject and in order.
 #[derive(Debug, Default)]
 pub(super) struct Explanations {
     by_subject: BTreeMap<Subject, VecDeque<Line>>,
@@ -75,7 +89,7 @@ impl Explanations {
         add_line(&mut self.by_subject, subject, EXPLAINED_SUBJECTS_MAX, line);
     }
 
-    /// Adds a line to an instance alone. The timeline has it by way of the instance's service.
+    /// Adds a line for an instance only. The timeline receives the same line for the instance's service.
     pub(super) fn add_to_instance(&mut self, id: &str, line: Line) {
         add_line(&mut self.by_instance, id.to_owned(), EXPLAINED_INSTANCES_MAX, line);
     }
@@ -97,8 +111,8 @@ impl Explanations {
     }
 }
 
-/// Adds a line, and forgets what is over a bound: the subject whose last line is the oldest, and the oldest
-/// line.
+/// Adds a line. If that exceeds a bound, drops the subject whose last line is the oldest, or the subject's
+/// oldest line.
 fn add_line<K: Ord + Clone>(
     subjects: &mut BTreeMap<K, VecDeque<Line>>,
     subject: K,
@@ -110,7 +124,7 @@ fn add_line<K: Ord + Clone>(
         let stalest = subjects.iter().min_by_key(|(_, lines)| last(lines)).map(|(s, _)| s.clone());
         stalest.and_then(|s| subjects.remove(&s));
     }
-    // Of most members there is one thing to tell: that they joined.
+    // Most members have a single line, which says that they joined.
     let lines = subjects.entry(subject).or_insert_with(|| VecDeque::with_capacity(1));
     lines.push_back(line);
     if lines.len() > EXPLANATIONS_MAX {

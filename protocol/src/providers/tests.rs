@@ -1,10 +1,16 @@
-//! What the table lists, and what a reader of it is told.
+//! Tests of the provider table: which providers it lists, and which changes its readers see.
 
-mod distinct;
+mod duplicates;
 
-use super::*;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{change::ProviderKey, explanations::*, table::HISTORY_MAX, *};
 use crate::{
-    Identity,
+    Identity, Incarnation, Instance, NodeId, Time, Version,
     record::{CheckSummary, Health, Origin},
 };
 
@@ -135,7 +141,7 @@ fn a_query_that_waits_for_a_service_not_there_is_not_woken_by_others() {
         t.apply(Time::ZERO, Change::Instance { node, id: id.clone(), instance: Some(Arc::new(web)) });
     }
     assert_eq!(t.service_index("never"), never);
-    // One that goes, and is forgotten, moves it: a reader may have been waiting for that one.
+    // A removed service that leaves the history moves this index, because a reader may wait for the removal.
     let gone = t.index();
     t.apply(Time::ZERO, Change::Instance { node, id, instance: None });
     for port in 0..2 * HISTORY_MAX {
@@ -153,7 +159,7 @@ fn an_instance_that_moves_to_another_service_is_never_listed_twice() {
     assert_eq!(t.why_service("web").count(), 2);
 }
 
-/// The instance with this id of a node, changed.
+/// Changes the instance with this id.
 fn with(seed: u8, id: &str, change: impl FnOnce(&mut Instance)) -> Change {
     let Change::Instance { node, id, instance: Some(stated) } = instance(seed, id, "web") else {
         unreachable!()

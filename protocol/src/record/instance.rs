@@ -1,4 +1,5 @@
-//! Instances: what a node offers in its own name or in a program's.
+//! [`Instance`]: the addresses at which a node, or a program registered with it, offers a service, and its
+//! health and checks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,28 +9,28 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ID_CHARS_MAX, Invalid, META_PAIRS_MAX, TAGS_MAX, check_count, check_name, check_service_name,
+    bounds::{
+        ID_CHARS_MAX, Invalid, META_PAIRS_MAX, NAME_CHARS_MAX, TAGS_MAX, check_count, check_name,
+        check_service_name,
+    },
     web_origin::check_origin,
 };
-use crate::{
-    record::NAME_CHARS_MAX,
-    wire::codec::{self, DecodeError},
-};
+use crate::wire::codec::{self, DecodeError};
 
-/// What an instance's own checks say. The worst of several counts.
+/// Health of an instance: the worst status of its checks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub enum Health {
     /// Ready to serve.
     #[default]
     Passing,
-    /// Serves, and something is not right.
+    /// Serves with a problem.
     Warning,
     /// Does not serve.
     Critical,
 }
 
 impl Health {
-    /// The word that `/services` and the Consul surface use.
+    /// The word for this health in `/services` and in Consul's API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Passing => "passing",
@@ -45,145 +46,146 @@ impl fmt::Display for Health {
     }
 }
 
-/// One address that offers a service.
+/// Instance: one address that offers a service.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Instance {
-    /// What it offers.
+    /// Name of the service.
     pub service: String,
     /// Host name or IP address.
     pub address: String,
-    /// TCP port; 0 where the service has none.
+    /// TCP port; 0 if the service has none.
     pub port: u16,
-    /// The origin, `http://host:port`. That of an entry from elsewhere may be any text, so it is read by
-    /// [`WebOrigin`](super::WebOrigin) or shown.
+    /// Origin, `http://host:port`. Another node's entry may have any text here: parse it with
+    /// [`WebOrigin`](super::WebOrigin), or only display it.
     pub url: String,
-    /// Labels to filter by.
+    /// Tags, by which clients filter.
     pub tags: Vec<String>,
-    /// Free pairs.
+    /// Metadata pairs.
     pub meta: BTreeMap<String, String>,
-    /// What its checks say.
+    /// Health, as its checks determine it.
     pub health: Health,
-    /// When it was registered, in milliseconds since the Unix epoch by its owner's clock.
+    /// Time of registration, in milliseconds since the Unix epoch by its owner's clock.
     pub since_ms: u64,
-    /// Who states it. This and what follows was appended in protocol version 3.
+    /// Kind of the instance: role or program. This field and the following were appended in protocol version
+    /// 3.
     pub origin: Origin,
-    /// Its named ports. Empty where there is only `port`.
+    /// Named ports. Empty if the instance has `port` alone.
     pub ports: Vec<NamedPort>,
-    /// Where it stands, if that is not its node's zone.
+    /// Zone, if it differs from the node's.
     pub zone: Option<String>,
-    /// Its share of requests relative to others; `None` means [`WEIGHT_DEFAULT`].
+    /// Share of requests relative to other instances; `None` means [`WEIGHT_DEFAULT`].
     pub weight: Option<u16>,
-    /// The services that it depends on.
+    /// Services that it depends on.
     pub requires: Vec<String>,
-    /// Its checks, as of their last change of status.
+    /// Checks of the instance, as of their last change of status.
     pub checks: Vec<CheckSummary>,
-    /// What did not fit into this entry; see [`Overflow`].
+    /// Reference to the parts of a large instance.
     pub overflow: Option<Overflow>,
 }
 
-/// The weight of an instance that states none.
+/// Weight of an instance that states none.
 pub const WEIGHT_DEFAULT: u16 = 1;
 
-/// Who states an instance.
+/// Kind of an instance: a role of its node, or a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Origin {
-    /// A node before protocol version 3, which stated only its own roles.
+    /// Not stated: by a node before protocol version 3, which stated instances of its own roles only.
     #[default]
     Unstated,
-    /// The node itself: a role, served by its own HTTP.
+    /// A role of the node, served by the node's own HTTP.
     Role,
-    /// A program that is registered with the node, at the address that it states.
+    /// A program that is registered with the node, at the address given in the registration.
     Program,
-    /// A program on the node's own host: it is reached at each of the node's addresses.
+    /// A program on the node's own host, reachable at each of the node's addresses.
     HostProgram,
 }
 
 /// A port with a name.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct NamedPort {
-    /// Its name, such as `metrics`.
+    /// Name, such as `metrics`.
     pub name: String,
-    /// The TCP port.
+    /// TCP port.
     pub port: u16,
-    /// Whether it is the one in `port` of the instance. At most one of them is.
+    /// Whether this is the `port` of the instance. At most one named port is.
     pub is_default: bool,
 }
 
-/// A health check, as of its last change of status.
+/// Summary of a health check at its last change of status.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct CheckSummary {
-    /// Its id, unique on its node.
+    /// Id, unique on the node.
     pub id: String,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// The kind, such as `http`.
+    /// Kind, such as `http`.
     pub kind: String,
-    /// What it says.
+    /// Status.
     pub status: Health,
-    /// When the status changed, in milliseconds since the Unix epoch by its owner's clock.
+    /// Time of the status change, in milliseconds since the Unix epoch by its owner's clock.
     pub since_ms: u64,
-    /// What was seen at that moment, at most [`CHECK_OUTPUT_BYTES_MAX`] bytes.
+    /// Output of the run that changed the status, at most [`CHECK_OUTPUT_BYTES_MAX`] bytes.
     pub output: String,
-    /// How long the run took that changed the status, in milliseconds.
+    /// Duration of the run that changed the status, in milliseconds.
     pub took_ms: u32,
 }
 
-/// The longest URL of an instance, in characters.
+/// Longest URL of an instance, in characters.
 const URL_CHARS_MAX: usize = 2048;
-/// The most named ports of an instance.
-pub const PORTS_MAX: usize = 32;
-/// The most services that an instance depends on.
-pub const REQUIRES_MAX: usize = 64;
-/// The most check summaries of an instance: 16 checks, its maintenance, and that of its node.
-pub const CHECKS_MAX: usize = 18;
-/// The longest id of a check, in characters. Some are made of the id of their instance and some words before it.
+/// Named ports of an instance, at most.
+pub(crate) const PORTS_MAX: usize = 32;
+/// Services that an instance depends on, at most.
+pub(crate) const REQUIRES_MAX: usize = 64;
+/// Check summaries of an instance, at most: 16 checks, its maintenance, and that of its node.
+pub(crate) const CHECKS_MAX: usize = 18;
+/// Longest id of a check, in characters. The id of some checks is a prefix and the id of their instance.
 const CHECK_ID_CHARS_MAX: usize = ID_CHARS_MAX + 64;
-/// The longest kind of a check, in characters. Kinds of newer versions are stated as they are, so it is not a
-/// list.
-pub const CHECK_KIND_CHARS_MAX: usize = 32;
+/// Longest kind of a check, in characters. Only the length is checked, not the kind itself, because newer
+/// versions may have other kinds.
+pub(crate) const CHECK_KIND_CHARS_MAX: usize = 32;
 
-/// The longest output of a check that is gossiped, in bytes. The whole output stays with the holder.
+/// Longest gossiped output of a check, in bytes. The whole output stays on the node that runs the check.
 pub const CHECK_OUTPUT_BYTES_MAX: usize = 256;
 
-/// Says that the rest of an instance is in `Part` entries: its tags, pairs of meta and check summaries beyond
-/// those in the instance's own entry.
+/// Reference to the parts of a large instance: the tags, metadata pairs and check summaries that do not fit
+/// into its own entry.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Overflow {
-    /// How many parts there are, numbered from 0.
+    /// Number of parts, numbered from 0.
     pub parts: u16,
-    /// The first 16 bytes of blake3 over the parts' values in their order.
+    /// First 16 bytes of the BLAKE3 hash over the parts' values in order.
     pub hash: [u8; 16],
 }
 
 impl Instance {
-    /// The value of the instance's entry.
+    /// Encodes the value of the instance's entry.
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(self)
     }
 
-    /// Reads a value. Fields that a newer version appended are passed over, and those that an older version
-    /// lacks have their defaults.
+    /// Decodes a value. Skips fields that a newer version appended; fields that an older version lacks have
+    /// their defaults.
     ///
     /// # Errors
     /// The value is not an instance.
     pub fn decode(value: &[u8]) -> Result<Self, DecodeError> {
-        // Each of the seven appended fields takes one byte, a zero, where it has its default.
+        // Each of the seven appended fields encodes its default as one zero byte.
         let padded = [value, &[0; 7]].concat();
         codec::decode_prefix(&padded).map(|(instance, _)| instance)
     }
 
-    /// Checks what a node must keep to that states this instance, beyond [`Self::check`]: its URL is an
-    /// origin. An older node may state another URL. Its entry is stored and relayed, and never called as it
-    /// stands.
+    /// Checks the rule that this version adds to [`Self::check`] for its own instances: the URL is an origin.
+    /// An older node may state another URL. Its entry is stored and relayed, but clients do not use the URL
+    /// unparsed.
     ///
     /// # Errors
-    /// Names the field.
+    /// The error names the field.
     pub fn check_stated(&self) -> Result<(), Invalid> {
         check_origin(&self.url)
     }
 
-    /// Checks every bound of the fields. The number and length of tags are bounded as one entry carries them;
-    /// the parts of a larger instance have their own bounds (see [`Overflow`]).
+    /// Checks the bounds of all fields. Tags are bounded as in one entry; the parts of a large instance have
+    /// separate bounds (see [`Overflow`]).
     ///
     /// # Errors
     /// Names the first field that is out of bounds.
@@ -225,18 +227,18 @@ impl Instance {
     }
 }
 
-/// Checks pairs of metadata.
+/// Checks metadata pairs.
 pub(super) fn check_meta(meta: &BTreeMap<String, String>) -> Result<(), Invalid> {
     check_count("meta", meta.len(), META_PAIRS_MAX)?;
     meta.keys().try_for_each(|key| check_name("meta", key, NAME_CHARS_MAX))
 }
 
-/// Checks summaries of checks. Their output may be any text: a page or a terminal that shows it escapes it.
+/// Checks the summaries of checks. An output may be any text, because pages and terminals escape it.
 pub(super) fn check_checks(checks: &[CheckSummary]) -> Result<(), Invalid> {
     check_count("checks", checks.len(), CHECKS_MAX)?;
     for check in checks {
         check_name("checks", &check.id, CHECK_ID_CHARS_MAX)?;
-        // Neither has to be given.
+        // A check's name and kind may be empty.
         let optional = [(&check.name, CHECK_ID_CHARS_MAX), (&check.kind, CHECK_KIND_CHARS_MAX)];
         let mut given = optional.into_iter().filter(|(text, _)| !text.is_empty());
         given.try_for_each(|(text, chars_max)| check_name("checks", text, chars_max))?;
@@ -254,7 +256,7 @@ pub(super) fn check_checks(checks: &[CheckSummary]) -> Result<(), Invalid> {
 mod tests {
     use super::*;
 
-    /// An instance as protocol version 2 states and reads it.
+    /// The instance as protocol version 2 encodes and decodes it.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct InstanceBefore {
         service: String,
@@ -267,7 +269,7 @@ mod tests {
         since_ms: u64,
     }
 
-    /// What version 2 wrote of an instance of `web` with a tag and a pair of metadata.
+    /// Bytes that version 2 wrote for an instance of `web` with a tag and a metadata pair.
     const BEFORE: &str = "037765620831302e302e302e315012687474703a2f2f31302e302e302e313a38300102763101046c616e670272\
                           7301fbe803";
 
@@ -358,8 +360,8 @@ mod tests {
         let odd = Instance { url: "http://127.0.0.1:7500/v1/agent/leave?".into(), ..web() };
         assert_eq!(odd.check(), Ok(()));
         assert_eq!(odd.check_stated().unwrap_err().field, "url");
-        assert!(crate::record::check_size(&odd).unwrap_err().to_string().contains("no origin"));
-        assert_eq!(crate::record::check_size(&web()), Ok(()));
+        assert!(crate::record::check_instance_size(&odd).unwrap_err().to_string().contains("no origin"));
+        assert_eq!(crate::record::check_instance_size(&web()), Ok(()));
     }
 
     fn problem(instance: &Instance) -> String {
@@ -397,5 +399,23 @@ mod tests {
         assert!(checks(vec![check("")]).contains("1 to 320"));
         assert!(checks(vec![CheckSummary { kind: "k".repeat(33), ..check("c") }]).contains("1 to 32"));
         assert!(checks(vec![CheckSummary { output: "x".repeat(257), ..check("c") }]).contains("at most 256"));
+    }
+
+    #[test]
+    fn fields_of_a_newer_version_survive_us() {
+        let instance = Instance {
+            service: "web".into(),
+            address: "10.0.0.1".into(),
+            port: 80,
+            url: "http://10.0.0.1:80".into(),
+            tags: vec![],
+            meta: BTreeMap::new(),
+            health: Health::Passing,
+            since_ms: 1,
+            ..Instance::default()
+        };
+        let mut newer = instance.encode();
+        newer.extend_from_slice(b"a field of the future");
+        assert_eq!(Instance::decode(&newer), Ok(instance));
     }
 }

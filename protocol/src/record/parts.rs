@@ -1,38 +1,42 @@
-//! Instances that one entry does not hold: splits them into an entry and parts, and joins those again.
+//! Parts: splits an instance that does not fit into one entry, and joins it again.
 //!
-//! The instance's own entry keeps everything but tags, metadata and check summaries, and of these as many as
-//! fit. The rest is packed into `Part` entries, numbered from 0. The instance's entry says how many there are
-//! and what they hash to ([`Overflow`]), so that a receiver knows in any order of arrival when it has all of
-//! them, and never joins parts of two states of the instance. A node that does not know parts relays them
-//! unread and shows the instance's entry alone.
+//! The instance's own entry has all fields, and as many tags, metadata pairs and check summaries as fit. The
+//! rest is packed into `Part` entries, numbered from 0. The instance's own entry states the number and the
+//! hash of the parts ([`Overflow`]). So a receiver knows when it has all parts, in any order of arrival, and
+//! never joins parts of two states of the instance. A node that does not know parts relays them undecoded,
+//! and lists the instance from its own entry alone.
 //!
-//! Tags and metadata come first and check summaries last. Checks change their status often, so a change
-//! restates the instance's entry and the last parts alone.
+//! Tags and metadata come first and check summaries last. Checks change their status often. Such a change
+//! then affects only the instance's own entry and its last parts.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CheckSummary, ENTRY_BYTES_MAX, ID_CHARS_MAX, Instance, Invalid, Overflow, TAGS_MAX, check_name};
+use super::{
+    bounds::{ID_CHARS_MAX, Invalid, TAGS_MAX, check_name},
+    entry::ENTRY_BYTES_MAX,
+    instance::{CheckSummary, Instance, Overflow},
+};
 use crate::wire::codec;
 
-/// The largest encoded instance, with all that its parts hold. Design, section 3.
-pub const INSTANCE_BYTES_MAX: usize = 64 * 1024;
-/// The most parts of an instance. Two neighbouring parts together are over one part's room, so 64 KiB need at
-/// most 20.
+/// Largest encoded instance in bytes, parts included.
+pub(crate) const INSTANCE_BYTES_MAX: usize = 64 * 1024;
+/// Parts of an instance, at most. A new part begins only when the next element does not fit, so two
+/// consecutive parts together hold more than one part's room. 64 KiB therefore need at most 20 parts.
 pub(crate) const PARTS_MAX: u16 = 32;
-/// The bytes of an entry besides its value and the instance's id: node and signature (96 bytes), incarnation
-/// and version (18), kind and number of the key (7), lengths (12).
+/// Bytes of an entry besides its value and the instance's id: node and signature (96 bytes), incarnation and
+/// version (18), kind and number of the key (7), lengths (12).
 const ENTRY_OVERHEAD: usize = 140;
-/// The room that an entry has for its value, whatever the id: its characters take at most four bytes each.
+/// Room for a value in an entry with the longest id: each of its characters takes at most four bytes.
 const VALUE_BYTES_MAX: usize = ENTRY_BYTES_MAX - ENTRY_OVERHEAD - 4 * ID_CHARS_MAX;
-/// The room that a part has for its elements, besides the lengths of its three lists.
+/// Room for elements in a part, besides the lengths of its three lists.
 const PART_ROOM: usize = VALUE_BYTES_MAX - 9;
-/// The length of a list takes one byte, or three where it is over 250. Three lists grow while an entry is
-/// filled.
+/// Bytes by which the lengths of three lists grow while an entry is filled: a length takes one byte, or three
+/// above 250.
 const LENGTHS: usize = 3 * 2;
 
-/// The value of a `Part` entry. Fields are only ever appended.
+/// Value of a `Part` entry. New fields are only appended.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 struct Part {
     tags: Vec<String>,
@@ -40,27 +44,26 @@ struct Part {
     checks: Vec<CheckSummary>,
 }
 
-/// An instance as it is stated: the value of its own entry, and those of its parts in their order.
+/// Values of an instance's entries: of its own entry, and of its parts in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Stated {
     pub(crate) value: Vec<u8>,
     pub(crate) parts: Vec<Vec<u8>>,
 }
 
-/// Checks that an instance, as a user registers it, can be stated: its fields are within their bounds, and it
-/// takes at most [`INSTANCE_BYTES_MAX`] in all. Unlike [`Instance::check`] it allows tags that only parts can
-/// carry.
+/// Checks that an instance can be stated: its fields are within their bounds, and it takes at most 64 KiB in
+/// all. Unlike [`Instance::check`], this allows tags that fit only into parts.
 ///
 /// # Errors
 /// Names the first field that is out of bounds.
-pub fn check_size(instance: &Instance) -> Result<(), Invalid> {
+pub fn check_instance_size(instance: &Instance) -> Result<(), Invalid> {
     split(instance).map(|_| ())
 }
 
-/// Splits a whole instance into what is stated of it. Its `overflow` is overwritten.
+/// Splits an instance into its own entry and its parts. Ignores its `overflow`.
 ///
 /// # Errors
-/// The instance breaks a bound: see [`check_size`].
+/// The instance is out of bounds: see [`check_instance_size`].
 pub(crate) fn split(instance: &Instance) -> Result<Stated, Invalid> {
     instance.check_stated()?;
     let mut own = Instance { overflow: None, ..instance.clone() };
@@ -81,7 +84,7 @@ pub(crate) fn split(instance: &Instance) -> Result<Stated, Invalid> {
         );
         return Err(Invalid { field: "ports", problem });
     };
-    // Of each list the own entry takes the beginning, and the parts continue it.
+    // The instance's own entry takes the first elements of each list, and the parts continue the list.
     let mut fits = |bytes: usize| room.checked_sub(bytes).inspect(|left| room = *left).is_some();
     let may_take = |tag: &&String| is_short(tag);
     let tags = instance.tags.iter().take(TAGS_MAX).take_while(may_take);
@@ -108,9 +111,9 @@ pub(crate) fn split(instance: &Instance) -> Result<Stated, Invalid> {
     Ok(Stated { value: own.encode(), parts })
 }
 
-/// Makes an instance whole again. `None` while a part is missing or is one of another state of the instance,
-/// and for ever if what its owner stated breaks a bound: parts are relayed unchecked, so that a relay is not
-/// blamed for what it cannot read.
+/// Joins an instance with its parts. `None` while a part is missing or belongs to another state of the
+/// instance. Also `None` if the joined instance is out of bounds: nodes relay parts unchecked, because nodes
+/// that do not know parts relay them, too.
 pub(crate) fn join<'a>(own: Instance, part: impl Fn(u16) -> Option<&'a [u8]>) -> Option<Instance> {
     let Some(overflow) = own.overflow.clone() else { return Some(own) };
     if overflow.parts > PARTS_MAX {
@@ -130,7 +133,7 @@ pub(crate) fn join<'a>(own: Instance, part: impl Fn(u16) -> Option<&'a [u8]>) ->
     check_whole(&whole).is_ok().then_some(whole)
 }
 
-/// Checks the bounds of an instance and of everything that its parts hold.
+/// Checks the bounds of an instance and of everything in its parts.
 fn check_whole(instance: &Instance) -> Result<(), Invalid> {
     let bytes = instance.encode().len();
     if bytes > INSTANCE_BYTES_MAX {
@@ -146,7 +149,7 @@ fn check_whole(instance: &Instance) -> Result<(), Invalid> {
         fits("tags", encoded_len(tag))?;
     }
     instance.meta.iter().try_for_each(|pair| fits("meta", encoded_len(&pair)))?;
-    // The rest is as in an instance that needs no parts.
+    // The other fields have the bounds of an instance without parts.
     Instance { tags: Vec::new(), ..instance.clone() }.check()
 }
 
@@ -158,7 +161,7 @@ fn encoded_len<T: Serialize>(value: &T) -> usize {
     codec::encode(value).len()
 }
 
-/// The first 16 bytes of blake3 over the values of all parts.
+/// First 16 bytes of the BLAKE3 hash over the values of all parts.
 fn hash<'a>(values: impl Iterator<Item = &'a [u8]>) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new();
     values.for_each(|value| _ = hasher.update(value));
@@ -167,16 +170,16 @@ fn hash<'a>(values: impl Iterator<Item = &'a [u8]>) -> [u8; 16] {
     hash
 }
 
-/// Fills parts, one after the other.
+/// Fills parts one after the other.
 #[derive(Default)]
 struct Packer {
     parts: Vec<Part>,
-    /// The bytes of the last part's elements.
+    /// Bytes of the last part's elements.
     filled: usize,
 }
 
 impl Packer {
-    /// The part that takes an element of so many bytes.
+    /// The last part, or a new one if the element does not fit into it. Counts the element's bytes.
     fn part_with_room(&mut self, bytes: usize) -> &mut Part {
         self.filled += bytes;
         if self.filled > PART_ROOM || self.parts.is_empty() {
@@ -232,7 +235,7 @@ mod tests {
 
         #[test]
         fn what_was_split_is_joined_to_the_same(whole in whole()) {
-            prop_assume!(check_size(&whole).is_ok());
+            prop_assume!(check_instance_size(&whole).is_ok());
             let stated = split(&whole).unwrap();
             let own = Instance::decode(&stated.value).unwrap();
             prop_assert_eq!(own.check(), Ok(()), "older nodes take the instance's own entry");
@@ -247,13 +250,13 @@ mod tests {
         fn garbage_parts_do_no_harm(
             whole in whole(), garbage in prop::collection::vec(any::<u8>(), 0..200), n in any::<prop::sample::Index>()
         ) {
-            prop_assume!(check_size(&whole).is_ok());
+            prop_assume!(check_instance_size(&whole).is_ok());
             let mut stated = split(&whole).unwrap();
             prop_assume!(!stated.parts.is_empty());
             let n = n.index(stated.parts.len());
             stated.parts[n] = garbage;
             prop_assert_eq!(join_all(&stated), None);
-            // Even if their owner means it.
+            // The instance is refused even if its owner states the right hash.
             let mut own = Instance::decode(&stated.value).unwrap();
             own.overflow = Some(Overflow {
                 parts: u16::try_from(stated.parts.len()).unwrap(),
@@ -302,7 +305,7 @@ mod tests {
 
     #[test]
     fn what_no_entry_can_hold_is_refused_by_name() {
-        let problem = |instance: &Instance| check_size(instance).unwrap_err().to_string();
+        let problem = |instance: &Instance| check_instance_size(instance).unwrap_err().to_string();
         let many = tagged((0..700).map(|n| format!("{n:0100}")).collect());
         assert!(problem(&many).contains("at most 65536"), "{}", problem(&many));
         let long = tagged(vec!["x".repeat(8000)]);

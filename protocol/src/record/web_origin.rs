@@ -1,28 +1,27 @@
-//! The origin of an instance's URL: scheme, host and port, and nothing else.
+//! [`WebOrigin`]: parses the scheme, host and port (the origin) of an instance's URL, and refuses a URL with
+//! more than these.
 //!
-//! Programs build requests from this URL. One that carries a path, a query or a user would lead them
-//! elsewhere than to the paths that they ask for: `http://127.0.0.1:7500/v1/agent/leave?` turns each request
-//! into that one.
+//! Programs build requests from this URL. A path, query or user in it would redirect them: with
+//! `http://127.0.0.1:7500/v1/agent/leave?` as the URL, every request would call that path.
 
 use std::{fmt, net::Ipv6Addr};
 
-use super::Invalid;
+use super::bounds::Invalid;
 
-/// An origin (RFC 6454), a part of the URL that it was read from.
+/// Origin (RFC 6454). Borrows the URL from which it was parsed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WebOrigin<'a> {
     /// `http` or `https`.
     pub scheme: &'a str,
-    /// A name or an IP address, without brackets.
+    /// Host name or IP address, without brackets.
     pub host: &'a str,
-    /// The port, where one is written.
+    /// Port, if the URL has one.
     pub port: Option<u16>,
     text: &'a str,
 }
 
 impl<'a> WebOrigin<'a> {
-    /// Reads the origin at the start of a URL, and returns what follows it. `None`: the URL does not begin
-    /// with one.
+    /// Splits a URL into its origin and the rest. `None`: the URL does not begin with an origin.
     pub fn split(url: &'a str) -> Option<(Self, &'a str)> {
         let (scheme, rest) = url.split_once("://")?;
         if !matches!(scheme, "http" | "https") {
@@ -46,7 +45,7 @@ impl<'a> WebOrigin<'a> {
             return None;
         }
         let port = match port {
-            // A sign would be read as part of the number.
+            // `parse` would accept a sign.
             Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(port.parse().ok()?),
             Some(_) => return None,
             None => None,
@@ -55,22 +54,22 @@ impl<'a> WebOrigin<'a> {
         Some((Self { scheme, host, port, text }, rest))
     }
 
-    /// Reads a URL that is an origin.
+    /// Parses a URL that is an origin and has nothing after it.
     pub fn parse(url: &'a str) -> Option<Self> {
         Self::split(url).filter(|(_, rest)| rest.is_empty()).map(|(origin, _)| origin)
     }
 
-    /// Host and port as the URL has them.
+    /// Host and port, as the URL spells them.
     pub fn authority(&self) -> &'a str {
         self.text.get(self.scheme.len() + "://".len()..).unwrap_or_default()
     }
 
-    /// The whole of it, without a slash at the end.
+    /// The origin, without a trailing slash.
     pub fn as_str(&self) -> &'a str {
         self.text
     }
 
-    /// The port that is written, or else that of the scheme.
+    /// The port of the URL, or else the default port of its scheme.
     pub fn port_or_default(&self) -> u16 {
         self.port.unwrap_or(if self.scheme == "https" { 443 } else { 80 })
     }
@@ -82,7 +81,7 @@ impl fmt::Display for WebOrigin<'_> {
     }
 }
 
-/// Checks the URL that an instance states.
+/// Checks that an instance's URL is an origin.
 pub(super) fn check_origin(url: &str) -> Result<(), Invalid> {
     if WebOrigin::parse(url).is_some() {
         return Ok(());

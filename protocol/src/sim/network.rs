@@ -1,93 +1,32 @@
-//! The network between simulated nodes: connections, what travels over them, and what becomes of it.
+//! Part of [`Sim`]: simulates the network, which opens connections and delivers messages over them.
 //!
-//! As close to TCP below libp2p as the core can tell. Nothing overtakes the handshake; what is sent over a connection arrives in order
-//! or not at all; whoever gets something for a connection that it does not have answers with a reset; two dials that cross make
-//! two connections, and any other second connection means that the peer began anew, so both are closed.
+//! The core cannot distinguish this network from TCP with libp2p. No message arrives before the handshake has
+//! ended. Messages over a connection arrive in order or not at all. A message for an unknown connection is
+//! answered with a reset. Two dials that cross make two connections. Any other second connection means that
+//! the peer has restarted, so both connections are closed.
 
 use std::{cmp::Reverse, time::Duration};
 
-use super::{NodeIndex, Sim};
+use super::{
+    cluster::Sim,
+    link::{Due, Link, LinkMessage, NodeIndex, Stalled, What},
+};
 use crate::{
     NodeId, Time,
     io::{GossipId, Input},
-    sync::Ticket,
+    sync::RequestId,
 };
 
-/// What the network does to messages.
-#[derive(Clone, Debug)]
-pub struct Weather {
-    /// The least time a message takes.
-    pub delay_min: Duration,
-    /// The most, without loss.
-    pub delay_max: Duration,
-    /// How many of a hundred packets are lost. Over TCP: the message comes later, by a retransmission of 200 ms, then 400, …
-    pub loss_percent: u8,
-}
-
-impl Default for Weather {
-    fn default() -> Self {
-        Self { delay_min: Duration::from_micros(50), delay_max: Duration::from_millis(2), loss_percent: 0 }
-    }
-}
-
-/// How long a dial or a message to where nothing answers takes to give up. Linux would try for longer; the node's transport does not.
+/// Time after which a dial or a message without an answer fails. Linux would try for longer, but the node's
+/// transport does not.
 const NO_ANSWER: Duration = Duration::from_secs(5);
-/// TCP's first retransmission timeout on Linux (RFC 6298 says 1 s, Linux has 200 ms as its least).
+/// First retransmission timeout of TCP on Linux (its minimum; RFC 6298 recommends 1 s).
 const RTO: Duration = Duration::from_millis(200);
-/// After this many losses in a row the connection breaks.
+/// Consecutive losses after which a connection breaks.
 const RETRANSMISSIONS_MAX: u32 = 6;
-/// A second connection the other way round is a crossing dial while the first is younger than this. As in the node's driver.
+/// Age of a connection up to which a second one in the other direction counts as a crossing dial. The node's
+/// driver has the same rule.
 const CROSSING: Duration = Duration::from_secs(2);
-
-/// One end of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Link {
-    pub(super) id: u64,
-    /// This end dialled.
-    dialled: bool,
-    since: Time,
-}
-
-/// What comes to a node, over a connection or from its own host.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum What {
-    Wake,
-    Open { peer: NodeIndex, their_life: u64, link: u64, dialled: bool },
-    Subscribe { peer: NodeIndex, link: u64 },
-    Refuse { peer: NodeIndex, refused: bool },
-    Unanswered { from: NodeIndex, ticket: u64 },
-    Carried { from: NodeIndex, link: u64, message: Message },
-}
-
-/// What is carried over a connection.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Message {
-    Close,
-    Gossip(Vec<u8>),
-    Ping(Time),
-    Pong(Time),
-    Request(u64, Vec<u8>),
-    Response(u64, Vec<u8>),
-}
-
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Due {
-    pub(super) at: Time,
-    order: u64,
-    pub(super) to: NodeIndex,
-    /// Which life of the receiver it is for. What is carried over a connection reaches its host in any case.
-    pub(super) life: u64,
-    pub(super) what: What,
-}
-
-/// What TCP keeps retransmitting until the way is free.
-#[derive(Debug)]
-pub(super) struct Stalled {
-    pub(super) from: NodeIndex,
-    pub(super) to: NodeIndex,
-    link: u64,
-    message: Message,
-}
 
 impl Sim {
     fn link(&self, a: NodeIndex, b: NodeIndex) -> Option<u64> {
@@ -102,7 +41,7 @@ impl Sim {
         match what {
             What::Wake => {
                 if self.nodes[to].woken_at <= self.now {
-                    self.feed(to, Input::Tick);
+                    self.pass_input(to, Input::Tick);
                 }
             }
             What::Open { peer, their_life, link, dialled } => {
@@ -110,22 +49,22 @@ impl Sim {
                 if self.nodes[peer].life == their_life {
                     self.open(to, peer, Link { id: link, dialled, since: self.now });
                 } else if dialled {
-                    // It ended during the handshake.
-                    self.feed(to, Input::DialFailed { peer: self.nodes[peer].id, refused: true });
+                    // The peer's process ended during the handshake.
+                    self.pass_input(to, Input::DialFailed { peer: self.nodes[peer].id, refused: true });
                 }
             }
             What::Subscribe { peer, link } => {
                 if self.is_linked(to, peer, link) && self.nodes[to].subscribed.insert(peer) {
-                    self.feed(to, Input::Subscribed(self.nodes[peer].id));
+                    self.pass_input(to, Input::Subscribed(self.nodes[peer].id));
                 }
             }
             What::Refuse { peer, refused } => {
                 self.nodes[to].dialling.remove(&peer);
-                self.feed(to, Input::DialFailed { peer: self.nodes[peer].id, refused });
+                self.pass_input(to, Input::DialFailed { peer: self.nodes[peer].id, refused });
             }
-            What::Unanswered { from, ticket } => {
+            What::Unanswered { from, request_id } => {
                 let from = self.nodes[from].id;
-                self.feed(to, Input::Response { from, ticket: Ticket(ticket), bytes: None });
+                self.pass_input(to, Input::Response { from, request_id: RequestId(request_id), bytes: None });
             }
             What::Carried { from, link, message } => {
                 if self.is_linked(to, from, link) {
@@ -137,10 +76,10 @@ impl Sim {
         }
     }
 
-    /// Something came for a connection that this end does not have (any more).
-    pub(super) fn reset(&mut self, to: NodeIndex, from: NodeIndex, link: u64, message: &Message) {
-        if *message != Message::Close {
-            self.send(to, from, link, Message::Close);
+    /// Answers a message for an unknown connection with a reset.
+    pub(super) fn reset(&mut self, to: NodeIndex, from: NodeIndex, link: u64, message: &LinkMessage) {
+        if *message != LinkMessage::Close {
+            self.send(to, from, link, LinkMessage::Close);
         }
     }
 
@@ -149,55 +88,64 @@ impl Sim {
         let first = links.first().copied();
         links.push(link);
         match first {
-            None => self.feed(to, Input::Connected(self.nodes[peer].id)),
+            None => self.pass_input(to, Input::Connected(self.nodes[peer].id)),
             Some(first) if first.dialled != link.dialled && self.now.since(first.since) <= CROSSING => (),
             Some(_) => self.part(to, peer),
         }
     }
 
-    /// Closes all connections between two nodes, from one end.
+    /// Closes all connections between two nodes, from the end of `from`.
     pub(super) fn part(&mut self, from: NodeIndex, peer: NodeIndex) {
         for link in self.nodes[from].links.get(&peer).cloned().unwrap_or_default() {
-            self.push(self.now, from, What::Carried { from: peer, link: link.id, message: Message::Close });
-            self.send(from, peer, link.id, Message::Close);
+            self.push(
+                self.now,
+                from,
+                What::Carried { from: peer, link: link.id, message: LinkMessage::Close },
+            );
+            self.send(from, peer, link.id, LinkMessage::Close);
         }
     }
 
-    fn receive(&mut self, to: NodeIndex, from: NodeIndex, link: u64, message: Message) {
+    fn receive(&mut self, to: NodeIndex, from: NodeIndex, link: u64, message: LinkMessage) {
         let peer = self.nodes[from].id;
-        if let Message::Gossip(bytes) | Message::Request(_, bytes) | Message::Response(_, bytes) = &message {
+        if let LinkMessage::Gossip(bytes) | LinkMessage::Request(_, bytes) | LinkMessage::Response(_, bytes) =
+            &message
+        {
             self.delivered += 1;
             self.bytes += bytes.len() as u64;
         }
         let node = &mut self.nodes[to];
         match message {
-            Message::Close => {
+            LinkMessage::Close => {
                 let Some(links) = node.links.get_mut(&from) else { return };
                 links.retain(|l| l.id != link);
                 if links.is_empty() {
                     node.links.remove(&from);
                     node.subscribed.remove(&from);
-                    self.feed(to, Input::Disconnected(peer));
+                    self.pass_input(to, Input::Disconnected(peer));
                 }
             }
-            Message::Gossip(bytes) => {
+            LinkMessage::Gossip(bytes) => {
                 if node.seen_gossip.insert(*blake3::hash(&bytes).as_bytes()) {
                     node.next_id += 1;
                     let id = node.next_id;
                     node.waiting_gossip.insert(id, (from, bytes.clone()));
-                    self.feed(to, Input::Gossip { id: GossipId(id), from: peer, bytes });
+                    self.pass_input(to, Input::Gossip { id: GossipId(id), from: peer, bytes });
                 }
             }
-            Message::Ping(sent) => self.send(to, from, link, Message::Pong(sent)),
-            Message::Pong(sent) => self.feed(to, Input::Pong(peer, self.now.since(sent))),
-            Message::Request(ticket, bytes) => {
+            LinkMessage::Ping(sent) => self.send(to, from, link, LinkMessage::Pong(sent)),
+            LinkMessage::Pong(sent) => self.pass_input(to, Input::Pong(peer, self.now.since(sent))),
+            LinkMessage::Request(request_id, bytes) => {
                 node.next_id += 1;
                 let id = node.next_id;
-                node.waiting_requests.insert(id, (from, link, ticket));
-                self.feed(to, Input::Request { from: peer, ticket: Ticket(id), bytes });
+                node.waiting_requests.insert(id, (from, link, request_id));
+                self.pass_input(to, Input::Request { from: peer, request_id: RequestId(id), bytes });
             }
-            Message::Response(ticket, bytes) => {
-                self.feed(to, Input::Response { from: peer, ticket: Ticket(ticket), bytes: Some(bytes) });
+            LinkMessage::Response(request_id, bytes) => {
+                self.pass_input(
+                    to,
+                    Input::Response { from: peer, request_id: RequestId(request_id), bytes: Some(bytes) },
+                );
             }
         }
     }
@@ -208,14 +156,14 @@ impl Sim {
         self.queue.push(Reverse(Due { at, order: self.order, to, life, what }));
     }
 
-    /// Sends over a connection: in order, delayed, lossy as TCP is.
-    pub(super) fn send(&mut self, from: NodeIndex, to: NodeIndex, link: u64, message: Message) {
+    /// Sends a message over a connection, in order and with delay and loss.
+    pub(super) fn send(&mut self, from: NodeIndex, to: NodeIndex, link: u64, message: LinkMessage) {
         if self.blocked.contains(&(from, to)) {
             return self.stalled.push(Stalled { from, to, link, message });
         }
         let Some(delay) = self.delay() else {
-            // So much was lost that the connection broke; both sides find out.
-            let close = || Message::Close;
+            // Too many packets are lost, so the connection breaks, and both ends detect it.
+            let close = || LinkMessage::Close;
             self.push(self.now + NO_ANSWER, from, What::Carried { from: to, link, message: close() });
             self.push(self.now + NO_ANSWER, to, What::Carried { from, link, message: close() });
             return;
@@ -224,7 +172,7 @@ impl Sim {
         self.push(at, to, What::Carried { from, link, message });
     }
 
-    /// What was stalled sets out again where the way is free.
+    /// Sends the stalled messages of pairs that are no longer blocked.
     pub(super) fn release(&mut self) {
         let blocked = &self.blocked;
         let free: Vec<Stalled> =
@@ -234,16 +182,17 @@ impl Sim {
         }
     }
 
-    /// When something arrives that would arrive at `at` on its own: not before what was sent earlier over the same connection.
+    /// Arrival of a message whose own delay ends at `at`: not before earlier messages of the same connection.
     fn in_order(&mut self, from: NodeIndex, to: NodeIndex, link: u64, at: Time) -> Time {
         let last = self.nodes[from].arrivals.entry(to).or_insert((link, Time::ZERO));
-        // Connections are numbered in the order in which they were made, and a new one waits for no old one.
+        // Connections are numbered in order. Messages of a new connection do not wait for those of an old
+        // one.
         let at = if last.0 < link { at } else { at.max(last.1) };
         *last = (link.max(last.0), at);
         at
     }
 
-    /// How long a message takes; `None`: so much of it was lost that its connection breaks.
+    /// Delay of a message; `None`: the connection breaks because of losses.
     fn delay(&mut self) -> Option<Duration> {
         let (least, most) = (self.weather.delay_min, self.weather.delay_max);
         let mut delay = least + most.saturating_sub(least).mul_f64(self.rng.f64());
@@ -261,7 +210,7 @@ impl Sim {
         Some(delay)
     }
 
-    pub(super) fn over_link(&mut self, from: NodeIndex, peer: NodeId, message: Message) -> bool {
+    pub(super) fn over_link(&mut self, from: NodeIndex, peer: NodeId, message: LinkMessage) -> bool {
         let Some(peer) = self.by_id.get(&peer).copied() else { return false };
         let Some(link) = self.link(from, peer) else { return false };
         self.send(from, peer, link, message);
@@ -269,10 +218,10 @@ impl Sim {
     }
 
     pub(super) fn respond(&mut self, from: NodeIndex, id: u64, bytes: Vec<u8>) {
-        if let Some((peer, link, ticket)) = self.nodes[from].waiting_requests.remove(&id)
+        if let Some((peer, link, request_id)) = self.nodes[from].waiting_requests.remove(&id)
             && self.is_linked(from, peer, link)
         {
-            self.send(from, peer, link, Message::Response(ticket, bytes));
+            self.send(from, peer, link, LinkMessage::Response(request_id, bytes));
         }
     }
 
@@ -280,7 +229,7 @@ impl Sim {
         let peers: Vec<NodeIndex> = self.nodes[from].subscribed.iter().copied().collect();
         for peer in peers.into_iter().filter(|peer| Some(*peer) != except) {
             if let Some(link) = self.link(from, peer) {
-                self.send(from, peer, link, Message::Gossip(bytes.to_vec()));
+                self.send(from, peer, link, LinkMessage::Gossip(bytes.to_vec()));
             }
         }
     }
@@ -297,12 +246,13 @@ impl Sim {
             return self.push(self.now + there + back, from, What::Refuse { peer: to, refused: true });
         }
         if self.nodes[to].frozen {
-            // The kernel accepts, nobody answers.
+            // The kernel accepts the connection, but the process does not answer.
             return self.push(self.now + NO_ANSWER, from, What::Refuse { peer: to, refused: false });
         }
         self.next_link += 1;
         let link = self.next_link;
-        // TCP takes a round trip, noise one and a half; the dialler is done half a round trip before the other.
+        // TCP takes one round trip, and Noise one and a half. The dialling end completes the handshake half a
+        // round trip earlier.
         let here = self.in_order(to, from, link, self.now + (there + back) * 2);
         let over_there = self.in_order(from, to, link, here + there);
         let (life, their_life) = (self.nodes[from].life, self.nodes[to].life);

@@ -1,46 +1,47 @@
-//! The one place that knows bincode.
+//! Codec of messages and values: bincode 2.0.1, which this file alone uses.
 //!
-//! bincode 2.0.1 was asked for. It is unmaintained since 2025 (RUSTSEC-2025-0141; 3.0.0 is a tombstone), and its format is
-//! frozen, which for a wire format is a virtue: the version is pinned, nothing else in the project names the crate, and the
-//! golden-bytes tests of `wire` would notice a difference. Format: <https://docs.rs/bincode/2.0.1/bincode/spec/index.html>
-//! (variable-length integers, little endian, no field names).
+//! bincode is unmaintained since 2025 (RUSTSEC-2025-0141; 3.0.0 is a tombstone), so its format is frozen, as
+//! a wire format should be. The version is pinned, and the golden-bytes tests of `wire` would detect a
+//! change. Format: <https://docs.rs/bincode/2.0.1/bincode/spec/index.html> (variable-length integers, little
+//! endian, no field names).
 //!
-//! Bounds: a decoder never allocates more than [`MESSAGE_BYTES_MAX`] for one message, whatever lengths the message claims, and a
-//! message followed by anything is refused, and so is one whose integers take more bytes than they need: two byte strings never mean
-//! the same message. Gossip is told apart by its bytes; otherwise one message in many spellings would flood many times.
+//! Bounds: decoding a message allocates at most [`MESSAGE_BYTES_MAX`], even if it claims greater lengths.
+//! Bytes after a message are refused, and so are integers in more bytes than they need, so that each message
+//! has one encoding. Gossip is identified by its content, so a message with many encodings would flood many
+//! times.
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// The longest message a node sends or reads. Design, section 3.
+/// Longest message in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
-/// Why bytes were refused. Nothing of them was used.
+/// Reason for which bytes were refused. None of them was used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DecodeError {
-    /// Longer than the bound; not looked at.
+    /// The message is over the limit and was not decoded.
     #[error("message of {0} bytes is over the limit of {MESSAGE_BYTES_MAX}")]
     TooLong(usize),
-    /// Not in the format, or claims lengths over the bound.
+    /// The bytes do not have the format, or claim lengths over the limit.
     #[error("malformed message")]
     Malformed,
-    /// A whole message, and then more.
+    /// Further bytes follow the message.
     #[error("{0} bytes follow the message")]
     Trailing(usize),
-    /// A whole message, in other bytes than this build would write it.
+    /// The message has another encoding than the one that this build writes.
     #[error("not the shortest encoding of the message")]
     Spelling,
-    /// The first byte names a version of the protocol that this build does not speak.
+    /// The first byte names a wire version that this build does not know.
     #[error("unknown wire version {0}")]
     Version(u8),
 }
 
-/// Encodes anything of this crate.
+/// Encodes a value of this crate.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    // Encoding into memory fails only for types whose length serde cannot know, and the wire has none.
+    // Encoding to memory fails only for values of unknown length, and no message has any.
     bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap_or_default()
 }
 
-/// Decodes exactly `bytes`.
+/// Decodes a message. Bytes after the message are refused.
 pub(crate) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let (value, used) = decode_prefix(bytes)?;
     if used < bytes.len() {
@@ -52,8 +53,8 @@ pub(crate) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T,
     Ok(value)
 }
 
-/// Decodes the fields this build knows and says how many bytes they took. For values only, never for messages: a newer version
-/// may append fields to a value, and they must survive being relayed by us.
+/// Decodes the fields that this build knows, and returns the number of bytes used. Only for values: a newer
+/// version may append fields to a value, and they must remain when the value is relayed.
 pub(crate) fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
     if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(DecodeError::TooLong(bytes.len()));
@@ -68,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_claimed_length_is_refused_before_it_is_allocated() {
-        // 0xfc announces a 32-bit length: four gigabytes of nothing.
+        // 0xfc announces a 32-bit length: four gigabytes that do not follow.
         assert_eq!(decode::<Vec<u8>>(&[0xfc, 0xff, 0xff, 0xff, 0xff, 1, 2, 3]), Err(DecodeError::Malformed));
         assert_eq!(decode::<Vec<(u64, u64)>>(&[0xfc, 0xff, 0xff, 0xff, 0x00]), Err(DecodeError::Malformed));
     }
@@ -76,7 +77,7 @@ mod tests {
     #[test]
     fn a_message_has_one_spelling() {
         assert_eq!(decode::<u64>(&[5]), Ok(5));
-        // 0xfb announces 16 bits.
+        // 0xfb announces a 16-bit integer.
         assert_eq!(decode::<u64>(&[0xfb, 5, 0]), Err(DecodeError::Spelling));
         assert_eq!(decode::<u64>(&[0xfb, 0xfb, 0]), Ok(0xfb));
     }

@@ -1,19 +1,15 @@
-//! A core in the middle of its life, to be fed garbage; and the messages that garbage is made from. For the fuzz targets, too.
+//! Fixture for the tests of malformed input and for the fuzz targets: a running core, the properties checked
+//! after each message that it receives, and the valid messages that the tests alter.
 
 use std::time::Duration;
 
 use hearsay_protocol::{
-    Core, Identity, Incarnation, NodeId, Restored, Time, Version,
-    config::Config,
-    io::{Command, GossipId, Input, Output, Profile},
-    liveness::{Claim, Strength},
-    record::{Entry, Fact, Header, Instance, Key, Presence},
-    seen::Seen,
-    sync::Ticket,
+    Claim, Command, Config, Core, Entry, Fact, GossipId, Header, Identity, Incarnation, Input, Instance, Key,
+    NodeId, Output, Presence, Profile, RequestId, Startup, Strength, Time, Version, VersionSet,
     wire::{self, Digest, Forget, ForgetClaim, Gossip, MESSAGE_BYTES_MAX, Page, Request, Response},
 };
 
-/// How a message comes in.
+/// Kind of the input in which a message arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     Gossip,
@@ -21,11 +17,11 @@ pub(crate) enum Way {
     Response,
 }
 
-/// A core that knows two others and is connected to one of them.
+/// Running core that knows two other nodes and is connected to one of them.
 pub(crate) struct Live {
     pub(crate) core: Core,
     now: Time,
-    asked: Option<Ticket>,
+    asked: Option<RequestId>,
     fed: u64,
 }
 
@@ -81,7 +77,7 @@ fn page(seed: u8) -> Page {
         version: Version(1),
         strength: Strength::Strong,
     };
-    let mut covers = Seen::up_to(Version(2));
+    let mut covers = VersionSet::up_to(Version(2));
     covers.insert_range(Version(7), Version(9));
     Page {
         node: id(seed),
@@ -104,7 +100,7 @@ fn forget(seed: u8) -> Forget {
     claim.sign(&who(2), "default")
 }
 
-/// One message of every kind, valid for a [`Live`] core.
+/// One valid message of every kind for a [`Live`] core.
 pub(crate) fn messages() -> Vec<(Way, Vec<u8>)> {
     let digest = Digest {
         node: id(2),
@@ -134,7 +130,7 @@ pub(crate) fn messages() -> Vec<(Way, Vec<u8>)> {
         (Way::Response, wire::encode(&Response::Pages { pages: vec![page(6), page(3)], more: true })),
         (Way::Response, wire::encode(&Response::Done)),
     ];
-    // A clash is said by none but a core, which hears of a younger life of its own.
+    // Only a core signs a clash, after it received a higher incarnation of its own key.
     let mut live = Live::new();
     let mut fact = entry(1, 1, Key::Header, Some(header(1))).fact;
     fact.incarnation = Incarnation(5000);
@@ -158,8 +154,8 @@ impl Live {
             software: "1".into(),
             ephemeral: false,
         };
-        let restored = Restored { incarnation: Incarnation(2000), remembered: vec![] };
-        let core = Core::new(who(1), Config::default(), profile, restored, 1, Time::ZERO);
+        let startup = Startup { incarnation: Incarnation(2000), remembered: vec![], profile, seed: 1 };
+        let core = Core::new(who(1), Config::default(), startup, Time::ZERO);
         let mut live = Self { core, now: Time::ZERO, asked: None, fed: 0 };
         live.input(Input::Command(Command::SetInstance("mine".into(), Box::new(instance()))));
         live.connect();
@@ -180,34 +176,34 @@ impl Live {
         self.core.handle(self.now, input);
         let mut outputs = Vec::new();
         while let Some(output) = self.core.poll_output() {
-            if let Output::Request(peer, ticket, _) = &output
+            if let Output::Request(peer, request_id, _) = &output
                 && *peer == id(2)
-                && ticket.0 > 0
+                && request_id.0 > 0
             {
-                self.asked = Some(*ticket);
+                self.asked = Some(*request_id);
             }
             outputs.push(output);
         }
         outputs
     }
 
-    /// Feeds a message and checks what must be true of any, whatever its bytes are.
+    /// Passes a message to the core, and checks the properties that hold for any bytes.
     pub(crate) fn feed(&mut self, way: Way, bytes: Vec<u8>) -> Vec<Output> {
         self.fed += 1;
-        let (from, ticket) = (id(2), Ticket(self.fed));
+        let (from, request_id) = (id(2), RequestId(self.fed));
         let outputs = match way {
             Way::Gossip => self.input(Input::Gossip { id: GossipId(self.fed), from, bytes }),
-            Way::Request => self.input(Input::Request { from, ticket, bytes }),
+            Way::Request => self.input(Input::Request { from, request_id, bytes }),
             Way::Response => {
                 if self.asked.is_none() {
                     self.input(Input::Disconnected(from));
                     self.connect();
-                    // The higher id lets the lower one ask first.
+                    // The node with the higher id sends its request 500 ms later.
                     self.now = self.now + Duration::from_secs(1);
                     self.input(Input::Tick);
                 }
-                let ticket = self.asked.take().expect("a new neighbour is asked");
-                self.input(Input::Response { from, ticket, bytes: Some(bytes) })
+                let request_id = self.asked.take().expect("a new neighbour is asked");
+                self.input(Input::Response { from, request_id, bytes: Some(bytes) })
             }
         };
         let judged = outputs.iter().filter(|o| matches!(o, Output::Judge(..))).count();

@@ -1,21 +1,21 @@
-//! Garbage in: whatever comes, nothing panics, nothing grows without bound, and it is counted.
+//! Tests of malformed input: no bytes make the core panic or grow without bound, and each malformed message
+//! is counted.
 //!
-//! Valid messages of every kind, altered at random, and random bytes, through everything that reads bytes. The fuzz targets in `fuzz/`
-//! do the same for as long as they are left to.
+//! The tests pass random bytes, and valid messages of every kind with random alterations, to every decoder.
+//! The fuzz targets in `fuzz/` do the same for longer.
 
-// In a test, what cannot be unwrapped is the failure.
+// In a test, a failed `unwrap` is a failed test.
 #![allow(clippy::unwrap_used)]
 
 mod live;
 
 use hearsay_protocol::{
-    NodeId,
-    record::{Header, Instance},
+    Header, Instance, NodeId,
     wire::{self, Gossip, MESSAGE_BYTES_MAX, Received, Request, Response},
 };
 use live::{Live, Way, messages};
 
-/// Bytes like these, and yet not these.
+/// A random alteration of valid bytes.
 fn altered(rng: &mut fastrand::Rng, valid: &[u8]) -> Vec<u8> {
     let mut bytes = valid.to_vec();
     for _ in 0..rng.u8(1..6) {
@@ -25,7 +25,7 @@ fn altered(rng: &mut fastrand::Rng, valid: &[u8]) -> Vec<u8> {
             1 if at < bytes.len() => bytes[at] = rng.u8(..),
             2 => bytes.truncate(at),
             3 => bytes.insert(at, rng.u8(..)),
-            // Where a length stands: more than there is, or than there can be.
+            // If the byte is a length, the new one exceeds the rest of the message or any bound.
             4 if at < bytes.len() => bytes[at] = *rng.choice(&[250, 251, 252, 253, 254, 255]).unwrap(),
             _ => {
                 let from = rng.usize(..=at);
@@ -39,7 +39,7 @@ fn altered(rng: &mut fastrand::Rng, valid: &[u8]) -> Vec<u8> {
 fn random(rng: &mut fastrand::Rng) -> Vec<u8> {
     let mut bytes = vec![0; rng.usize(..600)];
     rng.fill(&mut bytes);
-    // Past the version byte, else little of it would be looked at.
+    // Most inputs begin with the wire version, because otherwise hardly any of them would be decoded.
     if let Some(first) = bytes.first_mut().filter(|_| rng.u8(..8) > 0) {
         *first = wire::WIRE_VERSION;
     }
@@ -58,7 +58,7 @@ fn a_core_that_is_fed_garbage_goes_on_and_counts_it() {
         let (way, valid) = rng.choice(&messages).unwrap();
         let bytes = if round % 3 == 0 { random(&mut rng) } else { altered(&mut rng, valid) };
         live.feed(*way, bytes);
-        // In between it still takes in what is true.
+        // Between malformed messages the core still accepts valid ones.
         if round % 1000 == 999 {
             let (way, valid) = rng.choice(&messages).unwrap();
             live.feed(*way, valid.clone());
@@ -68,7 +68,7 @@ fn a_core_that_is_fed_garbage_goes_on_and_counts_it() {
     assert!(counters.malformed > 10_000, "{counters:?}");
     assert!(counters.forged > 100, "{counters:?}");
     assert!(counters.unknown_kind > 100, "{counters:?}");
-    assert!(live.core.state().len() <= 7, "nobody is invented");
+    assert!(live.core.state().len() <= 7, "no member is invented");
 }
 
 #[test]

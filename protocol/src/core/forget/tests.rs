@@ -1,4 +1,6 @@
-//! Forgetting, in the simulator: what an operator would notice.
+//! Tests of forgetting members in the simulator: by an operator's order, which also crosses a healed
+//! partition, and by age. A live member cannot be forgotten by order, and a forgotten one that lives comes
+//! back.
 
 use std::time::Duration;
 
@@ -36,7 +38,7 @@ fn is_forgotten_by_all(sim: &Sim, id: NodeId) -> bool {
     sim.nodes().iter().filter(|node| node.is_up()).all(|node| node.table().member(id).is_none())
 }
 
-/// The order to forget `subject`, as node `by` would give it, with this much added to what is true.
+/// Order of node `by` to forget `subject`, with these numbers added to the true incarnation and version.
 fn order(sim: &Sim, by: NodeIndex, subject: NodeIndex, lives: u64, versions: u64) -> Forget {
     let id = sim.nodes()[subject].id();
     let s = sim.nodes()[by].core().and_then(|core| core.state().node(id)).unwrap();
@@ -72,7 +74,7 @@ fn a_member_that_is_there_cannot_be_forgotten() {
     let mut sim = cluster(3, 5);
     let id = sim.nodes()[1].id();
     sim.command(0, Command::Forget(id));
-    // A lie of a member.
+    // A member gives an order for a member that is alive.
     let lie = order(&sim, 2, 1, 0, 0);
     for hearer in [3, 1] {
         sim.overhear(hearer, sim.nodes()[2].id(), wire::encode(&Gossip::Forget(lie.clone())));
@@ -90,7 +92,7 @@ fn an_order_counts_only_from_a_member_and_for_the_life_and_header_that_it_names(
     let mut sim = cluster(4, 5);
     let (id, relay) = (sim.nodes()[1].id(), sim.nodes()[2].id());
     let old = order(&sim, 2, 1, 0, 0);
-    // A newer header, then the end.
+    // The member states a newer header, and then ends.
     sim.overhear(1, relay, wire::encode(&Gossip::Forget(old.clone())));
     sim.run_for(S);
     sim.crash(1);
@@ -164,6 +166,6 @@ fn a_failed_member_that_kept_nothing_is_forgotten_after_ten_minutes() {
     for node in &sim.nodes()[..4] {
         assert!(node.table().member(kept).is_some(), "one that can come back is remembered");
         assert!(node.table().member(left_id).is_some(), "one that left is no alarm");
-        assert_eq!(node.forgotten_by_operator, [], "nobody ordered that");
+        assert_eq!(node.forgotten_by_operator, [], "there was no such order");
     }
 }

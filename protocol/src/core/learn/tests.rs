@@ -1,10 +1,10 @@
-//! Instances with parts: shown once they are complete, in whatever order their entries come.
+//! Tests of instances with parts: an instance is published once it is complete, in any order of entries.
 
 use proptest::{prelude::*, sample::Index as Pick};
 
 use super::*;
 use crate::{
-    Identity, Incarnation, Restored,
+    Identity, Incarnation, Startup,
     config::Config,
     io::{Command, Input, Output, Profile},
     providers::{Index, ProviderTable},
@@ -20,11 +20,11 @@ fn core(seed: u8) -> Core {
         software: "test".into(),
         ephemeral: false,
     };
-    let restored = Restored { incarnation: Incarnation(1), remembered: vec![] };
-    Core::new(Identity::from_seed(&[seed; 32]), Config::default(), profile, restored, 1, Time::ZERO)
+    let startup = Startup { incarnation: Incarnation(1), remembered: vec![], profile, seed: 1 };
+    Core::new(Identity::from_seed(&[seed; 32]), Config::default(), startup, Time::ZERO)
 }
 
-/// One of another port and with so many tags, of which about 65 fit into a part.
+/// Instance with this many tags, of which about 65 fit into a part.
 fn instance(port: u16, tags: usize) -> Instance {
     Instance {
         service: "web".into(),
@@ -36,7 +36,7 @@ fn instance(port: u16, tags: usize) -> Instance {
     }
 }
 
-/// A node that is told what another states.
+/// A node that receives another node's entries.
 struct Reader {
     core: Core,
     table: ProviderTable,
@@ -47,14 +47,14 @@ impl Reader {
         Self { core: core(2), table: ProviderTable::new(Index(0)) }
     }
 
-    fn learn(&mut self, entry: &Entry) -> Worth {
-        let worth = self.core.learn(Time::ZERO, entry.clone(), entry.fact.node);
+    fn learn_entry(&mut self, entry: &Entry) -> Learned {
+        let learned = self.core.learn_entry(Time::ZERO, entry.clone(), entry.fact.node);
         while let Some(output) = self.core.poll_output() {
             if let Output::Change(change) = output {
                 self.table.apply(Time::ZERO, change);
             }
         }
-        worth
+        learned
     }
 
     fn shown(&self) -> Option<Instance> {
@@ -62,7 +62,7 @@ impl Reader {
     }
 }
 
-/// An author, and all that it has stated.
+/// A node and the entries that it has stated.
 struct Author {
     core: Core,
     stated: Vec<Entry>,
@@ -75,7 +75,7 @@ impl Author {
         Self { stated: header.into_iter().collect(), core }
     }
 
-    /// States an instance, or takes it back. Returns how many entries that took.
+    /// States or removes an instance. Returns the number of entries stated.
     fn state(&mut self, instance: Option<Instance>) -> usize {
         let command = match instance {
             Some(instance) => Command::SetInstance("w".into(), Box::new(instance)),
@@ -105,17 +105,17 @@ proptest! {
             (80..).zip(history).map(|(port, tags)| tags.map(|tags| instance(port, tags))).collect();
         states.iter().for_each(|state| _ = author.state(state.clone()));
         let mut reader = Reader::new();
-        reader.learn(&author.stated[0]);
+        reader.learn_entry(&author.stated[0]);
         let some_twice = order.iter().map(|pick| pick.get(&author.stated)).collect::<Vec<_>>();
         for entry in some_twice.into_iter().chain(author.stated.iter().rev()) {
-            reader.learn(entry);
+            reader.learn_entry(entry);
             let shown = reader.shown();
             prop_assert!(shown.is_none() || states.contains(&shown), "a mixture is shown");
         }
         prop_assert_eq!(&reader.shown(), states.last().unwrap());
         prop_assert_eq!(reader.core.counters.malformed, 0);
         let (ours, theirs) = (author.core.state.node(author.core.id), reader.core.state.node(author.core.id));
-        let live = |s: Option<&crate::state::Statements>| {
+        let live = |s: Option<&crate::membership::state::Statements>| {
             s.unwrap().entries().filter(|e| e.fact.value.is_some()).cloned().collect::<Vec<_>>()
         };
         prop_assert_eq!(live(ours), live(theirs));
@@ -150,7 +150,7 @@ fn while_a_part_is_missing_the_last_whole_value_is_shown() {
     let mut reader = Reader::new();
     let first = instance(80, 200);
     author.state(Some(first.clone()));
-    author.stated.iter().for_each(|entry| _ = reader.learn(entry));
+    author.stated.iter().for_each(|entry| _ = reader.learn_entry(entry));
     assert_eq!(reader.shown(), Some(first.clone()));
     let known = author.stated.len();
     let second = instance(80, 300);
@@ -158,7 +158,7 @@ fn while_a_part_is_missing_the_last_whole_value_is_shown() {
     let news = author.stated.split_off(known);
     for (missing, entry) in (0..news.len()).rev().zip(&news) {
         assert_eq!(reader.shown(), Some(first.clone()), "{} more to come", missing + 1);
-        reader.learn(entry);
+        reader.learn_entry(entry);
     }
     assert_eq!(reader.shown(), Some(second));
 }

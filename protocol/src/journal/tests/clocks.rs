@@ -1,4 +1,5 @@
-//! Wall clocks that are off, jump and stand still: an entry is ordered after what its writer has read, and takes effect.
+//! Tests of wall clocks that are off, jump or stand still: an entry is ordered after those that its writer
+//! had received.
 
 use super::*;
 
@@ -8,7 +9,7 @@ const YEAR_MS: i64 = 365 * 24 * HOUR_MS;
 /// Rows of the simulated table.
 const ROWS: u64 = 4;
 
-/// A write to a row, and what its writer had on its disk when the write began.
+/// A write to a row, with the entries that were on its writer's disk at the start of the write.
 struct RowWrite {
     append: AppendId,
     row: u64,
@@ -17,7 +18,7 @@ struct RowWrite {
 }
 
 impl Net {
-    /// Writes to a row through a node.
+    /// Writes to a row at a node.
     fn write_row(&mut self, node: usize, row: u64, level: Option<Level>) -> RowWrite {
         let disk = &self.nodes[node].disk;
         let (seen, latest) = (disk.entries.keys().copied().collect(), disk.latest());
@@ -25,10 +26,10 @@ impl Net {
         RowWrite { append: self.append(node, &body, None, level), row, seen, latest }
     }
 
-    /// The entry that a row of this node's table comes from: the last in the order of moments, then ids.
+    /// Entry that determines a row of this node's table: the last one in the order of moments, then ids.
     fn row(&self, node: usize, row: u64) -> Option<EntryId> {
         let prefix = format!("{row}:");
-        let of_row = |entry: &Entry| entry.body.starts_with(prefix.as_bytes());
+        let of_row = |entry: &JournalEntry| entry.body.starts_with(prefix.as_bytes());
         let entries = self.nodes[node].disk.entries.iter().filter(|(_, (_, entry))| of_row(entry));
         entries.max_by_key(|(id, (_, entry))| (moment(entry), **id)).map(|(id, _)| *id)
     }
@@ -38,7 +39,8 @@ impl Net {
         moment(&found.expect("it is on some disk").1)
     }
 
-    /// Checks that each acknowledged write is ordered after what its writer had, and that no entry which its writer had hides it.
+    /// Checks that each acknowledged write is ordered after the entries that its writer had, so that none of
+    /// them overrides it.
     fn check_rows(&self, writes: &[RowWrite], seed: u64) {
         for write in writes {
             let Some(Ok(done)) = self.answers.get(&write.append) else { continue };
@@ -109,7 +111,7 @@ fn a_time_far_ahead_on_the_disk_does_not_hide_later_writes_and_is_not_followed()
     net.nodes[1].wall.off_ms = 10 * YEAR_MS;
     let ahead = net.write_row(1, 0, None);
     net.run(SECOND);
-    // The clock is put right, and both start again with what is on their disks.
+    // The clock is set right, and both nodes restart from their disks.
     (0..2).for_each(|n| net.crash(n));
     net.nodes[1].wall = Wall::default();
     (0..2).for_each(|n| net.start(n));
@@ -152,12 +154,12 @@ fn a_writer_that_lies_about_epochs_is_refused_and_counted() {
     let liar = identity(1);
     let feed = FeedId { writer: liar.id(), boot: 1 };
     let root = ChainHash::root("test", TOPIC, feed);
-    let entry = |body: &str| Entry { time: HybridTime::default(), key: None, body: body.into() };
+    let entry = |body: &str| JournalEntry { time: HybridTime::default(), key: None, body: body.into() };
     let at = (EntryId { feed, seq: Version(1) }, root);
     let push = |net: &mut Net, body: &str| {
         let (run, _) = Run::sign(&liar, "test", TOPIC, at, vec![entry(body)]);
         let request = JournalRequest::Push(run);
-        net.feed(0, Input::Request { from: liar.id(), ticket: Ticket(1), request });
+        net.feed(0, JournalInput::Request { from: liar.id(), request_id: RequestId(1), request });
     };
     push(&mut net, &format!("lie@{}", u64::MAX));
     assert_eq!(net.misbehaved, 1);

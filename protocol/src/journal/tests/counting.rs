@@ -1,4 +1,5 @@
-//! The number that a majority is counted of.
+//! Tests of the number of replicas of which a majority is counted: all that ever kept the topic durably,
+//! until an operator forgets them, and live ephemeral ones, unless a number is configured.
 
 use super::*;
 
@@ -11,7 +12,7 @@ impl Net {
         (0..self.nodes.len()).filter(|n| self.is_up(*n)).map(|n| self.counted(n)).collect()
     }
 
-    /// What a write through a node that asks for a majority is answered with.
+    /// Answer to a write at a node that requires a majority.
     fn majority(&mut self, node: usize) -> Result<Level, AppendError> {
         let body = format!("m{}", self.next_append);
         let id = self.append(node, &body, None, Some(Level::Majority));
@@ -20,7 +21,7 @@ impl Net {
     }
 
     fn forget(&mut self, by: usize, replica: usize) {
-        self.feed(by, Input::ForgetReplica(identity(replica).id()));
+        self.feed(by, JournalInput::ForgetReplica(identity(replica).id()));
     }
 }
 
@@ -34,7 +35,7 @@ fn a_majority_is_counted_of_all_replicas_that_ever_were_though_they_fail() {
     assert_eq!(net.majority(0), Ok(Level::Majority), "three of five");
     net.crash(2);
     assert!(matches!(net.majority(0), Err(AppendError::Indeterminate(..))), "two of five");
-    // One alone, and after a restart.
+    // The node is alone, first and after a restart.
     net.crash(1);
     net.crash(0);
     net.start(0);
@@ -64,12 +65,12 @@ fn only_an_operator_reduces_the_number_and_a_replica_that_returns_counts_again()
     (2..5).for_each(|gone| net.crash(gone));
     net.forget(0, 3);
     net.forget(0, 4);
-    // One that is alive is not forgotten.
+    // A live replica cannot be forgotten.
     net.forget(0, 1);
     net.run(SECOND);
     assert_eq!(net.counts(), [3, 3], "told to the other replica");
     assert_eq!(net.majority(1), Ok(Level::Majority), "two of three");
-    // Away while the others were forgotten: it learns of it and brings nothing back.
+    // A replica that was disconnected while others were forgotten learns of it, and brings none of them back.
     net.start(2);
     net.run(SECOND);
     assert_eq!(net.counts(), [3; 3]);

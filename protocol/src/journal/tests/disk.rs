@@ -1,17 +1,17 @@
-//! A disk in memory.
+//! In-memory disk of a simulated node.
 
 use super::*;
 
-/// A disk: what was stored survives its node.
+/// Simulated disk, which survives the process of its node.
 #[derive(Default)]
 pub(super) struct Disk {
-    pub(super) entries: BTreeMap<EntryId, (ChainHash, Entry)>,
-    /// The runs that were stored, by feed and first number.
+    pub(super) entries: BTreeMap<EntryId, (ChainHash, JournalEntry)>,
+    /// Stored runs by feed and first number.
     pub(super) runs: BTreeMap<(FeedId, Seq), Run>,
-    /// Up to where a feed's runs are no longer kept.
+    /// Last dropped entry of each feed.
     pub(super) dropped: BTreeMap<FeedId, Seq>,
     pub(super) full: bool,
-    /// The replica set.
+    /// Replica set.
     pub(super) replicas: BTreeMap<NodeId, u64>,
 }
 
@@ -25,17 +25,17 @@ impl Disk {
         self.runs.insert((run.feed, run.start), run.clone());
     }
 
-    pub(super) fn restored(&self) -> Restored {
-        let mut feeds: BTreeMap<FeedId, Seen> = BTreeMap::new();
+    pub(super) fn restored(&self) -> RestoredJournal {
+        let mut feeds: BTreeMap<FeedId, VersionSet> = BTreeMap::new();
         self.entries.keys().for_each(|id| feeds.entry(id.feed).or_default().insert(id.seq));
-        Restored {
+        RestoredJournal {
             extents: feeds.into_iter().map(|(feed, seen)| Extent { feed, seen }).collect(),
             latest: self.latest(),
             replicas: self.replicas.clone().into_iter().collect(),
         }
     }
 
-    /// The latest moment of all entries.
+    /// Latest moment of all entries.
     pub(super) fn latest(&self) -> Moment {
         self.entries.values().map(|(_, entry)| moment(entry)).max().unwrap_or_default()
     }
@@ -46,7 +46,7 @@ impl Disk {
         feed.map(|(_, run)| run).filter(lacking).take(3).cloned().collect()
     }
 
-    pub(super) fn with_key(&self, key: &str) -> Option<(EntryId, Entry)> {
+    pub(super) fn with_key(&self, key: &str) -> Option<(EntryId, JournalEntry)> {
         let found = self.entries.iter().find(|(_, (_, entry))| entry.key.as_deref() == Some(key));
         found.map(|(id, (_, entry))| (*id, entry.clone()))
     }

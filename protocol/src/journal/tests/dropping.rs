@@ -1,8 +1,9 @@
-//! What is no longer kept.
+//! Tests of a node that joins after retention dropped entries: it does not wait for them. If its topic has no
+//! retention, it ignores a peer's claim that entries were dropped.
 
 use super::*;
 
-/// A node writes, drops the beginning, and another one joins.
+/// A node writes and drops the first entries, and another node joins.
 fn join_late(drops: bool) -> Net {
     let mut net = Net::new(2, 1);
     net.drops = drops;
@@ -27,7 +28,7 @@ fn what_nobody_keeps_any_more_is_not_waited_for() {
     assert_eq!(net.nodes[1].disk.entries.len(), 4);
     let [old, new] = [0, 1].map(|node| net.nodes[node].journal.as_ref().unwrap());
     assert_eq!(old.extents().root(), new.extents().root());
-    // Then nothing differs any more, and the writer is confirmed as ever.
+    // Afterwards the replicas agree, and writes are confirmed as before.
     let differences = new.counters().differences;
     assert!(new.counters().comparisons > 1);
     let id = net.append(0, "more", None, Some(Level::Replicated));

@@ -1,6 +1,7 @@
-//! When the guard acts, when it does not, and when it ends.
+//! Tests of the table guard, which keeps instances listed when several hosts fall silent at once: when it
+//! acts, when it does not, and when it ends.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::*;
 use crate::{
@@ -53,7 +54,7 @@ fn offer(seed: u8, service: &str, health: Health) -> Change {
     Change::Instance { node: id(seed), id: service.into(), instance: Some(Arc::new(instance)) }
 }
 
-/// Members 1 to 3 on hosts of their own; `web` on 1 and 2, `db` on 1 alone.
+/// Table with members 1 to 3, each on a separate host; `web` runs on 1 and 2, `db` on 1 only.
 fn table() -> ProviderTable {
     let mut table = ProviderTable::new(Index(0));
     for seed in 1..=3 {
@@ -70,7 +71,7 @@ fn fall_silent(table: &mut ProviderTable, s: u64, seed: u8) {
     table.apply(at(s), member(seed, MemberState::Failed));
 }
 
-/// What is listed of a service: seed and word of each.
+/// Listed instances of a service: node seed and health of each.
 fn listed(table: &ProviderTable, service: &str) -> Vec<(u8, &'static str)> {
     table.providers(service).map(|p| (p.node_id.public_key()[0], p.health_word())).collect()
 }
