@@ -1,84 +1,114 @@
-//! What a node is to a plug-in.
+//! [`Host`]: trait by which a plug-in reaches its node (identity, journals, provider table, HTTP client,
+//! address policy, proofs and settings).
 
 use std::{
+    any::Any,
     net::{IpAddr, TcpListener},
+    pin::Pin,
     sync::Arc,
 };
 
-use hearsay_protocol::{
-    NodeId,
-    providers::{Index, Provider},
-};
+use hearsay_protocol::{Index, NodeId, Provider};
 
-use http::{HeaderMap, HeaderValue};
+use axum::{body::Body, response::Response};
+use http::{HeaderMap, HeaderValue, Request, request::Parts};
 
 use crate::{
-    Client, Problem, address_policy::AddressPolicy, gateway::options::GatewayOptions, journal::Journal,
-    service::Task, signing::Unsigned,
+    Client, Problem,
+    http::{prefixes::Effect, signing::UnsignedRequest},
+    journal::Journal,
+    network::address_policy::AddressPolicy,
+    service::Task,
 };
 
-/// The node, as its plug-ins see it. Cheap to ask: every answer comes from the node's own memory.
+/// A pending response.
+pub type ResponseFuture<'a> = Pin<Box<dyn Future<Output = Response> + Send + 'a>>;
+
+/// The node that runs a plug-in. All methods answer from the node's memory.
 pub trait Host: Send + Sync + 'static {
-    /// The name of the cluster.
+    /// Returns the name of the cluster.
     fn cluster(&self) -> &str;
 
-    /// The name of the node.
+    /// Returns the name of the node.
     fn node(&self) -> &str;
 
-    /// The identity of the node.
+    /// Returns the identity of the node.
     fn node_id(&self) -> NodeId;
 
-    /// Whether sample data was asked for (`--demo`).
+    /// Returns whether the plug-in should add sample data (`--demo`).
     fn demo(&self) -> bool;
 
-    /// The journal of a topic that this node keeps: a plug-in that has a [`projection`](crate::Service::projection) finds its own under its
-    /// name.
+    /// Returns the journal of a topic, if this node keeps it. A plug-in with a
+    /// [`projection`](crate::Service::projection) finds its journal under its own name.
     fn journal(&self, topic: &str) -> Option<Arc<dyn Journal>>;
 
-    /// The providers of this service now, whatever their health, in the order of node and id. Empty for an unknown one. A program that is
-    /// registered with several nodes is there once.
+    /// Returns the current providers of a service, of any health, ordered by node and id. A program that is
+    /// registered with several nodes is listed once.
     fn providers(&self, service: &str) -> Vec<Arc<Provider>>;
 
-    /// The providers of all services, whatever their health, and the index of that state of the table. A program that is registered with
-    /// several nodes is there once.
+    /// Returns the providers of all services, of any health, and the index of this state of the table. A
+    /// program that is registered with several nodes is listed once.
     fn all_providers(&self) -> (Index, Vec<Arc<Provider>>);
 
-    /// Resolves when what is offered is no longer what it was at this index: at once, if that is past already. May resolve more often.
+    /// Resolves when the provider table has changed since this index; at once, if it already has. May also
+    /// resolve without a change.
     fn services_changed(&self, since: Index) -> Task;
 
-    /// Which addresses the plug-ins may open connections to, on behalf of their clients.
+    /// Returns the policy for connections that plug-ins open on behalf of their clients.
     fn address_policy(&self) -> &AddressPolicy;
 
-    /// What the operator says about the gateway.
-    fn gateway_options(&self) -> GatewayOptions {
-        GatewayOptions::default()
+    /// Returns the options that the operator gave for the plug-in of this name, in a type of the plug-in's
+    /// crate.
+    fn plugin_options(&self, _plugin: &str) -> Option<&(dyn Any + Send + Sync)> {
+        None
     }
 
-    /// Whether a request for this host (without its port) may be meant for this node.
+    /// Returns whether this host (without its port) is a name of this node.
     fn accepts_host(&self, host: &str) -> bool;
 
-    /// The listener of the plug-in of this name, non-blocking. Once: then it is the plug-in's. `None` for one that asked for none.
+    /// Returns the non-blocking listener of this plug-in at the first call. `None` for a plug-in that
+    /// requested no listener.
     fn take_listener(&self, plugin: &str) -> Option<TcpListener>;
 
-    /// The value of `Hearsay-Signature` for a request to a role of this node: the proof that a member makes it, which stands in for the API token of
-    /// that node. Made anew for each attempt, since it counts once. So whoever asks this on behalf of somebody else has made sure that they may.
-    /// `None`: the table does not list the node.
-    fn sign(&self, recipient: NodeId, request: &Unsigned<'_>, body: &[u8]) -> Option<HeaderValue>;
+    /// Returns the value of `Hearsay-Signature` for a request to a role of the node `recipient`. The
+    /// signature proves that a member makes the request, in place of that node's API token. A signature is
+    /// valid once, so each attempt needs a new one. A caller that signs on behalf of a client must have
+    /// authorised that client. `None`: the provider table does not list the node.
+    fn sign(&self, recipient: NodeId, request: &UnsignedRequest<'_>, body: &[u8]) -> Option<HeaderValue>;
 
-    /// Whether a client of a plug-in's own listener may write to the plug-ins' paths, as if it asked this node itself. `by_get`: the write is a GET.
+    /// Checks whether a client of the plug-in's own listener may make a request with this effect to a path of
+    /// a plug-in, which may differ from the path that the client requested. The same rule holds for clients
+    /// of the node's own HTTP.
     ///
     /// # Errors
-    /// 401 or 403, with what is missing.
-    fn authenticate(&self, client: IpAddr, headers: &HeaderMap, by_get: bool) -> Result<(), Problem>;
+    /// 401 or 403; the detail says which proof is missing.
+    fn authenticate(
+        &self,
+        client: IpAddr,
+        request: &Parts,
+        path: &str,
+        effect: Effect,
+    ) -> Result<(), Problem>;
 
-    /// Takes off the headers by which a client proves to this node who it is.
+    /// Returns whether reads need proof too (`--private`). Requests to roles are then signed even if they
+    /// only read.
+    fn reads_need_proof(&self) -> bool {
+        false
+    }
+
+    /// Answers a request for [`SIGN_IN_PATHS`](crate::http::prefixes::SIGN_IN_PATHS) that a client has made
+    /// to a plug-in's own listener. The node keeps the sessions of browsers.
+    fn sign_in(&self, client: IpAddr, request: Request<Body>) -> ResponseFuture<'_>;
+
+    /// Removes the headers that prove the identity of a client to this node.
     fn strip_credentials(&self, headers: &mut HeaderMap);
 
-    /// The client for requests to other services. One for the whole node, so that its plug-ins share connections.
+    /// Returns the client for requests to other services. All plug-ins of the node share it and its
+    /// connections.
     fn client(&self) -> &Client;
 
-    /// Whether clients at this address have no [share](crate::shares) of what a plug-in bounds: members and trusted proxies. Loopback need not be
-    /// named.
+    /// Returns whether clients at this address have no [share](crate::network::shares) of the plug-in's
+    /// limits: members and trusted proxies. Loopback need not be included.
     fn is_exempt_from_shares(&self, _ip: IpAddr) -> bool {
         false
     }

@@ -1,19 +1,19 @@
-//! The journal, as a plug-in sees it: append, and read what became of all that anybody appended.
+//! Traits and types by which a plug-in uses a journal: it appends entries ([`Journal`]), folds the entries of
+//! all nodes into SQL tables ([`Projection`]), and reads these tables ([`read`]).
 //!
-//! A plug-in that keeps something writes *entries* and never changes a table itself. Every node that runs it gets every entry, of
-//! every node, in any order, and folds it into tables of its own by the plug-in's [`Projection`], in the transaction that stores it. So
-//! whatever order they came in, the same entries must make the same tables: use the entry's [stamp](Recorded::stamp) where
-//! the later one wins, sums and sets where none does.
+//! A plug-in changes its tables only by appending *entries*. Every node that runs the plug-in gets all
+//! entries of all nodes, in any order. The plug-in's [`Projection`] folds each of them into the tables, in
+//! the transaction that stores it. The same entries must give the same tables in any order. Where a later
+//! entry replaces an earlier one, the projection compares [stamps](Recorded::stamp); elsewhere it uses sums
+//! and sets.
 //!
-//! Reading is plain SQL on a connection that can only read ([`read`]).
+//! Reads are plain SQL on a read-only connection ([`read`]).
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 pub use hearsay_protocol::journal::{
-    EpochFormat,
-    append::{AppendError, Appended, Level},
-    clock::{HybridTime, Moment},
-    feed::{BODY_BYTES_MAX, Entry, EntryId, FeedId, KEY_BYTES_MAX, Seq},
+    AppendError, Appended, BODY_BYTES_MAX, EntryId, EpochFormat, FeedId, HybridTime, JournalEntry,
+    KEY_BYTES_MAX, Level, Moment, Seq,
 };
 use http::StatusCode;
 pub use rusqlite::{Connection, OptionalExtension, params};
@@ -22,75 +22,83 @@ use tokio::sync::watch;
 use crate::Problem;
 
 mod readers;
-pub mod stamp;
+pub(crate) mod restore;
+pub(crate) mod stamp;
 
 pub use readers::{Drained, Opener, Reader, Readers};
+pub use restore::{
+    Difference, ItemSelection, Resolution, RestoreItem, RestoreReport, RestoreSource, RestoreSupport,
+};
 pub use stamp::{STAMP_BYTES, Stamp};
 
-/// What a plug-in makes of the entries of its topic.
+/// Projection of the entries of a topic into tables (event sourcing).
 pub trait Projection: Send + Sync + 'static {
-    /// Raise it with every change of what is made of an entry: tables that another version made are dropped and made anew.
+    /// Returns the version of the projection. It must rise with every change of the tables or of their
+    /// contents; tables of another version are dropped and rebuilt.
     fn version(&self) -> u32;
 
-    /// Makes the tables, empty. Their names must not begin with `journal_` or `sqlite_`.
+    /// Creates the empty tables. Their names must not begin with `journal_` or `sqlite_`.
     ///
     /// # Errors
-    /// What the database said. The journal then does not start.
+    /// An error of the database. The journal does not start.
     fn create(&self, db: &Connection) -> rusqlite::Result<()>;
 
-    /// Takes in one entry. Called once for each, in any order, within a transaction. An entry that makes no sense is ignored: a newer
-    /// version, or a hostile one, may have written it.
+    /// Folds one entry into the tables. Called once for each entry, in any order, within a transaction. A
+    /// malformed entry is ignored: a newer version or a hostile node may have written it.
     ///
     /// # Errors
-    /// What the database said. The entry is then not stored.
+    /// An error of the database. The entry is not stored.
     fn fold(&self, db: &Connection, entry: &Recorded<'_>) -> rusqlite::Result<()>;
 
-    /// Takes in entries of one feed, in the order of their numbers: the same as to [fold](Self::fold) each, for a plug-in that can do what they
-    /// have in common once.
+    /// Folds entries of one feed in the order of their sequence numbers. Equivalent to [`fold`](Self::fold)
+    /// for each; may be overridden to share work.
     ///
     /// # Errors
-    /// What the database said. None of them is then stored.
+    /// An error of the database. None of the entries is stored.
     fn fold_all(&self, db: &Connection, entries: &[Recorded<'_>]) -> rusqlite::Result<()> {
         entries.iter().try_for_each(|entry| self.fold(db, entry))
     }
 
-    /// What of the tables is the same wherever the same entries are: pairs of a name and a query, whose rows may come in any order. `None`:
-    /// all of them, but for virtual ones. A plug-in that numbers rows as they arrive names here what does not depend on that.
+    /// Returns named queries whose rows, in any order, are the same on all nodes with the same entries.
+    /// `None`: all tables, virtual ones excluded. A plug-in that numbers rows in the order of arrival returns
+    /// queries that do not depend on that order.
     ///
-    /// `node journal verify` compares it with what all entries, folded anew, come to.
+    /// `node journal verify` compares the results with those of a rebuild.
     fn compared(&self) -> Option<&'static [(&'static str, &'static str)]> {
         None
     }
 
-    /// How bodies carry the epoch of their entry. A projection in which an entry may replace what an earlier one made must carry epochs and
-    /// compare [stamps](Recorded::stamp); then an acknowledged write takes effect whatever the clocks of the nodes show. By default none is carried,
-    /// and times serve people only.
+    /// Returns the encoding of the epoch in a body. A projection in which a later entry replaces an earlier
+    /// one must have epochs and compare [stamps](Recorded::stamp): then an acknowledged write takes effect
+    /// even if clocks differ. By default there are no epochs, and times are only informative.
     fn epochs(&self) -> Option<EpochFormat> {
         None
     }
 
-    /// How long entries are kept. By default for ever.
+    /// Returns the retention of entries. The default keeps them forever.
     fn retention(&self) -> Retention {
         Retention::default()
     }
 
-    /// Everything of this feed up to this number is no longer kept, or will never come: take it out of the tables that list entries.
+    /// Removes the entries of a feed up to a sequence number, whether or not they ever arrived, from the
+    /// tables that list entries.
     ///
-    /// What is returned, at most [`REMNANT_BYTES_MAX`], is kept in place of those entries and of what was returned for the feed before. It must
-    /// hold whatever of them the tables still show, such as a count, because [`remember`](Self::remember) has nothing else.
+    /// The result, at most [`REMNANT_BYTES_MAX`], replaces these entries and the previous result for the
+    /// feed. It must contain everything about them that the tables still show, such as a count, because
+    /// [`remember`](Self::remember) has nothing else.
     ///
     /// # Errors
-    /// What the database said. Nothing is then dropped.
+    /// An error of the database. Nothing is dropped.
     fn dropped(&self, db: &Connection, feed: FeedId, up_to: Seq) -> rusqlite::Result<Option<Vec<u8>>> {
         let _ = (db, feed, up_to);
         Ok(None)
     }
 
-    /// The tables are being made anew, and the entries of this feed up to this number are not among what is folded. Called before the feed's
-    /// first entry, with what [`dropped`](Self::dropped) returned last: the tables must come out as they were.
+    /// Restores the remnant of dropped entries in a rebuild. Called before the first entry of the feed, with
+    /// the last result of [`dropped`](Self::dropped). The rebuilt tables must be equal to the old ones.
     ///
     /// # Errors
-    /// What the database said. The tables are then not made.
+    /// An error of the database. The rebuild fails.
     fn remember(
         &self,
         db: &Connection,
@@ -103,107 +111,114 @@ pub trait Projection: Send + Sync + 'static {
     }
 }
 
-/// What a plug-in may leave of the entries of a feed that are no longer kept. There is one for each feed, for ever.
+/// Maximum number of bytes of the remnant that a projection keeps of a feed's dropped entries. There is one
+/// per feed, forever.
 pub const REMNANT_BYTES_MAX: usize = 1024;
 
-/// How long entries are kept: until either is passed.
+/// Retention of entries. They are dropped when either bound is exceeded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Retention {
-    /// Since they were written.
+    /// Age.
     pub age: Option<Duration>,
-    /// All of them together, as they are on the disk.
+    /// Bytes of all entries on disk.
     pub bytes: Option<u64>,
 }
 
-/// An entry on its way into the tables.
+/// An entry, as a projection sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Recorded<'a> {
-    /// Its name, unique for ever.
+    /// Unique id.
     pub id: EntryId,
-    /// Its epoch; 0 in a topic that carries none.
+    /// Epoch; 0 in a topic without epochs.
     pub epoch: u64,
-    /// When it was written.
+    /// Time of the append.
     pub time: HybridTime,
-    /// Entries with the same key are the same write, done twice because somebody was not sure.
+    /// Idempotency key. Entries with the same key are repetitions of one write.
     pub key: Option<&'a str>,
-    /// What was written.
+    /// Body.
     pub body: &'a [u8],
 }
 
 impl<'a> Recorded<'a> {
-    /// An entry as its topic's projection reads it.
-    pub fn of(projection: &dyn Projection, id: EntryId, entry: &'a Entry) -> Self {
+    /// An entry as the projection of its topic reads it.
+    pub fn of(projection: &dyn Projection, id: EntryId, entry: &'a JournalEntry) -> Self {
         let epoch = projection.epochs().map_or(0, |format| (format.read)(&entry.body));
         Self { id, epoch, time: entry.time, key: entry.key.as_deref(), body: &entry.body }
     }
 
-    /// Its place in the one order of all entries.
+    /// Returns the place in the total order of entries.
     pub fn stamp(&self) -> Stamp {
         Stamp { moment: Moment { epoch: self.epoch, time: self.time }, id: self.id }
     }
 }
 
-/// Something to write down.
+/// An entry to append.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Write {
-    /// Tells a retry from a second write; 1 to [`KEY_BYTES_MAX`] bytes.
+    /// Idempotency key, 1 to [`KEY_BYTES_MAX`] bytes.
     pub key: Option<String>,
-    /// At most [`BODY_BYTES_MAX`] bytes.
+    /// Body, at most [`BODY_BYTES_MAX`] bytes.
     pub body: Vec<u8>,
 }
 
-/// When a write is to be answered.
+/// Options of an append.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Wanted {
-    /// `None`: once it is on another disk, where another replica is alive; otherwise once it is on this one.
+pub struct AppendOptions {
+    /// Durability to wait for. `None`: a second disk if another replica is alive, else the local one.
     pub level: Option<Level>,
-    /// After this long it is answered that the level was not reached.
+    /// Time after which the append reports that the durability was not reached.
     pub timeout: Duration,
 }
 
-impl Default for Wanted {
-    /// No level in particular, within five seconds.
+impl Default for AppendOptions {
+    /// No particular durability, within five seconds.
     fn default() -> Self {
         Self { level: None, timeout: Duration::from_secs(5) }
     }
 }
 
-/// What became of writes, in their order.
-pub type Answers<'a> = Pin<Box<dyn Future<Output = Vec<Result<Appended, AppendError>>> + Send + 'a>>;
+/// Pending results of an append, in the order of the writes.
+pub type AppendFuture<'a> = Pin<Box<dyn Future<Output = Vec<Result<Appended, AppendError>>> + Send + 'a>>;
 
-/// The journal of a plug-in's topic.
+/// The journal of a topic.
 pub trait Journal: Send + Sync + 'static {
-    /// Writes these down, each by itself. What they are answered with holds from then on, whatever dies.
-    fn append(&self, writes: Vec<Write>, wanted: Wanted) -> Answers<'_>;
+    /// Appends each write as one entry. An acknowledged level survives every failure that it covers.
+    fn append(&self, writes: Vec<Write>, options: AppendOptions) -> AppendFuture<'_>;
 
-    /// Connections that read.
+    /// Returns the read connections.
     fn readers(&self) -> &Arc<Readers>;
 
-    /// Whether this entry is here and in the tables.
+    /// Returns whether an entry is in the tables.
     ///
     /// # Errors
-    /// What the database said.
+    /// An error of the database.
     fn has(&self, id: EntryId) -> rusqlite::Result<bool>;
 
-    /// A reader of the so-manieth file ([`Readers::file`]) found it damaged.
+    /// Reports that a reader found a database file damaged; `file` is its [number](Readers::file).
     fn damaged(&self, file: u64) {
         let _ = file;
     }
 
-    /// Changes each time that entries came into the tables.
+    /// Returns the bound on the bytes of the database, above which the oldest entries are dropped, if there
+    /// is one.
+    fn bytes_max(&self) -> Option<u64> {
+        None
+    }
+
+    /// Returns a counter that changes whenever entries have been folded.
     fn changes(&self) -> watch::Receiver<u64>;
 }
 
-/// Whether a database says that its file is damaged.
+/// Returns whether an error means that the database file is damaged.
 pub fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
-/// Reads from a plug-in's tables, on a thread that may wait for the disk.
+/// Reads from the tables of a plug-in, on a thread that may block on the disk.
 ///
 /// # Errors
-/// 503 where the database cannot be read.
+/// 503 if the database cannot be read.
 pub async fn read<R: Send + 'static>(
     journal: &dyn Journal,
     look: impl FnOnce(&Connection) -> rusqlite::Result<R> + Send + 'static,
@@ -221,8 +236,6 @@ pub async fn read<R: Send + 'static>(
             let problem = format!("the database cannot be read: {error}");
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, problem))
         }
-        Err(_) => {
-            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "reading ended early; this is a defect"))
-        }
+        Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the read ended early; this is a bug")),
     }
 }

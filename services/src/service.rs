@@ -1,115 +1,122 @@
-//! What a plug-in is to a node.
+//! [`Service`]: trait of a plug-in, by which a node runs it; and the [`Metric`]s that a plug-in reports.
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use axum::Router;
 use serde_json::Value;
 
-use crate::{Host, journal::Projection, restore::Restoring};
+use crate::{
+    Host,
+    journal::{Projection, restore::RestoreSupport},
+};
 
-/// A background task: runs beside the router and is dropped when the node stops.
+/// A background task. It runs concurrently with the router and is dropped when the node stops.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A number that a plug-in shows in the node's metrics.
+/// A metric of a plug-in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Metric {
-    /// Its name, without `hearsay_` and `_total`.
+    /// Name without `hearsay_` and `_total`.
     pub name: &'static str,
-    /// What it counts.
+    /// Description.
     pub help: &'static str,
-    /// Whether it can fall.
+    /// Counter or gauge.
     pub kind: MetricKind,
-    /// A name and a value that tell it from others of the same name, which stand next to it.
+    /// Label name and value. Metrics with the same name are listed next to each other.
     pub label: Option<(&'static str, &'static str)>,
-    /// The number.
+    /// Current value.
     pub value: u64,
 }
 
-/// Whether a number can fall.
+/// Kind of a metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MetricKind {
-    /// It only grows.
+    /// A value that only grows.
     Counter,
-    /// It is what is so now.
+    /// A value that may fall.
     Gauge,
 }
 
 /// A plug-in.
 ///
-/// Only [`name`](Self::name), [`prefixes`](Self::prefixes) and [`router`](Self::router) must be written; everything else has a
-/// meaning when left alone.
+/// Only [`name`](Self::name), [`prefixes`](Self::prefixes) and [`router`](Self::router) have no default.
 pub trait Service: Send + Sync + 'static {
-    /// The role that starts it (`--role grading`) and the service name under which it is announced.
+    /// Returns the role (`--role grading`), which is also the name of the announced service.
     fn name(&self) -> &str;
 
-    /// The path prefixes it owns on the node's HTTP port, such as `/students`: it gets exactly the requests for these paths and
-    /// for everything below them. Two plug-ins that claim one prefix stop the start.
+    /// Returns the path prefixes that the plug-in owns on the node's HTTP port, such as `/students`. It gets
+    /// all requests for these paths and the paths below them. Two plug-ins with one prefix stop the start of
+    /// the node.
     fn prefixes(&self) -> &[&str];
 
-    /// Answers requests, with the full path as the client sent it, but for a slash at its end, which the node takes off. Called once.
+    /// Returns the handlers. They see the path as the client sent it, without a slash at the end. Called
+    /// once.
     ///
-    /// When a request gets here, the node has checked `Host` and `Origin`, and holds its whole body in memory, decoded and within its
-    /// limits. It has *not* asked for the node's API token: plug-in paths are for the network. The node bounds how many event streams
-    /// are open, and ends them when it leaves.
+    /// The node has checked `Host` and `Origin`, and has read and decoded the whole body within its limits.
+    /// It has *not* required the API token, because plug-in paths are open to the network. The node bounds
+    /// the number of event streams, and ends them when it leaves.
     fn router(&self, host: Arc<dyn Host>) -> Router;
 
-    /// Runs beside the router for as long as the node runs. Called once.
+    /// Returns a task that runs as long as the node runs. Called once.
     fn task(&self, host: Arc<dyn Host>) -> Option<Task> {
         let _ = host;
         None
     }
 
-    /// What it makes of the entries of its journal, if it keeps one. The journal's topic is the plug-in's [`name`](Self::name), and the
-    /// nodes that announce that service are its replicas.
+    /// Returns the projection of the plug-in's journal, if it has one. The topic of the journal is the
+    /// plug-in's [`name`](Self::name), and its replicas are the nodes that announce that service.
     fn projection(&self) -> Option<Arc<dyn Projection>> {
         None
     }
 
-    /// Whether and how it is restored from a backup (`node journal restore`). By default it is not, because
-    /// an entry that is written again may count twice.
-    fn restoring(&self) -> Restoring {
-        Restoring::Refused("its plug-in does not take part in restoring")
+    /// Returns whether and how the plug-in is restored from a backup (`node journal restore`). The default is
+    /// to refuse, because an entry that is written again may count twice.
+    fn restoring(&self) -> RestoreSupport {
+        RestoreSupport::Refused("its plug-in does not take part in restoring")
     }
 
-    /// The first port of the ladder for a listener of its own, if it wants one ([`Host::take_listener`]). The node opens it before
-    /// anything else happens, so that a port that was asked for and is taken stops the start.
+    /// Returns the first port of the port ladder for the plug-in's own listener ([`Host::take_listener`]), if
+    /// it needs one. The node opens the listener first, so that a requested port that is in use stops the
+    /// start.
     fn listener(&self) -> Option<u16> {
         None
     }
 
-    /// What is left to do when the node stops: it has said goodbye, and waits for this for some seconds. Called once.
+    /// Returns a task that ends the plug-in's work when the node stops. The node has already announced that
+    /// it leaves, and waits a few seconds for the task. Called once.
     fn drain(&self) -> Option<Task> {
         None
     }
 
-    /// What it counts, whenever somebody asks for the node's metrics.
+    /// Returns the current metrics.
     fn metrics(&self) -> Vec<Metric> {
         Vec::new()
     }
 
-    /// Labels of the announced instance. By default one `urlprefix-` tag per prefix, by which proxies such as Fabio and the
-    /// gateway here learn their routes.
+    /// Returns the tags of the announced instance. The default is one `urlprefix-` tag per prefix, from which
+    /// the gateway and proxies such as Fabio learn their routes.
     fn tags(&self) -> Vec<String> {
         self.prefixes().iter().map(|prefix| format!("urlprefix-{prefix}")).collect()
     }
 
-    /// Metadata of the announced instance. By default the version of its software.
+    /// Returns the metadata of the announced instance. The default is the version of the software.
     fn meta(&self) -> BTreeMap<String, String> {
         BTreeMap::from([("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())])
     }
 
-    /// Where `/` leads on a node that runs this, if this is what people come for.
+    /// Returns the page to which `/` redirects, if the plug-in has a start page for people.
     fn front_page(&self) -> Option<&str> {
         None
     }
 
-    /// Whether its writes may have a content type that an HTML form can send (text, form fields). The node refuses those
-    /// elsewhere, as a second line against forged requests; the check of `Origin` holds here too.
+    /// Returns whether writes may have a content type that an HTML form can send (text, form fields).
+    /// Otherwise the node refuses such writes, as a second defence against forged requests besides the check
+    /// of `Origin`.
     fn takes_form_bodies(&self) -> bool {
         false
     }
 
-    /// Its part of `/openapi.json`: an OpenAPI 3.1 Paths Object.
+    /// Returns the plug-in's part of `/openapi.json`: an OpenAPI 3.1 Paths Object.
     fn openapi(&self) -> Value {
         Value::Object(serde_json::Map::new())
     }

@@ -1,4 +1,5 @@
-//! A host in memory, and what every plug-in has to keep to: for the tests of the plug-ins here, and of those elsewhere.
+//! For tests of plug-ins, here and in other crates: [`MemoryHost`] stands in for the node that runs a
+//! plug-in, and [`breaches`] checks what every plug-in must do.
 //!
 //! ```
 //! # async fn example(plugin: impl hearsay_services::Service) {
@@ -8,7 +9,8 @@
 //! # }
 //! ```
 
-pub mod markup;
+mod fuzzing;
+mod markup;
 
 use std::{
     collections::BTreeMap,
@@ -17,30 +19,32 @@ use std::{
 };
 
 use axum::{Router, body::Body};
-use hearsay_protocol::{
-    NodeId,
-    providers::{Index, Provider},
-    record::{Health, Instance, check_service_name},
-};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use hearsay_protocol::{Health, Index, Instance, NodeId, Provider, check_service_name};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
 use crate::{
     Client, Host, Problem, Service,
-    address_policy::{AddressPolicy, MemberAddresses},
+    host::ResponseFuture,
+    http::{
+        prefixes::{self, Effect},
+        problem,
+        signing::UnsignedRequest,
+    },
     journal::Journal,
-    prefixes, problem,
+    network::address_policy::{AddressPolicy, MemberAddresses},
     service::Task,
-    signing::Unsigned,
 };
 
-mod journal;
+mod memory_journal;
 
-pub use journal::{Kept, MemoryJournal};
+pub use fuzzing::fuzz_addresses;
+pub use markup::{HOSTILE, MarkupTag, markup_breaches, markup_skeleton, markup_tags};
+pub use memory_journal::{MemoryEntry, MemoryJournal};
 
-/// A node that exists only in memory, but for its journals, which lie in a directory that goes with it.
+/// An in-memory node. Its journals are in a temporary directory.
 #[derive(Clone)]
 pub struct MemoryHost {
     node: String,
@@ -53,7 +57,7 @@ pub struct MemoryHost {
 }
 
 impl MemoryHost {
-    /// A node of this name in the cluster `test`, that knows of no service.
+    /// A node of this name in the cluster `test`, without providers.
     pub fn new(node: &str) -> Self {
         Self {
             node: node.to_owned(),
@@ -66,10 +70,10 @@ impl MemoryHost {
         }
     }
 
-    /// Keeps the journal of this plug-in, if it has one.
+    /// Adds the journal of a plug-in, if it has one.
     ///
     /// # Panics
-    /// If no database can be made in the system's directory for temporary files.
+    /// If no database can be created in the system's temporary directory.
     #[must_use]
     pub fn keeping(mut self, service: &dyn Service) -> Self {
         if let Some(projection) = service.projection() {
@@ -79,43 +83,43 @@ impl MemoryHost {
         self
     }
 
-    /// The journal of a topic that it keeps.
+    /// Returns the journal of a topic.
     pub fn memory_journal(&self, topic: &str) -> Option<&Arc<MemoryJournal>> {
         self.journals.get(topic)
     }
 
-    /// With or without `--demo`.
+    /// Sets `--demo`.
     #[must_use]
     pub fn with_demo(self, demo: bool) -> Self {
         Self { demo, ..self }
     }
 
-    /// Goes by this name alone, and not by any.
+    /// Sets the only host name that the node accepts. The default accepts all.
     #[must_use]
     pub fn with_name(self, name: &str) -> Self {
         Self { name: Some(name.to_owned()), ..self }
     }
 
-    /// Knows of one more instance, offered by a node of this name.
+    /// Adds an instance of a node with this name.
     #[must_use]
     pub fn with_provider(self, service: &str, node: &str, url: &str) -> Self {
         self.offer(service, node, url, Health::Passing);
         self
     }
 
-    /// Hears of one more instance, offered by a node of this name.
+    /// Adds an instance of a node with this name and this health.
     pub fn offer(&self, service: &str, node: &str, url: &str, health: Health) {
-        self.add(service, node, url, health, vec![]);
+        self.add(service, node, (url, health), vec![]);
     }
 
-    /// Hears of one more instance that has several addresses (`host:port`), and states the first.
+    /// Adds an instance with several addresses (`host:port`), the first of which is its main one.
     pub fn offer_at(&self, service: &str, node: &str, addresses: &[&str]) {
         let url = format!("http://{}", addresses.first().copied().unwrap_or_default());
         let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
-        self.add(service, node, &url, Health::Passing, addresses);
+        self.add(service, node, (&url, Health::Passing), addresses);
     }
 
-    fn add(&self, service: &str, node: &str, url: &str, health: Health, addresses: Vec<String>) {
+    fn add(&self, service: &str, node: &str, (url, health): (&str, Health), addresses: Vec<String>) {
         let mut all = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
         let providers = all.entry(service.to_owned()).or_default();
         let provider = Provider {
@@ -141,7 +145,7 @@ impl MemoryHost {
         providers.push(Arc::new(provider));
     }
 
-    /// Hears that a node offers a service no longer.
+    /// Removes the instance of a node.
     pub fn withdraw(&self, service: &str, node: &str) {
         let mut all = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(providers) = all.get_mut(service) {
@@ -150,8 +154,8 @@ impl MemoryHost {
     }
 }
 
-/// A policy under which every node is on this machine, and states every address as its own. Addresses that
-/// mean no single host, or a cloud's metadata, it refuses as ever.
+/// An address policy under which every node is on this machine and announces every address as its own. The
+/// policy still refuses metadata services, and addresses that do not belong to one host.
 pub fn lenient_policy() -> AddressPolicy {
     struct Everywhere;
     impl MemberAddresses for Everywhere {
@@ -168,7 +172,7 @@ pub fn lenient_policy() -> AddressPolicy {
     AddressPolicy::new(Arc::new(Everywhere))
 }
 
-/// The id of the node of a name. It belongs to nobody: in memory nothing is signed.
+/// Returns the id of the node with this name. It has no private key, because nothing is signed in memory.
 fn id_of(name: &str) -> NodeId {
     let mut key = [7; 32];
     key.iter_mut().zip(name.bytes()).for_each(|(k, b)| *k = b);
@@ -201,12 +205,23 @@ impl Host for MemoryHost {
     }
 
     /// In memory nothing is signed.
-    fn sign(&self, _recipient: NodeId, _request: &Unsigned<'_>, _body: &[u8]) -> Option<HeaderValue> {
+    fn sign(&self, _recipient: NodeId, _request: &UnsignedRequest<'_>, _body: &[u8]) -> Option<HeaderValue> {
         None
     }
 
-    fn authenticate(&self, _client: IpAddr, _headers: &HeaderMap, _by_get: bool) -> Result<(), Problem> {
+    fn authenticate(
+        &self,
+        _client: IpAddr,
+        _request: &Parts,
+        _path: &str,
+        _effect: Effect,
+    ) -> Result<(), Problem> {
         Ok(())
+    }
+
+    fn sign_in(&self, _client: IpAddr, request: Request<Body>) -> ResponseFuture<'_> {
+        let words = format!("the node answers {}", request.uri().path());
+        Box::pin(std::future::ready(Response::new(words.into())))
     }
 
     fn strip_credentials(&self, _headers: &mut HeaderMap) {}
@@ -229,7 +244,7 @@ impl Host for MemoryHost {
         (Index(1), all.values().flatten().cloned().collect())
     }
 
-    /// Nothing changes here.
+    /// The table does not change.
     fn services_changed(&self, since: Index) -> Task {
         Box::pin(async move {
             if since == Index(1) {
@@ -243,49 +258,50 @@ impl Host for MemoryHost {
     }
 }
 
-/// What a router answered.
+/// Response of a router.
 #[derive(Debug)]
 pub struct Answer {
-    /// The status.
+    /// Status.
     pub status: StatusCode,
-    /// The headers.
+    /// Headers.
     pub headers: HeaderMap,
     body: Vec<u8>,
 }
 
 impl Answer {
-    /// The body as text.
+    /// Returns the body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON; `null` if it is none.
+    /// Returns the body as JSON; `null` if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// The content type, or nothing.
+    /// Returns the content type; empty if there is none.
     pub fn content_type(&self) -> &str {
         self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default()
     }
 
-    /// Whether it is a problem whose body names its own status.
+    /// Returns whether the body is a problem with the status of the response.
     pub fn is_problem(&self) -> bool {
-        self.content_type() == problem::CONTENT_TYPE && self.json()["status"] == self.status.as_u16()
+        self.content_type() == problem::PROBLEM_CONTENT_TYPE && self.json()["status"] == self.status.as_u16()
     }
 }
 
-/// Asks a router without a network. Give it a fresh clone each time.
+/// Sends a request without a body to a router, without a network. Each call needs a fresh clone of the
+/// router.
 ///
 /// # Panics
-/// If the path is not one.
-pub async fn ask(router: Router, method: Method, path: &str) -> Answer {
+/// If the path is malformed.
+pub async fn request(router: Router, method: Method, path: &str) -> Answer {
     let request = Request::builder().method(method).uri(path).body(Body::empty());
     let request = request.unwrap_or_else(|error| panic!("{path:?} is not a path: {error}"));
     send(router, request).await
 }
 
-/// Sends a router a whole request without a network. Give it a fresh clone each time.
+/// Sends a request to a router, without a network. Each call needs a fresh clone of the router.
 pub async fn send(router: Router, request: Request<Body>) -> Answer {
     let response = match router.oneshot(request).await {
         Ok(response) => response,
@@ -296,7 +312,8 @@ pub async fn send(router: Router, request: Request<Body>) -> Answer {
     Answer { status: head.status, headers: head.headers, body }
 }
 
-/// Everything in which a plug-in breaks what nodes and users rely on, as sentences. Empty: it conforms.
+/// Conformance suite: returns a sentence for each property that nodes and users rely on and the plug-in does
+/// not have. Empty: the plug-in conforms.
 pub async fn breaches(service: &dyn Service, host: Arc<dyn Host>) -> Vec<String> {
     let mut breaches = Vec::new();
     let mut expect = |kept: bool, sentence: String| {
@@ -312,19 +329,19 @@ pub async fn breaches(service: &dyn Service, host: Arc<dyn Host>) -> Vec<String>
         let tag = format!("urlprefix-{prefix}");
         expect(service.tags().contains(&tag), format!("it announces {tag}, so that proxies find {prefix}"));
 
-        let answer = ask(router.clone(), Method::GET, prefix).await;
+        let answer = request(router.clone(), Method::GET, prefix).await;
         expect(answer.status.is_success(), format!("GET {prefix} says what it is, not {}", answer.status));
 
-        let answer = ask(router.clone(), Method::GET, &format!("{prefix}/no/such/thing/here")).await;
+        let answer = request(router.clone(), Method::GET, &format!("{prefix}/no/such/thing/here")).await;
         expect(answer.status == 404, format!("an unknown path below {prefix} is 404, not {}", answer.status));
 
         for method in [Method::POST, Method::PUT, Method::DELETE] {
-            let answer = ask(router.clone(), method.clone(), prefix).await;
-            let told = !answer.status.is_client_error() && !answer.status.is_server_error()
+            let answer = request(router.clone(), method.clone(), prefix).await;
+            let is_shown = !answer.status.is_client_error() && !answer.status.is_server_error()
                 || answer.is_problem()
                 || is_method_not_allowed(&answer);
             expect(
-                told,
+                is_shown,
                 format!("an error of {method} {prefix} is a problem+json, or a 405 with Allow: {answer:?}"),
             );
         }
@@ -332,9 +349,9 @@ pub async fn breaches(service: &dyn Service, host: Arc<dyn Host>) -> Vec<String>
     for (path, item) in service.openapi().as_object().into_iter().flatten() {
         let owned = service.prefixes().iter().any(|prefix| prefixes::covers(prefix, path));
         expect(owned, format!("{path}, which it documents, lies below a prefix of its own"));
-        // No router serves this method, so the answer is 405 and lists those that are served.
+        // No router serves this method, so the answer is 405 with the list of served methods.
         let concrete = path.replace(['{', '}'], "");
-        let answer = ask(router.clone(), Method::TRACE, &concrete).await;
+        let answer = request(router.clone(), Method::TRACE, &concrete).await;
         let documented = sorted(item.as_object().into_iter().flatten().map(|(key, _)| key.to_uppercase()));
         let allow = answer.headers.get(header::ALLOW).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let served = sorted(allow.split(',').map(str::to_owned));
@@ -344,18 +361,18 @@ pub async fn breaches(service: &dyn Service, host: Arc<dyn Host>) -> Vec<String>
         );
     }
     if let Some(front) = service.front_page() {
-        let answer = ask(router.clone(), Method::GET, front).await;
+        let answer = request(router.clone(), Method::GET, front).await;
         expect(answer.status == 200, format!("its front page {front} is there, not {}", answer.status));
     }
     breaches
 }
 
 fn is_method_not_allowed(answer: &Answer) -> bool {
-    // The node writes the problem where a router leaves the body empty.
+    // The node adds the problem if a router leaves the body empty.
     answer.status == StatusCode::METHOD_NOT_ALLOWED && answer.headers.contains_key(header::ALLOW)
 }
 
-/// Methods in one order, without those that come along by themselves or are no methods (`parameters` of a path).
+/// Sorts methods, without implied ones and without keys that are not methods (`parameters` of a path).
 fn sorted(methods: impl Iterator<Item = String>) -> Vec<String> {
     let mut methods: Vec<_> = methods.filter(|m| !m.is_empty() && m != "HEAD" && m != "PARAMETERS").collect();
     methods.sort();
@@ -396,7 +413,7 @@ mod tests {
     #[tokio::test]
     async fn each_breach_of_a_careless_plugin_is_told() {
         let breaches = breaches(&Careless, Arc::new(MemoryHost::new("n1"))).await;
-        let told = breaches.join("\n");
+        let sentences = breaches.join("\n");
         for words in [
             "its name",
             "announces urlprefix-/careless",
@@ -406,7 +423,7 @@ mod tests {
             "/careless serves what it documents",
             "its front page",
         ] {
-            assert!(told.contains(words), "{words:?} is missing in:\n{told}");
+            assert!(sentences.contains(words), "{words:?} is missing in:\n{sentences}");
         }
     }
 }

@@ -1,85 +1,43 @@
-//! Moments as people and programs write them: RFC 3339, in UTC, with milliseconds.
+//! Converts between RFC 3339 timestamps and milliseconds since the Unix epoch.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hearsay_protocol::rfc3339::LAST_MS;
-pub use hearsay_protocol::rfc3339::rfc3339_ms;
+use hearsay_protocol::RFC3339_LAST_MS;
+pub use hearsay_protocol::rfc3339_ms;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// A moment in milliseconds since the Unix epoch. Before 1970 counts as 1970.
+/// Converts to milliseconds since the Unix epoch. A time before 1970 counts as 1970.
 pub fn unix_ms(moment: SystemTime) -> u64 {
     let since_epoch = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Now, in milliseconds since the Unix epoch, by the wall clock of this machine.
+/// Returns the wall clock in milliseconds since the Unix epoch.
 pub fn now_ms() -> u64 {
     unix_ms(SystemTime::now())
 }
 
-/// Writes a moment. Before 1970 counts as 1970, after 9999 as the end of 9999.
+/// Formats a time. A time before 1970 counts as 1970, one after 9999 as the end of 9999.
 pub fn rfc3339(moment: SystemTime) -> String {
     let since_epoch = moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    rfc3339_ms(u64::try_from(since_epoch.as_millis()).unwrap_or(LAST_MS))
+    rfc3339_ms(u64::try_from(since_epoch.as_millis()).unwrap_or(RFC3339_LAST_MS))
 }
 
-/// Reads a moment with its offset from UTC, such as `2026-11-21T10:00:00.5+01:00`, as milliseconds since the Unix epoch. `None`: it is none,
-/// or lies before 1970. A leap second counts as the second before.
-pub fn parse_ms(text: &str) -> Option<u64> {
-    let (date, rest) = text.split_at_checked(10)?;
-    let mut time = rest.strip_prefix(['T', 't', ' '])?;
-    let number = |text: &str, digits: usize| -> Option<i64> {
-        (text.len() == digits && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
-    };
-    let mut parts = date.split('-');
-    let (year, month, day) =
-        (number(parts.next()?, 4)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?);
-    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let days_max = match month {
-        2 => 28 + i64::from(is_leap),
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
-    let zone = time.find(['Z', 'z', '+', '-'])?;
-    let (clock, zone) = time.split_at(zone);
-    time = clock;
-    let (clock, fraction) = time.split_once('.').unwrap_or((time, "0"));
-    if fraction.is_empty() || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+/// Parses a time with its offset from UTC, such as `2026-11-21T10:00:00.5+01:00`. Returns milliseconds since
+/// the Unix epoch; `None` for a malformed time and for one before 1970. A leap second counts as the second
+/// before it.
+pub fn parse_rfc3339_ms(text: &str) -> Option<u64> {
+    // The library accepts any separator, and a leap second only at the times at which one may have been
+    // inserted.
+    if !matches!(text.as_bytes().get(10), Some(b'T' | b't' | b' ')) {
         return None;
     }
-    let ms = fraction.bytes().chain(*b"00").take(3).fold(0, |ms, digit| ms * 10 + i64::from(digit - b'0'));
-    let mut parts = clock.split(':');
-    let (hours, minutes, seconds) =
-        (number(parts.next()?, 2)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?);
-    if parts.next().is_some() || !(1..=days_max).contains(&day) || hours > 23 || minutes > 59 || seconds > 60
-    {
-        return None;
+    let mut text = text.to_owned();
+    if text.get(17..19) == Some("60") {
+        text.replace_range(17..19, "59");
     }
-    let offset_minutes = match zone {
-        "Z" | "z" => 0,
-        _ => {
-            let (sign, zone) = zone.split_at_checked(1)?;
-            let (hours, minutes) = zone.split_once(':')?;
-            let (hours, minutes) = (number(hours, 2)?, number(minutes, 2)?);
-            if hours > 23 || minutes > 59 {
-                return None;
-            }
-            (hours * 60 + minutes) * if sign == "-" { -1 } else { 1 }
-        }
-    };
-    let minutes = (days_from_civil(year, month, day) * 24 + hours) * 60 + minutes - offset_minutes;
-    u64::try_from((minutes * 60 + seconds.min(59)) * 1000 + ms).ok()
-}
-
-/// Days from 1970-01-01 to a day: the inverse of [`civil_from_days`], from the same source.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year - era * 400;
-    let month_from_march = (month + 9) % 12;
-    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
+    let time = OffsetDateTime::parse(&text, &Rfc3339).ok()?;
+    u64::try_from(time.unix_timestamp_nanos().div_euclid(1_000_000)).ok()
 }
 
 #[cfg(test)]
@@ -103,8 +61,10 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again_and_offsets_are_minded() {
-        for ms in [0, 1, 951_782_399_999, 951_782_400_000, 1_709_251_199_123, 4_107_542_400_000, LAST_MS] {
-            assert_eq!(parse_ms(&rfc3339_ms(ms)), Some(ms));
+        for ms in
+            [0, 1, 951_782_399_999, 951_782_400_000, 1_709_251_199_123, 4_107_542_400_000, RFC3339_LAST_MS]
+        {
+            assert_eq!(parse_rfc3339_ms(&rfc3339_ms(ms)), Some(ms));
         }
         for (text, ms) in [
             ("1970-01-01T01:00:00+01:00", 0),
@@ -112,7 +72,7 @@ mod tests {
             ("1970-01-01 00:00:01.23456789z", 1_234),
             ("2016-12-31T23:59:60Z", 1_483_228_799_000),
         ] {
-            assert_eq!(parse_ms(text), Some(ms), "{text}");
+            assert_eq!(parse_rfc3339_ms(text), Some(ms), "{text}");
         }
     }
 
@@ -133,8 +93,10 @@ mod tests {
             "+026-11-21T10:00:00Z",
             "2026-11-2éT10:00:00Z",
             "2026-00-10T00:00:00Z",
+            "2026-11-21x10:00:00Z",
+            "1969-12-31T23:59:59.9999Z",
         ] {
-            assert_eq!(parse_ms(text), None, "{text}");
+            assert_eq!(parse_rfc3339_ms(text), None, "{text}");
         }
     }
 

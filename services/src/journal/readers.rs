@@ -1,4 +1,5 @@
-//! Connections that can only read, kept open between requests.
+//! [`Readers`]: pool of read-only connections to a topic's database. It bounds concurrent reads, closes
+//! connections to a file that was replaced, and can be drained until no connection is open.
 
 use std::{
     fmt,
@@ -14,27 +15,29 @@ use std::{
 use rusqlite::{Connection, OpenFlags, config::DbConfig, ffi};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Reads under way at the same time. More wait: a disk is not faster for being asked by more.
+/// Maximum number of concurrent reads. Further ones wait, because a disk does not get faster with more
+/// readers.
 const READS_MAX: usize = 16;
-/// Connections kept with what they have read. The others are kept without: to open one, and to read the schema, takes longer than most reads.
+/// Maximum number of idle connections that keep their page cache. Others are kept without it, because opening
+/// a connection and reading the schema takes longer than most reads.
 const WARM_MAX: usize = 4;
-/// Pages of a connection's cache, in KiB.
+/// Page cache of a connection, in KiB.
 const CACHE_KIB: i64 = 2048;
 
-/// How long a reader waits while the readers are drained.
+/// How long a reader waits while the pool is drained.
 const DRAINING_MAX: Duration = Duration::from_secs(2);
 
-/// A way to open a database, such as that for one whose disk is full.
+/// Function that opens a database if the usual way fails, for example on a full disk.
 pub type Opener = dyn Fn(&Path) -> rusqlite::Result<Connection> + Send + Sync;
 
-/// A database's readers.
+/// Pool of the read connections of a database.
 #[derive(Debug)]
 pub struct Readers {
     path: PathBuf,
     connections: Mutex<Connections>,
-    /// A connection came back, or draining has ended.
+    /// Signals that a connection was returned, or that draining has ended.
     returned: Condvar,
-    /// How often the file, or the way to open it, was replaced. Changes only together with what is idle.
+    /// Counts replacements of the file and of the opener. Changes only together with the idle connections.
     file: AtomicU64,
     places: Arc<Semaphore>,
 }
@@ -42,11 +45,11 @@ pub struct Readers {
 #[derive(Default)]
 struct Connections {
     idle: Vec<Connection>,
-    /// How many are in use.
+    /// Connections in use.
     in_use: usize,
-    /// Whether no connection may be opened now.
+    /// Whether new connections are blocked.
     is_draining: bool,
-    /// How to open them; `None`: read-only, in the usual way.
+    /// The opener; `None`: read-only in the usual way.
     opener: Option<Arc<Opener>>,
 }
 
@@ -60,7 +63,7 @@ impl fmt::Debug for Connections {
 }
 
 impl Readers {
-    /// Of the database in this file.
+    /// A pool for the database at this path.
     pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -71,9 +74,9 @@ impl Readers {
         }
     }
 
-    /// Waits for its turn.
+    /// Waits for permission to read.
     pub async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        // Nobody closes the semaphore.
+        // The semaphore is never closed.
         Arc::clone(&self.places).acquire_owned().await.ok()
     }
 
@@ -81,7 +84,7 @@ impl Readers {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection: one that was used before, or a new one.
+    /// Returns an idle connection, or opens one.
     ///
     /// # Errors
     /// The file cannot be opened, or draining takes too long.
@@ -100,7 +103,7 @@ impl Readers {
             connections.in_use += 1;
             (self.file(), connections.idle.pop(), connections.opener.clone())
         };
-        // Counts as in use until it is dropped, also if it cannot be opened.
+        // The reader counts as in use until it is dropped, even if opening fails.
         let mut reader = Reader { connection: None, file, home: Arc::clone(self) };
         reader.connection = Some(match (idle, open) {
             (Some(connection), _) => connection,
@@ -110,12 +113,12 @@ impl Readers {
         Ok(reader)
     }
 
-    /// How often the file was replaced since this was made.
+    /// Returns the number of replacements of the file.
     pub fn file(&self) -> u64 {
         self.file.load(Ordering::SeqCst)
     }
 
-    /// The file was replaced: whoever reads from the old one does so for the last time.
+    /// Notes that the file was replaced. Connections to the old file are closed after their current use.
     pub fn forget(&self) {
         self.close_idle(&mut self.connections());
     }
@@ -125,15 +128,15 @@ impl Readers {
         connections.idle.clear();
     }
 
-    /// Opens connections in this way from now on; `None`: in the usual way.
+    /// Sets the opener; `None`: read-only in the usual way.
     pub fn set_opener(&self, opener: Option<Arc<Opener>>) {
         let mut connections = self.connections();
         connections.opener = opener;
         self.close_idle(&mut connections);
     }
 
-    /// Closes all connections once they are no longer in use, and lets no reader open one until the guard is
-    /// dropped. `None`: a connection was still in use after `wait_max`.
+    /// Closes all connections once they are unused, and blocks new ones until the guard is dropped. `None`: a
+    /// connection was still in use after `wait_max`.
     pub fn drain(&self, wait_max: Duration) -> Option<Drained<'_>> {
         let mut connections = self.connections();
         connections.is_draining = true;
@@ -153,7 +156,7 @@ impl Readers {
     }
 }
 
-/// Guard: no reader has a connection, or gets one, until this is dropped.
+/// Guard of a drained pool. There is no read connection until it is dropped.
 #[derive(Debug)]
 pub struct Drained<'a>(&'a Readers);
 
@@ -171,18 +174,18 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 
 fn prepare(connection: Connection) -> rusqlite::Result<Connection> {
     connection.busy_timeout(Duration::from_secs(2))?;
-    // Otherwise a statement is prepared again whenever a value is bound that a partial index might have to do with.
+    // Otherwise SQLite prepares a statement again whenever a bound value may matter for a partial index.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "mmap_size", 0)?;
     Ok(connection)
 }
 
-/// A connection that can only read.
+/// A read-only connection.
 #[derive(Debug)]
 pub struct Reader {
     connection: Option<Connection>,
-    /// As how many files there had been when it was opened.
+    /// Number of the file that the connection belongs to.
     file: u64,
     home: Arc<Readers>,
 }
@@ -200,7 +203,7 @@ impl Drop for Reader {
         if let Some(connection) = self.connection.take() {
             self.give_back(connection);
         }
-        // Only now: `drain` promises that every connection is closed.
+        // The count falls only after the connection is closed, as `drain` promises.
         self.home.connections().in_use -= 1;
         self.home.returned.notify_all();
     }
@@ -210,12 +213,12 @@ impl Reader {
     fn give_back(&self, connection: Connection) {
         let mut warm = self.home.connections();
         if self.file != self.home.file() {
-            // Of a file that was replaced.
+            // A connection to a replaced file is closed.
         } else if warm.idle.len() < WARM_MAX {
             warm.idle.push(connection);
         } else {
             drop(warm);
-            // There are no more than READS_MAX, so one that does not shrink does no harm.
+            // The number of connections is bounded, so a connection that does not shrink does no harm.
             _ = connection.execute_batch("PRAGMA shrink_memory");
             let mut connections = self.home.connections();
             if self.file == self.home.file() {

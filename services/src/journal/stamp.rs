@@ -1,10 +1,10 @@
-//! Stamp: the place of an entry in the total order of its topic, the same on every node.
+//! [`Stamp`]: the place of an entry in the total order of its topic, the same on every node.
 //!
-//! By [`Moment`] first, which obeys causality whatever any clock shows; two entries of equal moment are ordered by id.
+//! Entries are ordered by [`Moment`], which respects causality even if clocks differ, then by id.
 
-use hearsay_protocol::journal::{clock::Moment, feed::EntryId};
+use hearsay_protocol::journal::{EntryId, Moment};
 
-/// An entry's place in the order.
+/// The place of an entry in the total order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Stamp {
     /// Compared first.
@@ -13,11 +13,11 @@ pub struct Stamp {
     pub id: EntryId,
 }
 
-/// Bytes of a stamp in a database: epoch, time, writer, boot, sequence number, the numbers in big-endian order.
+/// Bytes of an encoded stamp: epoch, time, writer, boot and sequence number, with big-endian numbers.
 pub const STAMP_BYTES: usize = 8 + 8 + 32 + 8 + 8;
 
 impl Stamp {
-    /// Bytes that sort as stamps do: a database compares them without knowing what they are.
+    /// Encodes the stamp so that the bytes sort as stamps do. A database can compare them.
     pub fn to_bytes(self) -> [u8; STAMP_BYTES] {
         let mut bytes = [0; STAMP_BYTES];
         bytes[..8].copy_from_slice(&self.moment.epoch.to_be_bytes());
@@ -33,7 +33,7 @@ impl Stamp {
 mod tests {
     use hearsay_protocol::{
         NodeId, Version,
-        journal::{clock::HybridTime, feed::FeedId},
+        journal::{FeedId, HybridTime},
     };
 
     use super::*;

@@ -1,10 +1,12 @@
-//! What may stand in a page, and what may not: for tests of pages, here and elsewhere.
+//! Parses the HTML of pages for tests, and lists what breaks the rules of this project's markup.
 //!
-//! This reads the markup that our templates write, which is strict; it is no parser for the web. Whatever it cannot read is a breach.
+//! The parser reads only the strict markup of this project's templates. Markup that it cannot read is a
+//! breach.
 
 use std::collections::BTreeSet;
 
-/// Texts that would do harm if they became markup, an address or a script: for every field that a stranger can fill.
+/// Hostile texts for every field that a client can fill. They would do harm as markup, an address or a
+/// script.
 pub const HOSTILE: [&str; 16] = [
     "<script>alert(1)</script>",
     "</script><script src=//evil.example/x.js></script>",
@@ -26,24 +28,24 @@ pub const HOSTILE: [&str; 16] = [
 
 /// A tag with its attributes.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Tag {
-    /// In lower case; an end tag begins with `/`.
+pub struct MarkupTag {
+    /// Name in lower case; an end tag begins with `/`.
     pub name: String,
-    /// Names, in lower case, and values, still escaped.
+    /// Names in lower case, with values that are still escaped.
     pub attributes: Vec<(String, String)>,
 }
 
-impl Tag {
+impl MarkupTag {
     fn get(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// All tags of a page, in their order.
+/// Returns all tags of a page in order.
 ///
 /// # Errors
-/// What cannot be read.
-pub fn tags(html: &str) -> Result<Vec<Tag>, String> {
+/// The text that cannot be parsed.
+pub fn markup_tags(html: &str) -> Result<Vec<MarkupTag>, String> {
     let mut tags = Vec::new();
     let mut rest = html;
     while let Some(start) = rest.find('<') {
@@ -64,8 +66,8 @@ fn strip_doctype(text: &str) -> Option<&str> {
     text.strip_prefix("<!doctype html>")
 }
 
-/// Reads one tag behind its `<`.
-fn tag(text: &str) -> Option<(Tag, &str)> {
+/// Parses one tag after its `<`.
+fn tag(text: &str) -> Option<(MarkupTag, &str)> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let (slash, text) = text.strip_prefix('/').map_or(("", text), |text| ("/", text));
     let end = text.find(|c| !is_name(c))?;
@@ -77,7 +79,10 @@ fn tag(text: &str) -> Option<(Tag, &str)> {
     loop {
         rest = rest.trim_start();
         if let Some(after) = rest.strip_prefix("/>").or_else(|| rest.strip_prefix('>')) {
-            return Some((Tag { name: format!("{slash}{}", name.to_ascii_lowercase()), attributes }, after));
+            return Some((
+                MarkupTag { name: format!("{slash}{}", name.to_ascii_lowercase()), attributes },
+                after,
+            ));
         }
         let end = rest.find(|c: char| !is_name(c) && c != ':')?;
         let (attribute, after) = rest.split_at(end);
@@ -96,26 +101,26 @@ fn tag(text: &str) -> Option<(Tag, &str)> {
     }
 }
 
-/// What the markup consists of, without any text: two pages that differ only in what strangers wrote have the same.
+/// Returns the markup without any text. Pages that differ only in untrusted text have the same skeleton.
 ///
 /// # Errors
-/// What cannot be read.
-pub fn skeleton(html: &str) -> Result<Vec<String>, String> {
-    let shape = |tag: Tag| {
+/// The text that cannot be parsed.
+pub fn markup_skeleton(html: &str) -> Result<Vec<String>, String> {
+    let shape = |tag: MarkupTag| {
         let names: Vec<String> = tag.attributes.into_iter().map(|(name, _)| name).collect();
         format!("{} {}", tag.name, names.join(" "))
     };
-    Ok(tags(html)?.into_iter().map(shape).collect())
+    Ok(markup_tags(html)?.into_iter().map(shape).collect())
 }
 
-/// Attributes from which a browser would load something, or to which it would send something.
+/// Attributes that make a browser load or send something.
 const LOADING: [&str; 8] =
     ["src", "srcset", "action", "formaction", "data", "poster", "background", "xlink:href"];
 
-/// Everything that a page must not hold: scripts and styles within it, handlers, and anything that is loaded from, or sent, elsewhere.
-/// Links may lead elsewhere, to the web and nowhere else.
-pub fn breaches(html: &str) -> Vec<String> {
-    let tags = match tags(html) {
+/// Returns everything that a page must not have: inline scripts and styles, event handlers, and resources or
+/// form targets on other origins. Links may lead to other sites.
+pub fn markup_breaches(html: &str) -> Vec<String> {
+    let tags = match markup_tags(html) {
         Ok(tags) => tags,
         Err(error) => return vec![error],
     };
@@ -156,7 +161,7 @@ pub fn breaches(html: &str) -> Vec<String> {
     breaches
 }
 
-/// Whether an address lies on the page's own origin.
+/// Returns whether an address is on the page's own origin.
 fn is_own(address: &str) -> bool {
     address.starts_with('/') && !address.starts_with("//") && !address.starts_with("/\\")
 }
@@ -169,8 +174,8 @@ mod tests {
     fn what_our_templates_write_is_clean() {
         let page = "<!doctype html>\n<p class=\"a\">x &lt; y<br><a href=\"https://a.example/\">z</a> <a href=\"/b\">b</a>\
                     <script src=\"/x.js\" defer></script><svg viewBox=\"0 0 1 1\"><rect width=\"1\"/></svg>";
-        assert_eq!(breaches(page), Vec::<String>::new());
-        assert_eq!(skeleton(page).unwrap()[0], "p class");
+        assert_eq!(markup_breaches(page), Vec::<String>::new());
+        assert_eq!(markup_skeleton(page).unwrap()[0], "p class");
     }
 
     #[test]
@@ -191,7 +196,7 @@ mod tests {
             "a < b",
             "<!-- x -->",
         ] {
-            assert!(!breaches(page).is_empty(), "{page}");
+            assert!(!markup_breaches(page).is_empty(), "{page}");
         }
     }
 }
