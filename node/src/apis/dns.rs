@@ -1,0 +1,63 @@
+//! DNS server of a node: answers queries for the services and nodes of the cluster from the provider table.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `name` | the forms of names, and what each asks for |
+//! | `answer`, `browse` | the records of the provider table; those of DNS-SD |
+//! | `message` | a request's checks, a response's size |
+//! | `rate_limit` | the limit for clients whose address may be forged |
+//! | `server`, `datagrams`, `metrics` | sockets, connections, counters |
+
+mod answer;
+mod browse;
+mod datagrams;
+mod message;
+mod metrics;
+mod name;
+mod rate_limit;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::{io, sync::Arc};
+
+use hearsay_protocol::NodeId;
+use hearsay_services::network::Exempt;
+use tokio::sync::watch;
+
+use crate::{system::ports::DnsSockets, view::View};
+use answer::Source;
+pub use metrics::DnsMetrics;
+use rate_limit::RateLimit;
+use server::Server;
+
+/// What a node answers DNS from.
+#[derive(Debug)]
+pub struct Dns {
+    /// The provider table.
+    pub view: Arc<View>,
+    /// This node.
+    pub node: NodeId,
+    /// How long resolvers may keep a record, in seconds.
+    pub ttl: u32,
+    /// The counters.
+    pub metrics: Arc<DnsMetrics>,
+}
+
+impl Dns {
+    /// Answers at these sockets until `stop` is true or its sender is dropped. `exempt`: hosts without a
+    /// share of the connections.
+    ///
+    /// # Errors
+    /// The sockets cannot be used.
+    pub async fn serve(
+        self,
+        sockets: DnsSockets,
+        exempt: Exempt,
+        stop: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let source = Source { view: self.view, node: self.node, ttl: self.ttl };
+        let server = Arc::new(Server { source, metrics: self.metrics, limit: RateLimit::default() });
+        server::serve(server, sockets, exempt, stop).await
+    }
+}

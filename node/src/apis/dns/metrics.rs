@@ -1,0 +1,86 @@
+//! Metrics of the DNS server: counts responses by transport and code, dropped and rate-limited requests, and
+//! open connections.
+
+use hickory_proto::op::ResponseCode;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use super::message::{Response, Transport};
+
+/// The counters of the DNS server.
+#[derive(Debug, Default)]
+pub struct DnsMetrics {
+    responses: Family<ResponseLabels, Counter>,
+    dropped: Counter,
+    truncated: Counter,
+    limited: Counter,
+    /// Connections refused or closed for others, because the limit of their host or of all was reached.
+    pub(super) refused: Counter,
+    connections: Gauge,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ResponseLabels {
+    transport: &'static str,
+    code: &'static str,
+}
+
+/// A connection, until it is dropped.
+pub(super) struct OpenConnection<'a>(&'a Gauge);
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl DnsMetrics {
+    /// Registers the counters, all zero.
+    pub fn register(registry: &mut Registry) -> Self {
+        let dns = Self::default();
+        let mut add =
+            |name: &str, help: &str, counter: &Counter| registry.register(name, help, counter.clone());
+        add(
+            "dns_dropped",
+            "DNS requests without a response: too short, or responses themselves",
+            &dns.dropped,
+        );
+        add("dns_truncated", "DNS responses with TC, which send the client to TCP", &dns.truncated);
+        add("dns_limited", "DNS requests beyond the rate of their network", &dns.limited);
+        add("dns_refused", "DNS connections refused or closed for others", &dns.refused);
+        registry.register("dns_responses", "DNS responses", dns.responses.clone());
+        registry.register("dns_connections", "DNS connections now open", dns.connections.clone());
+        dns
+    }
+
+    pub(super) fn count(&self, transport: Transport, response: Option<&Response>) {
+        if transport == Transport::LimitedUdp {
+            self.limited.inc();
+        }
+        let Some(response) = response else {
+            self.dropped.inc();
+            return;
+        };
+        if response.is_truncated {
+            self.truncated.inc();
+        }
+        let transport = if transport == Transport::Tcp { "tcp" } else { "udp" };
+        let code = match response.code {
+            ResponseCode::NoError => "noerror",
+            ResponseCode::NXDomain => "nxdomain",
+            ResponseCode::Refused => "refused",
+            ResponseCode::FormErr => "formerr",
+            ResponseCode::NotImp => "notimp",
+            _ => "other",
+        };
+        self.responses.get_or_create(&ResponseLabels { transport, code }).inc();
+    }
+
+    pub(super) fn open_connection(&self) -> OpenConnection<'_> {
+        self.connections.inc();
+        OpenConnection(&self.connections)
+    }
+}

@@ -1,0 +1,451 @@
+//! Tests of DNS responses to encoded requests: records of services, nodes and DNS-SD, response codes, SOA
+//! records, sizes, truncation and the rate limit.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use hearsay_protocol::{
+    Change, Health, Incarnation, Index, Instance, Member, MemberState, NamedPort, NodeId, Origin, Time,
+    Version,
+};
+use hickory_proto::{
+    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
+    rr::{DNSClass, Name, RData, RecordType},
+    serialize::binary::{BinDecodable as _, BinDecoder},
+};
+
+use super::{
+    answer::Source,
+    message::{Transport, respond},
+};
+use crate::view::{Clock, View};
+
+const LOOPBACK: &str = "127.0.0.1";
+const REMOTE: &str = "10.77.9.9";
+
+fn node_id(n: u8) -> NodeId {
+    NodeId::from_public_key([n; 32])
+}
+
+/// A table to ask.
+struct Zone(Source);
+
+impl Zone {
+    /// Two nodes, and no service.
+    fn new() -> Self {
+        let view = Arc::new(View::new(Index(1), Clock::start()));
+        let zone = Self(Source { view, node: node_id(1), ttl: 0 });
+        for n in 1..=2 {
+            zone.add_member(n);
+        }
+        zone
+    }
+
+    fn apply(&self, change: Change) {
+        self.0.view.apply(Time::ZERO, [change]);
+    }
+
+    fn add_member(&self, n: u8) {
+        self.apply(Change::Member(Box::new(Member {
+            id: node_id(n),
+            name: format!("n{n}"),
+            state: MemberState::Alive,
+            roles: vec![],
+            addresses: vec![format!("/ip4/10.77.0.{n}/tcp/7600"), format!("/ip6/fd77::{n}/tcp/7600")],
+            http: Some(format!("10.77.0.{n}:7500")),
+            zone: None,
+            software: String::new(),
+            protocol: 3,
+            ephemeral: false,
+            incarnation: Incarnation(1),
+            version: Version(1),
+            since: Time::ZERO,
+            rtt: None,
+        })));
+    }
+
+    fn add(&self, node: u8, id: &str, instance: Instance) {
+        self.apply(Change::Instance {
+            node: node_id(node),
+            id: id.into(),
+            instance: Some(Arc::new(instance)),
+        });
+    }
+
+    /// The response to a request of these bytes.
+    fn send(&self, request: &[u8], client: &str, transport: Transport) -> Option<Vec<u8>> {
+        let client: IpAddr = client.parse().unwrap();
+        respond(&self.0, request, client, transport).map(|response| response.bytes)
+    }
+
+    fn request(&self, request: &Message, client: &str, transport: Transport) -> Message {
+        let bytes = self.send(&request.to_vec().unwrap(), client, transport).unwrap();
+        Message::from_vec(&bytes).unwrap()
+    }
+
+    /// The response to a question over UDP from this machine, without EDNS.
+    fn ask(&self, name: &str, record_type: RecordType) -> Message {
+        self.request(&question(name, record_type), LOOPBACK, Transport::Udp)
+    }
+}
+
+fn web(n: u8) -> Instance {
+    Instance {
+        service: "web".into(),
+        address: format!("10.77.1.{n}"),
+        port: 8000 + u16::from(n),
+        url: format!("http://10.77.1.{n}:{}", 8000 + u16::from(n)),
+        tags: vec![format!("v{n}")],
+        weight: Some(10 * u16::from(n)),
+        origin: Origin::Program,
+        ..Instance::default()
+    }
+}
+
+fn question(name: &str, record_type: RecordType) -> Message {
+    let mut message = Message::new(77, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), record_type));
+    message
+}
+
+fn with_edns(mut message: Message, bytes: u16) -> Message {
+    let mut edns = Edns::new();
+    edns.set_max_payload(bytes);
+    message.set_edns(edns);
+    message
+}
+
+fn addresses(message: &Message) -> Vec<String> {
+    let mut found: Vec<String> =
+        message.answers.iter().filter_map(|record| record.data.ip_addr()).map(|ip| ip.to_string()).collect();
+    found.sort();
+    found
+}
+
+/// `weight port target` of each SRV record.
+fn srv(message: &Message) -> Vec<String> {
+    let of = |data: &RData| match data {
+        RData::SRV(srv) => Some(format!("{} {} {}", srv.weight, srv.port, srv.target)),
+        _ => None,
+    };
+    message.answers.iter().filter_map(|record| of(&record.data)).collect()
+}
+
+fn code(message: &Message) -> ResponseCode {
+    message.metadata.response_code
+}
+
+/// NOERROR without answers, with the SOA of this zone.
+fn assert_no_data(message: &Message, zone: &str) {
+    assert_eq!((code(message), message.answers.len()), (ResponseCode::NoError, 0), "{message}");
+    assert_soa(message, zone);
+}
+
+fn assert_soa(message: &Message, zone: &str) {
+    let [soa] = message.authorities.as_slice() else { panic!("{message}") };
+    assert_eq!((soa.name.to_ascii().as_str(), soa.ttl), (zone, 1));
+    let RData::SOA(data) = &soa.data else { panic!("{message}") };
+    assert_eq!(data.minimum, 1);
+}
+
+#[test]
+fn a_service_has_the_addresses_of_its_instances_that_are_not_critical() {
+    let zone = Zone::new();
+    zone.add(1, "web-1", web(1));
+    zone.add(2, "web-2", Instance { health: Health::Warning, ..web(2) });
+    zone.add(2, "web-3", Instance { health: Health::Critical, ..web(3) });
+    for name in
+        ["web.service.hearsay.", "web.service.dc1.consul.", "_web._tcp.service.consul.", "_web._tcp.hearsay."]
+    {
+        let response = zone.ask(name, RecordType::A);
+        assert_eq!(addresses(&response), ["10.77.1.1", "10.77.1.2"], "{name}");
+        let metadata = response.metadata;
+        assert!(metadata.authoritative && metadata.recursion_desired && !metadata.recursion_available);
+        assert!(response.answers.iter().all(|record| record.ttl == 0));
+    }
+    assert_eq!(addresses(&zone.ask("v2.web.service.hearsay.", RecordType::A)), ["10.77.1.2"]);
+    assert_eq!(addresses(&zone.ask("_web._v1.service.hearsay.", RecordType::A)), ["10.77.1.1"]);
+    assert_eq!(code(&zone.ask("v3.web.service.hearsay.", RecordType::A)), ResponseCode::NXDomain);
+}
+
+#[test]
+fn srv_records_lead_to_addresses_that_come_along() {
+    let zone = Zone::new();
+    zone.add(1, "web-1", web(1));
+    zone.add(
+        2,
+        "web-2",
+        Instance { address: "fd77::2".into(), url: "http://[fd77::2]:8002".into(), ..web(2) },
+    );
+    let response = zone.ask("_web._tcp.service.consul.", RecordType::SRV);
+    let mut records = srv(&response);
+    records.sort();
+    let second = "20 8002 fd770000000000000000000000000002.addr.dc1.consul.";
+    assert_eq!(records, ["10 8001 0a4d0101.addr.dc1.consul.", second]);
+    let types: Vec<_> = response.additionals.iter().map(hickory_proto::rr::Record::record_type).collect();
+    assert!(types.contains(&RecordType::A) && types.contains(&RecordType::AAAA) && types.len() == 2);
+    for target in ["0a4d0101.addr.dc1.consul.", "0a4d0101.addr.consul."] {
+        assert_eq!(addresses(&zone.ask(target, RecordType::A)), ["10.77.1.1"]);
+    }
+    // The order is the same for a client as long as nothing changes.
+    let again = zone.ask("_web._tcp.service.consul.", RecordType::SRV);
+    assert_eq!(srv(&again), srv(&response));
+}
+
+#[test]
+fn a_program_that_two_nodes_have_registered_is_one_record() {
+    let zone = Zone::new();
+    zone.add(1, "web-1", web(1));
+    zone.add(2, "web-1", web(1));
+    assert_eq!(srv(&zone.ask("web.service.hearsay.", RecordType::SRV)).len(), 1);
+}
+
+#[test]
+fn an_instance_with_a_host_name_is_an_alias() {
+    let zone = Zone::new();
+    let named = Instance { address: "db.example".into(), url: "http://db.example:5432".into(), ..web(1) };
+    zone.add(1, "db-1", Instance { service: "db".into(), ..named });
+    let response = zone.ask("db.service.hearsay.", RecordType::A);
+    assert!(matches!(&response.answers[0].data, RData::CNAME(name) if name.0.to_ascii() == "db.example."));
+    assert_eq!(srv(&zone.ask("db.service.hearsay.", RecordType::SRV)), ["10 8001 db.example."]);
+}
+
+#[test]
+fn a_named_port_is_asked_for_by_name() {
+    let zone = Zone::new();
+    let ports = vec![
+        NamedPort { name: "http".into(), port: 8001, is_default: true },
+        NamedPort { name: "metrics".into(), port: 9100, is_default: false },
+    ];
+    zone.add(1, "web-1", Instance { ports, ..web(1) });
+    zone.add(2, "web-2", web(2));
+    let response = zone.ask("metrics.port.web.service.hearsay.", RecordType::SRV);
+    assert_eq!(srv(&response), ["10 9100 0a4d0101.addr.dc1.hearsay."]);
+    assert_no_data(&zone.ask("port.web.service.hearsay.", RecordType::A), "service.hearsay.");
+    assert_eq!(code(&zone.ask("nope.port.web.service.hearsay.", RecordType::A)), ResponseCode::NXDomain);
+}
+
+#[test]
+fn what_exists_without_records_of_a_type_is_no_error() {
+    let zone = Zone::new();
+    zone.add(1, "web-1", Instance { tags: vec!["a.b".into()], ..web(1) });
+    assert_no_data(&zone.ask("web.service.consul.", RecordType::AAAA), "service.consul.");
+    assert_no_data(&zone.ask("web.service.consul.", RecordType::TXT), "service.consul.");
+    assert_no_data(&zone.ask("web.service.dc1.consul.", RecordType::AAAA), "consul.");
+    assert_no_data(&zone.ask("b.web.service.consul.", RecordType::A), "service.consul.");
+    assert_no_data(&zone.ask("node.hearsay.", RecordType::A), "hearsay.");
+    for name in
+        ["nope.service.consul.", "_grpc_config.web.service.consul.", "_grpclb._tcp.web.service.consul."]
+    {
+        for record_type in [RecordType::A, RecordType::TXT, RecordType::SRV] {
+            let response = zone.ask(name, record_type);
+            assert_eq!(code(&response), ResponseCode::NXDomain, "{name}");
+            assert_soa(&response, "service.consul.");
+        }
+    }
+}
+
+#[test]
+fn both_zones_have_an_soa_at_their_apex() {
+    let zone = Zone::new();
+    for name in ["hearsay.", "service.hearsay.", "consul.", "service.consul."] {
+        let response = zone.ask(name, RecordType::SOA);
+        assert_eq!((response.answers.len(), response.authorities.len()), (1, 0));
+        assert_eq!(response.answers[0].name.to_ascii(), name);
+        let servers = zone.ask(name, RecordType::NS);
+        assert_eq!((servers.answers.len(), servers.additionals.len()), (1, 1), "{servers}");
+    }
+    assert_no_data(&zone.ask("service.consul.", RecordType::A), "service.consul.");
+}
+
+#[test]
+fn a_node_has_its_addresses_and_an_address_its_node() {
+    let zone = Zone::new();
+    assert_eq!(addresses(&zone.ask("n2.node.dc1.consul.", RecordType::A)), ["10.77.0.2"]);
+    assert_eq!(addresses(&zone.ask("N2.node.hearsay.", RecordType::AAAA)), ["fd77::2"]);
+    assert_eq!(code(&zone.ask("n3.node.hearsay.", RecordType::A)), ResponseCode::NXDomain);
+    let response = zone.ask("2.0.77.10.in-addr.arpa.", RecordType::PTR);
+    assert!(
+        matches!(&response.answers[0].data, RData::PTR(name) if name.0.to_ascii() == "n2.node.dc1.hearsay.")
+    );
+    assert_no_data(&zone.ask("2.0.77.10.in-addr.arpa.", RecordType::A), "2.0.77.10.in-addr.arpa.");
+    assert_eq!(code(&zone.ask("9.0.77.10.in-addr.arpa.", RecordType::PTR)), ResponseCode::Refused);
+}
+
+#[test]
+fn services_can_be_browsed() {
+    let zone = Zone::new();
+    assert_no_data(&zone.ask("_services._dns-sd._udp.hearsay.", RecordType::PTR), "hearsay.");
+    let meta = BTreeMap::from([("path".to_owned(), "/study".to_owned())]);
+    zone.add(1, "Web 1.a", Instance { meta, ..web(1) });
+    zone.add(2, "web-2", web(2));
+    let names = |name: &str| -> Vec<String> {
+        let response = zone.ask(name, RecordType::PTR);
+        let pointers = response.answers.iter().filter_map(|record| match &record.data {
+            RData::PTR(name) => Some(name.0.to_string()),
+            _ => None,
+        });
+        pointers.collect()
+    };
+    assert_eq!(names("b._dns-sd._udp.hearsay."), ["hearsay."]);
+    assert_eq!(names("_services._dns-sd._udp.hearsay."), ["_web._tcp.hearsay."]);
+    zone.add(2, "other-web", Instance { service: "WEB".into(), ..web(3) });
+    assert_eq!(names("_services._dns-sd._udp.hearsay."), ["_web._tcp.hearsay."]);
+    let instances = names("_web._tcp.hearsay.");
+    assert_eq!(instances.len(), 2, "{instances:?}");
+    let instance = Name::from_labels([b"web 1.A".as_slice(), b"_web", b"_tcp", b"hearsay"]).unwrap();
+    let ask = |record_type| {
+        let mut request = question(".", record_type);
+        request.queries = vec![Query::query(instance.clone(), record_type)];
+        zone.request(&request, LOOPBACK, Transport::Udp)
+    };
+    assert_eq!(srv(&ask(RecordType::SRV)), ["10 8001 0a4d0101.addr.dc1.hearsay."]);
+    let text = ask(RecordType::TXT);
+    assert!(matches!(&text.answers[0].data, RData::TXT(txt) if txt.txt_data[0].as_ref() == b"path=/study"));
+    assert_no_data(&ask(RecordType::A), "hearsay.");
+}
+
+#[test]
+fn a_name_comes_back_as_it_was_asked() {
+    let zone = Zone::new();
+    zone.add(1, "web-1", web(1));
+    let response = zone.ask("wEb.SerVice.heArsAy.", RecordType::A);
+    let name = Name::from_ascii("wEb.SerVice.heArsAy.").unwrap();
+    assert!(response.queries[0].name().eq_case(&name) && response.answers[0].name.eq_case(&name));
+}
+
+#[test]
+fn a_name_of_the_table_that_is_no_label_is_served_with_dashes() {
+    let zone = Zone::new();
+    zone.add(1, "shop-1", Instance { service: "My Shop.v2".into(), ..web(1) });
+    assert_eq!(addresses(&zone.ask("my-shop-v2.service.hearsay.", RecordType::A)), ["10.77.1.1"]);
+}
+
+#[test]
+fn what_is_no_question_of_these_zones_is_refused() {
+    let zone = Zone::new();
+    for (name, record_type) in [
+        ("example.com.", RecordType::A),
+        (".", RecordType::NS),
+        ("hearsay.", RecordType::AXFR),
+        ("hearsay.example.", RecordType::A),
+    ] {
+        let response = zone.ask(name, record_type);
+        assert_eq!(code(&response), ResponseCode::Refused, "{name} {record_type}");
+        assert!(response.answers.is_empty() && !response.metadata.authoritative);
+    }
+    let mut chaos = question("hearsay.", RecordType::TXT);
+    chaos.queries[0].set_query_class(DNSClass::CH);
+    assert_eq!(code(&zone.request(&chaos, LOOPBACK, Transport::Udp)), ResponseCode::Refused);
+    let mut update = question("hearsay.", RecordType::SOA);
+    update.metadata.op_code = OpCode::Update;
+    assert_eq!(code(&zone.request(&update, LOOPBACK, Transport::Udp)), ResponseCode::NotImp);
+    let mut two = question("hearsay.", RecordType::A);
+    two.add_query(two.queries[0].clone());
+    assert_eq!(code(&zone.request(&two, LOOPBACK, Transport::Udp)), ResponseCode::FormErr);
+    let mut version = with_edns(question("hearsay.", RecordType::SOA), 1232);
+    version.edns.as_mut().unwrap().set_version(1);
+    // hickory decodes 16 as BADSIG, which has the same number (RFC 6895, section 2.3).
+    assert_eq!(u16::from(code(&zone.request(&version, LOOPBACK, Transport::Udp))), 16);
+}
+
+#[test]
+fn a_response_is_never_answered_and_garbage_is_a_format_error() {
+    let zone = Zone::new();
+    let mut response = question("web.service.hearsay.", RecordType::A).to_vec().unwrap();
+    response[2] |= 0x80;
+    assert_eq!(zone.send(&response, LOOPBACK, Transport::Udp), None);
+    assert_eq!(zone.send(&response[..11], LOOPBACK, Transport::Udp), None);
+    let garbage = [0, 77, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 63, 1];
+    let answer = Message::from_vec(&zone.send(&garbage, LOOPBACK, Transport::Udp).unwrap()).unwrap();
+    assert_eq!((answer.metadata.id, code(&answer)), (77, ResponseCode::FormErr));
+    let announced = [0, 77, 0, 0, 255, 255, 0, 0, 0, 0, 0, 0];
+    let answer = Message::from_vec(&zone.send(&announced, REMOTE, Transport::Udp).unwrap()).unwrap();
+    assert_eq!((answer.queries.len(), code(&answer)), (0, ResponseCode::FormErr));
+}
+
+#[test]
+fn random_bytes_never_panic() {
+    let zone = Zone::new();
+    zone.add(1, "web-1", web(1));
+    let mut random = fastrand::Rng::with_seed(1);
+    let valid = with_edns(question("v1.web.service.hearsay.", RecordType::SRV), 1232).to_vec().unwrap();
+    for _ in 0..20_000 {
+        let mut bytes = valid.clone();
+        for _ in 0..random.usize(1..6) {
+            let at = random.usize(..bytes.len());
+            bytes[at] = random.u8(..);
+        }
+        bytes.truncate(random.usize(1..=bytes.len()));
+        if let Some(answer) = zone.send(&bytes, REMOTE, Transport::Udp) {
+            assert!(answer.len() <= 1232);
+        }
+    }
+}
+
+/// Services of so many instances that no datagram takes them.
+fn crowded() -> Zone {
+    let zone = Zone::new();
+    for n in 0..200_u8 {
+        zone.add(1 + n % 2, &format!("web-{n}"), web(n));
+    }
+    zone
+}
+
+#[test]
+fn a_response_is_as_large_as_its_client_takes() {
+    let zone = crowded();
+    for record_type in [RecordType::A, RecordType::SRV] {
+        let plain = question("web.service.hearsay.", record_type);
+        let size = |request: &Message, client: &str, transport: Transport| {
+            let bytes = zone.send(&request.to_vec().unwrap(), client, transport).unwrap();
+            let message = Message::from_vec(&bytes).unwrap();
+            (bytes.len(), message.answers.len(), message.metadata.truncation)
+        };
+        let (bytes, answers, is_truncated) = size(&plain, REMOTE, Transport::Udp);
+        assert!(bytes <= 512 && answers > 3 && is_truncated, "{bytes} {answers}");
+        let (bytes, more, is_truncated) = size(&with_edns(plain.clone(), 4096), REMOTE, Transport::Udp);
+        assert!(bytes <= 1232 && more > answers && is_truncated, "{bytes} {more}");
+        let (bytes, more, _) = size(&with_edns(plain.clone(), 4096), LOOPBACK, Transport::Udp);
+        assert!(bytes <= 4096 && more > answers, "{bytes} {more}");
+        let (_, all, is_truncated) = size(&plain, REMOTE, Transport::Tcp);
+        assert!(all == 200 && !is_truncated, "{all}");
+        let tiny = with_edns(plain, 100);
+        assert!(size(&tiny, REMOTE, Transport::Udp).0 <= 512);
+    }
+}
+
+#[test]
+fn a_truncated_response_ends_after_its_records_and_keeps_edns() {
+    let zone = crowded();
+    for record_type in [RecordType::A, RecordType::SRV] {
+        for bytes_max in 512..600 {
+            let request = with_edns(question("web.service.hearsay.", record_type), bytes_max);
+            let bytes = zone.send(&request.to_vec().unwrap(), REMOTE, Transport::Udp).unwrap();
+            let mut decoder = BinDecoder::new(&bytes);
+            let response = Message::read(&mut decoder).unwrap();
+            assert!(response.metadata.truncation && response.edns.is_some() && decoder.is_empty());
+            assert!(bytes.len() <= usize::from(bytes_max) && response.answers.len() > 3);
+        }
+    }
+}
+
+#[test]
+fn additional_records_are_dropped_before_answers_and_without_a_sign() {
+    let zone = Zone::new();
+    for n in 0..9 {
+        zone.add(1, &format!("web-{n}"), web(n));
+    }
+    let response = zone.ask("web.service.hearsay.", RecordType::SRV);
+    assert!(!response.metadata.truncation && response.answers.len() == 9);
+    assert!(response.additionals.len() < 9, "{}", response.additionals.len());
+}
+
+#[test]
+fn a_client_beyond_its_rate_is_sent_to_tcp() {
+    let zone = crowded();
+    let limited = question("web.service.hearsay.", RecordType::A);
+    let response = zone.request(&limited, REMOTE, Transport::LimitedUdp);
+    assert!(response.metadata.truncation && response.answers.is_empty());
+    assert_eq!(code(&response), ResponseCode::NoError);
+}
