@@ -1,4 +1,4 @@
-//! A plug-in that somebody else could have written: notes that all nodes of the role `notes` share.
+//! Example of a plug-in in its own program: notes that all nodes of the role `notes` share.
 //!
 //! ```sh
 //! cargo run --release --example notes -- --role notes     # in two terminals
@@ -6,8 +6,9 @@
 //! curl http://127.0.0.1:7501/notes
 //! ```
 //!
-//! One module, which says what is written (a note's text), what it comes to (a table), and what is answered; and one line in `main`. Replication, repair,
-//! acknowledgement levels, idempotency keys and the announcement to the cluster come with the node.
+//! It defines the journal entry (a note's text), the projection (a table) and the HTTP handlers, and adds one
+//! line to `main`. The node provides replication, repair, acknowledgement levels, idempotency keys and the
+//! announcement to the cluster.
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -18,11 +19,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use hearsay_node::builtin;
 use hearsay_services::{
-    Host, Problem, Service, builtin,
+    Host, Problem, Service,
+    http::{Parameters, WriteOptions, await_tokens, with_receipt},
     journal::{Connection, Journal, Projection, Recorded, params, read},
-    parameters::Parameters,
-    writing::{Wish, catch_up, told},
 };
 use http::{HeaderMap, StatusCode, Uri};
 use serde_json::{Value, json};
@@ -30,8 +31,8 @@ use serde_json::{Value, json};
 const ROLE: &str = "notes";
 /// The longest note, in bytes.
 const NOTE_BYTES_MAX: usize = 4096;
-/// The newest notes are shown.
-const SHOWN_MAX: usize = 100;
+/// Maximum number of notes in an answer, newest first.
+const LISTED_MAX: usize = 100;
 
 struct Notes;
 
@@ -60,7 +61,7 @@ impl Service for Notes {
     }
 }
 
-/// Notes in the order of their stamps, which is the same on every node.
+/// Projection: notes ordered by stamp, equal on all nodes.
 struct Table;
 
 impl Projection for Table {
@@ -73,7 +74,7 @@ impl Projection for Table {
     }
 
     fn fold(&self, db: &Connection, entry: &Recorded<'_>) -> rusqlite::Result<()> {
-        // What is no text was not written by this plug-in.
+        // An entry that is not UTF-8 was not written by this plug-in.
         let Ok(text) = std::str::from_utf8(entry.body) else { return Ok(()) };
         let mut insert = db.prepare_cached("INSERT OR IGNORE INTO notes VALUES (?1, ?2)")?;
         insert.execute(params![entry.stamp().to_bytes(), text]).map(drop)
@@ -88,17 +89,17 @@ fn journal(kept: &Kept) -> Result<&dyn Journal, Problem> {
 
 async fn list(kept: Kept, headers: HeaderMap) -> Result<Response, Problem> {
     let journal = journal(&kept)?;
-    catch_up(journal, &headers).await?;
+    await_tokens(journal, &headers).await?;
     let notes: Vec<String> = read(journal, |db| {
         let mut list = db.prepare_cached("SELECT text FROM notes ORDER BY stamp DESC LIMIT ?1")?;
-        list.query_map([SHOWN_MAX], |row| row.get(0))?.collect()
+        list.query_map([LISTED_MAX], |row| row.get(0))?.collect()
     })
     .await?;
     Ok(Json(notes).into_response())
 }
 
 async fn add(kept: Kept, uri: Uri, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
-    let wish = Wish::read(&headers, &Parameters::read(uri.query(), &["ack"])?)?;
+    let wish = WriteOptions::read(&headers, &Parameters::read(uri.query(), &["ack"])?)?;
     let text: String = serde_json::from_slice(&body).map_err(|_| {
         Problem::new(StatusCode::BAD_REQUEST, "the body must be a JSON text, such as \"buy milk\"")
     })?;
@@ -107,14 +108,14 @@ async fn add(kept: Kept, uri: Uri, headers: HeaderMap, body: Bytes) -> Result<Re
         return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
     }
     let appended = wish.write(journal(&kept)?, text.into_bytes()).await?;
-    Ok(told(&appended, StatusCode::CREATED))
+    Ok(with_receipt(&appended, StatusCode::CREATED))
 }
 
 fn main() -> ExitCode {
     let mut services = builtin();
-    // The one line.
+    // The line that adds the plug-in.
     services.push(Arc::new(Notes));
-    hearsay_node::cli::main(services, hearsay_node::run)
+    hearsay_node::main(services, hearsay_node::run)
 }
 
 #[cfg(test)]

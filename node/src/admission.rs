@@ -1,8 +1,10 @@
-//! Who may join: the cluster's key, and the list of nodes to admit.
+//! Files that decide admission to the cluster: reads and generates the cluster key, and reads the list of
+//! admitted nodes (`--allow`). The swarm enforces them: the key in its transport, the list in its behaviour.
 //!
-//! The key file has the format that libp2p's private networks use everywhere (`libp2p/specs`, `pnet/Private-Networks-PSK-V1.md`), so that
-//! other libp2p tools can read it. It is parsed by hand: the library's parser slices text without asking where its characters end, and
-//! panics on some files that are no keys.
+//! The key file has the format of libp2p's private networks (`libp2p/specs`,
+//! `pnet/Private-Networks-PSK-V1.md`), so that other libp2p tools can read it. This module has its own
+//! parser, because libp2p's parser panics on some malformed files: it slices the text at byte offsets that
+//! can fall inside a character.
 
 use std::{
     collections::BTreeSet,
@@ -16,26 +18,27 @@ use crate::storage::{Secret, read_file};
 
 const KEY_PREFACE: [&str; 2] = ["/key/swarm/psk/1.0.0/", "/base16/"];
 const KEY_FILE_BYTES_MAX: usize = 4096;
-/// Room for some 50,000 ids; a cluster has at most a few thousand.
+/// Largest list: about 50,000 ids. A cluster has a few thousand nodes at most.
 const ALLOW_FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Why a file that says who may join cannot be used. The node must not start: it would be more open than its owner meant.
+/// A key file or a list of admitted nodes cannot be used. The node must not start: it would admit more nodes
+/// than its operator intended.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
     /// The key file is missing or cannot be read.
-    #[error("cannot read the cluster's key file {}: {problem}", path.display())]
+    #[error("cannot read the cluster key {}: {problem}", path.display())]
     KeyUnreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         problem: String,
     },
-    /// The file holds something else.
-    #[error("{} is no cluster key: {problem}", path.display())]
+    /// The file is no cluster key.
+    #[error("{} is not a cluster key: {problem}", path.display())]
     NotAKey {
         /// The file.
         path: PathBuf,
-        /// What is missing.
+        /// The expected content.
         problem: &'static str,
     },
     /// The list is missing or cannot be read.
@@ -43,56 +46,57 @@ pub enum AdmissionError {
     ListUnreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         problem: String,
     },
-    /// A line of the list is no id.
+    /// A line of the list is no node id.
     #[error("{}, line {line}: {problem}", path.display())]
     BadLine {
         /// The file.
         path: PathBuf,
-        /// Counted from 1.
+        /// Line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The error in the line.
         problem: String,
     },
 }
 
 impl AdmissionError {
-    /// What a person can do about it.
+    /// Returns advice for the operator.
     pub fn advice(&self) -> &'static str {
         match self {
             Self::KeyUnreadable { .. } | Self::NotAKey { .. } => {
-                "make one with `node keygen > cluster.key` and give the same file to every node of the cluster"
+                "create a key with `node keygen > cluster.key` and give the same file to every node of the cluster"
             }
             Self::ListUnreadable { .. } | Self::BadLine { .. } => {
-                "list one id a line, as `node members --json` shows them; # starts a comment"
+                "list one id a line, as `node members --json` prints them; # begins a comment"
             }
         }
     }
 }
 
-/// Where container engines and systemd mount secrets, with modes of their own: who may look into the container, or the unit, may read them.
+/// Directories into which container engines and systemd mount secrets, with file modes of their choice.
+/// Access is limited to the container or the unit.
 const MOUNTED: [&str; 2] = ["/run/secrets", "/run/credentials"];
 
-/// What all nodes of a closed cluster share. Strangers cannot say so much as hello.
+/// Cluster key: the secret of all nodes of a closed cluster. Without it no connection is made.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ClusterKey(Secret<[u8; 32]>);
 
 impl ClusterKey {
-    /// A new one.
+    /// Generates a key.
     ///
     /// # Errors
-    /// The system has no randomness to give.
+    /// The system provides no random bytes.
     pub fn random() -> Result<Self, getrandom::Error> {
         Secret::random().map(Self)
     }
 
-    /// Reads a key file, and says in words if others can read it too. That alone is no error: secrets that an orchestrator mounts often
-    /// are readable within their container.
+    /// Reads a key file. The second value is a warning if other users can read the file. That is no error,
+    /// because secrets that an orchestrator mounts are often readable within their container.
     ///
     /// # Errors
-    /// The file is missing, unreadable, or no key.
+    /// The file is missing, unreadable, or not a key.
     pub fn read(path: &Path) -> Result<(Self, Option<String>), AdmissionError> {
         let unreadable = |problem: String| AdmissionError::KeyUnreadable { path: path.to_owned(), problem };
         let content = read_file(path, KEY_FILE_BYTES_MAX)
@@ -103,7 +107,7 @@ impl ClusterKey {
         let warning =
             (content.is_too_open() && !MOUNTED.iter().any(|dir| path.starts_with(dir))).then(|| {
                 format!(
-                    "the cluster's key {} can be read by others (mode {:03o}); chmod 600 it",
+                    "other users can read the cluster key {} (mode {:03o}); run chmod 600 on it",
                     path.display(),
                     content.mode
                 )
@@ -114,30 +118,30 @@ impl ClusterKey {
     fn parse(text: &str) -> Result<Self, &'static str> {
         let mut lines = text.lines().map(str::trim_end);
         if [lines.next(), lines.next()] != KEY_PREFACE.map(Some) {
-            return Err("expected it to begin with the lines /key/swarm/psk/1.0.0/ and /base16/");
+            return Err("it must begin with the lines /key/swarm/psk/1.0.0/ and /base16/");
         }
         lines
             .next()
             .and_then(Secret::from_hex)
             .map(Self)
-            .ok_or("expected 64 hexadecimal digits on the third line")
+            .ok_or("the third line must have 64 hexadecimal digits")
     }
 
-    /// The content of a key file.
+    /// Returns the content of a key file.
     pub fn to_file(&self) -> Secret<String> {
         Secret::new(format!("{}\n{}\n{}\n", KEY_PREFACE[0], KEY_PREFACE[1], self.0.to_hex().expose()))
     }
 
-    /// For libp2p's private networks.
+    /// Returns the key for libp2p's private networks.
     pub fn to_pnet(&self) -> PreSharedKey {
         PreSharedKey::new(*self.0.expose())
     }
 }
 
-/// Reads the list of nodes to admit: one id a line, the rest of a line after `#` is a comment. An empty list admits nobody.
+/// Reads the list of admitted nodes: one id a line, `#` begins a comment. An empty list admits no node.
 ///
 /// # Errors
-/// Names the file, and the line that is wrong.
+/// Names the file and the malformed line.
 pub fn read_allowed(path: &Path) -> Result<BTreeSet<NodeId>, AdmissionError> {
     let unreadable = |problem: String| AdmissionError::ListUnreadable { path: path.to_owned(), problem };
     let content = read_file(path, ALLOW_FILE_BYTES_MAX)

@@ -1,48 +1,49 @@
-//! What a node prints when it starts: a few lines that a person can read, and click.
+//! [`Banner`]: the lines that a node prints when it has started, with its name, roles, addresses and data
+//! directory.
 
 use std::{fmt::Write as _, net::SocketAddr, path::PathBuf};
 
 use hearsay_protocol::NodeId;
 
-use crate::{escape::escaped, interfaces::reachable_here};
+use crate::{escape::escaped, system::interfaces::reachable_here};
 
-/// What is worth knowing of a node that has just started.
+/// Content of the banner.
 #[derive(Clone, Debug)]
 pub struct Banner {
     /// The node's name.
     pub name: String,
-    /// Its key.
+    /// The node's id.
     pub id: NodeId,
-    /// Its cluster.
+    /// The cluster's name.
     pub cluster: String,
-    /// The plug-ins it runs.
+    /// The plug-ins that the node runs.
     pub roles: Vec<String>,
-    /// Where its HTTP listens.
+    /// Address at which HTTP listens.
     pub http: SocketAddr,
-    /// The origins that it tells others, `http://host:port`.
+    /// Advertised origins, `http://host:port`.
     pub advertised: Vec<String>,
-    /// Where its gateway listens, if it runs one.
+    /// Address at which the gateway listens, if it runs.
     pub gateway: Option<SocketAddr>,
-    /// Where its DNS answers, if it does.
+    /// Address at which DNS answers, if enabled.
     pub dns: Option<SocketAddr>,
-    /// Where its Unix socket is, if it has one.
+    /// Path of the Unix socket, if there is one.
     pub socket: Option<PathBuf>,
-    /// Where its swarm listens.
+    /// Address at which the swarm listens.
     pub swarm: SocketAddr,
-    /// Where it keeps its state; `None` if nowhere.
+    /// Data directory; `None` for an ephemeral node.
     pub data_dir: Option<PathBuf>,
-    /// Whether it looks for others by multicast.
+    /// Whether the node discovers others by mDNS.
     pub mdns: bool,
-    /// Whom it dials, as they were given.
+    /// Values of `--join`.
     pub join: Vec<String>,
-    /// How many members it remembers from before.
+    /// Number of members that the node remembers from its last run.
     pub remembered: usize,
-    /// Whether strangers are kept out by a key.
+    /// Whether the cluster has a key.
     pub keyed: bool,
 }
 
 impl Banner {
-    /// The lines, with the newline at the end.
+    /// Returns the lines, with a newline at the end.
     pub fn render(&self) -> String {
         let mut text =
             format!("hearsay {} · cluster {}\n", env!("CARGO_PKG_VERSION"), escaped(&self.cluster));
@@ -84,7 +85,7 @@ impl Banner {
         }
         line("finds", &self.ways().join(", "));
         if !self.keyed {
-            text += "  warning: this cluster has no key, so anybody who reaches it can join. To close it, make one with\n  \
+            text += "  warning: this cluster has no key, so every machine that reaches it can join. To close it, create a key with\n  \
                      `node keygen > cluster.key` and start every node with --key-file cluster.key\n";
         }
         text

@@ -1,9 +1,11 @@
-//! The command line: `node` runs a node, `node <command>` asks one.
+//! Command line: parses the arguments and runs a node (`node`) or a command (`node <command>`). Most commands
+//! send requests to a running node.
 //!
-//! A command is a client like any other: it knows a node by its URL alone and speaks HTTP. What it prints and how it ends is a contract with
-//! scripts: tables for people, the node's JSON with `--json`; exit code 0 for success, 1 for failure, 2 for wrong usage or no match, 3 when no node answers.
+//! A command is an ordinary HTTP client that knows only the URL of a node. Scripts may rely on its output and
+//! exit codes. The output is a table for people, or the node's JSON with `--json`. The exit code is 0 for
+//! success, 1 for failure, 2 for wrong usage or no match, and 3 if no node answers.
 
-/// Writes a line to standard error. A reader that is gone, or a full disk behind it, ends neither this command nor the one that it runs.
+/// Prints a line to standard error and ignores errors: a closed pipe or a full disk must not end the command.
 macro_rules! notice {
     ($($argument:tt)*) => {{
         use std::io::Write as _;
@@ -11,8 +13,6 @@ macro_rules! notice {
     }};
 }
 
-mod answers;
-mod ask;
 mod checks;
 mod client;
 mod doctor;
@@ -22,13 +22,16 @@ mod failure;
 mod follow;
 mod grades;
 mod hold;
-mod journal;
-mod listening;
+mod journal_admin;
+mod kv;
+mod listeners;
 mod log;
 mod output;
 mod progress;
 mod providers;
+mod queries;
 mod register;
+mod responses;
 mod run;
 mod sse;
 mod watch;
@@ -41,8 +44,8 @@ use hearsay_services::Service;
 
 use self::{
     client::Client, drain::DrainOptions, exec_child::ExecChildOptions, failure::Failure,
-    grades::GradesCommand, journal::JournalCommand, output::Output, register::RegisterOptions,
-    run::RunOptions,
+    grades::GradesCommand, journal_admin::JournalCommand, kv::KvCommand, output::Output,
+    register::RegisterOptions, run::RunOptions,
 };
 use crate::{
     admission::ClusterKey,
@@ -55,25 +58,26 @@ const EXAMPLES: &str = "\
 Examples:
   node                              run a plain node; start a second one and they find each other
   node --role grading,portal --demo a node with two plug-ins and sample data
-  node --join db1 --cluster shop    join the cluster \"shop\" by way of the host db1
-  node services                     who offers what
+  node --join db1 --cluster shop    join the cluster \"shop\" through the host db1
+  node services                     list all services and their instances
   node register web --port 8080 --check http=/health
-                                    make a program that listens there a service
+                                    register a program that listens at that port
   node run --service web --port auto -- ./server
-                                    run a program that is a service for as long as it runs
-  node checks                       how the registered programs are, and why
-  node members                      which nodes there are, and how they are
-  node watch                        every change as it happens
-  node log tail                     what any service says, as it says it
-  node forget db1                   remove a member that failed and will not come back
-  node doctor                       why do my nodes not see each other?
+                                    run a program that is registered while it runs
+  node checks                       list the health checks of registered programs
+  node members                      list the nodes and their states
+  node watch                        print changes of services as they happen
+  node log tail                     print log records as they arrive
+  node forget db1                   remove a failed member that will not come back
+  node doctor                       find out why nodes do not see each other
 
-Every option of a node is also a variable of the environment (--data-dir is HEARSAY_DATA_DIR) and a key in the
-file that --config names (data-dir). A flag outranks the environment, which outranks the file.
+Each option of a node is also an environment variable (--data-dir is HEARSAY_DATA_DIR) and a key of the file
+that --config names (data-dir). A flag takes precedence over the environment, which takes precedence over the
+file.
 
-Exit codes of commands: 0 done, 1 failed, 2 wrong usage or no match, 3 no node answers; `node run`: those of its
-command. A node ends with 4 where
-another process already runs under its key (a copied data dir): starting it again does not help.";
+Exit codes of commands: 0 done, 1 failed, 2 wrong usage or no match, 3 no node answers; `node run` ends with
+the code of its command. A node ends with 4 if another process uses its key (a copied data directory): a
+restart does not help.";
 
 const RUN: &str = "\
 Examples:
@@ -81,16 +85,16 @@ Examples:
   node run --service web --port 8080 --check http=/health --requires db -- ./server
   node run --service worker -- ./worker                 # no port: registered as soon as it runs
 
-The command finds PORT, HEARSAY_NODE, and HEARSAY_DB_URL for --requires db in its environment.
+The environment of the command has PORT, HEARSAY_NODE, and HEARSAY_DB_URL for --requires db.
 
-It waits 30 s for the node (exit code 3 without) and 30 s for what --requires names, and starts without that.
-SIGTERM removes the instance, waits for the drain, and ends the command; a second one ends it at once. Other signals go
-to the command. When `node run` is killed, the command is, too.
+`node run` waits 30 s for the node (then exit code 3) and 30 s for the services of --requires (then it starts
+without them). SIGTERM removes the instance, waits for the drain and ends the command; a second SIGTERM ends
+it at once. Other signals go to the command. If `node run` is killed, so is the command.
 
-Exit codes: that of the command; 128 + n if signal n ended it; 126 not executable, 127 not found. Before the command
-runs: 1 failed, 2 wrong usage, 3 no node answers.";
+Exit codes: that of the command; 128 + n if signal n ended it; 126 not executable, 127 not found. Before the
+command runs: 1 failed, 2 wrong usage, 3 no node answers.";
 
-/// Service discovery without a registry: runs a node, or asks one
+/// Service discovery without a registry: runs a node, or sends commands to one
 #[derive(Debug, Parser)]
 #[command(name = "node", version, after_help = EXAMPLES, max_term_width = 110)]
 struct Cli {
@@ -104,12 +108,12 @@ struct Cli {
     #[command(flatten)]
     options: Options,
 
-    /// The node to ask (or HEARSAY_NODE): http://host:port or unix:PATH [default: the Unix socket of a node of
-    /// this machine, or http://127.0.0.1:7500]
+    /// Node that gets the command (or HEARSAY_NODE): http://host:port or unix:PATH [default: the Unix socket
+    /// of a node of this machine, or http://127.0.0.1:7500]
     #[arg(long, value_name = "URL", global = true, help_heading = "Options of commands")]
     node: Option<String>,
 
-    /// API token of that node, for writes from another machine (better: HEARSAY_TOKEN)
+    /// API token of that node, for writes from another machine; safer in HEARSAY_TOKEN
     #[arg(long, global = true, help_heading = "Options of commands")]
     token: Option<String>,
 
@@ -120,81 +124,84 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List services and who offers them
+    /// List services and their instances
     #[command(after_help = "Examples:\n  node services\n  node services grading\n  \
                             node services grading --json | jq -r '.services.grading[].url'")]
     Services {
-        /// Only this one; exit code 2 if nobody offers it
+        /// Only this service; exit code 2 if it has no instance
         name: Option<String>,
     },
     /// List the nodes of the cluster
     #[command(after_help = "Examples:\n  node members\n  node members --node http://db1:7500\n  \
                             node members --json | jq -r '.members[] | select(.state == \"alive\") | .id'")]
     Members,
-    /// Print every change of the services as it happens, one a line, until interrupted
+    /// Print changes of services as they happen, one per line, until interrupted
     Watch,
-    /// Tell why a service or member is as it is: who saw what, and when
+    /// Explain the state of a service or member: which node observed what, and when
     #[command(after_help = "Examples:\n  node why grading\n  node why db1-00aa11")]
     Why {
         /// A service, or the name or id of a member
         name: String,
     },
-    /// Add to the central log, read along, or search it
+    /// Append to the central log, follow it, or search it
     #[command(subcommand)]
     Log(log::Command),
-    /// Make a program that runs a service, and print the id of the instance
+    /// Register a running program as an instance of a service, and print its id
     #[command(after_help = "Examples:\n  node register web --port 8080 --check http=/health,interval=5s\n  \
                       node register db --port 5432 --check watch --check process=:5432\n  \
                       node register --file web.json\n  node register web --port 8080 --hold")]
     Register(Box<RegisterOptions>),
-    /// Remove an instance that was registered
+    /// Remove a registered instance
     #[command(after_help = "Example:\n  node deregister \"$(node register web --port 8080)\"")]
     Deregister {
         /// The id of the instance
         id: String,
     },
-    /// Run a command that is a service for as long as it runs
+    /// Run a command and register it as an instance while it runs
     #[command(after_help = RUN)]
     Run(Box<RunOptions>),
-    /// List the checks of the programs that are registered with the node
+    /// List the health checks of programs that are registered with the node
     Checks {
-        /// Only those of this instance, or of this service; exit code 2 if there is none
+        /// Only those of this instance or service; exit code 2 if there is none
         #[arg(value_name = "ID|SERVICE")]
         name: Option<String>,
     },
     /// Take an instance or a node out of service without stopping it
     #[command(after_help = "Examples:\n  node drain web-1 --reason \"new disk\"\n  node drain web-1 --undo")]
     Drain(DrainOptions),
-    /// The step between `node run` and its command
+    /// Executes the command of `node run`
     #[command(hide = true)]
     ExecChild(ExecChildOptions),
-    /// Let the node say goodbye, finish its requests and stop
+    /// Make the node leave the cluster, finish its requests and stop
     Leave,
-    /// Forget a member that has failed or left and will not come back, on all nodes
+    /// Remove a failed or left member that will not come back, on all nodes
     #[command(
         after_help = "Examples:\n  node forget db1-00aa11\n  node forget 12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X\n\n\
-                            A member that is alive is not forgotten. One that was forgotten and lives comes back by itself."
+                            A member that is alive is refused. A forgotten member that turns out to be alive joins again."
     )]
     Forget {
         /// The name or id of the member
         #[arg(value_name = "NAME|ID")]
         member: String,
     },
-    /// Bring the grade book in from CSV, or take it out
+    /// Import or export the grade book as CSV
     #[command(subcommand)]
     Grades(GradesCommand),
-    /// Check, mend and back up what this machine's nodes keep on disk
+    /// Read and write keys of the key/value store
+    #[command(subcommand)]
+    Kv(KvCommand),
+    /// Verify, rebuild, back up and restore the journals of this machine's nodes
     #[command(subcommand)]
     Journal(JournalCommand),
-    /// Make a cluster key, without which nobody can join
+    /// Make a cluster key; only nodes with the same key can join
     #[command(
         after_help = "Example:\n  (umask 077; node keygen > cluster.key)\n  node --key-file cluster.key\n\n\
                             Every node of the cluster needs the same file."
     )]
     Keygen,
-    /// Find out why nodes do not see each other; exit code 1 if something is wrong
+    /// Find out why nodes do not see each other; exit code 1 if a check fails
     Doctor,
-    /// Ask whether the node is ready; exit code 0 if so (for a container's HEALTHCHECK)
+    /// Check whether the node is ready; exit code 0 if so (for a container's HEALTHCHECK)
     Health,
     /// Print completions for a shell
     #[command(
@@ -206,9 +213,10 @@ enum Command {
     },
 }
 
-/// Does what the command line says. `services` are the plug-ins of this program; `run` runs a node with them until it has left.
+/// Parses the command line and runs a node or a command. `services` are the plug-ins of this program; `run`
+/// runs a node with them until it has left.
 ///
-/// For a program with plug-ins of its own, this is the whole of `main`.
+/// A program with further plug-ins needs nothing else in its `main`.
 pub fn main(
     services: Vec<Arc<dyn Service>>,
     run: impl FnOnce(Config, Vec<Arc<dyn Service>>) -> anyhow::Result<()>,
@@ -216,25 +224,25 @@ pub fn main(
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version come this way too, with code 0. A reader that is gone does not matter.
+            // For clap, help and version are errors with exit code 0. A closed pipe is ignored.
             _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    // What `node run` starts keeps the umask that it would have without a node.
+    // The command of `node run` must inherit the umask.
     if !matches!(cli.command, Some(Command::Run(_) | Command::ExecChild(_))) {
         restrict_umask();
     }
     let environment = Environment::of_process();
     let ended = match &cli.command {
         Some(Command::ExecChild(options)) => return ExitCode::from(exec_child::exec(options)),
-        Some(command) => ask(&cli, command, &services, &environment),
-        None => start(cli, services, &environment, run),
+        Some(command) => run_command(&cli, command, &services, &environment),
+        None => run_node(cli, services, &environment, run),
     };
     ended.unwrap_or_else(|failure| failure.report())
 }
 
-fn start(
+fn run_node(
     cli: Cli,
     services: Vec<Arc<dyn Service>>,
     environment: &Environment,
@@ -242,7 +250,7 @@ fn start(
 ) -> Result<ExitCode, Failure> {
     if cli.node.is_some() || cli.token.is_some() || cli.json {
         return Err(Failure::Usage(
-            "--node, --token and --json belong to commands such as `node services`".into(),
+            "--node, --token and --json need a command, such as `node services`; leave them out to run a node".into(),
         ));
     }
     let roles: Vec<&str> = services.iter().map(|service| service.name()).collect();
@@ -253,14 +261,16 @@ fn start(
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(
+fn run_command(
     cli: &Cli,
     command: &Command,
     services: &[Arc<dyn Service>],
     environment: &Environment,
 ) -> Result<ExitCode, Failure> {
     if cli.config.is_some() || cli.options != Options::default() {
-        return Err(Failure::Usage("a command takes no options of a node".into()));
+        return Err(Failure::Usage(
+            "options of a node cannot be combined with a command; leave them out".into(),
+        ));
     }
     let output = Output::new(cli.json, environment);
     match command {
@@ -275,42 +285,43 @@ fn ask(
         }
         Command::Journal(JournalCommand::Restore(_)) => {}
         Command::Journal(_) if cli.node.is_some() || cli.token.is_some() => {
-            return Err(Failure::Usage("`node journal` asks no node: it works on a data directory".into()));
+            return Err(Failure::Usage("`node journal` works on a data directory, not on a running node; leave --node and --token out".into()));
         }
         Command::Journal(command) => {
-            return journal::run(command, services, output, environment).map(|()| ExitCode::SUCCESS);
+            return journal_admin::run(command, services, output, environment).map(|()| ExitCode::SUCCESS);
         }
         _ => {}
     }
-    let said = |flag: &Option<String>, variable| {
+    let option = |flag: &Option<String>, variable| {
         flag.clone().or_else(|| environment.get(variable).map(|value| value.to_string_lossy().into_owned()))
     };
-    let token = said(&cli.token, "HEARSAY_TOKEN").map(Secret::new);
-    let client = match said(&cli.node, "HEARSAY_NODE") {
+    let token = option(&cli.token, "HEARSAY_TOKEN").map(Secret::new);
+    let client = match option(&cli.node, "HEARSAY_NODE") {
         Some(url) => Client::new(&url, token)?,
-        None => Client::of_this_machine(environment, token)?,
+        None => Client::local(environment, token)?,
     };
-    // Of the current thread: a command that `node run` starts ends with the thread that started it.
+    // Single-threaded: the parent-death signal of `node run`'s command is bound to the thread that starts it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         match command {
-            Command::Services { name } => ask::services(&client, output, name.as_deref()).await,
-            Command::Members => ask::members(&client, output).await,
+            Command::Services { name } => queries::services(&client, output, name.as_deref()).await,
+            Command::Members => queries::members(&client, output).await,
             Command::Watch => watch::watch(&client, output).await,
-            Command::Why { name } => ask::why(&client, output, name).await,
+            Command::Why { name } => queries::why(&client, output, name).await,
             Command::Log(command) => log::log(&client, output, command).await,
             Command::Register(options) => register::register(&client, output, options).await,
             Command::Deregister { id } => register::deregister(&client, output, id).await,
             Command::Run(options) => return run::run(&client, options).await,
             Command::Checks { name } => checks::print_checks(&client, output, name.as_deref()).await,
             Command::Drain(options) => drain::drain(&client, output, options).await,
-            Command::Leave => ask::leave(&client, output).await,
-            Command::Forget { member } => ask::forget(&client, output, member).await,
-            Command::Health => ask::health(&client, output).await,
+            Command::Leave => queries::leave(&client, output).await,
+            Command::Forget { member } => queries::forget(&client, output, member).await,
+            Command::Health => queries::health(&client, output).await,
             Command::Doctor => doctor::doctor(&client, output).await,
             Command::Grades(command) => grades::run(command, &client, output, environment).await,
+            Command::Kv(command) => kv::run(command, &client, output).await,
             Command::Journal(JournalCommand::Restore(options)) => {
-                journal::restore::restore(options, &client, services, output, environment).await
+                journal_admin::restore::restore(options, &client, services, output, environment).await
             }
             Command::Journal(_) | Command::Keygen | Command::Completions { .. } | Command::ExecChild(_) => {
                 Ok(())
@@ -318,7 +329,7 @@ fn ask(
         }
         .map(|()| ExitCode::SUCCESS)
     });
-    // A name that is still being resolved has a thread of its own; the answer is no longer of interest.
+    // Does not wait for threads that still resolve a host name.
     runtime.shutdown_background();
     ended
 }
@@ -328,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_valid_for_clap() {
         Cli::command().debug_assert();
     }
 

@@ -1,7 +1,8 @@
-//! What a node is told to be: options out of flags, environment and file, checked once and turned into a [`Config`] that needs no more checking.
+//! Configuration: options from flags, environment and file, validated once and converted to a [`Config`].
 //!
-//! A flag outranks the environment, which outranks the file, which outranks the default. An unknown key is an error, because a misspelt option that is
-//! quietly ignored is worse than a node that does not start. Files that say who may join are read here too: a node that cannot read them must not start.
+//! Precedence: flag, environment, file, default. An unknown key is an error, so that a misspelt option is not
+//! ignored silently. The files that restrict admission are read here, too: a node that cannot read them must
+//! not start.
 
 mod address;
 mod amount;
@@ -18,13 +19,15 @@ use std::{
     str::FromStr,
 };
 
-use hearsay_protocol::{
-    NodeId,
-    record::{ID_CHARS_MAX, TAGS_MAX, check_service_name},
+use hearsay_gateway::GatewayOptions;
+use hearsay_protocol::{ID_CHARS_MAX, NodeId, TAGS_MAX, check_service_name};
+use hearsay_services::{
+    journal::Retention,
+    network::Cidr,
+    plugins::{LOG_RETENTION_DEFAULT, LOG_ROLE},
 };
-use hearsay_services::{cidr::Cidr, gateway::options::GatewayOptions, journal::Retention, log};
 
-pub(crate) use address::listed;
+pub(crate) use address::list_interfaces;
 pub use address::{Advertise, Host, HostPort, Join, LADDER_RUNGS, Listen, SWARM_PORT};
 pub use error::ConfigError;
 pub use options::{Environment, Options};
@@ -33,36 +36,36 @@ pub(crate) use socket::{SOCKETS_DIR, shared_dirs, temporary_dir};
 
 use crate::{
     admission::{ClusterKey, read_allowed},
-    interfaces,
     storage::DataDir,
+    system::interfaces,
 };
 
-/// The first rung of the HTTP ladder.
+/// First port of the HTTP ladder.
 pub const HTTP_PORT: u16 = 7500;
-/// The first rung of the gateway's ladder.
+/// First port of the gateway's ladder.
 pub const GATEWAY_PORT: u16 = 8080;
-/// The first rung of the DNS ladder.
+/// First port of the DNS ladder.
 pub const DNS_PORT: u16 = 7553;
-/// Connections that HTTP holds at a time, unless `--max-connections` says otherwise. Each takes about 10 kB when idle.
+/// Default of `--max-connections`: concurrent HTTP connections. An idle one takes about 10 kB.
 pub const MAX_CONNECTIONS: usize = 20_000;
-/// Blocking queries, event streams and held registrations at a time, unless `--max-streams` says otherwise.
+/// Default of `--max-streams`: concurrent blocking queries, event streams and held registrations.
 pub const MAX_STREAMS: usize = 16_000;
-/// Every address of the machine, of both families.
+/// All addresses of the machine, IPv4 and IPv6.
 const EVERY_ADDRESS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-/// This machine alone.
+/// Loopback: only this machine.
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// The longest name that still is a DNS label (RFC 1035, section 2.3.4).
+/// The longest DNS label (RFC 1035, section 2.3.4).
 const DNS_LABEL_MAX: usize = 63;
-/// The name of the credential that is the cluster's key.
+/// Name of the systemd credential with the cluster key.
 const CREDENTIAL: &str = "hearsay.cluster.key";
 
-/// How to write the log.
+/// Format of the log on standard error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LogFormat {
-    /// A line for people.
+    /// One line per event, for people.
     #[default]
     Text,
-    /// A JSON object a line, for programs.
+    /// One JSON object per line, for programs.
     Json,
 }
 
@@ -72,93 +75,100 @@ impl FromStr for LogFormat {
         match text {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
-            _ => Err(format!("{text:?} is no log format; there are text and json")),
+            _ => Err(format!("{text:?} is not a log format; choose between text and json")),
         }
     }
 }
 
-/// What a node is told to be. Every value is within its bounds.
+/// Validated configuration of a node. Every value is within its bounds.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
     /// The plug-ins to run, each once, in the order given.
     pub roles: Vec<String>,
-    /// The node's name, where one was given. See [`Config::name_of`].
+    /// The node's name, if given. See [`Config::name_of`].
     pub name: Option<String>,
-    /// The cluster to belong to.
+    /// The cluster of the node.
     pub cluster: String,
-    /// Where to serve HTTP.
+    /// Listener of HTTP.
     pub http: Listen,
-    /// Where to listen for other nodes.
+    /// Listener of the swarm.
     pub swarm: Listen,
-    /// Where the gateway plug-in listens, if it runs.
+    /// Listener of the gateway plug-in.
     pub gateway: Listen,
-    /// What else is said about it.
+    /// Further options of the gateway.
     pub gateway_options: GatewayOptions,
-    /// Where to answer DNS.
+    /// Listener of DNS.
     pub dns: Listen,
-    /// Where others reach the swarm, in place of the interfaces' addresses; the host of the first is the one
-    /// in URLs.
+    /// TTL of DNS records, in seconds.
+    pub dns_ttl: u32,
+    /// Advertised addresses of the swarm, in place of the interfaces' addresses. The node's URLs contain the
+    /// host of the first one.
     pub advertise: Vec<Advertise>,
-    /// Where others reach HTTP, in place of what follows from `advertise` and the interfaces.
+    /// Advertised address of HTTP, in place of the one derived from `advertise` and the interfaces.
     pub advertise_http: Option<HostPort>,
-    /// Whom to dial until somebody answers, and again whenever alone.
+    /// Nodes to dial at the start until one answers, and whenever the node has no connection.
     pub join: Vec<Join>,
-    /// Whether to look for others by multicast.
+    /// Whether to discover nodes by mDNS.
     pub mdns: bool,
-    /// What strangers do not have; `None` is an open cluster.
+    /// The cluster key; `None`: a cluster without a key.
     pub cluster_key: Option<ClusterKey>,
-    /// The nodes to admit; `None` admits all.
+    /// Ids of the nodes to admit; `None`: all.
     pub allowed: Option<BTreeSet<NodeId>>,
-    /// Where to keep state.
+    /// The data directory.
     pub data_dir: DataDir,
-    /// Where the Unix socket is to be.
+    /// Location of the Unix socket.
     pub socket: SocketChoice,
     /// Whether plug-ins load sample data.
     pub demo: bool,
-    /// Where the node stands.
+    /// The zone of the node.
     pub zone: Option<String>,
-    /// Labels of the instances that the node offers.
+    /// Tags of the instances that the node offers.
     pub tags: Vec<String>,
-    /// How many replicas a journal should have.
+    /// Expected number of replicas of a journal.
     pub replicas_expected: Option<NonZeroU32>,
-    /// How long and how much the log plug-in keeps, if it runs.
+    /// Retention of the log plug-in.
     pub log_retention: Retention,
-    /// Names besides its own that requests may carry in their `Host` header.
+    /// Further host names allowed in the `Host` header.
     pub allowed_hosts: Vec<Host>,
-    /// Proxies that many clients come through.
+    /// Proxies of many clients, exempt from the share per host.
     pub trusted_proxies: Vec<Cidr>,
-    /// Whether anybody may write to the plug-ins' paths.
+    /// Whether writes to the plug-ins' paths need no API token.
     pub open: bool,
-    /// Whether writes over loopback need the API token too.
+    /// File with the API token, in place of the one in the data directory.
+    pub api_token_file: Option<PathBuf>,
+    /// Whether reads need the same proof as writes.
+    pub private: bool,
+    /// Whether writes over loopback need the API token, too.
     pub loopback_needs_token: bool,
-    /// Connections that HTTP holds at a time.
+    /// Limit of concurrent HTTP connections.
     pub max_connections: usize,
-    /// Blocking queries, event streams and held registrations at a time.
+    /// Limit of concurrent blocking queries, event streams and held registrations.
     pub max_streams: usize,
-    /// Where the files are that register programs.
+    /// Directory of registration files.
     pub services_dir: Option<PathBuf>,
-    /// Whether they may have checks that run a command.
+    /// Whether registration files may have `exec` checks.
     pub allow_exec_checks: bool,
-    /// How to write the log.
+    /// Format of the log.
     pub log_format: LogFormat,
-    /// What is not wrong enough to stop, in words. To be logged once there is a log.
+    /// Warnings, to be logged once the log is open.
     pub warnings: Vec<String>,
-    /// What it was made of, to be read again.
-    source: reload::Source,
+    /// The inputs, for a reload.
+    source: reload::ConfigSource,
 }
 
 impl Config {
-    /// Puts together what flags, environment and file say. `file` is the one given as a flag; `roles` names the plug-ins of this program.
+    /// Merges and validates flags, environment and file. `file` is the path that was given as a flag; `roles`
+    /// are the names of this program's plug-ins.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its name.
+    /// The first invalid option, with its name.
     pub fn load(
         flags: Options,
         file: Option<PathBuf>,
         environment: &Environment,
         roles: &[&str],
     ) -> Result<Self, ConfigError> {
-        let source = reload::Source {
+        let source = reload::ConfigSource {
             flags: flags.clone(),
             file: file.clone(),
             environment: environment.clone(),
@@ -169,8 +179,6 @@ impl Config {
         let options = flags.over(environment.options()?).over(from_file);
         let mut config = Self::check(options, environment, roles)?;
         config.source = source;
-        let idle = config.idle_options();
-        config.warnings.extend(idle.map(|option| format!("--{option} has no effect in this version")));
         if !config.roles.iter().any(|role| role == "gateway") {
             let given = [
                 ("gateway", is_given(config.gateway, EVERY_ADDRESS, GATEWAY_PORT)),
@@ -182,17 +190,33 @@ impl Config {
                 .warnings
                 .extend(idle.map(|option| format!("--{option} has no effect without --role gateway")));
         }
-        if config.log_retention != log::KEPT && !config.roles.iter().any(|role| role == log::ROLE) {
+        if config.log_retention != LOG_RETENTION_DEFAULT && !config.roles.iter().any(|role| role == LOG_ROLE)
+        {
             config
                 .warnings
                 .push("--log-max-age and --log-max-bytes have no effect without --role log".into());
         }
         config.warnings.extend(config.unmapped_http());
+        config.warnings.extend(config.unprotected_reads());
         let unknown = environment.unknown();
         config
             .warnings
-            .extend(unknown.iter().map(|name| format!("{name} is set and means nothing to a node")));
+            .extend(unknown.iter().map(|name| format!("the environment variable {name} is not an option of a node and is ignored; check its spelling")));
         Ok(config)
+    }
+
+    /// Returns a warning if other options weaken `--private`.
+    fn unprotected_reads(&self) -> Option<String> {
+        let why = match (self.private, &self.cluster_key, self.open) {
+            (true, None, _) => {
+                "the cluster has no key, so private addresses can still read; give it a key (--key-file)"
+            }
+            (true, Some(_), true) => {
+                "with --open every client can read the paths of the plug-ins; leave --open out to prevent it"
+            }
+            _ => return None,
+        };
+        Some(format!("--private: {why}"))
     }
 
     fn check(options: Options, environment: &Environment, roles: &[&str]) -> Result<Self, ConfigError> {
@@ -221,6 +245,7 @@ impl Config {
                 routes: parse_all("gateway-routes", &options.gateway_routes)?,
             },
             dns: listen("dns", options.dns, LOOPBACK, DNS_PORT)?,
+            dns_ttl: options.dns_ttl.unwrap_or(0),
             advertise: advertised(&options.advertise)?,
             advertise_http: advertised_http(options.advertise_http)?,
             join: parse_all("join", &options.join)?,
@@ -237,6 +262,8 @@ impl Config {
             allowed_hosts: parse_all("allow-host", &options.allow_host)?,
             trusted_proxies: parse_all("trusted-proxy", &options.trusted_proxy)?,
             open: options.open.unwrap_or(false),
+            api_token_file: options.api_token_file,
+            private: options.private.unwrap_or(false),
             loopback_needs_token: options.loopback_needs_token.unwrap_or(false),
             max_connections: options.max_connections.map_or(MAX_CONNECTIONS, |n| n.get() as usize),
             max_streams: options.max_streams.map_or(MAX_STREAMS, |n| n.get() as usize),
@@ -249,17 +276,11 @@ impl Config {
                 None => LogFormat::default(),
             },
             warnings,
-            source: reload::Source::default(),
+            source: reload::ConfigSource::default(),
         })
     }
 
-    /// Options that were given and belong to what is not built yet. They are checked, so that a file that is right stays right.
-    fn idle_options(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let idle = [("dns", is_given(self.dns, LOOPBACK, DNS_PORT))];
-        idle.into_iter().filter(|(_, given)| *given).map(|(option, _)| option)
-    }
-
-    /// A mapped swarm port whose host's HTTP port is probably mapped as well.
+    /// Returns a warning if the swarm port is mapped, but no mapped HTTP port is given.
     fn unmapped_http(&self) -> Option<String> {
         let (Listen::Exactly(own) | Listen::Ladder(own)) = self.swarm;
         let is_mapped = |advertise: &&Advertise| match advertise {
@@ -269,23 +290,23 @@ impl Config {
         };
         let mapped = self.advertise.iter().find(is_mapped).filter(|_| self.advertise_http.is_none())?;
         Some(format!(
-            "--advertise {mapped} names another port than the swarm's own, and nothing names that of HTTP: others are told the port at which it \
-             listens here. If that is mapped too, name it with --advertise-http HOST:PORT"
+            "--advertise {mapped} has another port than the swarm, but no mapped port of HTTP is given, so others use the port at which HTTP \
+             listens here. If that is mapped, too, give it with --advertise-http HOST:PORT"
         ))
     }
 
-    /// The node's name: the one it was given, or its host's name and the end of its id. The latter is a DNS label, and no other node's.
+    /// Returns the given name, or the host's name and the short form of the id: a unique DNS label.
     pub fn name_of(&self, id: NodeId) -> String {
         self.name.clone().unwrap_or_else(|| default_name(&hostname(), id))
     }
 }
 
-/// Whether an option to listen says other than its default.
+/// Whether a listener differs from its default.
 fn is_given(listen: Listen, ip: IpAddr, port: u16) -> bool {
     listen != Listen::Ladder((ip, port).into())
 }
 
-/// What this machine calls itself.
+/// Returns the host name of this machine.
 pub fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
@@ -294,7 +315,7 @@ fn default_name(hostname: &str, id: NodeId) -> String {
     let label = hostname.split('.').next().unwrap_or_default();
     let safe: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let id = id.short();
-    // All ASCII by now, so that bytes are characters.
+    // The name is ASCII only, so byte indexes are character indexes.
     let safe = safe.trim_matches('-').get(..DNS_LABEL_MAX - 1 - id.len()).unwrap_or(safe.trim_matches('-'));
     if safe.is_empty() { format!("node-{id}") } else { format!("{safe}-{id}") }
 }
@@ -310,12 +331,14 @@ fn listen(option: &'static str, text: Option<String>, ip: IpAddr, port: u16) -> 
 }
 
 fn log_retention(age: Option<String>, bytes: Option<String>) -> Result<Retention, ConfigError> {
-    let wrong = |option| move |problem: String| ConfigError::option(option, problem);
+    let invalid = |option| move |problem: String| ConfigError::option(option, problem);
     Ok(Retention {
-        age: age.map_or(Ok(log::KEPT.age), |text| amount::age(&text)).map_err(wrong("log-max-age"))?,
+        age: age
+            .map_or(Ok(LOG_RETENTION_DEFAULT.age), |text| amount::parse_age(&text))
+            .map_err(invalid("log-max-age"))?,
         bytes: bytes
-            .map_or(Ok(log::KEPT.bytes), |text| amount::bytes(&text))
-            .map_err(wrong("log-max-bytes"))?,
+            .map_or(Ok(LOG_RETENTION_DEFAULT.bytes), |text| amount::parse_bytes(&text))
+            .map_err(invalid("log-max-bytes"))?,
     })
 }
 
@@ -323,12 +346,12 @@ fn parse_all<T: FromStr<Err = String>>(
     option: &'static str,
     texts: &[String],
 ) -> Result<Vec<T>, ConfigError> {
-    // A trailing comma, or a list that a template filled with nothing, is no reason to stop.
+    // Empty elements are ignored: a trailing comma, or an empty list from a template.
     let texts = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
     texts.map(|text| text.parse().map_err(|problem| ConfigError::option(option, problem))).collect()
 }
 
-/// The longest host that can be advertised: with a port it must fit where others write it down.
+/// The longest advertised host. Together with a port it must fit into an id of the provider table.
 const ADVERTISED_CHARS_MAX: usize = ID_CHARS_MAX - ":65535".len();
 
 fn advertised(texts: &[String]) -> Result<Vec<Advertise>, ConfigError> {
@@ -337,8 +360,8 @@ fn advertised(texts: &[String]) -> Result<Vec<Advertise>, ConfigError> {
         return Ok(Vec::new());
     }
     let interfaces = interfaces::names();
-    let wrong = |problem| ConfigError::option("advertise", problem);
-    let parse = |text: &&str| Advertise::parse(text, &interfaces).and_then(check_length).map_err(wrong);
+    let invalid = |problem| ConfigError::option("advertise", problem);
+    let parse = |text: &&str| Advertise::parse(text, &interfaces).and_then(check_length).map_err(invalid);
     texts.iter().map(parse).collect()
 }
 
@@ -353,7 +376,7 @@ fn advertised_http(text: Option<String>) -> Result<Option<HostPort>, ConfigError
 fn check_length<T: ToString>(advertised: T) -> Result<T, String> {
     match advertised.to_string() {
         text if text.len() > ADVERTISED_CHARS_MAX => {
-            Err(format!("{text} is longer than {ADVERTISED_CHARS_MAX} characters"))
+            Err(format!("{text} is longer than {ADVERTISED_CHARS_MAX} characters; give a shorter name"))
         }
         _ => Ok(advertised),
     }
@@ -366,7 +389,7 @@ fn check_roles(given: Vec<String>, known: &[&str]) -> Result<Vec<String>, Config
             let known = known.join(", ");
             return Err(ConfigError::option(
                 "role",
-                format!("there is no role {role:?}; there are: {known}"),
+                format!("there is no role {role:?}; choose from {known}"),
             ));
         }
         if !roles.iter().any(|r| r == role) {
@@ -381,28 +404,26 @@ fn check_tags(given: Vec<String>) -> Result<Vec<String>, ConfigError> {
     let tags: Vec<String> = tags.map(str::to_owned).collect();
     if tags.len() > TAGS_MAX {
         let count = tags.len();
-        return Err(ConfigError::option(
-            "tag",
-            format!("there are {count} tags; at most {TAGS_MAX} are allowed"),
-        ));
+        return Err(ConfigError::option("tag", format!("has {count} tags; give at most {TAGS_MAX}")));
     }
     match tags.iter().find(|t| t.chars().count() > ID_CHARS_MAX || t.chars().any(char::is_control)) {
         Some(tag) => Err(ConfigError::option(
             "tag",
-            format!("{tag:?} is no tag: 1 to {ID_CHARS_MAX} characters, none of them a control character"),
+            format!("{tag:?} is not a tag; give 1 to {ID_CHARS_MAX} characters without control characters"),
         )),
         None => Ok(tags),
     }
 }
 
-/// The cluster's key, where systemd passes it to the service (`LoadCredential=`, systemd.exec(5)). One that cannot be looked at counts: a cluster
-/// that is meant to be closed must not run open.
+/// Returns the path of the cluster key that systemd passes (`LoadCredential=`, systemd.exec(5)). If it is
+/// unknown whether the file exists, the path is returned: the node must not start without the key of its
+/// cluster.
 fn credential(environment: &Environment) -> Option<PathBuf> {
     let path = Path::new(environment.get("CREDENTIALS_DIRECTORY")?).join(CREDENTIAL);
     path.try_exists().unwrap_or(true).then_some(path)
 }
 
-/// Where a node that is told this keeps its state.
+/// Returns the data directory for these options.
 pub(crate) fn data_dir(
     ephemeral: Option<bool>,
     dir: Option<PathBuf>,

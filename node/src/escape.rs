@@ -1,13 +1,23 @@
-//! Text from strangers, made safe to print.
+//! Escapes untrusted text for terminals and logs, and percent-encodes it for paths and queries.
 //!
-//! Names, tags and messages come from other nodes and from programs that registered with them. Printed as they are, an escape sequence
-//! among them could repaint a terminal, retitle its window or forge the next line of a log. So everything that goes to a terminal or to a
-//! log passes through here once, at the end.
+//! Names, tags and messages come from other nodes and from programs. Printed unchanged, an escape sequence in
+//! them could repaint a terminal, change its title or forge a log line. So all output to a terminal or a log
+//! is escaped once, at the end.
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// The text with its control characters (and those that turn the direction of writing) spelt out as `\u001b`, the form that is also valid
-/// within a JSON string.
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// All characters but the unreserved ones of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Percent-encodes a text as one segment of a path, or as a value in a query.
+pub fn percent_encoded(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
+}
+
+/// Escapes control characters and bidirectional formatting characters as `\u001b`, which is also valid in a
+/// JSON string.
 pub fn escaped(text: &str) -> Cow<'_, str> {
     if !text.contains(is_dangerous) {
         return Cow::Borrowed(text);
@@ -18,7 +28,8 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
             '\n' => safe.push_str("\\n"),
             '\r' => safe.push_str("\\r"),
             '\t' => safe.push_str("\\t"),
-            // All of these lie in the basic plane, so four digits hold them. Writing to a String cannot fail.
+            // All these characters are in the basic plane, so four digits suffice. Writing to a String cannot
+            // fail.
             c if is_dangerous(c) => _ = write!(safe, "\\u{:04x}", u32::from(c)),
             c => safe.push(c),
         }

@@ -1,6 +1,8 @@
-//! The hosts that have no share of what is bounded ([`hearsay_services::shares`]): loopback, `--trusted-proxy`, and the members.
+//! Decides which hosts are exempt from the per-host share of connection limits: loopback, `--trusted-proxy`
+//! and members.
 //!
-//! A member is recognised by the addresses of its header. They are read from the table at most once a second, and only when a client arrives.
+//! A client is taken for a member if its IP is among the addresses that a member gossips (in its membership
+//! header). The set is rebuilt when a client connects and the set is older than one second.
 
 use std::{
     collections::BTreeSet,
@@ -9,16 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hearsay_protocol::providers::ProviderTable;
-use hearsay_services::{cidr::Cidr, shares::Exempt};
+use hearsay_protocol::ProviderTable;
+use hearsay_services::network::{Cidr, Exempt};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
 use crate::view::View;
 
-/// How old the members' addresses may be. A new member has a share for as long.
+/// Age of the members' addresses after which they are read again. Until then shares apply to a new member.
 const READ_EVERY: Duration = Duration::from_secs(1);
 
-/// Exempts the members of a table, and these networks.
+/// Returns the test whether a host is exempt: members of a table, and trusted networks.
 pub(crate) fn exempt(view: Arc<View>, trusted: Vec<Cidr>) -> Exempt {
     let members = Mutex::new(Members::default());
     Exempt::new(move |ip| {
@@ -27,7 +29,7 @@ pub(crate) fn exempt(view: Arc<View>, trusted: Vec<Cidr>) -> Exempt {
     })
 }
 
-/// The addresses of the members. As many as the table has, which is bounded.
+/// Addresses of the members. There are as many as the table has, which is bounded.
 #[derive(Default)]
 struct Members {
     addresses: BTreeSet<IpAddr>,
@@ -44,7 +46,7 @@ impl Members {
     }
 }
 
-/// The addresses that the headers of present members state.
+/// Returns the addresses in the headers of present members.
 fn addresses(table: &ProviderTable) -> BTreeSet<IpAddr> {
     let present = table.members().filter(|member| member.state.is_present());
     present.flat_map(|member| &member.addresses).filter_map(|address| ip_of(address)).collect()
@@ -60,11 +62,8 @@ fn ip_of(address: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use hearsay_protocol::{
-        Identity, Incarnation, Time, Version,
-        providers::{Change, Index, Member, MemberState},
-    };
-    use hearsay_services::shares::Holder;
+    use hearsay_protocol::{Change, Identity, Incarnation, Index, Member, MemberState, Time, Version};
+    use hearsay_services::network::Holder;
 
     use super::*;
     use crate::view::Clock;

@@ -1,14 +1,15 @@
-//! Durations as Go writes them (`10s`, `1m30s`, `1.5h`, `120000ms`), because Consul's clients do.
+//! Parses durations in Go's format (`10s`, `1m30s`, `1.5h`, `120000ms`), which Consul's clients send, and
+//! formats them as Go does.
 
 use std::time::Duration;
 
-/// Reads a duration that is not negative. `None` for anything else, also for a number without a unit (but `0`).
+/// Parses a duration. `None`: invalid, negative, or a number without a unit other than `0`.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
         return Some(Duration::ZERO);
     }
-    // The longest that makes sense anywhere has a handful of parts.
+    // Bounds the work; the longest useful duration has a few parts.
     if rest.is_empty() || rest.len() > 64 {
         return None;
     }
@@ -22,6 +23,43 @@ pub(crate) fn parse(text: &str) -> Option<Duration> {
         rest = tail;
     }
     Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// Writes a duration as Go's `Duration.String` does: `1h2m3.5s`, `1m0s`, `500ms`, `0s`.
+pub(crate) fn format(duration: Duration) -> String {
+    let nanoseconds = duration.as_nanos();
+    let fraction = |unit: u128| {
+        let (whole, rest) = (nanoseconds / unit, nanoseconds % unit);
+        if rest == 0 {
+            return whole.to_string();
+        }
+        let width = unit.ilog10() as usize;
+        let digits = format!("{rest:0width$}");
+        format!("{whole}.{}", digits.trim_end_matches('0'))
+    };
+    match nanoseconds {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{nanoseconds}ns"),
+        1_000..1_000_000 => format!("{}µs", fraction(1_000)),
+        1_000_000..1_000_000_000 => format!("{}ms", fraction(1_000_000)),
+        _ => {
+            let minutes = duration.as_secs() / 60;
+            let seconds = go_seconds(duration - Duration::from_secs(minutes * 60));
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => seconds,
+                (0, minutes) => format!("{minutes}m{seconds}"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+            }
+        }
+    }
+}
+
+fn go_seconds(below_a_minute: Duration) -> String {
+    let digits = format!("{:09}", below_a_minute.subsec_nanos());
+    match digits.trim_end_matches('0') {
+        "" => format!("{}s", below_a_minute.as_secs()),
+        digits => format!("{}.{digits}s", below_a_minute.as_secs()),
+    }
 }
 
 fn seconds_of(unit: &str) -> Option<f64> {
@@ -39,6 +77,26 @@ fn seconds_of(unit: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_written_as_go_writes_them() {
+        for (nanoseconds, text) in [
+            (0, "0s"),
+            (7, "7ns"),
+            (1_500, "1.5µs"),
+            (500_000_000, "500ms"),
+            (1_050_000, "1.05ms"),
+            (10_000_000_000, "10s"),
+            (1_500_000_000, "1.5s"),
+            (60_000_000_000, "1m0s"),
+            (90_000_000_001, "1m30.000000001s"),
+            (3_600_000_000_000, "1h0m0s"),
+        ] {
+            let duration = Duration::from_nanos(nanoseconds);
+            assert_eq!(format(duration), text);
+            assert_eq!(parse(text), Some(duration), "{text}");
+        }
+    }
 
     #[test]
     fn durations_are_read_as_go_reads_them() {

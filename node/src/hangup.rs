@@ -1,23 +1,23 @@
-//! What SIGHUP means to this process: a daemon reloads its options, a node whose terminal has gone leaves, and one that was started to
-//! ignore it (`nohup`) goes on.
+//! [`OnHangup`]: action on SIGHUP. A daemon reloads its options, a node that loses its terminal leaves, and
+//! under `nohup` nothing happens.
 
 use std::fs;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a process does on SIGHUP. Decided once, at its start: the terminal is gone by the time the signal comes.
+/// Action on SIGHUP. Decided at the start, because the terminal is gone when the signal arrives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum OnHangup {
-    /// Read the options again.
+    /// Reload the options.
     Reload,
-    /// Say goodbye and stop.
+    /// Leave the cluster and stop.
     Leave,
-    /// Nothing, as the parent process wished.
+    /// Do nothing: the parent process has set SIGHUP to be ignored.
     Ignore,
 }
 
 impl OnHangup {
-    /// Of this process. Where `/proc` does not tell, it reloads.
+    /// Determines the action for this process. Without `/proc`, the action is to reload.
     pub(crate) fn of_this_process() -> Self {
         let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
         Self::of(&read("status"), &read("stat"))
@@ -33,25 +33,27 @@ impl OnHangup {
         }
     }
 
-    /// The signals as they come. `None`: they are not to be caught, because catching one ends that it is ignored.
+    /// Returns the stream of signals. `None`: the signals stay ignored, because installing a handler would
+    /// end that.
     pub(crate) fn signals(self) -> std::io::Result<Option<Signal>> {
         (self != Self::Ignore).then(|| signal(SignalKind::hangup())).transpose()
     }
 }
 
-/// Whether SIGHUP, the first signal, is in the mask of ignored ones: `/proc/PID/status`, proc(5).
+/// Whether the mask of ignored signals in `/proc/PID/status` (proc(5)) has the first signal, SIGHUP.
 fn is_ignored(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
-/// Whether the process has a controlling terminal: the fifth field behind the name in `/proc/PID/stat`, proc(5). The name may hold anything.
+/// Whether the process has a controlling terminal: the fifth field after the name in `/proc/PID/stat`
+/// (proc(5)). The name may contain any characters.
 fn has_terminal(stat: &str) -> bool {
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     fields.split_whitespace().nth(4).is_some_and(|terminal| terminal != "0")
 }
 
-/// The next of these signals; never, where they are not caught.
+/// Waits for the next signal; for ever if signals are ignored.
 pub(crate) async fn next(signals: &mut Option<Signal>) {
     match signals {
         Some(signals) => _ = signals.recv().await,

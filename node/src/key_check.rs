@@ -1,21 +1,25 @@
-//! Key check: whether another process already runs under this node's key, because its data dir was copied.
+//! Key check: finds another process with this node's key, which happens when its data directory was copied.
 //!
-//! It runs before the node listens or states anything. Once a second process has stated a newer life under the key, all others take it for
-//! the node, and the original is off the list until the copy has stopped. Under a supervisor that restarts the copy, it stays off.
+//! The check runs before the node listens or states anything. Once a second process has stated a newer
+//! incarnation under the key, all nodes take that process for the node. The original is not listed until the
+//! copy has stopped. If a supervisor keeps restarting the copy, the original stays unlisted.
 //!
-//! 1. **Find.** Peers that the data dir remembers, `--join` names, or mDNS announces are asked for the header of this node's own key. Only
-//!    that is asked, over a connection under a throwaway key: a second connection under the node's own key would cost the original its own.
-//! 2. **Prove.** The addresses in a header that this key has signed are dialled. A peer that completes the handshake under this key holds it.
-//!    What peers say about the original counts for nothing, so a peer that lies can name addresses, and stop no node.
+//! 1. **Find.** The node asks peers for the header of its own key: peers that the data directory remembers,
+//!    peers of `--join`, and peers that mDNS announces. It asks over a connection with a temporary key,
+//!    because a second connection with the node's own key would close the original's. With `--allow` it uses
+//!    its own key, because peers would refuse any other.
+//! 2. **Prove.** The node dials the addresses in a header that its key has signed. A peer that completes the
+//!    handshake with this key holds it. Statements of other peers do not count. So a peer that lies can name
+//!    addresses, but cannot stop a node.
 //!
-//! A node that finds nothing within [`CHECK_MAX`] starts. If it is a copy after all, `core/clash.rs` of the protocol tells it to stop.
+//! A node that finds nothing within [`CHECK_MAX`] starts. If it is a copy after all, `core/clash.rs` of the
+//! protocol tells it to stop.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use futures::StreamExt as _;
 use hearsay_protocol::{
-    NodeId,
-    record::{Header, Key, Presence},
+    Header, Key, NodeId, Presence,
     wire::{self, Digest, Page, Received, Request, Response},
 };
 use libp2p::{
@@ -30,20 +34,21 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     config::Join,
-    seek,
+    discovery,
     swarm::{self, KeyCheckBehaviour, KeyCheckEvent, SwarmConfig, peer_of},
 };
 
-/// How long a start waits for the check. Design: 2 s. A host that is down is waited for this long.
+/// Longest duration of the check. It takes this long if a host is down.
 const CHECK_MAX: Duration = Duration::from_secs(2);
-/// How long mDNS may take to announce peers, where none that was remembered or named has answered. The first question leaves at once, and
-/// an answer on the same network takes a few milliseconds.
+/// Time for mDNS to announce peers, if no remembered or named peer has answered. The first query leaves at
+/// once, and a response on the same network takes a few milliseconds.
 const MDNS_MAX: Duration = Duration::from_millis(400);
-/// Once one peer has answered, the others get this much longer. In a cluster that is in step one answer is enough.
+/// Time for further peers after the first response. If the cluster's tables are equal, one response is
+/// enough.
 const GRACE: Duration = Duration::from_millis(300);
-/// Peers asked. Guess: of so many, one knows the cluster.
+/// Maximum number of peers that are asked. A guess: one of them knows the cluster.
 const ASKED_MAX: usize = 8;
-/// Addresses dialled, in all.
+/// Maximum number of addresses that are dialled.
 const DIALS_MAX: usize = 48;
 
 /// Another process runs under this node's key. Nothing was stated and nothing was written.
@@ -52,25 +57,25 @@ const DIALS_MAX: usize = 48;
     "another process already runs under this node's key, at {address}: the data dir was copied. Stop one of the two, or give this one a data dir of its own (--data-dir) so that it gets its own key"
 )]
 pub(crate) struct KeyInUse {
-    /// Where it answered.
+    /// Address at which the other process answered.
     pub address: Multiaddr,
 }
 
-/// Where to look for the original.
+/// Where the check searches for the original process.
 #[derive(Debug, Default)]
 pub(crate) struct Search {
-    /// Addresses of peers that the data dir remembers, and of other nodes on this machine.
+    /// Addresses of peers that the data directory remembers, and of other nodes on this machine.
     pub addresses: Vec<Multiaddr>,
-    /// What `--join` names.
+    /// Values of `--join`.
     pub join: Vec<Join>,
-    /// Whether a node that kept this data dir has met others.
+    /// Whether the node with this data directory has met other nodes before.
     pub had_company: bool,
 }
 
 /// Checks that no other process runs under this key.
 ///
 /// # Errors
-/// [`KeyInUse`]: one does. A check that cannot be set up is warned of and passes.
+/// [`KeyInUse`]. A check that cannot be set up logs a warning and passes.
 pub(crate) async fn check(keypair: &Keypair, config: &SwarmConfig, search: Search) -> Result<(), KeyInUse> {
     let mut check = match KeyCheck::new(keypair, config, &search) {
         Ok(check) => check,
@@ -90,13 +95,13 @@ struct KeyCheck {
     peer: PeerId,
     cluster: String,
     swarm: Swarm<KeyCheckBehaviour>,
-    /// Addresses out of names, on their way back from the resolver.
+    /// Channel for addresses from the resolver.
     resolved: (mpsc::Sender<Vec<Multiaddr>>, mpsc::Receiver<Vec<Multiaddr>>),
     resolving: usize,
     dialled: BTreeSet<Multiaddr>,
     /// Dials under way.
     dialling: BTreeSet<ConnectionId>,
-    /// Those of them that go to addresses of the original's header.
+    /// Dials to addresses of the original's header.
     proving: BTreeSet<ConnectionId>,
     asked: BTreeSet<PeerId>,
     unanswered: BTreeSet<OutboundRequestId>,
@@ -108,14 +113,15 @@ impl KeyCheck {
     fn new(keypair: &Keypair, config: &SwarmConfig, search: &Search) -> anyhow::Result<Self> {
         let peer = keypair.public().to_peer_id();
         let node = swarm::node_of(peer).ok_or_else(|| anyhow::anyhow!("the key is of another kind"))?;
-        // Peers with a list of whom to admit answer nobody else.
-        let under = if config.allowed.is_some() { keypair.clone() } else { Keypair::generate_ed25519() };
+        // Peers with `--allow` answer only admitted keys.
+        let dialling_key =
+            if config.allowed.is_some() { keypair.clone() } else { Keypair::generate_ed25519() };
         let now = Instant::now();
         Ok(Self {
             node,
             peer,
             cluster: config.cluster.clone(),
-            swarm: swarm::build_key_check(&under, config)?,
+            swarm: swarm::build_key_check(&dialling_key, config)?,
             resolved: mpsc::channel(ASKED_MAX),
             resolving: 0,
             dialled: BTreeSet::new(),
@@ -124,16 +130,16 @@ impl KeyCheck {
             asked: BTreeSet::new(),
             unanswered: BTreeSet::new(),
             first_answer: None,
-            // A node that never met anybody is not missed: no other node has a table that the copy could spoil.
+            // If the node never met another one, no table contains it, and a copy does no harm.
             mdns_until: if config.mdns && search.had_company { now + MDNS_MAX } else { now },
         })
     }
 
-    /// Returns where the original answered.
+    /// Runs the check and returns the address at which the original answered.
     async fn run(&mut self, search: Search) -> Option<Multiaddr> {
         let end = Instant::now() + CHECK_MAX;
         for join in search.join.into_iter().take(ASKED_MAX) {
-            self.resolve(async move { seek::resolve(&join).await.unwrap_or_default() });
+            self.resolve(async move { discovery::resolve(&join).await.unwrap_or_default() });
         }
         for address in search.addresses {
             self.dial(address, false);
@@ -169,7 +175,7 @@ impl KeyCheck {
         }
     }
 
-    /// When [`is_done`](Self::is_done) may change by itself.
+    /// Returns the time at which [`is_done`](Self::is_done) may change without an event.
     fn wake_at(&self) -> Option<Instant> {
         let at = self.first_answer.map_or(self.mdns_until, |at| at + GRACE);
         (at > Instant::now()).then_some(at)
@@ -179,17 +185,17 @@ impl KeyCheck {
         let resolved = self.resolved.0.clone();
         self.resolving += 1;
         tokio::spawn(async move {
-            // The check may be over.
+            // The check may have ended.
             _ = resolved.send(names.await.into_iter().map(|(_, address)| address).collect()).await;
         });
     }
 
     fn dial(&mut self, address: Multiaddr, proving: bool) {
         let address: Multiaddr = address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
-        if seek::dns_name(&address).is_some() {
+        if discovery::dns_name(&address).is_some() {
             if self.resolving < ASKED_MAX {
                 self.resolve(async move {
-                    let found = seek::resolve_all(&address).await.unwrap_or_default();
+                    let found = discovery::resolve_all(&address).await.unwrap_or_default();
                     found.into_iter().map(|address| (None, address)).collect()
                 });
             }
@@ -211,14 +217,14 @@ impl KeyCheck {
     fn on_event(&mut self, event: SwarmEvent<KeyCheckEvent>) -> Option<Multiaddr> {
         match event {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
-                self.ended(connection_id);
+                self.remove_dial(connection_id);
                 if peer_id == self.peer {
                     return Some(endpoint.get_remote_address().clone());
                 }
                 self.ask(peer_id);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
-                self.ended(connection_id);
+                self.remove_dial(connection_id);
                 if let DialError::LocalPeerId { address } = error
                     && *self.swarm.local_peer_id() == self.peer
                 {
@@ -236,7 +242,8 @@ impl KeyCheck {
         None
     }
 
-    fn ended(&mut self, connection: ConnectionId) {
+    /// Removes a dial that has ended.
+    fn remove_dial(&mut self, connection: ConnectionId) {
         self.dialling.remove(&connection);
         self.proving.remove(&connection);
     }
@@ -261,7 +268,7 @@ impl KeyCheck {
         if !self.unanswered.remove(&request) {
             return;
         }
-        // Another cluster, or another version: it says nothing of this node.
+        // A peer of another cluster or version has no information about this node.
         let Some(Ok(Received::Known(Response::Pages { pages, .. }))) = bytes.as_deref().map(wire::decode)
         else {
             return;
@@ -274,7 +281,7 @@ impl KeyCheck {
     }
 }
 
-/// The header on a page, if this node signed it and it does not say that the node has left.
+/// Returns the header on a page if this node has signed it and has not left.
 fn running_header(page: &Page, node: NodeId, cluster: &str) -> Option<Header> {
     let entry = page.entries.iter().find(|entry| entry.fact.key == Key::Header && entry.fact.node == node)?;
     entry.check(cluster).ok()?;
@@ -282,9 +289,9 @@ fn running_header(page: &Page, node: NodeId, cluster: &str) -> Option<Header> {
     (header.presence == Presence::Running).then_some(header)
 }
 
-/// The addresses of peers that a data dir remembers, the best first.
+/// Returns the addresses of remembered peers, best first.
 pub(crate) fn remembered_addresses(remembered: &[(NodeId, String)], me: NodeId) -> Vec<Multiaddr> {
     let others = remembered.iter().filter(|(id, _)| *id != me && peer_of(*id).is_some());
-    // Two addresses of each.
+    // About two addresses for each peer that is asked.
     others.filter_map(|(_, address)| address.parse().ok()).take(2 * ASKED_MAX).collect()
 }

@@ -1,36 +1,57 @@
 //! Hearsay's node: the swarm, storage, HTTP and command line around `hearsay-protocol`'s core.
+//!
+//! Programs call [`main`] with their plug-ins. The other re-exports serve tests, fuzz targets and
+//! measurements.
 
-pub mod admission;
-pub mod banner;
-pub mod cli;
-pub mod config;
-pub mod control;
-pub mod driver;
-pub mod escape;
-pub mod events;
+#![allow(unreachable_pub, reason = "`pub` in a private module means: for the whole crate")]
+
+mod admission;
+mod apis;
+mod banner;
+mod builtin;
+mod cli;
+mod config;
+mod discovery;
+mod driver;
+mod driver_command;
+mod escape;
+mod event_log;
 mod exemptions;
 mod go_duration;
 mod hangup;
-pub mod http;
-pub mod interfaces;
-pub mod journal;
+mod http;
+mod journal;
 mod key_check;
-pub mod logging;
-mod memory;
-pub mod metrics;
-pub mod ports;
-pub mod presentation;
-pub mod registry;
+mod logging;
+mod metrics;
+mod operator_request;
+mod presentation;
+mod registry;
 mod reload;
 mod run;
-pub mod seek;
-pub mod signing;
-pub mod socket;
-pub mod storage;
-pub mod swarm;
-mod systemd;
-pub mod view;
-pub mod warnings;
+mod sessions;
+mod signing;
+mod socket;
+mod storage;
+mod swarm;
+mod system;
+mod view;
+mod warnings;
 
-pub use hearsay_services::timestamp;
-pub use run::run;
+#[cfg(any(test, fuzzing))]
+pub use apis::consul::fuzzing::consul as fuzz_consul;
+pub use builtin::builtin;
+pub use cli::main;
+pub use driver::{Driver, DriverParts};
+pub use driver_command::{DriverCommand, Neighbourhood};
+#[cfg(any(test, fuzzing))]
+pub use http::fuzzing::request as fuzz_request;
+pub use journal::{Store, TopicStore, WrapStore};
+pub use metrics::Metrics;
+pub use presentation::{Offer, Presentation};
+#[cfg(any(test, fuzzing))]
+pub use registry::fuzzing::registration as fuzz_registration;
+pub use run::{Overrides, run, run_with};
+pub use storage::{DataDir, Storage};
+pub use swarm::{Behaviour, BehaviourEvent, SwarmConfig, build as build_swarm};
+pub use view::{Clock, View};

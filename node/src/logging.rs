@@ -1,16 +1,18 @@
-//! The node's log: to standard error, as text or JSON, one event a line.
+//! Log of the node: writes each event as one line, text or JSON, to standard error, and queues events for
+//! shipping to the cluster's log.
 //!
-//! What is logged is up to `HEARSAY_LOG`, else `RUST_LOG`, in the usual form (`hearsay=debug,libp2p_gossipsub=info`). By default Hearsay
-//! tells what it does, and its libraries only what worries them: a swarm that gossips with a hundred nodes would bury everything else.
+//! `HEARSAY_LOG`, else `RUST_LOG`, selects events as in `hearsay=debug,libp2p_gossipsub=info`. By default
+//! Hearsay logs from the level info, and its libraries from warn: in a swarm of a hundred nodes, gossip alone
+//! would hide all other lines.
 //!
-//! Names in the log come from other nodes, so every line is escaped as it is written. That is also why there are no colours: here, an
-//! escape sequence is always somebody else's.
+//! Names in the log come from other nodes, so every line is escaped when it is written. For the same reason
+//! the log has no colours: then any escape sequence in an event must be foreign, and all can be escaped.
 //!
-//! Lines wait in a bounded queue for a thread of their own. Whoever reads standard error may be slow, stuck or gone, and none of that may
-//! make a node late at answering pings; what does not fit is dropped and counted.
+//! A thread writes the lines from a bounded queue. The reader of standard error may be slow or gone, which
+//! must not delay this node's answers to pings. Lines that do not fit into the queue are dropped and counted.
 //!
-//! The same events go to the log of the cluster (`events`, and [`shipping`]). What goes there is up to `HEARSAY_SHIP`, in the same form, by
-//! default what goes to standard error by default; `off` ships nothing.
+//! The same events are shipped to the log of the cluster (`events`, and `hearsay_services::log_shipper`).
+//! `HEARSAY_SHIP` selects them in the same form, with the same default; `off` ships none.
 
 mod events;
 
@@ -24,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-use hearsay_services::shipping::{self, Counters, Waiting};
+use hearsay_services::{LogQueue, ShipperCounters, log_queue};
 use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::{
@@ -32,35 +34,36 @@ use crate::{
     escape::escaped,
 };
 
-/// Libraries from warnings, everything of ours (`hearsay_node`, `hearsay_services`…) from information.
+/// Default filter: libraries from the level warn, Hearsay's crates (`hearsay_node`, `hearsay_services`…) from
+/// info.
 ///
-/// Each address that mDNS cannot send from is an error to it, every ten seconds: an IPv6 address that the
-/// kernel still checks for duplicates (RFC 4862, section 5.4) is one. What multicast can do here, `node
-/// doctor` tells.
+/// mDNS logs an error every ten seconds for each address from which it cannot send. One example is an IPv6
+/// address that the kernel still checks for duplicates (RFC 4862, section 5.4). `node doctor` reports the
+/// state of multicast.
 const DEFAULT_FILTER: &str = "warn,libp2p_gossipsub=error,libp2p_mdns::behaviour::iface=off,hearsay=info";
 
-/// Lines that wait to be written. A few seconds of the worst that was seen, and at most about a megabyte.
+/// Maximum number of queued lines: a few seconds of the highest rate observed, about a megabyte.
 const LINES_MAX: usize = 4096;
-/// How long the last lines are waited for when the process ends.
+/// Longest wait for the last lines when the process ends.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Lines dropped so far because nobody took them.
+/// Returns the number of lines dropped because the queue was full.
 pub fn lines_dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// What is to be shipped, until a node of this process takes it over.
-static TO_SHIP: Mutex<Option<Waiting>> = Mutex::new(None);
-static SHIPPED: Mutex<Option<Arc<Counters>>> = Mutex::new(None);
+/// The queue of events to ship, until the node takes it.
+static TO_SHIP: Mutex<Option<LogQueue>> = Mutex::new(None);
+static SHIPPED: Mutex<Option<Arc<ShipperCounters>>> = Mutex::new(None);
 
-/// What this process says, to be shipped to the log. There is one, for whoever asks first.
-pub fn to_ship() -> Option<Waiting> {
+/// Takes the queue of events to ship. There is one for each process.
+pub fn take_records_to_ship() -> Option<LogQueue> {
     TO_SHIP.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// What became of it so far: name, help, value.
+/// Returns the counters of shipping: name, help, value.
 pub fn shipped() -> Vec<(&'static str, &'static str, u64)> {
     let counters = SHIPPED.lock().unwrap_or_else(PoisonError::into_inner);
     counters.as_ref().map_or_else(Vec::new, |counters| counters.list().to_vec())
@@ -68,47 +71,47 @@ pub fn shipped() -> Vec<(&'static str, &'static str, u64)> {
 
 enum Line {
     Text(String),
-    /// Everything before is to be written now.
+    /// Request to flush. All earlier lines are written first.
     Flush(SyncSender<()>),
 }
 
-/// The log of this process. Dropped, it waits for its last lines to be written, for a second at most.
+/// The log of this process. Dropping it waits for its last lines, for a second at most.
 #[derive(Debug)]
 pub struct Log(SyncSender<Line>);
 
 impl Drop for Log {
     fn drop(&mut self) {
-        let (written, told) = sync_channel(1);
-        // A queue that is full is one that nobody reads.
+        let (written, flushed) = sync_channel(1);
+        // A full queue means that standard error is not read.
         if self.0.try_send(Line::Flush(written)).is_ok() {
-            _ = told.recv_timeout(FLUSH_MAX);
+            _ = flushed.recv_timeout(FLUSH_MAX);
         }
     }
 }
 
-/// Why there is no log. Nothing was changed.
+/// Why logging could not be started. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
-    /// The filter cannot be understood.
+    /// The filter is invalid.
     #[error("{variable}: {problem}; write it like hearsay=debug,libp2p=warn")]
     Filter {
-        /// The variable it stands in.
+        /// The variable with the filter.
         variable: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// Somebody has already set up a log for this process.
+    /// Logging was already started.
     #[error("this process has a log already")]
     Twice,
-    /// The system gives no thread.
+    /// The thread could not be started.
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(#[from] io::Error),
 }
 
-/// Starts logging, for the whole process and once.
+/// Starts logging, once for the process.
 ///
 /// # Errors
-/// Names the variable whose filter is wrong.
+/// See [`LoggingError`].
 pub fn init(format: LogFormat, environment: &Environment) -> Result<Log, LoggingError> {
     let to_stderr = filter(environment, &["HEARSAY_LOG", "RUST_LOG"])?;
     let to_log = filter(environment, &["HEARSAY_SHIP"])?;
@@ -117,14 +120,14 @@ pub fn init(format: LogFormat, environment: &Environment) -> Result<Log, Logging
     let queue = lines.clone();
     let text = tracing_subscriber::fmt::layer()
         .with_ansi(false)
-        // They would be told on standard error, which is what failed.
+        // Internal errors would go to standard error, which is the part that failed.
         .log_internal_errors(false)
         .with_writer(move || EscapingWriter(Queue(queue.clone())));
     let text = match format {
         LogFormat::Text => text.boxed(),
         LogFormat::Json => text.json().flatten_event(true).boxed(),
     };
-    let (outbox, waiting) = shipping::queue();
+    let (outbox, waiting) = log_queue();
     let counters = Arc::clone(outbox.counters());
     let started = tracing_subscriber::registry()
         .with(text.with_filter(to_stderr))
@@ -136,9 +139,9 @@ pub fn init(format: LogFormat, environment: &Environment) -> Result<Log, Logging
     Ok(Log(lines))
 }
 
-/// Writes what comes. A line that cannot be written is lost: there is nobody left to tell.
+/// Writes all lines. A line that cannot be written is lost, and there is no other place to report it.
 fn write_all(lines: &Receiver<Line>, mut to: impl Write) {
-    let mut told = 0;
+    let mut reported = 0;
     for line in lines {
         match line {
             Line::Text(text) => _ = to.write_all(text.as_bytes()),
@@ -148,14 +151,18 @@ fn write_all(lines: &Receiver<Line>, mut to: impl Write) {
             }
         }
         let dropped = lines_dropped();
-        if dropped > told {
-            _ = writeln!(to, "{} lines of this log were dropped: nobody read them in time", dropped - told);
-            told = dropped;
+        if dropped > reported {
+            _ = writeln!(
+                to,
+                "{} lines of this log were dropped, because the reader was too slow",
+                dropped - reported
+            );
+            reported = dropped;
         }
     }
 }
 
-/// The way to the thread that writes.
+/// Writer to the queue of the thread that writes the log.
 struct Queue(SyncSender<Line>);
 
 impl Write for Queue {
@@ -171,7 +178,7 @@ impl Write for Queue {
     }
 }
 
-/// What the first of these variables says that is there.
+/// Returns the filter in the first of these variables that is set.
 fn filter(environment: &Environment, variables: &[&'static str]) -> Result<EnvFilter, LoggingError> {
     for variable in variables.iter().copied() {
         if let Some(text) = environment.get(variable) {
@@ -182,7 +189,7 @@ fn filter(environment: &Environment, variables: &[&'static str]) -> Result<EnvFi
     Ok(EnvFilter::new(DEFAULT_FILTER))
 }
 
-/// Escapes each event but for the end of its line. The formatter hands over an event in one piece.
+/// Writer that escapes each event except its final newline. The formatter writes an event in one piece.
 struct EscapingWriter<W>(W);
 
 impl<W: Write> Write for EscapingWriter<W> {
@@ -192,7 +199,7 @@ impl<W: Write> Write for EscapingWriter<W> {
             Some(line) => (line, "\n"),
             None => (&*text, ""),
         };
-        // In one write: lines of several threads must not mix.
+        // One write, so that lines of several threads do not mix.
         self.0.write_all(format!("{}{end}", escaped(line)).as_bytes())?;
         Ok(event.len())
     }
@@ -256,7 +263,7 @@ mod tests {
         assert_eq!(event["name"], "a\u{9b}\n\"b");
     }
 
-    /// Takes a line when it is let, and none when nobody lets it.
+    /// Writer that writes one line for each permit.
     struct Slow(Receiver<()>, Captured);
 
     impl Write for Slow {
@@ -270,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_stuck_or_gone_holds_nobody_up() {
+    fn a_reader_that_is_stuck_or_gone_delays_no_thread() {
         let (lines, to_write) = sync_channel(2);
         let (let_go, gate) = sync_channel(64);
         let captured = Captured::default();
@@ -281,7 +288,7 @@ mod tests {
         for n in 0..10 {
             queue.write_all(format!("line {n}\n").as_bytes()).unwrap();
         }
-        // Two in the queue and at most one being written.
+        // Two lines are in the queue, and at most one is being written.
         let dropped = lines_dropped() - before;
         assert!((7..=8).contains(&dropped), "{dropped}");
         (0..64).for_each(|_| _ = let_go.try_send(()));

@@ -1,7 +1,7 @@
-//! The program `node`: the built-in plug-ins on a Hearsay node.
+//! The program `node`: runs a Hearsay node with the built-in plug-ins.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    hearsay_node::cli::main(hearsay_services::builtin(), hearsay_node::run)
+    hearsay_node::main(hearsay_node::builtin(), hearsay_node::run)
 }

@@ -1,7 +1,9 @@
-//! Everything that the node counts, as `/metrics` shows it.
+//! [`Metrics`]: counts HTTP requests, collects the metrics of DNS, protocol, provider table, plug-ins,
+//! journals and service registry, and writes them all as text for `/metrics`.
 //!
-//! HTTP counts here as it goes. What the table holds is read when somebody asks, so that it costs nothing otherwise. What the
-//! protocol and the swarm count stays with them; the driver hands over a snapshot from time to time.
+//! The counters of HTTP and DNS are kept here. Figures of the provider table are computed when `/metrics` is
+//! read. The protocol and the swarm keep their own counters, of which the driver publishes a snapshot about
+//! once a second.
 
 mod registry;
 
@@ -12,11 +14,8 @@ use std::{
     time::Duration,
 };
 
-use hearsay_protocol::providers::MemberState;
-use hearsay_services::{
-    Service,
-    service::{Metric, MetricKind},
-};
+use hearsay_protocol::MemberState;
+use hearsay_services::{Metric, MetricKind, Service};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text},
@@ -30,28 +29,30 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{journal::Journals, view::View};
+use crate::{apis::dns::DnsMetrics, journal::Journals, view::View};
 use registry::RegistryMetrics;
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// A number that the driver publishes: name (without `hearsay_` and `_total`), help, value.
+/// A metric that the driver publishes: name (without `hearsay_` and `_total`), help, value.
 pub type Published<T> = (&'static str, &'static str, T);
 
-/// All of the node's metrics.
+/// All metrics of the node.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// What HTTP counts.
+    /// Metrics of HTTP.
     pub http: HttpMetrics,
+    /// Counters of DNS.
+    pub dns: Arc<DnsMetrics>,
     published: Arc<Publication>,
     plugins: Arc<PluginMetrics>,
     journals: Arc<JournalMetrics>,
     programs: Arc<RegistryMetrics>,
 }
 
-/// What a request was, for counting. Routes are patterns (`/services/{name}`), so there are only so many.
+/// Labels of a request. Routes are patterns (`/services/{name}`), so their number is bounded.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct RequestLabels {
     route: String,
@@ -69,24 +70,26 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
-/// What HTTP counts.
+/// Counters of HTTP requests, refusals and ended connections, and gauges of open connections and waiting
+/// requests.
 #[derive(Debug)]
 pub struct HttpMetrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Family<RouteLabel, Histogram, fn() -> Histogram>,
     refused: Family<ReasonLabel, Counter>,
     ended: Family<ReasonLabel, Counter>,
-    /// Connections now open.
+    /// Open connections.
     pub connections: Gauge,
-    /// Blocking queries and event streams now held.
+    /// Blocking queries and event streams under way.
     pub waiting: Gauge,
 }
 
 impl Metrics {
-    /// Metrics of a node with this table; all zero.
+    /// Creates the metrics of a node with this table, all zero.
     pub fn new(view: Arc<View>) -> Self {
         let mut registry = Registry::with_prefix("hearsay");
         let http = HttpMetrics::register(&mut registry);
+        let dns = Arc::new(DnsMetrics::register(&mut registry));
         let published = Arc::new(Publication::default());
         registry.register_collector(Box::new(TableGauges(view)));
         registry.register_collector(Box::new(Arc::clone(&published)));
@@ -96,38 +99,38 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&journals)));
         let programs = Arc::new(RegistryMetrics::default());
         registry.register_collector(Box::new(Arc::clone(&programs)));
-        Self { registry, http, published, plugins, journals, programs }
+        Self { registry, http, dns, published, plugins, journals, programs }
     }
 
-    /// Replaces what the driver publishes as counters: `hearsay_<name>_total`.
+    /// Replaces the counters of the driver: `hearsay_<name>_total`.
     pub fn set_protocol(&self, counters: Vec<Published<u64>>) {
         *self.published.counters.lock().unwrap_or_else(PoisonError::into_inner) = counters;
     }
 
-    /// Replaces what the driver publishes as gauges: `hearsay_<name>`.
+    /// Replaces the gauges of the driver: `hearsay_<name>`.
     pub fn set_protocol_gauges(&self, gauges: Vec<Published<f64>>) {
         *self.published.gauges.lock().unwrap_or_else(PoisonError::into_inner) = gauges;
     }
 
-    /// What these plug-ins count is shown, too.
+    /// Adds the metrics of plug-ins.
     pub fn set_plugins(&self, plugins: Vec<Arc<dyn Service>>) {
         *self.plugins.0.lock().unwrap_or_else(PoisonError::into_inner) = plugins;
     }
 
-    /// What these journals count is shown, too, for as long as they are there.
+    /// Adds the metrics of journals, until they are dropped.
     pub fn set_journals(&self, journals: &Arc<Journals>) {
         *self.journals.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(journals);
     }
 
-    /// What the registry counts is shown, too, for as long as it is there.
+    /// Adds the metrics of the registry, until it is dropped.
     pub fn set_programs(&self, programs: &Arc<crate::registry::Registry>) {
         *self.programs.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(programs);
     }
 
-    /// Writes all of them in the OpenMetrics text format.
+    /// Returns all metrics in the OpenMetrics text format.
     ///
     /// # Errors
-    /// A collector could not write itself, which would be a defect here.
+    /// A collector failed to encode itself, which is a defect of this program.
     pub fn render(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;
@@ -137,7 +140,7 @@ impl Metrics {
 
 impl HttpMetrics {
     fn register(registry: &mut Registry) -> Self {
-        // From 0.1 ms by factors of 4 to 6.6 s; longer is a blocking query.
+        // From 0.1 ms by factors of 4 to 6.6 s; longer requests are blocking queries.
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.0001, 4.0, 9));
         let http = Self {
             requests: Family::default(),
@@ -168,7 +171,7 @@ impl HttpMetrics {
         http
     }
 
-    /// Counts an answer.
+    /// Counts a response.
     pub fn answered(&self, route: &str, method: &axum::http::Method, status: u16, took: Duration) {
         let route = route.to_owned();
         self.seconds.get_or_create_owned(&RouteLabel { route: route.clone() }).observe(took.as_secs_f64());
@@ -177,28 +180,28 @@ impl HttpMetrics {
             .inc();
     }
 
-    /// Counts a refusal: the reason is one of a few fixed words.
+    /// Counts a refusal. The reason is one of a few fixed words.
     pub fn refused(&self, reason: &'static str) {
         self.refused.get_or_create_owned(&ReasonLabel { reason }).inc();
     }
 
-    /// How often something was refused for this reason.
+    /// Returns the number of refusals for this reason.
     pub fn refused_count(&self, reason: &'static str) -> u64 {
         self.refused.get_or_create_owned(&ReasonLabel { reason }).get()
     }
 
-    /// Counts a connection that ended other than by agreement: the cause is one of a few fixed words.
+    /// Counts a connection that was aborted. The cause is one of a few fixed words.
     pub fn ended(&self, cause: &'static str) {
         self.ended.get_or_create_owned(&ReasonLabel { reason: cause }).inc();
     }
 
-    /// How many connections ended for this cause.
+    /// Returns the number of connections aborted for this cause.
     pub fn ended_count(&self, cause: &'static str) -> u64 {
         self.ended.get_or_create_owned(&ReasonLabel { reason: cause }).get()
     }
 }
 
-/// A client may invent methods; labels must not grow with them.
+/// Returns the label of a method. Clients may invent methods, so unknown ones share a label.
 fn method_label(method: &axum::http::Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
@@ -212,7 +215,7 @@ fn method_label(method: &axum::http::Method) -> &'static str {
     }
 }
 
-/// What the plug-ins that run count; they are asked when somebody asks.
+/// Collector of the metrics of running plug-ins.
 #[derive(Default)]
 struct PluginMetrics(Mutex<Vec<Arc<dyn Service>>>);
 
@@ -226,7 +229,7 @@ impl Collector for PluginMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let plugins = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let all: Vec<Metric> = plugins.iter().flat_map(|plugin| plugin.metrics()).collect();
-        // Those of one name stand next to each other, and are described once.
+        // Samples of one name must be adjacent, under one description.
         for same in all.chunk_by(|a, b| a.name == b.name) {
             let Some(first) = same.first() else { continue };
             let kind = type_of(first);
@@ -243,7 +246,7 @@ impl Collector for PluginMetrics {
     }
 }
 
-/// What the journals count, each topic under a label. Whoever counts does not keep them open.
+/// Collector of the metrics of journals, labelled by topic. It does not keep the journals open.
 #[derive(Default)]
 struct JournalMetrics(Mutex<Weak<Journals>>);
 
@@ -261,7 +264,7 @@ impl Collector for JournalMetrics {
             .metrics()
             .flat_map(|(topic, metrics)| metrics.into_iter().map(move |metric| (topic, metric)))
             .collect();
-        // Those of one name stand next to each other, and are described once.
+        // Samples of one name must be adjacent, under one description.
         all.sort_by_key(|(_, metric)| metric.name);
         for same in all.chunk_by(|(_, a), (_, b)| a.name == b.name) {
             let Some((_, first)) = same.first() else { continue };
@@ -289,7 +292,7 @@ fn write_number(metric: &Metric, encoder: MetricEncoder<'_>) -> fmt::Result {
     }
 }
 
-/// The driver's last snapshot.
+/// The last snapshot that the driver published.
 #[derive(Debug, Default)]
 struct Publication {
     counters: Mutex<Vec<Published<u64>>>,
@@ -310,7 +313,7 @@ impl Collector for Publication {
     }
 }
 
-/// What the table holds at the moment somebody asks.
+/// Collector of figures of the provider table.
 #[derive(Debug)]
 struct TableGauges(Arc<View>);
 
@@ -356,17 +359,14 @@ impl Collector for TableGauges {
     }
 }
 
-/// Writes bytes as hexadecimal digits.
+/// Formats bytes as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use hearsay_protocol::{
-        Time,
-        providers::{Change, Index},
-    };
+    use hearsay_protocol::{Change, Index, Time};
 
     use super::*;
     use crate::view::Clock;

@@ -1,8 +1,9 @@
-//! How a node presents itself: its addresses, and the instances of its plug-ins at them.
+//! [`Presentation`]: chooses the addresses that a node advertises for its swarm and HTTP, and states its
+//! profile and the instances of its plug-ins with them.
 //!
-//! Which addresses a machine has is known only while it runs, and changes. What is advertised follows the listeners of the swarm, which
-//! follow the interfaces, unless `--advertise` fixes it. Loopback is advertised only where there is nothing else: another host
-//! would find itself there.
+//! The addresses of a machine change while a node runs. The advertised addresses follow the listeners of the
+//! swarm, which follow the interfaces, unless `--advertise` sets them. Loopback is advertised only if there
+//! is no other address, because another host that connects to it reaches itself.
 
 use std::{
     collections::BTreeMap,
@@ -11,58 +12,57 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use hearsay_protocol::{
-    io::{Command, Profile},
-    providers::{ADDRESSES_META, AddressLimit},
-    record::{ENTRY_BYTES_MAX, Health, Instance, Origin},
+    ADDRESSES_META, AddressLimit, Command, ENTRY_BYTES_MAX, Health, Instance, Origin, Profile,
 };
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
 use crate::{
-    config::{Advertise, Host, HostPort, listed},
-    interfaces::{self, InterfaceAddress},
-    seek,
+    config::{Advertise, Host, HostPort, list_interfaces},
+    discovery,
     swarm::is_loopback,
+    system::interfaces::{self, InterfaceAddress},
 };
 
-/// A plug-in's instance, but for where it is.
+/// A plug-in's instance without its address.
 #[derive(Clone, Debug)]
 pub struct Offer {
-    /// The service.
+    /// Name of the service.
     pub service: String,
-    /// Labels.
+    /// Tags.
     pub tags: Vec<String>,
-    /// Free pairs.
+    /// Metadata.
     pub meta: BTreeMap<String, String>,
 }
 
-/// What a node says of itself wherever it is.
+/// The facts that a node states about itself.
 #[derive(Clone, Debug)]
 pub struct Presentation {
-    /// Name, roles, zone, software; its addresses are filled in.
+    /// Name, roles, zone and software. The addresses are filled in by [`Presentation::at`].
     pub profile: Profile,
-    /// What its plug-ins offer.
+    /// Instances of the plug-ins.
     pub offers: Vec<Offer>,
-    /// Ends the instances' ids, so that they differ between nodes.
+    /// Suffix of the instances' ids, which makes them unique in the cluster.
     pub suffix: String,
     /// `--advertise`.
     pub advertise: Vec<Advertise>,
     /// `--advertise-http`.
     pub advertise_http: Option<HostPort>,
-    /// The swarm's port.
+    /// Port of the swarm.
     pub swarm_port: u16,
-    /// Where HTTP listens.
+    /// Address at which HTTP listens.
     pub http: SocketAddr,
-    /// When the node started, in milliseconds since the Unix epoch.
+    /// Start of the node, in milliseconds since the Unix epoch.
     pub since_ms: u64,
-    /// Its health: critical while it is in maintenance.
+    /// Health of the node's instances: critical during maintenance.
     pub health: Health,
 }
 
-/// What an instance's value may take of an entry; the rest is its key, its author and the signature.
+/// Bound on the value of an instance's entry. The rest of an entry is its key, its author and the signature.
 const INSTANCE_BYTES_MAX: usize = ENTRY_BYTES_MAX - 512;
 
 impl Presentation {
-    /// Whether others would take what this states. Otherwise the node would seem to run well, and nobody would ever see its services.
+    /// Checks that other nodes would accept the facts. Otherwise the node would run without its services
+    /// being listed anywhere.
     ///
     /// # Errors
     /// Names the service, the field and its limit.
@@ -81,7 +81,7 @@ impl Presentation {
         Ok(())
     }
 
-    /// The same with other tags for the services named, and another zone.
+    /// Returns a copy with other tags for the named services, and another zone.
     pub fn with(&self, tags: &BTreeMap<String, Vec<String>>, zone: Option<String>) -> Self {
         let mut new = self.clone();
         new.profile.zone = zone;
@@ -93,7 +93,8 @@ impl Presentation {
         new
     }
 
-    /// What to state while the swarm listens at these addresses, and the interfaces have those.
+    /// Returns the commands that state the facts, for the current listeners of the swarm and the current
+    /// interfaces.
     pub fn at(&self, listening: &[Multiaddr], interfaces: &[InterfaceAddress]) -> Vec<Command> {
         let addresses = self.addresses(listening, interfaces);
         let (host, port) = self.http(&addresses, interfaces);
@@ -127,6 +128,7 @@ impl Presentation {
         commands
     }
 
+    /// Returns the swarm's addresses to advertise.
     fn addresses(&self, listening: &[Multiaddr], interfaces: &[InterfaceAddress]) -> Vec<Multiaddr> {
         if !self.advertise.is_empty() {
             let named = self.advertise.iter().flat_map(|named| self.named(named, interfaces));
@@ -138,27 +140,27 @@ impl Presentation {
             });
             return addresses;
         }
-        // An IPv6 link-local address means nothing without its interface, which an address cannot carry.
+        // An IPv6 link-local address is useless without its interface, which a multiaddr does not carry.
         let usable = |a: &&Multiaddr| !matches!(ip_of(a), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local());
-        let of = |rank: fn(&Multiaddr) -> bool| -> Vec<Multiaddr> {
+        let select = |rank: fn(&Multiaddr) -> bool| -> Vec<Multiaddr> {
             listening.iter().filter(usable).filter(|address| rank(address)).cloned().collect()
         };
-        let mut addresses = of(|address| !is_loopback(address) && !is_link_local(address));
+        let mut addresses = select(|address| !is_loopback(address) && !is_link_local(address));
         if addresses.is_empty() {
-            addresses = of(is_link_local);
+            addresses = select(is_link_local);
         }
         if addresses.is_empty() {
-            addresses = of(|_| true);
+            addresses = select(|_| true);
         }
-        // Those that lead out come first; the others keep an order of their own, so that equal sets are equal
-        // texts.
-        let outward = outward_ips();
-        addresses.sort_by_cached_key(|a| (preference(ip_of(a), &outward), a.to_string()));
+        // Addresses with a route to other networks come first. The order is deterministic, so that equal sets
+        // give equal headers.
+        let routed = routed_ips();
+        addresses.sort_by_cached_key(|a| (preference(ip_of(a), &routed), a.to_string()));
         addresses.dedup();
         addresses
     }
 
-    /// The addresses that one value of `--advertise` stands for.
+    /// Returns the addresses for one value of `--advertise`.
     fn named(&self, named: &Advertise, interfaces: &[InterfaceAddress]) -> Vec<Multiaddr> {
         match named {
             Advertise::Host(host, port) => vec![swarm_address(host, port.unwrap_or(self.swarm_port))],
@@ -169,7 +171,7 @@ impl Presentation {
         }
     }
 
-    /// The host and port of HTTP, as others are told.
+    /// Returns the host and port of HTTP to advertise.
     fn http(&self, addresses: &[Multiaddr], interfaces: &[InterfaceAddress]) -> (String, u16) {
         let bare = |host: &Host| match host {
             Host::Ip(ip) => ip.to_string(),
@@ -191,7 +193,7 @@ impl Presentation {
         (host.or(bound).unwrap_or_else(|| own().to_string()), self.http.port())
     }
 
-    /// What of the header's addresses HTTP cannot be reached at. Nothing is stated where nothing is limited.
+    /// Returns at which of the header's addresses HTTP listens, as a limit; `None`: at all of them.
     fn address_limit(&self, host: &str, addresses: &[Multiaddr]) -> Option<AddressLimit> {
         let is_bound = self.advertise.is_empty() && !self.http.ip().is_unspecified();
         let has_other = addresses.iter().any(|a| ip_of(a).is_none_or(|ip| ip.to_string() != host));
@@ -203,22 +205,22 @@ impl Presentation {
     }
 }
 
-/// The place of an address among those of the machine. The first is the one in URLs, so it is of IPv4 where
-/// there is any.
-fn preference(ip: Option<IpAddr>, outward: &[IpAddr]) -> u8 {
-    let leads_out = ip.is_some_and(|ip| outward.contains(&ip));
-    match (ip, leads_out) {
+/// Returns the rank of an address among those of the machine; the lowest rank comes first. The first address
+/// is used in URLs, so IPv4 takes precedence.
+fn preference(ip: Option<IpAddr>, routed: &[IpAddr]) -> u8 {
+    let has_route = ip.is_some_and(|ip| routed.contains(&ip));
+    match (ip, has_route) {
         (Some(IpAddr::V4(_)), true) => 0,
-        // Where IPv4 leads out as well.
-        (Some(IpAddr::V6(_)), true) if outward.iter().any(IpAddr::is_ipv4) => 1,
+        // Routed IPv6 comes second only if there is a routed IPv4 address.
+        (Some(IpAddr::V6(_)), true) if routed.iter().any(IpAddr::is_ipv4) => 1,
         (Some(IpAddr::V4(_)), false) => 2,
         (_, true) => 3,
         (_, false) => 4,
     }
 }
 
-/// The addresses of an interface that others can be told; those of loopback, where it is the one that was
-/// named.
+/// Returns the addresses of an interface that can be advertised. If no address is routable, these are its
+/// loopback addresses and its link-local IPv4 addresses.
 fn of_interface(name: &str, interfaces: &[InterfaceAddress]) -> Vec<IpAddr> {
     let of_name = || interfaces.iter().filter(|address| address.interface == name);
     let mut ips: Vec<IpAddr> = of_name().filter(|a| a.is_routable()).map(|a| a.ip).collect();
@@ -229,23 +231,26 @@ fn of_interface(name: &str, interfaces: &[InterfaceAddress]) -> Vec<IpAddr> {
     ips
 }
 
-/// Checks that what `--advertise` and `--advertise-http` name is there. A single word that is neither an
-/// interface nor a name that resolves is most likely an interface of another machine, or misspelt; others
-/// would look for a host of that name.
+/// Checks the names in `--advertise` and `--advertise-http`. A word that is neither an interface nor a host
+/// name that resolves is probably misspelt, or an interface of another machine. Other nodes would try to
+/// resolve it.
 ///
 /// # Errors
-/// Names the option, its value, and the interfaces that there are.
+/// Names the option, its value, and the interfaces of this machine.
 pub async fn check_advertised(
     advertise: &[Advertise],
     http: Option<&HostPort>,
     interfaces: &[InterfaceAddress],
 ) -> anyhow::Result<()> {
-    let there_are = || listed(&interfaces::names());
+    let interface_names = || list_interfaces(&interfaces::names());
     for named in advertise {
         if let Advertise::Interface(name, _) = named
             && of_interface(name, interfaces).is_empty()
         {
-            bail!("--advertise {named}: this network interface has no address; there are {}", there_are());
+            bail!(
+                "--advertise {named}: this network interface has no address; use one of {}",
+                interface_names()
+            );
         }
     }
     let hosts = advertise.iter().filter_map(|named| match named {
@@ -253,15 +258,15 @@ pub async fn check_advertised(
         Advertise::Interface(..) => None,
     });
     for (option, host) in hosts.chain(http.map(|http| ("advertise-http", &http.host))) {
-        // A name with a dot is none of an interface, and whether others can resolve it is not known here.
+        // A name with a dot is no interface, and other nodes may resolve it although this one does not.
         let Host::Name(name) = host else { continue };
         if name.contains('.') {
             continue;
         }
-        if let Err(problem) = seek::lookup(name, 0).await {
+        if let Err(problem) = discovery::lookup(name, 0).await {
             bail!(
                 "--{option} {name}: neither a network interface of this machine ({}) nor a host name that resolves ({problem})",
-                there_are()
+                interface_names()
             );
         }
     }
@@ -277,7 +282,7 @@ fn swarm_address(host: &Host, port: u16) -> Multiaddr {
     Multiaddr::empty().with(host).with(Protocol::Tcp(port))
 }
 
-/// The IP address of a multiaddr; `None` for a name.
+/// Returns the IP address of a multiaddr; `None` for a name.
 pub fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     address.iter().find_map(|part| match part {
         Protocol::Ip4(ip) => Some(ip.into()),
@@ -286,25 +291,25 @@ pub fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     })
 }
 
-/// Whether an address means something on one link only.
+/// Whether an address is link-local.
 pub fn is_link_local(address: &Multiaddr) -> bool {
     ip_of(address).is_some_and(interfaces::is_link_local)
 }
 
-/// The addresses by which this machine reaches the rest of the world, one of each family. Connecting a UDP
-/// socket only asks the routing table; nothing is sent. The addresses asked for are reserved for
-/// documentation (RFC 5737, RFC 3849).
-fn outward_ips() -> Vec<IpAddr> {
+/// Returns the source addresses of this machine's default routes, at most one of each family. Connecting a
+/// UDP socket only reads the routing table; nothing is sent. The destinations are reserved for documentation
+/// (RFC 5737, RFC 3849).
+fn routed_ips() -> Vec<IpAddr> {
     let documentation: [IpAddr; 2] =
         [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
-    let outward = |there: IpAddr| {
-        let here: IpAddr =
-            if there.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = UdpSocket::bind((here, 0)).ok()?;
-        socket.connect((there, 9)).ok()?;
+    let source = |destination: IpAddr| {
+        let any: IpAddr =
+            if destination.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect((destination, 9)).ok()?;
         socket.local_addr().ok().map(|address| address.ip())
     };
-    documentation.into_iter().filter_map(outward).collect()
+    documentation.into_iter().filter_map(source).collect()
 }
 
 #[cfg(test)]
@@ -333,7 +338,7 @@ mod tests {
         }
     }
 
-    /// An interface where the name is one of [`two_networks`], else a host.
+    /// Returns an interface if the name is one of [`two_networks`], else a host.
     fn advertise_of(text: &str) -> Advertise {
         let (name, port) =
             text.split_once(':').map_or((text, None), |(name, port)| (name, port.parse().ok()));
@@ -403,9 +408,9 @@ mod tests {
     fn the_address_in_urls_leads_out_and_is_of_ipv4_where_there_is_any() {
         let ips =
             ["10.0.0.1", "172.17.0.1", "2001:db8::7", "fd77::1"].map(|ip| ip.parse::<IpAddr>().unwrap());
-        let order = |outward: &[IpAddr]| {
+        let order = |routed: &[IpAddr]| {
             let mut ips = ips;
-            ips.sort_by_key(|ip| (preference(Some(*ip), outward), ip.to_string()));
+            ips.sort_by_key(|ip| (preference(Some(*ip), routed), ip.to_string()));
             ips.map(|ip| ip.to_string())
         };
         assert_eq!(order(&[ips[1], ips[2]]), ["172.17.0.1", "2001:db8::7", "10.0.0.1", "fd77::1"]);
@@ -416,12 +421,12 @@ mod tests {
     #[test]
     fn an_ipv6_link_local_address_is_never_told_and_an_ipv4_one_only_where_there_is_none_better() {
         let p = presentation(&[]);
-        let told = |listening: &[&str]| stated(&p, listening).0.addresses;
+        let advertised = |listening: &[&str]| stated(&p, listening).0.addresses;
         let (lo, link4, link6) =
             ("/ip4/127.0.0.1/tcp/7600", "/ip4/169.254.7.7/tcp/7600", "/ip6/fe80::1/tcp/7600");
-        assert_eq!(told(&[lo, link4, link6, "/ip6/fd77::1/tcp/7600"]), ["/ip6/fd77::1/tcp/7600"]);
-        assert_eq!(told(&[lo, link4, link6]), [link4]);
-        assert_eq!(told(&[lo, link6, "/ip6/::1/tcp/7600"]), [lo, "/ip6/::1/tcp/7600"]);
+        assert_eq!(advertised(&[lo, link4, link6, "/ip6/fd77::1/tcp/7600"]), ["/ip6/fd77::1/tcp/7600"]);
+        assert_eq!(advertised(&[lo, link4, link6]), [link4]);
+        assert_eq!(advertised(&[lo, link6, "/ip6/::1/tcp/7600"]), [lo, "/ip6/::1/tcp/7600"]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Reloading: options that are read again while the node runs, and the tasks that go by them.
+//! Applies changed options while the node runs (`reload`), and starts and stops the tasks of `--join`
+//! ([`Joins`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,24 +10,28 @@ use tokio::{
 
 use crate::{
     config::{Config, Join},
-    driver::{Neighbourhood, Order, Reloaded},
-    seek,
+    discovery,
+    driver_command::{DriverCommand, Neighbourhood, Reloaded},
 };
 
-/// The tasks that look for what `--join` names, one for each target.
+/// Join tasks: one for each target of `--join`, which connects to it.
 #[derive(Debug)]
 pub(crate) struct Joins {
     tasks: BTreeMap<String, JoinHandle<()>>,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<DriverCommand>,
     neighbourhood: watch::Receiver<Neighbourhood>,
 }
 
 impl Joins {
-    pub(crate) fn new(orders: mpsc::Sender<Order>, neighbourhood: watch::Receiver<Neighbourhood>) -> Self {
+    /// Creates the set without tasks.
+    pub(crate) fn new(
+        orders: mpsc::Sender<DriverCommand>,
+        neighbourhood: watch::Receiver<Neighbourhood>,
+    ) -> Self {
         Self { tasks: BTreeMap::new(), orders, neighbourhood }
     }
 
-    /// Looks for these targets and no others.
+    /// Starts and stops tasks, so that there is one for each of these targets.
     pub(crate) fn set(&mut self, targets: &[Join]) {
         let wanted: BTreeSet<String> = targets.iter().map(ToString::to_string).collect();
         self.tasks.retain(|target, task| {
@@ -38,24 +43,25 @@ impl Joins {
         });
         for target in targets {
             self.tasks.entry(target.to_string()).or_insert_with(|| {
-                tokio::spawn(seek::join(target.clone(), self.orders.clone(), self.neighbourhood.clone()))
+                tokio::spawn(discovery::join(target.clone(), self.orders.clone(), self.neighbourhood.clone()))
             });
         }
     }
 }
 
-/// Reads the options again, as SIGHUP asks. Either all that can change does, or nothing; the log says which.
+/// Reloads the options on SIGHUP. Either every change takes effect that needs no restart, or none does. The
+/// log names the changes that need one.
 pub(crate) async fn reload(
     config: &mut Config,
     own_tags: &BTreeMap<String, Vec<String>>,
-    orders: &mpsc::Sender<Order>,
+    orders: &mpsc::Sender<DriverCommand>,
     joins: &mut Joins,
 ) {
     let new = match config.reload() {
         Ok(new) => new,
         Err(error) => {
             let advice = error.advice();
-            tracing::error!(%error, advice, "the options are not reloaded and nothing was changed");
+            tracing::error!(%error, advice, "options not reloaded; nothing was changed");
             return;
         }
     };
@@ -64,16 +70,16 @@ pub(crate) async fn reload(
         tags: own_tags.iter().map(|(service, own)| (service.clone(), all_tags(own, &new.tags))).collect(),
         zone: new.zone.clone(),
     };
-    let (tell, told) = oneshot::channel();
-    // An error: the driver is gone, and the node is stopping.
-    let answer = match orders.send(Order::Reload(reloaded, tell)).await {
-        Ok(()) => told.await,
+    let (sender, outcome) = oneshot::channel();
+    // An error means that the driver is gone: the node is stopping.
+    let outcome = match orders.send(DriverCommand::Reload(reloaded, sender)).await {
+        Ok(()) => outcome.await,
         Err(_) => return,
     };
-    match answer {
+    match outcome {
         Ok(Ok(())) => (),
         Ok(Err(problem)) => {
-            tracing::error!(problem, "the options are not reloaded and nothing was changed");
+            tracing::error!(problem, "options not reloaded; nothing was changed");
             return;
         }
         Err(_) => return,
@@ -81,16 +87,16 @@ pub(crate) async fn reload(
     for warning in &new.warnings {
         tracing::warn!("{warning}");
     }
-    let waiting = config.take_over(new);
+    let unchanged = config.take_over(new);
     joins.set(&config.join);
-    if !waiting.is_empty() {
-        let options = waiting.join(", ");
-        tracing::warn!(options, "these options differ and cannot change while the node runs: restart it");
+    if !unchanged.is_empty() {
+        let options = unchanged.join(", ");
+        tracing::warn!(options, "these options have changed but need a restart of the node");
     }
     tracing::info!("options reloaded");
 }
 
-/// The tags of an instance: its plug-in's, then those of `--tag`.
+/// Returns the tags of an instance: those of its plug-in, then those of `--tag`.
 pub(crate) fn all_tags(own: &[String], given: &[String]) -> Vec<String> {
     own.iter().chain(given.iter().filter(|tag| !own.contains(tag))).cloned().collect()
 }

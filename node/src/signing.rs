@@ -1,7 +1,8 @@
-//! Requests that this node signs for other nodes, and those that others sign for it.
+//! [`Signing`]: signs HTTP requests to members, and checks the signatures of members' requests.
 //!
-//! Who signs is known from the provider table: a member that has not failed, in its newest incarnation, and on the list of `--allow` where there is
-//! one. What a signed request may do is for [`http`](crate::http) to say.
+//! A signer must be in the provider table: a member that has not failed, in its newest incarnation, and on
+//! the list of `--allow` if there is one. The guard of [`http`](crate::http) decides what a signed request
+//! may do.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,25 +14,24 @@ use std::{
 };
 
 use hearsay_protocol::{
-    Identity, NodeId,
-    providers::{MemberState, ProviderTable},
-    signed_request::{BodyHash, HEADER, Life, NotASignature, RequestSignature, Window},
+    BodyHash, Identity, Life, MemberState, NodeId, NotASignature, ProviderTable, REPLAY_WINDOW, ReplayWindow,
+    RequestSignature, SIGNATURE_HEADER,
 };
-use hearsay_services::signing::Unsigned;
+use hearsay_services::http::UnsignedRequest;
 use http::HeaderValue;
 
 use crate::view::View;
 
-/// Signs and checks.
+/// Signs requests and checks signatures.
 pub struct Signing {
     me: Identity,
     cluster: String,
     view: Arc<View>,
-    /// The number of the last request that was signed.
+    /// Counter of the last signed request.
     counter: AtomicU64,
-    /// What was seen of each signer. No larger than the table of members.
-    windows: Mutex<BTreeMap<NodeId, Window>>,
-    /// The nodes of `--allow`; `None` admits all.
+    /// Replay window of each signer, for at most as many signers as the table has members.
+    windows: Mutex<BTreeMap<NodeId, ReplayWindow>>,
+    /// The nodes of `--allow`; `None`: all.
     allowed: RwLock<Option<BTreeSet<NodeId>>>,
 }
 
@@ -41,81 +41,86 @@ impl fmt::Debug for Signing {
     }
 }
 
-/// Who signed a request, and which body belongs to it.
+/// The signer of a request, and the hash of its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Signed {
-    /// The member.
+    /// The signer.
     pub by: NodeId,
-    /// The hash that the body must have.
+    /// The signed hash of the body.
     pub body: BodyHash,
 }
 
-/// Why a signature does not count.
+/// A signature was refused. The request had no effect.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BadSignature {
-    /// There are several, or none can be read.
-    #[error("{HEADER}: {0}")]
+    /// The header is malformed or repeated.
+    #[error("{SIGNATURE_HEADER}: {0}")]
     Malformed(#[from] NotASignature),
-    /// The signer is no member, or not as this node knows it.
+    /// The signer is no member, or this node knows another incarnation of it.
     #[error(
-        "{HEADER}: {0} is no present member of this cluster, or has restarted since; repeat the request in a moment"
+        "{SIGNATURE_HEADER}: {0} is not a present member of this cluster, or has restarted; repeat the request in a moment"
     )]
     UnknownSigner(NodeId),
-    /// Another request was signed, or this one for another node, or for this node before it restarted.
+    /// The signature covers another request, another recipient, or this node before its restart.
     #[error(
-        "{HEADER}: the signature is not of this request to this node since its last start; sign it again"
+        "{SIGNATURE_HEADER}: the signature does not cover this request to this node since its last start; sign the request again"
     )]
     Other,
-    /// It came before.
-    #[error("{HEADER}: the counter {0} was used before; sign each request anew")]
+    /// The request was received before.
+    #[error("{SIGNATURE_HEADER}: the counter {0} was used before; sign each request separately")]
     Replayed(u64),
-    /// The body is another one.
-    #[error("{HEADER}: the body is not the one that was signed")]
+    /// The counter is older than the replay window, so the request may have been received before.
+    #[error(
+        "{SIGNATURE_HEADER}: the counter {0} is older than the newest {REPLAY_WINDOW} requests; sign the request again"
+    )]
+    Late(u64),
+    /// The body does not match.
+    #[error("{SIGNATURE_HEADER}: the body does not match the signature")]
     Body,
 }
 
 impl BadSignature {
-    /// Whether the same node may be believed in a moment, when the table has caught up.
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Self::UnknownSigner(_) | Self::Other)
+    /// Whether a repetition may succeed a moment later, when the table is up to date.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::UnknownSigner(_) | Self::Other | Self::Late(_))
     }
 }
 
 impl Signing {
-    /// For a node with this identity and table.
+    /// Creates the signer of a node.
     pub fn new(me: Identity, cluster: String, view: Arc<View>, allowed: Option<BTreeSet<NodeId>>) -> Self {
         let (windows, allowed) = (Mutex::default(), RwLock::new(allowed));
         Self { me, cluster, view, counter: AtomicU64::new(0), windows, allowed }
     }
 
-    /// Admits these signers from now on.
+    /// Replaces the list of admitted signers.
     pub fn set_allowed(&self, allowed: Option<BTreeSet<NodeId>>) {
         *self.allowed.write().unwrap_or_else(PoisonError::into_inner) = allowed;
     }
 
-    /// The value of `Hearsay-Signature` for a request to a member. `None`: this node, or the recipient, is not in the table.
-    pub fn sign(&self, recipient: NodeId, request: &Unsigned<'_>, body: &[u8]) -> Option<HeaderValue> {
+    /// Signs a request to a member and returns the value of `Hearsay-Signature`. `None`: this node or the
+    /// recipient is not in the table.
+    pub fn sign(&self, recipient: NodeId, request: &UnsignedRequest<'_>, body: &[u8]) -> Option<HeaderValue> {
         let lives = |table: &ProviderTable| Some((life(table, self.me.id())?, life(table, recipient)?));
         let (me, recipient) = self.view.read(lives)?;
         let counter = self.counter.fetch_add(1, Ordering::Relaxed) + 1;
         let head = request.head(recipient);
         let signature = RequestSignature::sign(
             &self.me,
-            me.incarnation,
+            (me.incarnation, counter),
             &self.cluster,
-            counter,
             &head,
             BodyHash::of(body),
         );
         HeaderValue::try_from(signature.to_string()).ok()
     }
 
-    /// Who signed a request; `None`: it bears no signature. The body remains to be compared.
+    /// Checks the signature of a request; `None` without one. The caller must compare the hash of the body.
     ///
     /// # Errors
-    /// It bears one that does not count.
-    pub fn check(&self, request: &Unsigned<'_>) -> Result<Option<Signed>, BadSignature> {
-        let mut values = request.headers.get_all(HEADER).iter();
+    /// The signature was refused.
+    pub fn check(&self, request: &UnsignedRequest<'_>) -> Result<Option<Signed>, BadSignature> {
+        let mut values = request.headers.get_all(SIGNATURE_HEADER).iter();
         let value = match (values.next(), values.next()) {
             (None, _) => return Ok(None),
             (Some(value), None) => value.to_str().map_err(|_| NotASignature)?,
@@ -137,31 +142,37 @@ impl Signing {
         if !signature.covers(&self.cluster, &request.head(me)) {
             return Err(BadSignature::Other);
         }
-        if !self.note(signer, signature.counter) {
-            return Err(BadSignature::Replayed(signature.counter));
-        }
+        self.record_counter(signer, signature.counter)?;
         Ok(Some(Signed { by, body: signature.body }))
     }
 
-    fn note(&self, signer: Life, counter: u64) -> bool {
+    /// Records a counter in the replay window of its signer.
+    fn record_counter(&self, signer: Life, counter: u64) -> Result<(), BadSignature> {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         if !windows.contains_key(&signer.node) {
-            // Signers are members, so this looks at each of them once, and keeps none that is forgotten.
+            // Runs once for each signer, and removes the windows of forgotten members.
             self.view.read(|table| windows.retain(|node, _| table.member(*node).is_some()));
         }
-        let window = windows.entry(signer.node).or_insert_with(|| Window::new(signer.incarnation));
+        let window = windows.entry(signer.node).or_insert_with(|| ReplayWindow::new(signer.incarnation));
         if window.incarnation() != signer.incarnation {
-            *window = Window::new(signer.incarnation);
+            *window = ReplayWindow::new(signer.incarnation);
         }
-        window.note(counter)
+        let is_past = window.is_past(counter);
+        match window.note(counter) {
+            true => Ok(()),
+            false if is_past => Err(BadSignature::Late(counter)),
+            false => Err(BadSignature::Replayed(counter)),
+        }
     }
 }
 
+/// Returns the current life of a member.
 fn life(table: &ProviderTable, node: NodeId) -> Option<Life> {
     table.member(node).map(|member| Life { node, incarnation: member.incarnation })
 }
 
-/// The life of a member that may sign. One that has said goodbye still finishes what it has taken on.
+/// Returns the life of a member that may sign. A member that has left may still sign, because it finishes
+/// accepted requests.
 fn signing_life(table: &ProviderTable, node: NodeId) -> Option<Life> {
     let has_failed = table.member(node).is_some_and(|member| member.state == MemberState::Failed);
     life(table, node).filter(|_| !has_failed)
@@ -171,10 +182,7 @@ fn signing_life(table: &ProviderTable, node: NodeId) -> Option<Life> {
 mod tests {
     use std::time::Duration;
 
-    use hearsay_protocol::{
-        Incarnation, Time, Version,
-        providers::{Change, Index, Member},
-    };
+    use hearsay_protocol::{Change, Incarnation, Index, Member, Time, Version};
     use http::{HeaderMap, Method};
 
     use super::*;
@@ -203,7 +211,7 @@ mod tests {
         }))
     }
 
-    /// The signings of nodes 1 and 2, each with a table of its own that lists both.
+    /// Returns the signing of nodes 1 and 2. Each has its own table, which lists both.
     fn two() -> [(Signing, Arc<View>); 2] {
         [1, 2].map(|seed| {
             let view = Arc::new(View::new(Index(1), Clock::start()));
@@ -212,15 +220,15 @@ mod tests {
         })
     }
 
-    fn post(headers: &HeaderMap) -> Unsigned<'_> {
-        Unsigned { method: &Method::POST, authority: "10.0.0.2:7500", target: "/students", headers }
+    fn post(headers: &HeaderMap) -> UnsignedRequest<'_> {
+        UnsignedRequest { method: &Method::POST, authority: "10.0.0.2:7500", target: "/students", headers }
     }
 
     fn signed_by(signing: &Signing) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert("content-type", HeaderValue::from_static("application/json"));
         let signature = signing.sign(identity(2).id(), &post(&headers), b"{}").unwrap();
-        headers.insert(HEADER, signature);
+        headers.insert(SIGNATURE_HEADER, signature);
         headers
     }
 
@@ -234,7 +242,7 @@ mod tests {
         assert!(two.check(&post(&signed_by(&one))).is_ok());
         assert_eq!(two.check(&post(&HeaderMap::new())), Ok(None));
         let mut doubled = signed_by(&one);
-        doubled.append(HEADER, HeaderValue::from_static("x"));
+        doubled.append(SIGNATURE_HEADER, HeaderValue::from_static("x"));
         assert_eq!(two.check(&post(&doubled)), Err(BadSignature::Malformed(NotASignature)));
     }
 
@@ -243,7 +251,7 @@ mod tests {
         let [(one, _), (two, _)] = two();
         let headers = signed_by(&one);
         assert_eq!(one.check(&post(&headers)), Err(BadSignature::Other), "redirected");
-        let other = Unsigned { target: "/students/1", ..post(&headers) };
+        let other = UnsignedRequest { target: "/students/1", ..post(&headers) };
         assert_eq!(two.check(&other), Err(BadSignature::Other));
         assert!(two.check(&post(&headers)).is_ok(), "what was refused has not used up the counter");
     }

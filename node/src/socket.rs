@@ -1,8 +1,9 @@
-//! A node's Unix socket: where it is, and which users may connect.
+//! Creates the Unix socket of a node with the permissions of the users that may connect, and finds the
+//! sockets of nodes on this machine.
 //!
-//! The command line and the programs of this machine reach a node by it without knowing a port, and the kernel names the user of each
-//! connection (`SO_PEERCRED`, unix(7)). The file is `CLUSTER-PORT.sock`, with the port of HTTP: no two nodes of a machine share one. It is in
-//! the first of these directories that can be used:
+//! The command line and programs of the machine reach a node over the socket without knowing a port. The
+//! kernel reports the user of each connection (`SO_PEERCRED`, unix(7)). The file is `CLUSTER-PORT.sock` with
+//! the port of HTTP, which is unique on a machine. It is in the first usable directory of these:
 //!
 //! | directory | users that may connect |
 //! | --- | --- |
@@ -11,7 +12,8 @@
 //! | the data directory | the node's user |
 //! | `$TMPDIR/hearsay-UID`, for a node that keeps nothing on disk | the node's user |
 //!
-//! The path in use by another process is left alone: the next directory is tried, or the start fails where the path was given.
+//! A path that another process uses is not touched: the next directory is tried, or the start fails if the
+//! path was given.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -30,15 +32,16 @@ use crate::{
     storage::dir_name,
 };
 
-/// The group whose members may connect where the directory belongs to it.
+/// Group whose members may connect if the directory belongs to it.
 const GROUP: &str = "hearsay";
 const SUFFIX: &str = ".sock";
-/// Connections that wait to be accepted. The kernel's own default bound since Linux 5.4.
+/// Maximum number of connections that wait to be accepted: the kernel's default bound since Linux 5.4.
 const BACKLOG: i32 = 4096;
-/// The most files that are looked at in a directory. Guess, far above the nodes of a machine.
+/// Maximum number of files that are read from a directory. A guess, far above the number of nodes on a
+/// machine.
 const FILES_MAX: usize = 1024;
 
-/// Why there is no socket at the path that was asked for. Nothing there was changed.
+/// The socket cannot be opened at the given path. Nothing there was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Another process listens there.
@@ -50,23 +53,23 @@ pub enum SocketError {
         /// The path.
         path: PathBuf,
     },
-    /// There is a file that is no socket.
-    #[error("--socket {}: there is a file that is no socket. Remove it, or choose another path", path.display())]
+    /// The path is a file that is no socket.
+    #[error("--socket {}: the file is no socket. Remove it, or choose another path", path.display())]
     NoSocket {
         /// The path.
         path: PathBuf,
     },
-    /// The system refuses.
+    /// The system refused the path.
     #[error("--socket {}: {source}. Choose another path, or turn the socket off with --socket none", path.display())]
     Unusable {
         /// The path.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// The file of a socket. Dropped, it removes the file, unless another process has replaced it.
+/// The file of a socket, removed on drop unless another process has replaced it.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -74,7 +77,7 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// Where it is.
+    /// Returns the path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -84,17 +87,17 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let ours = |file: fs::Metadata| (file.dev(), file.ino()) == self.device_and_inode;
         if fs::symlink_metadata(&self.path).is_ok_and(ours) {
-            // A file that stays is recognised as stale at the next start.
+            // If this fails, the next start recognises the file as stale.
             _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Opens the socket of the node of `cluster` whose HTTP listens at `port`. `None`: it is turned off, or no directory can be used, which is
-/// logged.
+/// Opens the socket of the node of `cluster` whose HTTP listens at `port`. `None`: the socket is turned off,
+/// or no directory is usable, which is logged.
 ///
 /// # Errors
-/// The path that was asked for cannot be used.
+/// The given path cannot be used.
 pub fn open(
     choice: &SocketChoice,
     cluster: &str,
@@ -120,36 +123,36 @@ pub fn open(
             Err(error) => problem = Some(error),
         }
     }
-    let problem = problem.map_or_else(|| "no directory for it".to_owned(), |error| error.to_string());
-    tracing::warn!(problem, "this node has no Unix socket; its machine reaches it by HTTP on loopback");
+    let problem = problem.map_or_else(|| "no usable directory".to_owned(), |error| error.to_string());
+    tracing::warn!(problem, "this node has no Unix socket; local clients use HTTP on loopback");
     Ok(None)
 }
 
-/// A socket that a node may listen at.
+/// The socket of a node on this machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Found {
+pub(crate) struct FoundSocket {
     pub(crate) path: PathBuf,
-    /// The port of the node's HTTP.
+    /// Port of the node's HTTP.
     pub(crate) port: u16,
 }
 
-/// Finds the sockets of this machine's nodes that accept a connection of this user, in the order of the directories.
-pub(crate) fn find(environment: &Environment) -> Vec<Found> {
+/// Finds the sockets of this machine's nodes to which this user can connect, in the order of the directories.
+pub(crate) fn find(environment: &Environment) -> Vec<FoundSocket> {
     let mut directories = shared_dirs(environment);
     directories.extend(slot_dirs(environment));
     directories.extend(Some(temporary_dir(environment)).filter(|directory| is_private(directory)));
     let files = directories.iter().flat_map(|directory| files_of(directory));
-    let found = files.filter_map(|path| Some(Found { port: port_of(&path)?, path }));
-    found.filter(|found| connect(&found.path).is_ok()).collect()
+    let sockets = files.filter_map(|path| Some(FoundSocket { port: port_of(&path)?, path }));
+    sockets.filter(|found| connect(&found.path).is_ok()).collect()
 }
 
-/// The port of HTTP in the name of a socket.
+/// Returns the port of HTTP from the name of a socket.
 pub(crate) fn port_of(path: &Path) -> Option<u16> {
     let name = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?;
     name.rsplit_once('-')?.1.parse().ok()
 }
 
-/// The directories in which a node's socket may be without a data directory of its own, in words.
+/// Returns the default directories of sockets as text.
 pub(crate) fn searched(environment: &Environment) -> String {
     let directories = shared_dirs(environment).into_iter().chain(state_dir(environment));
     directories.map(|directory| directory.display().to_string()).collect::<Vec<_>>().join(", ")
@@ -163,13 +166,13 @@ fn state_dir(environment: &Environment) -> Option<PathBuf> {
     Some(environment.state_home()?.join("hearsay"))
 }
 
-/// The data directories that nodes take which are not told one: `STATE/hearsay/CLUSTER/SLOT`.
+/// Returns the default data directories of nodes: `STATE/hearsay/CLUSTER/SLOT`.
 fn slot_dirs(environment: &Environment) -> Vec<PathBuf> {
     let clusters = state_dir(environment).map(|state| files_of(&state)).unwrap_or_default();
     clusters.iter().flat_map(|cluster| files_of(cluster)).collect()
 }
 
-/// The files of a directory, in the order of their names.
+/// Returns the files of a directory, sorted by name.
 fn files_of(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut files: Vec<_> = entries.take(FILES_MAX).map(|entry| entry.path()).collect();
@@ -177,16 +180,16 @@ fn files_of(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Makes a directory ready for sockets. `false`: it is not to be used.
+/// Prepares a directory for sockets and returns whether it is usable.
 fn prepare(directory: &Path, is_temporary: bool) -> bool {
     if directory == Path::new(SOCKETS_DIR) || directory.is_dir() {
-        // The parent of the temporary directory is writable by all users: the directory may be of another one.
+        // All users can write to the parent of the temporary directory, so another user may have created it.
         return directory.is_dir() && (!is_temporary || is_private(directory));
     }
     DirBuilder::new().mode(0o700).create(directory).is_ok()
 }
 
-/// Whether it is a directory of this user, and no other user may enter it.
+/// Whether this user owns the directory and no other user may enter it.
 fn is_private(directory: &Path) -> bool {
     fs::symlink_metadata(directory).is_ok_and(|found| {
         found.is_dir() && found.uid() == rustix::process::getuid().as_raw() && found.mode() & 0o077 == 0
@@ -204,7 +207,7 @@ fn bind(path: &Path) -> Result<(SocketFile, UnixListener), SocketError> {
     })?;
     let opened = fs::symlink_metadata(path).and_then(|file| {
         let file = SocketFile { path: path.to_owned(), device_and_inode: (file.dev(), file.ino()) };
-        // Connections are refused until listen(2): none is accepted under the mode that the umask left.
+        // Connections are refused until listen(2), so none is accepted before the mode is set.
         permit(path)?;
         socket.listen(BACKLOG)?;
         Ok((file, socket.into()))
@@ -212,7 +215,7 @@ fn bind(path: &Path) -> Result<(SocketFile, UnixListener), SocketError> {
     opened.map_err(unusable)
 }
 
-/// Removes the socket of a process that is gone.
+/// Removes the socket of a process that has ended.
 fn remove_stale(path: &Path) -> Result<(), SocketError> {
     let unusable = |source| SocketError::Unusable { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
@@ -232,7 +235,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// Whether a process listens there. Never waits: a listener whose queue is full is one, too.
+/// Checks whether a process listens, without waiting: a full queue means that a process listens.
 fn connect(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -242,22 +245,22 @@ fn connect(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Lets the node's user connect, and the group `hearsay` where the directory belongs to it.
+/// Permits connections of the node's user, and of the group `hearsay` if the directory belongs to it.
 fn permit(path: &Path) -> io::Result<()> {
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     let of_directory = path.parent().and_then(|parent| fs::metadata(parent).ok()).map(|found| found.gid());
     let group = group_id(&groups, GROUP).filter(|group| Some(*group) == of_directory);
-    // The packaged node runs in this group, and its unit refuses chown(2).
+    // The packaged node runs in this group, and its unit forbids chown(2).
     let is_of_group = |group: u32| fs::metadata(path).is_ok_and(|file| file.gid() == group);
     let mode = match group {
-        // Refused to a user that is no member.
+        // chown(2) fails for a user that is not in the group.
         Some(group) if is_of_group(group) || chown(path, None, Some(group)).is_ok() => 0o660,
         _ => 0o600,
     };
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
-/// The id of a group in `/etc/group`, group(5).
+/// Returns the id of a group from `/etc/group`, group(5).
 fn group_id(groups: &str, name: &str) -> Option<u32> {
     let fields = groups.lines().map(|line| line.split(':'));
     fields.into_iter().find_map(|mut fields| {
@@ -278,7 +281,7 @@ mod tests {
         pairs.iter().map(|(name, value)| (*name, *value)).collect()
     }
 
-    /// As [`SocketChoice::Default`], without the system's directory: it may exist here.
+    /// Returns a [`SocketChoice::Default`] without the system's directory, which may exist on this machine.
     fn default(before: &Path, temporary: &Path) -> SocketChoice {
         SocketChoice::Default { before: vec![before.to_owned()], temporary: temporary.to_owned() }
     }
@@ -293,7 +296,7 @@ mod tests {
         assert_eq!(fs::metadata(file.path()).unwrap().mode() & 0o777, 0o600);
         UnixStream::connect(file.path()).unwrap();
         let environment = environment(&[("XDG_RUNTIME_DIR", dir.path()), ("TMPDIR", dir.path())]);
-        let expected = Found { path: file.path().to_owned(), port: 7501 };
+        let expected = FoundSocket { path: file.path().to_owned(), port: 7501 };
         assert!(find(&environment).contains(&expected));
         let path = file.path().to_owned();
         drop(file);
@@ -329,7 +332,7 @@ mod tests {
         let (ephemeral, _listener) = open(&choice, "default", 7500, None).unwrap().unwrap();
         assert_eq!(ephemeral.path(), temporary.join("default-7500.sock"));
         assert!(is_private(&temporary));
-        // A directory in a place that all users may write to is of this user alone, or it is not used.
+        // A directory in a place that all users can write to is used only if it is private to this user.
         fs::set_permissions(&temporary, Permissions::from_mode(0o755)).unwrap();
         assert!(open(&choice, "default", 7502, None).unwrap().is_none());
         assert!(open(&SocketChoice::Off, "default", 7503, Some(&data)).unwrap().is_none());

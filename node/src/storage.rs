@@ -1,54 +1,53 @@
-//! What a node keeps over a restart: who it is, which life this is, whom it knew, and what its owner presents.
+//! [`Storage`]: a node's state on disk (its key, its last incarnation, known members, and the API token), and
+//! the choice of its data directory.
 //!
 //! | file | holds | if it is damaged |
 //! | --- | --- | --- |
-//! | `lock` | the lock, and the pid of its holder | is written anew |
+//! | `lock` | the lock, and the pid of its holder | is written again |
 //! | `node.key` | the Ed25519 seed, 0600 | the start is refused: a new key would be another node |
-//! | `incarnation-slots` | the last incarnation used, twice | the other slot counts; with both damaged the
-//! start is refused |
-//! | `incarnation` | the same for versions before the slots | the slots count; without them the start is
-//! refused |
-//! | `peers.json` | members to try first | a warning |
-//! | `api-token` | what writes from elsewhere must present, 0600 | the start is refused |
+//! | `incarnation-slots` | the last incarnation used, twice | the other slot counts; with both damaged the start is refused |
+//! | `incarnation` | the same for versions before the slots | the slots count; without them the start is refused |
+//! | `peers.json` | members to dial first | a warning |
+//! | `api-token` | the secret that writes from other hosts must present, 0600 | the start is refused |
 //! | `journal/` | the databases of its plug-ins (`journal`) | they are put aside, and come back from other replicas |
-//! | `events/` | what it said while no node kept the log (`shipping`) | what can be read is shipped |
+//! | `events/` | log records made while no log node was reachable (`log_shipper`) | the readable ones are shipped |
 //!
-//! The incarnation is written *before* it is used. Written after, a crash in between would let the next life
-//! begin with the same number, and what it then says would lose against what the last life said. (It is
-//! milliseconds of wall time, forced above the last; so a clock that was set back does no harm.) A restart
-//! needs no room for it: its slots are overwritten in place (`incarnation`).
+//! The incarnation is written *before* it is used. Otherwise, after a crash in between, the next life could
+//! begin with the same number. Its entries would then lose against those of the last life. The incarnation is
+//! the wall clock in milliseconds, forced above the last one, so a clock that was set back does no harm. A
+//! restart needs no free space, because the slots are overwritten in place (`incarnation`).
 //!
-//! An ephemeral node has all this in memory and writes nothing.
+//! An ephemeral node keeps all this in memory and writes nothing.
 //!
-//! No other user can read any of this: the process has the umask 077, a directory that others can read is closed, and one that
-//! they can write, or that belongs to another user, is refused.
+//! No other user can read these files. The process has the umask 077. A directory that other users can read
+//! is closed to them. A directory that they can write, or that belongs to another user, is refused.
 
+mod error;
 mod file;
 mod incarnation;
+mod layout;
 mod node_key;
 mod peers;
+mod private_file;
 mod secret;
 mod slot;
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use hearsay_protocol::Incarnation;
 
+pub use error::StorageError;
 pub(crate) use file::{Content, PRIVATE, PRIVATE_DIR, is_full, make_dir, read as read_file, restrict_umask};
+pub use layout::SLOTS_MAX;
+use layout::{INCARNATION_MS_MAX, NODE_KEY};
 pub use peers::{REMEMBERED_MAX, Remembered};
+use private_file::read_private;
 pub use secret::Secret;
 pub(crate) use slot::Lock;
-pub use slot::SLOTS_MAX;
 
-/// The greatest incarnation there is, in milliseconds since 1970 (the year 2223). The provider table's index starts at it in microseconds and
-/// must stay below 2^53, which is what JSON carries exactly.
-const INCARNATION_MS_MAX: u64 = 8_000_000_000_000;
-
-/// How far a life begins above the last where the clock says less: the table's index goes on in microseconds from there, so that sixty million
-/// changes of the last life have lower ones.
+/// Distance of a new incarnation from the last one, if the wall clock is not ahead of the last one. The
+/// provider table's index starts at the incarnation in microseconds, so sixty million changes of the last
+/// life have lower indexes.
 const BEHIND_MS: u64 = 60_000;
 
 /// Where a node keeps its state.
@@ -56,138 +55,14 @@ const BEHIND_MS: u64 = 60_000;
 pub enum DataDir {
     /// The first free slot of the cluster under this directory.
     Slots(PathBuf),
-    /// This directory and no other.
+    /// Always this directory.
     Exactly(PathBuf),
-    /// Nowhere: a new identity at every start, gone with the process.
+    /// No directory: the node has a new key at every start.
     Ephemeral,
 }
 
-/// Why a node's state could not be read or written, and what has become of it.
-#[derive(Debug, thiserror::Error)]
-pub enum StorageError {
-    /// Another node runs on this directory. Nothing in it was touched.
-    #[error("the data directory {} is in use by another node{}", dir.display(), pid(*holder))]
-    Locked {
-        /// The directory.
-        dir: PathBuf,
-        /// The process that holds it, where it could be read.
-        holder: Option<u32>,
-    },
-    /// Every slot is taken.
-    #[error("all {SLOTS_MAX} slots under {} are in use", under.display())]
-    NoFreeSlot {
-        /// The directory of the slots.
-        under: PathBuf,
-    },
-    /// A file or directory could not be written. What it held before is still there.
-    #[error("cannot write {}: {source}", path.display())]
-    Unwritable {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file is there and could not be read. It was not touched.
-    #[error("cannot read {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A secret that others may read is none. It was not used.
-    #[error("{} can be read or written by others (mode {mode:03o})", path.display())]
-    TooOpen {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The data directory is another user's, who could change what is in it. Nothing in it was touched.
-    #[error("the data directory {} belongs to user {owner}, and this process runs as user {user}", dir.display())]
-    ForeignDir {
-        /// The directory.
-        dir: PathBuf,
-        /// The user that it belongs to.
-        owner: u32,
-        /// The user of this process.
-        user: u32,
-    },
-    /// Other users could replace what is in the data directory. Nothing in it was touched.
-    #[error("the data directory {} can be written by other users (mode {mode:04o})", dir.display())]
-    WritableDir {
-        /// The directory.
-        dir: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// A file does not hold what it should. It was not touched, so that it can be looked at.
-    #[error("{} is damaged: {problem}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The system gave no randomness, so no key was made.
-    #[error("the system gave no randomness for a key: {0}")]
-    NoRandomness(#[from] getrandom::Error),
-}
-
-fn pid(holder: Option<u32>) -> String {
-    holder.map(|pid| format!(" (process {pid})")).unwrap_or_default()
-}
-
-impl StorageError {
-    /// What a person can do about it.
-    pub fn advice(&self) -> String {
-        match self {
-            Self::Locked { .. } => {
-                "stop that node, or give this one a directory of its own with --data-dir".into()
-            }
-            Self::NoFreeSlot { .. } => "name a directory with --data-dir, or run with --ephemeral".into(),
-            Self::Unwritable { path, source } if file::is_full(source) => {
-                format!(
-                    "free some space on the disk of {}, or name a directory on another disk with --data-dir",
-                    path.display()
-                )
-            }
-            Self::Unwritable { .. } => {
-                "let this user write there, name another directory with --data-dir, or run with --ephemeral"
-                    .into()
-            }
-            Self::Unreadable { .. } => {
-                "let this user read it, or name another directory with --data-dir".into()
-            }
-            Self::TooOpen { path, .. } => {
-                format!("chmod 600 {} (and replace it, if somebody may have copied it)", path.display())
-            }
-            Self::ForeignDir { dir, owner, .. } => format!(
-                "run it as user {owner}, or name a directory of its own with --data-dir; in a volume whose root stays as it is, \
-                 --data-dir {}/state is one that the node makes",
-                dir.display()
-            ),
-            Self::WritableDir { dir, .. } => format!(
-                "make sure that nobody changed what is in it, then run: chmod 700 {0}; where that is undone (a volume with fsGroup), \
-                 name a directory inside it that the node makes: --data-dir {0}/state",
-                dir.display()
-            ),
-            Self::Damaged { path, .. } if path.ends_with("node.key") => {
-                "restore it from a backup, or remove it: the node then comes back as a new one".into()
-            }
-            Self::Damaged { path, .. }
-                if path.ends_with(incarnation::FILE) || path.ends_with(incarnation::SLOTS) =>
-            {
-                "make sure that the clock is right, then remove this file".into()
-            }
-            Self::Damaged { .. } => "remove it; it will be made anew".into(),
-            Self::NoRandomness(_) => "this machine cannot run a node safely".into(),
-        }
-    }
-}
-
 impl DataDir {
-    /// The directories in which nodes of a cluster have kept state, as far as they are there.
+    /// Returns the existing directories of nodes of a cluster.
     pub(crate) fn existing(&self, cluster: &str) -> Vec<PathBuf> {
         let candidates = match self {
             Self::Ephemeral => Vec::new(),
@@ -201,15 +76,15 @@ impl DataDir {
     }
 }
 
-/// Keeps every node out of a directory that is there, for as long as the lock lives.
+/// Locks an existing data directory against all nodes.
 ///
 /// # Errors
-/// A node runs on it, or it cannot be written.
+/// A node uses the directory, or it cannot be written.
 pub(crate) fn lock(dir: &Path) -> Result<Lock, StorageError> {
-    slot::exactly(dir)
+    slot::lock_dir(dir)
 }
 
-/// A node's state, locked against every other node for as long as this lives.
+/// A node's state. Its directory is locked against other nodes until this value is dropped.
 #[derive(Debug)]
 pub struct Storage {
     cluster: String,
@@ -226,54 +101,56 @@ struct Home {
 }
 
 impl Storage {
-    /// Locks the directory, and makes what is missing in it.
+    /// Locks the directory, and creates missing files.
     ///
     /// # Errors
-    /// The directory is taken, not writable, or holds something damaged. See [`StorageError`] for what became of it.
+    /// The directory is in use or not writable, or one of its files is damaged. See [`StorageError`] for the
+    /// state of the files.
     pub fn open(data_dir: &DataDir, cluster: &str) -> Result<Self, StorageError> {
         let home = match data_dir {
             DataDir::Ephemeral => None,
-            DataDir::Exactly(dir) => Some(Home { dir: dir.clone(), _lock: slot::exactly(dir)? }),
+            DataDir::Exactly(dir) => Some(Home { dir: dir.clone(), _lock: slot::lock_dir(dir)? }),
             DataDir::Slots(under) => {
-                let (dir, lock) = slot::first_free(&under.join(dir_name(cluster)))?;
+                let (dir, lock) = slot::lock_first_free(&under.join(dir_name(cluster)))?;
                 Some(Home { dir, _lock: lock })
             }
         };
         let (seed, api_token, last_incarnation_ms) = match &home {
             None => (Secret::random()?, Secret::random()?.to_hex(), 0),
             Some(Home { dir, .. }) => (
-                node_key::read_or_make(&dir.join("node.key"))?,
-                read_or_make_token(&dir.join("api-token"))?,
+                node_key::read_or_create(&dir.join(NODE_KEY))?,
+                read_or_create_token(&dir.join("api-token"))?,
                 incarnation::read_last(dir)?,
             ),
         };
         Ok(Self { cluster: cluster.to_owned(), home, seed, api_token, last_incarnation_ms })
     }
 
-    /// The directory; `None` where nothing is kept.
+    /// Returns the directory; `None` for an ephemeral node.
     pub fn dir(&self) -> Option<&Path> {
         self.home.as_ref().map(|home| home.dir.as_path())
     }
 
-    /// The seed of the node's key.
+    /// Returns the seed of the node's key.
     pub fn seed(&self) -> &Secret<[u8; 32]> {
         &self.seed
     }
 
-    /// What a write from elsewhere than loopback must present.
+    /// Returns the API token, which writes from other hosts must present.
     pub fn api_token(&self) -> &Secret<String> {
         &self.api_token
     }
 
-    /// Whether a node has run under this key before. A copy of its data dir has it, too.
+    /// Whether a node has run under this key before. A copy of its data directory has the key, too.
     pub fn has_run(&self) -> bool {
         self.last_incarnation_ms > 0
     }
 
-    /// The incarnation of the life that begins at `now_ms` (since 1970, by the wall clock): above every one before. On disk when this returns.
+    /// Returns a new incarnation, above all earlier ones and synced to disk. `now_ms` is the wall clock since
+    /// 1970.
     ///
     /// # Errors
-    /// It could not be written, and must not be used.
+    /// The incarnation could not be written, and must not be used.
     pub fn next_incarnation(&mut self, now_ms: u64) -> Result<Incarnation, StorageError> {
         let next = if now_ms > self.last_incarnation_ms {
             now_ms
@@ -288,16 +165,18 @@ impl Storage {
         Ok(Incarnation(next))
     }
 
-    /// Keeps the first [`REMEMBERED_MAX`] of these for the next start, in place of those kept before.
+    /// Stores the first [`REMEMBERED_MAX`] of these members for the next start, in place of those stored
+    /// before.
     ///
     /// # Errors
-    /// They could not be written; those kept before still are.
+    /// The members could not be written; those stored before remain.
     pub fn remember(&self, peers: &[Remembered]) -> Result<(), StorageError> {
         let Some(path) = self.path("peers.json") else { return Ok(()) };
         peers::write(&path, &self.cluster, peers).map_err(|source| StorageError::Unwritable { path, source })
     }
 
-    /// Whom [`remember`](Self::remember) kept last. What cannot be read is warned of and left out.
+    /// Returns the members that [`remember`](Self::remember) stored last. An unreadable file causes a
+    /// warning.
     pub fn remembered(&self) -> Vec<Remembered> {
         let Some(path) = self.path("peers.json") else { return Vec::new() };
         peers::read(&path, &self.cluster).unwrap_or_else(|problem| {
@@ -311,8 +190,8 @@ impl Storage {
     }
 }
 
-/// The directory of a cluster. A name such as `..` is a fine name and no fine directory, so a leading dot is spelt out; names hold no `%`,
-/// so no two clusters share a directory.
+/// Returns the directory name of a cluster. A cluster may be called `..`, so a leading dot is
+/// percent-encoded. Cluster names hold no `%`, so no two clusters share a directory.
 pub(crate) fn dir_name(cluster: &str) -> String {
     match cluster.strip_prefix('.') {
         Some(rest) => format!("%2e{rest}"),
@@ -320,27 +199,27 @@ pub(crate) fn dir_name(cluster: &str) -> String {
     }
 }
 
-/// Reads a file that is for its owner alone.
-fn read_private(path: &Path) -> Result<Option<Content>, StorageError> {
-    let content = file::read(path, 4096)
-        .map_err(|source| StorageError::Unreadable { path: path.to_owned(), source })?;
-    match content {
-        Some(content) if content.is_too_open() => {
-            Err(StorageError::TooOpen { path: path.to_owned(), mode: content.mode })
-        }
-        content => Ok(content),
-    }
+/// Reads a file with an API token that several nodes share. Also returns whether other users can read it:
+/// secrets that an orchestrator mounts often are readable within their container.
+///
+/// # Errors
+/// The file is missing, unreadable, or holds no token.
+pub fn read_token(path: &Path) -> Result<(Secret<String>, bool), StorageError> {
+    let unreadable = |source| StorageError::Unreadable { path: path.to_owned(), source };
+    let content = file::read(path, 4096).map_err(unreadable)?;
+    let content = content.ok_or_else(|| unreadable(std::io::ErrorKind::NotFound.into()))?;
+    Ok((parse_token(path, &content)?, content.is_too_open()))
 }
 
-fn read_or_make_token(path: &Path) -> Result<Secret<String>, StorageError> {
+fn parse_token(path: &Path, content: &Content) -> Result<Secret<String>, StorageError> {
+    let token = Secret::from_hex(content.text.trim_end());
+    let problem = "expected 64 hexadecimal digits".to_owned();
+    token.map(|token| token.to_hex()).ok_or(StorageError::Damaged { path: path.to_owned(), problem })
+}
+
+fn read_or_create_token(path: &Path) -> Result<Secret<String>, StorageError> {
     match read_private(path)? {
-        Some(content) => match Secret::from_hex(content.text.trim_end()) {
-            Some(token) => Ok(token.to_hex()),
-            None => Err(StorageError::Damaged {
-                path: path.to_owned(),
-                problem: "expected 64 hexadecimal digits".into(),
-            }),
-        },
+        Some(content) => parse_token(path, &content),
         None => {
             let token = Secret::random()?.to_hex();
             file::write(path, token.expose().as_bytes(), file::PRIVATE)

@@ -1,8 +1,9 @@
-//! What the driver knows, shared with everybody who only reads.
+//! [`View`]: the provider table behind a lock, which the driver writes and all others read; and the [`Clock`]
+//! of the process.
 //!
-//! The core belongs to the driver's thread alone. Of what it concludes, the [`View`] holds the provider table behind a lock that is
-//! taken for microseconds: readers clone pointers under it and format outside. A watch channel carries the newest index, which is
-//! how blocking queries and event streams sleep until there is something new.
+//! The protocol core belongs to the driver's thread, which publishes the provider table behind a lock. The
+//! lock is held for microseconds: readers clone pointers while they hold it, and format afterwards. A watch
+//! channel carries the newest index and wakes blocking queries and event streams.
 
 use std::{
     net::IpAddr,
@@ -10,13 +11,10 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use hearsay_protocol::{
-    NodeId, Time,
-    providers::{Change, Index, ProviderTable, Subnet},
-};
+use hearsay_protocol::{Change, Index, NodeId, ProviderTable, Subnet, Time};
 use tokio::sync::watch;
 
-/// The process's clock: monotonic for everything that is concluded, wall time for what people read.
+/// Clock of the process: monotonic time for the protocol, wall time for output.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     started: Instant,
@@ -24,28 +22,28 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that starts now.
+    /// Starts a clock.
     pub fn start() -> Self {
         Self { started: Instant::now(), started_wall: SystemTime::now() }
     }
 
-    /// The time since the start.
+    /// Returns the time since the start.
     pub fn now(&self) -> Time {
         Time::from_start(self.started.elapsed())
     }
 
-    /// The moment on the monotonic clock.
+    /// Converts a time to the monotonic clock.
     pub fn instant(&self, time: Time) -> Instant {
         self.started + time.since_start()
     }
 
-    /// The moment as a person would write it, by the wall clock as it was at the start.
+    /// Converts a time to wall time, by the wall clock at the start.
     pub fn wall(&self, time: Time) -> SystemTime {
         self.started_wall + time.since_start()
     }
 }
 
-/// The provider table and the news of its changes.
+/// The provider table and the notification of its changes.
 #[derive(Debug)]
 pub struct View {
     table: RwLock<ProviderTable>,
@@ -54,23 +52,24 @@ pub struct View {
 }
 
 impl View {
-    /// An empty table whose index starts at `start`.
+    /// Creates an empty table whose index starts at `start`.
     pub fn new(start: Index, clock: Clock) -> Self {
         Self { table: RwLock::new(ProviderTable::new(start)), newest: watch::Sender::new(start), clock }
     }
 
-    /// Looks into the table. Keep it short: the driver waits meanwhile.
+    /// Reads the table while holding the lock. `look` must be short, because the driver waits meanwhile.
     pub fn read<R>(&self, look: impl FnOnce(&ProviderTable) -> R) -> R {
-        // A reader that panicked has changed nothing, so a poisoned lock is as good as a sound one.
+        // Only a writer that panicked poisons this lock. The driver is the only writer, and the node stops
+        // after its panic, so a half-applied change is read for a short time only.
         look(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes over changes and wakes who waits for them. For the driver, and for tests.
+    /// Applies changes and wakes waiting readers. For the driver and tests.
     pub fn apply(&self, now: Time, changes: impl IntoIterator<Item = Change>) {
         self.change(|table| changes.into_iter().for_each(|change| table.apply(now, change)));
     }
 
-    /// Records over which address a node is connected. For the driver.
+    /// Records the address over which a node is connected. For the driver.
     pub fn set_connected(&self, node: NodeId, ip: IpAddr) {
         self.change(|table| table.set_connected(node, ip));
     }
@@ -80,12 +79,12 @@ impl View {
         self.change(|table| table.set_subnets(subnets));
     }
 
-    /// When to call [`View::expire`] next. For the driver.
+    /// Returns the time for the next call of [`View::expire`]. For the driver.
     pub fn poll_timeout(&self) -> Option<Time> {
         self.read(ProviderTable::poll_timeout)
     }
 
-    /// Ends what the table guard has kept for long enough. For the driver.
+    /// Removes entries that the table guard has kept for long enough. For the driver.
     pub fn expire(&self, now: Time) {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             self.change(|table| table.expire(now));
@@ -101,12 +100,12 @@ impl View {
         self.newest.send_if_modified(|newest| std::mem::replace(newest, index) != index);
     }
 
-    /// Yields the newest index whenever it moves.
+    /// Subscribes to the newest index.
     pub fn subscribe(&self) -> watch::Receiver<Index> {
         self.newest.subscribe()
     }
 
-    /// The clock that the table's times refer to.
+    /// Returns the clock of the table's times.
     pub fn clock(&self) -> Clock {
         self.clock
     }

@@ -1,40 +1,41 @@
-//! Warnings of a node about itself: conditions that a person should mend, and that do not keep the node from serving.
+//! [`Warnings`]: conditions that an operator should correct and that do not keep the node from serving.
 //!
-//! Each has a kind and is logged once when it begins and once when it ends. `/readyz` lists the current ones, and `node doctor` shows them.
+//! A warning has a kind and is logged when it begins and when it ends. `/readyz` and `node doctor` list the
+//! current ones.
 
 use std::collections::BTreeMap;
 
 use tokio::sync::watch;
 
-/// The clocks of this node and of its peers differ.
+/// Kind: the clock of this node differs from those of its peers.
 pub const CLOCK: &str = "clock";
-/// A replica of an older version orders rows differently.
+/// Kind: a replica of an older version orders rows differently.
 pub const ROW_ORDER: &str = "row-order";
 
-/// The current warnings, by kind.
+/// Current warnings by kind.
 #[derive(Debug, Default)]
 pub struct Warnings(watch::Sender<BTreeMap<&'static str, String>>);
 
 impl Warnings {
-    /// Sets the text of a warning, or ends it.
+    /// Sets the text of a warning, or ends it with `None`.
     pub fn set(&self, kind: &'static str, text: Option<String>) {
         self.0.send_if_modified(|current| {
             let before = current.get(kind).cloned();
             match (&before, &text) {
                 (None, Some(text)) => tracing::warn!(kind, "{text}"),
-                (Some(before), None) => tracing::info!(kind, "no longer: {before}"),
+                (Some(before), None) => tracing::info!(kind, "resolved: {before}"),
                 _ => (),
             }
-            let is_news = before != text;
+            let is_changed = before != text;
             match text {
                 Some(text) => current.insert(kind, text),
                 None => current.remove(kind),
             };
-            is_news
+            is_changed
         });
     }
 
-    /// The texts of all current warnings.
+    /// Returns the texts of all current warnings.
     pub fn list(&self) -> Vec<String> {
         self.0.borrow().values().cloned().collect()
     }

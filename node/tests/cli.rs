@@ -1,5 +1,5 @@
-//! The command line as scripts see it: the real program against a server that plays the node. What is claimed here is a contract: exit codes,
-//! what goes to which output, and which request is sent.
+//! Tests of the real program's command line, mostly against a fake node: exit codes, output and requests of
+//! `members`, `services`, `watch`, `forget`, `log`, `doctor` and other commands, and errors for wrong usage.
 
 #![allow(clippy::unwrap_used, reason = "in a test, an unwrap that fails is the test failing")]
 
@@ -23,7 +23,7 @@ const SERVICES: &str = r#"{"cluster":"default","node":"db1","index":7,"services"
 const NO_SERVICE: &str =
     r#"{"type":"about:blank","title":"Not Found","status":404,"detail":"no service \"x y\""}"#;
 
-/// The program, with nothing of this process's configuration in its environment.
+/// Returns the program with a clean environment.
 fn node() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
     for (name, _) in std::env::vars_os() {
@@ -31,7 +31,7 @@ fn node() -> Command {
             command.env_remove(name);
         }
     }
-    // Nor with a socket of a node that runs here.
+    // Keeps the program from finding the socket of a node on this machine.
     command.env_remove("XDG_RUNTIME_DIR").env("XDG_STATE_HOME", "/nowhere");
     command
 }
@@ -45,7 +45,7 @@ fn finish(output: Output) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// Asks a server that gives these replies.
+/// Runs a command against a fake node with these replies.
 fn ask(replies: &[(&str, Reply)], args: &[&str]) -> (i32, String, String) {
     let server = Server::start(replies);
     run(&[args, &["--node", &server.url]].concat())
@@ -99,8 +99,8 @@ fn help_shows_options_and_examples_and_ends_with_0() {
 }
 
 #[test]
-fn where_no_node_answers_the_code_is_3_and_the_url_is_named() {
-    // Bound and closed again, so that nobody listens there.
+fn without_an_answer_the_code_is_3_and_the_url_is_named() {
+    // The port was bound and closed again, so it is free.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
     for command in [&["services"][..], &["members"], &["watch"], &["why", "x"], &["leave"], &["health"]] {
@@ -114,7 +114,7 @@ fn where_no_node_answers_the_code_is_3_and_the_url_is_named() {
 }
 
 #[test]
-fn members_are_a_table_in_which_nobody_commands_the_terminal() {
+fn members_are_a_table_without_control_characters() {
     let (code, stdout, stderr) = ask(&[("GET /members", Reply::ok(MEMBERS))], &["members"]);
     assert_eq!(code, 0, "{stderr}");
     let lines: Vec<_> = stdout.lines().collect();
@@ -147,14 +147,14 @@ fn a_service_is_found_by_name_and_an_unknown_one_ends_with_2() {
 }
 
 #[test]
-fn why_tells_what_happened_in_words() {
+fn why_prints_a_line_per_event() {
     let events = r#"{"events":[{"time":"2026-11-21T00:00:00Z","event":"failed","by":"db2","text":"db2: connection refused"}]}"#;
     let (code, stdout, _) = ask(&[("GET /why/db1", Reply::ok(events))], &["why", "db1"]);
     assert_eq!((code, stdout.as_str()), (0, "2026-11-21T00:00:00Z  db2: connection refused\n"));
 }
 
 #[test]
-fn leave_presents_the_token_and_tells_a_refusal_apart() {
+fn leave_sends_the_token_and_reports_a_refusal() {
     let server = Server::start(&[("PUT /v1/agent/leave", Reply::ok(""))]);
     let leave = node().args(["leave", "--node", &server.url]).env("HEARSAY_TOKEN", "abc").output().unwrap();
     assert_eq!(leave.status.code(), Some(0));
@@ -168,11 +168,11 @@ fn leave_presents_the_token_and_tells_a_refusal_apart() {
 }
 
 #[test]
-fn forget_names_one_member_that_is_gone_and_passes_on_why_not() {
+fn forget_selects_a_gone_member_and_reports_a_refusal() {
     const GONE: &str = r#"{"members":[{"id":"12D1","name":"a","state":"alive"},{"id":"12D2","name":"a","state":"failed"},
         {"id":"12D3","name":"b","state":"left"},{"id":"12D4","name":"b","state":"failed"},{"id":"12D5","name":"c","state":"suspect"}]}"#;
     let members = || ("GET /members", Reply::ok(GONE));
-    // The one that is gone, though another of its name lives.
+    // `forget` selects the failed member, although an alive member has the same name.
     let forgotten = Reply::ok(r#"{"id":"12D2","name":"a"}"#);
     let (code, stdout, stderr) = ask(&[members(), ("DELETE /members/12D2", forgotten)], &["forget", "a"]);
     assert_eq!(code, 0, "{stderr}");
@@ -197,16 +197,16 @@ fn health_is_an_exit_code() {
 }
 
 #[test]
-fn what_is_no_node_is_no_success() {
+fn an_answer_of_another_server_is_a_failure() {
     let (code, _, stderr) = ask(&[("GET /members", Reply::ok("<html>"))], &["members"]);
     assert_eq!(code, 1);
-    assert!(stderr.contains("not a node's"), "{stderr}");
+    assert!(stderr.contains("not one of a Hearsay node"), "{stderr}");
     let (code, _, stderr) = ask(&[("GET /members", Reply::raw("SSH-2.0-x\r\n"))], &["members"]);
     assert_eq!(code, 3, "{stderr}");
 }
 
 #[test]
-fn watch_prints_a_line_a_change_and_resumes_where_it_was() {
+fn watch_prints_a_line_per_change_and_resumes_after_the_last_one() {
     let event = |id: u32, what: &str| {
         format!(
             "id: {id}\nevent: {what}\ndata: {{\"name\":\"web\",\"node\":\"db1\",\"url\":\"http://a:1\",\"health\":\"passing\"}}\n\n"
@@ -251,13 +251,13 @@ fn the_log_is_searched_and_an_empty_answer_ends_with_2() {
     assert_eq!(search(&[], page("")).0, 2);
     let (code, stdout, _) = search(&["--json"], page(RECORD));
     assert!(code == 0 && stdout.contains(RECORD), "{stdout}");
-    let nobody = [("GET /services/log", Reply::status(404, NO_SERVICE))];
-    let (code, _, stderr) = ask(&nobody, &["log", "search", "x"]);
+    let no_service = [("GET /services/log", Reply::status(404, NO_SERVICE))];
+    let (code, _, stderr) = ask(&no_service, &["log", "search", "x"]);
     assert!(code == 2 && stderr.contains("--role log"), "{stderr}");
 }
 
 #[test]
-fn the_log_is_written_and_read_at_a_node_that_keeps_it() {
+fn the_log_is_written_and_read_at_a_log_node() {
     let keeper = Server::start(&[("POST /log", Reply::ok(r#"{"id":"w-1","offset":0,"ack":"replicated"}"#))]);
     let elsewhere = format!(
         r#"{{"node":"n1","services":{{"log":[{{"node":"n2","url":"{}","health":"passing"}}]}}}}"#,
@@ -272,7 +272,7 @@ fn the_log_is_written_and_read_at_a_node_that_keeps_it() {
 }
 
 #[test]
-fn a_tail_is_a_line_for_each_record_and_goes_on_where_it_was() {
+fn a_tail_is_a_line_per_record_and_resumes_after_the_last_one() {
     let event = |id: u32| format!("id: c.{id}\ndata: {RECORD}\n\n");
     let server = Server::start(&[
         ("GET /services/log", Reply::ok(LOG)),
@@ -294,7 +294,7 @@ fn a_tail_is_a_line_for_each_record_and_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     let server = Server::start(&[("GET /members", Reply::ok(MEMBERS))]);
     let mut members = node()
         .args(["members", "--node", &server.url])
@@ -309,16 +309,16 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 }
 
 #[test]
-fn a_key_from_keygen_is_one_that_a_node_takes() {
+fn a_node_accepts_a_key_from_keygen() {
     let (code, key, _) = run(&["keygen"]);
     assert_eq!(code, 0);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cluster.key");
     std::fs::write(&path, &key).unwrap();
-    // The role does not exist: the key is read and accepted before that is found out.
-    let (code, _, stderr) = run(&["--key-file", path.to_str().unwrap(), "--role", "nobody"]);
+    // The key file is read before the unknown role is reported.
+    let (code, _, stderr) = run(&["--key-file", path.to_str().unwrap(), "--role", "gardener"]);
     assert_eq!(code, 2);
-    assert!(stderr.contains("nobody"), "{stderr}");
+    assert!(stderr.contains("gardener"), "{stderr}");
     assert_ne!(run(&["keygen"]).1, key);
 }
 
@@ -329,12 +329,12 @@ fn completions_know_the_commands() {
     assert!(script.contains("doctor") && script.contains("--replicas-expected"));
 }
 
-/// Joining a multicast group makes the kernel say so on the network; so the doctor is tested in a network of its own.
+/// Joining a multicast group sends messages, so the doctor is tested in its own network namespace.
 #[test]
-fn the_doctor_tells_what_is_wrong_and_what_to_do() {
+fn the_doctor_prints_problems_and_advice() {
     const INSIDE: &str = "HEARSAY_TEST_INSIDE";
     if std::env::var_os(INSIDE).is_none() {
-        let script = "ip link set lo up && exec \"$0\" --exact the_doctor_tells_what_is_wrong_and_what_to_do";
+        let script = "ip link set lo up && exec \"$0\" --exact the_doctor_prints_problems_and_advice";
         let inside = Command::new("unshare")
             .args(["-Urn", "sh", "-c", script])
             .arg(std::env::current_exe().unwrap())
@@ -357,7 +357,7 @@ fn the_doctor_tells_what_is_wrong_and_what_to_do() {
     assert!(stdout.contains("what to do: ") && stdout.contains("--join"), "{stdout}");
     assert!(stderr.contains("no node answers at http://127.0.0.1:7500"), "{stderr}");
 
-    // A node that is alone is healthy, and told that it is alone.
+    // A node that is alone is healthy, with a warning.
     let swarm = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let server = Server::start(&[("GET /readyz", Reply::ok("ok"))]);
     let alone = format!(

@@ -1,4 +1,5 @@
-//! `node grades` as scripts see it: what is sent to which node, what is printed, and the exit codes.
+//! Tests of `node grades import` and `export` against fake nodes: requests, output and exit codes. A file is
+//! sent in parts, refused lines are reported with their numbers, and a lost part goes to another node.
 
 #![allow(clippy::unwrap_used, reason = "in a test, an unwrap that fails is the test failing")]
 
@@ -14,9 +15,9 @@ use server::{Reply, Server};
 
 const BOOK: &str = "[]";
 const TAKEN: &str = r#"{"students":1,"grades":1,"refused":0,"problems":[]}"#;
-const NOBODY: &str = r#"{"services":{}}"#;
+const NO_PROVIDER: &str = r#"{"services":{}}"#;
 
-/// The program, with nothing of this process's configuration in its environment.
+/// Returns the program with a clean environment.
 fn node() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
     for (name, _) in std::env::vars_os() {
@@ -36,9 +37,12 @@ fn run(args: &[&str], server: &Server) -> (i32, String, String) {
     finish(node().args(args).args(["--node", &server.url]).output().unwrap())
 }
 
-/// A node that keeps the book, and knows of nobody else who does.
+/// Returns a fake node that has the grade book and lists no other provider.
 fn book() -> Server {
-    Server::start(&[("GET /students?limit=1", Reply::ok(BOOK)), ("GET /services/grading", Reply::ok(NOBODY))])
+    Server::start(&[
+        ("GET /students?limit=1", Reply::ok(BOOK)),
+        ("GET /services/grading", Reply::ok(NO_PROVIDER)),
+    ])
 }
 
 fn providers(urls: &[&str]) -> Reply {
@@ -58,10 +62,10 @@ fn imported(server: &Server) -> Vec<String> {
 }
 
 #[test]
-fn a_file_is_sent_in_parts_and_refused_lines_are_told_by_the_files_own_numbers() {
+fn a_file_is_sent_in_parts_and_refused_lines_have_the_numbers_of_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let mut text = "FirstName,LastName,Title,Type,Score\r\n\r\n".to_owned();
-    // A name of two lines: what follows it is a line further down than the how-manieth it is.
+    // A name of two lines: later records have larger line numbers than record numbers.
     text += "\"Ada\r\nAugusta\",Lovelace,Essay,Homework,90\r\n";
     for number in 0..2499 {
         text += &format!("Name{number},Family,Essay,Homework,90\r\n");
@@ -79,7 +83,7 @@ fn a_file_is_sent_in_parts_and_refused_lines_are_told_by_the_files_own_numbers()
     let lines: Vec<_> = stdout.lines().collect();
     assert!(lines[0].starts_with("LINE"), "{stdout}");
     assert!(lines[1].starts_with("3     FirstName: must not"), "{stdout}");
-    // The thousandth record is on line 1003 of the file, the two thousandth on line 2003.
+    // Record 1000 is on line 1003 of the file, record 2000 on line 2003.
     assert!(lines[2].starts_with("1004  second") && lines[3] == "2003  \\u001b[2J", "{stdout}");
     assert_eq!(lines[4], "lines: 2500, taken: 2497 (grades: 2497), refused: 3");
     assert!(stderr.contains("3 lines were refused"), "{stderr}");
@@ -116,7 +120,7 @@ fn standard_input_is_read_and_equal_lines_are_counted_over_all_parts() {
 }
 
 #[test]
-fn lines_that_can_only_be_wrong_are_not_sent_and_the_rest_is() {
+fn invalid_lines_are_not_sent_and_the_others_are() {
     let dir = tempfile::tempdir().unwrap();
     let mut text = "FirstName,LastName\nAda,Lovelace,x\n\"Grace,Hopper\n".to_owned();
     (0..10_000).for_each(|number| text += &format!("Name{number},Family\n"));
@@ -144,7 +148,7 @@ fn a_file_of_a_spreadsheet_of_another_country_is_sent_as_any_node_reads_it() {
     assert_eq!(code, 1, "{stderr}");
     let expected = "FirstName,LastName,Title,Type,Score,Occurrence\nEva,Müller,\"T, U\",Exam,92.5,1\nLea,Neu,T,Exam,70,1\n";
     assert_eq!(imported(&server), [expected]);
-    assert!(stdout.contains("4     a quotation mark opens on this line"), "{stdout}");
+    assert!(stdout.contains("4     a quotation mark on this line is not closed"), "{stdout}");
     assert!(stdout.contains("lines: 3, taken: 2 (grades: 1), refused: 1"), "{stdout}");
 }
 
@@ -152,13 +156,13 @@ fn a_file_of_a_spreadsheet_of_another_country_is_sent_as_any_node_reads_it() {
 fn a_node_without_the_book_names_one_that_has_it_and_keeps_its_token_to_itself() {
     let dir = tempfile::tempdir().unwrap();
     let file = csv(&dir, "FirstName,LastName\nAda,Lovelace\n");
-    let keeper = Server::start(&[("POST /students/import", Reply::ok(TAKEN))]);
-    let asked = Server::start(&[("GET /services/grading", providers(&[&keeper.url]))]);
+    let provider = Server::start(&[("POST /students/import", Reply::ok(TAKEN))]);
+    let asked = Server::start(&[("GET /services/grading", providers(&[&provider.url]))]);
     let args = ["grades", "import", &file, "--node", &asked.url, "--token", "geheim"];
     let (code, stdout, stderr) = finish(node().args(args).output().unwrap());
     assert_eq!((code, stdout.as_str()), (0, "lines: 1, taken: 1 (grades: 1), refused: 0\n"), "{stderr}");
-    assert_eq!(imported(&keeper).len(), 1);
-    assert!(!keeper.requests().concat().contains("geheim") && asked.requests().concat().contains("geheim"));
+    assert_eq!(imported(&provider).len(), 1);
+    assert!(!provider.requests().concat().contains("geheim") && asked.requests().concat().contains("geheim"));
 }
 
 #[test]
@@ -168,12 +172,12 @@ fn a_part_whose_answer_is_lost_goes_to_another_node() {
     let full = Reply::status(507, r#"{"detail":"the disk is full"}"#);
     let other = Server::start(&[("POST /students/import", Reply::ok(TAKEN))]);
     let sick = Server::start(&[("POST /students/import", full)]);
-    // Nobody listens there any more.
+    // The port is free again.
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let asked = Server::start(&[
         ("GET /students?limit=1", Reply::ok(BOOK)),
         ("GET /services/grading", providers(&[&format!("http://{gone}"), &sick.url, &other.url])),
-        // Dies while it answers.
+        // This node closes the connection within its answer.
         ("POST /students/import", Reply::raw("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")),
     ]);
     let (code, stdout, stderr) = run(&["grades", "import", &file], &asked);
@@ -183,7 +187,7 @@ fn a_part_whose_answer_is_lost_goes_to_another_node() {
 }
 
 #[test]
-fn where_nobody_takes_it_the_code_tells_why() {
+fn without_a_provider_the_code_shows_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let file = csv(&dir, "FirstName,LastName\nAda,Lovelace\n");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -193,10 +197,10 @@ fn where_nobody_takes_it_the_code_tells_why() {
     assert_eq!((code, stdout.as_str()), (3, ""), "{stderr}");
     let (code, _, stderr) = finish(node().args(["grades", "export", "--node", &url]).output().unwrap());
     assert_eq!(code, 3, "{stderr}");
-    // A node that knows of no book.
+    // This node has no grade book and lists no node that has one.
     let (code, _, stderr) = run(&["grades", "import", &file], &Server::start(&[]));
     assert!(code == 2 && stderr.contains("--role grading"), "{code} {stderr}");
-    // A header that makes no sense.
+    // The node refuses the header.
     let server = book();
     let problem = Reply::status(400, r#"{"detail":"line 1: unknown column \"Nick\""}"#);
     server.expect("POST /students/import", problem);
@@ -209,7 +213,7 @@ fn where_nobody_takes_it_the_code_tells_why() {
 }
 
 #[test]
-fn an_import_that_breaks_off_tells_how_far_it_came() {
+fn an_interrupted_import_reports_the_lines_so_far() {
     let dir = tempfile::tempdir().unwrap();
     let text = format!("FirstName,LastName\n{}", "Ada,Lovelace\n".repeat(1500));
     let file = csv(&dir, &text);
@@ -243,7 +247,7 @@ fn an_export_replaces_a_file_only_when_all_of_it_has_come() {
     let server = book();
     server.expect("GET /students/export?excel", Reply::ok(csv));
     assert_eq!(run(&["grades", "export", "--excel"], &server).1, csv);
-    // To a pipe, byte by byte as it came.
+    // Without a file, the export goes to standard output unchanged.
     let server = book();
     server.expect("GET /students/export", Reply::ok(csv));
     assert_eq!(run(&["grades", "export"], &server), (0, csv.to_owned(), String::new()));

@@ -1,4 +1,5 @@
-//! `node journal` as scripts see it.
+//! Tests of `node journal verify`, `rebuild` and `backup` on data directories, intact and damaged: output and
+//! exit codes.
 
 #![allow(clippy::unwrap_used, reason = "in a test, an unwrap that fails is the test failing")]
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 
 use book::fill;
 
-/// The program, with nothing of this process's configuration in its environment.
+/// Returns the program with a clean environment.
 fn node(home: &Path, args: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
     for (name, _) in std::env::vars_os() {
@@ -70,19 +71,16 @@ fn rebuilding_mends_it_and_needs_the_directory_for_itself() {
     );
     let rebuild = ["journal", "rebuild", "--data-dir", data_dir];
     {
-        let _node = hearsay_node::storage::Storage::open(
-            &hearsay_node::storage::DataDir::Exactly(dir.clone()),
-            "shop",
-        )
-        .unwrap();
+        let _node =
+            hearsay_node::Storage::open(&hearsay_node::DataDir::Exactly(dir.clone()), "shop").unwrap();
         let (code, _, stderr) = node(home.path(), &rebuild);
         assert!(code == 1 && stderr.contains("in use") && stderr.contains("what to do: stop"), "{stderr}");
-        // Looking needs no lock.
+        // Verification needs no lock.
         assert_eq!(node(home.path(), &["journal", "verify", "--data-dir", data_dir]).0, 1);
     }
     let (code, stdout, stderr) = node(home.path(), &rebuild);
     assert_eq!((code, stderr.as_str()), (0, ""));
-    assert!(stdout.contains("made anew from 9 entries") && stdout.contains("grading.damaged-1"), "{stdout}");
+    assert!(stdout.contains("rebuilt from 9 entries") && stdout.contains("grading.damaged-1"), "{stdout}");
     assert!(dir.join("journal/grading.damaged-1").exists());
     assert_eq!(node(home.path(), &["journal", "verify", "--data-dir", data_dir]).0, 0);
     let (code, stdout, _) = node(home.path(), &[&rebuild[..], &["grading", "--json"]].concat());
@@ -93,7 +91,7 @@ fn rebuilding_mends_it_and_needs_the_directory_for_itself() {
     );
     let (code, _, stderr) = node(home.path(), &[&rebuild[..], &["log"]].concat());
     assert!(code == 2 && stderr.contains("no journal of \"log\""), "{stderr}");
-    // What no rebuilding mends is said, and left alone.
+    // Damage that a rebuild cannot repair is reported, and the file is unchanged.
     std::fs::write(&path, vec![7; 10_000]).unwrap();
     let (code, _, stderr) = node(home.path(), &rebuild);
     assert!(code == 1 && stderr.contains("damaged as a database"), "{stderr}");
@@ -143,7 +141,7 @@ fn without_a_word_the_slots_of_the_cluster_are_meant() {
     for (args, part) in [
         (&["journal", "verify", "/nowhere.db"][..], "/nowhere.db"),
         (&["journal", "verify", "x.db", "--data-dir", "y"], "--data-dir"),
-        (&["journal", "verify", "--node", "http://x:1"], "asks no node"),
+        (&["journal", "verify", "--node", "http://x:1"], "works on a data directory"),
         (&["journal", "backup"], "<TO>"),
     ] {
         let (code, stdout, stderr) = node(home.path(), args);

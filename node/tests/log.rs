@@ -1,4 +1,5 @@
-//! `node log append` of standard input: what was read is recorded or told, whatever the lines are and whichever nodes answer.
+//! Tests of `node log append` against fake nodes: each line of standard input is recorded or reported, with
+//! any input and any failures of nodes.
 
 #![allow(clippy::unwrap_used, reason = "in a test, an unwrap that fails is the test failing")]
 
@@ -16,15 +17,15 @@ use serde_json::Value;
 use server::{Reply, Server};
 
 const RECORDED: &str = r#"{"records":[]}"#;
-const NOBODY: &str = r#"{"services":{}}"#;
+const NO_PROVIDER: &str = r#"{"services":{}}"#;
 
-/// Nothing here takes longer, however slow the machine.
+/// Time limit for a fact; generous for slow machines.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `node log append`, which reads from a pipe.
+/// A running `node log append` with a pipe as its input.
 struct Append {
     child: Child,
-    /// What it says on standard error, line by line, until that is closed.
+    /// Lines of standard error, until it is closed.
     stderr: Receiver<String>,
 }
 
@@ -54,8 +55,8 @@ impl Append {
         self.child.stdin.as_mut().unwrap().write_all(bytes).unwrap();
     }
 
-    /// Waits until it says this on standard error.
-    fn until_it_says(&mut self, words: &str) {
+    /// Waits for a line on standard error that contains these words.
+    fn await_notice(&mut self, words: &str) {
         let mut said = Vec::new();
         while !said.last().is_some_and(|line: &String| line.contains(words)) {
             match self.stderr.recv_timeout(PATIENCE) {
@@ -70,7 +71,7 @@ impl Append {
         assert!(killed.success());
     }
 
-    /// Waits for its end: exit code, standard output, and the rest of standard error.
+    /// Waits for the end. Returns exit code, standard output, and the rest of standard error.
     fn finish(mut self) -> (i32, String, String) {
         let mut stderr = String::new();
         loop {
@@ -85,7 +86,7 @@ impl Append {
         (self.child.wait().unwrap().code().unwrap(), stdout, stderr)
     }
 
-    /// Ends its input, and waits for its end.
+    /// Closes the input and waits for the end.
     fn end(mut self) -> (i32, String, String) {
         drop(self.child.stdin.take());
         self.finish()
@@ -94,14 +95,14 @@ impl Append {
 
 impl Drop for Append {
     fn drop(&mut self) {
-        // It has ended already, unless the test has failed.
+        // Has an effect only if the test failed.
         _ = self.child.kill();
         _ = self.child.wait();
     }
 }
 
-/// Waits until a node was sent a batch.
-fn until_sent(server: &Server) {
+/// Waits until the node has received a batch.
+fn await_batch(server: &Server) {
     let ends = Instant::now() + PATIENCE;
     while server.bodies().concat().is_empty() {
         assert!(Instant::now() < ends, "nothing is sent");
@@ -109,10 +110,12 @@ fn until_sent(server: &Server) {
     }
 }
 
-/// A node that keeps the log, and answers so many batches.
-fn keeper(batches: usize) -> Server {
-    let server =
-        Server::start(&[("GET /log?limit=1", Reply::ok("{}")), ("GET /services/log", Reply::ok(NOBODY))]);
+/// Returns a fake log node that accepts this number of batches.
+fn log_node(batches: usize) -> Server {
+    let server = Server::start(&[
+        ("GET /log?limit=1", Reply::ok("{}")),
+        ("GET /services/log", Reply::ok(NO_PROVIDER)),
+    ]);
     (0..batches).for_each(|_| server.expect("POST /log", Reply::ok(RECORDED)));
     server
 }
@@ -121,7 +124,7 @@ fn knows(url: &str) -> Reply {
     Reply::ok(&format!(r#"{{"services":{{"log":[{{"node":"n2","url":"{url}","health":"passing"}}]}}}}"#))
 }
 
-/// The messages of all batches that were sent.
+/// Returns the messages of all received batches.
 fn messages(server: &Server) -> Vec<String> {
     let records = server.bodies().concat();
     records
@@ -135,14 +138,14 @@ fn keys(server: &Server) -> Vec<String> {
     server.requests().iter().filter_map(|head| Some(head.lines().find(is_key)?.to_owned())).collect()
 }
 
-/// An address at which nothing listens.
+/// Returns a URL at which nothing listens.
 fn nowhere() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 #[test]
-fn odd_lines_are_recorded_and_each_kind_is_told_once_with_its_line() {
-    let server = keeper(20);
+fn odd_lines_are_recorded_and_each_kind_is_reported_once_with_its_line() {
+    let server = log_node(20);
     let mut append = Append::start(&server.url, &["--service", "s", "--level", "FATAL"]);
     append.write(b"1\n\ncaf\xe9\nna\xefve\r\n");
     append.write(&[vec![b'z'; 40_000], b"\n".to_vec()].concat());
@@ -152,7 +155,7 @@ fn odd_lines_are_recorded_and_each_kind_is_told_once_with_its_line() {
     let told: Vec<_> = stderr.lines().collect();
     assert_eq!(told.len(), 2, "{stderr}");
     assert!(
-        told[0].starts_with("line 3 is not UTF-8") && told[1].starts_with("line 5 is longer"),
+        told[0].starts_with("line 3 is not UTF-8") && told[1].starts_with("line 5 is too long"),
         "{stderr}"
     );
     let messages = messages(&server);
@@ -168,22 +171,22 @@ fn odd_lines_are_recorded_and_each_kind_is_told_once_with_its_line() {
 }
 
 #[test]
-fn while_no_log_node_answers_it_waits_and_then_goes_on() {
+fn without_a_log_node_it_waits_and_then_continues() {
     let address = nowhere();
     let mut append = Append::start(&format!("http://{address}"), &[]);
     append.write(b"1\n2\n");
-    append.until_it_says("waits for one");
+    append.await_notice("waiting for one");
     let server = Server::start_at(
         &address,
         &[
             ("GET /log?limit=1", Reply::ok("{}")),
-            ("GET /services/log", Reply::ok(NOBODY)),
-            ("GET /services/log", Reply::ok(NOBODY)),
+            ("GET /services/log", Reply::ok(NO_PROVIDER)),
+            ("GET /services/log", Reply::ok(NO_PROVIDER)),
             ("POST /log", Reply::ok(RECORDED)),
             ("POST /log", Reply::ok(RECORDED)),
         ],
     );
-    append.until_it_says("going on");
+    append.await_notice("continuing");
     append.write(b"3\n");
     let (code, stdout, stderr) = append.end();
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "3 records\n", ""));
@@ -196,7 +199,7 @@ fn a_batch_whose_answer_is_lost_goes_to_another_node_under_the_same_key() {
     let asked = Server::start(&[
         ("GET /log?limit=1", Reply::ok("{}")),
         ("GET /services/log", knows(&other.url)),
-        // Dies while it answers.
+        // This node closes the connection within its answer.
         ("POST /log", Reply::raw("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")),
     ]);
     let mut append = Append::start(&asked.url, &[]);
@@ -210,13 +213,13 @@ fn a_batch_whose_answer_is_lost_goes_to_another_node_under_the_same_key() {
 #[test]
 fn a_signal_while_it_waits_ends_it_with_the_lines_that_are_not_recorded() {
     for name in ["-TERM", "-INT"] {
-        let server = keeper(1);
+        let server = log_node(1);
         let mut append = Append::start(&server.url, &[]);
         append.write(b"recorded\n");
-        until_sent(&server);
-        // From now on the node answers nothing but 404: it no longer keeps the log.
+        await_batch(&server);
+        // From now on the node answers 404: it no longer has the role.
         append.write(b"2\n\n4\nunfinished");
-        append.until_it_says("waits for one");
+        append.await_notice("waiting for one");
         append.signal(name);
         let (code, _, stderr) = append.finish();
         assert_eq!(code, 1, "{stderr}");
@@ -228,11 +231,11 @@ fn a_signal_while_it_waits_ends_it_with_the_lines_that_are_not_recorded() {
 }
 
 #[test]
-fn a_signal_when_all_is_recorded_ends_it_well() {
-    let server = keeper(2);
+fn a_signal_after_all_is_recorded_is_success() {
+    let server = log_node(2);
     let mut append = Append::start(&server.url, &[]);
     append.write(b"1\n2");
-    until_sent(&server);
+    await_batch(&server);
     append.signal("-TERM");
     let (code, stdout, stderr) = append.finish();
     assert_eq!((code, stdout.as_str()), (0, "2 records\n"), "{stderr}");
@@ -240,33 +243,33 @@ fn a_signal_when_all_is_recorded_ends_it_well() {
 }
 
 #[test]
-fn what_the_log_refuses_is_told_by_line_and_the_rest_is_recorded() {
+fn refused_records_are_reported_by_line_and_the_others_are_recorded() {
     let partly =
         r#"{"records":[{"id":"a"}],"refused":[{"record":1,"line":2,"detail":"message: no \u001b[2J"}]}"#;
-    let server = keeper(0);
+    let server = log_node(0);
     server.expect("POST /log", Reply::status(207, partly));
     let mut append = Append::start(&server.url, &[]);
     append.write(b"\n2\n3\n");
     let (code, stdout, stderr) = append.end();
     assert_eq!((code, stdout.as_str()), (1, "1 records\n"), "{stderr}");
     assert!(stderr.contains("line 3 is refused: message: no \\u001b[2J"), "{stderr}");
-    // A node of an earlier version refuses a batch whole.
-    let server = keeper(0);
+    // An older node refuses a whole batch.
+    let server = log_node(0);
     server.expect("POST /log", Reply::status(400, r#"{"detail":"no"}"#));
     server.expect("POST /log", Reply::ok(RECORDED));
     let mut append = Append::start(&server.url, &[]);
     append.write(b"1\n2\n");
-    append.until_it_says("lines 1 to 2 are refused: no");
+    append.await_notice("lines 1 to 2 are refused: no");
     append.write(b"3\n");
     let (code, stdout, stderr) = append.end();
     assert_eq!((code, stdout.as_str()), (1, "1 records\n"), "{stderr}");
 }
 
 #[test]
-fn what_no_node_would_take_is_wrong_usage() {
+fn invalid_fields_are_wrong_usage() {
     for (args, words) in [
-        (["--level", "loud"], "--level: \"loud\" is not trace"),
-        (["--service", ""], "--service: 1 to 128 bytes"),
+        (["--level", "loud"], "--level: \"loud\" is not a level: trace"),
+        (["--service", ""], "--service has 0 bytes; give 1 to 128"),
     ] {
         let (code, _, stderr) = Append::start("http://127.0.0.1:1", &args).end();
         assert!(code == 2 && stderr.contains(words), "{code} {stderr}");

@@ -1,4 +1,5 @@
-//! The commands of the registry as scripts see them: which request is sent, what is printed, and the exit code.
+//! Tests of the commands `register`, `deregister`, `checks` and `drain` against a fake node: requests, output
+//! and exit codes.
 
 #![allow(clippy::unwrap_used, reason = "in a test, an unwrap that fails is the test failing")]
 
@@ -20,7 +21,8 @@ const REGISTRATIONS: &str = r#"{"node":"a","registrations":[
 const MEMBERS: &str =
     r#"{"cluster":"default","node":"a","members":[{"id":"12D3","name":"a","state":"alive"}]}"#;
 
-/// Asks a server that gives these replies. Returns the exit code, both outputs, the heads of the requests, and their bodies.
+/// Runs a command against a fake node with these replies. Returns the exit code, both outputs, and heads and
+/// bodies of the requests.
 fn ask(replies: &[(&str, Reply)], args: &[&str]) -> (i32, String, String, Vec<String>, Vec<String>) {
     let server = Server::start(replies);
     let mut command = Command::new(env!("CARGO_BIN_EXE_node"));

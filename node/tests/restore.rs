@@ -1,5 +1,5 @@
-//! `node journal restore` as scripts see it: the real program, real backups, and a server that plays the
-//! node.
+//! Tests of `node journal restore` with real backups against a fake node: without `--yes` nothing is written,
+//! remaining differences are a failure, and damaged or foreign backups are refused.
 
 #![allow(clippy::unwrap_used, reason = "in a test, an unwrap that fails is the test failing")]
 
@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-use hearsay_node::journal::Store;
+use hearsay_node::Store;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -21,7 +21,7 @@ use server::{Reply, Server};
 const LOOK: &str = "POST /students/restore?dry-run";
 const WRITE: &str = "POST /students/restore";
 
-/// A backup of a book of ten students.
+/// A backup of a grade book with ten students.
 struct Kept {
     dir: TempDir,
 }
@@ -35,7 +35,7 @@ impl Kept {
         kept
     }
 
-    /// Makes it of what is in the data directory.
+    /// Makes a backup of the data directory.
     fn backup(&self) {
         let (to, data) = (self.path(), self.dir.path().join("data"));
         _ = std::fs::remove_dir_all(&to);
@@ -49,13 +49,13 @@ impl Kept {
     }
 
     fn add_topic(&self, topic: &str) {
-        let plugin = hearsay_services::builtin().into_iter().find(|s| s.name() == topic).unwrap();
+        let plugin = hearsay_node::builtin().into_iter().find(|s| s.name() == topic).unwrap();
         let path = self.dir.path().join("data/journal").join(format!("{topic}.db"));
         drop(Store::open(&path, "shop", topic, plugin.projection().unwrap().as_ref()).unwrap());
         self.backup();
     }
 
-    /// Restores from here, by way of a server.
+    /// Restores from this backup through a fake node.
     fn restore(&self, server: &Server, args: &[&str]) -> (i32, String, String) {
         restore(&self.path(), server, args)
     }
@@ -66,7 +66,7 @@ fn restore(from: &Path, server: &Server, args: &[&str]) -> (i32, String, String)
     node(&[&from, args].concat())
 }
 
-/// The program, with nothing of this process's configuration in its environment, and no terminal.
+/// Returns the program with a clean environment and without a terminal.
 fn node(args: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
     for (name, _) in std::env::vars_os() {
@@ -79,7 +79,7 @@ fn node(args: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// A node of the backup's cluster that runs the plug-in.
+/// Returns a fake node of the backup's cluster with the plug-in.
 fn grading() -> Server {
     Server::start(&[
         ("GET /members", Reply::ok(r#"{"cluster":"shop","members":[]}"#)),
@@ -125,7 +125,7 @@ fn without_yes_the_difference_is_shown_and_nothing_is_written() {
 }
 
 #[test]
-fn with_yes_it_is_written_and_the_level_is_told_and_what_is_left_is_a_failure() {
+fn with_yes_it_is_written_with_the_level_and_remaining_differences_are_a_failure() {
     let kept = Kept::new();
     for (reply, code, words) in [
         (report(1, 0, "add"), 0, "acknowledged: replicated"),
@@ -218,7 +218,7 @@ fn a_backup_that_another_version_made_is_read_as_this_one_reads_it() {
 }
 
 #[test]
-fn what_is_not_in_the_backup_or_not_there_at_all_is_told() {
+fn missing_backups_and_items_are_reported() {
     let kept = Kept::new();
     for (args, words) in [
         (&["--only", "student:99"][..], "the backup has no student 99"),
@@ -236,7 +236,7 @@ fn what_is_not_in_the_backup_or_not_there_at_all_is_told() {
     let server = Server::start(&[("GET /members", Reply::ok(r#"{"cluster":"shop"}"#))]);
     let (code, _, stderr) = kept.restore(&server, &["--yes"]);
     assert!(code == 2 && stderr.contains("--role grading"), "{code} {stderr}");
-    // Bound and closed again, so that nobody listens there.
+    // The port was bound and closed again, so it is free.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (from, url) = (kept.path(), format!("http://127.0.0.1:{port}"));
     let (code, _, stderr) =

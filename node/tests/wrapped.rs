@@ -1,5 +1,5 @@
-//! `node run` and `node register --hold` as a supervisor sees them: exit codes, signals, standard input, and what the node is told. The node is
-//! played by a server that holds registrations open, as `POST /services?hold` does.
+//! Tests of `node run`, which registers a service while a command runs, and of `node register --hold`,
+//! against a fake node: exit codes, signals, standard input and requests.
 
 #![allow(clippy::unwrap_used, reason = "in a test, an unwrap that fails is the test failing")]
 
@@ -17,21 +17,21 @@ use std::{
 
 use serde_json::Value;
 
-/// No fact here takes longer to come about, however slow the machine.
+/// Time limit for a fact; generous for slow machines.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One thing that the fake node was asked or saw.
+/// An event at the fake node.
 #[derive(Clone, PartialEq, Debug)]
 enum Seen {
-    /// A registration that is held.
+    /// A held registration.
     Held(Value),
     /// A DELETE of this path.
     Deleted(String),
-    /// The connection of a held registration is closed.
+    /// The connection of a held registration closed.
     Closed,
 }
 
-/// What the fake node answers to `GET /services/{name}`.
+/// Answer of the fake node to `GET /services/{name}`.
 type Services = Arc<Mutex<BTreeMap<String, String>>>;
 
 /// A fake node at a Unix socket.
@@ -39,9 +39,9 @@ struct Node {
     dir: tempfile::TempDir,
     seen: Arc<Mutex<Vec<Seen>>>,
     services: Services,
-    /// What to refuse registrations with, as long as there is something.
+    /// Error for registrations, if any.
     refusal: Arc<Mutex<Option<&'static str>>>,
-    /// The connections that are held, for a node that goes down.
+    /// Held connections, to be closed when the node goes down.
     held: Arc<Mutex<Vec<std::os::unix::net::UnixStream>>>,
 }
 
@@ -79,7 +79,7 @@ impl Node {
         self.seen.lock().unwrap().clone()
     }
 
-    /// The body of the n-th registration, as soon as there is one.
+    /// Waits for the n-th registration and returns its body.
     fn registration(&self, n: usize) -> Value {
         within("a registration", || {
             let held = self.seen().into_iter().filter_map(|seen| match seen {
@@ -90,7 +90,7 @@ impl Node {
         })
     }
 
-    /// `node run` at this node.
+    /// Returns `node run` with this node.
     fn run(&self, args: &[&str]) -> Command {
         let mut command = node();
         command.args(["run", "--node", &self.url()]).args(args);
@@ -98,7 +98,7 @@ impl Node {
     }
 }
 
-/// Answers one request. A registration is held until its connection closes.
+/// Answers a request. A registration is held until its connection closes.
 fn answer(
     mut stream: std::os::unix::net::UnixStream,
     seen: &Mutex<Vec<Seen>>,
@@ -143,7 +143,7 @@ fn answer(
             stream.write_all(format!("{head}{event}").as_bytes()).unwrap();
             held.lock().unwrap().push(stream.try_clone().unwrap());
             seen.lock().unwrap().push(Seen::Held(body));
-            // Until the end of the connection.
+            // Blocks until the connection ends.
             _ = reader.read(&mut [0]);
             seen.lock().unwrap().push(Seen::Closed);
         }
@@ -155,9 +155,10 @@ fn answer(
     }
 }
 
-/// The program, with nothing of this process's configuration in its environment.
+/// Returns the program with a clean environment.
 fn node() -> Command {
-    // Signals as a supervisor leaves them, also where the tests run in the background: what is ignored at the start stays ignored.
+    // Default signal handling, as from a supervisor: tests in the background may ignore signals, and ignored
+    // signals are inherited.
     let mut command = Command::new("env");
     command.args(["--default-signal=HUP,INT,QUIT", env!("CARGO_BIN_EXE_node")]);
     for (name, _) in std::env::vars_os() {
@@ -165,7 +166,7 @@ fn node() -> Command {
             command.env_remove(name);
         }
     }
-    // No terminal, so that every signal is passed on.
+    // No terminal, so that all signals are forwarded.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -190,12 +191,12 @@ fn signal(pid: u32, name: &str) {
 }
 
 fn is_alive(pid: u32) -> bool {
-    // A zombie has ended: its state is behind its name.
+    // A zombie counts as ended; its state follows its name.
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, fields)| !fields.trim_start().starts_with('Z'))
 }
 
-/// A shell that says its pid, then runs this.
+/// Returns a shell that prints its pid and then runs this.
 fn shell(script: &str) -> [String; 4] {
     ["--".into(), "sh".into(), "-c".into(), format!("echo $$; {script}")]
 }
@@ -206,7 +207,7 @@ fn first_line(child: &mut Child) -> String {
     line.trim().to_owned()
 }
 
-/// A server that listens at `$PORT` and takes no connection, in whichever language there is.
+/// Returns a server that listens at `$PORT` and accepts no connection, in an available language.
 const LISTEN: &str = "exec python3 -c 'import os,socket,time\ns=socket.create_server((\"127.0.0.1\",int(os.environ[\"PORT\"])))\ntime.sleep(600)'";
 
 #[test]
@@ -258,7 +259,7 @@ fn it_is_registered_when_its_port_listens_and_gone_when_it_ends() {
     assert_eq!(body["checks"][1], serde_json::json!({"process": {"pid": pid}}));
     let port = u16::try_from(body["port"].as_u64().unwrap()).unwrap();
     std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    // The command ends by itself, without a word.
+    // The command ends on its own, without output.
     signal(pid, "KILL");
     assert_eq!(end_of(&mut child).code(), Some(128 + 9));
     within("the end of the connection", || node.seen().contains(&Seen::Closed).then_some(()));
@@ -366,13 +367,14 @@ fn the_default_socket_is_preferred() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = dir.path().join("hearsay");
     std::fs::create_dir(&runtime).unwrap();
-    // A node of this machine may have a socket in the system's directory; then that one is meant.
+    // The test is skipped if a node of this machine may have a socket in the system's directory, which is
+    // preferred.
     if Path::new("/run/hearsay").exists() {
         return;
     }
     let listener = UnixListener::bind(runtime.join("default-7500.sock")).unwrap();
     let asked = thread::spawn(move || {
-        // The first connection only looks whether the socket lives.
+        // The first connection only tests the socket.
         for stream in listener.incoming().map_while(Result::ok) {
             let mut reader = BufReader::new(&stream);
             let mut line = String::new();

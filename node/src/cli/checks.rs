@@ -1,59 +1,56 @@
-//! `node checks`: the checks that a node runs for the programs registered with it.
+//! `node checks`: prints the state of the health checks that a node runs for registered programs.
 
 use serde_json::Value;
 
 use super::{
-    answers::{Registration, Registrations, age},
     client::Client,
     failure::Failure,
     output::{Output, Tone},
+    responses::{Registration, Registrations, age},
 };
 
-/// How much of an output fits a line.
+/// Maximum number of characters of an output in a table.
 const OUTPUT_CHARS_MAX: usize = 80;
 
-/// Prints the checks of all instances that the node holds, or of those whose id or service is `name`.
+/// Prints the checks of all instances, or of those with this id or service.
 pub(super) async fn print_checks(client: &Client, output: Output, name: Option<&str>) -> Result<(), Failure> {
     let answer = client.get("/registrations").await?;
-    let is_meant = |id: &str, service: &str| name.is_none_or(|name| name == id || name == service);
-    let mut held: Registrations = answer.json()?;
-    held.registrations.retain(|registration| is_meant(&registration.id, &registration.name));
-    if let (Some(name), true) = (name, held.registrations.is_empty()) {
+    let matches = |id: &str, service: &str| name.is_none_or(|name| name == id || name == service);
+    let mut response: Registrations = answer.json()?;
+    response.registrations.retain(|registration| matches(&registration.id, &registration.name));
+    if let (Some(name), true) = (name, response.registrations.is_empty()) {
         return Err(Failure::NoMatch(format!(
-            "the node {} holds no instance with the id or service {name:?}; `node services` tells which node offers what",
-            held.node
+            "the node {} has no instance with the id or service {name:?}; `node services` lists the nodes of each service",
+            response.node
         )));
     }
     if output.json {
         let mut all: Value = answer.json()?;
         if let Some(list) = all.get_mut("registrations").and_then(Value::as_array_mut) {
-            let text = |one: &Value, key: &str| one[key].as_str().unwrap_or_default().to_owned();
-            list.retain(|one| is_meant(&text(one, "id"), &text(one, "name")));
+            let text = |entry: &Value, key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+            list.retain(|entry| matches(&text(entry, "id"), &text(entry, "name")));
         }
         return output.json(all.to_string().as_bytes());
     }
-    if held.registrations.is_empty() && held.files.is_empty() {
-        let line = "no program is registered with this node; `node register` and `node run` register one";
+    if response.registrations.is_empty() && response.files.is_empty() {
+        let line = "no program is registered with this node; `node register` or `node run` registers one";
         return output.line(Tone::Plain, line);
     }
-    let rows: Vec<_> = held.registrations.iter().flat_map(rows_of).collect();
+    let rows: Vec<_> = response.registrations.iter().flat_map(rows_of).collect();
     output.table(&["INSTANCE", "CHECK", "KIND", "STATUS", "AGE", "LAST RUN", "OUTPUT"], &rows)?;
-    if let Some(reason) = &held.maintenance {
-        let line = format!(
-            "the node {} is drained, and with it all that it holds: {}",
-            held.node,
-            first_line(reason)
-        );
+    if let Some(reason) = &response.maintenance {
+        let line =
+            format!("the node {} and all its instances are drained: {}", response.node, first_line(reason));
         output.line(Tone::Warning, &line)?;
     }
-    for file in &held.files {
+    for file in &response.files {
         let error = file.error.as_deref().unwrap_or("it is not in effect");
         output.line(Tone::Bad, &format!("{}: {error}", file.path))?;
     }
     Ok(())
 }
 
-/// One row for each check, and one for an instance without checks or that is drained.
+/// Returns a row per check, and one for an instance that is drained or has no checks.
 fn rows_of(registration: &Registration) -> Vec<(Tone, Vec<String>)> {
     let row = |cells: [&str; 7]| cells.map(str::to_owned).to_vec();
     let mut rows = Vec::new();
@@ -76,7 +73,7 @@ fn rows_of(registration: &Registration) -> Vec<(Tone, Vec<String>)> {
     rows
 }
 
-/// The first line of an output, as far as it fits.
+/// Returns the first line of an output, truncated for a table.
 pub(super) fn first_line(output: &str) -> String {
     let line = output.trim().lines().next().unwrap_or_default();
     match line.char_indices().nth(OUTPUT_CHARS_MAX) {

@@ -1,7 +1,7 @@
-//! Asking a node over HTTP, by TCP or by its Unix socket.
+//! HTTP client of the commands: requests to a node over TCP or its Unix socket.
 //!
-//! Plain HTTP/1.1, one connection a question: these are commands that a person types. Time and size are bounded, since what listens at
-//! that port may be no node at all.
+//! Each request uses a new HTTP/1.1 connection. Time and size of answers are bounded, because another program
+//! may listen at the port.
 
 use std::{
     path::PathBuf,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hearsay_services::writing::IDEMPOTENCY_KEY;
+use hearsay_services::http::IDEMPOTENCY_KEY;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Authority};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
@@ -29,40 +29,40 @@ use tokio::{
 use super::failure::Failure;
 use crate::{
     config::{Environment, HTTP_PORT},
+    escape::percent_encoded,
     socket,
     storage::Secret,
 };
 
-/// The node to ask where none was named and none has a Unix socket here.
+/// The default node if no local Unix socket is usable.
 const DEFAULT_NODE: &str = "http://127.0.0.1:7500";
-/// For each address of a node. A host that is there accepts at once; this leaves room for one lost packet and
-/// its repetition (1 s).
+/// Connect timeout per address. Leaves time for one lost packet and its retransmission (1 s).
 const CONNECT_MAX: Duration = Duration::from_secs(3);
-/// A node answers from memory. Above what a blocked event loop should ever take.
+/// Timeout of an answer's head, and again of its body. Nodes answer from memory; this covers a blocked event
+/// loop.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// A write of many entries waits for disks, here and elsewhere.
-const WRITTEN_MAX: Duration = Duration::from_secs(60);
-/// The largest answer: ten thousand instances on each of ten nodes, at half a kilobyte apiece.
+/// Timeout of a write of many entries, which waits for disks of several nodes.
+const WRITE_MAX: Duration = Duration::from_secs(60);
+/// The largest answer: 100,000 instances at half a kilobyte each.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Addresses of one node that are tried. They come in the asked node's order: one that answers is among the
-/// first, or nowhere.
+/// Maximum number of addresses of one node that are tried. The node that lists them puts the best ones first.
 const ADDRESSES_MAX: usize = 4;
-/// How much of a refusal is shown.
+/// Maximum number of characters of an error that are printed.
 const PROBLEM_CHARS_MAX: usize = 500;
 
-/// What a Unix socket is named with.
+/// Prefix of the path of a Unix socket in `--node`.
 const SOCKET_SCHEME: &str = "unix:";
-/// What `Host` says over a Unix socket: a name that every node goes by.
+/// `Host` header over a Unix socket: a name that every node accepts.
 const SOCKET_AUTHORITY: &str = "localhost";
 
-/// Where a node is reached.
+/// Address of a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Place {
+enum NodeAddress {
     Tcp(String, u16),
     Unix(PathBuf),
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for NodeAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(host, _) => f.write_str(host),
@@ -71,30 +71,40 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// A connection that is open.
+/// An open connection.
 #[derive(Debug)]
-enum Opened {
+enum Connection {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// A node to ask.
+/// Client of one node.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     url: String,
     authority: String,
-    /// Where it is reached: at least one place, best first.
-    places: Vec<Place>,
-    /// Where else a node was looked for.
+    /// Addresses to try: at least one, best first.
+    addresses: Vec<NodeAddress>,
+    /// Why no Unix socket is used, and where sockets were searched: part of the error message.
     searched: Option<String>,
-    /// Which of them took the last connection. Clones share it.
+    /// Index of the address of the last successful connection, shared by clones.
     preferred: Arc<AtomicUsize>,
     token: Option<Secret<String>>,
-    /// Its name, where another node has told it.
+    /// The node's name, if another node listed it.
     name: Option<String>,
 }
 
-/// What a node answered.
+/// A POST request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Post<'a> {
+    pub(super) path: &'a str,
+    pub(super) content_type: &'a str,
+    /// Idempotency key: the node stores repeated requests once.
+    pub(super) key: Option<&'a str>,
+    pub(super) body: &'a Bytes,
+}
+
+/// The whole answer of a node.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -102,16 +112,13 @@ pub(super) struct Answer {
 }
 
 impl Client {
-    /// The node of this machine to ask where none was named. Its socket is preferred: that of the node at the default port, or the only
-    /// one. Without such a socket, it is the node at the default port.
-    pub(super) fn of_this_machine(
-        environment: &Environment,
-        token: Option<Secret<String>>,
-    ) -> Result<Self, Failure> {
+    /// Returns a client of this machine's default node. It uses the Unix socket of the node at port 7500,
+    /// else the only Unix socket found, else TCP at port 7500.
+    pub(super) fn local(environment: &Environment, token: Option<Secret<String>>) -> Result<Self, Failure> {
         let mut found = socket::find(environment);
         if let Some(first) = found.iter().find(|found| found.port == HTTP_PORT) {
             let mut client = Self::new(DEFAULT_NODE, token)?;
-            client.places.insert(0, Place::Unix(first.path.clone()));
+            client.addresses.insert(0, NodeAddress::Unix(first.path.clone()));
             return Ok(client);
         }
         match (found.pop(), found.len()) {
@@ -119,10 +126,10 @@ impl Client {
             (others, _) => {
                 let searched = socket::searched(environment);
                 let why = match others {
-                    Some(_) => "several nodes have a Unix socket here, none of them at port 7500",
-                    None => "no node that this user may reach has a Unix socket",
+                    Some(_) => "several nodes have a Unix socket, but none is at port 7500",
+                    None => "there is no Unix socket that this user can use",
                 };
-                let searched = Some(format!("{why} in {searched}"));
+                let searched = Some(format!("{why} (searched {searched})"));
                 Ok(Self { searched, ..Self::new(DEFAULT_NODE, token)? })
             }
         }
@@ -132,7 +139,7 @@ impl Client {
         Self {
             url: format!("{SOCKET_SCHEME}{}", path.display()),
             authority: SOCKET_AUTHORITY.into(),
-            places: vec![Place::Unix(path)],
+            addresses: vec![NodeAddress::Unix(path)],
             searched: None,
             preferred: Arc::default(),
             token,
@@ -140,38 +147,38 @@ impl Client {
         }
     }
 
-    /// The node at `http://host:port` (the scheme may be left out) or `unix:PATH`.
+    /// Returns a client of the node at `http://host:port` (the scheme is optional) or `unix:PATH`.
     pub(super) fn new(url: &str, token: Option<Secret<String>>) -> Result<Self, Failure> {
         if let Some(path) = url.strip_prefix(SOCKET_SCHEME) {
-            // `unix:///run/x.sock` is the same as a URL.
+            // The URL form, `unix:///run/x.sock`.
             let path = path.strip_prefix("//").unwrap_or(path);
             if path.is_empty() {
-                return Err(Failure::Usage(format!("{url:?} names no socket; write unix:PATH")));
+                return Err(Failure::Usage(format!("{url:?} has no path; give unix:PATH")));
             }
             return Ok(Self::at_socket(path.into(), token));
         }
-        let wrong = |why: &str| Failure::Usage(format!("{url:?} is no node: {why}"));
+        let invalid = |why: &str| Failure::Usage(format!("{url:?} is not the URL of a node: {why}"));
         if url.starts_with("https://") {
-            return Err(wrong("a node speaks plain HTTP; write http://host:port"));
+            return Err(invalid("nodes serve only HTTP without TLS; give http://host:port"));
         }
         let bare = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-        let uri: Uri = bare.parse().map_err(|_| wrong("write http://host:port"))?;
-        let authority = uri.authority().ok_or_else(|| wrong("write http://host:port"))?;
+        let uri: Uri = bare.parse().map_err(|_| invalid("give http://host:port"))?;
+        let authority = uri.authority().ok_or_else(|| invalid("give http://host:port"))?;
         if uri.path().len() > 1
             || uri.query().is_some()
             || authority.as_str().contains('@')
             || bare.contains("://")
         {
-            return Err(wrong("write http://host:port and nothing else"));
+            return Err(invalid("give http://host:port and nothing else"));
         }
-        // What follows the host and is no port would quietly become port 80.
+        // Otherwise an invalid port would silently become port 80.
         if authority.port_u16().is_none() && authority.as_str() != authority.host() {
-            return Err(wrong("its port is none; write http://host:port"));
+            return Err(invalid("the port is invalid; give http://host:port"));
         }
         Ok(Self {
             url: format!("http://{authority}"),
             authority: authority.to_string(),
-            places: vec![target(authority)],
+            addresses: vec![tcp_address(authority)],
             searched: None,
             preferred: Arc::default(),
             token,
@@ -179,33 +186,34 @@ impl Client {
         })
     }
 
-    /// A node that the asked one names, at whichever of these addresses (`host:port`) takes a connection. Its
-    /// token is its own: none goes along.
-    pub(super) fn at_any_of(url: &str, addresses: &[String]) -> Result<Self, Failure> {
+    /// Returns a client of another node. It connects to the first of these addresses (`host:port`) that
+    /// accepts, or to the host of `url` if there are none. The token is not sent: each node has its own
+    /// token.
+    pub(super) fn with_addresses(url: &str, addresses: &[String]) -> Result<Self, Failure> {
         let mut client = Self::new(url, None)?;
-        let others = addresses.iter().filter_map(|address| address.parse().ok()).map(|at| target(&at));
-        let first = client.places.remove(0);
-        client.places.extend(others);
-        if client.places.is_empty() {
-            client.places.push(first);
+        let others = addresses.iter().filter_map(|address| address.parse().ok()).map(|at| tcp_address(&at));
+        let first = client.addresses.remove(0);
+        client.addresses.extend(others);
+        if client.addresses.is_empty() {
+            client.addresses.push(first);
         }
-        client.places.truncate(ADDRESSES_MAX);
+        client.addresses.truncate(ADDRESSES_MAX);
         Ok(client)
     }
 
-    /// Opens a connection to the first place that takes one, beginning with the one that took the last.
-    async fn connect(&self) -> Result<Opened, Failure> {
+    /// Opens a connection to the first address that accepts one, starting with the last successful one.
+    async fn connect(&self) -> Result<Connection, Failure> {
         let preferred = self.preferred.load(Relaxed);
-        let others = (0..self.places.len()).filter(|at| *at != preferred);
+        let others = (0..self.addresses.len()).filter(|at| *at != preferred);
         let mut problems = Vec::new();
         for at in std::iter::once(preferred).chain(others) {
-            let Some(place) = self.places.get(at) else { continue };
+            let Some(address) = self.addresses.get(at) else { continue };
             let opening = async {
-                match place {
-                    Place::Tcp(host, port) => {
-                        TcpStream::connect((host.as_str(), *port)).await.map(Opened::Tcp)
+                match address {
+                    NodeAddress::Tcp(host, port) => {
+                        TcpStream::connect((host.as_str(), *port)).await.map(Connection::Tcp)
                     }
-                    Place::Unix(path) => UnixStream::connect(path).await.map(Opened::Unix),
+                    NodeAddress::Unix(path) => UnixStream::connect(path).await.map(Connection::Unix),
                 }
             };
             match timeout(CONNECT_MAX, opening).await {
@@ -213,49 +221,49 @@ impl Client {
                     self.preferred.store(at, Relaxed);
                     return Ok(stream);
                 }
-                Ok(Err(error)) => problems.push((place, error.to_string())),
-                Err(_) => problems.push((place, "the connection takes too long".to_owned())),
+                Ok(Err(error)) => problems.push((address, error.to_string())),
+                Err(_) => problems.push((address, "no answer to the connect".to_owned())),
             }
         }
-        let told = match problems.as_slice() {
+        let reason = match problems.as_slice() {
             [(_, problem)] => problem.clone(),
             several => {
-                let told = several.iter().map(|(place, problem)| format!("{place}: {problem}"));
-                told.collect::<Vec<_>>().join("; ")
+                let reasons = several.iter().map(|(address, problem)| format!("{address}: {problem}"));
+                reasons.collect::<Vec<_>>().join("; ")
             }
         };
         Err(self.unreachable(match &self.searched {
-            Some(searched) => format!("{told}; {searched}"),
-            None => told,
+            Some(searched) => format!("{reason}; {searched}"),
+            None => reason,
         }))
     }
 
-    /// The same, of this name.
-    pub(super) fn named(self, name: &str) -> Self {
+    /// Sets the name of the node.
+    pub(super) fn with_name(self, name: &str) -> Self {
         Self { name: Some(name.to_owned()), ..self }
     }
 
-    /// The node as `--node` names it: an origin, or `unix:PATH`.
+    /// Returns the node's URL as for `--node`: an origin, or `unix:PATH`.
     pub(super) fn url(&self) -> &str {
         &self.url
     }
 
-    /// The node's origin for programs of this machine, where it follows from its name.
+    /// Returns the node's origin for programs of this machine, if it is known without a request.
     pub(super) fn origin(&self) -> Option<String> {
-        match self.places.as_slice() {
-            [Place::Unix(path)] => socket::port_of(path).map(|port| format!("http://127.0.0.1:{port}")),
+        match self.addresses.as_slice() {
+            [NodeAddress::Unix(path)] => socket::port_of(path).map(|port| format!("http://127.0.0.1:{port}")),
             _ => Some(self.url.clone()),
         }
     }
 
-    /// The node by its Unix socket alone, if that takes a connection. And whether both mean the same process by a pid: the node's own is seen
-    /// from here.
-    pub(super) async fn by_socket_alone(&self) -> Option<(Self, bool)> {
-        let is_socket = |place: &&Place| matches!(place, Place::Unix(_));
-        let places = self.places.iter().filter(is_socket).cloned().collect();
-        let client = Self { places, preferred: Arc::default(), ..self.clone() };
+    /// Returns a client that uses only the Unix socket, if it accepts a connection, and whether the node is
+    /// in the same pid namespace (its pid is visible here).
+    pub(super) async fn over_socket_only(&self) -> Option<(Self, bool)> {
+        let is_socket = |address: &&NodeAddress| matches!(address, NodeAddress::Unix(_));
+        let addresses = self.addresses.iter().filter(is_socket).cloned().collect();
+        let client = Self { addresses, preferred: Arc::default(), ..self.clone() };
         match client.connect().await {
-            Ok(Opened::Unix(stream)) => {
+            Ok(Connection::Unix(stream)) => {
                 let pid = stream.peer_cred().ok().and_then(|node| node.pid());
                 Some((client, pid.is_some_and(|pid| pid > 0)))
             }
@@ -263,66 +271,51 @@ impl Client {
         }
     }
 
-    /// Asks and reads the whole answer, whatever its status.
-    pub(super) async fn ask(&self, method: Method, path: &str) -> Result<Answer, Failure> {
+    /// Sends a request without a body and reads the whole answer, whatever its status.
+    pub(super) async fn request(&self, method: Method, path: &str) -> Result<Answer, Failure> {
         let response = self.send(method, path, &[(header::ACCEPT, "application/json")]).await?;
         self.read(response).await
     }
 
-    /// Reads the whole of an answer that has begun.
+    /// Reads the body of a response.
     pub(super) async fn read(&self, response: Response<Incoming>) -> Result<Answer, Failure> {
         let status = response.status();
         let body = timeout(ANSWER_MAX, Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect());
         match body.await {
             Ok(Ok(body)) => Ok(Answer { status, body: body.to_bytes() }),
-            Ok(Err(error)) => Err(self.unreachable(format!("its answer broke off: {error}"))),
-            Err(_) => Err(self.unreachable("its answer does not end")),
+            Ok(Err(error)) => Err(self.unreachable(format!("the answer broke off: {error}"))),
+            Err(_) => Err(self.unreachable("the answer is incomplete after the timeout")),
         }
     }
 
-    /// Asks for something that must be there.
+    /// Sends a GET; any status but success is a failure.
     pub(super) async fn get(&self, path: &str) -> Result<Answer, Failure> {
-        self.ask(Method::GET, path).await?.expect_success()
+        self.request(Method::GET, path).await?.expect_success()
     }
 
-    /// Sends something to be written, and reads the whole answer, whatever its status.
-    pub(super) async fn post(&self, path: &str, content_type: &str, body: Bytes) -> Result<Answer, Failure> {
-        self.post_keyed(path, content_type, None, body).await
-    }
-
-    /// The same under an idempotency key, by which the node knows a write that comes again.
-    pub(super) async fn post_keyed(
-        &self,
-        path: &str,
-        content_type: &str,
-        key: Option<&str>,
-        body: Bytes,
-    ) -> Result<Answer, Failure> {
-        let mut headers = vec![(header::ACCEPT, "application/json"), (header::CONTENT_TYPE, content_type)];
-        headers.extend(key.map(|key| (IDEMPOTENCY_KEY, key)));
-        let request = self.request(Method::POST, path, &headers, body);
-        let response = self.exchange(request, WRITTEN_MAX).await?;
+    /// Sends a POST and reads the whole answer, whatever its status.
+    pub(super) async fn post(&self, post: Post<'_>) -> Result<Answer, Failure> {
+        let mut headers =
+            vec![(header::ACCEPT, "application/json"), (header::CONTENT_TYPE, post.content_type)];
+        headers.extend(post.key.map(|key| (IDEMPOTENCY_KEY, key)));
+        let request = self.build_request(Method::POST, post.path, &headers, post.body.clone());
+        let response = self.exchange(request, WRITE_MAX).await?;
         self.read(response).await
     }
 
-    /// The same; where a node that `asked` has named takes no word of a stranger, as in a cluster with a key, `asked` passes it on.
-    pub(super) async fn post_through(
-        &self,
-        asked: &Self,
-        path: &str,
-        content_type: &str,
-        key: Option<&str>,
-        body: Bytes,
-    ) -> Result<Answer, Failure> {
-        let answer = self.post_keyed(path, content_type, key, body.clone()).await?;
+    /// Same as [`post`](Self::post). In a cluster with a key, this node may refuse the write for lack of
+    /// proof. Then `relay` signs the write and forwards it to this node.
+    pub(super) async fn post_through(&self, relay: &Self, post: Post<'_>) -> Result<Answer, Failure> {
+        let answer = self.post(post).await?;
         let is_refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&answer.status);
         match self.name.as_deref().filter(|_| is_refused) {
-            Some(name) => asked.post_keyed(&at_node(path, name), content_type, key, body).await,
+            Some(name) => relay.post(Post { path: &at_node(post.path, name), ..post }).await,
             None => Ok(answer),
         }
     }
 
-    /// The same, at whichever node holds what is written: the asked node passes it on.
+    /// Same as [`write`](Self::write). If another node holds the registration, this node forwards the write
+    /// to the holder.
     pub(super) async fn write_at_holder(
         &self,
         method: Method,
@@ -336,27 +329,27 @@ impl Client {
         }
     }
 
-    /// Sends JSON to be written, and reads the whole answer, whatever its status.
+    /// Sends a request with a JSON body and reads the whole answer, whatever its status.
     pub(super) async fn write(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Failure> {
         let headers = [(header::ACCEPT, "application/json"), (header::CONTENT_TYPE, "application/json")];
-        let response = self.exchange(self.request(method, path, &headers, body), ANSWER_MAX).await?;
+        let response = self.exchange(self.build_request(method, path, &headers, body), ANSWER_MAX).await?;
         self.read(response).await
     }
 
-    /// Sends JSON to be written, and leaves the body of the answer, a stream of events, to the caller.
+    /// POSTs JSON and returns the response with its unread body, a stream of events.
     pub(super) async fn open_stream(&self, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
         let headers = [(header::ACCEPT, "text/event-stream"), (header::CONTENT_TYPE, "application/json")];
-        self.exchange(self.request(Method::POST, path, &headers, body), ANSWER_MAX).await
+        self.exchange(self.build_request(Method::POST, path, &headers, body), ANSWER_MAX).await
     }
 
-    /// Sends a request and leaves the body of the answer to the caller.
+    /// Sends a request and returns the response with its unread body.
     pub(super) async fn send(
         &self,
         method: Method,
         path: &str,
         headers: &[(header::HeaderName, &str)],
     ) -> Result<Response<Incoming>, Failure> {
-        self.exchange(self.request(method, path, headers, Bytes::new()), ANSWER_MAX).await
+        self.exchange(self.build_request(method, path, headers, Bytes::new()), ANSWER_MAX).await
     }
 
     async fn exchange(
@@ -366,18 +359,18 @@ impl Client {
     ) -> Result<Response<Incoming>, Failure> {
         let request = request.map_err(|error| Failure::Usage(error.to_string()))?;
         let sender = match self.connect().await? {
-            Opened::Tcp(stream) => begin(stream).await,
-            Opened::Unix(stream) => begin(stream).await,
+            Connection::Tcp(stream) => handshake(stream).await,
+            Connection::Unix(stream) => handshake(stream).await,
         };
         let mut sender = sender.map_err(|error| self.unreachable(error))?;
         match timeout(answer_max, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(self.unreachable(format!("that is no HTTP: {error}"))),
-            Err(_) => Err(self.unreachable("it accepts and does not answer")),
+            Ok(Err(error)) => Err(self.unreachable(format!("the answer is not HTTP: {error}"))),
+            Err(_) => Err(self.unreachable("it accepts connections, but does not answer")),
         }
     }
 
-    fn request(
+    fn build_request(
         &self,
         method: Method,
         path: &str,
@@ -400,43 +393,43 @@ impl Client {
         request.body(Full::new(body))
     }
 
-    /// The failure of a node that gives no answer that counts.
+    /// Returns the failure for a node without a usable answer.
     pub(super) fn unreachable(&self, problem: impl ToString) -> Failure {
         Failure::Unreachable { url: self.url.clone(), problem: problem.to_string() }
     }
 }
 
-/// Begins HTTP on a connection.
-async fn begin(
+/// Starts HTTP/1.1 on a connection.
+async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> hyper::Result<http1::SendRequest<Full<Bytes>>> {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends by itself with the body or with the sender. What goes wrong shows there.
+    // The task ends with the body or the sender. Both report the connection's errors.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-/// The host and port to connect to. The brackets of an IPv6 address belong to the URL, not to the address.
-fn target(authority: &Authority) -> Place {
+/// Returns host and port of an authority, without the brackets of an IPv6 address.
+fn tcp_address(authority: &Authority) -> NodeAddress {
     let host = authority.host().trim_matches(['[', ']']).to_owned();
-    Place::Tcp(host, authority.port_u16().unwrap_or(80))
+    NodeAddress::Tcp(host, authority.port_u16().unwrap_or(80))
 }
 
 impl Answer {
-    /// Turns a refusal into the failure it means.
+    /// Returns the failure for a status other than success.
     pub(super) fn expect_success(self) -> Result<Self, Failure> {
         let why = self.problem();
         match self.status {
             status if status.is_success() => Ok(self),
             StatusCode::NOT_FOUND => Err(Failure::NoMatch(why)),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Refused(format!(
-                "{why} (a write from another machine needs the token in the node's data directory: --token or HEARSAY_TOKEN)"
+                "{why} (writes from another machine, and reads of a private node, need the token in that node's data directory: give it with --token or HEARSAY_TOKEN)"
             ))),
             _ => Err(Failure::Refused(why)),
         }
     }
 
-    /// The node that holds what the asked one does not.
+    /// Returns the holder in a 404 answer, if it has one.
     fn holder(&self) -> Option<String> {
         let problem = serde_json::from_slice::<Value>(&self.body)
             .ok()
@@ -444,13 +437,13 @@ impl Answer {
         problem.get("holder")?.as_str().map(str::to_owned)
     }
 
-    /// The answer as JSON of the expected shape.
+    /// Parses the answer as JSON.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body)
-            .map_err(|error| Failure::Refused(format!("that answer is not a node's: {error}")))
+            .map_err(|error| Failure::Refused(format!("the response is not one of a Hearsay node: {error}")))
     }
 
-    /// What a refusal says: the `detail` of RFC 9457, or the text as it is.
+    /// Returns the error message of an answer: the `detail` of RFC 9457, or the text.
     pub(super) fn problem(&self) -> String {
         let detail = serde_json::from_slice::<Value>(&self.body).ok().and_then(|problem| {
             ["detail", "title"].iter().find_map(|key| problem.get(key)?.as_str().map(str::to_owned))
@@ -461,19 +454,10 @@ impl Answer {
     }
 }
 
-/// A path that has the asked node pass the write on to the node of this name.
+/// Adds the query parameter that makes a node forward the write to another node.
 fn at_node(path: &str, node: &str) -> String {
     let mark = if path.contains('?') { '&' } else { '?' };
-    format!("{path}{mark}node={}", segment(node))
-}
-
-/// A name as one segment of a path: everything but RFC 3986's unreserved characters becomes `%xx`.
-pub(super) fn segment(name: &str) -> String {
-    let encode = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
-    };
-    name.bytes().map(encode).collect()
+    format!("{path}{mark}node={}", percent_encoded(node))
 }
 
 #[cfg(test)]
@@ -491,8 +475,8 @@ mod tests {
         ] {
             let client = Client::new(text, None).unwrap();
             assert_eq!(
-                (client.url(), client.places.as_slice()),
-                (url, [Place::Tcp(host.to_owned(), port)].as_slice())
+                (client.url(), client.addresses.as_slice()),
+                (url, [NodeAddress::Tcp(host.to_owned(), port)].as_slice())
             );
         }
     }
@@ -503,15 +487,15 @@ mod tests {
         let closed = listen().local_addr().unwrap().to_string();
         let open = listen();
         let addresses = [closed.clone(), "no address".into(), open.local_addr().unwrap().to_string()];
-        let client = Client::at_any_of(&format!("http://{closed}"), &addresses).unwrap();
-        let Opened::Tcp(stream) = client.connect().await.unwrap() else { panic!("no TCP") };
+        let client = Client::with_addresses(&format!("http://{closed}"), &addresses).unwrap();
+        let Connection::Tcp(stream) = client.connect().await.unwrap() else { panic!("no TCP") };
         assert_eq!(stream.peer_addr().unwrap(), open.local_addr().unwrap());
         assert_eq!(client.clone().preferred.load(Relaxed), 1, "which is the first to be tried the next time");
         drop(open);
         let error = client.connect().await.unwrap_err().to_string();
         assert_eq!(error.matches("refused").count(), 2, "{error}");
-        let stated = Client::at_any_of("http://db:7500", &[]).unwrap();
-        assert_eq!(stated.places, [Place::Tcp("db".to_owned(), 7500)], "an older node lists none");
+        let stated = Client::with_addresses("http://db:7500", &[]).unwrap();
+        assert_eq!(stated.addresses, [NodeAddress::Tcp("db".to_owned(), 7500)], "an older node lists none");
     }
 
     #[tokio::test]
@@ -520,16 +504,17 @@ mod tests {
         let runtime = dir.path().join("hearsay");
         std::fs::create_dir(&runtime).unwrap();
         let path = dir.path().to_str().unwrap();
-        let of_this_machine = || {
+        let local = || {
             let environment = [("XDG_RUNTIME_DIR", path), ("TMPDIR", path)].into_iter().collect();
-            Client::of_this_machine(&environment, None).unwrap()
+            Client::local(&environment, None).unwrap()
         };
-        // A node of this machine may have a socket in the system's directory; then there is no telling what is preferred.
+        // The test cannot run beside a node of this machine: its socket in the system's directory would be
+        // preferred.
         if std::path::Path::new("/run/hearsay").exists() {
             return;
         }
-        let none = of_this_machine();
-        assert_eq!(none.places, [Place::Tcp("127.0.0.1".into(), 7500)]);
+        let none = local();
+        assert_eq!(none.addresses, [NodeAddress::Tcp("127.0.0.1".into(), 7500)]);
         assert!(none.searched.as_ref().is_some_and(|searched| searched.contains(path)));
         let socket = |name: &str| {
             let path = runtime.join(name);
@@ -537,18 +522,18 @@ mod tests {
         };
         let (_listener, only) = socket("shop-7501.sock");
         drop(socket("stale-7500.sock"));
-        let client = of_this_machine();
-        assert_eq!(client.places, [Place::Unix(only.clone())]);
+        let client = local();
+        assert_eq!(client.addresses, [NodeAddress::Unix(only.clone())]);
         assert_eq!(client.url(), format!("unix:{}", only.display()));
         assert_eq!(client.origin().as_deref(), Some("http://127.0.0.1:7501"));
-        assert!(matches!(client.connect().await, Ok(Opened::Unix(_))));
-        assert!(client.by_socket_alone().await.is_some_and(|(_, sees_pids)| sees_pids));
-        assert!(none.by_socket_alone().await.is_none());
+        assert!(matches!(client.connect().await, Ok(Connection::Unix(_))));
+        assert!(client.over_socket_only().await.is_some_and(|(_, sees_pids)| sees_pids));
+        assert!(none.over_socket_only().await.is_none());
         let (_another, _) = socket("shop-7502.sock");
-        assert_eq!(of_this_machine().places, [Place::Tcp("127.0.0.1".into(), 7500)], "either could be meant");
+        assert_eq!(local().addresses, [NodeAddress::Tcp("127.0.0.1".into(), 7500)], "either could be meant");
         let (_first, path) = socket("default-7500.sock");
-        let client = of_this_machine();
-        assert_eq!(client.places, [Place::Unix(path), Place::Tcp("127.0.0.1".into(), 7500)]);
+        let client = local();
+        assert_eq!(client.addresses, [NodeAddress::Unix(path), NodeAddress::Tcp("127.0.0.1".into(), 7500)]);
         assert_eq!(client.url(), "http://127.0.0.1:7500");
     }
 
@@ -556,7 +541,7 @@ mod tests {
     async fn a_socket_is_named_with_its_path() {
         for text in ["unix:/run/hearsay/a-7500.sock", "unix:///run/hearsay/a-7500.sock"] {
             let client = Client::new(text, None).unwrap();
-            assert_eq!(client.places, [Place::Unix("/run/hearsay/a-7500.sock".into())]);
+            assert_eq!(client.addresses, [NodeAddress::Unix("/run/hearsay/a-7500.sock".into())]);
         }
         assert!(Client::new("unix:", None).is_err());
         let failure = Client::new("unix:/nowhere/n.sock", None).unwrap().connect().await.unwrap_err();
@@ -564,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_node_says_how_to_write_one() {
+    fn an_invalid_url_is_refused_with_an_example() {
         for wrong in
             ["https://db:7500", "ftp://db", "", "http://", "db:7500/services", "a b", "u@db:1", "db?x"]
         {
@@ -578,12 +563,12 @@ mod tests {
 
     #[test]
     fn a_name_never_leaves_its_segment() {
-        assert_eq!(segment("grade book"), "grade%20book");
-        assert_eq!(segment("../leave?x#y"), "..%2Fleave%3Fx%23y");
+        assert_eq!(percent_encoded("grade book"), "grade%20book");
+        assert_eq!(percent_encoded("../leave?x#y"), "..%2Fleave%3Fx%23y");
     }
 
     #[test]
-    fn a_refusal_is_told_in_its_own_words() {
+    fn a_refusal_is_reported_with_its_detail() {
         let answer = |body: &'static str| Answer { status: StatusCode::NOT_FOUND, body: Bytes::from(body) };
         assert_eq!(answer(r#"{"title":"Not Found","detail":"no service x"}"#).problem(), "no service x");
         assert_eq!(answer("plain\n").problem(), "plain");

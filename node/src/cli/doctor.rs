@@ -1,10 +1,12 @@
-//! `node doctor`: why do my nodes not see each other?
+//! `node doctor`: diagnosis of nodes that do not see each other.
 //!
-//! It looks at what can be wrong, in the order in which it goes wrong: is there a node; whom does it know; can they be reached from here; do they
-//! agree; which checks of registered programs fail; can nodes find each other by multicast on this machine. Each finding is a verdict and, unless all is well, what to do.
+//! It checks a node's answer, the members that the node lists, and their ports. Then it checks whether they
+//! have the same state, which checks of registered programs fail, and whether multicast works on this
+//! machine. Each finding has a verdict and advice.
 //!
-//! Gathering facts and judging them are apart: `cluster` and `host` judge without touching anything, so that each judgement can be tested.
-//! Nothing is changed and nothing is sent by multicast, but for the kernel's own announcement that it joined a group, and left it again.
+//! `probe` gathers facts of nodes, and `host` those of this machine. `cluster`, `registrations` and the
+//! `judge_*` functions of `host` judge them without I/O, for tests. The command changes nothing and sends no
+//! multicast, except for the kernel's messages when it joins and leaves a group.
 
 mod cluster;
 mod host;
@@ -13,16 +15,17 @@ mod registrations;
 
 use serde::Serialize;
 
-use crate::{interfaces, timestamp::now_ms};
+use crate::system::interfaces;
+use hearsay_services::now_ms;
 
 use super::{
-    answers::{Members, Network, Ready},
     client::Client,
     failure::Failure,
     output::{Output, Tone},
+    responses::{Members, Network, Ready},
 };
 
-/// How one check ended.
+/// Verdict of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
@@ -31,13 +34,13 @@ enum Verdict {
     Fail,
 }
 
-/// What one check found.
+/// Result of a check.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 struct Finding {
     verdict: Verdict,
-    /// What is the case.
+    /// The observation.
     what: String,
-    /// What to do about it.
+    /// What the user can do.
     advice: Option<String>,
 }
 
@@ -55,36 +58,37 @@ impl Finding {
     }
 }
 
-/// Checks everything and prints the findings. A failed check makes the command fail.
+/// Runs all checks and prints the findings. The command fails if a check fails.
 pub(super) async fn doctor(client: &Client, output: Output) -> Result<(), Failure> {
     let mut findings = Vec::new();
     let (mut unreachable, mut network) = (None, None);
-    match members(client).await {
-        Ok(ours) => {
-            findings.push(Finding::ok(format!("the node {:?} at {} answers", ours.node, client.url())));
-            findings.extend(ready(client).await);
-            findings.extend(cluster::judge(&ours, now_ms()));
-            let reached = probe::reach_members(&ours).await;
-            findings.extend(cluster::judge_reached(&reached));
-            findings.extend(agreement(client, &ours).await);
-            findings.extend(registrations::held(client).await.iter().flat_map(registrations::judge));
-            let neighbours = probe::nodes_on_this_host(client).await;
-            findings.extend(cluster::judge_neighbours(&ours, &neighbours));
-            network = network_around(client).await;
-            findings.extend(network.iter().flat_map(|network| cluster::judge_outsiders(&ours, network)));
+    match get_members(client).await {
+        Ok(own) => {
+            findings.push(Finding::ok(format!("the node {:?} at {} answers", own.node, client.url())));
+            findings.extend(check_ready(client).await);
+            findings.extend(cluster::judge(&own, now_ms()));
+            let reachable = probe::connect_members(&own).await;
+            findings.extend(cluster::judge_reachability(&reachable));
+            findings.extend(check_agreement(client, &own).await);
+            findings
+                .extend(registrations::get_registrations(client).await.iter().flat_map(registrations::judge));
+            let local_nodes = probe::find_local_nodes(client).await;
+            findings.extend(cluster::judge_local_nodes(&own, &local_nodes));
+            network = get_network(client).await;
+            findings.extend(network.iter().flat_map(|network| cluster::judge_outsiders(&own, network)));
         }
         Err(failure) => {
             findings.push(Finding::fail(
                 failure.to_string(),
-                "start one with `node`, or name another with --node URL; the port it took is among the lines it printed",
+                "start one with `node`, or give the URL of another with --node; a node prints its port when it starts",
             ));
             unreachable = Some(failure).filter(|failure| matches!(failure, Failure::Unreachable { .. }));
         }
     }
     findings.extend(host::judge_addresses(&interfaces::addresses()));
-    findings.extend(host::judge(&host::interfaces(), host::mdns_port(), network.as_ref()));
+    findings.extend(host::judge_multicast(&host::interfaces(), host::mdns_port(), network.as_ref()));
     print(output, &findings)?;
-    // What could not be asked is worse than what was found, and has an exit code of its own.
+    // An unreachable node takes precedence over findings, with its own exit code.
     if let Some(failure) = unreachable {
         return Err(failure);
     }
@@ -95,42 +99,43 @@ pub(super) async fn doctor(client: &Client, output: Output) -> Result<(), Failur
     }
 }
 
-async fn members(client: &Client) -> Result<Members, Failure> {
+async fn get_members(client: &Client) -> Result<Members, Failure> {
     client.get("/members").await?.json()
 }
 
-/// What the node hears around it; an older one does not say.
-async fn network_around(client: &Client) -> Option<Network> {
+/// Returns the node's view of the network; `None`: an older node.
+async fn get_network(client: &Client) -> Option<Network> {
     client.get("/network").await.ok()?.json().ok()
 }
 
-/// Whether the node is ready, and what it warns of.
-async fn ready(client: &Client) -> Vec<Finding> {
+/// Checks whether the node is ready, and lists its warnings.
+async fn check_ready(client: &Client) -> Vec<Finding> {
     match client.get("/readyz").await {
         Ok(answer) => {
             let mut findings = vec![Finding::ok("it is ready")];
             let Ready { warnings } = answer.json().unwrap_or_default();
             findings.extend(warnings.into_iter().map(|text| {
-                Finding::warn(text, "the node serves all the same; its log tells since when this is so")
+                Finding::warn(text, "the node works in spite of this; its log has the time of the warning")
             }));
             findings
         }
         Err(failure) => {
             let what = format!("it is not ready: {failure}");
-            vec![Finding::fail(what, "wait until it has started, and see its log")]
+            vec![Finding::fail(what, "wait until it has started; its log has the reason")]
         }
     }
 }
 
-/// Whether all members hold the same state. A difference may be a change on its way, so it is looked at twice.
-async fn agreement(client: &Client, ours: &Members) -> Vec<Finding> {
-    let first = cluster::judge_agreement(ours, &probe::ask_members(ours).await);
+/// Checks whether all members have the same state. A difference may be a change in progress, so it is checked
+/// twice.
+async fn check_agreement(client: &Client, own: &Members) -> Vec<Finding> {
+    let first = cluster::judge_agreement(own, &probe::query_members(own).await);
     if first.iter().all(|finding| finding.verdict == Verdict::Ok) {
         return first;
     }
-    tokio::time::sleep(probe::SECOND_LOOK).await;
-    match members(client).await {
-        Ok(ours) => cluster::judge_agreement(&ours, &probe::ask_members(&ours).await),
+    tokio::time::sleep(probe::RECHECK_DELAY).await;
+    match get_members(client).await {
+        Ok(own) => cluster::judge_agreement(&own, &probe::query_members(&own).await),
         Err(_) => first,
     }
 }

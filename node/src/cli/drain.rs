@@ -1,4 +1,4 @@
-//! `node drain`: takes an instance, or a node's own instances, out of service without stopping anything.
+//! `node drain`: puts an instance or a node into maintenance without stopping it, or ends its maintenance.
 
 use bytes::Bytes;
 use clap::Args;
@@ -6,27 +6,28 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{
-    answers::{Members, Registrations},
-    client::{Answer, Client, segment},
+    client::{Answer, Client},
     failure::Failure,
     output::{Output, Tone},
+    responses::{Members, Registrations},
 };
+use crate::escape::percent_encoded;
 
 /// `node drain`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct DrainOptions {
-    /// The id of an instance, whichever node holds it, or the name or id of the asked node
+    /// Id of an instance on any node, or name or id of the node of --node
     #[arg(value_name = "ID|NODE")]
     subject: String,
-    /// Why, for people
+    /// Reason, for people
     #[arg(long)]
     reason: Option<String>,
-    /// Put it back into service
+    /// End the drain
     #[arg(long)]
     undo: bool,
 }
 
-/// Drains, or ends a drain.
+/// Starts or ends a drain.
 pub(super) async fn drain(client: &Client, output: Output, options: &DrainOptions) -> Result<(), Failure> {
     let subject = options.subject.as_str();
     let (is_node, node) = find_subject(client, subject).await?;
@@ -35,7 +36,7 @@ pub(super) async fn drain(client: &Client, output: Output, options: &DrainOption
     } else {
         let reason = options.reason.as_deref().unwrap_or_default();
         let body = Bytes::from(json!({ "enable": !options.undo, "reason": reason }).to_string());
-        let path = format!("/services/{}/maintenance", segment(subject));
+        let path = format!("/services/{}/maintenance", percent_encoded(subject));
         client.write_at_holder(Method::PUT, &path, body).await?
     };
     let answer = answer.expect_success()?;
@@ -53,25 +54,27 @@ pub(super) async fn drain(client: &Client, output: Output, options: &DrainOption
     output.line(Tone::Good, &done)
 }
 
-/// Finds whether the subject is the node itself, and the node's name. An instance with that id precedes the node.
+/// Returns whether the subject is the node itself, and the node's name. An instance with the same id takes
+/// precedence.
 async fn find_subject(client: &Client, subject: &str) -> Result<(bool, String), Failure> {
     let members: Members = client.get("/members").await?.json()?;
     let is_own_id = members.members.iter().any(|member| member.name == members.node && member.id == subject);
     if members.node != subject && !is_own_id {
         return Ok((false, members.node));
     }
-    let held: Registrations = match client.ask(Method::GET, "/registrations").await?.expect_success() {
+    let response: Registrations = match client.request(Method::GET, "/registrations").await?.expect_success()
+    {
         Ok(answer) => answer.json()?,
-        // An older node holds none.
+        // An older node without registrations.
         Err(Failure::NoMatch(_)) => Registrations::default(),
         Err(failure) => return Err(failure),
     };
-    Ok((!held.registrations.iter().any(|held| held.id == subject), members.node))
+    Ok((!response.registrations.iter().any(|registration| registration.id == subject), members.node))
 }
 
 async fn drain_node(client: &Client, options: &DrainOptions) -> Result<Answer, Failure> {
-    let reason = options.reason.as_deref().map(|reason| format!("&reason={}", segment(reason)));
+    let reason = options.reason.as_deref().map(|reason| format!("&reason={}", percent_encoded(reason)));
     let reason = reason.unwrap_or_default();
     let path = format!("/v1/agent/maintenance?enable={}{reason}", !options.undo);
-    client.ask(Method::PUT, &path).await
+    client.request(Method::PUT, &path).await
 }

@@ -1,7 +1,8 @@
-//! The step between `node run` and its command: a process that ends with `node run`, whichever way that ends.
+//! Child process of `node run`: sets its parent-death signal and executes the command.
 //!
-//! `PR_SET_PDEATHSIG` (prctl(2)) has to be set in the child, and survives execve(2). Between fork and exec there is no safe code in Rust; so
-//! the child runs this program first, which asks for the signal, looks whether its parent is still there, and becomes the command.
+//! The command must end when `node run` ends, even by SIGKILL. `PR_SET_PDEATHSIG` (prctl(2)) must be set in
+//! the child and survives execve(2). Rust has no safe way to run code between fork and exec. So the child
+//! runs this program, which requests the signal, checks that its parent is alive, and executes the command.
 
 use std::{ffi::OsString, io, os::unix::process::CommandExt as _, process::Command};
 
@@ -10,14 +11,14 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 use crate::escape::escaped;
 
-/// The exit code where a command was found and cannot be run, and where there is none: POSIX, Shell Command Language, 2.8.2.
+/// Exit codes for a command that cannot be executed or is not found (POSIX, Shell Command Language, 2.8.2).
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// The options of this step.
+/// Options of `node exec-child`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ExecChildOptions {
-    /// The process that is to be the parent
+    /// Pid of the expected parent
     #[arg(long)]
     parent: i32,
     /// The command and its arguments
@@ -25,15 +26,15 @@ pub(super) struct ExecChildOptions {
     command: Vec<OsString>,
 }
 
-/// Becomes the command. Returns the exit code where it cannot.
+/// Executes the command. Returns only on failure, with the exit code.
 pub(super) fn exec(options: &ExecChildOptions) -> u8 {
     let Some((program, arguments)) = options.command.split_first() else { return NOT_FOUND };
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
-        notice!("error: this command would outlive `node run`: {error}");
+        notice!("error: cannot make the command end with `node run`: {error}");
         return NOT_EXECUTABLE;
     }
     if getppid().map(|parent| parent.as_raw_nonzero().get()) != Some(options.parent) {
-        // It ended before the signal was asked for.
+        // The parent ended before the signal was requested.
         return NOT_EXECUTABLE;
     }
     let error = Command::new(program).args(arguments).exec();

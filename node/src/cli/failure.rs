@@ -1,39 +1,39 @@
-//! How a command ends when it does not end well: what it prints, and its exit code.
+//! [`Failure`]: error of a command, with message, advice and exit code.
 
 use std::{io, process::ExitCode};
 
-use hearsay_protocol::io::Fatal;
+use hearsay_protocol::Fatal;
 
 use crate::{config::ConfigError, escape::escaped, key_check::KeyInUse, storage::StorageError};
 
-/// The exit code of a node whose key another process holds. It stays so however often it is started: the systemd unit names this code in
-/// `RestartPreventExitStatus=`.
+/// Exit code of a node whose key another process uses. A restart does not help, so the systemd unit lists
+/// this code in `RestartPreventExitStatus=`.
 const KEY_IN_USE: u8 = 4;
 
-/// Why a command did not do what it was asked.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// The command line makes no sense.
+    /// The command line is invalid.
     #[error("{0}")]
     Usage(String),
-    /// The options of a node make no sense.
+    /// The options of the node are invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// There is nothing of the name that was asked for.
+    /// Nothing matches the given name.
     #[error("{0}")]
     NoMatch(String),
-    /// Nobody answers.
+    /// No node answers.
     #[error("no node answers at {url}: {problem}")]
     Unreachable {
-        /// Whom was asked.
+        /// The URL of the node.
         url: String,
-        /// What came instead of an answer.
+        /// Why no usable answer came.
         problem: String,
     },
-    /// A node answered that it will not, or cannot.
+    /// A node answered with an error.
     #[error("{0}")]
     Refused(String),
-    /// Something else went wrong.
+    /// Any other error.
     #[error("{}", with_causes(.0))]
     Failed(anyhow::Error),
     /// Standard output is closed or full.
@@ -41,8 +41,8 @@ pub(super) enum Failure {
     Output(#[from] io::Error),
 }
 
-/// An error and its causes, without those whose words stand in the one above already: whether an error tells its cause itself, each crate decides
-/// in its own way.
+/// Formats an error with its causes. A cause whose text is already in the message is left out: some crates
+/// include the cause in their message.
 fn with_causes(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -56,7 +56,7 @@ fn with_causes(error: &anyhow::Error) -> String {
 }
 
 impl Failure {
-    /// The exit codes that scripts rely on: design, section 11.
+    /// Returns the exit code. Scripts rely on it; `node --help` lists the codes.
     fn code(&self) -> u8 {
         match self {
             Self::Failed(error) if is_key_in_use(error) => KEY_IN_USE,
@@ -68,10 +68,10 @@ impl Failure {
 
     fn advice(&self) -> Option<String> {
         match self {
-            Self::Usage(_) => Some("`node help` shows how it is meant".into()),
+            Self::Usage(_) => Some("`node help` lists all commands and options".into()),
             Self::Config(error) => Some(error.advice().into()),
             Self::Unreachable { .. } => {
-                Some("start one with `node`, or name another with --node URL (or HEARSAY_NODE)".into())
+                Some("start one with `node`, or give the URL of another with --node (or HEARSAY_NODE)".into())
             }
             Self::Failed(error) => {
                 error.chain().find_map(|cause| cause.downcast_ref()).map(StorageError::advice)
@@ -80,13 +80,13 @@ impl Failure {
         }
     }
 
-    /// Tells the person on standard error, and gives the code to exit with.
+    /// Prints the failure to standard error and returns the exit code.
     pub(super) fn report(&self) -> ExitCode {
-        // Whoever reads our output has seen enough (`node members | head -1`). That is no error of ours.
+        // The reader closed the pipe (`node members | head -1`), which is no error.
         if matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS;
         }
-        // Its lines are escaped one by one: what a configuration file's error quotes spans several.
+        // Each line is escaped separately: errors of a configuration file have several lines.
         for (number, line) in self.to_string().lines().enumerate() {
             notice!("{}{}", if number == 0 { "error: " } else { "" }, escaped(line));
         }
@@ -97,7 +97,7 @@ impl Failure {
     }
 }
 
-/// Whether a node stopped because another process runs under its key: noticed before it stated anything, or told by that process.
+/// Whether a node stopped because another process uses its key, as found by the key check or a clash.
 fn is_key_in_use(error: &anyhow::Error) -> bool {
     error
         .chain()
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_systems_words_are_told_once() {
+    fn the_systems_error_is_printed_once() {
         let denied = || io::Error::from_raw_os_error(13);
         let unwritable = StorageError::Unwritable { path: "/data/node.key".into(), source: denied() };
         let failed = |error: anyhow::Error| Failure::Failed(error).to_string();

@@ -1,7 +1,7 @@
-//! Following a stream of events, over connections that come and go.
+//! Follows an event stream of a node for a command, and reconnects when the stream ends.
 //!
-//! The first connection must succeed, or the command fails as every other does. After that, a node that restarts is waited for, and asked to go on
-//! where the last event left off.
+//! If the first connection fails, the command fails. Later the command waits for a node that restarts and
+//! resumes after the last event (`Last-Event-ID`).
 
 use std::time::Duration;
 
@@ -17,12 +17,13 @@ use super::{
 };
 use crate::escape::escaped;
 
-/// A stream that is silent for so long is dead: nodes send a comment several times a minute. Asking again costs nothing in any case.
+/// Silence after which a stream counts as dead. Nodes send a comment several times a minute.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// Shows what a stream brings, for as long as it can be shown.
+/// Passes the events of a stream to `show`. Ends only with an error: `show` fails, the node refuses or sends
+/// a malformed stream, or the first connection fails.
 pub(super) async fn follow(
     client: &Client,
     path: &str,
@@ -32,7 +33,7 @@ pub(super) async fn follow(
     let mut body = open(client, path, None).await?;
     loop {
         let broken = read(body, &mut show, &mut last_id).await?;
-        notice!("the connection to {} is lost ({}); trying again", client.url(), escaped(&broken));
+        notice!("the connection to {} is lost ({}); reconnecting", client.url(), escaped(&broken));
         body = reopen(client, path, last_id.as_deref()).await?;
     }
 }
@@ -43,12 +44,15 @@ async fn open(client: &Client, path: &str, last_id: Option<&str>) -> Result<Inco
     let response = client.send(Method::GET, path, &headers).await?;
     if !response.status().is_success() {
         let refusal = client.read(response).await?;
-        return Err(refusal.expect_success().err().unwrap_or_else(|| Failure::Refused("no stream".into())));
+        return Err(refusal
+            .expect_success()
+            .err()
+            .unwrap_or_else(|| Failure::Refused("the node sent no event stream".into())));
     }
     Ok(response.into_body())
 }
 
-/// Tries for as long as it takes; only a refusal ends it.
+/// Reconnects until the node answers; any error but an unreachable node ends the loop.
 async fn reopen(client: &Client, path: &str, last_id: Option<&str>) -> Result<Incoming, Failure> {
     let mut pause = BACKOFF_MIN;
     loop {
@@ -60,7 +64,7 @@ async fn reopen(client: &Client, path: &str, last_id: Option<&str>) -> Result<In
     }
 }
 
-/// Reads a stream to its end. Returns why it ended, in words.
+/// Reads a stream to its end. Returns the reason of the end.
 async fn read(
     mut body: Incoming,
     show: &mut impl FnMut(&Event) -> Result<(), Failure>,
@@ -71,10 +75,10 @@ async fn read(
         let piece = match timeout(SILENCE_MAX, body.frame()).await {
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
             Ok(Some(Err(error))) => return Ok(error.to_string()),
-            Ok(None) => return Ok("the node closed it".into()),
-            Err(_) => return Ok("nothing comes".into()),
+            Ok(None) => return Ok("the node closed the stream".into()),
+            Err(_) => return Ok("no data within the timeout".into()),
         };
-        let events = parser.feed(&piece).map_err(|error| Failure::Refused(error.to_string()))?;
+        let events = parser.push(&piece).map_err(|error| Failure::Refused(error.to_string()))?;
         for event in events {
             show(&event)?;
             if event.id.is_some() {

@@ -1,7 +1,7 @@
-//! `node grades`: the grade book from CSV and to CSV.
+//! `node grades`: import and export of the grade book as CSV.
 //!
-//! An import is sent in parts. Each can be sent again without harm, because the same line always names the same grade; so a part whose
-//! answer is lost goes to the next node that keeps the book, and an import that broke off is simply run again.
+//! An import is sent in parts. Parts are idempotent, because the same line always means the same grade. So a
+//! part whose answer is lost goes to the next grading node, and an interrupted import can be run again.
 
 mod parts;
 
@@ -15,7 +15,7 @@ use std::{
 
 use clap::Subcommand;
 use csv::ByteRecord;
-use hearsay_services::grading::{Sheet, SheetError};
+use hearsay_services::plugins::{Sheet, SheetError};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::Deserialize;
@@ -23,42 +23,42 @@ use serde_json::{Value, json};
 
 use self::parts::{Header, Part};
 use super::{
-    client::Client,
+    client::{Client, Post},
     failure::Failure,
     output::{Output, Tone},
     progress::Progress,
-    providers::{Post, Probe, Providers, Role},
+    providers::{Probe, Providers, Role},
 };
 use crate::config::Environment;
 
-/// The role whose nodes are asked.
+/// The role that stores the grade book.
 const GRADING: Role =
     Role { name: Cow::Borrowed("grading"), probe: Probe::Get("/students?limit=1"), keeps: "grade book" };
-/// Refused lines that are listed. The rest is counted: a file that is wrong altogether is not read line by line.
+/// Maximum number of refused lines that are listed; further ones are only counted.
 const LISTED_MAX: usize = 10_000;
-/// An export that stands still for so long has broken off.
+/// Silence after which an export fails.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum GradesCommand {
-    /// Add what the lines of a CSV file say; exit code 1 if some were refused (the others are taken)
+    /// Import a CSV file; exit code 1 if lines were refused (the others are imported)
     #[command(
-        after_help = "The first line names the columns, in any order: ID,FirstName,LastName,Title,Type,Score. \
-        FirstName and LastName must be there; a line without Title, Type and Score adds only the student. Fields are separated by commas, \
-        semicolons or tabs, as in the header; with the latter two, 92,5 is a score. The text is UTF-8, or UTF-16 with its mark. Columns \
-        without a name and lines without a value are passed over. The same file can be imported again: nothing is added twice.\n\nExamples:\n  node grades import students.csv\n  \
+        after_help = "The first line has the column names, in any order: ID,FirstName,LastName,Title,Type,Score. \
+        FirstName and LastName are required; a line without Title, Type and Score adds only the student. Fields are separated by commas, \
+        semicolons or tabs, as in the header; with semicolons or tabs, 92,5 is a score. The text is UTF-8, or UTF-16 with a byte order \
+        mark. Columns without a name and lines without a value are ignored. A file can be imported again: nothing is added twice.\n\nExamples:\n  node grades import students.csv\n  \
         cut -d, -f1-6 all.csv | node grades import - --node http://db1:7500"
     )]
     Import {
         /// The file; - is standard input
         file: PathBuf,
     },
-    /// Print the whole book as CSV, one line for each grade, or write it to a file
+    /// Export the whole grade book as CSV, one line per grade
     #[command(after_help = "Examples:\n  node grades export students.csv\n  node grades export | head")]
     Export {
-        /// The file; replaced once all of it has come [default: standard output]
+        /// The file; replaced when the export is complete [default: standard output]
         file: Option<PathBuf>,
-        /// Begin with a byte order mark, without which Excel takes letters such as ü for others
+        /// Start with a byte order mark, which Excel needs for letters such as ü
         #[arg(long)]
         excel: bool,
     },
@@ -76,7 +76,7 @@ pub(super) async fn run(
             let path = if *excel { "/students/export?excel" } else { "/students/export" };
             match file.as_deref().filter(|file| *file != Path::new("-")) {
                 None if output.json => {
-                    Err(Failure::Usage("what is exported is CSV; with --json, name a file for it".into()))
+                    Err(Failure::Usage("the export is CSV; with --json, name a file for it".into()))
                 }
                 file => export(client, output, (path, file), Progress::new(environment)).await,
             }
@@ -84,7 +84,7 @@ pub(super) async fn run(
     }
 }
 
-/// What has become of an import so far.
+/// Result of an import so far.
 #[derive(Debug, Default)]
 struct Report {
     lines: u64,
@@ -93,18 +93,18 @@ struct Report {
     problems: Vec<(u64, String)>,
 }
 
-/// What a node says of a part.
+/// A node's answer to a part.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Taken {
+struct PartReport {
     grades: u64,
     refused: u64,
-    problems: Vec<Refused>,
+    problems: Vec<RefusedLine>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Refused {
+struct RefusedLine {
     line: u64,
     problem: String,
 }
@@ -117,15 +117,15 @@ impl Report {
         }
     }
 
-    fn add(&mut self, taken: Taken, place: impl Fn(u64) -> u64) {
-        self.grades += taken.grades;
-        // One line may be told twice, when several writes came of it.
-        let mut told: Vec<_> = taken.problems.into_iter().map(|p| (place(p.line), p.problem)).collect();
-        told.sort();
-        let listed = told.len() as u64;
-        told.dedup_by_key(|(line, _)| *line);
-        self.refused += taken.refused.saturating_sub(listed);
-        told.into_iter().for_each(|(line, problem)| self.refuse(line, problem));
+    fn add(&mut self, part: PartReport, place: impl Fn(u64) -> u64) {
+        self.grades += part.grades;
+        // A line that caused several writes may be listed several times. It is counted once.
+        let mut problems: Vec<_> = part.problems.into_iter().map(|p| (place(p.line), p.problem)).collect();
+        problems.sort();
+        let listed = problems.len() as u64;
+        problems.dedup_by_key(|(line, _)| *line);
+        self.refused += part.refused.saturating_sub(listed);
+        problems.into_iter().for_each(|(line, problem)| self.refuse(line, problem));
     }
 
     fn print(&mut self, output: Output, file: &Path) -> Result<(), Failure> {
@@ -165,26 +165,30 @@ impl Report {
 
 async fn import(client: &Client, output: Output, file: &Path, mut progress: Progress) -> Result<(), Failure> {
     let (source, total) = open(file)?;
-    let mut sheet = Sheet::open(source).map_err(|error| match error {
+    let sheet = Sheet::open(source).map_err(|error| match error {
         SheetError::Io(error) => unreadable(file, &error),
         other => Failure::Refused(format!("{}: {other}", file.display())),
     })?;
-    let mut header = Header::new(ByteRecord::from(sheet.columns().to_vec()));
-    let mut providers = Providers::find(GRADING, client).await?;
-    let mut report = Report::default();
-    let ended = send(file, &mut sheet, &mut header, &mut providers, &mut report, |done, report| {
+    let header = Header::new(ByteRecord::from(sheet.columns().to_vec()));
+    let providers = Providers::find(GRADING, client).await?;
+    let mut import = Import { file, sheet, header, providers, report: Report::default() };
+    let ended = import.send_all(|done, report| {
         let text = format!("{} lines, {} refused", report.lines, report.refused);
-        progress.tell(&text, done, total);
+        progress.update(&text, done, total);
     });
     let ended = ended.await;
     progress.clear();
+    let mut report = import.report;
     if ended.is_err() && report.lines == 0 {
-        // Nothing was taken, so there is nothing to tell but why.
+        // No line was imported; only the failure matters.
         return ended;
     }
     report.print(output, file)?;
     if let Err(failure) = ended {
-        notice!("the import broke off after {} lines; run it again, nothing is added twice", report.lines);
+        notice!(
+            "the import was interrupted after {} lines; run it again, nothing is added twice",
+            report.lines
+        );
         return Err(failure);
     }
     match report.refused {
@@ -194,50 +198,59 @@ async fn import(client: &Client, output: Output, file: &Path, mut progress: Prog
     }
 }
 
-/// Sends all parts. What was sent when it fails is in the report.
-async fn send(
-    file: &Path,
-    sheet: &mut Sheet<Box<dyn Read>>,
-    header: &mut Header,
-    providers: &mut Providers,
-    report: &mut Report,
-    mut tell: impl FnMut(u64, &Report),
-) -> Result<(), Failure> {
-    let (mut part, mut lines, mut refused) = (Part::new(header), 0, Vec::new());
-    let mut is_first = true;
-    loop {
-        let row = sheet.next_row().map_err(|error| unreadable(file, &error))?;
-        let has_ended = row.is_none();
-        if let Some(row) = row {
-            lines += 1;
-            match row.fields.and_then(|fields| header.complete(ByteRecord::from(fields))) {
-                Ok(record) => part.add(row.line, &record),
-                Err(problem) => refused.push((row.line, problem)),
+/// An import in progress.
+struct Import<'a> {
+    file: &'a Path,
+    sheet: Sheet<Box<dyn Read>>,
+    header: Header,
+    providers: Providers,
+    report: Report,
+}
+
+impl Import<'_> {
+    /// Sends all parts. On failure, the report has the lines sent so far.
+    async fn send_all(&mut self, mut report_progress: impl FnMut(u64, &Report)) -> Result<(), Failure> {
+        let (mut part, mut lines, mut refused) = (Part::new(&self.header), 0, Vec::new());
+        let mut is_first = true;
+        loop {
+            let row = self.sheet.next_row().map_err(|error| unreadable(self.file, &error))?;
+            let has_ended = row.is_none();
+            if let Some(row) = row {
+                lines += 1;
+                match row.fields.and_then(|fields| self.header.complete(ByteRecord::from(fields))) {
+                    Ok(record) => part.add(row.line, &record),
+                    Err(problem) => refused.push((row.line, problem)),
+                }
+            }
+            let is_full = part.is_full() || refused.len() >= parts::LINES_MAX;
+            if !is_full && !has_ended {
+                continue;
+            }
+            // A part without lines is sent only as the first, so that the node checks the header.
+            if part.lines() > 0 || is_first {
+                self.send_part(std::mem::replace(&mut part, Part::new(&self.header))).await?;
+                is_first = false;
+            }
+            refused.drain(..).for_each(|(line, problem)| self.report.refuse(line, problem));
+            self.report.lines += std::mem::take(&mut lines);
+            report_progress(self.sheet.bytes_read(), &self.report);
+            if has_ended {
+                return Ok(());
             }
         }
-        let is_full = part.is_full() || refused.len() >= parts::LINES_MAX;
-        if !is_full && !has_ended {
-            continue;
-        }
-        // One without lines is sent only to hear what the node thinks of the header.
-        if part.lines() > 0 || is_first {
-            let (body, places) = std::mem::replace(&mut part, Part::new(header)).finish();
-            let post = Post {
-                path: "/students/import",
-                content_type: "text/csv; charset=utf-8",
-                key: None,
-                body: &body,
-            };
-            let answer = providers.post(post).await?;
-            report.add(answer.json()?, |line| places.of(line));
-            is_first = false;
-        }
-        refused.drain(..).for_each(|(line, problem)| report.refuse(line, problem));
-        report.lines += std::mem::take(&mut lines);
-        tell(sheet.bytes_read(), report);
-        if has_ended {
-            return Ok(());
-        }
+    }
+
+    async fn send_part(&mut self, part: Part) -> Result<(), Failure> {
+        let (body, places) = part.finish();
+        let post = Post {
+            path: "/students/import",
+            content_type: "text/csv; charset=utf-8",
+            key: None,
+            body: &body,
+        };
+        let answer = self.providers.post(post).await?;
+        self.report.add(answer.json()?, |line| places.of(line));
+        Ok(())
     }
 }
 
@@ -245,13 +258,13 @@ fn unreadable(file: &Path, error: &io::Error) -> Failure {
     Failure::Failed(anyhow::anyhow!("cannot read {}: {error}", file.display()))
 }
 
-/// The file, and how many bytes it has; 0 where nobody knows.
+/// Opens the file and returns its size; 0: unknown.
 fn open(file: &Path) -> Result<(Box<dyn Read>, u64), Failure> {
     if file == Path::new("-") {
         return Ok((Box::new(io::stdin()), 0));
     }
     let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Failure::NoMatch(format!("there is no file {}", file.display())),
+        io::ErrorKind::NotFound => Failure::NoMatch(format!("the file {} does not exist", file.display())),
         _ => unreadable(file, &error),
     };
     let opened = File::open(file).map_err(failed)?;
@@ -275,7 +288,7 @@ async fn export(
     };
     let written =
         |error: io::Error| Failure::Failed(anyhow::anyhow!("cannot write {}: {error}", file.display()));
-    // A pipe or a device cannot be replaced, and must not be.
+    // A pipe or a device must not be replaced.
     let is_special = file.metadata().is_ok_and(|metadata| !metadata.is_file());
     let mut name = file.as_os_str().to_owned();
     if !is_special {
@@ -284,8 +297,8 @@ async fn export(
     let partial = PathBuf::from(name);
     let mut target = if is_special { File::options().write(true).open(file) } else { File::create(&partial) }
         .map_err(written)?;
-    let tell = |done| progress.tell(&file.display().to_string(), done, total);
-    let copied = copy(&provider, response.into_body(), &mut target, tell).await;
+    let report_progress = |done| progress.update(&file.display().to_string(), done, total);
+    let copied = copy(&provider, response.into_body(), &mut target, report_progress).await;
     progress.clear();
     let copied = copied.and_then(|copied| {
         if !is_special {
@@ -294,23 +307,23 @@ async fn export(
         Ok(copied)
     });
     if copied.is_err() && !is_special {
-        // Half a book is none.
+        // An incomplete export is removed.
         _ = std::fs::remove_file(&partial);
     }
     let (bytes, url) = (copied?, providers.url());
     if output.json {
-        let told = json!({ "file": file.display().to_string(), "bytes": bytes, "node": url });
-        return output.json(told.to_string().as_bytes());
+        let summary = json!({ "file": file.display().to_string(), "bytes": bytes, "node": url });
+        return output.json(summary.to_string().as_bytes());
     }
     output.line(Tone::Good, &format!("{}: {bytes} bytes from {url}", file.display()))
 }
 
-/// Copies what comes. Returns how much it was.
+/// Copies a response body. Returns the number of bytes.
 async fn copy(
     provider: &Client,
     mut body: Incoming,
     target: &mut impl Write,
-    mut tell: impl FnMut(u64),
+    mut report_progress: impl FnMut(u64),
 ) -> Result<u64, Failure> {
     let broken = |problem: String| Failure::Unreachable { url: provider.url().to_owned(), problem };
     let mut bytes = 0;
@@ -318,12 +331,12 @@ async fn copy(
         let piece = match tokio::time::timeout(SILENCE_MAX, body.frame()).await {
             Ok(None) => break,
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-            Ok(Some(Err(error))) => return Err(broken(format!("its answer broke off: {error}"))),
-            Err(_) => return Err(broken("its answer does not end".into())),
+            Ok(Some(Err(error))) => return Err(broken(format!("the answer broke off: {error}"))),
+            Err(_) => return Err(broken("no data within the timeout".into())),
         };
         target.write_all(&piece)?;
         bytes += piece.len() as u64;
-        tell(bytes);
+        report_progress(bytes);
     }
     target.flush()?;
     Ok(bytes)

@@ -1,7 +1,9 @@
-//! Held registrations: the instance is there for as long as the connection is.
+//! [`Holder`]: client side of a held registration, whose instance exists as long as the connection. Reads the
+//! updates, and registers again after a lost connection.
 //!
-//! `POST /services?hold` is answered with a stream of events: `registered`, then `update` for each change of the services that the instance
-//! requires. A node that restarts has forgotten what was held; so the registration is sent again, with backoff, until a node takes it.
+//! The answer to `POST /services?hold` is a stream of events: `registered`, then `update` for each change of
+//! the required services. A node that restarts loses held registrations, so the registration is sent again,
+//! with backoff, until a node accepts it.
 
 use std::{cell::RefCell, time::Duration};
 
@@ -12,55 +14,56 @@ use hyper::body::Incoming;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    answers::Registered,
-    client::{Client, segment},
+    client::Client,
     failure::Failure,
+    responses::Registered,
     sse::{Event, Parser},
 };
-use crate::escape::escaped;
+use crate::escape::{escaped, percent_encoded};
 
 /// The name of the first event.
 const REGISTERED: &str = "registered";
-/// A node that takes the registration away on purpose says so by one of these, and is obeyed.
+/// Names of events by which the node ends the registration on purpose.
 const ENDED: [&str; 2] = ["deregistered", "replaced"];
-/// How long the first event may take.
+/// Timeout of the first event.
 const FIRST_EVENT_MAX: Duration = Duration::from_secs(10);
-/// A stream that is silent for so long is dead: nodes send a comment every five seconds.
+/// Silence after which a stream counts as dead. Nodes send a comment every five seconds.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// After the loss of a connection. A node that restarts is back within a second.
+/// First pause after a lost connection. A node restarts within a second.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// How long the last word to a node may take.
+/// Timeout of the deregistration at the end.
 const DEREGISTER_MAX: Duration = Duration::from_secs(2);
 
-/// A registration that is to be held.
+/// Holds one registration over successive connections.
 pub(super) struct Holder {
     client: Client,
     path: String,
     body: Bytes,
-    /// What went wrong last, so that it is told once.
-    told: RefCell<String>,
+    /// The last notice, so that it is printed once.
+    last_notice: RefCell<String>,
 }
 
-/// A registration that is held.
+/// A registration with its open connection.
 pub(super) struct Held {
     pub(super) registered: Registered,
-    /// The first event as it came.
+    /// The first event.
     pub(super) first: Event,
     events: Events,
 }
 
 impl Holder {
-    /// A registration as JSON. `grace` is how long the instance outlives a lost connection.
+    /// Returns a holder of this registration (JSON). `grace`: time for which the instance stays after the
+    /// connection is lost.
     pub(super) fn new(client: Client, body: Bytes, grace: Option<&str>) -> Self {
-        let grace = grace.map(|grace| format!("&grace={}", segment(grace))).unwrap_or_default();
-        Self { client, path: format!("/services?hold{grace}"), body, told: RefCell::default() }
+        let grace = grace.map(|grace| format!("&grace={}", percent_encoded(grace))).unwrap_or_default();
+        Self { client, path: format!("/services?hold{grace}"), body, last_notice: RefCell::default() }
     }
 
     /// Registers.
     ///
     /// # Errors
-    /// [`Failure::Unreachable`] where trying again may help: no node answers, or it answers that it cannot at present.
+    /// [`Failure::Unreachable`] if a retry may help: no node answers, or only with a temporary error.
     pub(super) async fn open(&self) -> Result<Held, Failure> {
         let response = self.client.open_stream(&self.path, self.body.clone()).await?;
         if !response.status().is_success() {
@@ -72,27 +75,30 @@ impl Holder {
             return Err(answer
                 .expect_success()
                 .err()
-                .unwrap_or_else(|| self.client.unreachable("no stream")));
+                .unwrap_or_else(|| self.client.unreachable("the node sent no event stream")));
         }
         let mut events =
             Events { body: response.into_body(), parser: Parser::default(), read: Vec::new().into_iter() };
         let first = timeout(FIRST_EVENT_MAX, events.next()).await;
-        match first.unwrap_or_else(|_| Err("nothing comes".into())) {
+        match first.unwrap_or_else(|_| Err("no data within the timeout".into())) {
             Ok(first) if first.name == REGISTERED => {
-                let registered: Registered = serde_json::from_str(&first.data)
-                    .map_err(|error| Failure::Refused(format!("that event is not a node's: {error}")))?;
+                let registered: Registered = serde_json::from_str(&first.data).map_err(|error| {
+                    Failure::Refused(format!("the event is not one of a Hearsay node: {error}"))
+                })?;
                 Ok(Held { registered, first, events })
             }
-            Ok(other) => Err(Failure::Refused(format!("that event is not a node's: {:?}", other.name))),
+            Ok(other) => {
+                Err(Failure::Refused(format!("the event is not one of a Hearsay node: {:?}", other.name)))
+            }
             Err(broken) => Err(self.client.unreachable(broken)),
         }
     }
 
-    /// Registers, and tries again for as long as no node answers.
-    pub(super) async fn open_at_last(&self, mut pause: Duration) -> Result<Held, Failure> {
+    /// Registers, with retries as long as no node answers.
+    pub(super) async fn open_with_retries(&self, mut pause: Duration) -> Result<Held, Failure> {
         loop {
             match self.open().await {
-                Err(failure @ Failure::Unreachable { .. }) => self.tell(&failure.to_string()),
+                Err(failure @ Failure::Unreachable { .. }) => self.notify_once(&failure.to_string()),
                 opened => return opened,
             }
             sleep(pause).await;
@@ -100,7 +106,7 @@ impl Holder {
         }
     }
 
-    /// Keeps the registration, over connections that come and go, and shows events. Returns why it is over.
+    /// Keeps the registration, with reconnects, and passes events to `show`. Returns why it ended.
     pub(super) async fn keep(
         &self,
         mut held: Held,
@@ -112,7 +118,7 @@ impl Holder {
                     Ok(event) if ENDED.contains(&event.name.as_str()) => {
                         let id = &held.registered.id;
                         return Failure::Refused(format!(
-                            "the node has ended the registration of {id}: {}",
+                            "the node ended the registration of {id} ({})",
                             event.name
                         ));
                     }
@@ -124,43 +130,43 @@ impl Holder {
                     Err(broken) => break broken,
                 }
             };
-            self.tell(&format!(
+            self.notify_once(&format!(
                 "the connection to {} is lost ({broken}); registering again",
                 self.client.url()
             ));
-            // Whatever a node answers now, an earlier one took this registration: it is tried again.
+            // A node has accepted this registration, so it is valid, and even a refusal is retried.
             let mut pause = BACKOFF_MIN;
             held = loop {
                 sleep(pause).await;
                 pause = (pause * 2).min(BACKOFF_MAX);
-                match self.open_at_last(pause).await {
+                match self.open_with_retries(pause).await {
                     Ok(held) => break held,
-                    Err(failure) => self.tell(&failure.to_string()),
+                    Err(failure) => self.notify_once(&failure.to_string()),
                 }
             };
-            self.tell(&format!("{} is registered again", held.registered.id));
+            self.notify_once(&format!("{} is registered again", held.registered.id));
             if let Err(failure) = show(&held.first) {
                 return failure;
             }
         }
     }
 
-    /// Tells the person, once.
-    fn tell(&self, text: &str) {
-        if *self.told.borrow() != text {
+    /// Prints a notice unless it is the same as the last one.
+    fn notify_once(&self, text: &str) {
+        if *self.last_notice.borrow() != text {
             notice!("{}", escaped(text));
-            text.clone_into(&mut self.told.borrow_mut());
+            text.clone_into(&mut self.last_notice.borrow_mut());
         }
     }
 }
 
-/// Removes an instance that is held, without its grace. The node may be gone, and the instance with it.
+/// Removes a held instance without its grace. Errors are ignored: the instance ends with the connection.
 pub(super) async fn deregister(client: &Client, id: &str) {
-    let path = format!("/services/{}", segment(id));
-    _ = timeout(DEREGISTER_MAX, client.ask(Method::DELETE, &path)).await;
+    let path = format!("/services/{}", percent_encoded(id));
+    _ = timeout(DEREGISTER_MAX, client.request(Method::DELETE, &path)).await;
 }
 
-/// The events of a stream.
+/// Reader of the events of a stream.
 struct Events {
     body: Incoming,
     parser: Parser,
@@ -168,7 +174,7 @@ struct Events {
 }
 
 impl Events {
-    /// The next event, or why there is none, in words.
+    /// Returns the next event, or why the stream ended.
     async fn next(&mut self) -> Result<Event, String> {
         loop {
             if let Some(event) = self.read.next() {
@@ -177,10 +183,10 @@ impl Events {
             let piece = match timeout(SILENCE_MAX, self.body.frame()).await {
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
                 Ok(Some(Err(error))) => return Err(error.to_string()),
-                Ok(None) => return Err("the node closed it".into()),
-                Err(_) => return Err("nothing comes".into()),
+                Ok(None) => return Err("the node closed the stream".into()),
+                Err(_) => return Err("no data within the timeout".into()),
             };
-            self.read = self.parser.feed(&piece).map_err(|error| error.to_string())?.into_iter();
+            self.read = self.parser.push(&piece).map_err(|error| error.to_string())?.into_iter();
         }
     }
 }

@@ -1,56 +1,56 @@
-//! `node log append|tail|search`: the central log from a terminal.
+//! `node log append|tail|search`: writes, follows and searches the central log.
 //!
-//! The node that is asked need not keep the log itself: it knows who does.
+//! The node need not have the role `log` itself: it lists the nodes that have this role.
 
 mod append;
 mod lines;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use hearsay_services::log::record::{NAME_BYTES_MAX, NotALevel};
+use hearsay_services::plugins::{NAME_BYTES_MAX, NotALevel};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use self::append::About;
+use self::append::RecordFields;
 use super::{
-    answers::{Services, plain},
-    client::{Client, segment},
+    client::{Client, Post},
     failure::Failure,
     follow::follow,
     output::{Output, Tone},
+    responses::{Services, plain},
     sse::Event,
 };
-use crate::escape::escaped;
+use crate::escape::{escaped, percent_encoded};
 
-/// What to do with the log.
+/// Subcommands of `node log`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Add a record, or each line of standard input as one
+    /// Append a record, or each line of standard input as a record
     #[command(
-        after_help = "Of standard input, empty lines are passed over, what is not UTF-8 is replaced, and a line over 32 KiB is split. While no \
-        log node answers, it waits for one, and stops reading; nothing that was read is dropped without a word. A signal ends it: exit \
-        code 1 if lines that were read are not recorded, and it says which.\n\nExamples:\n  \
+        after_help = "In standard input, empty lines are ignored, bytes that are not UTF-8 are replaced, and lines over 32 KiB are split. \
+        While no log node answers, the command waits for one and stops reading, so no line is lost silently. A signal ends it: exit code \
+        1 if lines that were read are not recorded, with their numbers.\n\nExamples:\n  \
         node log append \"deployed version 7\" --service web\n  journalctl -f | node log append --service \"$(hostname)\""
     )]
     Append {
         /// The message; without one, each line of standard input is a record
         message: Vec<String>,
-        /// Which service says it
+        /// Service that the record belongs to
         #[arg(long)]
         service: Option<String>,
-        /// How much it matters: trace, debug, info, warn or error, or what another logger calls it [default: info]
+        /// Level: trace, debug, info, warn or error, or another logger's name for it [default: info]
         #[arg(long)]
         level: Option<String>,
     },
-    /// Print records as they come, until interrupted
+    /// Print records as they arrive, until interrupted
     #[command(after_help = "Examples:\n  node log tail\n  node log tail -n 50 --level warn --grep timeout")]
     Tail {
-        /// Begin with so many of the last records
+        /// Number of older records to start with
         #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 10)]
         last: u16,
         #[command(flatten)]
-        which: Which,
-        /// Only records whose message contains this, in either case
+        filter: Filter,
+        /// Only records whose message contains this text, ignoring case
         #[arg(long, value_name = "TEXT")]
         grep: Option<String>,
     },
@@ -60,35 +60,35 @@ pub(super) enum Command {
                             node log search 'time*' --level warn --json | jq -r '.records[].message'"
     )]
     Search {
-        /// Words; \"two words\" in quotation marks is a phrase, and err* any word that begins so
+        /// Words; \"two words\" in quotation marks are a phrase, and err* is a prefix
         words: Vec<String>,
         #[command(flatten)]
-        which: Which,
-        /// At most so many records
+        filter: Filter,
+        /// The most records to print
         #[arg(long, value_name = "NUMBER", default_value_t = 50)]
         limit: u16,
     },
 }
 
-/// Which records are meant.
+/// Filter of records.
 #[derive(Debug, Args)]
-pub(super) struct Which {
+pub(super) struct Filter {
     /// Only records of this service
     #[arg(long)]
     service: Option<String>,
-    /// Only records of this level or a more urgent one
+    /// Only records of this level or above
     #[arg(long)]
     level: Option<String>,
 }
 
-impl Which {
+impl Filter {
     fn query(&self) -> Vec<(&'static str, String)> {
         let pair = |name, value: &Option<String>| value.clone().map(|value| (name, value));
         [pair("service", &self.service), pair("level", &self.level)].into_iter().flatten().collect()
     }
 }
 
-/// A record, as far as it is shown.
+/// A record, with the fields that are printed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Record {
@@ -105,91 +105,98 @@ struct Page {
     records: Vec<Record>,
 }
 
-/// Does it, at this node or at one that keeps the log.
+/// Runs a subcommand at this node or at a log node that it lists.
 pub(super) async fn log(client: &Client, output: Output, command: &Command) -> Result<(), Failure> {
     if let Command::Append { message, service, level } = command {
-        let about = about(service.as_deref(), level.as_deref())?;
+        let fields = parse_fields(service.as_deref(), level.as_deref())?;
         return match message.join(" ") {
-            lines if lines.is_empty() => append::append_lines(client, output, about).await,
-            message => append_one(client, output, &message, &about).await,
+            lines if lines.is_empty() => append::append_lines(client, output, fields).await,
+            message => append_record(client, output, &message, &fields).await,
         };
     }
-    let keeper = keeper(client).await?;
+    let log_node = find_log_node(client).await?;
     match command {
         Command::Append { .. } => Ok(()),
-        Command::Tail { last, which, grep } => {
-            let mut query = which.query();
+        Command::Tail { last, filter, grep } => {
+            let mut query = filter.query();
             query.push(("last", last.to_string()));
             query.extend(grep.clone().map(|text| ("q", text)));
-            follow(&keeper, &path("/log/tail", &query), |event| show(output, event)).await
+            follow(&log_node, &path("/log/tail", &query), |event| show(output, event)).await
         }
-        Command::Search { words, which, limit } => {
-            let mut query = which.query();
+        Command::Search { words, filter, limit } => {
+            let mut query = filter.query();
             query.extend([("before", "end".to_owned()), ("limit", limit.to_string())]);
             query.extend((!words.is_empty()).then(|| ("q", words.join(" "))));
-            search(&keeper, output, &path("/log", &query)).await
+            search(&log_node, output, &path("/log", &query)).await
         }
     }
 }
 
 fn path(path: &str, query: &[(&str, String)]) -> String {
-    let pairs: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", segment(value))).collect();
+    let pairs: Vec<String> =
+        query.iter().map(|(name, value)| format!("{name}={}", percent_encoded(value))).collect();
     format!("{path}?{}", pairs.join("&"))
 }
 
-/// The node itself if it keeps the log, else one that does.
-async fn keeper(client: &Client) -> Result<Client, Failure> {
-    let nobody = || Failure::NoMatch("no node keeps the log; start one: node --role log".into());
+/// Returns the node itself if it has the role `log`, else a node that has it.
+async fn find_log_node(client: &Client) -> Result<Client, Failure> {
+    let no_log_node =
+        || Failure::NoMatch("no node has the role log; start one with `node --role log`".into());
     let answer = match client.get("/services/log").await {
-        Err(Failure::NoMatch(_)) => return Err(nobody()),
+        Err(Failure::NoMatch(_)) => return Err(no_log_node()),
         answer => answer?,
     };
-    let asked: Asked = answer.json()?;
+    let responder: Responder = answer.json()?;
     let services: Services = answer.json()?;
-    let keepers = services.services.get("log").map(Vec::as_slice).unwrap_or_default();
-    if keepers.iter().any(|keeper| keeper.node == asked.node) {
+    let log_nodes = services.services.get("log").map(Vec::as_slice).unwrap_or_default();
+    if log_nodes.iter().any(|log_node| log_node.node == responder.node) {
         return Ok(client.clone());
     }
-    let healthy = keepers.iter().find(|keeper| keeper.health == "passing");
-    let keeper = healthy.or(keepers.first()).ok_or_else(nobody)?;
-    Ok(Client::at_any_of(&keeper.url, &keeper.addresses)?.named(&keeper.node))
+    let healthy = log_nodes.iter().find(|log_node| log_node.health == "passing");
+    let log_node = healthy.or(log_nodes.first()).ok_or_else(no_log_node)?;
+    Ok(Client::with_addresses(&log_node.url, &log_node.addresses)?.with_name(&log_node.node))
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Asked {
+struct Responder {
     node: String,
 }
 
-/// Reads the fields that every record gets.
-fn about(service: Option<&str>, level: Option<&str>) -> Result<About, Failure> {
+/// Parses the fields that all records get.
+fn parse_fields(service: Option<&str>, level: Option<&str>) -> Result<RecordFields, Failure> {
     if let Some(service) = service.filter(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
         let length = service.len();
-        return Err(Failure::Usage(format!("--service: 1 to {NAME_BYTES_MAX} bytes, this has {length}")));
+        return Err(Failure::Usage(format!("--service has {length} bytes; give 1 to {NAME_BYTES_MAX}")));
     }
     let read = |text: &str| {
         text.parse().map_err(|wrong: NotALevel| Failure::Usage(format!("--level: {text:?} is not {wrong}")))
     };
-    Ok(About { service: service.map(str::to_owned), level: level.map(read).transpose()? })
+    Ok(RecordFields { service: service.map(str::to_owned), level: level.map(read).transpose()? })
 }
 
-async fn append_one(client: &Client, output: Output, message: &str, about: &About) -> Result<(), Failure> {
+async fn append_record(
+    client: &Client,
+    output: Output,
+    message: &str,
+    fields: &RecordFields,
+) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Record<'a> {
         message: &'a str,
         #[serde(flatten)]
-        about: &'a About,
+        fields: &'a RecordFields,
     }
     let record =
-        serde_json::to_vec(&Record { message, about }).map_err(|error| Failure::Failed(error.into()))?;
-    let (keeper, record) = (keeper(client).await?, Bytes::from(record));
-    let answer =
-        keeper.post_through(client, "/log", "application/json", None, record).await?.expect_success()?;
+        serde_json::to_vec(&Record { message, fields }).map_err(|error| Failure::Failed(error.into()))?;
+    let (log_node, record) = (find_log_node(client).await?, Bytes::from(record));
+    let post = Post { path: "/log", content_type: "application/json", key: None, body: &record };
+    let answer = log_node.post_through(client, post).await?.expect_success()?;
     if output.json {
         return output.json(&answer.body);
     }
-    let told: Value = answer.json()?;
-    let line = format!("recorded as {} ({})", plain(&told["id"]), plain(&told["ack"]));
+    let receipt: Value = answer.json()?;
+    let line = format!("recorded as {} ({})", plain(&receipt["id"]), plain(&receipt["ack"]));
     output.line(Tone::Good, &line)
 }
 
@@ -200,7 +207,7 @@ async fn search(client: &Client, output: Output, path: &str) -> Result<(), Failu
         output.json(&answer.body)?;
     }
     if page.records.is_empty() {
-        return Err(Failure::NoMatch("no such record".into()));
+        return Err(Failure::NoMatch("no record matches".into()));
     }
     if output.json {
         return Ok(());
@@ -215,9 +222,9 @@ async fn search(client: &Client, output: Output, path: &str) -> Result<(), Failu
 
 fn show(output: Output, event: &Event) -> Result<(), Failure> {
     let data: Value = serde_json::from_str(&event.data)
-        .map_err(|error| Failure::Refused(format!("that event is not a node's: {error}")))?;
+        .map_err(|error| Failure::Refused(format!("the event is not one of a Hearsay node: {error}")))?;
     if !event.name.is_empty() && event.name != "message" {
-        // What the node has to say about the stream itself.
+        // A notice about the stream itself.
         notice!("{}", escaped(&plain(&data["detail"])));
         return Ok(());
     }
@@ -229,14 +236,14 @@ fn show(output: Output, event: &Event) -> Result<(), Failure> {
     output.line(tone, &line)
 }
 
-/// A record as a line.
+/// Formats a record as a line.
 fn describe(record: &Record) -> (Tone, String) {
     let Record { time, level, service, node, message } = record;
-    let speaker = match plain(service) {
+    let origin = match plain(service) {
         service if service.is_empty() => node.clone(),
         service => format!("{service}@{node}"),
     };
-    (tone(level), format!("{time}  {level:<5}  {speaker}  {message}"))
+    (tone(level), format!("{time}  {level:<5}  {origin}  {message}"))
 }
 
 fn tone(level: &str) -> Tone {
@@ -255,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_a_line_with_who_speaks() {
+    fn a_record_is_a_line_with_its_origin() {
         let record =
             json!({ "time": "T", "level": "warn", "service": "web", "node": "n1", "message": "slow" });
         let record: Record = serde_json::from_value(record).unwrap();
@@ -266,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_typed_stays_within_its_parameter() {
+    fn parameters_are_encoded() {
         let query = [("q", "a&b=\"c\" #".to_owned()), ("limit", "5".to_owned())];
         assert_eq!(path("/log", &query), "/log?q=a%26b%3D%22c%22%20%23&limit=5");
     }

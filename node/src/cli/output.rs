@@ -1,7 +1,8 @@
-//! What commands print: tables for people, JSON for programs.
+//! [`Output`]: prints the results of commands, as tables for people or as JSON for programs.
 //!
-//! A table is plain columns without borders, so that it also fits a pipe into `awk`. One row is one line whatever stands in its cells: they come
-//! from other nodes and are escaped here. Colour belongs to the terminal: none in a pipe, and none under `NO_COLOR` (no-color.org).
+//! A table has plain columns without borders, so that `awk` can read it. Each row is one line: cells come
+//! from other nodes and are escaped. Colours are used only on a terminal and without `NO_COLOR`
+//! (no-color.org).
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -10,7 +11,7 @@ use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use super::failure::Failure;
 use crate::{config::Environment, escape::escaped};
 
-/// What a line means, shown as its colour.
+/// Colour of a line, by meaning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Tone {
     Plain,
@@ -21,7 +22,7 @@ pub(super) enum Tone {
 }
 
 impl Tone {
-    /// The tone of a member's state or an instance's health.
+    /// Returns the tone of a member's state or an instance's health.
     pub(super) fn of(word: &str) -> Self {
         match word {
             "suspect" | "warning" => Self::Warning,
@@ -31,7 +32,7 @@ impl Tone {
         }
     }
 
-    /// The parameter of the escape sequence (ECMA-48, SGR).
+    /// Returns the SGR parameter (ECMA-48).
     fn sgr(self) -> Option<&'static str> {
         match self {
             Self::Plain => None,
@@ -43,23 +44,23 @@ impl Tone {
     }
 }
 
-/// How to print here.
+/// Output settings.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
-    /// As JSON, for a program.
+    /// Whether to print JSON.
     pub(super) json: bool,
     colour: bool,
 }
 
 impl Output {
-    /// As standard output and environment want it.
+    /// Returns the settings for this standard output and environment.
     pub(super) fn new(json: bool, environment: &Environment) -> Self {
         let wanted = environment.get("NO_COLOR").is_none()
             && environment.get("TERM").is_none_or(|terminal| terminal != "dumb");
         Self { json, colour: wanted && io::stdout().is_terminal() }
     }
 
-    /// Prints a text that is already safe, and leaves nothing in a buffer.
+    /// Prints text that is escaped already, and flushes it.
     pub(super) fn print(self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
@@ -67,17 +68,18 @@ impl Output {
         Ok(())
     }
 
-    /// Prints one line.
+    /// Prints one line, escaped.
     pub(super) fn line(self, tone: Tone, text: &str) -> Result<(), Failure> {
         self.print(&format!("{}\n", self.toned(tone, &escaped(text))))
     }
 
-    /// Prints a node's JSON as the node wrote it, but for the control characters that JSON lets pass (those above U+007E). Escaped in
-    /// JSON's own way, it stays the same JSON.
+    /// Prints a node's JSON. Control characters and bidirectional formatting characters, which JSON allows
+    /// unescaped, become `\u` escapes.
     pub(super) fn json(self, body: &[u8]) -> Result<(), Failure> {
-        let no_json = |why: String| Failure::Refused(format!("that answer is not a node's: {why}"));
-        serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|error| no_json(error.to_string()))?;
-        let text = std::str::from_utf8(body).map_err(|error| no_json(error.to_string()))?;
+        let invalid =
+            |why: String| Failure::Refused(format!("the response is not one of a Hearsay node: {why}"));
+        serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|error| invalid(error.to_string()))?;
+        let text = std::str::from_utf8(body).map_err(|error| invalid(error.to_string()))?;
         let mut safe = String::with_capacity(text.len() + 1);
         for line in text.lines() {
             safe += &escaped(line);
@@ -95,7 +97,7 @@ impl Output {
         let mut table = Table::new();
         table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
         for (_, cells) in rows {
-            // An empty cell would shift the columns for whoever splits the line at its spaces.
+            // An empty cell would shift the columns for tools that split lines at spaces.
             table.add_row(cells.iter().map(|cell| match cell.trim() {
                 "" => "-".to_owned(),
                 cell => escaped(cell).into_owned(),
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_a_line_and_a_cell_commands_nothing() {
+    fn a_row_is_a_line_and_cells_are_escaped() {
         let text = Output { json: false, colour: false }.render(&["NAME", "TAGS", "STATE"], &rows());
         assert_eq!(
             text,

@@ -1,4 +1,5 @@
-//! How far a long command has come: one line on standard error, drawn over itself. Only a terminal sees it; a pipe or a log does not.
+//! [`Progress`]: line that shows the progress of a long command, redrawn on standard error, only on a
+//! terminal.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -7,14 +8,14 @@ use std::{
 
 use crate::{config::Environment, escape::escaped};
 
-/// Faster, and nobody could read it.
+/// Interval of redraws; shorter ones are not readable.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
-/// Characters of the bar itself.
+/// Width of the bar, in characters.
 const BAR: usize = 24;
-/// With the bar below the 80 columns that every terminal has: a longer line would not draw over itself.
+/// The longest text. With the bar the line stays below 80 columns: a wrapped line could not be redrawn.
 const TEXT_CHARS_MAX: usize = 44;
 
-/// The line.
+/// State of the progress line.
 #[derive(Debug)]
 pub(super) struct Progress {
     is_shown: bool,
@@ -22,24 +23,24 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Shown if somebody looks at standard error.
+    /// Returns a line that is visible only if standard error is a terminal.
     pub(super) fn new(environment: &Environment) -> Self {
         let is_dumb = environment.get("TERM").is_some_and(|terminal| terminal == "dumb");
         Self { is_shown: io::stderr().is_terminal() && !is_dumb, drawn: None }
     }
 
-    /// Says what is done, how much of how much; of 0, nobody knows how much there is.
-    pub(super) fn tell(&mut self, text: &str, done: u64, total: u64) {
+    /// Redraws the line. A `total` of 0 means unknown.
+    pub(super) fn update(&mut self, text: &str, done: u64, total: u64) {
         if !self.is_shown || self.drawn.is_some_and(|drawn| drawn.elapsed() < DRAW_EVERY) {
             return;
         }
         self.drawn = Some(Instant::now());
-        // A terminal that is gone is none that has to be told.
+        // Write errors are ignored: the terminal may be gone.
         _ = write!(io::stderr(), "\r\x1b[K{}", line(text, done, total));
         _ = io::stderr().flush();
     }
 
-    /// Takes the line away, for what is printed next.
+    /// Erases the line.
     pub(super) fn clear(&mut self) {
         if self.drawn.take().is_some() {
             _ = write!(io::stderr(), "\r\x1b[K");
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_fits_a_terminal_and_commands_nothing() {
+    fn a_line_fits_a_terminal_and_is_escaped() {
         assert_eq!(line("x", 1, 2), "[############............]  50 %  x");
         assert_eq!(line("x\x1b", 9, 3), "[########################] 100 %  x\\u001b");
         assert_eq!(line("x", 7, 0), "x");

@@ -1,4 +1,5 @@
-//! The nodes of a role: the node that was asked, or those that it knows. When one goes, the next is asked.
+//! [`Providers`]: finds the nodes with the role that a command needs, and sends a request to one after the
+//! other until one answers.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -7,86 +8,80 @@ use http::{Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use super::{
-    answers::{Instance, Services},
-    client::{Answer, Client, segment},
+    client::{Answer, Client, Post},
     failure::Failure,
+    responses::{Instance, Services},
 };
+use crate::escape::percent_encoded;
 
-/// Rounds over all that are known before it is given up: with the pauses, longer than a cluster takes to notice that a node is gone.
+/// Rounds over all providers before a write fails. With the pauses, the rounds take longer than the cluster
+/// takes to detect a failed node.
 const ROUNDS_MAX: u32 = 4;
-/// The pause after the first round; the next ones are twice as long each.
+/// Pause after the first round; it doubles with each round.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Nodes that are tried. A cluster has a few replicas of a book or of the log, not hundreds.
+/// Maximum number of providers that are tried. Guess: a role has a few replicas, not hundreds.
 const PROVIDERS_MAX: usize = 32;
 
-/// A role whose nodes are asked.
+/// A role that a command needs.
 #[derive(Clone, Debug)]
 pub(super) struct Role {
-    /// Its name.
+    /// The name of the role.
     pub(super) name: Cow<'static, str>,
-    /// What only a node of this role answers.
+    /// A request that only a node of this role answers with success.
     pub(super) probe: Probe,
-    /// What it keeps, in words.
+    /// Name of the data that the role stores, for error messages.
     pub(super) keeps: &'static str,
 }
 
 /// A request that only a node of a role answers with success.
 #[derive(Clone, Debug)]
 pub(super) enum Probe {
-    /// A GET of this path.
+    /// GET of this path.
     Get(&'static str),
-    /// A POST of this JSON to this path.
+    /// POST to this path with this JSON body.
     Post(String, &'static str),
 }
 
 impl Probe {
     async fn send(&self, client: &Client) -> Result<Answer, Failure> {
         match self {
-            Self::Get(path) => client.ask(Method::GET, path).await,
+            Self::Get(path) => client.request(Method::GET, path).await,
             Self::Post(path, body) => {
-                client.post(path, "application/json", Bytes::from_static(body.as_bytes())).await
+                let body = Bytes::from_static(body.as_bytes());
+                client.post(Post { path, content_type: "application/json", key: None, body: &body }).await
             }
         }
     }
 }
 
-/// The nodes that have the role, as far as they are known.
+/// Known nodes of a role.
 pub(super) struct Providers {
     role: Role,
-    asked: Client,
-    /// The one in use first.
+    /// The node that the user named. It lists providers and forwards writes to them.
+    relay: Client,
+    /// Known providers; the first one is in use.
     found: Vec<Client>,
 }
 
-/// A write.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Post<'a> {
-    pub(super) path: &'a str,
-    pub(super) content_type: &'a str,
-    /// By which a node knows a write that comes again.
-    pub(super) key: Option<&'a str>,
-    pub(super) body: &'a Bytes,
-}
-
 impl Providers {
-    /// Those that the asked node will be found to know.
-    pub(super) fn new(role: Role, asked: &Client) -> Self {
-        Self { role, asked: asked.clone(), found: Vec::new() }
+    /// Creates an empty list, which the first write fills.
+    pub(super) fn new(role: Role, relay: &Client) -> Self {
+        Self { role, relay: relay.clone(), found: Vec::new() }
     }
 
-    /// Finds those that the asked node knows; it comes first, if it has the role itself.
-    pub(super) async fn find(role: Role, asked: &Client) -> Result<Self, Failure> {
-        let mut providers = Self::new(role, asked);
-        providers.look().await?;
+    /// Finds the providers that the relay lists. If the relay has the role itself, it comes first.
+    pub(super) async fn find(role: Role, relay: &Client) -> Result<Self, Failure> {
+        let mut providers = Self::new(role, relay);
+        providers.discover().await?;
         Ok(providers)
     }
 
-    async fn look(&mut self) -> Result<(), Failure> {
-        let answer = self.role.probe.send(&self.asked).await?;
+    async fn discover(&mut self) -> Result<(), Failure> {
+        let answer = self.role.probe.send(&self.relay).await?;
         if answer.status.is_success() {
-            add(&mut self.found, self.asked.clone());
+            add(&mut self.found, self.relay.clone());
         }
-        for other in known_to(&self.role, &self.asked).await? {
+        for other in find_providers(&self.role, &self.relay).await? {
             add(&mut self.found, other);
         }
         if !self.found.is_empty() {
@@ -94,8 +89,8 @@ impl Providers {
         }
         Err(match answer.status {
             StatusCode::NOT_FOUND => Failure::NoMatch(format!(
-                "the node at {} keeps no {} and knows of none; start one with `node --role {}`",
-                self.asked.url(),
+                "the node at {} has no {} and lists no node that has one; start one with `node --role {}`",
+                self.relay.url(),
                 self.role.keeps,
                 self.role.name
             )),
@@ -103,56 +98,55 @@ impl Providers {
         })
     }
 
-    /// The origin of the node in use.
+    /// Returns the URL of the provider in use.
     pub(super) fn url(&self) -> &str {
-        self.found.first().unwrap_or(&self.asked).url()
+        self.found.first().unwrap_or(&self.relay).url()
     }
 
-    /// Sends a write that may come twice, until a node takes it or says what is wrong with it.
+    /// Sends an idempotent write until a provider accepts it or refuses it for good.
     pub(super) async fn post(&mut self, post: Post<'_>) -> Result<Answer, Failure> {
         let mut pause = PAUSE;
         for round in 1.. {
             match self.post_once(post).await {
                 Ok(answer) => return answer.expect_success(),
-                Err(Untaken::Final(failure)) => return Err(failure),
-                Err(Untaken::ForNow(failure)) if round >= ROUNDS_MAX => return Err(failure),
-                Err(Untaken::ForNow(_)) => {
+                Err(PostError::Final(failure)) => return Err(failure),
+                Err(PostError::Retryable(failure)) if round >= ROUNDS_MAX => return Err(failure),
+                Err(PostError::Retryable(_)) => {
                     tokio::time::sleep(pause).await;
                     pause *= 2;
-                    self.look_again().await;
+                    self.refresh().await;
                 }
             }
         }
-        // Rounds are counted up to where this is left.
-        Err(Failure::Refused("no node took it".into()))
+        // Unreachable: the loop returns in the last round.
+        Err(Failure::Refused("no node accepted the write".into()))
     }
 
-    /// Sends a write that may come twice to one node after the other, until one gives an answer that the others would give, too.
-    pub(super) async fn post_once(&mut self, post: Post<'_>) -> Result<Answer, Untaken> {
+    /// Sends an idempotent write to one provider after the other, until one gives an answer that is not
+    /// specific to that node.
+    pub(super) async fn post_once(&mut self, post: Post<'_>) -> Result<Answer, PostError> {
         if self.found.is_empty() {
-            self.look().await.map_err(Untaken::ForNow)?;
+            self.discover().await.map_err(PostError::Retryable)?;
         }
         let mut last = None;
         for _ in 0..self.found.len() {
-            let provider = self.found.first().unwrap_or(&self.asked);
-            let Post { path, content_type, key, body } = post;
-            let tried = provider.post_through(&self.asked, path, content_type, key, body.clone()).await;
-            match tried {
-                Ok(answer) if is_its_own_fault(answer.status) => last = answer.expect_success().err(),
+            let provider = self.found.first().unwrap_or(&self.relay);
+            match provider.post_through(&self.relay, post).await {
+                Ok(answer) if is_node_specific(answer.status) => last = answer.expect_success().err(),
                 Ok(answer) => return Ok(answer),
                 Err(failure @ Failure::Unreachable { .. }) => last = Some(failure),
-                Err(failure) => return Err(Untaken::Final(failure)),
+                Err(failure) => return Err(PostError::Final(failure)),
             }
             self.found.rotate_left(1);
         }
-        Err(Untaken::ForNow(last.unwrap_or_else(|| Failure::Refused("no node answers".into()))))
+        Err(PostError::Retryable(last.unwrap_or_else(|| Failure::Refused("no node answers".into()))))
     }
 
-    /// Begins to read something that any of them has.
+    /// Sends a GET to one provider after the other and returns the first successful response.
     pub(super) async fn get(&mut self, path: &str) -> Result<(Client, Response<Incoming>), Failure> {
         let mut last = None;
         for _ in 0..self.found.len() {
-            let provider = self.found.first().unwrap_or(&self.asked).clone();
+            let provider = self.found.first().unwrap_or(&self.relay).clone();
             match provider.send(Method::GET, path, &[(header::ACCEPT, "text/csv")]).await {
                 Ok(response) if response.status().is_success() => return Ok((provider, response)),
                 Ok(response) => last = provider.read(response).await?.expect_success().err(),
@@ -164,11 +158,11 @@ impl Providers {
         Err(last.unwrap_or_else(|| Failure::Refused("no node answers".into())))
     }
 
-    /// Asks whichever node answers which nodes have the role now.
-    pub(super) async fn look_again(&mut self) {
-        for node in std::iter::once(&self.asked).chain(&self.found) {
-            if let Ok(others) = known_to(&self.role, node).await {
-                // First those that are listed now: of others there may be more than are tried.
+    /// Updates the list of providers from the first node that answers.
+    pub(super) async fn refresh(&mut self) {
+        for node in std::iter::once(&self.relay).chain(&self.found) {
+            if let Ok(others) = find_providers(&self.role, node).await {
+                // Newly listed nodes come first; if the list is full, old ones are dropped.
                 let before = std::mem::take(&mut self.found);
                 others.into_iter().chain(before).for_each(|other| add(&mut self.found, other));
                 return;
@@ -177,18 +171,18 @@ impl Providers {
     }
 }
 
-/// Why a write was not taken by any node.
+/// Why no provider accepted a write.
 #[derive(Debug)]
-pub(super) enum Untaken {
-    /// It may be later: no node answered, or each that did spoke of itself.
-    ForNow(Failure),
-    /// It will not be.
+pub(super) enum PostError {
+    /// A later attempt may succeed: no node answered, or only with node-specific errors.
+    Retryable(Failure),
+    /// No attempt will succeed.
     Final(Failure),
 }
 
-/// Whether another node, or the same one later, may answer otherwise: it is leaving, its disk is full, it no longer has the role, or an earlier
-/// version of it, it does not go by this name, it has too much to do.
-fn is_its_own_fault(status: StatusCode) -> bool {
+/// Whether a status is specific to a node, so that another node or a later attempt may succeed. The node may
+/// be leaving or overloaded, have a full disk, an older version or another name, or have lost the role.
+fn is_node_specific(status: StatusCode) -> bool {
     status.is_server_error()
         || matches!(
             status,
@@ -206,18 +200,18 @@ fn add(found: &mut Vec<Client>, client: Client) {
     }
 }
 
-/// The nodes of a role that a node knows, the healthy ones first.
-async fn known_to(role: &Role, node: &Client) -> Result<Vec<Client>, Failure> {
-    let answer = node.ask(Method::GET, &format!("/services/{}", segment(&role.name))).await?;
+/// Returns the nodes of a role that a node lists, passing ones first.
+async fn find_providers(role: &Role, node: &Client) -> Result<Vec<Client>, Failure> {
+    let answer = node.request(Method::GET, &format!("/services/{}", percent_encoded(&role.name))).await?;
     if answer.status == StatusCode::NOT_FOUND {
         return Ok(Vec::new());
     }
     let services: Services = answer.expect_success()?.json()?;
     let mut instances: Vec<_> = services.services.into_values().flatten().collect();
     instances.sort_by_key(|instance| instance.health != "passing");
-    // The token is the asked node's, and no business of the others.
+    // The clients of providers get no token: the token belongs to the relay.
     let client = |instance: &Instance| {
-        Some(Client::at_any_of(&instance.url, &instance.addresses).ok()?.named(&instance.node))
+        Some(Client::with_addresses(&instance.url, &instance.addresses).ok()?.with_name(&instance.node))
     };
     Ok(instances.iter().filter_map(client).collect())
 }

@@ -1,4 +1,5 @@
-//! `node register`, `node deregister`: a program becomes a service.
+//! `node register` and `node deregister`: registers a program, for good or for as long as the command runs,
+//! and ends a registration.
 
 mod check;
 
@@ -14,40 +15,40 @@ use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
-    answers::Registered,
-    client::{Client, segment},
+    client::Client,
     failure::Failure,
     hold::{self, Holder},
     output::{Output, Tone},
+    responses::Registered,
     sse::Event,
 };
-use crate::escape::escaped;
+use crate::escape::{escaped, percent_encoded};
 
-/// The largest registration that is read. A node takes no larger body.
+/// The largest registration file, in bytes: the limit of a node.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The properties of an instance besides its address.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 pub(super) struct Description {
-    /// Id of the instance; the same id again replaces it [default: made of name, address and port]
+    /// Id of the instance; registering it again replaces it [default: from name, address and port]
     #[arg(long)]
     pub(super) id: Option<String>,
-    /// Label (repeatable, or separated by commas)
+    /// Tag (repeatable, or separated by commas)
     #[arg(long, value_delimiter = ',')]
     pub(super) tag: Vec<String>,
-    /// Free pair (repeatable)
+    /// Metadata (repeatable)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     pub(super) meta: Vec<(String, String)>,
-    /// Where it stands [default: where the node does]
+    /// Zone [default: that of the node]
     #[arg(long)]
     pub(super) zone: Option<String>,
-    /// Its share of requests, 0 to 65535 [default: 1]
+    /// Weight in load balancing, 0 to 65535 [default: 1]
     #[arg(long)]
     pub(super) weight: Option<u16>,
-    /// A service that it depends on (repeatable, or separated by commas)
+    /// Required service (repeatable, or separated by commas)
     #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
     pub(super) requires: Vec<String>,
-    /// A check (repeatable): KIND[=TARGET][,OPTION=VALUE]…, such as http=/health,interval=5s or tcp or
+    /// Health check (repeatable): KIND[=TARGET][,OPTION=VALUE]…, such as http=/health,interval=5s or tcp or
     /// process=:5432 (the process that listens there); kinds are http, tcp, grpc, ttl, alias, watch, process
     #[arg(long, value_name = "CHECK")]
     pub(super) check: Vec<String>,
@@ -59,36 +60,36 @@ pub(super) struct RegisterOptions {
     /// Name of the service
     #[arg(required_unless_present = "file")]
     name: Option<String>,
-    /// Its address: a host name or an IP address [default: this machine]
+    /// Address: a host name or an IP address [default: this machine]
     #[arg(long, value_name = "HOST")]
     address: Option<String>,
-    /// Its port
+    /// Port
     #[arg(long)]
     port: Option<u16>,
-    /// Its origin, http://host:port, in place of --address and --port
+    /// Origin, http://host:port, in place of --address and --port
     #[arg(long, conflicts_with_all = ["address", "port"])]
     url: Option<String>,
-    /// A port with a name, in place of --port (repeatable); one may be the default: http=8080,default
+    /// Named port, in place of --port (repeatable); one may be the default: http=8080,default
     #[arg(long, value_name = "NAME=PORT", value_parser = parse_named_port, conflicts_with_all = ["port", "url"])]
     named_port: Vec<NamedPort>,
     #[command(flatten)]
     description: Description,
-    /// Where the node POSTs changes of the services that it requires
+    /// URL to which the node POSTs changes of the required services
     #[arg(long, value_name = "URL")]
     updates: Option<String>,
-    /// A registration as JSON, sent as it is; - is standard input
+    /// File with the registration as JSON, sent unchanged; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "address", "port", "url",
         "named_port", "id", "tag", "meta", "zone", "weight", "requires", "check", "updates"])]
     file: Option<PathBuf>,
-    /// Keep the connection open: the instance is there until this command ends
+    /// Hold the registration: the instance exists until this command ends
     #[arg(long)]
     hold: bool,
-    /// With --hold: how long the instance stays, critical, where the connection is lost [default: not at all]
+    /// With --hold: time for which the instance stays, critical, after the connection is lost [default: 0s]
     #[arg(long, value_name = "DURATION", requires = "hold")]
     grace: Option<String>,
 }
 
-/// A port with a name.
+/// A named port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct NamedPort {
     name: String,
@@ -97,7 +98,7 @@ struct NamedPort {
 }
 
 fn parse_pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+    let (key, value) = text.split_once('=').ok_or("give KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -106,13 +107,13 @@ fn parse_named_port(text: &str) -> Result<NamedPort, String> {
         Some(text) => (text, true),
         None => (text, false),
     };
-    let (name, port) = text.split_once('=').ok_or("write NAME=PORT or NAME=PORT,default")?;
-    let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+    let (name, port) = text.split_once('=').ok_or("give NAME=PORT or NAME=PORT,default")?;
+    let port = port.parse().map_err(|_| format!("{port:?} is not a port; give a number from 1 to 65535"))?;
     Ok(NamedPort { name: name.to_owned(), port, is_default })
 }
 
 impl Description {
-    /// Adds them to a registration.
+    /// Adds the properties to a registration.
     pub(super) fn add_to(&self, registration: &mut Map<String, Value>) -> Result<(), Failure> {
         let mut add = |key: &str, value: Value| _ = registration.insert(key.to_owned(), value);
         if let Some(id) = &self.id {
@@ -143,7 +144,7 @@ impl Description {
 }
 
 impl RegisterOptions {
-    /// The registration as JSON.
+    /// Returns the registration as JSON.
     fn body(&self) -> Result<Bytes, Failure> {
         if let Some(path) = &self.file {
             return read_file(path);
@@ -182,7 +183,10 @@ fn read_file(path: &Path) -> Result<Bytes, Failure> {
     };
     read.map_err(|error| Failure::Failed(anyhow::anyhow!("cannot read {}: {error}", path.display())))?;
     if content.len() as u64 > FILE_BYTES_MAX {
-        let problem = format!("{} is larger than 1 MiB; no registration is", path.display());
+        let problem = format!(
+            "{} is larger than 1 MiB, the limit of a registration; is it the right file?",
+            path.display()
+        );
         return Err(Failure::Usage(problem));
     }
     Ok(content.into())
@@ -206,12 +210,12 @@ pub(super) async fn register(
         Ok(registered) if !registered.id.is_empty() => {
             output.print(&format!("{}\n", escaped(&registered.id)))
         }
-        // To a registration in the form of older programs, a node answers with the services that it requires alone.
+        // In dialect 2 the answer has only the required services.
         _ => output.json(&answer.body),
     }
 }
 
-/// Registers an instance for as long as this command runs.
+/// Registers an instance until this command ends.
 async fn register_and_hold(
     client: &Client,
     output: Output,
@@ -236,7 +240,7 @@ async fn register_and_hold(
     Ok(())
 }
 
-/// Prints a change of the services that the instance requires.
+/// Prints a change of the required services.
 fn print_update(output: Output, event: &Event) -> Result<(), Failure> {
     if output.json {
         let data: Value = serde_json::from_str(&event.data).unwrap_or(Value::Null);
@@ -254,7 +258,7 @@ fn print_update(output: Output, event: &Event) -> Result<(), Failure> {
 
 /// Removes an instance.
 pub(super) async fn deregister(client: &Client, output: Output, id: &str) -> Result<(), Failure> {
-    let path = format!("/services/{}", segment(id));
+    let path = format!("/services/{}", percent_encoded(id));
     let answer = client.write_at_holder(Method::DELETE, &path, Bytes::new()).await?.expect_success()?;
     match serde_json::from_slice::<Value>(&answer.body) {
         Ok(_) if output.json => output.json(&answer.body),
@@ -270,13 +274,13 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Alone {
+    struct TestCommand {
         #[command(flatten)]
         options: RegisterOptions,
     }
 
     fn body(args: &[&str]) -> Result<Value, Failure> {
-        let options = Alone::try_parse_from([&["register"], args].concat()).unwrap().options;
+        let options = TestCommand::try_parse_from([&["register"], args].concat()).unwrap().options;
         Ok(serde_json::from_slice(&options.body()?).unwrap())
     }
 
@@ -305,12 +309,12 @@ mod tests {
         let file = path.to_str().unwrap();
         assert_eq!(body(&["--file", file]).unwrap(), json!({"ServiceName": "web"}));
         for wrong in [&["web", "--file", file][..], &["--port", "1", "--file", file], &[], &["--port", "1"]] {
-            assert!(Alone::try_parse_from([&["register"], wrong].concat()).is_err(), "{wrong:?}");
+            assert!(TestCommand::try_parse_from([&["register"], wrong].concat()).is_err(), "{wrong:?}");
         }
         for wrong in
             [&["web", "--grace", "5s"][..], &["web", "--named-port", "http"], &["web", "--meta", "x"]]
         {
-            assert!(Alone::try_parse_from([&["register"], wrong].concat()).is_err(), "{wrong:?}");
+            assert!(TestCommand::try_parse_from([&["register"], wrong].concat()).is_err(), "{wrong:?}");
         }
     }
 }

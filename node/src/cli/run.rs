@@ -1,12 +1,13 @@
-//! `node run`: a command that is a service for as long as it runs.
+//! `node run`: wraps a command and holds a registration for it while it runs.
 //!
-//! 1. Waits for the node, then for the services that are required.
+//! 1. Waits for the node, then for the required services.
 //! 2. Starts the command (`exec_child`) with `PORT`, `HEARSAY_NODE` and `HEARSAY_<REQUIRED>_URL`.
-//! 3. Registers it once its port listens, held by a connection: the instance is gone when either process is.
-//! 4. Passes signals on. SIGTERM deregisters first, waits for the drain, and then ends the command.
-//! 5. Exits with the command's code, or 128 + n where signal n ended it.
+//! 3. Registers the command once it listens at its port. The registration ends with either process.
+//! 4. Forwards signals. SIGTERM deregisters, waits for the drain, and then ends the command.
+//! 5. Exits with the command's code, or 128 + n if signal n ended it.
 //!
-//! A node that restarts does not disturb the command; it is registered again. Without a node, nothing is started.
+//! If the node restarts, the command keeps running and is registered again. Without a node the command is not
+//! started.
 
 mod signals;
 mod variables;
@@ -38,19 +39,20 @@ use super::{
     client::Client,
     failure::Failure,
     hold::{self, Held, Holder},
-    listening,
+    listeners,
     register::Description,
 };
 use crate::{escape::escaped, go_duration};
 
-/// How long a node is waited for.
+/// Time limit for the node to be ready.
 const NODE_MAX: Duration = Duration::from_secs(30);
-/// How long required services are waited for.
+/// Time limit for required services to pass.
 const REQUIRED_MAX: Duration = Duration::from_secs(30);
-/// Between two looks: for a node, and for the port of the command.
+/// Interval of polls of the node.
 const NODE_POLL: Duration = Duration::from_millis(250);
+/// Interval of polls of the command's port.
 const PORT_POLL: Duration = Duration::from_millis(20);
-/// After the first registration that no node took.
+/// Backoff after the first failed registration.
 const REGISTER_RETRY: Duration = Duration::from_millis(250);
 
 /// `node run`.
@@ -59,15 +61,15 @@ pub(super) struct RunOptions {
     /// Name of the service
     #[arg(long, value_name = "NAME")]
     service: String,
-    /// The port at which the command listens; auto picks a free one. The command finds it in PORT
+    /// Port at which the command listens, passed in PORT; auto chooses a free one
     #[arg(long, value_name = "PORT|auto", value_parser = parse_port)]
     port: Option<Port>,
     #[command(flatten)]
     description: Description,
-    /// After SIGTERM: how long the command still serves when it is no longer found
+    /// After SIGTERM: time between the deregistration and the end of the command
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     drain: Duration,
-    /// How long the command may take to listen at its port; after that it is ended
+    /// Time limit for the command to listen at its port; then it is ended
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     start_timeout: Duration,
     /// The command and its arguments
@@ -86,53 +88,54 @@ fn parse_port(text: &str) -> Result<Port, String> {
     match text {
         "auto" => Ok(Port::Auto),
         text => match text.parse() {
-            Ok(0) | Err(_) => Err(format!("{text:?} is no port; write 1 to 65535, or auto")),
+            Ok(0) | Err(_) => Err(format!("{text:?} is not a port; give 1 to 65535, or auto")),
             Ok(port) => Ok(Port::At(port)),
         },
     }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    go_duration::parse(text).ok_or_else(|| format!("{text:?} is no duration; write 500ms, 2s or 1m30s"))
+    go_duration::parse(text)
+        .ok_or_else(|| format!("{text:?} is not a duration; give one such as 500ms, 2s or 1m30s"))
 }
 
 /// The port and the environment of a command.
 struct CommandSetup {
     port: Option<u16>,
-    /// Variables to set, and those to remove: a service that is not there must not be found at an address of before.
+    /// Variables to set or (`None`) remove: the URL of a missing service must not be inherited.
     variables: BTreeMap<String, Option<String>>,
 }
 
-/// How a registration ended while the command ran.
+/// Why a registration ended while the command ran.
 enum End {
-    /// It came to nothing: the port does not listen, or the node refuses.
+    /// The registration failed: nothing listens at the port, or the node refuses.
     Failed(Failure),
-    /// The node ended it: it was deregistered or replaced. The command goes on.
+    /// The node ended the registration: it was deregistered or replaced. The command keeps running.
     Ended(Failure),
 }
 
-/// The phase of `node run`.
+/// Phase of `node run` once the command runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Running,
-    /// No longer registered; the command gets SIGTERM at this time.
+    /// Deregistered; the command gets SIGTERM at this time.
     Draining(Instant),
-    /// The command has got SIGTERM.
+    /// SIGTERM was sent to the command.
     Ending,
 }
 
-/// Runs a command as a service. Returns the exit code of the command.
+/// Runs a command with a registration. Returns the exit code of the command.
 pub(super) async fn run(client: &Client, options: &RunOptions) -> Result<ExitCode, Failure> {
-    // Before anything is started: a check that makes no sense is wrong usage.
+    // Checks are validated before the command is started.
     options.description.add_to(&mut Map::new())?;
     let mut signals_received = signals::catch_signals()?;
-    let prepared = tokio::select! {
-        prepared = prepare(client, options) => prepared?,
+    let setup = tokio::select! {
+        setup = prepare(client, options) => setup?,
         kind = await_ending_signal(&mut signals_received) => return Ok(exit_code_of_signal(kind.as_raw_value())),
     };
-    let mut child = start_command(&options.command, &prepared)?;
+    let mut child = start_command(&options.command, &setup)?;
     let id = RefCell::new(None);
-    let service = keep_registered(client, options, prepared.port, child.id(), &id);
+    let service = keep_registered(client, options, setup.port, child.id(), &id);
     let mut service = Some(Box::pin(service));
     let (mut phase, mut failure) = (Phase::Running, None);
     let status = loop {
@@ -145,7 +148,7 @@ pub(super) async fn run(client: &Client, options: &RunOptions) -> Result<ExitCod
             status = child.wait() => break status?,
             Some(kind) = signals_received.recv() => match phase {
                 Phase::Running if kind == SignalKind::terminate() => {
-                    // A statement of its own: the id must not stay borrowed during the request.
+                    // A separate statement, so that the `RefCell` is not borrowed during the request.
                     let registered = id.take();
                     phase = match registered {
                         Some(registered) => {
@@ -156,7 +159,7 @@ pub(super) async fn run(client: &Client, options: &RunOptions) -> Result<ExitCod
                     };
                     service = None;
                 }
-                // A second one ends the drain.
+                // A second SIGTERM ends the drain.
                 _ if kind == SignalKind::terminate() => phase = terminate(&child),
                 _ if signals::is_sent_by_terminal(kind) => {}
                 _ => send_signal(&child, kind),
@@ -172,19 +175,19 @@ pub(super) async fn run(client: &Client, options: &RunOptions) -> Result<ExitCod
             () = sleep_until(drained.unwrap_or_else(Instant::now)), if drained.is_some() => phase = terminate(&child),
         }
     };
-    // The connection closes, and the instance is gone.
+    // Dropping it closes the connection, which ends the registration.
     drop(service);
     failure.map_or_else(|| Ok(exit_code_of(status)), Err)
 }
 
-/// Waits for the node and for the services that are required, and chooses the port.
+/// Chooses the port, and waits for the node and the required services.
 async fn prepare(client: &Client, options: &RunOptions) -> Result<CommandSetup, Failure> {
     let port = match options.port {
         None => None,
         Some(Port::Auto) => Some(free_port()?),
-        Some(Port::At(port)) if listening::is_listening(port) => {
-            let holder = listening::pid_at(port).map(|pid| format!(" by process {pid}")).unwrap_or_default();
-            let problem = format!("port {port} is in use{holder}. Choose another, or --port auto");
+        Some(Port::At(port)) if listeners::is_listening(port) => {
+            let user = listeners::pid_at(port).map(|pid| format!(" by process {pid}")).unwrap_or_default();
+            let problem = format!("port {port} is in use{user}. Choose another, or use --port auto");
             return Err(Failure::Failed(anyhow::anyhow!(problem)));
         }
         Some(Port::At(port)) => Some(port),
@@ -202,7 +205,7 @@ async fn prepare(client: &Client, options: &RunOptions) -> Result<CommandSetup, 
         if url.is_none() {
             let waited = REQUIRED_MAX.as_secs();
             notice!(
-                "node run: no instance of {} has been passing for {waited} s; starting without",
+                "node run: no instance of {} was passing within {waited} s; starting without it",
                 escaped(service)
             );
         }
@@ -211,19 +214,20 @@ async fn prepare(client: &Client, options: &RunOptions) -> Result<CommandSetup, 
     Ok(CommandSetup { port, variables })
 }
 
-/// A port that is free at every address of both families. It may be taken before the command takes it; then the command says so.
+/// Returns a port that is free at all IPv4 and IPv6 addresses. Another process may take it before the command
+/// binds it; then the command fails.
 fn free_port() -> Result<u16, Failure> {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0));
     let listener = listener.or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)));
     Ok(listener.and_then(|listener| listener.local_addr())?.port())
 }
 
-/// Waits until the node is ready. Without one, nothing is started: a program that cannot be found is of no use, and a supervisor tries again.
+/// Waits until the node is ready. Without a node the command is not started, and a supervisor can retry.
 async fn await_node(client: &Client) -> Result<(), Failure> {
     let until = Instant::now() + NODE_MAX;
     let mut is_reported = false;
     loop {
-        let failure = match client.ask(Method::GET, "/readyz").await {
+        let failure = match client.request(Method::GET, "/readyz").await {
             Ok(answer) if answer.status.is_success() => return Ok(()),
             Ok(answer) => client.unreachable(answer.problem()),
             Err(failure) => failure,
@@ -238,7 +242,7 @@ async fn await_node(client: &Client) -> Result<(), Failure> {
     }
 }
 
-/// The next signal that ends a process.
+/// Waits for a signal that ends a process.
 async fn await_ending_signal(signals_received: &mut mpsc::Receiver<SignalKind>) -> SignalKind {
     loop {
         match signals_received.recv().await {
@@ -249,15 +253,15 @@ async fn await_ending_signal(signals_received: &mut mpsc::Receiver<SignalKind>) 
     }
 }
 
-/// The step between this process and its command: a subcommand of this program.
+/// The hidden subcommand that executes the command.
 const EXEC_CHILD: &str = "exec-child";
 
-/// Starts the command. It must be called by the main thread: the command ends with the thread that started it.
-fn start_command(command: &[OsString], prepared: &CommandSetup) -> Result<Child, Failure> {
-    // This program, also where its file has been replaced since.
+/// Starts the command. Must be called on the main thread: the parent-death signal is bound to the thread.
+fn start_command(command: &[OsString], setup: &CommandSetup) -> Result<Child, Failure> {
+    // `/proc/self/exe` is the running program, even if its file was replaced.
     let mut step = Command::new("/proc/self/exe");
     step.args([EXEC_CHILD, "--parent", &std::process::id().to_string(), "--"]).args(command);
-    for (name, value) in &prepared.variables {
+    for (name, value) in &setup.variables {
         match value {
             Some(value) => step.env(name, value),
             None => step.env_remove(name),
@@ -266,7 +270,7 @@ fn start_command(command: &[OsString], prepared: &CommandSetup) -> Result<Child,
     step.spawn().map_err(|error| Failure::Failed(anyhow::anyhow!("cannot start the command: {error}")))
 }
 
-/// Registers the command once its port listens, and keeps it registered. `id` is that of the instance while it is registered.
+/// Registers the command once its port listens, and keeps it registered. `id` is set while it is registered.
 async fn keep_registered(
     client: &Client,
     options: &RunOptions,
@@ -276,30 +280,31 @@ async fn keep_registered(
 ) -> End {
     if let Some(port) = port {
         let until = Instant::now() + options.start_timeout;
-        while !listening::is_listening(port) {
+        while !listeners::is_listening(port) {
             if Instant::now() >= until {
                 let waited = options.start_timeout;
                 let problem = format!(
-                    "the command does not listen at port {port} after {waited:?}; it is ended. It finds the port in PORT; --start-timeout gives it more time"
+                    "the command does not listen at port {port} after {waited:?}, so it is ended. It must listen at $PORT; --start-timeout gives it more time"
                 );
                 return End::Failed(Failure::Failed(anyhow::anyhow!(problem)));
             }
             sleep(PORT_POLL).await;
         }
     }
-    // A command that cannot be run is no service.
+    // The command is registered only after it was executed.
     while pid.is_some_and(|pid| !has_become_command(pid)) {
         sleep(PORT_POLL).await;
     }
-    // Only by the socket, a node looks at processes; so it has to be the socket each time.
-    let (client, pid) = match client.by_socket_alone().await {
+    // Process checks need the Unix socket for each registration.
+    let (client, pid) = match client.over_socket_only().await {
         Some((client, true)) => (client, pid),
         Some((client, false)) => (client, None),
         None => (client.clone(), None),
     };
     let mut opened = open_registration(&client, options, port, pid).await;
     if let (Err(Failure::Refused(problem)), Some(_)) = (&opened, pid) {
-        // The node may be in a container, or the process of another user. The connection shows its end in any case.
+        // A node in a container, or of another user, may refuse the check of the process. The registration
+        // ends with the connection anyway.
         let refused = problem.clone();
         opened = open_registration(&client, options, port, None).await;
         if opened.is_ok() {
@@ -312,12 +317,12 @@ async fn keep_registered(
     };
     notice!("node run: registered as {}", escaped(&held.registered.id));
     id.replace(Some(held.registered.id.clone()));
-    // Updates are dropped: the environment of a running command cannot be changed.
+    // Updates are ignored: the environment of a running command cannot change.
     End::Ended(holder.keep(held, |_| Ok(())).await)
 }
 
-/// Whether the child runs the command, and is not the step before it any more. One that has ended shows no command line. Where there is no
-/// `/proc` to tell, it is taken for the command.
+/// Whether the child has executed the command. `/proc/PID/cmdline` is empty for an ended process. Without
+/// `/proc` the command counts as executed.
 fn has_become_command(pid: u32) -> bool {
     let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return true };
     !line.is_empty() && line.split(|byte| *byte == 0).nth(1) != Some(EXEC_CHILD.as_bytes())
@@ -331,12 +336,12 @@ async fn open_registration(
 ) -> Result<(Holder, Held), Failure> {
     let body = options.registration(port, pid)?;
     let holder = Holder::new(client.clone(), body, None);
-    let held = holder.open_at_last(REGISTER_RETRY).await?;
+    let held = holder.open_with_retries(REGISTER_RETRY).await?;
     Ok((holder, held))
 }
 
 impl RunOptions {
-    /// The registration as JSON.
+    /// Returns the registration as JSON.
     fn registration(&self, port: Option<u16>, pid: Option<u32>) -> Result<Bytes, Failure> {
         let mut registration = Map::from_iter([("name".to_owned(), json!(self.service))]);
         if let Some(port) = port {
@@ -352,7 +357,7 @@ impl RunOptions {
     }
 }
 
-/// How a registration ends; never, where there is none.
+/// Waits for the end of the registration; forever if there is none.
 async fn await_end(service: &mut Option<Pin<Box<impl Future<Output = End>>>>) -> End {
     match service {
         Some(service) => service.as_mut().await,
@@ -367,15 +372,15 @@ fn terminate(child: &Child) -> Phase {
 }
 
 fn send_signal(child: &Child, kind: SignalKind) {
-    // A process that has been waited for has no pid any more, so that no other process is meant.
+    // After the wait the child has no pid, so the signal cannot reach another process.
     let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(kind.as_raw_value())) {
-        // It may have ended just now, or have become another user's.
+        // An error means that the command has just ended or has changed its user.
         _ = kill_process(pid, signal);
     }
 }
 
-/// As shells do: 128 + n for a command that signal n ended.
+/// Returns the exit code, or 128 + n for signal n, as shells do.
 fn exit_code_of(status: ExitStatus) -> ExitCode {
     match (status.code(), status.signal()) {
         (Some(code), _) => ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
@@ -394,13 +399,13 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Alone {
+    struct TestCommand {
         #[command(flatten)]
         options: RunOptions,
     }
 
     fn options(args: &str) -> Result<RunOptions, clap::Error> {
-        Ok(Alone::try_parse_from(["run"].into_iter().chain(args.split_whitespace()))?.options)
+        Ok(TestCommand::try_parse_from(["run"].into_iter().chain(args.split_whitespace()))?.options)
     }
 
     #[test]
@@ -422,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_wrong_usage() {
+    fn invalid_options_are_wrong_usage() {
         for args in [
             "--service web",
             "-- x",

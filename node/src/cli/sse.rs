@@ -1,39 +1,37 @@
-//! Reading server-sent events (the HTML standard, section 9.2.6): bytes in, events out.
-//!
-//! Pure, so that it can be tested byte by byte; the connection is `watch`'s business.
+//! [`Parser`] of server-sent events (HTML standard, section 9.2.6): bytes in, events out, without I/O.
 
-/// An event whose text is longer is not a node's. As large as the largest answer: a snapshot is one.
+/// The longest event, in bytes. As large as the largest answer, because a snapshot is one event.
 const EVENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// One event.
+/// A server-sent event.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Event {
-    /// What happened; empty where the server did not say.
+    /// Event type; empty if the server sent none.
     pub(super) name: String,
-    /// Where to resume after it.
+    /// Id for `Last-Event-ID`, to resume after this event.
     pub(super) id: Option<String>,
-    /// Its data, lines joined by newlines.
+    /// The data; lines are joined by newlines.
     pub(super) data: String,
 }
 
-/// The server sent more than [`EVENT_BYTES_MAX`] without an end.
+/// An event exceeds [`EVENT_BYTES_MAX`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an event is longer than {EVENT_BYTES_MAX} bytes")]
+#[error("an event is longer than {EVENT_BYTES_MAX} bytes, so it is not one of a Hearsay node")]
 pub(super) struct EventTooLong;
 
-/// Puts events together out of pieces of a stream, however they are cut.
+/// Incremental parser; pieces may be cut anywhere.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     line: Vec<u8>,
     event: Event,
     has_data: bool,
-    /// A CR ended the last line, so a LF that follows belongs to it.
+    /// The last line ended with CR, so a following LF belongs to it.
     after_cr: bool,
 }
 
 impl Parser {
-    /// Takes in the next piece and gives the events that it completes.
-    pub(super) fn feed(&mut self, piece: &[u8]) -> Result<Vec<Event>, EventTooLong> {
+    /// Parses the next piece and returns the events that it completes.
+    pub(super) fn push(&mut self, piece: &[u8]) -> Result<Vec<Event>, EventTooLong> {
         let mut events = Vec::new();
         for &byte in piece {
             let after_cr = std::mem::replace(&mut self.after_cr, byte == b'\r');
@@ -58,7 +56,7 @@ impl Parser {
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "event" => self.event.name = value.to_owned(),
-            // It goes into a header when we resume, where a NUL has no place.
+            // The id is sent in a header, which must not contain NUL.
             "id" if !value.contains('\0') => self.event.id = Some(value.to_owned()),
             "data" => {
                 if std::mem::replace(&mut self.has_data, true) {
@@ -66,7 +64,7 @@ impl Parser {
                 }
                 self.event.data += value;
             }
-            // A comment (the field before its colon is empty) or a field that we have no use for.
+            // A comment (empty field name) or an unused field.
             _ => {}
         }
         None
@@ -88,9 +86,9 @@ mod tests {
 
     #[test]
     fn events_are_the_same_however_the_stream_is_cut() {
-        assert_eq!(Parser::default().feed(STREAM.as_bytes()).unwrap(), expected());
+        assert_eq!(Parser::default().push(STREAM.as_bytes()).unwrap(), expected());
         let mut parser = Parser::default();
-        let bytewise: Vec<_> = STREAM.bytes().flat_map(|byte| parser.feed(&[byte]).unwrap()).collect();
+        let bytewise: Vec<_> = STREAM.bytes().flat_map(|byte| parser.push(&[byte]).unwrap()).collect();
         assert_eq!(bytewise, expected());
     }
 
@@ -98,7 +96,7 @@ mod tests {
     fn an_event_without_end_is_refused() {
         let mut parser = Parser::default();
         let piece = vec![b'x'; EVENT_BYTES_MAX];
-        assert_eq!(parser.feed(&piece), Ok(vec![]));
-        assert_eq!(parser.feed(b"x"), Err(EventTooLong));
+        assert_eq!(parser.push(&piece), Ok(vec![]));
+        assert_eq!(parser.push(b"x"), Err(EventTooLong));
     }
 }

@@ -1,27 +1,27 @@
-//! `node watch`: every change as it happens.
+//! `node watch`: prints changes of services as they happen.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use super::{
-    answers::{Instance, Services},
     client::Client,
     failure::Failure,
     follow::follow,
     output::{Output, Tone},
+    responses::{Instance, Services},
     sse::Event,
 };
 use crate::escape::escaped;
 
-/// Prints changes until interrupted, or until nobody reads them.
+/// Prints changes until interrupted, or until standard output is closed.
 pub(super) async fn watch(client: &Client, output: Output) -> Result<(), Failure> {
     follow(client, "/services/watch", |event| show(output, event)).await
 }
 
 fn show(output: Output, event: &Event) -> Result<(), Failure> {
     let data: Value = serde_json::from_str(&event.data)
-        .map_err(|error| Failure::Refused(format!("that event is not a node's: {error}")))?;
+        .map_err(|error| Failure::Refused(format!("the event is not one of a Hearsay node: {error}")))?;
     if output.json {
         let line = json!({ "event": event.name, "id": event.id, "data": data }).to_string();
         return output.print(&format!("{}\n", escaped(&line)));
@@ -32,14 +32,14 @@ fn show(output: Output, event: &Event) -> Result<(), Failure> {
     Ok(())
 }
 
-/// An event in words: one line for a change, one for each instance of a snapshot.
+/// Formats an event: one line for a change, one per instance of a snapshot.
 fn describe(name: &str, data: Value) -> Vec<(Tone, String)> {
     let (word, tone) = match name {
         "snapshot" => ("present", Tone::Faint),
         "added" => ("added", Tone::Good),
         "changed" => ("changed", Tone::Warning),
         "removed" => ("removed", Tone::Bad),
-        // Of a newer node: shown to those who read JSON.
+        // An event type of a newer node; only JSON output shows it.
         _ => return Vec::new(),
     };
     let instances: Vec<Instance> = match data {
@@ -54,7 +54,7 @@ fn describe(name: &str, data: Value) -> Vec<(Tone, String)> {
     instances.iter().map(|instance| (tone, line(instance))).collect()
 }
 
-/// The time in UTC, as in a node's log.
+/// Returns the UTC time of day, as in a node's log.
 fn time_of_day() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() % 86_400;
     format!("{:02}:{:02}:{:02}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_node_sends_besides_is_passed_over() {
+    fn unknown_events_of_newer_nodes_are_ignored() {
         assert_eq!(describe("rebalanced", json!({})), []);
         assert_eq!(describe("added", json!(7)), []);
     }

@@ -1,4 +1,4 @@
-//! The ways to write an address, each understood once.
+//! Types of addresses in options, and their parsing: [`Listen`], [`Advertise`], [`HostPort`] and [`Join`].
 
 use std::{
     collections::BTreeSet,
@@ -9,23 +9,24 @@ use std::{
 
 use libp2p::Multiaddr;
 
-/// The first rung of the swarm's ladder, and the port to join at where none is given.
+/// First port of the swarm's ladder, and the default port of `--join`.
 pub const SWARM_PORT: u16 = 7600;
-/// How many ports a ladder has. As many as there are slots for nodes on one machine ([`crate::storage::SLOTS_MAX`]).
+/// Number of ports in a ladder; equal to the number of data directory slots
+/// ([`crate::storage::SLOTS_MAX`]).
 pub const LADDER_RUNGS: u16 = 1024;
 
-/// Where to listen. `[::]` is every address, those of IPv4 too; `0.0.0.0` is every IPv4 address. See
-/// [`crate::ports`].
+/// Address of a listener. `[::]` is all addresses, IPv4 included; `0.0.0.0` is all IPv4 addresses. See
+/// [`crate::system::ports`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Listen {
-    /// Here and nowhere else: a port that somebody asked for and that is taken is an error. Port 0 lets the system choose.
+    /// Exactly this address; if the port is in use, the node does not start. Port 0: chosen by the system.
     Exactly(SocketAddr),
-    /// On the first free port from here on upwards, at most [`LADDER_RUNGS`] of them.
+    /// The first free port of the [`LADDER_RUNGS`] ports from this one upwards.
     Ladder(SocketAddr),
 }
 
 impl Listen {
-    /// The addresses to try, in this order.
+    /// Returns the addresses to try, in order.
     pub fn candidates(self) -> impl Iterator<Item = SocketAddr> {
         let (first, rungs) = match self {
             Self::Exactly(address) => (address, 1),
@@ -34,7 +35,7 @@ impl Listen {
         (0..rungs).map_while(move |rung| Some(SocketAddr::new(first.ip(), first.port().checked_add(rung)?)))
     }
 
-    /// Reads `IP:PORT`, `:PORT`, `PORT` (the interface stays the default's), or `IP` (the ladder, there).
+    /// Parses `IP:PORT`, `:PORT` or `PORT` (with the default IP), or `IP` (a ladder from the default port).
     pub(super) fn parse(text: &str, default: SocketAddr) -> Result<Self, String> {
         if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
             return Ok(Self::Exactly(SocketAddr::new(default.ip(), port)));
@@ -49,31 +50,33 @@ impl Listen {
         match at_localhost {
             Some(port) => Ok(Self::Exactly((Ipv4Addr::LOCALHOST, port).into())),
             None => Err(format!(
-                "{text:?} is no address to listen on; write IP:PORT, :PORT, PORT or IP, such as {default}"
+                "{text:?} is not an address to listen at; give IP:PORT, :PORT, PORT or IP, such as {default}"
             )),
         }
     }
 }
 
-/// A machine, as others can name it.
+/// A host in an option.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Host {
-    /// By its address.
+    /// An IP address.
     Ip(IpAddr),
-    /// By its DNS name, in lower case.
+    /// A host name, in lower case.
     Name(String),
 }
 
 impl Host {
-    /// Refuses addresses that lead every other host to itself, or nowhere.
+    /// Refuses addresses that other hosts cannot use: unspecified, multicast and link-local.
     fn usable_by_others(self) -> Result<Self, String> {
         match &self {
-            Self::Ip(ip) if ip.is_unspecified() => {
-                Err(format!("{ip} is no address that others can reach; name one, or leave the option out"))
+            Self::Ip(ip) if ip.is_unspecified() => Err(format!(
+                "{ip} is not an address that others can reach; give one that is, or leave the option out"
+            )),
+            Self::Ip(ip) if ip.is_multicast() => {
+                Err(format!("{ip} is a multicast address; give the address of a host"))
             }
-            Self::Ip(ip) if ip.is_multicast() => Err(format!("{ip} is a multicast address; name a host")),
             Self::Ip(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
-                Err(format!("{ip} is link-local: it means nothing on another host; name another address"))
+                Err(format!("{ip} is link-local and not valid on other hosts; give another address"))
             }
             _ => Ok(self),
         }
@@ -87,13 +90,13 @@ impl FromStr for Host {
             return Ok(Self::Ip(ip));
         }
         let name = text.strip_suffix('.').unwrap_or(text);
-        // RFC 1123, section 2.1, and underscores, which container runtimes put into names.
+        // RFC 1123, section 2.1, and underscores, as in names of containers.
         let is_label = |label: &str| {
             (1..=63).contains(&label.len())
                 && !label.starts_with('-')
                 && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
         };
-        // A last label of digits alone would be a mistyped IP address: no top-level domain is one.
+        // A last label of only digits is a mistyped IP address; no top-level domain is numeric.
         let is_number = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
         if name.len() <= 253 && name.split('.').all(is_label) && !is_number {
             return Ok(Self::Name(name.to_ascii_lowercase()));
@@ -112,18 +115,18 @@ impl fmt::Display for Host {
     }
 }
 
-/// What `--advertise` names: where other nodes reach this one.
+/// Advertised address of the swarm (`--advertise`).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Advertise {
-    /// This host, at this port; `None` is the port at which the swarm listens.
+    /// A host, and its port; `None`: the port of the swarm.
     Host(Host, Option<u16>),
-    /// Every address of this network interface, whichever it has at the time, at this port.
+    /// All current addresses of a network interface, and the port; `None`: the port of the swarm.
     Interface(String, Option<u16>),
 }
 
 impl Advertise {
-    /// Reads `HOST`, `HOST:PORT`, `INTERFACE` or `INTERFACE:PORT`. `interfaces` are the names of this
-    /// machine's.
+    /// Parses `HOST`, `HOST:PORT`, `INTERFACE` or `INTERFACE:PORT`. `interfaces` are the interface names of
+    /// this machine.
     pub(super) fn parse(text: &str, interfaces: &BTreeSet<String>) -> Result<Self, String> {
         if interfaces.contains(text) {
             return Ok(Self::Interface(text.to_owned(), None));
@@ -134,7 +137,7 @@ impl Advertise {
             return Ok(Self::Interface(name.to_owned(), Some(parse_port(port)?)));
         }
         let (host, port) = host_and_port(text).map_err(|problem| {
-            format!("{problem}; the network interfaces of this machine are: {}", listed(interfaces))
+            format!("{problem}; the network interfaces of this machine are: {}", list_interfaces(interfaces))
         })?;
         Ok(Self::Host(host.usable_by_others()?, port))
     }
@@ -156,7 +159,7 @@ impl fmt::Display for Advertise {
     }
 }
 
-/// Where other machines reach this node's HTTP: `--advertise-http`.
+/// Advertised address of HTTP (`--advertise-http`).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostPort {
     /// The host.
@@ -166,18 +169,18 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// Reads `HOST:PORT`. An interface is refused: which of its addresses leads here is for the user to say.
+    /// Parses `HOST:PORT`. Refuses an interface, because it may have several addresses.
     pub(super) fn parse(text: &str, interfaces: &BTreeSet<String>) -> Result<Self, String> {
         if text.rsplit_once(':').is_some_and(|(name, _)| interfaces.contains(name))
             || interfaces.contains(text)
         {
             return Err(format!(
-                "{text:?} names a network interface; write the address and the port, such as 10.0.0.1:7500"
+                "{text:?} is a network interface; give an address and a port, such as 10.0.0.1:7500"
             ));
         }
         match host_and_port(text)? {
             (host, Some(port)) => Ok(Self { host: host.usable_by_others()?, port }),
-            (host, None) => Err(format!("{host} is without a port; write HOST:PORT, such as {host}:7500")),
+            (host, None) => Err(format!("{host} has no port; give HOST:PORT, such as {host}:7500")),
         }
     }
 }
@@ -188,8 +191,7 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// Reads `HOST` or `HOST:PORT`. An IPv6 address with a port is in brackets; without brackets it is all colons
-/// and has no port.
+/// Parses `HOST` or `HOST:PORT`. An IPv6 address with a port must be in brackets.
 fn host_and_port(text: &str) -> Result<(Host, Option<u16>), String> {
     let alone = match text.parse() {
         Ok(host) => return Ok((host, None)),
@@ -204,22 +206,22 @@ fn host_and_port(text: &str) -> Result<(Host, Option<u16>), String> {
 fn parse_port(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(port) if port != 0 => Ok(port),
-        _ => Err(format!("{text:?} is no port; write a number from 1 to 65535")),
+        _ => Err(format!("{text:?} is not a port; give a number from 1 to 65535")),
     }
 }
 
-/// The interfaces that a user may mean, as the end of a sentence.
-pub(crate) fn listed(interfaces: &BTreeSet<String>) -> String {
+/// Lists interfaces, without loopback, for an error message.
+pub(crate) fn list_interfaces(interfaces: &BTreeSet<String>) -> String {
     let names: Vec<&str> = interfaces.iter().map(String::as_str).filter(|name| *name != "lo").collect();
     if names.is_empty() { "none but loopback".to_owned() } else { names.join(", ") }
 }
 
-/// Somebody to dial.
+/// A node to join (`--join`).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Join {
-    /// All addresses of this host, at this port.
+    /// A host and a port; all addresses of the host are tried.
     Host(Host, u16),
-    /// Exactly this address.
+    /// Exactly this multiaddr.
     Multiaddr(Multiaddr),
 }
 
@@ -228,17 +230,19 @@ impl FromStr for Join {
     fn from_str(text: &str) -> Result<Self, String> {
         if text.starts_with('/') {
             return text.parse().map(Self::Multiaddr).map_err(|error| {
-                format!("{text:?} is no multiaddr such as /ip4/10.0.0.1/tcp/{SWARM_PORT}: {error}")
+                format!(
+                    "{text:?} is not a multiaddr ({error}); give one such as /ip4/10.0.0.1/tcp/{SWARM_PORT}"
+                )
             });
         }
         if text.contains("://") {
-            return Err(format!(
-                "{text:?} is a URL; to join takes the host and its swarm port, host:{SWARM_PORT}"
-            ));
+            return Err(format!("{text:?} is a URL; give the host and its swarm port, host:{SWARM_PORT}"));
         }
         match host_and_port(text) {
             Ok((host, port)) => Ok(Self::Host(host, port.unwrap_or(SWARM_PORT))),
-            Err(_) => Err(format!("{text:?} is nothing to join; write host, host:port or a multiaddr")),
+            Err(_) => {
+                Err(format!("{text:?} is not the address of a node; give host, host:port or a multiaddr"))
+            }
         }
     }
 }

@@ -1,49 +1,50 @@
-//! Why a configuration is refused.
+//! [`ConfigError`]: why a configuration is invalid (file, environment variable or option), with advice to the
+//! operator.
 
 use std::path::PathBuf;
 
-use hearsay_protocol::record::Invalid;
+use hearsay_protocol::Invalid;
 
 use crate::admission::AdmissionError;
 
-/// Why a node was not started with what it was told. Nothing has happened yet.
+/// Why a configuration is invalid. The node has not started.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The configuration file cannot be read, or holds a key or value that does not exist.
+    /// The configuration file cannot be read, or has an unknown key or an invalid value.
     #[error("configuration file {}: {problem}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the line.
+        /// The problem, with the line.
         problem: String,
     },
-    /// A variable of the environment has a value that its option does not take.
+    /// An environment variable has an invalid value.
     #[error("environment variable {variable}: {problem}")]
     Environment {
         /// The variable.
         variable: String,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// An option has a value that it does not take.
+    /// An option has an invalid value.
     #[error("{option}: {problem}")]
     Option {
-        /// The option, as it is written behind `--` and in the file.
+        /// The name of the option, as in the file.
         option: &'static str,
-        /// What is wrong, and what is allowed.
+        /// The problem, and what is allowed.
         problem: String,
     },
-    /// Two options that exclude each other.
+    /// `--ephemeral` and `--data-dir` exclude each other.
     #[error(
-        "--ephemeral keeps nothing on disk, --data-dir says where to keep it: choose one (or --ephemeral=false)"
+        "--ephemeral and --data-dir are both given, but an ephemeral node stores nothing: choose one of them (or --ephemeral=false)"
     )]
     EphemeralDataDir,
-    /// There is no telling where a user keeps state.
+    /// The state directory of the user is unknown.
     #[error(
-        "neither XDG_STATE_HOME nor HOME says where to keep state: name a directory with --data-dir, or run with --ephemeral"
+        "neither XDG_STATE_HOME nor HOME is set, so the data directory is unknown: give one with --data-dir, or run with --ephemeral"
     )]
     Homeless,
-    /// A file that says who may join cannot be used.
+    /// A file that restricts admission cannot be used.
     #[error(transparent)]
     Admission(#[from] AdmissionError),
 }
@@ -53,11 +54,11 @@ impl ConfigError {
         Self::Option { option, problem: problem.into() }
     }
 
-    /// What a person can do about it.
+    /// Returns what the user can do.
     pub fn advice(&self) -> &'static str {
         match self {
             Self::Admission(error) => error.advice(),
-            _ => "`node --help` lists every option; docs/node.example.toml shows them as a file",
+            _ => "`node --help` lists all options; docs/node.example.toml is an example of a file",
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Reading the options again while the node runs: what may change, and what waits for a restart.
+//! Reads the configuration again from its sources, applies the options that a running node can change, and
+//! lists those that need a restart.
 
 use std::path::PathBuf;
 
@@ -8,26 +9,26 @@ use super::{
     options::{Environment, Options},
 };
 
-/// Where a configuration came from.
+/// Inputs of a configuration.
 #[derive(Clone, Default)]
-pub(super) struct Source {
+pub(super) struct ConfigSource {
     pub(super) flags: Options,
     pub(super) file: Option<PathBuf>,
     pub(super) environment: Environment,
     pub(super) roles: Vec<String>,
 }
 
-/// Configurations that say the same are equal, whichever files they came from.
-impl PartialEq for Source {
+/// Always equal: configurations are compared by their values, not by their inputs.
+impl PartialEq for ConfigSource {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-/// The environment may hold a token.
-impl std::fmt::Debug for Source {
+/// Without the environment, which may contain a token.
+impl std::fmt::Debug for ConfigSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Source").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("ConfigSource").field("file", &self.file).finish_non_exhaustive()
     }
 }
 
@@ -35,24 +36,24 @@ impl Config {
     /// Reads the same flags, environment and files again.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its name. This configuration stays as it is.
+    /// The first invalid option, with its name. This configuration is unchanged.
     pub fn reload(&self) -> Result<Self, ConfigError> {
-        let Source { flags, file, environment, roles } = &self.source;
+        let ConfigSource { flags, file, environment, roles } = &self.source;
         let roles: Vec<&str> = roles.iter().map(String::as_str).collect();
         Self::load(flags.clone(), file.clone(), environment, &roles)
     }
 
-    /// Takes over from `new` what a running node can change: `join`, `allow`, `tag` and `zone`. Returns the options that differ
-    /// otherwise; they keep their values until a restart.
+    /// Applies what a running node can change: `join`, `allow`, `tag` and `zone`. Returns the other options
+    /// that differ; they keep their values until a restart.
     pub fn take_over(&mut self, new: Self) -> Vec<&'static str> {
         let waiting = self.waiting_options(&new);
         (self.join, self.allowed, self.tags, self.zone) = (new.join, new.allowed, new.tags, new.zone);
         waiting
     }
 
-    /// The options that differ and need a restart.
+    /// Returns the options that differ and need a restart.
     fn waiting_options(&self, new: &Self) -> Vec<&'static str> {
-        // In full, so that an option that is added is put on one of the two lists.
+        // The pattern has no `..`, so a new option must be added to one of the two lists.
         let Self {
             join: _,
             allowed: _,
@@ -68,6 +69,7 @@ impl Config {
             gateway,
             gateway_options,
             dns,
+            dns_ttl,
             advertise,
             advertise_http,
             mdns,
@@ -80,6 +82,8 @@ impl Config {
             allowed_hosts,
             trusted_proxies,
             open,
+            api_token_file,
+            private,
             loopback_needs_token,
             max_connections,
             max_streams,
@@ -97,6 +101,7 @@ impl Config {
             ("gateway-allow", gateway_options.allow != new.gateway_options.allow),
             ("gateway-routes", gateway_options.routes != new.gateway_options.routes),
             ("dns", *dns != new.dns),
+            ("dns-ttl", *dns_ttl != new.dns_ttl),
             ("advertise", *advertise != new.advertise),
             ("advertise-http", *advertise_http != new.advertise_http),
             ("no-mdns", *mdns != new.mdns),
@@ -110,6 +115,8 @@ impl Config {
             ("allow-host", *allowed_hosts != new.allowed_hosts),
             ("trusted-proxy", *trusted_proxies != new.trusted_proxies),
             ("open", *open != new.open),
+            ("api-token-file", *api_token_file != new.api_token_file),
+            ("private", *private != new.private),
             ("loopback-needs-token", *loopback_needs_token != new.loopback_needs_token),
             ("max-connections", *max_connections != new.max_connections),
             ("max-streams", *max_streams != new.max_streams),
@@ -133,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_change_is_taken_over_and_what_may_not_is_named() {
+    fn changeable_options_are_applied_and_others_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("node.toml");
         fs::write(&file, "join = ['a']\nzone = 'z1'\nname = 'x'\n").unwrap();
@@ -153,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_wrong_is_named_with_its_key() {
+    fn an_invalid_file_is_named_with_its_key() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("node.toml");
         fs::write(&file, "zone = 'z1'\n").unwrap();

@@ -1,32 +1,33 @@
-//! Where a node's Unix socket may be: `--socket`, or the directories of this user and machine.
+//! [`SocketChoice`]: whether and where a node creates its Unix socket (`--socket`), and the directories in
+//! which sockets are created and searched.
 
 use std::path::PathBuf;
 
 use super::options::Environment;
 
-/// Where packages make a directory for the sockets of all nodes.
+/// Directory that packages create for the sockets of all nodes.
 pub(crate) const SOCKETS_DIR: &str = "/run/hearsay";
-/// What turns the socket off.
+/// The value of `--socket` for no socket.
 const OFF: &str = "none";
 
-/// Where a node's socket is to be.
+/// Location of a node's socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SocketChoice {
-    /// Nowhere.
+    /// No socket.
     Off,
-    /// At this path, or in this directory.
+    /// This path, or in this directory.
     At(PathBuf),
-    /// In the first directory that can be used.
+    /// In the first usable directory.
     Default {
-        /// Directories that precede the data directory.
+        /// Directories to try before the data directory.
         before: Vec<PathBuf>,
-        /// The directory of a node without a data directory.
+        /// The directory for a node without a data directory.
         temporary: PathBuf,
     },
 }
 
 impl SocketChoice {
-    /// Reads the option; one that says nothing is the default.
+    /// Parses the option; not given or empty: the default.
     pub(super) fn read(text: Option<&str>, environment: &Environment) -> Self {
         match text.map(str::trim).filter(|text| !text.is_empty()) {
             Some(OFF) => Self::Off,
@@ -36,13 +37,13 @@ impl SocketChoice {
     }
 }
 
-/// The directories that precede the data directory.
+/// Returns the directories to try before the data directory.
 pub(crate) fn shared_dirs(environment: &Environment) -> Vec<PathBuf> {
     let runtime = environment.directory("XDG_RUNTIME_DIR").map(|directory| directory.join("hearsay"));
     [SOCKETS_DIR.into()].into_iter().chain(runtime).collect()
 }
 
-/// The directory of a node without a data directory.
+/// Returns the directory for a node without a data directory.
 pub(crate) fn temporary_dir(environment: &Environment) -> PathBuf {
     let uid = rustix::process::getuid().as_raw();
     environment.directory("TMPDIR").unwrap_or_else(|| "/tmp".into()).join(format!("hearsay-{uid}"))

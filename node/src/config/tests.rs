@@ -1,4 +1,4 @@
-//! The promises of [`Config`], each as a claim.
+//! Tests of [`Config`]: precedence, defaults, bounds and warnings.
 
 use std::{fs, path::Path};
 
@@ -38,7 +38,7 @@ fn a_flag_outranks_the_environment_which_outranks_the_file_which_outranks_the_de
         ("HEARSAY_HTTP", "2"),
     ];
     let args = ["--zone", "flag", "--join", "flag", "--demo", "--http=3"];
-    // Zone, whom to join, demo, HTTP port.
+    // Zone, nodes to join, demo, HTTP port.
     type Expected = (Option<&'static str>, &'static str, bool, Option<u16>);
     let table: [(&[&str], &str, &[_], Expected); 4] = [
         (&args, file, &env, (Some("flag"), "flag:7600", true, Some(3))),
@@ -62,7 +62,7 @@ fn the_example_file_is_the_defaults_and_shows_every_option() {
     let environment: Environment = [("HOME", "/home/me")].into_iter().collect();
     let defaults = Config::load(Options::default(), None, &environment, &ROLES).unwrap();
     assert_eq!(load(&[], EXAMPLE, &[]).unwrap(), defaults);
-    // Lines that are commented out, because there is no default to show, must still be true.
+    // Options without a default are commented out in the file. Their examples must be valid, too.
     let (mut shown, mut uncommented) = (Vec::new(), String::new());
     for line in EXAMPLE.lines() {
         let line =
@@ -91,7 +91,7 @@ fn an_unknown_variable_is_a_warning_unless_kubernetes_set_it() {
 }
 
 #[test]
-fn a_truth_in_the_environment_is_written_in_many_ways_and_nothing_is_not_set() {
+fn a_boolean_variable_has_many_forms_and_an_empty_one_is_not_set() {
     for (value, expected) in [("1", true), ("true", true), ("yes", true), ("0", false), ("no", false)] {
         assert_eq!(load(&[], "", &[("HEARSAY_DEMO", value)]).unwrap().demo, expected, "{value}");
     }
@@ -142,7 +142,7 @@ fn roles_repeat_or_take_commas_and_an_unknown_one_lists_those_there_are() {
 }
 
 #[test]
-fn a_wrong_value_is_told_with_its_option_and_what_is_allowed() {
+fn an_invalid_value_is_reported_with_its_option_and_what_is_allowed() {
     let long = "x".repeat(129);
     let table: [(&[&str], &[&str]); 15] = [
         (&["--name", &long], &["name:", "128"]),
@@ -170,7 +170,7 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_allowed() {
 }
 
 #[test]
-fn state_goes_where_xdg_says_and_ephemeral_contradicts_a_directory() {
+fn state_is_in_the_xdg_directory_and_ephemeral_excludes_a_directory() {
     let at = |variables: &[(&str, &str)]| load(&[], "", variables).unwrap().data_dir;
     assert_eq!(at(&[]), DataDir::Slots("/home/me/.local/state/hearsay".into()));
     assert_eq!(at(&[("XDG_STATE_HOME", "/state")]), DataDir::Slots("/state/hearsay".into()));
@@ -180,7 +180,7 @@ fn state_goes_where_xdg_says_and_ephemeral_contradicts_a_directory() {
     assert!(matches!(both, ConfigError::EphemeralDataDir));
     let both = load(&[], "data-dir = '/x'\nephemeral = true", &[]).unwrap_err();
     assert!(matches!(both, ConfigError::EphemeralDataDir));
-    // Whoever outranks decides.
+    // The source of higher precedence decides.
     let outranked = load(&["--ephemeral"], "", &[("HEARSAY_DATA_DIR", "/x")]).unwrap();
     assert_eq!(outranked.data_dir, DataDir::Ephemeral);
     let outranked = load(&["--data-dir=/x"], "ephemeral = true", &[]).unwrap();
@@ -192,10 +192,7 @@ fn state_goes_where_xdg_says_and_ephemeral_contradicts_a_directory() {
 }
 
 #[test]
-fn what_has_no_effect_yet_is_taken_and_said() {
-    let config = load(&["--dns", "127.0.0.1:9000"], "http = '127.0.0.1'", &[]).unwrap();
-    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
-    assert!(config.warnings[0].contains("--dns"));
+fn an_option_without_effect_is_accepted_with_a_warning() {
     for given in [
         ["--gateway", "9000"],
         ["--gateway-allow", "10.0.0.0/8,fd00::/8"],
@@ -207,7 +204,7 @@ fn what_has_no_effect_yet_is_taken_and_said() {
 }
 
 #[test]
-fn how_much_of_the_log_is_kept_can_be_said_in_each_place() {
+fn the_retention_of_the_log_can_be_set_in_each_source() {
     let day = |days: u64| Some(std::time::Duration::from_secs(days * 24 * 3600));
     let kept = load(&["--log-max-age=7d", "--role=log"], "log-max-bytes = '64MiB'", &[]).unwrap();
     assert_eq!(kept.log_retention, Retention { age: day(7), bytes: Some(64 << 20) });

@@ -1,31 +1,42 @@
-//! What the driver does about once a second: what is due, what is slow to change, and the figures for `/metrics`.
+//! Part of [`Driver`]: work done about once a second (due disconnects and blocks, mDNS, outsiders, farewell,
+//! metrics).
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use libp2p::PeerId;
 
-use super::{BLOCK_FOR, BLOCKED_MAX, Driver, HOUSEKEEPING};
+use super::state::Driver;
 use crate::{logging, warnings};
 
+/// The period of housekeeping.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How long a node of another cluster stays blocked.
+const BLOCK_FOR: Duration = Duration::from_secs(60);
+/// Maximum number of blocked nodes of other clusters. A full list is emptied and fills again.
+const BLOCKED_MAX: usize = 1024;
+
 impl Driver {
-    /// What happens seldom.
-    pub(super) fn keep_house(&mut self) {
+    /// Does the periodic work.
+    pub(super) fn run_periodic_tasks(&mut self) {
         let now = Instant::now();
         self.next_housekeeping = now + HOUSEKEEPING;
-        for peer in take_due(&mut self.parting, now) {
+        for peer in remove_due(&mut self.disconnect_at, now) {
             _ = self.swarm.disconnect_peer_id(peer);
         }
-        for peer in take_due(&mut self.blocking, now) {
+        for peer in remove_due(&mut self.block_at, now) {
             self.block(peer, now);
         }
-        if let Some(next) = self.parting.values().chain(self.blocking.values()).min() {
+        if let Some(next) = self.disconnect_at.values().chain(self.block_at.values()).min() {
             self.next_housekeeping = self.next_housekeeping.min(*next);
         }
-        for peer in take_due(&mut self.blocked_until, now) {
+        for peer in remove_due(&mut self.blocked_until, now) {
             self.swarm.behaviour_mut().blocked.unblock_peer(peer);
         }
-        self.keep_mdns();
-        self.keep_outsiders(now);
+        self.update_mdns();
+        self.update_outsiders(now);
         self.conclude_farewell();
         self.publish_metrics();
     }
@@ -45,17 +56,17 @@ impl Driver {
         let mut counters = self.core.counters().list().to_vec();
         counters.push((
             "gossip_undelivered",
-            "Gossip messages dropped because a neighbour did not take them",
+            "Gossip messages dropped because a neighbour's queue was full",
             self.gossip_undelivered,
         ));
         counters.push((
             "strangers",
-            "Connections parted from because the peer is of another cluster",
+            "Connections closed because the peer belongs to another cluster",
             self.strangers,
         ));
         counters.push((
             "mdns_floods",
-            "Times mDNS was begun anew because somebody announced too many nodes",
+            "Times that mDNS was restarted because too many nodes were announced",
             self.mdns_floods,
         ));
         counters.push((
@@ -65,15 +76,19 @@ impl Driver {
         ));
         counters.push((
             "handshakes_refused",
-            "Connections closed before their handshake, because too many of their host or of all were going on",
+            "Connections closed before their handshake because too many handshakes were under way, of their host or in all",
             self.swarm.behaviour().pending.denied(),
         ));
         counters.push((
             "outsiders_dropped",
-            "Nodes that cannot be talked to and are not listed, because there are too many",
+            "Outsiders not listed because there are too many",
             self.outsiders.dropped,
         ));
-        counters.push(("log_lines_dropped", "Lines of the log that nobody took", logging::lines_dropped()));
+        counters.push((
+            "log_lines_dropped",
+            "Log lines dropped because the reader was too slow",
+            logging::lines_dropped(),
+        ));
         counters.extend(logging::shipped());
         self.metrics.set_protocol(counters);
         self.warnings.set(warnings::CLOCK, self.peer_clocks.warning());
@@ -81,18 +96,18 @@ impl Driver {
         self.metrics.set_protocol_gauges(vec![
             (
                 "outsiders",
-                "Nodes that were announced or named and cannot be talked to: another key or cluster, or no answer",
+                "Nodes that were announced or named and cannot be reached: another key or cluster, or no answer",
                 self.outsiders.list().len() as f64,
             ),
             ("neighbours", "Peers this node is connected to", self.connected.len() as f64),
             (
                 "lateness_seconds",
-                "The worst lateness lately seen, own timers and answers",
+                "The worst recent lateness of own timers and of answers",
                 lateness.as_secs_f64(),
             ),
             (
                 "clock_offset_seconds",
-                "How far the clocks of peers are ahead of this node's, the median",
+                "Median clock offset of peers; positive where their clocks are ahead",
                 self.peer_clocks.median_ms() as f64 / 1e3,
             ),
             (
@@ -103,10 +118,11 @@ impl Driver {
         ]);
     }
 
-    /// Ends the leave once every neighbour has the farewell, or its time is over.
+    /// Answers [`DriverCommand::Leave`](crate::driver_command::DriverCommand::Leave) once every neighbour has
+    /// the farewell, or its deadline has passed.
     pub(super) fn conclude_farewell(&mut self) {
         if let Some((done, until)) = self.farewell.take() {
-            if self.asked.is_empty() || until <= Instant::now() {
+            if self.sync_requests.is_empty() || until <= Instant::now() {
                 // The caller may have given up.
                 _ = done.send(());
             } else {
@@ -117,8 +133,8 @@ impl Driver {
     }
 }
 
-/// Takes out the peers whose time has come.
-fn take_due(times: &mut BTreeMap<PeerId, Instant>, now: Instant) -> Vec<PeerId> {
+/// Removes and returns the peers that are due.
+fn remove_due(times: &mut BTreeMap<PeerId, Instant>, now: Instant) -> Vec<PeerId> {
     let due: Vec<PeerId> = times.iter().filter(|(_, at)| **at <= now).map(|(peer, _)| *peer).collect();
     due.iter().for_each(|peer| _ = times.remove(peer));
     due

@@ -1,39 +1,19 @@
-//! What an operator asks of a running node: other options, and forgetting a member.
+//! Part of [`Driver`]: applies reloaded options, and orders the cluster to forget a member.
 
-use hearsay_protocol::{
-    NodeId,
-    io::{Command, Input},
-};
+use hearsay_protocol::{Command, Input, NodeId};
 use libp2p::PeerId;
-use tokio::sync::oneshot;
 
-use super::{Driver, Reloaded};
+use super::state::Driver;
 use crate::{
-    control::Forgetting,
+    driver_command::{ForgetOutcome, Reloaded},
     swarm::{self, node_of},
 };
 
-/// What an order came to, told once readers see it.
-pub(super) enum Outcome {
-    Forgotten(oneshot::Sender<Forgetting>, Forgetting),
-    Stated(oneshot::Sender<()>),
-}
-
-impl Outcome {
-    pub(super) fn tell(self) {
-        // The client may be gone.
-        match self {
-            Self::Forgotten(tell, outcome) => _ = tell.send(outcome),
-            Self::Stated(tell) => _ = tell.send(()),
-        }
-    }
-}
-
 impl Driver {
-    /// Goes by other options from now on.
+    /// Applies reloaded options.
     ///
     /// # Errors
-    /// Which of them others would not take. Nothing was changed.
+    /// The option that other nodes would refuse. No option was changed.
     pub(super) fn reload(&mut self, reloaded: Reloaded) -> Result<(), String> {
         let Reloaded { allowed, tags, zone } = reloaded;
         let presentation = self.presentation.with(&tags, zone);
@@ -51,21 +31,21 @@ impl Driver {
         Ok(())
     }
 
-    /// Forgets a member that is not present, here and, by gossip, everywhere.
-    pub(super) fn forget(&mut self, id: NodeId) -> Forgetting {
-        match self.core.concluded(id) {
-            // The table forgets a member long before the journals do.
+    /// Forgets a member that is not present, on this node and, by gossip, on all others.
+    pub(super) fn forget(&mut self, id: NodeId) -> ForgetOutcome {
+        match self.core.member_state(id) {
+            // The table forgets a member long before the replica sets do.
             None if self.replication.journals.counts(id) => {
                 self.replication.journals.forget_replica(id);
-                Forgetting::Done
+                ForgetOutcome::Done
             }
-            None => Forgetting::Unknown,
-            Some(state) if state.is_present() => Forgetting::Present(state),
+            None => ForgetOutcome::Unknown,
+            Some(state) if state.is_present() => ForgetOutcome::Present(state),
             Some(_) => {
-                self.feed(Input::Command(Command::Forget(id)));
-                match self.core.concluded(id) {
-                    None => Forgetting::Done,
-                    Some(state) => Forgetting::Present(state),
+                self.handle_input(Input::Command(Command::Forget(id)));
+                match self.core.member_state(id) {
+                    None => ForgetOutcome::Done,
+                    Some(state) => ForgetOutcome::Present(state),
                 }
             }
         }

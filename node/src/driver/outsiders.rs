@@ -1,8 +1,10 @@
-//! Outsiders: nodes that were announced on this network or named by `--join`, and that this node cannot talk to. They use another cluster key
-//! or none, belong to another cluster, or do not answer. Without a line about them, both sides look healthy and see no peer.
+//! [`Outsiders`]: nodes that were announced on this network or named by `--join`, and that this node cannot
+//! communicate with. They use another cluster key or none, belong to another cluster, or do not answer.
+//! Without a warning, both sides look healthy and see no peer.
 //!
-//! A first failed handshake proves little (the other process may be starting, or dying), so it is tried again before anything is said. Each
-//! outsider is warned of once. Outsiders are listed by `GET /network`, counted in `/metrics`, and told by `node doctor`.
+//! One failed handshake proves little (the other process may be starting, or dying), so this node tries again
+//! before it warns. It warns of each outsider once. `GET /network` and `node doctor` list outsiders, and
+//! `/metrics` counts them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,63 +15,34 @@ use std::{
 use hearsay_protocol::NodeId;
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-/// Outsiders remembered. More than a LAN's nodes in sight; what does not fit is counted.
+use crate::driver_command::{Outsider, Reason};
+
+/// Maximum number of outsiders remembered: more than a LAN has nodes. Further ones are only counted.
 const OUTSIDERS_MAX: usize = 256;
-/// Failed handshakes before one is believed.
+/// Failed handshakes before a node counts as an outsider.
 const FAILURES_MIN: u32 = 2;
-/// Failed handshakes of one unknown host before it is believed: anything may connect, a port scanner too.
+/// Failed handshakes before an unknown host counts as an outsider: any program may connect, such as a port
+/// scanner.
 const STRAY_FAILURES_MIN: u32 = 3;
-/// When an announced node is tried for the second time.
+/// Pause before an announced node is dialled for the second time.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// How often one that is still announced is tried after that: its key may have been put right.
+/// Pause between further dials to a node that is still announced. Its key may have been corrected.
 const TRY_AGAIN_EVERY: Duration = Duration::from_secs(300);
-/// How long an outsider that is not announced is remembered after the last attempt. `--join` tries every 15 s at least.
+/// How long an outsider that is not announced is remembered after the last attempt. `--join` tries at least
+/// every 15 s.
 const FORGET_AFTER: Duration = Duration::from_secs(120);
-/// Warnings within [`WARNINGS_WITHIN`]. The others are in the metrics and in `GET /network`.
+/// Maximum number of warnings within [`WARNINGS_WITHIN`]. `/metrics` and `GET /network` show all outsiders.
 const WARNINGS_MAX: usize = 20;
 const WARNINGS_WITHIN: Duration = Duration::from_secs(60);
 
-/// Why a node cannot be talked to.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Reason {
-    /// It took the connection, and the handshake failed: it uses another cluster key, or one of the two uses none.
-    AnotherKey,
-    /// It says that it belongs to this cluster.
-    OtherCluster(String),
-    /// It takes no connection: a firewall, or no route.
-    NoAnswer,
-}
-
-impl Reason {
-    /// The word that `GET /network` uses.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::AnotherKey => "another-key",
-            Self::OtherCluster(_) => "other-cluster",
-            Self::NoAnswer => "no-answer",
-        }
-    }
-}
-
-/// A node that this node cannot talk to.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Outsider {
-    /// Its id, where it is known.
-    pub id: Option<NodeId>,
-    /// Where it was tried: `host:port`, or the host alone where it came from.
-    pub address: String,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// How this node came to try it.
+/// How this node came to know an outsider.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Contact {
     /// mDNS announced this node.
     Announced(NodeId),
     /// `--join` names this address.
     Named(Multiaddr),
-    /// Something at this host connected.
+    /// An unknown process at this host connected.
     Stray(IpAddr),
 }
 
@@ -83,18 +56,18 @@ struct Entry {
     is_warned: bool,
 }
 
-/// What is known of outsiders.
+/// The known outsiders.
 #[derive(Debug, Default)]
 pub(super) struct Outsiders {
     entries: BTreeMap<Contact, Entry>,
-    /// When the last warnings were given.
+    /// Times of the last warnings.
     warnings: VecDeque<Instant>,
     /// Outsiders not remembered because there were too many.
     pub(super) dropped: u64,
 }
 
 impl Outsiders {
-    /// Notes that a node could not be talked to. Returns what to warn of.
+    /// Records a failed attempt. Returns the outsider if it is time to warn of it.
     pub(super) fn record_failure(
         &mut self,
         now: Instant,
@@ -121,8 +94,8 @@ impl Outsiders {
         let pause = if entry.failures < FAILURES_MIN { TRY_AGAIN_AFTER } else { TRY_AGAIN_EVERY };
         (entry.address, entry.reason, entry.last, entry.try_again_at) =
             (address.clone(), reason, now, now + pause);
-        // A node that does not answer may be on its way out; it is listed, and that is all.
-        if entry.is_warned || !is_believed(&contact, entry) || entry.reason == Reason::NoAnswer {
+        // A node that does not answer may be stopping. It is listed without a warning.
+        if entry.is_warned || !is_confirmed(&contact, entry) || entry.reason == Reason::NoAnswer {
             return None;
         }
         while self.warnings.front().is_some_and(|at| now.duration_since(*at) >= WARNINGS_WITHIN) {
@@ -136,16 +109,16 @@ impl Outsiders {
         Some(outsider(&contact, entry))
     }
 
-    /// This node was talked to: it is none.
-    pub(super) fn talked_to(&mut self, id: NodeId, address: Option<&Multiaddr>) {
+    /// Removes a node that was reached.
+    pub(super) fn remove_reached(&mut self, id: NodeId, address: Option<&Multiaddr>) {
         self.entries.remove(&Contact::Announced(id));
         if let Some(address) = address {
             self.entries.remove(&Contact::Named(address.clone()));
         }
     }
 
-    /// Forgets those that are no longer there. Returns which announced nodes to try again, and where.
-    pub(super) fn tidy(
+    /// Forgets outsiders that are no longer announced or tried. Returns the announced nodes to dial again.
+    pub(super) fn remove_old(
         &mut self,
         now: Instant,
         is_announced: impl Fn(NodeId) -> bool,
@@ -166,23 +139,24 @@ impl Outsiders {
         again
     }
 
-    /// Those that are believed. One that is known by its id is not listed again for the address that it came from.
+    /// Returns the confirmed outsiders. An unknown process at a host is left out if another outsider is known
+    /// at that host.
     pub(super) fn list(&self) -> Vec<Outsider> {
-        let believed = || self.entries.iter().filter(|(contact, entry)| is_believed(contact, entry));
-        let known: Vec<IpAddr> = believed()
+        let confirmed = || self.entries.iter().filter(|(contact, entry)| is_confirmed(contact, entry));
+        let known: Vec<IpAddr> = confirmed()
             .filter(|(contact, _)| !matches!(contact, Contact::Stray(_)))
             .filter_map(|(_, entry)| ip_of(&entry.address))
             .collect();
-        believed()
+        confirmed()
             .filter(|(contact, _)| !matches!(contact, Contact::Stray(ip) if known.contains(ip)))
             .map(|(contact, entry)| outsider(contact, entry))
             .collect()
     }
 }
 
-fn is_believed(contact: &Contact, entry: &Entry) -> bool {
+fn is_confirmed(contact: &Contact, entry: &Entry) -> bool {
     let needed = match (contact, &entry.reason) {
-        // It has said so itself.
+        // The node itself sent the name of its cluster.
         (_, Reason::OtherCluster(_)) => 1,
         (Contact::Stray(_), _) => STRAY_FAILURES_MIN,
         _ => FAILURES_MIN,
@@ -202,7 +176,7 @@ fn outsider(contact: &Contact, entry: &Entry) -> Outsider {
     Outsider { id, address, reason: entry.reason.clone() }
 }
 
-/// The IP address of an address.
+/// Returns the IP address of a multiaddr.
 pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
@@ -249,12 +223,12 @@ mod tests {
         assert_eq!(fail(&mut outsiders, now, 1, Reason::AnotherKey), None);
         assert_eq!(outsiders.list(), []);
         let later = now + TRY_AGAIN_AFTER;
-        assert_eq!(outsiders.tidy(later, |_| true), [(id(1), address(1))]);
+        assert_eq!(outsiders.remove_old(later, |_| true), [(id(1), address(1))]);
         let warning = fail(&mut outsiders, later, 1, Reason::AnotherKey).unwrap();
         assert_eq!((warning.id, warning.address.as_str()), (Some(id(1)), "10.77.0.1:7600"));
         assert_eq!(fail(&mut outsiders, later, 1, Reason::AnotherKey), None, "once");
         assert_eq!(outsiders.list(), [warning]);
-        outsiders.talked_to(id(1), None);
+        outsiders.remove_reached(id(1), None);
         assert_eq!(outsiders.list(), []);
     }
 
@@ -266,16 +240,16 @@ mod tests {
             let named = Contact::Named(address(2));
             outsiders.record_failure(now, named, &address(2), Reason::AnotherKey);
         }
-        outsiders.tidy(now + FORGET_AFTER / 2, |_| true);
+        outsiders.remove_old(now + FORGET_AFTER / 2, |_| true);
         assert_eq!(outsiders.list().len(), 2);
-        outsiders.tidy(now + FORGET_AFTER, |_| true);
+        outsiders.remove_old(now + FORGET_AFTER, |_| true);
         assert_eq!(outsiders.list().len(), 1);
-        outsiders.tidy(now + FORGET_AFTER, |_| false);
+        outsiders.remove_old(now + FORGET_AFTER, |_| false);
         assert_eq!(outsiders.list(), []);
     }
 
     #[test]
-    fn another_cluster_is_believed_at_once_and_silence_is_only_listed() {
+    fn another_cluster_is_confirmed_at_once_and_silence_is_only_listed() {
         let (mut outsiders, now) = (Outsiders::default(), Instant::now());
         assert!(fail(&mut outsiders, now, 1, Reason::OtherCluster("x".into())).is_some());
         for _ in 0..3 {

@@ -1,28 +1,31 @@
-//! Clock offsets: how far the wall clocks of connected peers are from this node's, as their answers to pings tell.
+//! [`PeerClocks`]: offsets of connected peers' wall clocks, measured by their answers to pings, and the
+//! warning about a large median.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use libp2p::PeerId;
 
-/// Offsets up to this are not worth a warning. Guess: more than hosts without time synchronisation drift apart in a week.
+/// Largest offset without a warning. A guess: more than hosts without time synchronisation drift apart in a
+/// week.
 const OFFSET_MAX: Duration = Duration::from_secs(60);
 
-/// The latest offset of each connected peer in milliseconds, positive where the peer's clock is ahead.
+/// The latest offset of each connected peer in milliseconds, positive if the peer's clock is ahead.
 #[derive(Debug, Default)]
 pub(super) struct PeerClocks(BTreeMap<PeerId, i64>);
 
 impl PeerClocks {
-    /// Notes the offset of a connected peer.
+    /// Records the offset of a connected peer.
     pub(super) fn record(&mut self, peer: PeerId, offset_ms: i64) {
         self.0.insert(peer, offset_ms);
     }
 
-    /// The last connection to a peer closed.
+    /// Removes a disconnected peer.
     pub(super) fn remove(&mut self, peer: PeerId) {
         self.0.remove(&peer);
     }
 
-    /// The median offset in milliseconds; 0 without peers. Of an even number, the one nearer to 0: half of the peers agree with this clock then.
+    /// Returns the median offset in milliseconds; 0 without peers. For an even number of peers, returns the
+    /// middle offset nearer to 0, because half of the peers then agree with this clock.
     pub(super) fn median_ms(&self) -> i64 {
         let mut offsets: Vec<i64> = self.0.values().copied().collect();
         offsets.sort_unstable();
@@ -36,7 +39,7 @@ impl PeerClocks {
         }
     }
 
-    /// A warning, where this node's clock differs too much from those of its peers.
+    /// Returns a warning if this node's clock differs too much from those of its peers.
     pub(super) fn warning(&self) -> Option<String> {
         let median_ms = self.median_ms();
         let off = Duration::from_millis(median_ms.unsigned_abs());
@@ -44,8 +47,10 @@ impl PeerClocks {
             return None;
         }
         let direction = if median_ms > 0 { "behind" } else { "ahead of" };
-        let (off, advice) =
-            (in_words(off), "Writes take effect all the same, but times in logs do not compare. Run NTP");
+        let (off, advice) = (
+            format_duration(off),
+            "Writes take effect all the same, but times in logs do not compare. Run NTP",
+        );
         Some(match self.0.len() {
             1 => format!(
                 "the clock of this node is {off} {direction} that of its only peer; one of both is wrong. {advice}"
@@ -57,8 +62,8 @@ impl PeerClocks {
     }
 }
 
-/// A duration in its largest unit.
-fn in_words(duration: Duration) -> String {
+/// Formats a duration in its largest unit.
+fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (number, unit) = match seconds {
         0..7_200 => (seconds / 60, "minutes"),

@@ -1,47 +1,52 @@
-//! The network around the node: nodes that mDNS announces, and nodes that cannot be talked to.
+//! Part of [`Driver`]: records the nodes that mDNS announces, and outsiders (nodes that cannot be reached, or
+//! use another key or cluster). Warns of another key or cluster, dials announced outsiders again, and
+//! publishes both lists.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
-use hearsay_protocol::{NodeId, io::Input};
+use hearsay_protocol::{Input, NodeId};
 use libp2p::{
     Multiaddr, PeerId,
     swarm::{DialError, ListenError},
 };
 
 use super::{
-    Driver, HEARD_MAX,
     multicast::ANNOUNCED_MAX,
-    outsiders::{Contact, Outsider, Reason, ip_of},
+    outsiders::{Contact, ip_of},
+    state::Driver,
 };
-use crate::swarm::{self, Failure, node_of};
+use crate::{
+    driver_command::{HEARD_MAX, Outsider, Reason},
+    swarm::{self, Failure, node_of},
+};
 
-/// Characters kept of the name that a stranger gives its cluster.
+/// Maximum number of characters kept of another cluster's name.
 const CLUSTER_CHARS_MAX: usize = 128;
 
 impl Driver {
-    /// mDNS announces a node at an address.
-    pub(super) fn hear_of(&mut self, node: NodeId, address: &Multiaddr) {
-        if self.heard.len() < ANNOUNCED_MAX || self.heard.contains_key(&node) {
-            self.heard.insert(node, address.clone());
+    /// Records that mDNS announces a node at an address.
+    pub(super) fn add_announced(&mut self, node: NodeId, address: &Multiaddr) {
+        if self.announced.len() < ANNOUNCED_MAX || self.announced.contains_key(&node) {
+            self.announced.insert(node, address.clone());
         }
     }
 
-    /// mDNS has not heard of it there for as long as it said that it would be there.
-    pub(super) fn hear_no_more_of(&mut self, node: NodeId, address: &Multiaddr) {
-        // It may be announced at another address as well.
-        if self.heard.get(&node) == Some(address) {
-            self.heard.remove(&node);
+    /// Records that mDNS no longer announces a node at an address.
+    pub(super) fn remove_announced(&mut self, node: NodeId, address: &Multiaddr) {
+        // The node may be announced at another address as well.
+        if self.announced.get(&node) == Some(address) {
+            self.announced.remove(&node);
         }
     }
 
-    /// A node that was announced or named was dialled in vain. A member that fails is the core's business.
+    /// Records a failed dial to a node that was announced or named. The core handles failures of members.
     pub(super) fn note_unreached(&mut self, contact: Contact, address: &Multiaddr, error: &DialError) {
         let failure = swarm::failure(error);
-        tracing::debug!(%address, ?failure, ?error, "a node that was announced or named is not reached");
+        tracing::debug!(%address, ?failure, ?error, "cannot reach a node that was announced or named");
         if failure == Some(Failure::Handshake) {
             self.handshakes_failed += 1;
         }
-        let is_member = |id: &NodeId| self.core.concluded(*id).is_some();
+        let is_member = |id: &NodeId| self.core.member_state(*id).is_some();
         if matches!(&contact, Contact::Announced(id) if is_member(id)) {
             return;
         }
@@ -53,26 +58,27 @@ impl Driver {
         self.note_outsider(contact, address, reason);
     }
 
-    /// Something connected and failed in the handshake. Members restart in the middle of one; other hosts do not belong to this cluster.
+    /// Records a failed handshake of an inbound connection. A member may have restarted during the handshake;
+    /// any other host may be an outsider.
     pub(super) fn on_handshake_failed(&mut self, from: &Multiaddr, error: &ListenError) {
         if !matches!(error, ListenError::Transport(_)) {
             return;
         }
         self.handshakes_failed += 1;
         let Some(ip) = ip_of(from) else { return };
-        // It is dialled as well, and that says more: its id, and its port.
-        if self.heard.values().any(|address| ip_of(address) == Some(ip)) {
+        // This node dials an announced node as well, and then knows its id and port.
+        if self.announced.values().any(|address| ip_of(address) == Some(ip)) {
             return;
         }
-        let of_member = |address: &String| address.parse().is_ok_and(|address| ip_of(&address) == Some(ip));
-        let is_members =
-            self.view.read(|table| table.members().any(|member| member.addresses.iter().any(of_member)));
-        if !is_members && !ip.is_loopback() {
+        let is_at = |address: &String| address.parse().is_ok_and(|address| ip_of(&address) == Some(ip));
+        let is_member =
+            self.view.read(|table| table.members().any(|member| member.addresses.iter().any(is_at)));
+        if !is_member && !ip.is_loopback() {
             self.note_outsider(Contact::Stray(ip), from, Reason::AnotherKey);
         }
     }
 
-    /// A peer has said that it belongs to another cluster.
+    /// Records that a peer belongs to another cluster.
     pub(super) fn note_other_cluster(&mut self, peer: PeerId, protocol: &str) {
         let (Some(node), Some(cluster)) =
             (node_of(peer), protocol.strip_prefix(&swarm::identify_protocol("")))
@@ -80,10 +86,10 @@ impl Driver {
             return;
         };
         let cluster = cluster.chars().take(CLUSTER_CHARS_MAX).collect();
-        let there = self.connected.get(&peer).map(|first| first.there.clone());
-        if let Some(address) = self.heard.get(&node).cloned().or(there) {
-            // One that only connected is no longer there once it has been parted from.
-            let contact = match self.heard.contains_key(&node) {
+        let remote = self.connected.get(&peer).map(|first| first.remote.clone());
+        if let Some(address) = self.announced.get(&node).cloned().or(remote) {
+            // A node that connected without being announced is forgotten some time after it was disconnected.
+            let contact = match self.announced.contains_key(&node) {
                 true => Contact::Announced(node),
                 false => Contact::Named(address.clone()),
             };
@@ -119,20 +125,20 @@ impl Driver {
         }
     }
 
-    /// Tries announced nodes again that could not be talked to, and tells what the network around this node looks like.
-    pub(super) fn keep_outsiders(&mut self, now: Instant) {
-        let heard = &self.heard;
-        for (node, address) in self.outsiders.tidy(now, |node| heard.contains_key(&node)) {
-            self.feed(Input::Hint(Some(node), address.to_string()));
+    /// Dials announced outsiders again, and publishes the network around this node.
+    pub(super) fn update_outsiders(&mut self, now: Instant) {
+        let announced = &self.announced;
+        for (node, address) in self.outsiders.remove_old(now, |node| announced.contains_key(&node)) {
+            self.handle_input(Input::Hint(Some(node), address.to_string()));
         }
         let own: BTreeSet<IpAddr> = self.swarm.listeners().filter_map(ip_of).collect();
         let is_other = |ip: &IpAddr| !own.contains(ip) && !ip.is_loopback();
         let heard: BTreeSet<IpAddr> =
-            self.heard.values().filter_map(ip_of).filter(is_other).take(HEARD_MAX).collect();
+            self.announced.values().filter_map(ip_of).filter(is_other).take(HEARD_MAX).collect();
         let (mdns, outsiders) = (self.mdns_on, self.outsiders.list());
-        self.neighbourhood.send_if_modified(|told| {
-            let changed = told.mdns != mdns || told.heard != heard || told.outsiders != outsiders;
-            (told.mdns, told.heard, told.outsiders) = (mdns, heard, outsiders);
+        self.neighbourhood.send_if_modified(|last| {
+            let changed = last.mdns != mdns || last.heard != heard || last.outsiders != outsiders;
+            (last.mdns, last.heard, last.outsiders) = (mdns, heard, outsiders);
             changed
         });
     }

@@ -1,89 +1,73 @@
-//! The node's own routes, remembered while they are added, so that a test can hold `/openapi.json` against them.
+//! Route table of the node's own paths (not those of plug-ins): which handler serves a path, and which class
+//! its writes belong to.
 
 use std::sync::Arc;
 
 use axum::{
-    Router,
-    handler::Handler,
-    routing::{MethodRouter, delete, get, post, put},
+    extract::{Request, State},
+    response::{Redirect, Response},
+};
+use hearsay_services::http::{ICON, STYLESHEET};
+
+use crate::apis::prometheus;
+use crate::http::{
+    api::{agent, dependencies, members, network, openapi, probes, registrations, services, watch, why},
+    guard::{class::Class, login},
+    route_table::RouteTable,
+    server::connection::Connection,
+    state::AppState,
+    ui::{actions, cluster, live, parts, service, services as services_page},
 };
 
-use super::{class::Class, site::Site};
-
-/// A router and the list of what it serves.
-pub(super) struct Routes {
-    router: Router<Arc<Site>>,
-    served: Vec<(&'static str, &'static str)>,
-    writes: Vec<(&'static str, &'static str, Class)>,
+/// Returns the node's own paths: `/` redirects to `front`, and `/openapi.json` is `document`.
+pub(crate) fn own_routes(front: &str, document: Vec<u8>) -> RouteTable {
+    let to_front = Redirect::temporary(front);
+    let document = bytes::Bytes::from(document);
+    RouteTable::new()
+        .get("/", async move || to_front)
+        .get("/services", services::list)
+        .post("/services", Class::Registry, registrations::register)
+        .delete("/services", Class::Registry, registrations::deregister_matching)
+        .get("/services/{name}", services::list_service)
+        .delete("/services/{name}", Class::Registry, registrations::deregister_id)
+        .get("/services/{name}/{id}", services::instance)
+        .delete("/services/{name}/{id}", Class::Registry, registrations::deregister_of_service)
+        .put("/services/{name}/maintenance", Class::Registry, registrations::maintenance)
+        .get("/registrations", registrations::list)
+        .put("/checks/{id}", Class::Registry, registrations::report)
+        .get("/dependencies", dependencies::dependencies)
+        .get("/services/watch", watch::watch)
+        .get("/members", members::list)
+        .delete("/members/{id}", Class::Admin, members::forget)
+        .get("/network", network::network)
+        .get("/why/{subject}", why::why)
+        .get("/livez", probes::livez)
+        .get("/readyz", probes::readyz)
+        .get("/metrics", probes::metrics)
+        .get("/sd/prometheus", prometheus::targets)
+        .get("/openapi.json", async move || openapi::answer(document))
+        .get("/ui", cluster::page)
+        .get("/ui/services", services_page::page)
+        .get("/ui/services/{name}", service::page)
+        .post(parts::DEREGISTER_PATH, Class::Registry, actions::deregister)
+        .post(parts::MAINTENANCE_PATH, Class::Registry, actions::maintenance)
+        .get("/ui/events", live::events)
+        .get("/ui/live.js", async || parts::LIVE_SCRIPT.answer())
+        .get("/ui/style.css", async || STYLESHEET.answer())
+        .get("/ui/icon.svg", async || ICON.answer())
+        .get(login::LOGIN, sign_in)
+        .post(login::LOGIN, Class::Session, sign_in)
+        .post(login::LOGOUT, Class::Session, sign_in)
+        .get("/login/style.css", sign_in)
+        .get("/login/icon.svg", sign_in)
+        .put("/v1/agent/leave", Class::Admin, agent::leave)
+        .put("/v1/agent/maintenance", Class::Admin, agent::maintenance)
 }
 
-impl Routes {
-    /// No routes.
-    pub(super) fn new() -> Self {
-        Self { router: Router::new(), served: Vec::new(), writes: Vec::new() }
-    }
-
-    /// Serves `GET` (and so `HEAD`).
-    pub(super) fn get<T: 'static>(mut self, path: &'static str, handler: impl Handler<T, Arc<Site>>) -> Self {
-        self.served.push(("get", path));
-        Self { router: self.router.route(path, get(handler)), ..self }
-    }
-
-    /// Serves `POST`, a write of this class.
-    pub(super) fn post<T: 'static>(
-        self,
-        path: &'static str,
-        class: Class,
-        handler: impl Handler<T, Arc<Site>>,
-    ) -> Self {
-        self.write("post", path, class, post(handler))
-    }
-
-    /// Serves `PUT`, a write of this class.
-    pub(super) fn put<T: 'static>(
-        self,
-        path: &'static str,
-        class: Class,
-        handler: impl Handler<T, Arc<Site>>,
-    ) -> Self {
-        self.write("put", path, class, put(handler))
-    }
-
-    /// Serves `DELETE`, a write of this class.
-    pub(super) fn delete<T: 'static>(
-        self,
-        path: &'static str,
-        class: Class,
-        handler: impl Handler<T, Arc<Site>>,
-    ) -> Self {
-        self.write("delete", path, class, delete(handler))
-    }
-
-    fn write(
-        mut self,
-        method: &'static str,
-        path: &'static str,
-        class: Class,
-        route: MethodRouter<Arc<Site>>,
-    ) -> Self {
-        self.served.push((method, path));
-        self.writes.push((method, path, class));
-        Self { router: self.router.route(path, route), ..self }
-    }
-
-    /// What changes something: method in lower case, path and class.
-    pub(super) fn writes(&self) -> &[(&'static str, &'static str, Class)] {
-        &self.writes
-    }
-
-    /// What is served: method in lower case, and path.
-    #[cfg(test)]
-    pub(super) fn served(&self) -> &[(&'static str, &'static str)] {
-        &self.served
-    }
-
-    /// The router alone.
-    pub(super) fn into_router(self) -> Router<Arc<Site>> {
-        self.router
-    }
+/// Serves the sign-in pages.
+async fn sign_in(State(state): State<Arc<AppState>>, request: Request) -> Response {
+    let peer = request.extensions().get::<Connection>().and_then(|connection| connection.peer);
+    let AppState { access, metrics, cluster, name: node, .. } = state.as_ref();
+    let (head, body) = request.into_parts();
+    login::Login { access, metrics, cluster, node }.answer(peer.map(|peer| peer.ip()), &head, body).await
 }

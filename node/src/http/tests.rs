@@ -1,22 +1,25 @@
-//! The HTTP surface as a client meets it: through the real accept loop, over a real socket on loopback.
+//! Tests of HTTP over a loopback socket: the test server, the reader of replies and the sample members that
+//! the tests in `tests/` share.
 //!
-//! Clients here speak bytes, not a library, because half of what is tested is what no library would send.
+//! The clients write bytes instead of using a library, because a library refuses to send half of the tested
+//! requests.
 
 mod bounds;
 mod classes;
+mod consul;
 mod contract;
 mod guard;
+mod login;
 mod ui;
 mod waiting;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use axum::Router;
 use hearsay_protocol::{
-    Identity, Incarnation, NodeId, Time, Version,
-    providers::{Change, Index, Member, MemberState},
-    record::{Health, Instance},
+    Change, Health, Identity, Incarnation, Index, Instance, Member, MemberState, NodeId, Time, Version,
 };
-use hearsay_services::builtin;
+use hearsay_services::Service;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -26,22 +29,23 @@ use tokio::{
 
 use super::*;
 use crate::{
-    control::Control,
-    driver::Neighbourhood,
-    journal::{Ground, Journals},
+    builtin,
+    driver_command::{DriverCommand, Neighbourhood},
+    journal::{JournalContext, Journals},
     metrics::Metrics,
+    operator_request::OperatorRequest,
     registry::{self, Registry},
     signing::Signing,
     storage::Secret,
     view::{Clock, View},
 };
 
-/// No fact here takes longer to come about, however slow the machine.
+/// Bound on every wait, generous for slow machines.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The index at which every table here starts.
+/// First index of every table.
 const START: Index = Index(1000);
 
-/// A node's HTTP, without the node.
+/// The HTTP server of a node, without the rest of the node.
 struct Server {
     address: SocketAddr,
     view: Arc<View>,
@@ -49,23 +53,23 @@ struct Server {
     readiness: watch::Sender<Readiness>,
     neighbours: watch::Sender<Neighbourhood>,
     stop: watch::Sender<bool>,
-    control: mpsc::Receiver<Control>,
+    operator_requests: mpsc::Receiver<OperatorRequest>,
     registry: Arc<Registry>,
     serving: tokio::task::JoinHandle<()>,
     router: Router,
     host: Arc<NodeHost>,
     _dir: tempfile::TempDir,
-    /// What journals order of the driver, if there were one.
-    _orders: mpsc::Receiver<crate::driver::Order>,
+    /// Commands of the journals to the driver, which does not run here.
+    _driver_commands: mpsc::Receiver<DriverCommand>,
 }
 
-/// How a server differs from the usual one.
+/// Settings of a server.
 struct Setup {
     limits: Limits,
     roles: &'static [&'static str],
     access: Access,
-    waiters: usize,
-    answers: usize,
+    stream_limit: usize,
+    response_bytes: usize,
 }
 
 impl Default for Setup {
@@ -74,10 +78,42 @@ impl Default for Setup {
             limits: Limits::default(),
             roles: &["grading"],
             access: Access::default(),
-            waiters: 100,
-            answers: 1 << 28,
+            stream_limit: 100,
+            response_bytes: 1 << 28,
         }
     }
+}
+
+fn open_registry(view: &Arc<View>) -> Arc<Registry> {
+    let (orders, _) = mpsc::channel(16);
+    let parts = registry::RegistryContext {
+        node_id: node_id(1),
+        view: Arc::clone(view),
+        driver: orders,
+        role_instances: 1,
+        listeners: vec![],
+        allow_exec: false,
+    };
+    Registry::open(None, parts).unwrap()
+}
+
+fn open_journals(
+    plugins: &[Arc<dyn Service>],
+    dir: &Path,
+    clock: Clock,
+) -> (Arc<Journals>, mpsc::Receiver<DriverCommand>) {
+    let (orders, driver_commands) = mpsc::channel(16);
+    let context = JournalContext {
+        dir: Some(dir),
+        me: &|| Identity::from_seed(&[1; 32]),
+        cluster: "test",
+        replicas_expected: None,
+        retention: &Default::default(),
+        clock,
+        driver: orders,
+        wrap_store: |store, _| Box::new(store),
+    };
+    (Arc::new(Journals::open(plugins, &context).unwrap()), driver_commands)
 }
 
 impl Server {
@@ -88,54 +124,37 @@ impl Server {
     async fn with(setup: Setup) -> Self {
         let view = Arc::new(View::new(START, Clock::start()));
         let metrics = Arc::new(Metrics::new(Arc::clone(&view)));
-        let (control, commands) = mpsc::channel(1);
+        let (operator_requests, request_receiver) = mpsc::channel(1);
         let (readiness, is_ready) = watch::channel(Readiness::Ready);
         let (stop, is_stopped) = watch::channel(false);
         let (neighbours, neighbourhood) = watch::channel(Neighbourhood::default());
         let (id, name, cluster) = (node_id(1), "n1".to_owned(), "test".to_owned());
-        let (to_driver, _) = mpsc::channel(16);
-        let parts = registry::Parts {
-            me: id,
-            view: Arc::clone(&view),
-            orders: to_driver,
-            roles: 1,
-            listeners: vec![],
-            allow_exec: false,
-        };
-        let registry = Registry::open(None, parts).unwrap();
+        let registry = open_registry(&view);
         let access = Arc::new(setup.access);
+        let names = HostNames::new([name.clone()]);
         let me = Identity::from_seed(&[1; 32]);
         let signing = Arc::new(Signing::new(me, cluster.clone(), Arc::clone(&view), None));
-        let site = Arc::new(Site {
+        let state = Arc::new(AppState {
             view: Arc::clone(&view),
             id,
             name: name.clone(),
             cluster: cluster.clone(),
             metrics: Arc::clone(&metrics),
             registry: Arc::clone(&registry),
-            control,
+            operator_requests,
             access: Arc::clone(&access),
             signing: Arc::clone(&signing),
             readiness: is_ready,
             warnings: Arc::default(),
             neighbours: neighbourhood,
-            names: HostNames::default(),
-            waiters: Waiters::new(setup.waiters),
-            answers: Answers::new(setup.answers),
+            names: names.clone(),
+            stream_limit: StreamLimit::new(setup.stream_limit),
+            response_budget: ResponseBudget::new(setup.response_bytes),
         });
         let plugins: Vec<_> =
             builtin().into_iter().filter(|plugin| setup.roles.contains(&plugin.name())).collect();
-        let (dir, (orders, ordered)) = (tempfile::tempdir().unwrap(), mpsc::channel(16));
-        let ground = Ground {
-            dir: Some(dir.path()),
-            me: &|| Identity::from_seed(&[1; 32]),
-            cluster: &cluster,
-            replicas_expected: None,
-            retention: &Default::default(),
-            clock: view.clock(),
-            orders,
-        };
-        let journals = Arc::new(Journals::open(&plugins, &ground).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let (journals, driver_commands) = open_journals(&plugins, dir.path(), view.clock());
         let host = Arc::new(NodeHost {
             view: Arc::clone(&view),
             exempt: Default::default(),
@@ -149,14 +168,15 @@ impl Server {
             signing,
             client: hearsay_services::Client::default(),
             address_policy: registry.address_policy().clone(),
-            names: HostNames::default(),
+            names,
+            metrics: Arc::clone(&metrics),
             gateway_options: Default::default(),
             own_http: None,
         });
         for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
             within(task).await;
         }
-        let router = router(site, &plugins, host.clone()).unwrap();
+        let router = router(state, &plugins, host.clone()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = serve(listener, router.clone(), setup.limits, Arc::clone(&metrics), is_stopped);
@@ -168,17 +188,17 @@ impl Server {
             readiness,
             neighbours,
             stop,
-            control: commands,
+            operator_requests: request_receiver,
             registry,
             serving,
             router,
             host,
             _dir: dir,
-            _orders: ordered,
+            _driver_commands: driver_commands,
         }
     }
 
-    /// Tells the table something.
+    /// Applies changes to the table.
     fn apply(&self, changes: impl IntoIterator<Item = Change>) {
         self.view.apply(self.view.clock().now(), changes);
     }
@@ -190,7 +210,7 @@ impl Server {
         stream
     }
 
-    /// Sends a request with these lines of head and this body, on a connection of its own.
+    /// Sends a request with these header lines and this body on a new connection.
     async fn send(&self, request: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Reply {
         let body = body.as_ref();
         let mut head = format!("{request} HTTP/1.1\r\nconnection: close\r\n");
@@ -210,7 +230,7 @@ impl Server {
     }
 }
 
-/// What came back, up to the end of the connection.
+/// A response, read to the end of the connection.
 #[derive(Debug)]
 struct Reply {
     status: u16,
@@ -221,14 +241,16 @@ struct Reply {
 impl Reply {
     async fn read(mut stream: TcpStream) -> Self {
         let mut bytes = Vec::new();
-        // A connection that is cut while we still send may end in an error; what came before it counts.
+        // A connection that the server closes during the request may end in an error; the bytes before it
+        // count.
         let _ = within(stream.read_to_end(&mut bytes)).await;
         let text = String::from_utf8(bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
         let mut lines = head.split("\r\n");
         let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|s| s.parse().ok());
-        let headers =
-            lines.filter_map(|line| line.split_once(": ")).map(|(n, v)| (n.to_owned(), v.to_owned()));
+        let headers = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(n, v)| (n.to_ascii_lowercase(), v.to_owned()));
         Self { status: status.unwrap_or(0), headers: headers.collect(), body: body.to_owned() }
     }
 
@@ -240,7 +262,7 @@ impl Reply {
         self.headers.get(name).map_or("", String::as_str)
     }
 
-    /// Asserts that this is a problem of this status, and gives its sentence.
+    /// Asserts that the response is a problem with this status, and returns its detail.
     #[track_caller]
     fn problem(&self, status: u16) -> String {
         assert_eq!(
@@ -255,12 +277,12 @@ impl Reply {
     }
 }
 
-/// Waits for something that will happen, and not for ever.
+/// Waits for a future within [`PATIENCE`].
 async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it should have happened by now")
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 async fn until(what: &str, is_so: impl Fn() -> bool) {
     let waiting = async {
         while !is_so() {

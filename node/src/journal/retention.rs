@@ -1,42 +1,50 @@
-//! When entries are dropped, and by which clock.
+//! [`Schedule`]: when a topic's worker drops entries next, and by which bounds of age and size.
 //!
-//! An entry is old by the wall clock, and a wall clock may be wrong by years: a machine that starts before it has asked for the time, a
-//! hand that slips. Nothing that was dropped by it would come back when it is set right. So age counts only while that clock has gone along
-//! with the monotonic one for a good while; each jump begins that while anew. Size needs no clock: the oldest go first, whatever time it is.
+//! Age is measured by the wall clock, which may be wrong by years: before a host has synchronised its clock,
+//! or after a typing error. Dropped entries do not come back when the clock is corrected. So age counts only
+//! after the wall clock has advanced with the monotonic clock for a period; each jump restarts the period.
+//! Size needs no clock.
 
 use std::time::Duration;
 
-use hearsay_protocol::{Time, journal::clock::HybridTime};
+use hearsay_protocol::{Time, journal::HybridTime};
 use hearsay_services::journal::Retention;
 
-use super::store::Bound;
+use super::store::retention::Bound;
 
-/// Between two looks at what is too much: a fast writer fills a disk by tens of megabytes in that time.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Between two looks at what is too old, which looks at every feed. A short age is looked at more often, ten times within it.
+/// Interval of size checks. A fast writer writes tens of megabytes within one interval.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// Longest interval of age checks, which visit every feed.
 const AGE_EVERY: Duration = Duration::from_secs(60);
-const LOOKS_PER_AGE: u32 = 10;
-/// How long the wall clock must have gone without a jump before it says what is old. Guess: by then whoever sets clocks has set it. For a short
-/// age it is shorter, because there is less to lose.
+/// Age checks within the age itself, if the age is short.
+const CHECKS_PER_AGE: u32 = 10;
+/// How long the wall clock must advance without a jump before entries are dropped by age. A guess: by then
+/// NTP has set the clock.
 const STEADY: Duration = Duration::from_secs(3600);
+/// An age below a day requires only this fraction of itself: a wrong clock then loses less.
 const STEADY_PER_AGE: u32 = 24;
-/// More than this between two looks is a jump. Less is a clock that is being steered, or a late thread.
+/// Change between two checks above which the wall clock has jumped. NTP's slewing or a late thread causes
+/// smaller changes.
 const JUMP_MS: u64 = 10_000;
-/// Where there is too much, it is dropped until there is so much less, in percent: not a little with each append.
+/// Hysteresis: dropping by size continues until the size is this many percent below the bound, so that not
+/// every append drops a little.
 const SLACK_PERCENT: u64 = 5;
-/// A pause between two transactions that drop, at least; and at least as long as the first one took, so that appends have half of the time.
+/// Shortest pause between two transactions that drop runs. A pause lasts at least as long as the transaction
+/// before it, so that appends get half of the time.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 
-/// Says what to drop when.
+/// The schedule of one topic.
 #[derive(Debug)]
 pub(super) struct Schedule {
     keep: Retention,
-    /// When to look next, and when at the age.
+    /// Time of the next check.
     next: Time,
+    /// Time of the next check of age.
     next_age: Time,
-    /// What the wall clock was ahead of the monotonic one at the last look, and since when it has been about that.
+    /// At the last check: by how many milliseconds the wall clock was ahead of the monotonic clock, and the
+    /// time since which it has not jumped.
     clocks: Option<(u64, Time)>,
-    /// There was too much, and there still is more than there should be.
+    /// Whether dropping by size is under way.
     shrinking: bool,
 }
 
@@ -45,12 +53,12 @@ impl Schedule {
         Self { keep, next: now, next_age: now, clocks: None, shrinking: false }
     }
 
-    /// When to look.
+    /// Returns the time of the next check.
     pub(super) fn next_due(&self) -> Time {
         self.next
     }
 
-    /// What is over the bounds now, of a database that uses so many bytes.
+    /// Returns the bounds that apply now to a database of this size.
     pub(super) fn bound(&mut self, now: Time, wall_ms: u64, used_bytes: u64) -> Bound {
         let steady_since = self.steady_since(now, wall_ms);
         let before = self.keep.age.filter(|_| self.next_age <= now).and_then(|age| {
@@ -76,11 +84,11 @@ impl Schedule {
         since
     }
 
-    /// A look has ended that took so long. `more`: there is still something to drop.
-    pub(super) fn looked(&mut self, now: Time, took: Duration, more: bool) {
+    /// Records a check and how long it took. `more`: entries remain to be dropped.
+    pub(super) fn record_check(&mut self, now: Time, took: Duration, more: bool) {
         let age_every =
-            self.keep.age.map_or(AGE_EVERY, |age| (age / LOOKS_PER_AGE).clamp(LOOK_EVERY, AGE_EVERY));
-        let every = if self.keep.bytes.is_some() { LOOK_EVERY } else { age_every };
+            self.keep.age.map_or(AGE_EVERY, |age| (age / CHECKS_PER_AGE).clamp(CHECK_EVERY, AGE_EVERY));
+        let every = if self.keep.bytes.is_some() { CHECK_EVERY } else { age_every };
         self.next = now + if more { took.max(PAUSE_MIN) } else { every };
         if !more && self.next_age <= now {
             self.next_age = now + age_every;
@@ -96,7 +104,8 @@ mod tests {
     const DAY_MS: u64 = 24 * 3600 * 1000;
     const WALL_MS: u64 = 1_800_000_000_000;
 
-    /// Looks at these minutes of a node's life, with a clock that is so many milliseconds off, and says whether age counted.
+    /// Runs a check at each of these minutes of a node's life, with a wall clock that is wrong by `off_ms`.
+    /// Returns whether the last check would drop by age.
     fn counts(schedule: &mut Schedule, minutes: std::ops::Range<u64>, off_ms: u64) -> bool {
         let mut counts = false;
         for minute in minutes {
@@ -115,11 +124,11 @@ mod tests {
         let mut schedule = Schedule::new(keep, Time::ZERO);
         assert!(!counts(&mut schedule, 0..60, 0));
         assert!(counts(&mut schedule, 60..100, 0));
-        // A year ahead, and back.
+        // The clock jumps a year ahead, then back.
         assert!(!counts(&mut schedule, 100..130, 365 * DAY_MS));
         assert!(!counts(&mut schedule, 130..190, 0));
         assert!(counts(&mut schedule, 190..200, 0));
-        // Steered, not set.
+        // NTP slews the clock by 0.4 s, which is no jump.
         assert!(counts(&mut schedule, 200..201, 400));
     }
 
@@ -128,7 +137,7 @@ mod tests {
         let keep = Retention { age: Some(Duration::from_secs(60)), bytes: Some(1) };
         let mut schedule = Schedule::new(keep, Time::ZERO);
         assert_eq!(schedule.bound(Time::ZERO, WALL_MS, 0), Bound::default());
-        schedule.looked(Time::ZERO, Duration::ZERO, false);
+        schedule.record_check(Time::ZERO, Duration::ZERO, false);
         let mut looks = Vec::new();
         for _ in 0..12 {
             let (now, ms) = (schedule.next_due(), 1000 * looks.len() as u64 + 1000);
@@ -136,7 +145,7 @@ mod tests {
             let before = schedule.bound(now, WALL_MS + ms, 0).before;
             assert!(before.is_none_or(|before| before.wall_ms() == WALL_MS + ms - 60_000));
             looks.push(before.is_some());
-            schedule.looked(now, Duration::ZERO, false);
+            schedule.record_check(now, Duration::ZERO, false);
         }
         let at: Vec<usize> = (1..).zip(&looks).filter(|(_, looked)| **looked).map(|(at, _)| at).collect();
         assert_eq!(at, [6, 12], "in seconds");
@@ -150,7 +159,7 @@ mod tests {
         let now = Time::from_start(Duration::from_secs(100));
         assert!(schedule.bound(now, WALL_MS + 100_000, 0).before.is_some());
         let took = Duration::from_millis(30);
-        schedule.looked(now, took, true);
+        schedule.record_check(now, took, true);
         assert_eq!(schedule.next_due(), now + took);
         assert!(schedule.bound(now + took, WALL_MS + 100_030, 0).before.is_some());
     }

@@ -1,36 +1,46 @@
-use std::time::Duration;
+//! Tests of [`Journals`] without a driver: acknowledged entries survive a restart, writers share syncs,
+//! damaged files are put aside, damaged runs discarded, foreign files refused, and old entries dropped.
 
-use hearsay_protocol::{Version, journal::feed::Run};
-use hearsay_services::{
-    builtin,
-    journal::{Journal as _, read},
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use super::*;
+use hearsay_protocol::{
+    Identity, Version,
+    journal::{AppendError, Appended, Durability, EntryId, Level, Run},
+};
+use hearsay_services::journal::{AppendOptions, Journal as _, Retention, Write, read};
+
+use super::{open::open, topic::Topic, *};
+use crate::{builtin, driver_command::DriverCommand, view::Clock};
 
 const CLUSTER: &str = "test";
 
-/// A node's journals, and what they order of a driver that is not there.
+/// A node's journals, and the queue of their commands to the driver, from which no driver reads.
 struct Bench {
     dir: tempfile::TempDir,
     journals: Journals,
-    orders: tokio::sync::mpsc::Receiver<Order>,
+    commands: tokio::sync::mpsc::Receiver<DriverCommand>,
 }
 
 fn open_in(dir: tempfile::TempDir) -> Bench {
-    let (orders, ordered) = tokio::sync::mpsc::channel(1024);
+    let (driver, commands) = tokio::sync::mpsc::channel(1024);
     let plugins: Vec<_> = builtin().into_iter().filter(|p| p.name() == "grading").collect();
-    let ground = Ground {
+    let context = JournalContext {
         dir: Some(dir.path()),
         me: &|| Identity::from_seed(&[1; 32]),
         cluster: CLUSTER,
         replicas_expected: None,
         retention: &BTreeMap::new(),
         clock: Clock::start(),
-        orders,
+        driver,
+        wrap_store: |store, _| Box::new(store),
     };
-    let journals = Journals::open(&plugins, &ground).unwrap();
-    Bench { dir, journals, orders: ordered }
+    let journals = Journals::open(&plugins, &context).unwrap();
+    Bench { dir, journals, commands }
 }
 
 impl Bench {
@@ -42,13 +52,13 @@ impl Bench {
         self.journals.topic("grading").unwrap()
     }
 
-    async fn put(&self, id: u64, level: Option<Level>) -> Result<Appended, AppendError> {
+    async fn append(&self, id: u64, level: Option<Level>) -> Result<Appended, AppendError> {
         let body = format!(
             r#"{{"changes":[{{"change":"put","student":{id},"firstName":"A","lastName":"B{id}"}}]}}"#
         );
         let write = Write { key: None, body: body.into_bytes() };
-        let wanted = Wanted { level, timeout: Duration::from_millis(200) };
-        self.book().append(vec![write], wanted).await.remove(0)
+        let options = AppendOptions { level, timeout: Duration::from_millis(200) };
+        self.book().append(vec![write], options).await.remove(0)
     }
 
     async fn count(&self, table: &str) -> i64 {
@@ -56,12 +66,12 @@ impl Bench {
         read(self.book().as_ref(), move |db| db.query_row(&sql, [], |row| row.get(0))).await.unwrap()
     }
 
-    /// Stops the thread and waits for it.
+    /// Stops the worker and waits for it.
     fn stop(self) -> tempfile::TempDir {
-        let Self { dir, journals, mut orders } = self;
+        let Self { dir, journals, mut commands } = self;
         drop(journals);
-        // The thread holds the only sender.
-        while orders.blocking_recv().is_some() {}
+        // The worker holds the only sender.
+        while commands.blocking_recv().is_some() {}
         dir
     }
 
@@ -77,10 +87,10 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 #[test]
 fn what_was_acknowledged_is_there_after_a_restart_and_a_new_feed_begins() {
     let bench = Bench::new();
-    let first = block_on(bench.put(1000, None)).unwrap();
+    let first = block_on(bench.append(1000, None)).unwrap();
     assert_eq!((first.level, first.id.seq), (Level::Local, Version(1)));
     let again = open_in(bench.stop());
-    let second = block_on(again.put(1001, None)).unwrap();
+    let second = block_on(again.append(1001, None)).unwrap();
     assert_ne!(second.id.feed, first.id.feed);
     assert!(second.time > first.time);
     assert!(again.book().has(first.id).unwrap() && again.book().has(second.id).unwrap());
@@ -92,10 +102,10 @@ fn a_level_that_is_not_reached_is_indeterminate_and_never_success() {
     let bench = Bench::new();
     let me = Identity::from_seed(&[1; 32]).id();
     let other = Identity::from_seed(&[2; 32]).id();
-    bench.journals.replicas("grading", [(other, Durability::Durable)].into());
-    let answer = block_on(bench.put(1000, None));
+    bench.journals.set_replicas("grading", [(other, Durability::Durable)].into());
+    let answer = block_on(bench.append(1000, None));
     assert!(matches!(answer, Err(AppendError::Indeterminate(id, _)) if id.feed.writer == me), "{answer:?}");
-    assert!(block_on(bench.put(1001, Some(Level::Local))).is_ok());
+    assert!(block_on(bench.append(1001, Some(Level::Local))).is_ok());
 }
 
 #[test]
@@ -103,11 +113,11 @@ fn many_writers_share_syncs() {
     let bench = Bench::new();
     let count = 200u64;
     block_on(async {
-        let writes = (0..count).map(|i| bench.put(1000 + i, None));
+        let writes = (0..count).map(|i| bench.append(1000 + i, None));
         assert!(futures::future::join_all(writes).await.iter().all(Result::is_ok));
     });
     assert_eq!(block_on(bench.count("students")), 200);
-    let commits = bench.book().shown.commits.load(Ordering::Relaxed);
+    let commits = bench.book().metrics.commits.load(Ordering::Relaxed);
     assert!(commits < count / 2, "{commits} commits for {count} writes");
 }
 
@@ -133,20 +143,20 @@ fn a_foreign_file_is_refused_and_not_touched() {
 #[test]
 fn a_damaged_file_is_put_aside_and_the_node_starts() {
     let bench = Bench::new();
-    block_on(bench.put(1000, None)).unwrap();
+    block_on(bench.append(1000, None)).unwrap();
     let path = bench.path();
     let dir = bench.stop();
     std::fs::write(&path, vec![7; 100_000]).unwrap();
     let again = open_in(dir);
     assert!(path.with_extension("damaged-1").exists());
-    assert!(block_on(again.put(1001, None)).is_ok());
+    assert!(block_on(again.append(1001, None)).is_ok());
 }
 
 #[test]
 fn a_flipped_bit_in_a_run_is_found_before_it_is_sent_and_the_run_taken_out() {
     let bench = Bench::new();
     for id in 1000..1003 {
-        block_on(bench.put(id, None)).unwrap();
+        block_on(bench.append(id, None)).unwrap();
     }
     let path = bench.path();
     let dir = bench.stop();
@@ -154,7 +164,7 @@ fn a_flipped_bit_in_a_run_is_found_before_it_is_sent_and_the_run_taken_out() {
     let projection = grading.projection().unwrap();
     let (mut store, restored) = open(&path, "grading", projection.as_ref(), CLUSTER).unwrap();
     let extent = restored.extents[0].clone();
-    let nothing = hearsay_protocol::journal::message::Extent { feed: extent.feed, seen: Default::default() };
+    let nothing = hearsay_protocol::journal::Extent { feed: extent.feed, seen: Default::default() };
     assert_eq!(store.load(&nothing).unwrap().runs.len(), 3);
     store
         .connection()
@@ -180,7 +190,7 @@ fn a_flipped_bit_in_a_run_is_found_before_it_is_sent_and_the_run_taken_out() {
 fn tables_of_another_version_are_made_anew_and_come_to_the_same() {
     let bench = Bench::new();
     for id in 1000..1010 {
-        block_on(bench.put(id, None)).unwrap();
+        block_on(bench.append(id, None)).unwrap();
     }
     let path = bench.path();
     let dir = bench.stop();
@@ -199,10 +209,10 @@ fn a_run_that_comes_twice_or_overlaps_is_folded_once() {
     let projection = grading.projection().unwrap();
     let (mut store, _) = open(&dir.path().join("x.db"), "grading", projection.as_ref(), CLUSTER).unwrap();
     let me = Identity::from_seed(&[2; 32]);
-    let feed = hearsay_protocol::journal::feed::FeedId { writer: me.id(), boot: 7 };
-    let root = hearsay_protocol::journal::feed::ChainHash::root(CLUSTER, "grading", feed);
-    let entry = |i: u64| hearsay_protocol::journal::feed::Entry {
-        time: hearsay_protocol::journal::clock::HybridTime(i),
+    let feed = hearsay_protocol::journal::FeedId { writer: me.id(), boot: 7 };
+    let root = hearsay_protocol::journal::ChainHash::root(CLUSTER, "grading", feed);
+    let entry = |i: u64| hearsay_protocol::journal::JournalEntry {
+        time: hearsay_protocol::journal::HybridTime(i),
         key: Some(format!("k{i}")),
         body: format!(r#"{{"changes":[{{"change":"put","student":{i},"firstName":"A","lastName":"B"}}]}}"#)
             .into_bytes(),
@@ -211,45 +221,46 @@ fn a_run_that_comes_twice_or_overlaps_is_folded_once() {
     let (short, _) = Run::sign(&me, CLUSTER, "grading", (at(1), root), vec![entry(1), entry(2)]);
     let (long, _) = Run::sign(&me, CLUSTER, "grading", (at(1), root), vec![entry(1), entry(2), entry(3)]);
     for run in [&short, &short, &long, &short] {
-        store.put(run, projection.as_ref()).unwrap();
+        store.append_run(run, projection.as_ref()).unwrap();
         store.commit().unwrap();
     }
     let count = |sql: &str| -> i64 { store.connection().query_row(sql, [], |row| row.get(0)).unwrap() };
     assert_eq!(count("SELECT count(*) FROM students"), 3);
     assert_eq!(count("SELECT count(*) FROM journal_runs"), 1);
-    let (id, found) = store.with_key("k3").unwrap().unwrap();
+    let (id, found) = store.find_key("k3").unwrap().unwrap();
     assert_eq!((id, found), (at(3), entry(3)));
-    assert!(store.with_key("k4").unwrap().is_none());
+    assert!(store.find_key("k4").unwrap().is_none());
 }
 
 #[test]
 fn what_is_too_much_goes_while_the_node_runs_and_nothing_is_numbered_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let (orders, _ordered) = tokio::sync::mpsc::channel(1024);
+    let (driver, _commands) = tokio::sync::mpsc::channel(1024);
     let plugins: Vec<_> = builtin().into_iter().filter(|p| p.name() == "log").collect();
     let bytes = 2 << 20;
-    let ground = Ground {
+    let context = JournalContext {
         dir: Some(dir.path()),
         me: &|| Identity::from_seed(&[1; 32]),
         cluster: CLUSTER,
         replicas_expected: None,
         retention: &BTreeMap::from([("log".to_owned(), Retention { age: None, bytes: Some(bytes) })]),
         clock: Clock::start(),
-        orders,
+        driver,
+        wrap_store: |store, _| Box::new(store),
     };
-    let journals = Arc::new(Journals::open(&plugins, &ground).unwrap());
+    let journals = Arc::new(Journals::open(&plugins, &context).unwrap());
     let log = journals.topic("log").unwrap();
-    let shown = |name| log.metrics().iter().find(|metric| metric.name == name).unwrap().value;
+    let metric = |name| log.metrics().iter().find(|metric| metric.name == name).unwrap().value;
     let mut first = None;
     for batch in 0..20 {
         let body = format!("{{\"n\":\"n\"}}\n{batch} {}", "x".repeat(4000)).into_bytes();
         let writes = vec![Write { key: None, body }; 100];
-        let answers = block_on(log.append(writes, Wanted::default()));
+        let answers = block_on(log.append(writes, AppendOptions::default()));
         assert!(answers.iter().all(Result::is_ok));
         first = first.or(answers.into_iter().next().and_then(Result::ok));
     }
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while shown("journal_dropped") == 0 || shown("journal_database_bytes") > bytes {
+    while metric("journal_dropped") == 0 || metric("journal_database_bytes") > bytes {
         assert!(std::time::Instant::now() < deadline, "{:#?}", log.metrics());
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -260,8 +271,8 @@ fn what_is_too_much_goes_while_the_node_runs_and_nothing_is_numbered_anew() {
     .unwrap();
     assert_eq!((kept + lowest, highest), (2000, 1999));
     assert!((50..400).contains(&kept), "{kept}");
-    assert_eq!((shown("journal_appended"), shown("journal_dropped")), (2000, lowest));
-    let view = crate::view::View::new(hearsay_protocol::providers::Index(0), Clock::start());
+    assert_eq!((metric("journal_appended"), metric("journal_dropped")), (2000, lowest));
+    let view = crate::view::View::new(hearsay_protocol::Index(0), Clock::start());
     let metrics = crate::metrics::Metrics::new(Arc::new(view));
     metrics.set_journals(&journals);
     let text = metrics.render().unwrap();
@@ -273,6 +284,6 @@ fn what_is_too_much_goes_while_the_node_runs_and_nothing_is_numbered_anew() {
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is missing in:\n{text}");
     }
-    // It was here: nobody has to wait for it, or to send it again.
+    // A dropped entry still counts as stored here, so no replica waits for it or sends it again.
     assert!(log.has(first.unwrap().id).unwrap());
 }

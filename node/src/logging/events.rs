@@ -1,6 +1,6 @@
-//! What is said in this process, handed to [`shipping`] as events.
+//! [`Shipped`]: tracing layer that queues this process's log events for the log shipper.
 //!
-//! This runs inside every call that says something, on whatever thread, so it formats, hands over and never waits.
+//! The layer runs inside every logging call, on the calling thread, so it never waits.
 
 use std::{
     fmt::{self, Write as _},
@@ -9,8 +9,8 @@ use std::{
 };
 
 use hearsay_services::{
-    log::record::{Level, NAME_BYTES_MAX},
-    shipping::{self, Event, Outbox},
+    LogEvent, LogOutbox, SHIPPER_THREAD,
+    plugins::{Level, NAME_BYTES_MAX},
 };
 use tracing::{
     Subscriber,
@@ -18,13 +18,13 @@ use tracing::{
 };
 use tracing_subscriber::layer::{Context, Layer};
 
-/// Threads on which things are said because events are shipped: by the work itself, and by the journal that it ends up in. Shipped in turn, one
-/// event about a full disk would make the next.
-const OWN_THREADS: [&str; 2] = [shipping::THREAD, "journal-log"];
+/// Threads that log because of shipping: the shipper, and the journal that stores the records. If their
+/// events were shipped, an event about a full disk would cause the next one.
+const OWN_THREADS: [&str; 2] = [SHIPPER_THREAD, "journal-log"];
 
-/// Hands over what it hears.
+/// A tracing layer that queues events for the shipper.
 #[derive(Debug)]
-pub(super) struct Shipped(pub(super) Outbox);
+pub(super) struct Shipped(pub(super) LogOutbox);
 
 impl<S: Subscriber> Layer<S> for Shipped {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
@@ -34,10 +34,10 @@ impl<S: Subscriber> Layer<S> for Shipped {
         let mut text = Text::default();
         event.record(&mut text);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.0.put(Event {
+        self.0.push(LogEvent {
             time: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             level: level(*event.metadata().level()),
-            service: speaker(event.metadata().target()),
+            service: source_name(event.metadata().target()),
             message: text.finish(),
         });
     }
@@ -53,12 +53,14 @@ fn level(level: tracing::Level) -> Level {
     }
 }
 
-/// Who speaks: a plug-in by its name, the node itself as `node`, anybody else by the name of the crate.
-fn speaker(target: &str) -> String {
+/// Returns the source of an event: the name of a plug-in, `node`, or the name of another crate.
+fn source_name(target: &str) -> String {
     let mut path = target.split("::");
     let first = path.next().unwrap_or_default();
     let name = match (first, path.next()) {
-        ("hearsay_services", Some(plugin)) => plugin,
+        ("hearsay_gateway", _) => "gateway",
+        ("hearsay_services", Some("plugins" | "http" | "network")) => path.next().unwrap_or("node"),
+        ("hearsay_services", Some(module)) => module,
         (own, _) if own.starts_with("hearsay_") => "node",
         (other, _) => other,
     };
@@ -66,7 +68,7 @@ fn speaker(target: &str) -> String {
     if name.is_empty() { "node".to_owned() } else { name[..end].to_owned() }
 }
 
-/// The message, and the fields behind it.
+/// The text of an event: its message, then its fields.
 #[derive(Default)]
 struct Text {
     message: String,
@@ -79,8 +81,8 @@ impl Text {
             (false, true) => self.message,
             (false, false) => self.message + &self.fields,
             (true, false) => self.fields.trim_start().to_owned(),
-            // The log takes no empty record.
-            (true, true) => "(nothing was said)".to_owned(),
+            // The log refuses empty records.
+            (true, true) => "(no message)".to_owned(),
         }
     }
 }
@@ -106,15 +108,16 @@ impl Visit for Text {
 
 #[cfg(test)]
 mod tests {
+    use hearsay_services::log_queue;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
 
-    fn said(say: impl FnOnce()) -> Event {
-        let (outbox, mut waiting) = shipping::queue();
+    fn said(say: impl FnOnce()) -> LogEvent {
+        let (outbox, mut waiting) = log_queue();
         let log = tracing_subscriber::registry().with(Shipped(outbox));
         tracing::subscriber::with_default(log, say);
-        waiting.take().unwrap()
+        waiting.try_recv().unwrap()
     }
 
     #[test]
@@ -124,23 +127,22 @@ mod tests {
         assert_eq!(event.message, "member failed name=\"a b\" count=3");
         assert_eq!((event.level, event.service.as_str()), (Level::Warn, "node"));
         assert!(event.time > 1_700_000_000_000);
-        let event = said(|| tracing::info!(target: "hearsay_services::visits", total = 1));
+        let event = said(|| tracing::info!(target: "hearsay_services::plugins::visits", total = 1));
         assert_eq!((event.message.as_str(), event.service.as_str()), ("total=1", "visits"));
         assert_eq!(said(|| tracing::info!(target: "my_plugin::deep::er", "x")).service, "my_plugin");
     }
 
     #[test]
     fn what_is_said_because_of_shipping_is_not_shipped() {
-        for (thread, taken) in
-            [(shipping::THREAD, 0), ("journal-log", 0), ("journal-visits", 1), ("driver", 1)]
+        for (thread, taken) in [(SHIPPER_THREAD, 0), ("journal-log", 0), ("journal-visits", 1), ("driver", 1)]
         {
-            let (outbox, mut waiting) = shipping::queue();
+            let (outbox, mut waiting) = log_queue();
             let speaking = thread::Builder::new().name(thread.to_owned()).spawn(move || {
                 let log = tracing_subscriber::registry().with(Shipped(outbox));
                 tracing::subscriber::with_default(log, || tracing::error!("the disk is full"));
             });
             speaking.unwrap().join().unwrap();
-            assert_eq!(usize::from(waiting.take().is_some()), taken, "{thread}");
+            assert_eq!(usize::from(waiting.try_recv().is_some()), taken, "{thread}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Metrics of the registry, collected when `/metrics` is read.
+//! [`RegistryMetrics`]: metrics of the service registry, collected when `/metrics` is read.
 
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use hearsay_services::service::MetricKind;
+use hearsay_services::MetricKind;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder},
@@ -23,7 +23,7 @@ impl Collector for RegistryMetrics {
         let registry = self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         let Some(registry): Option<Arc<Registry>> = registry else { return Ok(()) };
         let all = registry.metrics();
-        // Those of one name stand next to each other, and are described once.
+        // Samples of one name must be adjacent, under one description.
         for same in all.chunk_by(|a, b| a.name == b.name) {
             let Some(first) = same.first() else { continue };
             let kind = match first.kind {

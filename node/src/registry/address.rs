@@ -1,13 +1,13 @@
-//! Addresses as programs write them: `host:port`, and URLs of HTTP.
+//! Types of addresses in registrations and checks ([`Target`], [`HttpUrl`]), and their parsing.
 //!
-//! Registrations and the checks that run from them have this one reader, so an address that is registered can be called.
+//! Registrations and checks share this parser, so a check can connect to every address that was accepted.
 
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
 };
 
-use hearsay_protocol::record::Invalid;
+use hearsay_protocol::Invalid;
 use http::{Uri, uri::PathAndQuery};
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// The port of a URL that names none.
+    /// The port of a URL without one.
     fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -48,22 +48,22 @@ impl fmt::Display for Scheme {
     }
 }
 
-/// The host of an address. It is written without brackets.
+/// The host of an address, without brackets.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Host {
     /// An IP address.
     Ip(IpAddr),
-    /// A name, which is resolved at each connect.
+    /// A host name, resolved at each connect.
     Name(String),
 }
 
 impl Host {
-    /// Reads a host that stands alone: an IP address, or a name as DNS and containers write it.
+    /// Parses a host without a port: an IP address, or a host name.
     pub(super) fn parse(field: &'static str, text: &str) -> Result<Self, Invalid> {
         if let Ok(ip) = text.parse() {
             return Ok(Self::Ip(ip));
         }
-        // RFC 1123, section 2.1, and the underscores of containers' names. A dot at the end is DNS's root.
+        // RFC 1123, section 2.1, and underscores, as in names of containers. The final dot is the DNS root.
         let is_label = |label: &str| {
             (1..=LABEL_BYTES_MAX).contains(&label.len())
                 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
@@ -82,7 +82,8 @@ impl Host {
         Ok(Self::Name(text.to_owned()))
     }
 
-    /// Reads a host that a port follows: an IPv6 address is in brackets. `None`: brackets are missing, or hold another thing.
+    /// Parses a host in front of a port: an IPv6 address is in brackets. `None`: the brackets are missing or
+    /// contain something else.
     fn parse_before_port(field: &'static str, text: &str) -> Option<Result<Self, Invalid>> {
         match text.strip_prefix('[') {
             Some(inner) => {
@@ -93,17 +94,17 @@ impl Host {
         }
     }
 
-    /// Refuses an IP address that means no single host.
+    /// Refuses an unspecified or multicast IP address.
     pub(super) fn check_single(&self, field: &'static str) -> Result<(), Invalid> {
         match self {
-            Self::Ip(ip) if ip.to_canonical().is_unspecified() || ip.to_canonical().is_multicast() => {
-                Err(Invalid::new(field, format!("{ip} is no address of one host")))
-            }
+            Self::Ip(ip) if ip.to_canonical().is_unspecified() || ip.to_canonical().is_multicast() => Err(
+                Invalid::new(field, format!("{ip} is not the address of one host; give a unicast address")),
+            ),
             Self::Ip(_) | Self::Name(_) => Ok(()),
         }
     }
 
-    /// Whether it means the machine that reads it (RFC 6761, section 6.3).
+    /// Whether it is the loopback address or a name for it (RFC 6761, section 6.3).
     pub(super) fn is_loopback(&self) -> bool {
         match self {
             Self::Ip(ip) => ip.to_canonical().is_loopback(),
@@ -124,7 +125,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// A host and a port of it.
+/// A host and a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Target {
     pub(super) host: Host,
@@ -132,11 +133,11 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Reads `host:port`, `a.b.c.d:port` or `[v6]:port`. Spaces around it are passed over.
+    /// Parses `host:port`, `a.b.c.d:port` or `[v6]:port`. Surrounding spaces are ignored.
     pub(super) fn parse(field: &'static str, text: &str) -> Result<Self, Invalid> {
         match split_address(field, text)? {
             (Some(host), port) => Ok(Self { host, port }),
-            (None, _) => Err(Invalid::new(field, format!("{text:?} names no host; give host:port"))),
+            (None, _) => Err(Invalid::new(field, format!("{text:?} has no host; give host:port"))),
         }
     }
 }
@@ -147,10 +148,11 @@ impl fmt::Display for Target {
     }
 }
 
-/// Splits `host:port`. The host may be left out, as in `:8080`.
+/// Splits `host:port`. The host may be missing, as in `:8080`.
 pub(super) fn split_address(field: &'static str, text: &str) -> Result<(Option<Host>, u16), Invalid> {
     let text = text.trim();
-    let wrong = || Invalid::new(field, format!("{text:?} is not host:port, such as 127.0.0.1:8080"));
+    let wrong =
+        || Invalid::new(field, format!("{text:?} is not an address; give host:port, such as 127.0.0.1:8080"));
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let port = parse_port(field, port)?;
     if host.is_empty() {
@@ -161,37 +163,37 @@ pub(super) fn split_address(field: &'static str, text: &str) -> Result<(Option<H
 
 fn parse_port(field: &'static str, text: &str) -> Result<u16, Invalid> {
     let port = text.parse().ok().filter(|port| *port > 0);
-    port.ok_or_else(|| Invalid::new(field, format!("{text:?} is not a port; 1 to 65535 are allowed")))
+    port.ok_or_else(|| Invalid::new(field, format!("{text:?} is not a port; give a number from 1 to 65535")))
 }
 
-/// `host:port`, with brackets around an IPv6 address.
+/// Returns `host:port`, with brackets around an IPv6 address.
 pub(super) fn authority(host: &str, port: u16) -> String {
     format!("{}:{port}", bracketed(host))
 }
 
-/// A host as a URL has it: an IPv6 address is in brackets.
+/// Returns the host as in a URL: an IPv6 address is in brackets.
 pub(super) fn bracketed(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
-/// A URL of HTTP.
+/// An HTTP URL.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct HttpUrl {
     pub(super) scheme: Scheme,
     pub(super) target: Target,
-    /// Host and port as they are written.
+    /// Host and port as written.
     pub(super) authority: String,
     /// Path and query.
     pub(super) path: PathAndQuery,
 }
 
 impl HttpUrl {
-    /// Path and query, where they are more than `/`.
+    /// Path and query, unless they are `/`.
     pub(super) fn path_beyond_root(&self) -> Option<&str> {
         Some(self.path.as_str()).filter(|path| *path != "/")
     }
 
-    /// Reads `http://host[:port][/path]`, or the same with `https`. Spaces around it are passed over.
+    /// Parses `http://host[:port][/path]`, or the same with `https`. Surrounding spaces are ignored.
     pub(super) fn parse(field: &'static str, text: &str) -> Result<Self, Invalid> {
         let text = text.trim();
         if text.len() > URL_BYTES_MAX {
@@ -200,7 +202,8 @@ impl HttpUrl {
                 format!("has {} bytes; at most {URL_BYTES_MAX} are allowed", text.len()),
             ));
         }
-        let wrong = || Invalid::new(field, format!("not a URL such as http://host:port/path: {text:?}"));
+        let wrong =
+            || Invalid::new(field, format!("{text:?} is not a URL; give one such as http://host:port/path"));
         let uri: Uri = text.parse().map_err(|_| wrong())?;
         let scheme = match uri.scheme_str() {
             Some("http") => Scheme::Http,
@@ -209,7 +212,7 @@ impl HttpUrl {
         };
         let authority = uri.authority().ok_or_else(wrong)?;
         if authority.as_str().contains('@') {
-            let problem = "holds a user or a password, which the whole cluster would read; leave it out, or send it as a header of a check";
+            let problem = "contains a user or a password, which the whole cluster could read; leave it out, or send it in a header of a check";
             return Err(Invalid::new(field, problem));
         }
         let host = Host::parse_before_port(field, authority.host()).ok_or_else(wrong)??;
@@ -217,12 +220,14 @@ impl HttpUrl {
             "" => scheme.default_port(),
             rest => parse_port(field, rest.strip_prefix(':').ok_or_else(wrong)?)?,
         };
-        Ok(Self {
-            scheme,
-            target: Target { host, port },
-            authority: authority.as_str().to_owned(),
-            path: uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
-        })
+        // A query directly after the authority belongs to the path `/` (RFC 9112, section 3.2.1). The `http`
+        // crate leaves the path empty, and the request line would begin with the query.
+        let path = match uri.path_and_query() {
+            Some(path) if path.as_str().starts_with('/') => path.clone(),
+            path => format!("/{}", path.map_or("", PathAndQuery::as_str)).parse().map_err(|_| wrong())?,
+        };
+        let authority = authority.as_str().to_owned();
+        Ok(Self { scheme, target: Target { host, port }, authority, path })
     }
 }
 
@@ -249,6 +254,7 @@ mod tests {
             ("http://a", "a:80", "/"),
             (" https://a/b?c=d ", "a:443", "/b?c=d"),
             ("http://[::1]:8080/", "[::1]:8080", "/"),
+            ("http://a?b", "a:80", "/?b"),
             ("HTTP://10.0.0.1:1", "10.0.0.1:1", "/"),
         ] {
             let url = HttpUrl::parse("url", text).unwrap();

@@ -1,4 +1,4 @@
-//! Health checks of registered programs.
+//! Health checks of registered programs: one file per kind, and their specs, runner, state and metrics.
 //!
 //! | kind | passes when |
 //! | --- | --- |
@@ -7,11 +7,11 @@
 //! | `grpc` | `grpc.health.v1` answers SERVING |
 //! | `ttl` | the program reports within the TTL |
 //! | `alias` | another instance or service is passing |
-//! | `watch` | a connection that is held open stays open |
+//! | `watch` | a held connection stays open |
 //! | `process` | the process lives |
 //! | `exec` | a command exits with 0; 1 warns |
 //!
-//! Status is state, output is not: a run whose status is the one before changes nothing that other nodes see.
+//! Only status is gossiped: a run that does not change the status changes nothing for other nodes.
 
 mod alias;
 mod connect;
@@ -19,12 +19,12 @@ mod exec;
 mod grpc;
 mod http;
 mod members;
-pub mod metrics;
+pub(crate) mod metrics;
 mod outcome;
 mod probe;
 mod process;
 mod reporter;
-pub mod runner;
+pub(crate) mod runner;
 mod spec;
 mod state;
 mod tcp;
@@ -35,6 +35,5 @@ mod tls;
 mod ttl;
 mod watch;
 
-pub use outcome::OUTPUT_BYTES_MAX;
 pub use process::owner_uid;
 pub use spec::{CheckKind, CheckSpec, HttpCheck, INTERVAL_DEFAULT, ProcessIdentity, TIMEOUT_DEFAULT};

@@ -1,6 +1,7 @@
-//! Registrations in files of `--services-dir`: the state of each file. [`follower`] reads them.
+//! [`Files`]: state of each file of `--services-dir` (content hash, instances, error), which [`watcher`]
+//! updates.
 
-pub(crate) mod follower;
+pub(crate) mod watcher;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,34 +9,34 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// The states of the files.
+/// States of all files, by path.
 #[derive(Debug, Default)]
 pub struct Files(Mutex<BTreeMap<PathBuf, FileState>>);
 
-/// The state of a file.
+/// State of a file.
 #[derive(Clone, Debug, Default)]
 pub struct FileState {
-    /// Of the content that was read last.
+    /// Hash of the content in effect, or of the last bad content.
     hash: Option<blake3::Hash>,
-    /// The ids that it registers.
+    /// Ids of the instances that the file registers.
     ids: BTreeSet<String>,
-    /// Why its newest version is not in effect.
+    /// Why the newest version is not in effect.
     pub error: Option<String>,
 }
 
 impl Files {
-    /// Reads or changes the states.
+    /// Reads or changes the states under the lock.
     fn change<R>(&self, change: impl FnOnce(&mut BTreeMap<PathBuf, FileState>) -> R) -> R {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The files and why their newest version is not in effect, if it is not.
+    /// Returns each file with the reason why its newest version is not in effect, if so.
     pub fn list(&self) -> Vec<(PathBuf, Option<String>)> {
         let files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         files.iter().map(|(path, state)| (path.clone(), state.error.clone())).collect()
     }
 
-    /// How many of them are not in effect.
+    /// Returns the number of files whose newest version is not in effect.
     pub fn failing(&self) -> usize {
         let files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         files.values().filter(|state| state.error.is_some()).count()

@@ -1,18 +1,20 @@
-//! Reads a registration as programs send it: three dialects of JSON become one [`Registration`].
+//! Parses registrations and validates them: three forms of JSON (the native one, dialect 1 with `ServiceName`
+//! and dialect 2 with `Name` and `Addr`) become one [`Registration`].
 //!
-//! Keys are compared without case and underscores, so `ServiceName`, `serviceName` and `service_name` are one. Unknown keys are passed over; a
-//! known key with a bad value refuses the whole, and names the key and the limit.
+//! Keys are compared without case, underscores and hyphens: `ServiceName`, `serviceName` and `service_name`
+//! are equal. Unknown keys are ignored. A known key with a bad value is an error that names the key and the
+//! limit.
 
-mod check;
-mod fields;
+pub(super) mod check;
+pub(super) mod fields;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hearsay_protocol::record::{ID_CHARS_MAX, Invalid, META_PAIRS_MAX, NamedPort, check_service_name};
+use hearsay_protocol::{ID_CHARS_MAX, Invalid, META_PAIRS_MAX, NamedPort, check_service_name};
 use serde_json::Value;
 
-pub use source::Source;
+pub use source::RegistrationSource;
 
 use super::{
     address::{Host, HttpUrl, Scheme, split_address},
@@ -25,39 +27,39 @@ use super::{
 use check::CheckInput;
 use fields::{Fields, check_text, invalid};
 
-/// Words that are paths of their own: `/services/watch`, `/services/{id}/maintenance`.
+/// Words that are segments of API paths: `/services/watch`, `/services/{id}/maintenance`.
 const RESERVED: [&str; 2] = ["watch", "maintenance"];
 
-/// The most named ports of an instance.
+/// Maximum number of named ports of an instance.
 pub const PORTS_MAX: usize = 32;
 
-/// Reads a registration. `suffix` is the end of this node's id; a derived id of a program on this machine ends with it, so that it is another one
-/// than on the next machine.
+/// Parses a registration. `suffix` is the short form of this node's id. The derived id of a program on this
+/// machine ends with it, so that it differs from the ids on other machines.
 ///
 /// # Errors
-/// Names the field and what is allowed. Nothing was registered.
-pub fn read(body: &[u8], source: Source, suffix: &str) -> Result<Registration, Invalid> {
+/// Names the field and the allowed values.
+pub fn read(body: &[u8], source: RegistrationSource, suffix: &str) -> Result<Registration, Invalid> {
     let value: Value =
-        serde_json::from_slice(body).map_err(|error| invalid("body", format!("is no JSON: {error}")))?;
+        serde_json::from_slice(body).map_err(|error| invalid("body", format!("is not JSON: {error}")))?;
     read_value(value, source, suffix)
 }
 
-/// As [`read`], of JSON that has been parsed.
+/// Same as [`read`], from a JSON value.
 ///
 /// # Errors
-/// Names the field and what is allowed.
-pub fn read_value(value: Value, source: Source, suffix: &str) -> Result<Registration, Invalid> {
+/// Names the field and the allowed values.
+pub fn read_value(value: Value, source: RegistrationSource, suffix: &str) -> Result<Registration, Invalid> {
     let fields = Fields::of("body", value)?;
     let dialect = if fields.has("servicename") {
-        Dialect::One
+        Dialect::ServiceUrl
     } else if fields.has("addr") {
-        Dialect::Two
+        Dialect::NameAddr
     } else {
         Dialect::Native
     };
     let service = fields
         .text("name", &["servicename", "service"])?
-        .ok_or_else(|| invalid("name", "is missing; it is the name of the service"))?;
+        .ok_or_else(|| invalid("name", "is missing; give the name of the service"))?;
     check_service_name("name", &service)?;
     check_not_reserved("name", &service)?;
     let address = InstanceAddress::read(&fields, source)?;
@@ -86,8 +88,9 @@ pub fn read_value(value: Value, source: Source, suffix: &str) -> Result<Registra
         dialect,
         checks: Vec::new(),
         registered_from: None,
+        consul: None,
     };
-    if dialect == Dialect::Two && !registration.requires.is_empty() && registration.updates.is_none() {
+    if dialect == Dialect::NameAddr && !registration.requires.is_empty() && registration.updates.is_none() {
         registration.updates = Some(format!("{}/services", registration.local_origin()));
     }
     registration.id = match fields.text("id", &["serviceid"])? {
@@ -102,27 +105,29 @@ pub fn read_value(value: Value, source: Source, suffix: &str) -> Result<Registra
     Ok(registration)
 }
 
-/// Refuses a word that is a path of its own beside services and instances, so that what bears it could not be asked for.
+/// Refuses a word that is a segment of an API path: a request for a service of that name would reach that
+/// path.
 fn check_not_reserved(field: &'static str, text: &str) -> Result<(), Invalid> {
     if RESERVED.contains(&text) {
-        return Err(invalid(field, format!("{text:?} is a path of the API; choose another")));
+        return Err(invalid(field, format!("{text:?} is a path of the API; choose another name")));
     }
     Ok(())
 }
 
-/// What a node calls on behalf of a registration, by the field that says it.
+/// Returns the request's field that contains the target of a check.
 pub(super) fn check_field(check: &CheckSpec, registration: &Registration) -> &'static str {
     check::field_of(check, registration)
 }
 
-/// The field that says where changes are sent to. Dialect 2 states an address alone.
+/// Returns the request's field that contains the URL of notifications. Dialect 2 has only an address.
 pub(super) fn updates_field(registration: &Registration) -> &'static str {
     let of_addr = format!("{}/services", registration.local_origin());
-    let is_of_addr = registration.dialect == Dialect::Two && registration.updates.as_ref() == Some(&of_addr);
+    let is_of_addr =
+        registration.dialect == Dialect::NameAddr && registration.updates.as_ref() == Some(&of_addr);
     if is_of_addr { "Addr" } else { "updates" }
 }
 
-/// The address of an instance, out of `url`, `Addr`, or `address` and `port`.
+/// The address of an instance, from `url`, `Addr`, or `address` and `port`.
 struct InstanceAddress {
     scheme: Scheme,
     host: Option<String>,
@@ -132,16 +137,18 @@ struct InstanceAddress {
 }
 
 impl InstanceAddress {
-    fn read(fields: &Fields, source: Source) -> Result<Self, Invalid> {
+    fn read(fields: &Fields, source: RegistrationSource) -> Result<Self, Invalid> {
         let url = fields.text("url", &["serviceurl"])?;
         let addr = fields.text("addr", &[])?;
         let address = fields.text("address", &[])?;
         let port = fields.integer("port", 0, u64::from(u16::MAX))?.map(|port| port as u16);
         let (scheme, host, port, path) = match (url, addr) {
-            (Some(_), Some(_)) => return Err(invalid("url", "excludes Addr; give one of them")),
+            (Some(_), Some(_)) => {
+                return Err(invalid("url", "cannot be combined with Addr; give one of them"));
+            }
             (Some(url), None) => {
                 if address.is_some() || port.is_some() {
-                    return Err(invalid("url", "excludes address and port; give one form"));
+                    return Err(invalid("url", "cannot be combined with address and port; give one form"));
                 }
                 let url = HttpUrl::parse("url", &url)?;
                 let path = url.path_beyond_root().map(str::to_owned);
@@ -179,7 +186,10 @@ fn read_ports(fields: &Fields, port: Option<u16>) -> Result<Vec<NamedPort>, Inva
         return Ok(Vec::new());
     }
     if port.is_some() {
-        return Err(invalid("ports", "excludes port; mark one of them with \"default\": true"));
+        return Err(invalid(
+            "ports",
+            "excludes port; leave port out, and mark one element with \"default\": true",
+        ));
     }
     if values.len() > PORTS_MAX {
         return Err(invalid(
@@ -190,12 +200,12 @@ fn read_ports(fields: &Fields, port: Option<u16>) -> Result<Vec<NamedPort>, Inva
     let (mut ports, mut names) = (Vec::new(), BTreeSet::new());
     for value in values {
         let port = Fields::of("ports", value)?;
-        let name = port.text("name", &[])?.ok_or_else(|| invalid("ports", "an element lacks its name"))?;
+        let name = port.text("name", &[])?.ok_or_else(|| invalid("ports", "an element has no name"))?;
         check_service_name("ports", &name)?;
         let number = port.integer("port", 1, u64::from(u16::MAX))?;
-        let number = number.ok_or_else(|| invalid("ports", format!("{name:?} lacks its port")))?;
+        let number = number.ok_or_else(|| invalid("ports", format!("{name:?} has no port")))?;
         if !names.insert(name.clone()) {
-            return Err(invalid("ports", format!("{name:?} is there twice")));
+            return Err(invalid("ports", format!("contains {name:?} twice; names must be unique")));
         }
         let is_default = port.boolean("default")?.unwrap_or(false);
         if is_default && ports.iter().any(|port: &NamedPort| port.is_default) {
@@ -212,7 +222,7 @@ fn read_tags(fields: &Fields) -> Result<Vec<String>, Invalid> {
     if bytes > TAGS_BYTES_MAX {
         return Err(invalid(
             "tags",
-            format!("has {bytes} bytes in all; at most {TAGS_BYTES_MAX} are allowed"),
+            format!("has {bytes} bytes in total; at most {TAGS_BYTES_MAX} are allowed"),
         ));
     }
     for tag in &tags {
@@ -235,7 +245,7 @@ fn read_meta(fields: &Fields) -> Result<BTreeMap<String, String>, Invalid> {
             Value::String(text) => text,
             Value::Number(number) => number.to_string(),
             Value::Bool(flag) => flag.to_string(),
-            _ => return Err(invalid("meta", format!("the value of {key:?} is no text"))),
+            _ => return Err(invalid("meta", format!("the value of {key:?} is not a string"))),
         };
         check_text("meta", &key, usize::MAX)?;
         if key.len() > META_KEY_BYTES_MAX || value.len() > META_VALUE_BYTES_MAX {
@@ -287,7 +297,7 @@ fn read_updates(fields: &Fields) -> Result<Option<String>, Invalid> {
 fn read_checks(
     fields: &Fields,
     registration: &Registration,
-    source: Source,
+    source: RegistrationSource,
 ) -> Result<Vec<CheckSpec>, Invalid> {
     let mut inputs = Vec::new();
     if let Some(check) = fields.value("check") {
@@ -297,8 +307,8 @@ fn read_checks(
     if let Some(url) = fields.text("heartbeaturl", &[])?.filter(|url| !url.trim().is_empty()) {
         inputs.push(CheckInput::Heartbeat(url));
     }
-    if inputs.is_empty() && registration.dialect == Dialect::Two {
-        inputs.push(CheckInput::DialectTwo);
+    if inputs.is_empty() && registration.dialect == Dialect::NameAddr {
+        inputs.push(CheckInput::ImpliedHeartbeat);
     }
     if inputs.len() > CHECKS_MAX {
         return Err(invalid(

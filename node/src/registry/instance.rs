@@ -1,41 +1,47 @@
-//! The instance that this node states for a registration.
+//! Converts registrations to the instances that this node states to the cluster.
 
-use hearsay_protocol::record::{
-    CHECK_OUTPUT_BYTES_MAX, CheckSummary, Health, Instance, Origin, WEIGHT_DEFAULT,
-};
+use hearsay_protocol::{CHECK_OUTPUT_BYTES_MAX, CheckSummary, Health, Instance, Origin, WEIGHT_DEFAULT};
 
 use super::{
     address::{authority, bracketed},
-    record::{Held, Maintenance},
+    record::{ActiveRegistration, Maintenance},
     registration::Registration,
 };
 
-/// The id of the check that stands for the maintenance of an instance. As Consul's.
+/// Maximum number of instances that a node states, its roles included.
+pub(super) const INSTANCES_MAX: usize = 10_000;
+/// Maximum number of instances of a cluster.
+pub(super) const INSTANCES_OF_CLUSTER_MAX: usize = 100_000;
+/// Prefix of the id of the check that represents an instance's maintenance, as in Consul.
 pub const MAINTENANCE_CHECK: &str = "_service_maintenance:";
-/// The id of the check that stands for the maintenance of the node. As Consul's.
+/// Id of the check that represents the node's maintenance, as in Consul.
 pub const NODE_MAINTENANCE_CHECK: &str = "_node_maintenance";
 
 const MAINTENANCE_NAME: &str = "Maintenance Mode";
 const MAINTENANCE_KIND: &str = "maintenance";
 
-/// The state of the node, as far as it is part of its instances.
+/// State of the node that affects all its instances.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Surroundings<'a> {
+pub(super) struct NodeState<'a> {
     /// The host that the node advertises.
-    pub(super) host: &'a str,
-    /// The node's own maintenance.
-    pub(super) node_maintenance: Option<&'a Maintenance>,
+    pub(super) advertised_host: &'a str,
+    /// The node's maintenance.
+    pub(super) maintenance: Option<&'a Maintenance>,
 }
 
-/// States a registration as it is now.
-pub(super) fn instance(held: &Held, maintenance: Option<&Maintenance>, around: Surroundings<'_>) -> Instance {
-    let registration = &held.row.registration;
-    let mut checks: Vec<CheckSummary> = held.checks.iter().map(summary).collect();
-    let upkeep = [
+/// Returns the instance of a registration in its current state.
+pub(super) fn instance(
+    active: &ActiveRegistration,
+    maintenance: Option<&Maintenance>,
+    node: NodeState<'_>,
+) -> Instance {
+    let registration = &active.row.registration;
+    let mut checks: Vec<CheckSummary> = active.checks.iter().map(summary).collect();
+    let maintenances = [
         (maintenance, format!("{MAINTENANCE_CHECK}{}", registration.id)),
-        (around.node_maintenance, NODE_MAINTENANCE_CHECK.to_owned()),
+        (node.maintenance, NODE_MAINTENANCE_CHECK.to_owned()),
     ];
-    for (maintenance, id) in upkeep {
+    for (maintenance, id) in maintenances {
         checks.extend(maintenance.map(|maintenance| CheckSummary {
             id,
             name: MAINTENANCE_NAME.into(),
@@ -46,14 +52,19 @@ pub(super) fn instance(held: &Held, maintenance: Option<&Maintenance>, around: S
             took_ms: 0,
         }));
     }
-    let health = match held.is_orphaned {
+    let health = match active.is_orphaned {
         true => Health::Critical,
         false => checks.iter().map(|check| check.status).max().unwrap_or_default(),
     };
-    Instance { health, checks, since_ms: held.row.since_ms, ..without_checks(registration, around.host) }
+    Instance {
+        health,
+        checks,
+        since_ms: active.row.since_ms,
+        ..without_checks(registration, node.advertised_host)
+    }
 }
 
-/// The part of an instance that does not depend on checks.
+/// Returns the instance without checks and health.
 pub(super) fn without_checks(registration: &Registration, advertised: &str) -> Instance {
     let host = registration.host.as_deref().unwrap_or(advertised);
     Instance {
@@ -78,7 +89,7 @@ pub(super) fn without_checks(registration: &Registration, advertised: &str) -> I
     }
 }
 
-/// The largest instance that a registration can become, with every check at its longest output and in maintenance.
+/// Returns the largest instance that a registration can become: maximal check outputs, in maintenance.
 pub(super) fn largest(registration: &Registration, advertised: &str) -> Instance {
     let summary = |id: &str, name: &str, kind: &str| CheckSummary {
         id: id.into(),
@@ -89,15 +100,15 @@ pub(super) fn largest(registration: &Registration, advertised: &str) -> Instance
         output: "x".repeat(CHECK_OUTPUT_BYTES_MAX),
         took_ms: u32::MAX,
     };
-    let of_spec = |spec: &super::checks::CheckSpec| summary(&spec.id, &spec.name, spec.kind.as_str());
-    let mut checks: Vec<CheckSummary> = registration.checks.iter().map(of_spec).collect();
+    let spec_summary = |spec: &super::checks::CheckSpec| summary(&spec.id, &spec.name, spec.kind.as_str());
+    let mut checks: Vec<CheckSummary> = registration.checks.iter().map(spec_summary).collect();
     for id in [format!("{MAINTENANCE_CHECK}{}", registration.id), NODE_MAINTENANCE_CHECK.to_owned()] {
         checks.push(summary(&id, MAINTENANCE_NAME, MAINTENANCE_KIND));
     }
     Instance { checks, ..without_checks(registration, advertised) }
 }
 
-fn summary(check: &super::record::HeldCheck) -> CheckSummary {
+fn summary(check: &super::record::ActiveCheck) -> CheckSummary {
     let (spec, state) = (check.running.spec(), &check.stated);
     CheckSummary {
         id: spec.id.clone(),
@@ -110,7 +121,7 @@ fn summary(check: &super::record::HeldCheck) -> CheckSummary {
     }
 }
 
-/// The start of an output, as much as is gossiped.
+/// Truncates an output to the length that is gossiped.
 fn shorten(output: &str) -> String {
     let mut end = output.len().min(CHECK_OUTPUT_BYTES_MAX);
     while !output.is_char_boundary(end) {

@@ -1,8 +1,9 @@
-//! A registration as this node holds it: what was registered, by whom and since when, and how its checks are.
+//! [`ActiveRegistration`]: a registration as this node holds it, with owner, age and check states; and the
+//! [`Row`] that is stored.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use hearsay_protocol::{record::Health, wire::checks::CheckReport};
+use hearsay_protocol::{Health, wire::CheckReport};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -11,20 +12,20 @@ use super::{
     subscribers::Subscription,
 };
 
-/// The owner of a registration. The end of an older owner has no effect on what a newer one registered.
+/// The owner of a registration. When an older owner ends, a newer owner's registration stays.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Owner {
-    /// A client that registered and went: until it is deregistered.
+    /// A client of the API. The registration stays until it is deregistered.
     #[default]
     Api,
-    /// A connection that is held open, by its number.
+    /// An open connection, by its number.
     Connection(u64),
     /// A file of `--services-dir`.
     File(PathBuf),
 }
 
 impl Owner {
-    /// The word that `/registrations` uses.
+    /// Returns the word for the owner in `/registrations`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Api => "api",
@@ -33,18 +34,19 @@ impl Owner {
         }
     }
 
-    /// Whether what it registers is kept over a restart of the node. A file is read again, and the client of a connection connects again.
+    /// Whether the registration is stored on disk. After a restart files are read again, and clients of held
+    /// registrations connect again.
     pub fn is_durable(&self) -> bool {
         matches!(self, Self::Api)
     }
 }
 
-/// Maintenance of an instance or a node: critical for new requests.
+/// Maintenance of an instance or a node: it is critical until maintenance ends.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Maintenance {
-    /// Why, in the words of the operator.
+    /// The operator's reason.
     pub reason: String,
-    /// Since when, in milliseconds since the Unix epoch.
+    /// Start, in milliseconds since the Unix epoch.
     pub since_ms: u64,
 }
 
@@ -53,7 +55,7 @@ pub struct Maintenance {
 pub struct Row {
     /// The registration.
     pub registration: Registration,
-    /// Since when, in milliseconds since the Unix epoch.
+    /// Time of the registration, in milliseconds since the Unix epoch.
     pub since_ms: u64,
 }
 
@@ -63,38 +65,38 @@ pub type StoredChecks = BTreeMap<String, StoredCheck>;
 /// A check as it is stored.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StoredCheck {
-    /// Its status.
+    /// The status.
     pub status: Health,
-    /// Since when.
+    /// Time of the last change of status, in milliseconds since the Unix epoch.
     pub since_ms: u64,
-    /// The output of the run that changed it.
+    /// The output of the run that changed the status.
     pub output: String,
 }
 
-/// A registration that this node speaks for.
+/// A registration in effect, with its running checks.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct ActiveRegistration {
     pub(super) row: Row,
     pub(super) owner: Owner,
-    /// Which registration under this id.
+    /// See [`Registered`](super::Registered).
     pub(super) generation: u64,
-    pub(super) checks: Vec<HeldCheck>,
-    /// Its connection is closed, and it is kept as critical until its grace is over.
+    pub(super) checks: Vec<ActiveCheck>,
+    /// The connection is closed; the instance stays critical until the grace period ends.
     pub(super) is_orphaned: bool,
-    /// Its notifications, which end with it.
+    /// Notifications of dependencies; dropping it ends them.
     pub(super) _subscription: Option<Subscription>,
 }
 
-/// A check of a registration.
+/// A running check.
 #[derive(Debug)]
-pub(super) struct HeldCheck {
+pub(super) struct ActiveCheck {
     pub(super) running: RunningCheck,
-    /// The state as of the last change of status, which other nodes see.
+    /// The state at the last change of status, as other nodes list it.
     pub(super) stated: CheckState,
 }
 
-impl HeldCheck {
-    /// Its report, as of now.
+impl ActiveCheck {
+    /// Returns the report of the check as of now.
     pub(super) fn report(&self) -> CheckReport {
         let (spec, state) = (self.running.spec(), self.running.state());
         CheckReport {
@@ -111,14 +113,14 @@ impl HeldCheck {
     }
 }
 
-impl Held {
-    /// Whether it is kept over a restart of the node.
+impl ActiveRegistration {
+    /// Whether the registration is stored on disk.
     pub(super) fn is_durable(&self) -> bool {
         self.owner.is_durable()
     }
 
     pub(super) fn stored_checks(&self) -> StoredChecks {
-        let stored = |check: &HeldCheck| {
+        let stored = |check: &ActiveCheck| {
             let CheckState { status, since_ms, output, .. } = check.stated.clone();
             (check.running.spec().id.clone(), StoredCheck { status, since_ms, output })
         };
@@ -126,17 +128,17 @@ impl Held {
     }
 }
 
-/// A registration, as a reader sees it.
+/// A snapshot of a registration for readers.
 #[derive(Clone, Debug)]
 pub struct RegistrationView {
     /// The registration.
     pub row: Row,
-    /// Its owner.
+    /// The owner.
     pub owner: Owner,
-    /// The worst of its checks, or critical in maintenance.
+    /// The worst status of the checks; critical in maintenance.
     pub health: Health,
-    /// Its maintenance.
+    /// The maintenance, if any.
     pub maintenance: Option<Maintenance>,
-    /// Its checks, as they are now.
+    /// Current reports of the checks.
     pub checks: Vec<CheckReport>,
 }

@@ -1,11 +1,12 @@
-//! What a caller may do that has not shown who it is: speak of itself alone.
+//! [`Scope`] of a caller: which registrations it may make and change.
 //!
-//! In a cluster without key a program of another machine registers with no more proof than its address. So that is all it may name: as the address of
-//! the instance, of its checks and of its notifications. And what is registered under another address, or by somebody with proof, is not its own.
+//! In a cluster without a key, a program on another machine has no proof but its address. So the addresses of
+//! its instance, checks and notifications must be that address, and it may change only registrations that
+//! were made from that address without proof.
 
 use std::net::IpAddr;
 
-use hearsay_protocol::record::Invalid;
+use hearsay_protocol::Invalid;
 
 use super::{
     address::{Host, HttpUrl, split_address},
@@ -17,19 +18,20 @@ use super::{
 /// The registrations that a caller may change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// All of this node: it is of this machine, or has shown the token or a member's signature.
+    /// All registrations of this node: the caller is on this machine, or has the token or a member's
+    /// signature.
     All,
     /// Those that were registered from this address without proof.
     Address(IpAddr),
 }
 
 impl Scope {
-    /// The scope of a caller of which only the address is known, or which has shown more (`None`).
+    /// Returns the scope of a caller with no proof but this address; `None`: a caller with proof.
     pub fn of(unproven: Option<IpAddr>) -> Self {
         unproven.map_or(Self::All, |ip| Self::Address(ip.to_canonical()))
     }
 
-    /// The address to be noted with what it registers.
+    /// The address to store with a registration.
     pub fn address(self) -> Option<IpAddr> {
         match self {
             Self::All => None,
@@ -37,12 +39,12 @@ impl Scope {
         }
     }
 
-    /// Whether it may change this registration.
+    /// Whether the caller may change this registration.
     pub fn includes(self, registration: &Registration) -> bool {
         self.address().is_none_or(|ip| registration.registered_from == Some(ip))
     }
 
-    /// Refuses a registration that speaks of somebody else.
+    /// Refuses a registration with an address other than the caller's.
     ///
     /// # Errors
     /// Names the field.
@@ -50,7 +52,7 @@ impl Scope {
         let Some(ip) = self.address() else { return Ok(()) };
         let foreign = |field| {
             let problem = format!(
-                "leads to another address than {ip}, from which the request came; without the node's token no other may be named"
+                "is not at {ip}, from which the request came. Without the node's token only that address is allowed: use it, or send the token"
             );
             Err(Invalid { field, problem })
         };
@@ -60,16 +62,19 @@ impl Scope {
         }
         for check in &registration.checks {
             let own = format!("service:{}", registration.id);
-            let is_anothers = check.id.starts_with("service:")
+            let is_of_another = check.id.starts_with("service:")
                 && check.id.strip_prefix(&own).is_none_or(|rest| !rest.is_empty() && !rest.starts_with(':'));
-            if is_anothers {
-                let problem = format!("{:?} is the check of another instance; choose another", check.id);
+            if is_of_another {
+                let problem =
+                    format!("{:?} is the id of a check of another instance; choose another id", check.id);
                 return Err(Invalid { field: "id", problem });
             }
             let target = match &check.kind {
                 CheckKind::Http(http) => {
-                    if let Some(field) = shaped(http) {
-                        let problem = "is not taken without the node's token".to_owned();
+                    if let Some(field) = custom_field(http) {
+                        let problem =
+                            "is not allowed without the node's token; leave it out, or send the token"
+                                .to_owned();
                         return Err(Invalid { field, problem });
                     }
                     HttpUrl::parse("http", &http.url).map(|url| Some(url.target.host))
@@ -93,8 +98,9 @@ impl Scope {
     }
 }
 
-/// The field by which the request of a check is more than a GET. With one, a check could be aimed at what listens beside the program.
-fn shaped(http: &HttpCheck) -> Option<&'static str> {
+/// Returns the field that makes a check's request more than a plain GET. Such a request could change state in
+/// another program on the same host.
+fn custom_field(http: &HttpCheck) -> Option<&'static str> {
     let fields = [
         ("method", !http.method.is_empty()),
         ("header", !http.headers.is_empty()),
@@ -106,17 +112,17 @@ fn shaped(http: &HttpCheck) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::input::{Source, read};
+    use crate::registry::input::{RegistrationSource, read};
 
     const IP: [u8; 4] = [10, 0, 0, 9];
 
     fn refused(body: &str) -> Option<&'static str> {
-        let registration = read(body.as_bytes(), Source::caller(IP.into()), "abc").unwrap();
+        let registration = read(body.as_bytes(), RegistrationSource::caller(IP.into()), "abc").unwrap();
         Scope::of(Some(IP.into())).check(&registration).err().map(|invalid| invalid.field)
     }
 
     #[test]
-    fn without_proof_a_program_speaks_of_its_own_address_alone() {
+    fn without_proof_a_program_registers_only_its_own_address() {
         for own in [
             r#"{"name":"web","port":80,"check":{"http":"/health"}}"#,
             r#"{"name":"web","address":"10.0.0.9","port":80,"check":{"tcp":true}}"#,
@@ -150,9 +156,9 @@ mod tests {
     }
 
     #[test]
-    fn what_others_registered_is_not_its_own() {
+    fn a_scope_excludes_registrations_of_other_addresses() {
         let mut registration =
-            read(br#"{"name":"web","port":80}"#, Source::caller(IP.into()), "abc").unwrap();
+            read(br#"{"name":"web","port":80}"#, RegistrationSource::caller(IP.into()), "abc").unwrap();
         let own = Scope::of(Some(IP.into()));
         assert!(!own.includes(&registration) && Scope::All.includes(&registration));
         registration.registered_from = Some([10, 0, 0, 8].into());

@@ -1,10 +1,11 @@
-//! The registrations on disk: a SQLite database with one row for each, written by a thread of its own.
+//! [`Store`] of registrations: a SQLite database with one row per registration, written by its own thread.
 //!
-//! Group commit: the thread takes all writes that wait, and ends their transaction with one sync (`synchronous=FULL` on a WAL). So a write that has been
-//! answered survives a crash and the loss of power, and 64 clients cost about as many syncs as one. A transaction that fails leaves nothing of its
-//! writes behind.
+//! Group commit: one transaction and one sync (`synchronous=FULL` on a WAL) for all writes of a batch. An
+//! acknowledged write survives a crash and a power loss, and 64 clients cost about as many syncs as one. A
+//! failed transaction changes nothing.
 //!
-//! The statuses of checks are written beside, without a sync of their own: after a power loss an older status is shown until the first run.
+//! Statuses of checks are written without a sync: after a power loss an older status is listed until the
+//! first run.
 
 use std::{
     fs::{self, OpenOptions, Permissions},
@@ -20,13 +21,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::record::{Row, StoredChecks};
 use crate::storage::PRIVATE;
 
-/// The name of the file in the data directory.
+/// File name in the data directory.
 pub(super) const FILE: &str = "registrations.db";
-/// Says in the file's header whose it is: "hsrg".
+/// Application id in the header of the file: "hsrg".
 const APPLICATION_ID: i64 = 0x6873_7267;
-/// The format of the tables.
+/// Version of the schema (`user_version`).
 const FORMAT: i64 = 1;
-/// Batches that wait for the thread. The registry sends one at a time.
+/// Batches queued for the thread. The registrar sends one at a time.
 const BATCHES_MAX: usize = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const CACHE_KIB: i64 = 2 * 1024;
@@ -36,21 +37,21 @@ CREATE TABLE registrations (id TEXT PRIMARY KEY, body TEXT NOT NULL, checks TEXT
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 ";
 
-/// Why the registrations are not read or written.
+/// Errors of the store.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// The disk is full, or may not be written. Nothing of the batch was stored; what was stored before is still there.
-    #[error("the disk takes no more: {0}")]
+pub enum RegistryStoreError {
+    /// The disk is full or read-only. Nothing of the batch was stored; earlier registrations are intact.
+    #[error("the disk is full or read-only: {0}. Free some space, then try again")]
     Full(String),
-    /// The database refused. Nothing of the batch was stored.
+    /// The database failed. Nothing of the batch was stored.
     #[error("{0}")]
     Failed(String),
-    /// The thread is gone: the node is stopping.
+    /// The thread has ended: the node is stopping.
     #[error("the node is stopping")]
     Stopped,
 }
 
-impl From<rusqlite::Error> for StoreError {
+impl From<rusqlite::Error> for RegistryStoreError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode;
         match error.sqlite_error_code() {
@@ -62,31 +63,31 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// A write.
+/// One write of a batch.
 #[derive(Clone, Debug)]
 pub(super) enum Write {
-    /// A registration, new or in place of the one with its id.
-    Put(Box<Row>),
-    /// The registration with this id is gone.
+    /// Inserts a registration, or replaces the one with the same id.
+    Upsert(Box<Row>),
+    /// Deletes the registration with this id.
     Delete(String),
-    /// The statuses of the checks of a registration.
+    /// Replaces the check statuses of a registration.
     Checks(String, StoredChecks),
-    /// A setting of the node; `None`: it has none.
+    /// Sets a setting of the node; `None` deletes it.
     Setting(String, Option<String>),
 }
 
-/// What the database held when it was opened.
+/// Content of the database when it was opened.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     /// All registrations.
     pub(super) rows: Vec<(Row, StoredChecks)>,
-    /// Rows that could not be read, with the reason.
+    /// Ids of unreadable rows, with the reason.
     pub(super) unreadable: Vec<(String, String)>,
     /// The settings of the node.
     pub(super) settings: Vec<(String, String)>,
 }
 
-/// The way to the thread.
+/// Handle to the store's thread.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
     batches: mpsc::Sender<Batch>,
@@ -94,69 +95,73 @@ pub(super) struct Store {
 
 struct Batch {
     writes: Vec<Write>,
-    /// Whether it must be synced before it is answered.
+    /// Whether the result waits for a sync.
     is_durable: bool,
-    done: oneshot::Sender<Result<(), StoreError>>,
+    done: oneshot::Sender<Result<(), RegistryStoreError>>,
 }
 
 impl Store {
-    /// Opens the database in a data directory, makes it where there is none, and starts the thread. A database that is damaged is put aside
-    /// under another name, and a new one is begun: the third value names it. Where the disk is too full to make one, that is tried again at
-    /// each write.
+    /// Opens or creates the database in a data directory and starts the thread. A damaged database is
+    /// renamed, and a new one is created; the third value is the new name of the damaged file. If the disk is
+    /// too full to create one, each write tries again.
     ///
     /// # Errors
-    /// A database that is there cannot be read.
-    pub(super) fn open(dir: &Path) -> Result<(Self, Stored, Option<PathBuf>), StoreError> {
+    /// An existing database cannot be read.
+    pub(super) fn open(dir: &Path) -> Result<(Self, Stored, Option<PathBuf>), RegistryStoreError> {
         let path = dir.join(FILE);
-        // A disk that was full at the first start left a file without content.
+        // The file is empty if the disk was full at the first start.
         let is_new = path.metadata().map_or(true, |file| file.len() == 0);
-        let (db, stored, aside) = match open(&path).and_then(|db| read(&db).map(|stored| (db, stored))) {
+        let (db, stored, damaged) = match open(&path).and_then(|db| read(&db).map(|stored| (db, stored))) {
             Ok((db, stored)) => (Some(db), stored, None),
             Err(error) if is_damage(&error) => {
-                let aside = put_aside(&path).map_err(|error| StoreError::Failed(error.to_string()))?;
-                (open(&path).ok(), Stored::default(), Some(aside))
+                let damaged =
+                    rename_damaged(&path).map_err(|error| RegistryStoreError::Failed(error.to_string()))?;
+                (open(&path).ok(), Stored::default(), Some(damaged))
             }
-            Err(error) => match StoreError::from(error) {
-                StoreError::Full(_) if is_new => (None, Stored::default(), None),
+            Err(error) => match RegistryStoreError::from(error) {
+                RegistryStoreError::Full(_) if is_new => (None, Stored::default(), None),
                 error => return Err(error),
             },
         };
         let (batches, receiver) = mpsc::channel(BATCHES_MAX);
         let thread = std::thread::Builder::new().name("registrations".into());
         let spawned = thread.spawn(move || work(&path, db, receiver));
-        spawned.map_err(|error| StoreError::Failed(error.to_string()))?;
-        Ok((Self { batches }, stored, aside))
+        spawned.map_err(|error| RegistryStoreError::Failed(error.to_string()))?;
+        Ok((Self { batches }, stored, damaged))
     }
 
-    /// Writes a batch, all of it or nothing. The answer comes once it is synced, if it is to be durable.
+    /// Writes a batch atomically. A durable batch completes after its sync.
     pub(super) fn write(&self, writes: Vec<Write>, is_durable: bool) -> Pending {
         let (done, pending) = oneshot::channel();
-        // The registry has one batch under way at a time, so there is room; a thread that is gone is told by the answer.
+        // The queue has room: the registrar sends one batch at a time. If the thread has ended, the result
+        // reports it.
         _ = self.batches.try_send(Batch { writes, is_durable, done });
         Pending(pending)
     }
 }
 
-/// A batch under way.
+/// A batch in progress.
 #[derive(Debug)]
-pub(super) struct Pending(oneshot::Receiver<Result<(), StoreError>>);
+pub(super) struct Pending(oneshot::Receiver<Result<(), RegistryStoreError>>);
 
 impl Pending {
-    /// What became of it.
+    /// Waits for the result of the batch.
     ///
     /// # Errors
-    /// See [`StoreError`].
-    pub(super) async fn done(&mut self) -> Result<(), StoreError> {
-        (&mut self.0).await.unwrap_or(Err(StoreError::Stopped))
+    /// See [`RegistryStoreError`].
+    pub(super) async fn done(&mut self) -> Result<(), RegistryStoreError> {
+        (&mut self.0).await.unwrap_or(Err(RegistryStoreError::Stopped))
     }
 }
 
-/// Makes the file readable for its owner alone, whatever the umask and the directory allow: requests of checks may carry credentials.
-/// SQLite gives a new log the permissions of the database. What the system refuses here, it refuses to SQLite as well, which reports it.
+/// Makes the file readable only for its owner, because requests of checks may carry credentials. SQLite gives
+/// a new WAL the permissions of the database. Errors are ignored here: SQLite meets and reports the same
+/// ones.
 fn make_private(path: &Path) {
     let made = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path);
     if made.is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
-        // Versions before this one made it by the umask. A file system that is read-only keeps the old permissions.
+        // Older versions created the file with the permissions of the umask. On a read-only file system they
+        // cannot be changed.
         for file in [path, &path.with_file_name(format!("{FILE}-wal"))] {
             _ = fs::set_permissions(file, Permissions::from_mode(PRIVATE));
         }
@@ -167,7 +172,8 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     make_private(path);
     let db = Connection::open(path)?;
     db.busy_timeout(BUSY_TIMEOUT)?;
-    // The node's lock on the data directory keeps other nodes out, and without shared memory the database opens on a full disk.
+    // The lock on the data directory keeps other nodes out. In exclusive mode SQLite needs no shared memory,
+    // so the database opens on a full disk.
     db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
@@ -187,7 +193,8 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
-fn put_aside(path: &Path) -> io::Result<PathBuf> {
+/// Renames a damaged database and its WAL, and returns the new name.
+fn rename_damaged(path: &Path) -> io::Result<PathBuf> {
     let named = |n: u32, ending: &str| path.with_file_name(format!("{FILE}.damaged-{n}{ending}"));
     let n = (1..).find(|n| !named(*n, "").exists()).unwrap_or(1);
     fs::rename(path, named(n, ""))?;
@@ -207,7 +214,7 @@ fn read(db: &Connection) -> rusqlite::Result<Stored> {
     while let Some(row) = rows.next()? {
         let (id, body, checks): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
         match serde_json::from_str::<Row>(&body) {
-            // A status that cannot be read is found out again by the next run.
+            // The next run of the check replaces an unreadable status.
             Ok(body) => stored.rows.push((body, serde_json::from_str(&checks).unwrap_or_default())),
             Err(error) => stored.unreadable.push((id, error.to_string())),
         }
@@ -218,7 +225,7 @@ fn read(db: &Connection) -> rusqlite::Result<Stored> {
     Ok(stored)
 }
 
-/// Writes batches until all handles are gone.
+/// Writes batches until all handles are dropped.
 fn work(path: &Path, db: Option<Connection>, mut batches: mpsc::Receiver<Batch>) {
     let mut writer = db.map(Writer::new);
     while let Some(batch) = batches.blocking_recv() {
@@ -228,31 +235,32 @@ fn work(path: &Path, db: Option<Connection>, mut batches: mpsc::Receiver<Batch>)
                     writer = Some(open);
                     Ok(())
                 }
-                // After a failed sync it is unknown which pages the system still has: the next batch reads the disk again.
+                // After a failed sync the page cache may differ from the disk: the next batch reopens the
+                // database.
                 Err(error) => Err(error),
             },
             Err(error) => Err(error),
         };
-        // The asker may be gone.
-        _ = batch.done.send(written.map_err(StoreError::from));
+        // An error means that the caller is gone.
+        _ = batch.done.send(written.map_err(RegistryStoreError::from));
     }
 }
 
-/// The database as it is written to.
+/// The open database and its sync setting.
 struct Writer {
     db: Connection,
-    /// Whether a commit ends with a sync, as the database is set now.
+    /// Whether a commit ends with a sync.
     syncs: bool,
 }
 
 impl Writer {
-    /// For a database that was just opened, which syncs.
+    /// Wraps a database that was just opened, which syncs.
     fn new(db: Connection) -> Self {
         Self { db, syncs: true }
     }
 
     fn write(&mut self, batch: &Batch) -> rusqlite::Result<()> {
-        // To set it takes as long as to write a row.
+        // The pragma is set only on a change, because setting it takes as long as writing a row.
         if self.syncs != batch.is_durable {
             let level = if batch.is_durable { "FULL" } else { "NORMAL" };
             self.db.pragma_update(None, "synchronous", level)?;
@@ -266,7 +274,7 @@ fn write(db: &mut Connection, writes: &[Write]) -> rusqlite::Result<()> {
     let transaction = db.transaction()?;
     for write in writes {
         match write {
-            Write::Put(row) => {
+            Write::Upsert(row) => {
                 let sql = "INSERT INTO registrations (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = excluded.body";
                 transaction.prepare_cached(sql)?.execute(params![row.registration.id, json(row)])?;
             }
@@ -289,7 +297,7 @@ fn write(db: &mut Connection, writes: &[Write]) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// These shapes have texts for keys, so they always serialise.
+/// Serialises a value; these types have string keys, so it cannot fail.
 fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }

@@ -1,14 +1,16 @@
-//! Notifications of dependencies: a program that states `requires` and `updates` is notified of the passing instances of those services.
+//! [`Subscriptions`]: notifies programs of their dependencies. A program with `requires` and `updates` gets
+//! the passing instances of the required services.
 //!
-//! The first notification is the whole set, each later one a change. A notification is the difference between the instances that the program has
-//! acknowledged (2xx) and those in the table. So notifications come in order, one at a time, and changes during an outage of the program reach it
-//! together when it is back. A notification is retried with growing pauses for an hour; after that the next change begins again.
+//! A notification is the difference between the instances that the program has acknowledged (2xx) and those
+//! in the provider table. The first one has the whole set. Notifications are sent in order, one at a time;
+//! changes during an outage of the program are sent together afterwards. A failed notification is retried
+//! with exponential backoff for an hour; after that, the next change starts a new attempt.
 //!
-//! What a program has acknowledged is stored, so that it hears of what vanished while its node was down. After a restart of the node the table fills
-//! first: removals wait for [`RESTORE_GRACE`].
+//! Acknowledged instances are stored, so that instances which vanish while the node is down cause removals.
+//! After a restart the table has to fill first: removals wait for [`RESTORE_GRACE`].
 //!
-//! A program knows instances by their URLs. So a removal is sent only when no instance is left at the URL: not when a registration with another
-//! node begins to count.
+//! Programs identify instances by URL. A removal is sent only when no instance is left at the URL, not when a
+//! duplicate registration on another node starts to count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,10 +21,7 @@ use std::{
     time::Duration,
 };
 
-use hearsay_protocol::{
-    providers::{Index, Provider},
-    record::Health,
-};
+use hearsay_protocol::{Health, Index, Provider};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
@@ -37,20 +36,21 @@ use super::{
 };
 use crate::view::View;
 
-/// The pause after the first failure; each next one is twice as long.
+/// Backoff after the first failure; it doubles with each failure.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// The longest pause.
+/// The longest backoff.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How long a notification is tried again.
+/// Time limit for the retries of a notification.
 const RETRY_FOR: Duration = Duration::from_secs(3600);
-/// How long one attempt may take.
+/// Time limit of one attempt.
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
-/// Changes within this time are one notification: the instances of a node that dies go one by one.
+/// Changes within this time are one notification: the instances of a failed node vanish one by one.
 const COALESCE: Duration = Duration::from_millis(5);
 
-/// How long removals wait after a restart of the node: as long as the first gossip from all nodes may take.
+/// Delay of removals after a restart of the node; the first gossip from all nodes may take that long.
 const RESTORE_GRACE: Duration = Duration::from_secs(10);
-/// The most acknowledged instances of a program that are stored. Beyond it, a restart of the node begins with the whole set.
+/// Maximum number of acknowledged instances of a program that are stored. Beyond it, the program gets the
+/// whole set after a restart of the node.
 const STORED_MAX: usize = 1024;
 
 /// Counters of notifications.
@@ -70,13 +70,13 @@ pub(super) struct Subscriptions {
     pub(super) view: Arc<View>,
     pub(super) caller: Caller,
     pub(super) counters: Arc<NotificationCounters>,
-    /// What programs have acknowledged since this was taken last, by the ids of their instances, in the form in which it is stored.
+    /// Acknowledgements that are not stored yet, by instance id, in stored form.
     pub(super) unstored: Arc<Mutex<BTreeMap<String, String>>>,
-    /// Wakes the task that stores it.
+    /// Wakes the registrar, which stores the acknowledgements.
     pub(super) acknowledged: Arc<Notify>,
 }
 
-/// A subscription that lasts until this is dropped.
+/// A running subscription; it ends when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Subscription(AbortHandle);
 
@@ -87,18 +87,19 @@ impl Drop for Subscription {
 }
 
 impl Subscriptions {
-    /// What is to be stored of acknowledgements, by the ids of instances.
+    /// Removes and returns the acknowledgements to store, by instance id.
     pub(super) fn take_unstored(&self) -> BTreeMap<String, String> {
         std::mem::take(&mut *self.unstored.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Begins to notify a program, if it states `requires` and `updates`. `stored`: what it had acknowledged before its node restarted.
+    /// Starts notifications for a program with `requires` and `updates`. `stored`: the program's
+    /// acknowledgements from before the restart of the node.
     pub(super) fn start(&self, registration: &Registration, stored: Option<&str>) -> Option<Subscription> {
         let url = registration.updates.clone()?;
         if registration.requires.is_empty() {
             return None;
         }
-        // What cannot be read is as good as nothing: the program gets the whole set.
+        // If the stored acknowledgements cannot be parsed, the program gets the whole set.
         let stored = stored
             .and_then(|stored| serde_json::from_str::<Vec<(InstanceKey, NotifiedInstance)>>(stored).ok());
         let subscriber = Subscriber {
@@ -115,14 +116,14 @@ impl Subscriptions {
     }
 }
 
-/// What a program knows an instance by: its service and URL.
+/// Key of an instance for programs: service and URL.
 type InstanceKey = (String, String);
 
-/// One program that is notified.
+/// Task state of one notified program.
 struct Subscriber {
-    /// The id of its instance.
+    /// The program's instance id.
     id: String,
-    /// After a restart of the node, when removals begin.
+    /// After a restart of the node: when removals may be sent.
     removals_from: Option<Instant>,
     url: String,
     dialect: Dialect,
@@ -133,7 +134,7 @@ struct Subscriber {
     context: Subscriptions,
 }
 
-/// What notifications carry of an instance besides its key: in dialect 2 alone.
+/// Details of an instance that only notifications in dialect 2 contain.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 struct NotifiedInstance {
     address: String,
@@ -168,7 +169,7 @@ impl Subscriber {
             }
             let removals_from = self.removals_from;
             tokio::select! {
-                // An error: the node is stopping.
+                // An error means that the node is stopping.
                 changed = self.changes.changed() => if changed.is_err() {
                     return;
                 },
@@ -186,8 +187,8 @@ impl Subscriber {
                 let distinct = table.providers_distinct(service);
                 let passing = distinct.filter(|p| p.instance.health == Health::Passing);
                 let details = |p: &Arc<Provider>| match self.dialect {
-                    Dialect::Two => NotifiedInstance::from(p),
-                    Dialect::Native | Dialect::One => NotifiedInstance::default(),
+                    Dialect::NameAddr => NotifiedInstance::from(p),
+                    Dialect::Native | Dialect::ServiceUrl => NotifiedInstance::default(),
                 };
                 passing.map(|p| ((service.clone(), p.url().into_owned()), details(p))).collect::<Vec<_>>()
             };
@@ -210,7 +211,8 @@ impl Subscriber {
         difference
     }
 
-    /// Sends the difference until the program acknowledges it or an hour is over. Each attempt includes later changes.
+    /// Sends the difference until the program acknowledges it or [`RETRY_FOR`] is over. Each attempt includes
+    /// later changes.
     async fn deliver(&mut self) {
         let (begun, mut pause) = (Instant::now(), PAUSE_MIN);
         loop {
@@ -223,10 +225,10 @@ impl Subscriber {
                 self.context.counters.given_up.fetch_add(1, Relaxed);
                 tracing::warn!(
                     url = self.url,
-                    "a program takes no notifications; the next change notifies it again"
+                    "a program did not acknowledge a notification for an hour; the next change starts a new attempt"
                 );
                 self.changes.mark_unchanged();
-                // An error: the node is stopping, and this task with it.
+                // An error means that the node is stopping.
                 _ = self.changes.changed().await;
                 return;
             }
@@ -235,14 +237,14 @@ impl Subscriber {
         }
     }
 
-    /// Whether the program took all of it.
+    /// Sends a difference. Returns whether the program acknowledged all of it.
     async fn send_difference(&mut self, difference: Difference) -> bool {
-        if self.dialect == Dialect::Two {
+        if self.dialect == Dialect::NameAddr {
             return self.send_one_by_one(difference).await;
         }
         let list = |instances: &BTreeMap<InstanceKey, NotifiedInstance>| -> Vec<Value> {
-            let one = |((service, url), _): (&InstanceKey, &NotifiedInstance)| json!({ "Name": service, "URL": url });
-            instances.iter().map(one).collect()
+            let entry = |((service, url), _): (&InstanceKey, &NotifiedInstance)| json!({ "Name": service, "URL": url });
+            instances.iter().map(entry).collect()
         };
         let body = json!({ "Added": list(&difference.added), "Removed": list(&difference.removed) });
         if !self.send_request("POST", &body).await {
@@ -254,7 +256,7 @@ impl Subscriber {
         true
     }
 
-    /// Leaves what is acknowledged to be stored.
+    /// Queues the acknowledged instances to be stored.
     fn store(&self) {
         let is_bounded = self.acknowledged.len() <= STORED_MAX;
         let known: Vec<_> = self.acknowledged.iter().filter(|_| is_bounded).collect();
@@ -267,14 +269,14 @@ impl Subscriber {
 
     async fn send_one_by_one(&mut self, difference: Difference) -> bool {
         for (key, instance) in difference.removed {
-            if !self.send_request("DELETE", &instance.in_dialect_two(&key.0)).await {
+            if !self.send_request("DELETE", &instance.to_name_addr_json(&key.0)).await {
                 return false;
             }
             self.acknowledged.remove(&key);
             self.store();
         }
         for (key, instance) in difference.added {
-            if !self.send_request("POST", &instance.in_dialect_two(&key.0)).await {
+            if !self.send_request("POST", &instance.to_name_addr_json(&key.0)).await {
                 return false;
             }
             self.acknowledged.insert(key, instance);
@@ -297,7 +299,7 @@ impl Subscriber {
                 true
             }
             Err(problem) => {
-                tracing::debug!(url = self.url, problem, "a notification is not taken; trying again");
+                tracing::debug!(url = self.url, problem, "a notification failed; trying again");
                 false
             }
         }
@@ -305,7 +307,7 @@ impl Subscriber {
 }
 
 impl NotifiedInstance {
-    fn in_dialect_two(&self, service: &str) -> Value {
+    fn to_name_addr_json(&self, service: &str) -> Value {
         json!({ "Name": service, "Addr": self.address, "RequiredServices": self.requires })
     }
 }

@@ -1,8 +1,8 @@
-//! Small files: read whole within a bound, written whole or not at all.
+//! Reads small files whole within a bound, replaces them atomically, and creates directories.
 //!
-//! A file that is written in place can be found half written after a crash. Here the new content goes to a temporary neighbour, is synced, and
-//! takes the old one's name in one step; then the directory is synced, or the rename itself could be forgotten. The same goes for directories: one
-//! that was made is kept over a power failure, with all that lies in it, only once the one around it was synced.
+//! A file that is written in place may be half written after a crash. So new content is written to a
+//! temporary file in the same directory, synced, and renamed. Then the directory is synced, because a power
+//! failure could undo the rename. For the same reason the parent of a new directory is synced.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -14,19 +14,20 @@ use std::{
 use rustix::fs::Mode;
 use zeroize::Zeroizing;
 
-/// For the owner alone.
+/// Mode of a file that only its owner reads.
 pub(crate) const PRIVATE: u32 = 0o600;
-/// For everybody to read.
+/// Mode of a file that all users read.
 pub(crate) const PUBLIC: u32 = 0o644;
-/// A directory for its owner alone.
+/// Mode of a directory that only its owner uses.
 pub(crate) const PRIVATE_DIR: u32 = 0o700;
 
-/// Has the files and directories that this process makes from now on readable by its user alone, those that libraries make (SQLite) among them.
+/// Makes all files and directories that this process creates private to its user, also those of libraries
+/// (SQLite).
 pub(crate) fn restrict_umask() {
     rustix::process::umask(Mode::from_raw_mode(0o077));
 }
 
-/// What a file holds, and who else may read it. The text is wiped when dropped, since it may be a key.
+/// The text and mode of a file. The text is wiped when dropped, since it may be a key.
 pub(crate) struct Content {
     pub(crate) text: Zeroizing<String>,
     /// The permission bits.
@@ -34,13 +35,13 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// Whether others than the owner may read or write the file.
+    /// Whether other users may read or write the file.
     pub(crate) fn is_too_open(&self) -> bool {
         self.mode & 0o077 != 0
     }
 }
 
-/// What editors on Windows put in front of UTF-8. It is no part of the text.
+/// Mark that editors on Windows write before UTF-8. It is not part of the text.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// Reads a text file of at most `bytes_max`, without a byte order mark. `None`: there is no such file.
@@ -51,7 +52,8 @@ pub(crate) fn read(path: &Path, bytes_max: usize) -> io::Result<Option<Content>>
         Err(error) => return Err(error),
     };
     let mode = file.metadata()?.mode() & 0o7777;
-    // One byte over the bound tells "too long" from "just as long". Reserved in advance, so that nothing is copied about while growing.
+    // One byte more than the bound shows that a file is too long. The buffer is reserved in advance, so that
+    // growing it leaves no copies of a key in memory.
     let mut text = Zeroizing::new(String::with_capacity((bytes_max + 1).min(4096)));
     file.take(bytes_max as u64 + 1).read_to_string(&mut text)?;
     if text.len() > bytes_max {
@@ -63,12 +65,12 @@ pub(crate) fn read(path: &Path, bytes_max: usize) -> io::Result<Option<Content>>
     Ok(Some(Content { text, mode }))
 }
 
-/// Whether the system refused a write because there is no room: the disk is full, or the user's share of it.
+/// Whether the system refused a write because the disk or the user's quota is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Replaces the file's content, or leaves the old one untouched. On disk when this returns.
+/// Replaces a file's content atomically, and syncs it.
 pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
@@ -76,42 +78,44 @@ pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut temporary = name.to_owned();
     temporary.push(".tmp");
     let temporary = dir.join(temporary);
-    // A crash may have left one behind, with whatever permissions; the directory is locked, so nobody is at work on it.
+    // A crash may have left a temporary file with other permissions. The directory is locked, so no node is
+    // writing that file.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let written = write_new(&temporary, content, mode).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        // The old content is still there; the failed attempt should not take up room on what may be a full disk.
+        // The old content is still stored; the failed attempt should not use space on a full disk.
         _ = fs::remove_file(&temporary);
     }
     written?;
     File::open(dir)?.sync_all()
 }
 
-/// Makes a directory, and those around it that are missing. Its name is on the disk when this returns.
+/// Creates a directory and its missing parents, and syncs their names.
 ///
 /// # Errors
-/// What the system said.
+/// The error of the system.
 pub(crate) fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
-    let around = match dir.parent() {
-        Some(around) if around.as_os_str().is_empty() => Path::new("."),
-        Some(around) => around,
+    let parent = match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
         None => return Ok(()),
     };
     if dir.is_dir() {
-        // Whoever made it may have died before it was synced. But the one around it may also be somebody else's, closed to us.
-        _ = File::open(around).and_then(|around| around.sync_all());
+        // The process that created the directory may have died before syncing the parent. The parent may
+        // belong to another user and be unreadable, so errors are ignored.
+        _ = File::open(parent).and_then(|parent| parent.sync_all());
         return Ok(());
     }
-    make_dir(around, mode)?;
+    make_dir(parent, mode)?;
     match DirBuilder::new().mode(mode).create(dir) {
         // Another node was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
         made => made?,
     }
-    File::open(around)?.sync_all()
+    File::open(parent)?.sync_all()
 }
 
 fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
@@ -136,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_made_with_those_around_it_and_made_twice_is_no_error() {
+    fn a_directory_is_created_with_its_parents_and_once_more_without_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("a/b/c");
         make_dir(&deep, PRIVATE_DIR).unwrap();

@@ -1,14 +1,14 @@
-//! The last incarnation used, in two slots that are overwritten in place.
+//! Reads and writes the last incarnation used, in two slots of a file that are overwritten in place.
 //!
-//! Problem: a restart must write a new incarnation before it uses it. A file that is replaced by renaming
-//! needs room for the new one, so a node did not start on a full disk. Rule: the file has its room from the
-//! first start. It holds two slots, each with a checksum and in a block of its own; a start overwrites and
-//! syncs the slot with the lower number. A power failure can damage only that slot, and the other one still
-//! holds the last incarnation that was used.
+//! Problem: a restart must write a new incarnation before it uses it. Replacing a file by renaming needs
+//! space for the new file, so a node did not start on a full disk. Rule: the file has its full size from the
+//! first start. It holds two slots, each with a checksum and in its own block. A start overwrites and syncs
+//! the slot with the lower number. A power failure can damage only that slot, and the other one still holds
+//! the last incarnation used.
 //!
-//! Versions before the slots know only the file `incarnation`. It is kept up to date for the day on which
-//! such a version comes back, and read for the number that such a version used last. Where there is no room
-//! to replace it, it is overwritten in place.
+//! Versions before the slots use only the file `incarnation`. The node keeps that file up to date in case of
+//! a downgrade, and reads it because an earlier version may have run last. Without space to replace the file,
+//! the node overwrites it in place.
 //!
 //! File systems that copy on write (Btrfs, ZFS) need room for every write; there the start on a full disk can
 //! still fail.
@@ -20,32 +20,32 @@ use std::{
     path::Path,
 };
 
-use super::{INCARNATION_MS_MAX, StorageError, file};
+use super::{
+    error::StorageError,
+    file,
+    layout::{INCARNATION as FILE, INCARNATION_MS_MAX, INCARNATION_SLOTS as SLOTS},
+};
 
-/// The file with both slots.
-pub(super) const SLOTS: &str = "incarnation-slots";
-/// The file of versions before the slots: one decimal number.
-pub(super) const FILE: &str = "incarnation";
-/// Where the second slot begins: in another block of any usual file system, so that no torn write reaches
-/// both.
+/// Offset of the second slot: in another block of any usual file system, so that no torn write damages both.
 const SLOT_BYTES: usize = 4096;
-/// What a slot begins with; the number and the checksum follow on the same line.
+/// The first word of a slot; the number and the checksum follow on the same line.
 const PREFACE: &str = "hearsay-incarnation";
 /// Hexadecimal digits of a slot's checksum: the first 64 bits of a BLAKE3 hash.
 const CHECKSUM_DIGITS: usize = 16;
-/// Bytes of a slot that are read: its line is shorter.
+/// Bytes read from a slot. The line of a slot is shorter.
 const LINE_BYTES_MAX: usize = 128;
 
-/// Returns the last incarnation used, in milliseconds; zero before the first.
+/// Returns the last incarnation used, in milliseconds; 0 before the first start.
 ///
 /// # Errors
-/// A file cannot be read, or none that is sound says which it was.
+/// A file cannot be read, or all of them are damaged.
 pub(super) fn read_last(dir: &Path) -> Result<u64, StorageError> {
     let slots = read_slots(&dir.join(SLOTS))?;
     let of_slots = slots.and_then(|slots| slots.into_iter().flatten().max());
     let of_file = match read_file(&dir.join(FILE)) {
-        // The slots are as good, unless an earlier version ran since; and that one leaves no damaged file
-        // behind.
+        // The damaged file can be ignored. Normally the slots hold the same number. Only an earlier version
+        // that ran since could have stored a higher one, and that version leaves no damaged file: it replaces
+        // the file atomically.
         Err(StorageError::Damaged { path, problem }) if of_slots.is_some() => {
             tracing::warn!(path = %path.display(), problem, "the file is damaged; the slots beside it count");
             None
@@ -53,7 +53,7 @@ pub(super) fn read_last(dir: &Path) -> Result<u64, StorageError> {
         read => read?,
     };
     match (slots.is_some(), of_slots.max(of_file)) {
-        // Both slots are damaged. The file alone may be of an earlier life.
+        // Both slots are damaged, and the file alone may hold an older number.
         (true, _) if of_slots.is_none() => Err(StorageError::Damaged {
             path: dir.join(SLOTS),
             problem: "neither of its slots has a checksum that holds".into(),
@@ -62,10 +62,10 @@ pub(super) fn read_last(dir: &Path) -> Result<u64, StorageError> {
     }
 }
 
-/// Writes down the incarnation that is about to be used. On disk when this returns.
+/// Writes and syncs the incarnation that is about to be used.
 ///
 /// # Errors
-/// It could not be written; the one before still is.
+/// The incarnation could not be written; the one before is still stored.
 pub(super) fn write_next(dir: &Path, next: u64) -> Result<(), StorageError> {
     let (slots, file) = (dir.join(SLOTS), dir.join(FILE));
     let unwritable = |path: &Path| {
@@ -74,9 +74,9 @@ pub(super) fn write_next(dir: &Path, next: u64) -> Result<(), StorageError> {
     };
     let is_written = match overwrite_slot(&slots, next).map_err(unwritable(&slots))? {
         true => true,
-        false => match make_slots(&slots, next) {
+        false => match create_slots(&slots, next) {
             Ok(()) => true,
-            // An upgrade on a full disk: the old file still has its room.
+            // An upgrade on a full disk: the old file can be overwritten in place.
             Err(error) if file::is_full(&error) && file.exists() => false,
             Err(error) => return Err(unwritable(&slots)(error)),
         },
@@ -88,14 +88,14 @@ pub(super) fn write_next(dir: &Path, next: u64) -> Result<(), StorageError> {
     }) {
         Err(error) if !is_written => Err(unwritable(&file)(error)),
         Err(error) => {
-            tracing::warn!(path = %file.display(), %error, "the copy for earlier versions is not up to date");
+            tracing::warn!(path = %file.display(), %error, "cannot update the incarnation for earlier versions");
             Ok(())
         }
         Ok(()) => Ok(()),
     }
 }
 
-/// The numbers of both slots, as far as they are sound. `None`: there is no such file yet.
+/// Returns the numbers of both slots, without those of damaged slots. `None`: the file does not exist.
 fn read_slots(path: &Path) -> Result<Option<[Option<u64>; 2]>, StorageError> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
@@ -113,7 +113,7 @@ fn read_slots(path: &Path) -> Result<Option<[Option<u64>; 2]>, StorageError> {
     Ok(Some(slots))
 }
 
-/// Overwrites the slot with the lower number. `false`: there is no such file yet.
+/// Overwrites the slot with the lower number. `false`: the file does not exist.
 fn overwrite_slot(path: &Path, next: u64) -> io::Result<bool> {
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => file,
@@ -126,15 +126,15 @@ fn overwrite_slot(path: &Path, next: u64) -> io::Result<bool> {
         let read = file.read_at(&mut bytes, (number * SLOT_BYTES) as u64)?;
         *slot = bytes.get(..read).and_then(parse);
     }
-    // A damaged one is lower than any.
+    // A damaged slot counts as the lowest.
     let lower = usize::from(numbers[1] < numbers[0]);
     file.write_all_at(render(next).as_bytes(), (lower * SLOT_BYTES) as u64)?;
     file.sync_data()?;
     Ok(true)
 }
 
-/// Makes the file, whole or not at all, with the same number in both slots.
-fn make_slots(path: &Path, next: u64) -> io::Result<()> {
+/// Creates the file atomically, with the same number in both slots.
+fn create_slots(path: &Path, next: u64) -> io::Result<()> {
     let mut bytes = vec![b' '; 2 * SLOT_BYTES];
     let line = render(next);
     for slot in bytes.chunks_exact_mut(SLOT_BYTES) {
@@ -143,7 +143,7 @@ fn make_slots(path: &Path, next: u64) -> io::Result<()> {
     file::write(path, &bytes, file::PUBLIC)
 }
 
-/// Overwrites a file with as many bytes as it has, in the room that it has.
+/// Overwrites a file in place. Content of another length is refused as on a full disk.
 fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(path)?;
     if file.metadata()?.len() != bytes.len() as u64 {
@@ -153,7 +153,7 @@ fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_data()
 }
 
-/// A slot's line, always of the same length.
+/// Formats a slot's line, always of the same length.
 fn render(incarnation: u64) -> String {
     let text = format!("{PREFACE} {incarnation:020}");
     let checksum = checksum(&text);
@@ -166,7 +166,7 @@ fn checksum(text: &str) -> String {
     hex
 }
 
-/// The number in a slot; `None`: it is damaged.
+/// Returns the number in a slot; `None`: it is damaged.
 fn parse(slot: &[u8]) -> Option<u64> {
     let line = std::str::from_utf8(slot.split(|byte| *byte == b'\n').next()?).ok()?;
     let (text, sum) = line.rsplit_once(' ')?;
@@ -174,7 +174,7 @@ fn parse(slot: &[u8]) -> Option<u64> {
     (sum == checksum(text) && number <= INCARNATION_MS_MAX).then_some(number)
 }
 
-/// The number that a version before the slots used last; `None`: there is no such file.
+/// Returns the number in the file of versions before the slots; `None`: the file does not exist.
 fn read_file(path: &Path) -> Result<Option<u64>, StorageError> {
     let content =
         file::read(path, 64).map_err(|source| StorageError::Unreadable { path: path.to_owned(), source })?;
@@ -238,7 +238,7 @@ mod tests {
         fs::write(dir.join(FILE), "1000\n").unwrap();
         assert_eq!(read_last(dir).unwrap(), 1000);
         write_next(dir, 2000).unwrap();
-        // The earlier version came back for one life.
+        // An earlier version ran once more.
         fs::write(dir.join(FILE), "3000\n").unwrap();
         assert_eq!(read_last(dir).unwrap(), 3000);
         fs::write(dir.join(FILE), "half").unwrap();

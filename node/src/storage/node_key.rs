@@ -1,22 +1,23 @@
-//! The file with a node's key.
+//! Reads the key file (`node.key`: the seed of a node's key, and the node's id), or creates it with a random
+//! seed if it is missing.
 //!
-//! It names the id beside the seed, so that a flipped bit is noticed: it would otherwise make a valid key, and the node would quietly come back
-//! as somebody else.
+//! The id beside the seed reveals a flipped bit. Any seed is a valid key, so a flipped bit would otherwise
+//! turn the node into another one.
 
 use std::path::Path;
 
 use hearsay_protocol::Identity;
 use zeroize::Zeroizing;
 
-use super::{Secret, StorageError, file, read_private};
+use super::{error::StorageError, file, private_file::read_private, secret::Secret};
 
 const PREFACE: &str = "\
-# The secret key of a Hearsay node. Whoever has it can pose as this node: keep it to yourself,
-# and never give it to a second node.
+# The secret key of a Hearsay node. A process that has it can pose as this node: keep it secret,
+# and never use it for a second node.
 ";
 
-/// Reads the seed; makes one where there is no file yet.
-pub(super) fn read_or_make(path: &Path) -> Result<Secret<[u8; 32]>, StorageError> {
+/// Reads the seed, or creates one if the file does not exist.
+pub(super) fn read_or_create(path: &Path) -> Result<Secret<[u8; 32]>, StorageError> {
     match read_private(path)? {
         Some(content) => parse(&content.text)
             .map_err(|problem| StorageError::Damaged { path: path.to_owned(), problem: problem.into() }),

@@ -1,30 +1,30 @@
-//! Whom a node knew when it last stopped: whom to try first at the next start.
+//! [`Remembered`] members: known at the last stop, and dialled first at the next start; and the file with
+//! them.
 //!
-//! A hint and nothing more. What is wrong with it costs a warning and a slower start, never the start itself.
+//! Remembered members are only hints. A damaged file causes a warning and a slower start, but never prevents
+//! the start.
 
 use std::path::Path;
 
-use hearsay_protocol::{
-    NodeId,
-    record::{ADDRESSES_MAX, ID_CHARS_MAX, check_service_name},
-};
+use hearsay_protocol::{ADDRESSES_MAX, ID_CHARS_MAX, NodeId, check_service_name};
 use serde::{Deserialize, Serialize};
 
 use super::file;
 
-/// Members remembered over a restart. Guess: one that still answers is enough, and 64 are seldom all gone at once.
+/// Maximum number of members remembered over a restart. A guess: one member that still answers is enough, and
+/// 64 are seldom all gone.
 pub const REMEMBERED_MAX: usize = 64;
-/// No list of [`REMEMBERED_MAX`] is longer: 16 addresses of 256 characters each, and as much again.
+/// Largest file: twice the bytes of [`REMEMBERED_MAX`] members with 16 addresses of 256 characters each.
 const FILE_BYTES_MAX: usize = REMEMBERED_MAX * ADDRESSES_MAX * ID_CHARS_MAX * 2;
 
-/// A member worth dialling at the next start.
+/// A member to dial first at the next start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Remembered {
-    /// Its key.
+    /// The member's id.
     pub id: NodeId,
-    /// Its name, for people who read the file.
+    /// The member's name, for people who read the file.
     pub name: String,
-    /// Where its swarm listened: multiaddrs.
+    /// The member's swarm addresses, as multiaddrs.
     pub addresses: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ struct Line {
     addresses: Vec<String>,
 }
 
-/// Writes at most [`REMEMBERED_MAX`] of them.
+/// Writes the first [`REMEMBERED_MAX`] members.
 pub(super) fn write(path: &Path, cluster: &str, peers: &[Remembered]) -> std::io::Result<()> {
     let peers = peers.iter().take(REMEMBERED_MAX).map(|peer| Line {
         id: peer.id.to_string(),
@@ -52,7 +52,7 @@ pub(super) fn write(path: &Path, cluster: &str, peers: &[Remembered]) -> std::io
     file::write(path, &json, file::PRIVATE)
 }
 
-/// Reads those that are sound and of this cluster. `Err` says in words why there is nothing to read.
+/// Reads the valid members of this cluster. The error says in words why the file is not used.
 pub(super) fn read(path: &Path, cluster: &str) -> Result<Vec<Remembered>, String> {
     let Some(content) = file::read(path, FILE_BYTES_MAX).map_err(|error| error.to_string())? else {
         return Ok(Vec::new());

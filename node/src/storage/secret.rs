@@ -1,38 +1,39 @@
-//! Something that must not be seen: it prints as nothing and is wiped when dropped.
+//! [`Secret`]: a key or token that is never printed and is wiped when it is dropped. Creates random ones,
+//! converts them to and from hexadecimal digits, and compares tokens in constant time.
 
 use std::fmt;
 
 use zeroize::Zeroize;
 
-/// Holds a secret. Whoever needs the value says so with [`Secret::expose`], which is easy to search for.
+/// A secret value. Code that needs it calls [`Secret::expose`], which is easy to search for.
 pub struct Secret<T: Zeroize>(T);
 
 impl<T: Zeroize> Secret<T> {
-    /// Takes the secret in.
+    /// Wraps a value.
     pub fn new(value: T) -> Self {
         Self(value)
     }
 
-    /// The secret itself. Do not print it, and do not keep a copy.
+    /// Returns the value. Callers must neither print nor copy it.
     pub fn expose(&self) -> &T {
         &self.0
     }
 }
 
 impl Secret<[u8; 32]> {
-    /// 256 bits out of the operating system's randomness.
+    /// Creates a secret of 256 random bits from the operating system.
     ///
     /// # Errors
-    /// The system has none to give. No secret was made.
+    /// The system has no random numbers.
     pub fn random() -> Result<Self, getrandom::Error> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes)?;
         Ok(Self(bytes))
     }
 
-    /// As 64 hexadecimal digits.
+    /// Formats the secret as 64 hexadecimal digits.
     pub(crate) fn to_hex(&self) -> Secret<String> {
-        // Reserved in advance: a string that grew would leave unwiped copies of its beginning behind.
+        // Reserved in advance: a growing string would leave unwiped copies of its beginning.
         let mut hex = String::with_capacity(64);
         for byte in self.0 {
             for digit in [byte >> 4, byte & 15] {
@@ -42,7 +43,7 @@ impl Secret<[u8; 32]> {
         Secret(hex)
     }
 
-    /// From 64 hexadecimal digits; `None` if the text is anything else.
+    /// Parses 64 hexadecimal digits; `None` for any other text.
     pub(crate) fn from_hex(text: &str) -> Option<Self> {
         let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
         let digit = |d: u8| char::from(d).to_digit(16).and_then(|d| u8::try_from(d).ok());
@@ -55,7 +56,7 @@ impl Secret<[u8; 32]> {
 }
 
 impl Secret<String> {
-    /// Whether somebody presented this very secret. How long the answer takes tells nothing of where the two differ.
+    /// Whether a presented secret equals this one. The comparison takes constant time.
     pub fn matches(&self, presented: &str) -> bool {
         let (ours, theirs) = (self.0.as_bytes(), presented.as_bytes());
         let difference = ours.iter().zip(theirs).fold(0, |sum, (a, b)| sum | (a ^ b));

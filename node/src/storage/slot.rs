@@ -1,8 +1,8 @@
-//! One directory for one running node.
+//! Locks a data directory ([`Lock`]): a given one, or the first free numbered slot of a cluster.
 //!
-//! Two nodes that share a directory would share a key and fight over who they are. So a node locks its directory for as long as it lives, with
-//! `flock`, which the kernel gives back however the process ends. Nodes started without a word about it take the first free slot out of
-//! `…/hearsay/<cluster>/0`, `1`, `2`…: each has a directory of its own, and one that is started again finds what it left.
+//! Two nodes with one directory would have one key. So a node locks its directory with `flock`, which the
+//! kernel releases however the process ends. A node without `--data-dir` takes the first free slot of
+//! `…/hearsay/<cluster>/0`, `1`, `2`…, so a restarted node finds its state.
 
 use std::{
     fs::{File, OpenOptions, Permissions},
@@ -18,30 +18,28 @@ use rustix::{
 };
 
 use super::{
-    StorageError,
+    error::StorageError,
     file::{PRIVATE, PRIVATE_DIR, make_dir},
+    layout::SLOTS_MAX,
 };
 
-/// Nodes of one cluster, one user and one machine that can run without naming a directory. Five times what a test of overload starts.
-pub const SLOTS_MAX: u32 = 1024;
-
-/// Bytes of a lock file: a process id with spaces behind it, and the end of the line.
+/// Bytes of a lock file: a process id, padded with spaces, and a newline.
 const HOLDER_BYTES: usize = 16;
 
-/// Keeps every other node out of a directory for as long as it lives.
+/// The lock of a data directory, released when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _held: File,
 }
 
-/// Locks the first directory among the slots that nobody holds.
-pub(super) fn first_free(under: &Path) -> Result<(PathBuf, Lock), StorageError> {
+/// Locks the first free slot.
+pub(super) fn lock_first_free(under: &Path) -> Result<(PathBuf, Lock), StorageError> {
     make_dir(under, PRIVATE_DIR)
         .map_err(|source| StorageError::Unwritable { path: under.to_owned(), source })?;
     close_to_others(under)?;
     for slot in 0..SLOTS_MAX {
         let dir = under.join(slot.to_string());
-        match exactly(&dir) {
+        match lock_dir(&dir) {
             Ok(lock) => return Ok((dir, lock)),
             Err(StorageError::Locked { .. }) => {}
             Err(error) => return Err(error),
@@ -50,10 +48,10 @@ pub(super) fn first_free(under: &Path) -> Result<(PathBuf, Lock), StorageError> 
     Err(StorageError::NoFreeSlot { under: under.to_owned() })
 }
 
-/// Creates the directory where it is missing, and locks it.
-pub(super) fn exactly(dir: &Path) -> Result<Lock, StorageError> {
+/// Locks a directory, which is created if it does not exist.
+pub(super) fn lock_dir(dir: &Path) -> Result<Lock, StorageError> {
     let failed = |source| StorageError::Unwritable { path: dir.to_owned(), source };
-    // For the owner alone: keys will lie in it.
+    // Private, because the directory will hold keys.
     make_dir(dir, PRIVATE_DIR).map_err(failed)?;
     close_to_others(dir)?;
     let mut file = OpenOptions::new()
@@ -71,18 +69,18 @@ pub(super) fn exactly(dir: &Path) -> Result<Lock, StorageError> {
         }
         Err(errno) => return Err(failed(errno.into())),
     }
-    // The number is for people only; that the file is locked is what counts. Always of the same length, so
-    // that it is overwritten in place: on a full disk, a file that is cut first may not get its block back.
+    // The process id is for people; only the lock counts. Its text has a fixed length and is overwritten in
+    // place: on a full disk, a truncated file may not get its block back.
     _ = file
         .rewind()
         .and_then(|()| writeln!(file, "{:<width$}", std::process::id(), width = HOLDER_BYTES - 1));
     Ok(Lock { _held: file })
 }
 
-/// Makes sure that no other user can change what lies in a directory, and none can read it. A user that can write there replaces the key of the node,
-/// whatever the modes of the files are.
+/// Makes sure that other users can neither change nor read files in a directory. A user with write access to
+/// the directory could replace the node's key, whatever the modes of the files are.
 fn close_to_others(dir: &Path) -> Result<(), StorageError> {
-    // One handle for both steps: the name could be moved in between.
+    // One handle for both steps, because the path could be renamed in between.
     let unreadable = |source| StorageError::Unreadable { path: dir.to_owned(), source };
     let opened = File::open(dir).map_err(unreadable)?;
     let found = opened.metadata().map_err(unreadable)?;
@@ -100,7 +98,7 @@ fn close_to_others(dir: &Path) -> Result<(), StorageError> {
             Ok(()) => tracing::warn!(
                 "other users could read the data directory {dir} (mode {mode:03o}); it is now open to its owner alone (mode 700)"
             ),
-            // Of a file system that is read-only, the node says itself what it cannot do.
+            // On a read-only file system, the next write reports the error.
             Err(error) => tracing::warn!(
                 "other users can read the data directory {dir} (mode {mode:03o}), and it cannot be closed: {error}. Run: chmod 700 {dir}"
             ),
@@ -122,18 +120,18 @@ mod tests {
     #[test]
     fn each_node_gets_a_slot_of_its_own_and_a_freed_one_is_taken_again() {
         let dir = tempfile::tempdir().unwrap();
-        let (a, lock_a) = first_free(dir.path()).unwrap();
-        let (b, _lock_b) = first_free(dir.path()).unwrap();
+        let (a, lock_a) = lock_first_free(dir.path()).unwrap();
+        let (b, _lock_b) = lock_first_free(dir.path()).unwrap();
         assert_eq!((a, b), (dir.path().join("0"), dir.path().join("1")));
         drop(lock_a);
-        assert_eq!(first_free(dir.path()).unwrap().0, dir.path().join("0"));
+        assert_eq!(lock_first_free(dir.path()).unwrap().0, dir.path().join("0"));
     }
 
     #[test]
     fn a_locked_directory_says_its_name_and_who_holds_it() {
         let dir = tempfile::tempdir().unwrap();
-        let _lock = exactly(dir.path()).unwrap();
-        let error = exactly(dir.path()).unwrap_err().to_string();
+        let _lock = lock_dir(dir.path()).unwrap();
+        let error = lock_dir(dir.path()).unwrap_err().to_string();
         assert!(error.contains(&dir.path().display().to_string()), "{error}");
         assert!(error.contains(&std::process::id().to_string()), "{error}");
     }
@@ -141,10 +139,10 @@ mod tests {
     #[test]
     fn a_lock_file_keeps_its_block_and_names_only_its_newest_holder() {
         let dir = tempfile::tempdir().unwrap();
-        // As a version before wrote it.
+        // As an earlier version wrote the file.
         std::fs::write(dir.path().join("lock"), "4194304\n").unwrap();
         for _ in 0..2 {
-            drop(exactly(dir.path()).unwrap());
+            drop(lock_dir(dir.path()).unwrap());
             let text = std::fs::read_to_string(dir.path().join("lock")).unwrap();
             assert_eq!((text.len(), text.trim()), (HOLDER_BYTES, &*std::process::id().to_string()));
         }
@@ -163,13 +161,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for readable in [0o755, 0o750, 0o711, 0o701] {
             set_mode(dir.path(), readable);
-            exactly(dir.path()).unwrap();
+            lock_dir(dir.path()).unwrap();
             assert_eq!(mode(dir.path()), 0o700, "{readable:o}");
         }
         std::fs::remove_file(dir.path().join("lock")).unwrap();
         for writable in [0o777, 0o770, 0o702, 0o1777, 0o2775] {
             set_mode(dir.path(), writable);
-            let refused = exactly(dir.path()).unwrap_err();
+            let refused = lock_dir(dir.path()).unwrap_err();
             assert!(matches!(&refused, StorageError::WritableDir { mode, .. } if *mode == writable));
             let advice = refused.advice();
             assert!(advice.contains("chmod 700") && advice.contains("/state"), "{advice}");
@@ -182,20 +180,20 @@ mod tests {
     fn a_directory_of_the_slots_that_others_can_write_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let under = dir.path().join("default");
-        first_free(&under).unwrap();
+        lock_first_free(&under).unwrap();
         set_mode(&under, 0o777);
-        assert!(matches!(first_free(&under), Err(StorageError::WritableDir { .. })));
+        assert!(matches!(lock_first_free(&under), Err(StorageError::WritableDir { .. })));
     }
 
     #[test]
     fn a_directory_of_another_user_is_refused_with_both_users() {
         if !geteuid().is_root() {
-            // Nobody but root can give a directory away; `tests/tests/local.rs` runs nodes as another user.
+            // Only root can give a directory away; `tests/tests/local.rs` runs nodes as another user.
             return;
         }
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(dir.path(), Some(65_534), None).unwrap();
-        let refused = exactly(dir.path()).unwrap_err();
+        let refused = lock_dir(dir.path()).unwrap_err();
         let text = refused.to_string();
         assert!(text.contains("belongs to user 65534") && text.contains("runs as user 0"), "{text}");
         assert!(refused.advice().contains("--data-dir"));
@@ -207,7 +205,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let error = exactly(&file.join("data")).unwrap_err();
+        let error = lock_dir(&file.join("data")).unwrap_err();
         assert!(matches!(error, StorageError::Unwritable { .. }));
         assert!(error.to_string().contains("file/data"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! The promises of [`Storage`], each as a claim.
+//! Tests of [`Storage`]: which state survives a restart, and which files are refused.
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -113,7 +113,7 @@ fn garbage_among_remembered_members_costs_no_more_than_itself() {
     }
     storage.remember(&[peer(1), peer(2)]).unwrap();
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace(&peer(1).id.to_string(), "nobody")).unwrap();
+    fs::write(&path, text.replace(&peer(1).id.to_string(), "no-key")).unwrap();
     assert_eq!(storage.remembered(), [peer(2)]);
 }
 

@@ -1,4 +1,6 @@
-//! Which protocols a node speaks, in the order in which they see a connection: those that deny come first.
+//! [`Behaviour`]: libp2p protocols of a node, in the order in which they see a connection; those that deny
+//! connections come first. [`KeyCheckBehaviour`]: protocols of the check before a start that finds another
+//! process with the node's key.
 
 use libp2p::{
     allow_block_list::{self, AllowedPeers, BlockedPeers},
@@ -6,51 +8,53 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
+use super::{codec::MessageCodec, gossip::Gossip, pending::HandshakeShares, pulse::Pulse};
+
 /// The protocols of a node.
 #[derive(NetworkBehaviour)]
 pub struct Behaviour {
-    /// `--allow`.
+    /// The nodes of `--allow`.
     pub allowed: Toggle<allow_block_list::Behaviour<AllowedPeers>>,
-    /// Nodes of other clusters.
+    /// Blocked nodes of other clusters.
     pub blocked: allow_block_list::Behaviour<BlockedPeers>,
     /// Bounds on connections.
     pub limits: connection_limits::Behaviour,
-    /// Shares of the handshakes.
-    pub pending: super::pending::Behaviour,
-    /// Floods.
-    pub gossip: super::Gossip,
+    /// Handshakes under way, limited for each host.
+    pub pending: HandshakeShares,
+    /// Gossip.
+    pub gossip: Gossip,
     /// Anti-entropy.
-    pub sync: request_response::Behaviour<super::Bytes>,
-    /// What the replicas of a journal ask of each other.
-    pub journal: request_response::Behaviour<super::Bytes>,
-    /// The newest outputs of checks.
-    pub checks: request_response::Behaviour<super::Bytes>,
+    pub sync: request_response::Behaviour<MessageCodec>,
+    /// Requests between replicas of a topic.
+    pub journal: request_response::Behaviour<MessageCodec>,
+    /// Requests for check reports.
+    pub checks: request_response::Behaviour<MessageCodec>,
     /// Pings.
-    pub pulse: super::pulse::Behaviour,
-    /// Tells nodes of other clusters apart.
+    pub pulse: Pulse,
+    /// Names the cluster and process of a peer.
     pub identify: identify::Behaviour,
     /// Multicast over IPv4.
     pub mdns: Toggle<mdns::tokio::Behaviour>,
-    /// Multicast over IPv6: one behaviour speaks one family.
+    /// Multicast over IPv6; one behaviour handles one family.
     pub mdns6: Toggle<mdns::tokio::Behaviour>,
 }
 
-/// The protocols of the key check, which only asks.
+/// The protocols of the key check, which only sends requests.
 #[derive(NetworkBehaviour)]
 #[behaviour(to_swarm = "KeyCheckEvent")]
 pub struct KeyCheckBehaviour {
     /// Anti-entropy.
-    pub sync: request_response::Behaviour<super::Bytes>,
+    pub sync: request_response::Behaviour<MessageCodec>,
     /// Multicast over IPv4.
     pub mdns: Toggle<mdns::tokio::Behaviour>,
     /// Multicast over IPv6.
     pub mdns6: Toggle<mdns::tokio::Behaviour>,
 }
 
-/// What the key check hears.
+/// Events of the key check.
 #[derive(Debug)]
 pub enum KeyCheckEvent {
-    /// An answer, or that there is none.
+    /// A response, or a failure.
     Sync(request_response::Event<Vec<u8>, Vec<u8>>),
     /// Peers that announced themselves.
     Mdns(mdns::Event),

@@ -1,11 +1,11 @@
-//! Why a dial failed, for people.
+//! Describes in words why a dial failed.
 
 use std::error::Error;
 
 use libp2p::swarm::DialError;
 
-/// What signs in the text of an error mean. The layers of the transport wrap the system's error so deeply that its text is the one thing that
-/// all of them pass on.
+/// Texts of errors, and their meanings. The transport's layers wrap the system's error, and only its text is
+/// accessible through all of them.
 const MEANINGS: [(&[&str], &str); 5] = [
     (&["ConnectionRefused", "Connection refused"], "nothing listens at this port"),
     (
@@ -14,10 +14,10 @@ const MEANINGS: [(&[&str], &str); 5] = [
     ),
     (&["InvalidMessage", "InvalidData", "invalid data"], "it speaks another protocol, such as HTTP"),
     (&["Timeout", "timed out", "TimedOut"], "it does not answer in time"),
-    (&["HostUnreachable", "NetworkUnreachable"], "there is no way to this address"),
+    (&["HostUnreachable", "NetworkUnreachable"], "there is no route to this address"),
 ];
 
-/// The reason in words, never empty: what the system or a library said, and what it means.
+/// Returns the reason in words, never empty: the error of the system or a library, and its meaning.
 pub fn dial_problem(error: &DialError) -> String {
     let DialError::Transport(attempts) = error else { return causes(error) };
     let mut problems: Vec<String> = Vec::new();
@@ -37,7 +37,8 @@ pub fn dial_problem(error: &DialError) -> String {
     if problems.is_empty() { causes(error) } else { problems.join("; ") }
 }
 
-/// An error and its causes, without those that say nothing or repeat another. (A `TransportError` says nothing itself.)
+/// Formats an error and its causes, without empty and repeated texts. (The text of a `TransportError` is
+/// empty.)
 fn causes(error: &dyn Error) -> String {
     let mut text = String::new();
     let mut next = Some(error);
@@ -56,7 +57,7 @@ mod tests {
     use std::{net::TcpListener, time::Duration};
 
     use futures::StreamExt as _;
-    use hearsay_services::refusal;
+    use hearsay_services::http::bare_response;
     use http::StatusCode;
     use libp2p::{
         Multiaddr,
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
     use crate::swarm::{SwarmConfig, build};
 
-    /// How a dial of this port fails.
+    /// Dials this port with a swarm, and returns the problem.
     async fn failed_dial(port: u16) -> String {
         let config = SwarmConfig {
             cluster: "test".into(),
@@ -100,13 +101,13 @@ mod tests {
     #[tokio::test]
     async fn a_port_that_speaks_http_or_hangs_up_is_told_from_one_where_nothing_is() {
         use std::io::Write as _;
-        let http = refusal::answer(StatusCode::BAD_REQUEST, "this is no HTTP request");
+        let http = bare_response(StatusCode::BAD_REQUEST, "this is no HTTP request");
         for (answer, words) in [(http, "such as HTTP"), (Vec::new(), "hangs up")] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let port = listener.local_addr().unwrap().port();
             std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
-                // Whoever hangs up first is no concern of this end.
+                // The other end may hang up first.
                 _ = stream.write_all(&answer);
                 _ = stream.shutdown(std::net::Shutdown::Write);
                 _ = std::io::copy(&mut stream, &mut std::io::sink());

@@ -1,7 +1,8 @@
-//! Connections to the swarm whose handshake is not done: how many there may be, and how many of one host.
+//! [`HandshakeShares`]: limit on inbound handshakes under way, in all and for each host.
 //!
-//! A host that connects and says nothing holds each place for as long as a handshake may take. Without shares ([`hearsay_services::shares`]) it
-//! holds all of them, and a node that joins waits. A handshake cannot be idle, so none is broken off for another.
+//! A host that connects and sends nothing occupies a place until the handshake's timeout. Without shares
+//! ([`hearsay_services::network::Shares`]) it could occupy all places, and a joining node would wait. A
+//! handshake is never idle, so none is aborted to make room for another.
 
 use std::{
     collections::HashMap,
@@ -11,7 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use hearsay_services::shares::{Exempt, Holder, Refusal, Share, Shares};
+use hearsay_services::network::{Exempt, Holder, Share, ShareRefusal, Shares};
 use libp2p::{
     Multiaddr, PeerId,
     core::{Endpoint, transport::PortUse},
@@ -25,29 +26,29 @@ use libp2p::{
 /// Why a connection was closed before its handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 enum Denied {
-    #[error("this host has its share of the handshakes that are going on")]
+    #[error("this host has its share of the handshakes under way")]
     Share,
-    #[error("too many handshakes are going on")]
+    #[error("too many handshakes are under way")]
     Full,
 }
 
-/// Admits connections from others.
+/// Behaviour that admits inbound connections by the shares of their hosts.
 #[derive(Debug)]
-pub struct Behaviour {
+pub struct HandshakeShares {
     shares: Arc<Shares>,
     exempt: Exempt,
-    /// One for each handshake that is going on.
+    /// A share for each handshake under way.
     pending: HashMap<ConnectionId, Share>,
     denied: u64,
 }
 
-impl Behaviour {
-    /// At most so many at a time.
+impl HandshakeShares {
+    /// Creates the limit for `pending_max` handshakes.
     pub fn new(pending_max: usize, exempt: Exempt) -> Self {
         Self { shares: Shares::new(pending_max), exempt, pending: HashMap::new(), denied: 0 }
     }
 
-    /// How many connections were closed before their handshake.
+    /// Returns the number of connections closed before their handshake.
     pub fn denied(&self) -> u64 {
         self.denied
     }
@@ -58,7 +59,7 @@ impl Behaviour {
             Protocol::Ip6(ip) => Some(ip.into()),
             _ => None,
         });
-        // Without an address it is a transport within this process.
+        // A transport within this process has no address.
         let holder = ip.map_or(Holder::Exempt, |ip| self.exempt.holder(ip));
         match self.shares.take(holder, None) {
             Ok(share) => {
@@ -68,15 +69,15 @@ impl Behaviour {
             Err(refusal) => {
                 self.denied += 1;
                 Err(match refusal {
-                    Refusal::Share => Denied::Share,
-                    Refusal::Full => Denied::Full,
+                    ShareRefusal::Share => Denied::Share,
+                    ShareRefusal::Full => Denied::Full,
                 })
             }
         }
     }
 }
 
-impl NetworkBehaviour for Behaviour {
+impl NetworkBehaviour for HandshakeShares {
     type ConnectionHandler = dummy::ConnectionHandler;
     type ToSwarm = Infallible;
 
@@ -112,7 +113,7 @@ impl NetworkBehaviour for Behaviour {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        // Also where a behaviour behind this one denied it.
+        // This event also comes if a later behaviour denies the connection.
         if let FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) = event {
             self.pending.remove(&connection_id);
         }
@@ -135,9 +136,9 @@ mod tests {
 
     #[test]
     fn a_host_that_says_nothing_leaves_room_for_others_until_its_handshakes_are_given_up() {
-        let mut behaviour = Behaviour::new(256, Exempt::default());
+        let mut behaviour = HandshakeShares::new(256, Exempt::default());
         let here: Multiaddr = "/ip4/10.0.0.1/tcp/7600".parse().unwrap();
-        let connect = |behaviour: &mut Behaviour, n: usize, from: &str| {
+        let connect = |behaviour: &mut HandshakeShares, n: usize, from: &str| {
             let from: Multiaddr = from.parse().unwrap();
             behaviour.handle_pending_inbound_connection(ConnectionId::new_unchecked(n), &here, &from).is_ok()
         };

@@ -1,9 +1,11 @@
-//! Pings, sent when the core says so.
+//! [`Pulse`]: the ping protocol. The core decides when to ping.
 //!
-//! libp2p's own ping goes both ways over every connection, at an interval of its own. Here only watchers ping, so that the idle traffic is
-//! halved, and the core decides when. One long-lived stream per direction that is used; a ping is one byte there and the same
-//! byte back, because only one is ever on its way. Since version 2 the answer ends with the answering node's wall clock, in milliseconds since
-//! 1970 as 8 bytes, the highest first. Peers of version 1 are pinged without.
+//! libp2p's ping runs in both directions of every connection at a fixed interval. Here only watchers ping,
+//! which halves the idle traffic.
+//!
+//! Each direction in use has one long-lived stream. A ping is one byte, and the answer is the same byte,
+//! because a stream has at most one ping under way. Since version 2 the answer ends with the answering node's
+//! wall clock: milliseconds since 1970 as 8 bytes, big-endian. Peers of version 1 answer without it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -32,21 +34,21 @@ use libp2p::{
     },
 };
 
-/// The echo alone.
+/// Protocol name of version 1, whose answers do not carry the clock.
 const VERSION_1: StreamProtocol = StreamProtocol::new("/hearsay/1/pulse");
-/// The echo, then the clock.
+/// Protocol name of version 2, whose answers carry the clock.
 const VERSION_2: StreamProtocol = StreamProtocol::new("/hearsay/2/pulse");
 
-/// A ping was answered.
+/// An answered ping.
 #[derive(Debug)]
 pub struct Pong {
-    /// By whom.
+    /// The peer that answered.
     pub peer: PeerId,
-    /// The round trip.
+    /// The measurements.
     pub round_trip: RoundTrip,
 }
 
-/// What a ping and its answer tell.
+/// Measurements of a ping and its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RoundTrip {
     /// The time between ping and answer.
@@ -61,7 +63,7 @@ pub struct PulseStream {
     has_clock: bool,
 }
 
-/// Negotiates the newest version that both peers speak.
+/// Upgrade of a stream: negotiates the newest version that both peers speak.
 #[derive(Clone, Copy, Debug)]
 pub struct PulseUpgrade;
 
@@ -94,22 +96,23 @@ impl OutboundUpgrade<Stream> for PulseUpgrade {
     }
 }
 
-/// Sends pings and answers them.
+/// The ping protocol of all connections.
 #[derive(Debug, Default)]
-pub struct Behaviour {
+pub struct Pulse {
     connections: BTreeMap<PeerId, Vec<ConnectionId>>,
-    /// Over which connection a ping is on its way, or its answer.
+    /// For each peer with a ping under way, the connection of that ping.
     underway: BTreeMap<PeerId, ConnectionId>,
     pings: VecDeque<PeerId>,
     pongs: VecDeque<Pong>,
     waker: Option<Waker>,
 }
 
-/// Pings queued for the swarm. The core has one on its way to each subject; more than this never wait unless the swarm is stuck.
+/// Maximum number of pings queued for the swarm. The core has one under way to each subject, so the queue is
+/// full only if the swarm hangs.
 const PINGS_MAX: usize = 1024;
 
-impl Behaviour {
-    /// Pings a connected peer. One that is not connected is passed over.
+impl Pulse {
+    /// Pings a peer, if it is connected.
     pub fn ping(&mut self, peer: PeerId) {
         if self.pings.len() < PINGS_MAX {
             self.pings.push_back(peer);
@@ -120,7 +123,7 @@ impl Behaviour {
     }
 }
 
-impl NetworkBehaviour for Behaviour {
+impl NetworkBehaviour for Pulse {
     type ConnectionHandler = Handler;
     type ToSwarm = Pong;
 
@@ -158,7 +161,8 @@ impl NetworkBehaviour for Behaviour {
                 if is_gone {
                     self.connections.remove(&peer);
                 }
-                // Of two connections that crossed one is closed, and a ping lost with it would look like silence.
+                // When one of two crossing connections closes, a ping that is lost with it would look like
+                // silence.
                 if self.underway.get(&peer) == Some(&closed.connection_id) {
                     self.underway.remove(&peer);
                     if !is_gone {
@@ -197,16 +201,16 @@ impl NetworkBehaviour for Behaviour {
     }
 }
 
-/// Tells a handler to ping.
+/// Command to a connection's handler: ping the peer.
 #[derive(Debug, Clone, Copy)]
 pub struct Ping;
 
-/// One connection's pings, both ways.
+/// Handler of one connection: pings in both directions.
 #[derive(Default)]
 pub struct Handler {
     ping_wanted: bool,
     outbound: Outbound,
-    /// The peer's stream: each byte goes back as it comes.
+    /// The peer's stream, on which this node answers pings.
     inbound: Option<BoxFuture<'static, io::Result<PulseStream>>>,
 }
 
@@ -246,14 +250,14 @@ async fn echo(mut pulse: PulseStream) -> io::Result<PulseStream> {
     Ok(pulse)
 }
 
-/// How far a peer's clock, read half a round trip ago, is ahead of this node's. Saturates.
+/// Returns how far a peer's clock, read half a round trip ago, is ahead of this node's. Saturates.
 fn clock_offset_ms(theirs_ms: u64, ours_ms: u64, rtt: Duration) -> i64 {
     let half_ms = u64::try_from(rtt.as_millis() / 2).unwrap_or(u64::MAX);
     let difference = i128::from(theirs_ms.saturating_add(half_ms)) - i128::from(ours_ms);
     i64::try_from(difference).unwrap_or(if difference > 0 { i64::MAX } else { i64::MIN })
 }
 
-/// What the wall clock shows, in milliseconds since 1970.
+/// Wall-clock time in milliseconds since 1970.
 fn wall_ms() -> u64 {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)
@@ -306,7 +310,7 @@ impl ConnectionHandler for Handler {
                         self.outbound = Outbound::Idle(stream);
                         return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(round_trip));
                     }
-                    // The next ping opens a new stream; this one stays unanswered, which is what the core watches for and repeats.
+                    // The next ping opens a new stream. The core repeats unanswered pings.
                     Poll::Ready(Err(_)) => (),
                 },
                 waiting => {
@@ -343,7 +347,7 @@ impl ConnectionHandler for Handler {
     }
 }
 
-// Streams and futures have nothing to show.
+// Streams and futures have no useful debug output.
 impl std::fmt::Debug for Handler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Handler").field("ping_wanted", &self.ping_wanted).finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! A server that plays a node: gives replies that were laid down, and keeps what it was asked.
+//! Fake node for tests of the command line: an HTTP server that gives prepared replies and records requests.
 
 #![allow(dead_code, reason = "each test program uses its own part of it")]
 
@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// What to answer.
+/// A prepared reply.
 #[derive(Clone)]
 pub(crate) struct Reply(String);
 
@@ -22,7 +22,7 @@ impl Reply {
         Self(format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"))
     }
 
-    /// An event stream that breaks off after this.
+    /// Returns an event stream that ends after these events.
     pub(crate) fn stream(events: String) -> Self {
         Self(format!(
             "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{events}"
@@ -34,10 +34,11 @@ impl Reply {
     }
 }
 
-/// A request line's beginning, and what to answer to it.
+/// Prefix of a request line, with the reply.
 type Expected = (String, Reply);
 
-/// Answers each laid-down request once, in order of laying down, and everything else with 404. Its thread ends with the process.
+/// Fake node. It gives each prepared reply once, in order, and 404 otherwise. Its thread ends with the
+/// process.
 pub(crate) struct Server {
     pub(crate) url: String,
     expected: Arc<Mutex<Vec<Expected>>>,
@@ -73,7 +74,7 @@ impl Server {
                     line.strip_prefix("content-length: ").and_then(|length| length.parse().ok())
                 });
                 let mut body = String::new();
-                // Whoever hangs up within a body is no concern of this server's either.
+                // Errors are ignored: the client may close the connection within a body.
                 _ = reader.take(length.unwrap_or(0)).read_to_string(&mut body);
                 bodies.lock().unwrap().push(body);
                 let mut expected = expected.lock().unwrap();
@@ -81,24 +82,24 @@ impl Server {
                 let reply =
                     found.map_or_else(|| Reply::status(404, "not laid down"), |at| expected.remove(at).1);
                 requests.lock().unwrap().push(head);
-                // Whoever hangs up first is no concern of this server's.
+                // Errors are ignored: the client may close the connection.
                 _ = stream.write_all(reply.0.as_bytes());
             }
         });
         server
     }
 
-    /// Lays down one more reply.
+    /// Adds a prepared reply.
     pub(crate) fn expect(&self, request: &str, reply: Reply) {
         self.expected.lock().unwrap().push((request.to_owned(), reply));
     }
 
-    /// What was sent so far: the bodies of the requests, most of them empty.
+    /// Returns the bodies of the requests so far; most are empty.
     pub(crate) fn bodies(&self) -> Vec<String> {
         self.bodies.lock().unwrap().clone()
     }
 
-    /// What was asked so far: the heads of the requests.
+    /// Returns the heads of the requests so far.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }

@@ -1,130 +1,128 @@
-//! Judges what nodes say of their cluster.
+//! Findings of `node doctor` about the cluster: size, states, names, clocks, reachability, agreement and
+//! outsiders.
 
 use std::collections::BTreeMap;
 
 use super::{
-    super::answers::{Member, Members, Network, Outsider},
+    super::responses::{Member, Members, Network, Outsider},
     Finding,
-    probe::{Reached, Told, tcp_target},
+    probe::{MemberReport, PRIVATE, Reachability, tcp_target},
 };
 
-/// An incarnation is the time of a node's start. So far ahead of our clock, one of the two clocks is wrong.
+/// An incarnation is a node's start time. If it is this far in the future, one of the clocks is wrong.
 const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
-/// Names listed in one finding.
+/// Maximum number of names in a finding.
 const LISTED_MAX: usize = 10;
 
-/// What one node's own view already shows.
-pub(super) fn judge(ours: &Members, now_ms: u64) -> Vec<Finding> {
-    let mut findings = vec![company(ours), states(ours)];
-    findings.extend(ours.members.iter().find(|member| member.name == ours.node).map(advertised));
-    findings.extend(names(ours));
-    findings.extend(clocks(ours, now_ms));
-    findings.extend(match ours.keyed {
+/// Judges the node's view of the cluster: size, failed members, advertised addresses, names, clocks and key.
+pub(super) fn judge(own: &Members, now_ms: u64) -> Vec<Finding> {
+    let mut findings = vec![judge_size(own), judge_states(own)];
+    findings.extend(own.members.iter().find(|member| member.name == own.node).map(judge_advertised));
+    findings.extend(judge_names(own));
+    findings.extend(judge_clocks(own, now_ms));
+    findings.extend(match own.keyed {
         Some(true) => Some(Finding::ok("the cluster has a key")),
         Some(false) => Some(Finding::warn(
-            "the cluster has no key: whoever reaches it can join",
-            "`node keygen > cluster.key`, then start every node with --key-file cluster.key",
+            "the cluster has no key, so every host that reaches it can join",
+            "run `node keygen > cluster.key`, then start every node with --key-file cluster.key",
         )),
-        // An older node does not say.
+        // Older nodes do not report whether the cluster has a key.
         None => None,
     });
     findings
 }
 
-fn company(ours: &Members) -> Finding {
-    match ours.members.iter().filter(|member| member.is_present()).count() {
+fn judge_size(own: &Members) -> Finding {
+    match own.members.iter().filter(|member| member.is_present()).count() {
         0 | 1 => Finding::warn(
-            format!("it is alone in the cluster {:?}", ours.cluster),
-            "start another node; on another network, start it with --join and a host of this one. All need the same --cluster \
+            format!("it is alone in the cluster {:?}", own.cluster),
+            "start another node; on another network, start it with --join and a host of this one. All nodes need the same --cluster \
              and the same key, and their swarm ports (7600 and up) must be open",
         ),
-        present => Finding::ok(format!("it sees {present} nodes in the cluster {:?}", ours.cluster)),
+        present => Finding::ok(format!("it sees {present} nodes in the cluster {:?}", own.cluster)),
     }
 }
 
-fn states(ours: &Members) -> Finding {
+fn judge_states(own: &Members) -> Finding {
     let in_state = |state: &str| -> Vec<_> {
-        ours.members
-            .iter()
-            .filter(|member| member.state == state)
-            .map(|member| member.name.as_str())
-            .collect()
+        own.members.iter().filter(|member| member.state == state).map(|member| member.name.as_str()).collect()
     };
     let (failed, suspect) = (in_state("failed"), in_state("suspect"));
     if failed.is_empty() && suspect.is_empty() {
         return Finding::ok("no member has failed");
     }
-    let told = [("failed", failed), ("suspect", suspect)].map(|(state, names)| match names.len() {
+    let groups = [("failed", failed), ("suspect", suspect)].map(|(state, names)| match names.len() {
         0 => None,
-        _ => Some(format!("{state}: {}", listed(&names))),
+        _ => Some(format!("{state}: {}", list(&names))),
     });
     Finding::warn(
-        told.into_iter().flatten().collect::<Vec<_>>().join("; "),
-        "`node why NAME` tells who saw what; a failed node that should be there: is its machine up, is its swarm port open? One that will \
-         not come back: `node forget NAME`",
+        groups.into_iter().flatten().collect::<Vec<_>>().join("; "),
+        "`node why NAME` shows which node observed what. If a failed node should run: is its machine up, is its swarm port open? If it \
+         will not come back: `node forget NAME`",
     )
 }
 
-fn advertised(me: &Member) -> Finding {
+fn judge_advertised(member: &Member) -> Finding {
     let hosts: Vec<_> =
-        me.addresses.iter().filter_map(|address| tcp_target(address)).map(|(host, _)| host).collect();
+        member.addresses.iter().filter_map(|address| tcp_target(address)).map(|(host, _)| host).collect();
     let is_local = |host: &String| host == "localhost" || host.starts_with("127.") || host == "::1";
     if hosts.is_empty() {
         return Finding::fail(
-            "it tells others no address to reach it at",
-            "is a network interface up? Otherwise name one with --advertise",
+            "it advertises no address",
+            "is a network interface up? Otherwise give an address with --advertise",
         );
     }
     if hosts.iter().all(is_local) {
         return Finding::warn(
-            "it tells others only loopback addresses, so no other machine can reach it",
-            "fine on one machine; otherwise start it without --swarm (it then listens on every interface), or name an address with --advertise",
+            "it advertises only loopback addresses, so no other machine can reach it",
+            "this is fine on one machine; otherwise start it without --swarm (then it listens on all interfaces), or give an address with --advertise",
         );
     }
-    Finding::ok(format!("it can be reached at {}", listed(&hosts)))
+    Finding::ok(format!("it advertises {}", list(&hosts)))
 }
 
-fn names(ours: &Members) -> Option<Finding> {
+fn judge_names(own: &Members) -> Option<Finding> {
     let mut count = BTreeMap::<&str, usize>::new();
-    for member in ours.members.iter().filter(|member| member.is_present()) {
+    for member in own.members.iter().filter(|member| member.is_present()) {
         *count.entry(&member.name).or_default() += 1;
     }
-    let twice: Vec<_> = count.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect();
-    (!twice.is_empty()).then(|| {
+    let duplicates: Vec<_> =
+        count.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect();
+    (!duplicates.is_empty()).then(|| {
         Finding::fail(
-            format!("several live nodes have the name {}", listed(&twice)),
-            "give each its own --name, or none: the default is unique",
+            format!("several live nodes have the name {}", list(&duplicates)),
+            "give each its own --name, or none, because the default is unique",
         )
     })
 }
 
-fn clocks(ours: &Members, now_ms: u64) -> Option<Finding> {
+fn judge_clocks(own: &Members, now_ms: u64) -> Option<Finding> {
     let limit = now_ms.saturating_add(CLOCK_AHEAD_MS_MAX);
-    let ahead: Vec<_> = ours.members.iter().filter(|member| member.incarnation > limit).collect();
+    let ahead: Vec<_> = own.members.iter().filter(|member| member.incarnation > limit).collect();
     let names: Vec<_> = ahead.iter().map(|member| member.name.as_str()).collect();
     (!names.is_empty()).then(|| {
         Finding::warn(
-            format!("started in the future, by the clock of this machine: {}", listed(&names)),
-            "the clocks differ; the cluster does not mind, but times in logs will not compare. Run NTP",
+            format!("these nodes started in the future, by the clock of this machine: {}", list(&names)),
+            "the clocks differ. The cluster works, but times in logs are not comparable: run NTP",
         )
     })
 }
 
-/// Whether members can be reached at what they advertise.
-pub(super) fn judge_reached(members: &[Reached]) -> Vec<Finding> {
-    let out_of_reach =
+/// Judges whether members are reachable at their advertised addresses.
+pub(super) fn judge_reachability(members: &[Reachability]) -> Vec<Finding> {
+    let unreachable =
         members.iter().filter(|member| !member.attempts.iter().any(|(_, reached)| reached.is_ok()));
-    let findings: Vec<_> = out_of_reach
+    let findings: Vec<_> = unreachable
         .map(|member| {
             let attempts: Vec<_> = member
                 .attempts
                 .iter()
                 .map(|(address, reached)| format!("{address}: {}", reached.as_ref().err().map_or("", |e| e)))
                 .collect();
-            let tried = if attempts.is_empty() { "it tells no address".into() } else { listed(&attempts) };
+            let tried = if attempts.is_empty() { "it advertises no address".into() } else { list(&attempts) };
             Finding::fail(
                 format!("{} cannot be reached from here ({tried})", member.name),
-                "refused: nothing listens there; no answer: a firewall; wrong address: start it with --advertise",
+                "refused: no process listens there; no answer: a firewall; wrong address: start it with --advertise",
             )
         })
         .collect();
@@ -134,48 +132,55 @@ pub(super) fn judge_reached(members: &[Reached]) -> Vec<Finding> {
     findings
 }
 
-/// Whether members see the same cluster as the node that was asked.
-pub(super) fn judge_agreement(ours: &Members, told: &[Told]) -> Vec<Finding> {
+/// Judges whether members have the same view as the node.
+pub(super) fn judge_agreement(own: &Members, reports: &[MemberReport]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let (mut differ, mut agree) = (Vec::new(), 0);
-    for Told { name, said } in told {
-        match said {
+    let (mut differ, mut private, mut agree) = (Vec::new(), Vec::new(), 0);
+    for MemberReport { name, view } in reports {
+        match view {
+            Err(problem) if problem == PRIVATE => private.push(name.as_str()),
             Err(problem) => findings.push(Finding::warn(
-                format!("{name} could not be asked how it sees the cluster: {problem}"),
-                "is its HTTP address right (--advertise), is the port open?",
+                format!("{name} did not answer with its view of the cluster: {problem}"),
+                "is its HTTP address right (--advertise), and is the port open?",
             )),
-            Ok(theirs) if theirs.cluster != ours.cluster => findings.push(Finding::fail(
-                format!("{name} is in the cluster {:?}, not in {:?}", theirs.cluster, ours.cluster),
+            Ok(theirs) if theirs.cluster != own.cluster => findings.push(Finding::fail(
+                format!("{name} is in the cluster {:?}, not in {:?}", theirs.cluster, own.cluster),
                 "start both with the same --cluster",
             )),
-            Ok(theirs) if theirs.root_hash != ours.root_hash => differ.push(name.as_str()),
+            Ok(theirs) if theirs.root_hash != own.root_hash => differ.push(name.as_str()),
             Ok(_) => agree += 1,
         }
     }
+    if !private.is_empty() {
+        let names = list(&private);
+        findings.push(Finding::ok(format!(
+            "these nodes are private; only `node doctor` on their machines can compare them: {names}"
+        )));
+    }
     if !differ.is_empty() {
         findings.push(Finding::fail(
-            format!("these see another state of the cluster than {}: {}", ours.node, listed(&differ)),
-            "on a working connection nodes agree within seconds: is there a partition? See `node members --node` of each",
+            format!("these nodes see another state of the cluster than {}: {}", own.node, list(&differ)),
+            "connected nodes agree within seconds: is there a partition? Compare `node members --node` of each",
         ));
     }
     if findings.is_empty() && agree > 1 {
-        findings.push(Finding::ok(format!("all {agree} see the same state")));
+        findings.push(Finding::ok(format!("all {agree} nodes see the same state")));
     }
     findings
 }
 
-/// Whether nodes on this machine that answer are also known.
-pub(super) fn judge_neighbours(ours: &Members, neighbours: &[Members]) -> Vec<Finding> {
-    let is_known = |node: &Members| ours.members.iter().any(|member| member.name == node.node);
-    let strangers = neighbours.iter().filter(|node| !is_known(node));
-    strangers
-        .map(|node| match node.cluster == ours.cluster {
+/// Judges whether the nodes on this machine are members.
+pub(super) fn judge_local_nodes(own: &Members, local_nodes: &[Members]) -> Vec<Finding> {
+    let is_known = |node: &Members| own.members.iter().any(|member| member.name == node.node);
+    let unknown = local_nodes.iter().filter(|node| !is_known(node));
+    unknown
+        .map(|node| match node.cluster == own.cluster {
             true => Finding::fail(
                 format!(
                     "{} runs on this machine in the same cluster, and {} does not know it",
-                    node.node, ours.node
+                    node.node, own.node
                 ),
-                "have both the same key (or none)? Does --allow admit both? Their logs tell who refused whom",
+                "do both have the same key (or none)? Does --allow admit both? Their logs have the refusals",
             ),
             false => Finding::warn(
                 format!("{} runs on this machine in another cluster, {:?}", node.node, node.cluster),
@@ -185,8 +190,8 @@ pub(super) fn judge_neighbours(ours: &Members, neighbours: &[Members]) -> Vec<Fi
         .collect()
 }
 
-/// Nodes on this network that the node cannot talk to.
-pub(super) fn judge_outsiders(ours: &Members, network: &Network) -> Vec<Finding> {
+/// Judges outsiders: nodes that were announced or named, but cannot join.
+pub(super) fn judge_outsiders(own: &Members, network: &Network) -> Vec<Finding> {
     let nodes = |count: usize| if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") };
     let addresses = |outsiders: &[&Outsider]| -> Vec<String> {
         outsiders.iter().map(|outsider| outsider.address.clone()).collect()
@@ -194,8 +199,9 @@ pub(super) fn judge_outsiders(ours: &Members, network: &Network) -> Vec<Finding>
     let because = |reason: &str| -> Vec<&Outsider> {
         network.outsiders.iter().filter(|outsider| outsider.reason == reason).collect()
     };
-    // A node that sees others may have neighbours of a cluster that is not its own; for one that is alone this is the reason.
-    let is_alone = ours.members.iter().filter(|member| member.is_present()).count() < 2;
+    // If the cluster has other members, outsiders may belong to another cluster on purpose. If this node is
+    // alone, outsiders are the likely cause.
+    let is_alone = own.members.iter().filter(|member| member.is_present()).count() < 2;
     let finding = |what: String, advice: &str| match is_alone {
         true => Finding::fail(what, advice),
         false => Finding::warn(what, advice),
@@ -208,9 +214,9 @@ pub(super) fn judge_outsiders(ours: &Members, network: &Network) -> Vec<Finding>
             format!(
                 "{} on this network {uses} another key or none: {}",
                 nodes(keys.len()),
-                listed(&addresses(&keys))
+                list(&addresses(&keys))
             ),
-            "if they belong to this cluster, start all with the same --key-file (or all without)",
+            "if they belong to this cluster, start all nodes with the same --key-file (or all without)",
         ));
     }
     let mut clusters = BTreeMap::<&str, Vec<&Outsider>>::new();
@@ -223,8 +229,8 @@ pub(super) fn judge_outsiders(ours: &Members, network: &Network) -> Vec<Finding>
             format!(
                 "{} on this network {belong} to the cluster {cluster:?}, this node to {:?}: {}",
                 nodes(outsiders.len()),
-                ours.cluster,
-                listed(&addresses(&outsiders))
+                own.cluster,
+                list(&addresses(&outsiders))
             ),
             "if they should be in this one, start them with the same --cluster",
         ));
@@ -233,17 +239,17 @@ pub(super) fn judge_outsiders(ours: &Members, network: &Network) -> Vec<Finding>
     if !silent.is_empty() {
         findings.push(finding(
             format!(
-                "{} announced on this network or named by --join, and not reached: {}",
+                "{} announced on this network or given with --join, but not reached: {}",
                 nodes(silent.len()),
-                listed(&addresses(&silent))
+                list(&addresses(&silent))
             ),
-            "is a firewall between? The swarm's port (7600/tcp) must be open both ways",
+            "is there a firewall? The swarm port (7600/tcp) must be open in both directions",
         ));
     }
     findings
 }
 
-fn listed<S: AsRef<str>>(names: &[S]) -> String {
+fn list<S: AsRef<str>>(names: &[S]) -> String {
     let mut text = names.iter().take(LISTED_MAX).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     if names.len() > LISTED_MAX {
         text += &format!(" and {} more", names.len() - LISTED_MAX);
@@ -264,7 +270,7 @@ mod tests {
         }
     }
 
-    fn two() -> Members {
+    fn two_members() -> Members {
         Members {
             cluster: "default".into(),
             node: "a".into(),
@@ -280,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_healthy_cluster_is_all_ok() {
-        let findings = judge(&two(), 0);
+        let findings = judge(&two_members(), 0);
         assert!(findings.iter().all(|finding| finding.verdict == Verdict::Ok), "{findings:?}");
     }
 
@@ -302,7 +308,7 @@ mod tests {
             (|m| m.keyed = Some(false), "no key", Verdict::Warn),
         ];
         for (spoil, part, expected) in table {
-            let mut members = two();
+            let mut members = two_members();
             spoil(&mut members);
             assert_eq!(verdict(&judge(&members, 0), part), Some(expected), "{part}");
         }
@@ -313,43 +319,52 @@ mod tests {
         let reached = |attempts: &[Result<(), &str>]| {
             let attempts =
                 attempts.iter().map(|a| ("/ip4/10.0.0.2/tcp/7600".into(), a.map_err(str::to_owned)));
-            vec![Reached { name: "b".into(), attempts: attempts.collect() }]
+            vec![Reachability { name: "b".into(), attempts: attempts.collect() }]
         };
-        assert_eq!(judge_reached(&reached(&[Err("no answer"), Ok(())]))[0].verdict, Verdict::Ok);
-        let findings = judge_reached(&reached(&[Err("no answer")]));
+        assert_eq!(judge_reachability(&reached(&[Err("no answer"), Ok(())]))[0].verdict, Verdict::Ok);
+        let findings = judge_reachability(&reached(&[Err("no answer")]));
         assert_eq!(findings[0].verdict, Verdict::Fail);
         assert!(
             findings[0].what.contains("10.0.0.2") && findings[0].what.contains("no answer"),
             "{findings:?}"
         );
-        assert_eq!(judge_reached(&reached(&[]))[0].verdict, Verdict::Fail);
+        assert_eq!(judge_reachability(&reached(&[]))[0].verdict, Verdict::Fail);
     }
 
     #[test]
     fn members_that_see_another_state_or_another_cluster_are_named() {
-        let told = |name: &str, cluster: &str, hash: &str| Told {
+        let report = |name: &str, cluster: &str, hash: &str| MemberReport {
             name: name.into(),
-            said: Ok(Members { cluster: cluster.into(), root_hash: hash.into(), ..Members::default() }),
+            view: Ok(Members { cluster: cluster.into(), root_hash: hash.into(), ..Members::default() }),
         };
-        let same = [told("a", "default", "1234"), told("b", "default", "1234")];
-        assert_eq!(verdict(&judge_agreement(&two(), &same), "same state"), Some(Verdict::Ok));
-        let findings = judge_agreement(&two(), &[told("b", "default", "9999"), told("c", "shop", "1234")]);
+        let same = [report("a", "default", "1234"), report("b", "default", "1234")];
+        assert_eq!(verdict(&judge_agreement(&two_members(), &same), "same state"), Some(Verdict::Ok));
+        let findings =
+            judge_agreement(&two_members(), &[report("b", "default", "9999"), report("c", "shop", "1234")]);
         assert_eq!(verdict(&findings, "another state of the cluster than a: b"), Some(Verdict::Fail));
         assert_eq!(verdict(&findings, "c is in the cluster \"shop\""), Some(Verdict::Fail));
-        let silent = [Told { name: "b".into(), said: Err("refused".into()) }];
-        assert_eq!(verdict(&judge_agreement(&two(), &silent), "b could not be asked"), Some(Verdict::Warn));
+        let private =
+            [report("a", "default", "1234"), MemberReport { name: "b".into(), view: Err(PRIVATE.into()) }];
+        let findings = judge_agreement(&two_members(), &private);
+        assert_eq!(verdict(&findings, "these nodes are private"), Some(Verdict::Ok));
+        assert_eq!(verdict(&findings, "did not answer with its view"), None);
+        let silent = [MemberReport { name: "b".into(), view: Err("refused".into()) }];
+        assert_eq!(
+            verdict(&judge_agreement(&two_members(), &silent), "b did not answer with its view"),
+            Some(Verdict::Warn)
+        );
     }
 
     #[test]
-    fn a_node_next_door_that_nobody_knows_is_told_of() {
+    fn a_local_node_that_is_not_a_member_is_reported() {
         let next_door = |cluster: &str| {
             let members = Members { cluster: cluster.into(), node: "z".into(), ..Members::default() };
-            judge_neighbours(&two(), &[members])
+            judge_local_nodes(&two_members(), &[members])
         };
         assert_eq!(verdict(&next_door("default"), "z runs on this machine in the same"), Some(Verdict::Fail));
         assert_eq!(verdict(&next_door("shop"), "in another cluster"), Some(Verdict::Warn));
         let known = Members { node: "b".into(), ..Members::default() };
-        assert_eq!(judge_neighbours(&two(), &[known]), []);
+        assert_eq!(judge_local_nodes(&two_members(), &[known]), []);
     }
 
     #[test]
@@ -360,14 +375,14 @@ mod tests {
             cluster: cluster.map(Into::into),
         };
         let mut network = Network::default();
-        assert_eq!(judge_outsiders(&two(), &network), []);
+        assert_eq!(judge_outsiders(&two_members(), &network), []);
         network.outsiders = (1..=12).map(|n| outsider(n, "another-key", None)).collect();
         network.outsiders.push(outsider(20, "other-cluster", Some("shop")));
         network.outsiders.push(outsider(30, "no-answer", None));
-        let mut alone = two();
+        let mut alone = two_members();
         alone.members.truncate(1);
         let key = "12 nodes on this network use another key or none: 10.77.0.1:7600, ";
-        assert_eq!(verdict(&judge_outsiders(&two(), &network), key), Some(Verdict::Warn));
+        assert_eq!(verdict(&judge_outsiders(&two_members(), &network), key), Some(Verdict::Warn));
         let findings = judge_outsiders(&alone, &network);
         assert_eq!(verdict(&findings, key), Some(Verdict::Fail), "{findings:?}");
         let cluster = "1 node on this network belongs to the cluster \"shop\", this node to \"default\": 10.77.0.20:7600";

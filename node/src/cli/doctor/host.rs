@@ -1,7 +1,9 @@
-//! Judges whether nodes on this machine can find others by multicast.
+//! Multicast and addresses of this machine, for `node doctor`: reads interfaces and their mDNS groups from
+//! the kernel, tests the mDNS port, and judges whether discovery works and other nodes can use the addresses.
 //!
-//! The interfaces come from `getifaddrs`. The files below `/sys/class/net` would be easier to read, and wrong: they show the network namespace in
-//! which they were mounted, which within a container or `unshare -n` need not be this process's own. (`/proc/net` is the process's own.)
+//! Interfaces come from `getifaddrs`, not from `/sys/class/net`. In a container or under `unshare -n`, `/sys`
+//! may show another network namespace: the one in which it was mounted. `/proc/net` always shows the
+//! namespace of the process.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,57 +17,58 @@ use nix::{
 };
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 
-use super::{super::answers::Network, Finding};
-use crate::interfaces::InterfaceAddress;
+use super::{super::responses::Network, Finding};
+use crate::system::interfaces::InterfaceAddress;
 
 /// Multicast DNS: RFC 6762, section 3.
 const MDNS_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const MDNS_GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
 const MDNS_PORT: u16 = 5353;
 
-/// A network interface, as far as multicast is concerned.
+/// Multicast state of a network interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Interface {
     name: String,
     flags: InterfaceFlags,
-    /// Why the mDNS group could not be joined on it, if it was tried.
+    /// The error of joining the mDNS group, if tried.
     refused: Option<String>,
-    /// Whether somebody on this machine listens to mDNS on it.
-    listened: bool,
+    /// Whether a process on this machine listens to mDNS on it.
+    has_listener: bool,
 }
 
 impl Interface {
-    fn is_fit(&self) -> bool {
+    fn can_multicast(&self) -> bool {
         self.flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_MULTICAST)
             && !self.flags.contains(InterfaceFlags::IFF_LOOPBACK)
     }
 }
 
-/// The interfaces of this machine; on those that are fit, a group is joined and left for a try.
+/// Returns the interfaces of this machine. On usable interfaces it joins and leaves the mDNS group as a test.
 pub(super) fn interfaces() -> Vec<Interface> {
     let listed = |file: &str, parse: fn(&str) -> Vec<String>| {
         fs::read_to_string(file).map(|text| parse(&text)).unwrap_or_default()
     };
-    let mut listened = listed("/proc/net/igmp", listening);
-    listened.extend(listed("/proc/net/igmp6", listening_v6));
-    // One entry comes for each address; an interface is to be told of once.
+    let mut has_listener = listed("/proc/net/igmp", parse_igmp);
+    has_listener.extend(listed("/proc/net/igmp6", parse_igmp6));
+    // `getifaddrs` has an entry per address; the map has one per interface.
     let flags: BTreeMap<_, _> = getifaddrs()
         .map(|entries| entries.map(|entry| (entry.interface_name, entry.flags)).collect())
         .unwrap_or_default();
     let interfaces = flags.into_iter().map(|(name, flags)| {
-        let listened = listened.contains(&name);
-        let mut interface = Interface { name, flags, refused: None, listened };
-        if interface.is_fit() {
-            interface.refused = join(&interface.name).err().map(|error| error.to_string());
+        let has_listener = has_listener.contains(&name);
+        let mut interface = Interface { name, flags, refused: None, has_listener };
+        if interface.can_multicast() {
+            interface.refused = join_group(&interface.name).err().map(|error| error.to_string());
         }
         interface
     });
     interfaces.collect()
 }
 
-/// The interfaces in `/proc/net/igmp` on which somebody has joined mDNS's group. A line that begins with a number opens an interface; the indented
-/// ones below it are its groups, their addresses in hexadecimal as they lie in memory.
-fn listening(igmp: &str) -> Vec<String> {
+/// Returns the interfaces in `/proc/net/igmp` on which a process joined the mDNS group. A line that starts
+/// with a number is an interface; the indented lines below are its groups, in hexadecimal and native byte
+/// order.
+fn parse_igmp(igmp: &str) -> Vec<String> {
     let group = format!("{:08X}", u32::from_ne_bytes(MDNS_GROUP.octets()));
     let (mut interfaces, mut current) = (Vec::new(), "");
     for line in igmp.lines().skip(1) {
@@ -78,24 +81,24 @@ fn listening(igmp: &str) -> Vec<String> {
     interfaces
 }
 
-/// The interfaces in `/proc/net/igmp6` on which a process has joined mDNS's group. Each line is an interface
-/// and one of its groups.
-fn listening_v6(igmp6: &str) -> Vec<String> {
+/// Returns the interfaces in `/proc/net/igmp6` on which a process joined the mDNS group. Each line is an
+/// interface and one of its groups.
+fn parse_igmp6(igmp6: &str) -> Vec<String> {
     let group = format!("{:032x}", MDNS_GROUP_V6.to_bits());
     let columns = igmp6.lines().map(|line| line.split_whitespace().skip(1));
     let interfaces = columns.filter_map(|mut columns| Some((columns.next()?, columns.next()?)));
     interfaces.filter(|(_, joined)| *joined == group).map(|(interface, _)| interface.to_owned()).collect()
 }
 
-/// Joins the group on an interface with a socket that neither sends nor hears itself; closing it leaves the group.
-fn join(interface: &str) -> io::Result<()> {
+/// Joins the group on an interface with a socket that sends nothing; closing it leaves the group.
+fn join_group(interface: &str) -> io::Result<()> {
     let index = if_nametoindex(interface)?;
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     socket.set_multicast_loop_v4(false)?;
     socket.join_multicast_v4_n(&MDNS_GROUP, &InterfaceIndexOrAddress::Index(index))
 }
 
-/// Whether mDNS's port can be shared with those who already have it, as libp2p will try to.
+/// Checks whether the mDNS port can be shared with other processes, as libp2p does.
 pub(super) fn mdns_port() -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     socket.set_reuse_address(true)?;
@@ -103,7 +106,7 @@ pub(super) fn mdns_port() -> io::Result<()> {
     socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, MDNS_PORT).into())
 }
 
-/// What the addresses of this machine mean for being found and reached.
+/// Judges whether the addresses of this machine are usable by other nodes.
 pub(super) fn judge_addresses(addresses: &[InterfaceAddress]) -> Option<Finding> {
     let others = || addresses.iter().filter(|address| !address.ip.is_loopback());
     let routable = || others().filter(|address| address.is_routable());
@@ -123,27 +126,28 @@ pub(super) fn judge_addresses(addresses: &[InterfaceAddress]) -> Option<Finding>
     if interfaces.len() > 1 {
         let names: Vec<_> = interfaces.into_iter().collect();
         return Some(Finding::warn(
-            format!("this machine has IPv6 alone, on several interfaces ({})", names.join(", ")),
-            "multicast over IPv6 leaves by one of them, which the kernel chooses; for nodes behind the others, use --join",
+            format!("this machine has only IPv6, on several interfaces ({})", names.join(", ")),
+            "the kernel sends IPv6 multicast through only one of them; use --join for nodes behind the others",
         ));
     }
     let first = routable().find(|address| matches!(address.ip, IpAddr::V6(_))).map(named);
-    Some(Finding::ok(format!("this machine has IPv6 alone: {}", first.unwrap_or_default())))
+    Some(Finding::ok(format!("this machine has only IPv6: {}", first.unwrap_or_default())))
 }
 
-/// What interfaces and port mean for finding others.
+/// Judges whether multicast discovery can work here.
 ///
-/// That multicast works is proved by a host that was heard, and by nothing else: a switch or an access point may drop it on the way.
-pub(super) fn judge(
+/// Only an announcement from another host proves that it works: a switch or an access point may drop
+/// multicast.
+pub(super) fn judge_multicast(
     interfaces: &[Interface],
     mdns_port: io::Result<()>,
     network: Option<&Network>,
 ) -> Vec<Finding> {
     const JOIN: &str =
-        "multicast will not do here; start the nodes with --join and a host that is always there";
+        "multicast does not work here; start the nodes with --join and a host that always runs";
     let (refused, usable): (Vec<_>, Vec<_>) = interfaces
         .iter()
-        .filter(|interface| interface.is_fit())
+        .filter(|interface| interface.can_multicast())
         .partition(|interface| interface.refused.is_some());
     let mut findings = Vec::new();
     if usable.is_empty() && refused.is_empty() {
@@ -154,23 +158,23 @@ pub(super) fn judge(
         findings.push(Finding::warn(format!("{} refuses multicast: {why}", interface.name), JOIN));
     }
     if !usable.is_empty() {
-        let named = |interface: &&Interface| match interface.listened {
-            true => format!("{} (somebody listens)", interface.name),
+        let named = |interface: &&Interface| match interface.has_listener {
+            true => format!("{} (a process listens)", interface.name),
             false => interface.name.clone(),
         };
         let names: Vec<_> = usable.iter().map(named).collect();
         let heard = network.map(|network| network.heard.as_slice()).unwrap_or_default();
         findings.push(match heard {
             [] => Finding::ok(format!(
-                "{} can multicast; no node on another host has been heard yet",
+                "{} can multicast; no announcement from another host has arrived yet",
                 names.join(", ")
             )),
             heard => Finding::ok(format!("multicast works: heard from {}", heard.join(", "))),
         });
-        if !usable.iter().any(|interface| interface.listened) {
+        if !usable.iter().any(|interface| interface.has_listener) {
             findings.push(Finding::warn(
-                "nobody on this machine listens to mDNS",
-                "if a node runs here, was it started with --no-mdns? In a cluster of more than 50, few nodes listen",
+                "no process on this machine listens to mDNS",
+                "if a node runs here, was it started with --no-mdns? In a cluster of more than 50 nodes, only some listen",
             ));
         }
     }
@@ -178,7 +182,7 @@ pub(super) fn judge(
         Ok(()) => Finding::ok(format!("UDP port {MDNS_PORT} can be shared for mDNS")),
         Err(error) => Finding::warn(
             format!("UDP port {MDNS_PORT} cannot be opened for mDNS: {error}"),
-            "another program holds it for itself (`ss -ulpn`); stop that program, or use --join",
+            "another program uses it exclusively (`ss -ulpn`); stop that program, or use --join",
         ),
     });
     findings
@@ -191,12 +195,12 @@ mod tests {
     const FIT: InterfaceFlags = InterfaceFlags::IFF_UP.union(InterfaceFlags::IFF_MULTICAST);
 
     fn interface(name: &str, flags: InterfaceFlags) -> Interface {
-        Interface { name: name.into(), flags, refused: None, listened: true }
+        Interface { name: name.into(), flags, refused: None, has_listener: true }
     }
 
     #[test]
     fn loopback_and_interfaces_that_are_down_do_not_count() {
-        let fit = |flags| interface("x", flags).is_fit();
+        let fit = |flags| interface("x", flags).can_multicast();
         assert!(fit(FIT));
         assert!(!fit(FIT | InterfaceFlags::IFF_LOOPBACK));
         assert!(!fit(InterfaceFlags::IFF_MULTICAST), "down");
@@ -210,8 +214,8 @@ mod tests {
                     1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n\
                     2\teth0      :     2      V3\n\t\t\t\tFB0000E0     1 0:00000000\t\t0\n\
                     \t\t\t\t010000E0     1 0:00000000\t\t0\n";
-        assert_eq!(listening(igmp), ["eth0"]);
-        assert!(listening("").is_empty());
+        assert_eq!(parse_igmp(igmp), ["eth0"]);
+        assert!(parse_igmp("").is_empty());
     }
 
     #[test]
@@ -219,12 +223,12 @@ mod tests {
         let igmp6 = "1    lo              ff020000000000000000000000000001     1 0000000C 0\n\
                      2    eth0            ff0200000000000000000000000000fb     2 00000004 0\n\
                      2    eth0            ff020000000000000000000000000001     1 0000000C 0\n";
-        assert_eq!(listening_v6(igmp6), ["eth0"]);
-        assert!(listening_v6("").is_empty());
+        assert_eq!(parse_igmp6(igmp6), ["eth0"]);
+        assert!(parse_igmp6("").is_empty());
     }
 
     #[test]
-    fn a_machine_without_ipv4_and_one_with_link_local_addresses_alone_are_told_so() {
+    fn only_ipv6_and_only_link_local_addresses_are_reported() {
         let judged = |addresses: &[(&str, &str)]| {
             let address = |(interface, ip): &(&str, &str)| InterfaceAddress {
                 interface: (*interface).into(),
@@ -243,7 +247,7 @@ mod tests {
             "{what}"
         );
         let (verdict, what) = judged(&[lo, link, ("eth0", "fd77::1")]).unwrap();
-        assert!(verdict == Verdict::Ok && what.contains("IPv6 alone: fd77::1 on eth0"), "{what}");
+        assert!(verdict == Verdict::Ok && what.contains("only IPv6: fd77::1 on eth0"), "{what}");
         let (verdict, what) = judged(&[("eth0", "fd77::1"), ("eth1", "fd78::1")]).unwrap();
         assert!(verdict == Verdict::Warn && what.contains("eth0, eth1"), "{what}");
     }
@@ -251,18 +255,19 @@ mod tests {
     #[test]
     fn each_obstacle_to_multicast_has_its_warning() {
         let verdicts = |interfaces: &[Interface], port| -> Vec<_> {
-            judge(interfaces, port, None).into_iter().map(|finding| finding.verdict).collect()
+            judge_multicast(interfaces, port, None).into_iter().map(|finding| finding.verdict).collect()
         };
         let eth0 = interface("eth0", FIT);
         assert_eq!(verdicts(std::slice::from_ref(&eth0), Ok(())), [Verdict::Ok, Verdict::Ok]);
-        let told =
-            |network: Option<&Network>| judge(std::slice::from_ref(&eth0), Ok(()), network)[0].what.clone();
+        let finding = |network: Option<&Network>| {
+            judge_multicast(std::slice::from_ref(&eth0), Ok(()), network)[0].what.clone()
+        };
         let heard = Network { heard: vec!["10.77.0.2".into()], ..Network::default() };
-        assert!(told(Some(&heard)).contains("multicast works: heard from 10.77.0.2"));
-        for nobody in [None, Some(&Network::default())] {
-            assert!(!told(nobody).contains("works"), "{}", told(nobody));
+        assert!(finding(Some(&heard)).contains("multicast works: heard from 10.77.0.2"));
+        for network in [None, Some(&Network::default())] {
+            assert!(!finding(network).contains("works"), "{}", finding(network));
         }
-        let deaf = Interface { listened: false, ..eth0.clone() };
+        let deaf = Interface { has_listener: false, ..eth0.clone() };
         assert_eq!(verdicts(&[deaf], Ok(())), [Verdict::Ok, Verdict::Warn, Verdict::Ok]);
         let refusing = Interface { refused: Some("no device".into()), ..eth0 };
         assert_eq!(verdicts(&[refusing], Ok(())), [Verdict::Warn, Verdict::Ok]);

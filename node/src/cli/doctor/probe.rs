@@ -1,41 +1,43 @@
-//! Gathers what the doctor judges: asks the members, knocks at their ports.
+//! Facts for `node doctor`: TCP connects to members' swarm ports, HTTP requests to members, and a search for
+//! nodes on this machine.
 
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
+use http::{Method, StatusCode};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::super::{
-    answers::{Member, Members},
     client::Client,
+    responses::{Member, Members},
 };
 use crate::config::HTTP_PORT;
 
-/// Members looked at. Guess: what keeps two nodes apart also shows among a hundred.
+/// Maximum number of members probed. Guess: a problem of the cluster also shows among a hundred.
 const MEMBERS_MAX: usize = 100;
-/// Members looked at at a time.
-const AT_A_TIME: usize = 16;
-/// Long enough for one lost packet and its repetition (1 s).
-const KNOCK_MAX: Duration = Duration::from_millis(1500);
-/// Rungs of the HTTP ladder that are tried on this host.
+/// Concurrent probes.
+const CONCURRENCY_MAX: usize = 16;
+/// Connect timeout. Leaves time for one lost packet and its retransmission (1 s).
+const CONNECT_MAX: Duration = Duration::from_millis(1500);
+/// Ports of the HTTP ladder that are probed on this host.
 const RUNGS: u16 = 16;
-/// After which state that is still different is not just on its way: anti-entropy needs no longer on a connection that works.
-pub(super) const SECOND_LOOK: Duration = Duration::from_secs(2);
+/// Delay before a difference in state is checked again. Anti-entropy is faster if the connection works.
+pub(super) const RECHECK_DELAY: Duration = Duration::from_secs(2);
 
-/// What became of knocking at a member's addresses.
+/// Results of connects to a member's addresses.
 #[derive(Debug)]
-pub(super) struct Reached {
+pub(super) struct Reachability {
     pub(super) name: String,
-    /// The addresses that were tried, and what came of each.
+    /// Each address with its result.
     pub(super) attempts: Vec<(String, Result<(), String>)>,
 }
 
-/// What a member itself says of the cluster.
+/// A member's view of the cluster, or the error.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct MemberReport {
     pub(super) name: String,
-    pub(super) said: Result<Members, String>,
+    pub(super) view: Result<Members, String>,
 }
 
 fn present(members: &Members) -> impl Iterator<Item = Member> {
@@ -49,29 +51,29 @@ fn present(members: &Members) -> impl Iterator<Item = Member> {
         .into_iter()
 }
 
-/// Opens, and closes, a TCP connection to every swarm address of every member that should be there.
-pub(super) async fn reach_members(members: &Members) -> Vec<Reached> {
+/// Opens and closes a TCP connection to each swarm address of each alive or suspect member.
+pub(super) async fn connect_members(members: &Members) -> Vec<Reachability> {
     let reach = |member: Member| async move {
         let mut attempts = Vec::new();
         for address in member.addresses {
-            let reached = knock(&address).await;
+            let reached = try_connect(&address).await;
             attempts.push((address, reached));
         }
-        Reached { name: member.name, attempts }
+        Reachability { name: member.name, attempts }
     };
-    stream::iter(present(members)).map(reach).buffered(AT_A_TIME).collect().await
+    stream::iter(present(members)).map(reach).buffered(CONCURRENCY_MAX).collect().await
 }
 
-async fn knock(address: &str) -> Result<(), String> {
+async fn try_connect(address: &str) -> Result<(), String> {
     let (host, port) = tcp_target(address).ok_or("no TCP address")?;
-    match timeout(KNOCK_MAX, TcpStream::connect((host.as_str(), port))).await {
+    match timeout(CONNECT_MAX, TcpStream::connect((host.as_str(), port))).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer".into()),
     }
 }
 
-/// Host and port of a multiaddr such as `/ip4/10.0.0.1/tcp/7600`.
+/// Returns host and port of a multiaddr such as `/ip4/10.0.0.1/tcp/7600`.
 pub(super) fn tcp_target(address: &str) -> Option<(String, u16)> {
     let address: Multiaddr = address.parse().ok()?;
     let mut parts = address.iter();
@@ -87,29 +89,30 @@ pub(super) fn tcp_target(address: &str) -> Option<(String, u16)> {
     }
 }
 
-/// Asks every member that should be there how it sees the cluster.
-pub(super) async fn ask_members(members: &Members) -> Vec<Told> {
-    let ask = |member: Member| async move {
-        let said = match &member.http {
-            Some(http) => ask(http, &http_addresses(http, &member.addresses)).await,
+/// Requests the view of the cluster from each alive or suspect member.
+pub(super) async fn query_members(members: &Members) -> Vec<MemberReport> {
+    let query_member = |member: Member| async move {
+        let view = match &member.http {
+            Some(http) => query(http, &http_addresses(http, &member.addresses)).await,
             None => Err("it has no HTTP address".into()),
         };
-        Told { name: member.name, said }
+        MemberReport { name: member.name, view }
     };
-    stream::iter(present(members)).map(ask).buffered(AT_A_TIME).collect().await
+    stream::iter(present(members)).map(query_member).buffered(CONCURRENCY_MAX).collect().await
 }
 
-/// Asks the nodes at the first rungs of this host's HTTP ladder, whether or not anybody knows them.
-pub(super) async fn nodes_on_this_host(but_not: &Client) -> Vec<Members> {
+/// Returns the nodes at the first ports of this host's HTTP ladder, members or not.
+pub(super) async fn find_local_nodes(excluded: &Client) -> Vec<Members> {
     let urls = (HTTP_PORT..HTTP_PORT + RUNGS).map(|port| format!("http://127.0.0.1:{port}"));
-    let urls: Vec<_> = urls.filter(|url| Some(url) != but_not.origin().as_ref()).collect();
-    let answers = stream::iter(urls).map(|url| async move { ask(&url, &[]).await.ok() }).buffered(AT_A_TIME);
-    // Something else may listen there, and whatever it answers, a node names itself.
-    answers.filter_map(async |said| said.filter(|members| !members.node.is_empty())).collect().await
+    let urls: Vec<_> = urls.filter(|url| Some(url) != excluded.origin().as_ref()).collect();
+    let answers =
+        stream::iter(urls).map(|url| async move { query(&url, &[]).await.ok() }).buffered(CONCURRENCY_MAX);
+    // Another program may answer there; only a node states its name.
+    answers.filter_map(async |view| view.filter(|members| !members.node.is_empty())).collect().await
 }
 
-/// Where a member's HTTP may be reached: at the address that it states, and at its other ones where that is
-/// one of them. (Otherwise HTTP is mapped, or bound to that address alone.)
+/// Returns the addresses of a member's HTTP. If the stated host is one of the member's swarm hosts, HTTP is
+/// assumed at the other hosts, too. Otherwise the port is mapped, or HTTP listens at one address only.
 fn http_addresses(http: &str, swarm: &[String]) -> Vec<String> {
     let mut addresses = vec![http.to_owned()];
     let hosts =
@@ -127,9 +130,16 @@ fn http_addresses(http: &str, swarm: &[String]) -> Vec<String> {
     addresses
 }
 
-async fn ask(url: &str, addresses: &[String]) -> Result<Members, String> {
-    let client = Client::at_any_of(url, addresses).map_err(|failure| failure.to_string())?;
-    let answer = client.get("/members").await.map_err(|failure| failure.to_string())?;
+/// Error for a member that requires proof for reads (`--private`). Its token is not known here.
+pub(super) const PRIVATE: &str = "it is private";
+
+async fn query(url: &str, addresses: &[String]) -> Result<Members, String> {
+    let client = Client::with_addresses(url, addresses).map_err(|failure| failure.to_string())?;
+    let answer = client.request(Method::GET, "/members").await.map_err(|failure| failure.to_string())?;
+    if answer.status == StatusCode::UNAUTHORIZED {
+        return Err(PRIVATE.to_owned());
+    }
+    let answer = answer.expect_success().map_err(|failure| failure.to_string())?;
     answer.json().map_err(|failure| failure.to_string())
 }
 

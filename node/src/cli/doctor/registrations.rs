@@ -1,37 +1,38 @@
-//! Judging the programs that are registered with the asked node: which check fails, and why.
+//! Findings of `node doctor` about the programs registered with a node: failing checks, programs in
+//! maintenance, and registration files that the node refused.
 
 use http::Method;
 
 use super::super::{
-    answers::{Check, Registration, Registrations},
     checks::first_line,
     client::Client,
+    responses::{Check, Registration, Registrations},
 };
 use super::Finding;
 
-/// What the node holds; an older one does not say.
-pub(super) async fn held(client: &Client) -> Option<Registrations> {
-    client.ask(Method::GET, "/registrations").await.ok()?.expect_success().ok()?.json().ok()
+/// Returns the registrations of the node; `None`: an older node.
+pub(super) async fn get_registrations(client: &Client) -> Option<Registrations> {
+    client.request(Method::GET, "/registrations").await.ok()?.expect_success().ok()?.json().ok()
 }
 
-/// One finding for each program that is not passing, or for all that are.
-pub(super) fn judge(held: &Registrations) -> Vec<Finding> {
-    let mut findings: Vec<_> = held.registrations.iter().flat_map(judge_one).collect();
-    findings.extend(held.files.iter().map(|file| {
+/// Returns a finding per failing check, drain and refused file, or one if all programs pass.
+pub(super) fn judge(own: &Registrations) -> Vec<Finding> {
+    let mut findings: Vec<_> = own.registrations.iter().flat_map(judge_registration).collect();
+    findings.extend(own.files.iter().map(|file| {
         let error = file.error.as_deref().unwrap_or("it is not in effect");
         Finding::fail(
             format!("the file of registrations {} is refused: {error}", file.path),
-            "mend it; the node reads it again by itself",
+            "correct it; the node reads it again after the change",
         )
     }));
-    if findings.is_empty() && !held.registrations.is_empty() {
-        let count = held.registrations.len();
-        findings.push(Finding::ok(format!("registered with it: {count}; all are passing")));
+    if findings.is_empty() && !own.registrations.is_empty() {
+        let count = own.registrations.len();
+        findings.push(Finding::ok(format!("programs registered with it: {count}; all are passing")));
     }
     findings
 }
 
-fn judge_one(registration: &Registration) -> Vec<Finding> {
+fn judge_registration(registration: &Registration) -> Vec<Finding> {
     let id = &registration.id;
     if let Some(reason) = registration.drained() {
         let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
@@ -44,13 +45,12 @@ fn judge_one(registration: &Registration) -> Vec<Finding> {
 
 fn judge_check(id: &str, check: &Check) -> Finding {
     let name = if check.name.is_empty() { &check.id } else { &check.name };
-    let said = match first_line(&check.output) {
-        said if said.is_empty() => "it has not run yet".to_owned(),
-        said => said,
+    let output = match first_line(&check.output) {
+        output if output.is_empty() => "it has not run yet".to_owned(),
+        output => output,
     };
-    let what = format!("{id}: the {} check {name:?} is {}: {said}", check.kind, check.status);
-    let advice =
-        format!("see to the program; `node checks {id}` shows the check, `node why {id}` since when");
+    let what = format!("{id}: the {} check {name:?} is {}: {output}", check.kind, check.status);
+    let advice = format!("check the program; `node checks {id}` shows the check, `node why {id}` the time");
     match check.status.as_str() {
         "critical" => Finding::fail(what, advice),
         _ => Finding::warn(what, advice),
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_failing_check_is_named_with_its_reason() {
-        let held: Registrations = serde_json::from_value(json!({
+        let own: Registrations = serde_json::from_value(json!({
             "node": "a",
             "registrations": [
                 {"id": "w1", "health": "critical", "checks": [
@@ -78,10 +78,11 @@ mod tests {
             "files": [{"path": "/etc/hearsay/x.toml", "error": "line 3: no name"}],
         }))
         .unwrap();
-        let findings = judge(&held);
-        let said: Vec<_> = findings.iter().map(|finding| (finding.verdict, finding.what.as_str())).collect();
+        let findings = judge(&own);
+        let output: Vec<_> =
+            findings.iter().map(|finding| (finding.verdict, finding.what.as_str())).collect();
         assert_eq!(
-            said,
+            output,
             [
                 (Verdict::Fail, "w1: the http check \"up\" is critical: 503 Service Unavailable"),
                 (Verdict::Warn, "w2: the ttl check \"c3\" is warning: slow"),

@@ -1,23 +1,25 @@
-//! A file in parts that a node takes at once, and what a node says of a part in terms of the file.
+//! Splits a CSV file into [`Part`]s for import, and maps line numbers of a part back to the file
+//! ([`Places`]).
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use csv::{ByteRecord, Writer, WriterBuilder};
 
-/// Lines in a part.
+/// Maximum number of lines in a part.
 pub(super) const LINES_MAX: usize = 1000;
-/// Bytes in a part: half of what a node takes.
+/// Maximum number of bytes in a part: half of a node's limit.
 const BYTES_MAX: usize = 512 * 1024;
-/// Tells which of several grades of one title and type a line is: within a part a node could count, over parts it could not.
+/// Column that numbers the grades of one student with the same title and type. A node sees only one part of
+/// the file, so it cannot count them.
 const OCCURRENCE: &str = "Occurrence";
 
-/// The header of a file, and what it says of lines.
+/// Header of a file, and the occurrences of equal lines so far.
 pub(super) struct Header {
-    /// As it is sent.
+    /// The header as sent.
     record: ByteRecord,
     columns: usize,
-    /// Where what makes a grade the same one stands: ID, FirstName, LastName, Title, Type.
+    /// Positions of the columns that identify a grade: ID, FirstName, LastName, Title, Type.
     identity: [Option<usize>; 5],
     counts: bool,
     seen: HashMap<u64, u32>,
@@ -25,12 +27,12 @@ pub(super) struct Header {
 
 impl Header {
     pub(super) fn new(record: ByteRecord) -> Self {
-        let place = |name: &str| {
+        let position = |name: &str| {
             record.iter().position(|column| String::from_utf8_lossy(column).trim().eq_ignore_ascii_case(name))
         };
-        let identity = ["ID", "FirstName", "LastName", "Title", "Type"].map(place);
-        // A file that counts by itself is believed.
-        let counts = place(OCCURRENCE).is_none();
+        let identity = ["ID", "FirstName", "LastName", "Title", "Type"].map(position);
+        // A file that has an occurrence column keeps it.
+        let counts = position(OCCURRENCE).is_none();
         let columns = record.len();
         let mut record = record;
         if counts {
@@ -39,10 +41,10 @@ impl Header {
         Self { record, columns, identity, counts, seen: HashMap::new() }
     }
 
-    /// A line as it is sent.
+    /// Returns a line as sent, with its occurrence.
     ///
     /// # Errors
-    /// It does not fit the header.
+    /// The number of fields differs from the header.
     pub(super) fn complete(&mut self, mut record: ByteRecord) -> Result<ByteRecord, String> {
         if record.len() != self.columns {
             return Err(format!("{} fields where the header has {}", record.len(), self.columns));
@@ -54,7 +56,8 @@ impl Header {
         Ok(record)
     }
 
-    /// The how-manieth line it is that says the same but for the score; empty where there is no grade. Remembers sixteen bytes of each.
+    /// Returns the number of this line among the lines that differ only in score; empty for a line without a
+    /// grade. Takes 16 bytes of memory per distinct line.
     fn occurrence(&mut self, record: &ByteRecord) -> String {
         let field = |place: &Option<usize>| {
             place.and_then(|place| record.get(place)).unwrap_or_default().trim_ascii()
@@ -75,10 +78,10 @@ impl Header {
     }
 }
 
-/// Lines that are sent together.
+/// A part of a file, sent in one request.
 pub(super) struct Part {
     writer: Writer<Vec<u8>>,
-    /// Of each line, where it begins in the part and in the file.
+    /// Line number in the part and in the file, for each line.
     places: Vec<(u64, u64)>,
     next: u64,
     length: usize,
@@ -86,7 +89,7 @@ pub(super) struct Part {
 
 impl Part {
     pub(super) fn new(header: &Header) -> Self {
-        // Records end in a line feed; a carriage return within one is quoted, and counts for nothing.
+        // Records end with LF; a CR within a record is quoted and not counted.
         let writer = WriterBuilder::new().flexible(true).from_writer(Vec::new());
         let mut part = Self { writer, places: Vec::new(), next: 1, length: 0 };
         part.write(&header.record);
@@ -102,7 +105,7 @@ impl Part {
         self.length += written.len();
     }
 
-    /// Adds the line that begins here in the file.
+    /// Adds the line with this number in the file.
     pub(super) fn add(&mut self, line: u64, record: &ByteRecord) {
         self.places.push((self.next, line));
         self.write(record);
@@ -116,20 +119,20 @@ impl Part {
         self.places.len() >= LINES_MAX || self.length >= BYTES_MAX
     }
 
-    /// The part as it is sent, and where its lines are from.
+    /// Returns the body to send, and the mapping of its lines.
     pub(super) fn finish(self) -> (Bytes, Places) {
         (self.writer.into_inner().unwrap_or_default().into(), Places(self.places))
     }
 }
 
-/// Where the lines of a part are from.
+/// Mapping of line numbers from a part to the file.
 pub(super) struct Places(Vec<(u64, u64)>);
 
 impl Places {
-    /// The file's line of a part's.
+    /// Returns the line in the file for a line in the part.
     pub(super) fn of(&self, line: u64) -> u64 {
         let after = self.0.partition_point(|(start, _)| *start <= line);
-        // The header is the first of both.
+        // The header is line 1 in both.
         after.checked_sub(1).and_then(|at| self.0.get(at)).map_or(1, |(_, line)| *line)
     }
 }
@@ -153,7 +156,7 @@ mod tests {
         let text = std::str::from_utf8(&body).unwrap();
         assert_eq!(text, "FirstName,LastName,Occurrence\n\"a\nb\",c,\n,,\n\u{feff}é,\"\"\"\",\n");
         assert_eq!([1, 2, 3, 4, 5, 9].map(|line| places.of(line)), [1, 7, 7, 12, 13, 13]);
-        // As the node's reader counts them.
+        // The CSV reader of a node counts lines in the same way.
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(&body[..]);
         let lines: Vec<u64> = reader.records().map(|r| r.unwrap().position().unwrap().line()).collect();
         assert_eq!(lines.into_iter().map(|line| places.of(line)).collect::<Vec<_>>(), [7, 12, 13]);

@@ -1,8 +1,9 @@
-//! `node log append` of standard input: each line a record, and what was read is recorded or told.
+//! `node log append` of standard input: sends each line as a record, in batches, and reports lines that are
+//! not recorded.
 //!
-//! While no log node answers, it waits and asks every node that it knows of, for as long as it takes; the pipe in front of it fills up
-//! meanwhile, so nothing is read that cannot be kept. Lines go in batches, one after the other, each under a key of its own: one whose answer
-//! is lost is sent again, to whichever node answers, and is written once.
+//! While no log node answers, the command retries with all known nodes and stops reading, so the pipe fills
+//! up (backpressure). Lines are sent in batches, one at a time, each with an idempotency key: a batch whose
+//! answer is lost is sent again to any node and stored once.
 
 use std::{
     borrow::Cow,
@@ -13,7 +14,7 @@ use std::{
 use anyhow::anyhow;
 use bytes::Bytes;
 use futures::FutureExt as _;
-use hearsay_services::{log::record::Level, timestamp::rfc3339};
+use hearsay_services::{plugins::Level, rfc3339};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -25,34 +26,34 @@ use tokio::{
 use super::lines::{Lines, Piece};
 use crate::{
     cli::{
-        client::{Answer, Client},
+        client::{Answer, Client, Post},
         failure::Failure,
         output::{Output, Tone},
-        providers::{Post, Probe, Providers, Role, Untaken},
+        providers::{PostError, Probe, Providers, Role},
     },
     escape::escaped,
 };
 
-/// The role whose nodes are asked.
+/// The role that stores the log.
 const LOG: Role = Role { name: Cow::Borrowed("log"), probe: Probe::Get("/log?limit=1"), keeps: "log" };
-/// Lines of standard input sent together. Half of what the log takes at once.
+/// Maximum number of lines in a batch: half of the log's limit.
 const LINES_MAX: usize = 500;
-/// Bytes of them sent together, as JSON. A node takes bodies of a mebibyte.
+/// Maximum number of bytes of a batch, as JSON. The limit of a node is 1 MiB.
 const LINES_BYTES_MAX: usize = 128 * 1024;
-/// Bytes read at a time: what a pipe holds.
+/// Bytes per read: the capacity of a pipe.
 const READ_BYTES: usize = 64 * 1024;
-/// The pause after the first round in which no node took a batch; doubled with each.
+/// Backoff after the first failed round; it doubles with each round.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
-/// At most. A log node that starts is found within this.
+/// The longest backoff; a new log node is found within this time.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// After a signal, the time in which what was read may still be sent.
+/// Time after the first signal for sending lines that were already read.
 const GRACE: Duration = Duration::from_secs(3);
-/// Refused lines that are told one by one. The rest is counted.
-const REFUSED_TOLD_MAX: u64 = 100;
+/// Maximum number of refused lines that are listed; further ones are only counted.
+const REFUSED_LISTED_MAX: u64 = 100;
 
-/// Fields that every record gets.
+/// Fields that all records get.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct About {
+pub(super) struct RecordFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "level_name")]
@@ -67,18 +68,22 @@ fn level_name<S: serde::Serializer>(level: &Option<Level>, to: S) -> Result<S::O
 #[derive(Serialize)]
 struct Record<'a> {
     message: &'a str,
-    /// When it was read. It may wait for a log node.
+    /// Time of reading; the record may be sent later.
     time: &'a str,
     #[serde(flatten)]
-    about: &'a About,
+    fields: &'a RecordFields,
 }
 
-/// Records each line of standard input.
-pub(super) async fn append_lines(client: &Client, output: Output, about: About) -> Result<(), Failure> {
+/// Appends each line of standard input as a record.
+pub(super) async fn append_lines(
+    client: &Client,
+    output: Output,
+    fields: RecordFields,
+) -> Result<(), Failure> {
     if io::stdin().is_terminal() {
-        notice!("each line is a record; Ctrl-D ends");
+        notice!("each line is a record; Ctrl-D ends the input");
     }
-    let mut appender = Appender::new(client, output, about)?;
+    let mut appender = Appender::new(client, output, fields)?;
     let (mut input, mut lines, mut read_error) = (tokio::io::stdin(), Lines::default(), None);
     let mut buffer = vec![0; READ_BYTES];
     loop {
@@ -97,7 +102,7 @@ pub(super) async fn append_lines(client: &Client, output: Output, about: About) 
         if has_ended {
             lines.end();
         }
-        appender.tell_of(&lines);
+        appender.report_conversions(&lines);
         while let Some(batch) = appender.next_batch(&mut lines) {
             if let Err(failure) = appender.send(&batch).await {
                 let unsent = batch.pieces.into_iter().chain(lines.rest()).map(|piece| piece.line);
@@ -111,7 +116,7 @@ pub(super) async fn append_lines(client: &Client, output: Output, about: About) 
     appender.finish(read_error)
 }
 
-/// The failure, with which lines it leaves behind.
+/// Extends a failure by the number of read lines that are not known to be recorded, and by the first of them.
 fn unrecorded(failure: Failure, lines: impl Iterator<Item = u64>) -> Failure {
     let (mut first, mut last, mut count) = (0, 0, 0_u64);
     for line in lines.filter(|line| *line > 0) {
@@ -126,16 +131,16 @@ fn unrecorded(failure: Failure, lines: impl Iterator<Item = u64>) -> Failure {
     Failure::Failed(anyhow!("{failure}; {what} not known to be recorded, from line {first} on"))
 }
 
-/// Lines that are sent together.
+/// A batch of lines.
 struct Batch {
     key: String,
     body: Bytes,
     pieces: Vec<Piece>,
 }
 
-/// What a node says of a batch.
+/// A node's answer to a batch with refused records (207).
 #[derive(Deserialize)]
-struct Partly {
+struct PartialAnswer {
     #[serde(default)]
     refused: Vec<Refused>,
 }
@@ -150,54 +155,52 @@ struct Refused {
 struct Appender {
     providers: Providers,
     output: Output,
-    about: About,
-    /// Of this run; begins the key of every batch.
-    name: String,
+    fields: RecordFields,
+    /// Random id of this run; prefix of the batches' idempotency keys.
+    run_id: String,
     batches: u64,
     recorded: u64,
     refused: u64,
-    /// Whether it was said that lines are replaced, and that some are split.
-    told: (bool, bool),
-    /// Why an answer could not be printed.
+    /// Whether replaced and split lines have been reported.
+    reported: (bool, bool),
+    /// The first error in printing an answer.
     output_error: Option<Failure>,
     signals: Signals,
 }
 
 impl Appender {
-    fn new(client: &Client, output: Output, about: About) -> Result<Self, Failure> {
+    fn new(client: &Client, output: Output, fields: RecordFields) -> Result<Self, Failure> {
         let mut name = [0; 16];
         getrandom::fill(&mut name).map_err(|error| Failure::Failed(error.into()))?;
         Ok(Self {
             providers: Providers::new(LOG, client),
             output,
-            about,
-            name: format!("append-{:032x}", u128::from_le_bytes(name)),
+            fields,
+            run_id: format!("append-{:032x}", u128::from_le_bytes(name)),
             batches: 0,
             recorded: 0,
             refused: 0,
-            told: (false, false),
+            reported: (false, false),
             output_error: None,
             signals: Signals::new()?,
         })
     }
 
-    /// Says once of each kind of line what becomes of it.
-    fn tell_of(&mut self, lines: &Lines) {
-        if let Some(line) = lines.newly_replaced(self.told.0) {
+    /// Reports the first replaced and the first split line.
+    fn report_conversions(&mut self, lines: &Lines) {
+        if let Some(line) = lines.newly_replaced(self.reported.0) {
             notice!(
-                "line {line} is not UTF-8: what is no character is recorded as U+FFFD, here and in later lines"
+                "line {line} is not UTF-8: invalid bytes are recorded as U+FFFD, here and in later lines"
             );
-            self.told.0 = true;
+            self.reported.0 = true;
         }
-        if let Some(line) = lines.newly_split(self.told.1) {
-            notice!(
-                "line {line} is longer than a record may be: it is split into several, and so are later ones"
-            );
-            self.told.1 = true;
+        if let Some(line) = lines.newly_split(self.reported.1) {
+            notice!("line {line} is too long for a record: it is split, and so are later ones");
+            self.reported.1 = true;
         }
     }
 
-    /// What is there goes together; what comes later is not waited for.
+    /// Returns a batch of the lines read so far.
     fn next_batch(&mut self, lines: &mut Lines) -> Option<Batch> {
         let (mut body, mut pieces) = (Vec::new(), Vec::new());
         let time = rfc3339(SystemTime::now());
@@ -205,8 +208,8 @@ impl Appender {
             && body.len() < LINES_BYTES_MAX
             && let Some(piece) = lines.pop()
         {
-            let record = Record { message: &piece.text, time: &time, about: &self.about };
-            // Such a record always serialises.
+            let record = Record { message: &piece.text, time: &time, fields: &self.fields };
+            // Serialising into memory cannot fail.
             _ = serde_json::to_writer(&mut body, &record);
             body.push(b'\n');
             pieces.push(piece);
@@ -215,13 +218,13 @@ impl Appender {
             return None;
         }
         self.batches += 1;
-        Some(Batch { key: format!("{}-{}", self.name, self.batches), body: body.into(), pieces })
+        Some(Batch { key: format!("{}-{}", self.run_id, self.batches), body: body.into(), pieces })
     }
 
-    /// Sends a batch, and waits for as long as no node takes it.
+    /// Sends a batch and retries until a node accepts it.
     ///
     /// # Errors
-    /// A signal came, or no node will ever take it.
+    /// A signal arrived, or the batch is refused for good.
     async fn send(&mut self, batch: &Batch) -> Result<(), Failure> {
         let (mut pause, mut is_waiting) = (PAUSE_MIN, false);
         let post = Post {
@@ -233,48 +236,49 @@ impl Appender {
         loop {
             let tried = tokio::select! {
                 tried = self.providers.post_once(post) => tried,
-                () = self.signals.overdue() => return Err(Failure::Refused("ended by a signal".into())),
+                () = self.signals.grace_ended() => return Err(Failure::Refused("ended by a signal".into())),
             };
             let failure = match tried {
                 Ok(answer) => {
                     if is_waiting {
-                        notice!("{} answers; going on", self.providers.url());
+                        notice!("{} answers; continuing", self.providers.url());
                     }
-                    return self.judge(batch, answer);
+                    return self.handle_answer(batch, answer);
                 }
-                Err(Untaken::Final(failure)) => return Err(failure),
-                Err(Untaken::ForNow(failure)) => failure,
+                Err(PostError::Final(failure)) => return Err(failure),
+                Err(PostError::Retryable(failure)) => failure,
             };
             if self.signals.first.is_some() {
                 return Err(Failure::Refused(format!(
-                    "ended by a signal while no node took them ({failure})"
+                    "ended by a signal while no log node accepted records ({failure})"
                 )));
             }
             if !is_waiting {
                 let problem = failure.to_string();
-                notice!("no log node takes records, so this waits for one: {}", escaped(&problem));
+                notice!("no log node accepts records; waiting for one: {}", escaped(&problem));
                 is_waiting = true;
             }
             tokio::select! {
                 () = sleep(pause) => (),
                 () = self.signals.next() => {
-                    return Err(Failure::Refused(format!("ended by a signal while no node took them ({failure})")));
+                    return Err(Failure::Refused(format!("ended by a signal while no log node accepted records ({failure})")));
                 }
             }
             pause = (pause * 2).min(PAUSE_MAX);
-            self.providers.look_again().await;
+            self.providers.refresh().await;
         }
     }
 
-    /// What the answer of a node means for a batch.
-    fn judge(&mut self, batch: &Batch, answer: Answer) -> Result<(), Failure> {
+    /// Counts the records of an answered batch.
+    fn handle_answer(&mut self, batch: &Batch, answer: Answer) -> Result<(), Failure> {
         let records = batch.pieces.len() as u64;
         match answer.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return answer.expect_success().map(drop),
             status if status.is_success() => {
-                let partly =
-                    (status == StatusCode::MULTI_STATUS).then(|| answer.json::<Partly>()).transpose()?;
-                let refused = partly.map(|partly| partly.refused).unwrap_or_default();
+                let partial = (status == StatusCode::MULTI_STATUS)
+                    .then(|| answer.json::<PartialAnswer>())
+                    .transpose()?;
+                let refused = partial.map(|partial| partial.refused).unwrap_or_default();
                 self.recorded += records.saturating_sub(refused.len() as u64);
                 for Refused { record, detail } in &refused {
                     let line = batch.pieces.get(*record).map_or(0, |piece| piece.line);
@@ -284,14 +288,14 @@ impl Appender {
                     && self.output_error.is_none()
                     && let Err(failure) = self.output.json(&answer.body)
                 {
-                    // Lines go on being recorded: what reads the answers has no part in that.
+                    // If the reader of the answers is gone, recording still continues.
                     self.output_error = Some(failure);
                 }
             }
-            // The log understood, and will not: not now, and not later.
+            // The node refuses the whole batch for good.
             _ => {
-                let of = |piece: Option<&Piece>| piece.map_or(0, |piece| piece.line);
-                let (first, last) = (of(batch.pieces.first()), of(batch.pieces.last()));
+                let line_of = |piece: Option<&Piece>| piece.map_or(0, |piece| piece.line);
+                let (first, last) = (line_of(batch.pieces.first()), line_of(batch.pieces.last()));
                 self.refuse(records, &format!("lines {first} to {last} are refused: {}", answer.problem()));
             }
         }
@@ -299,7 +303,7 @@ impl Appender {
     }
 
     fn refuse(&mut self, records: u64, text: &str) {
-        if self.refused < REFUSED_TOLD_MAX {
+        if self.refused < REFUSED_LISTED_MAX {
             notice!("{}", escaped(text));
         }
         self.refused += records;
@@ -314,20 +318,18 @@ impl Appender {
             output.line(Tone::Good, &format!("{recorded} records"))?;
         }
         match (read_error, refused) {
-            (Some(error), _) => {
-                Err(Failure::Failed(anyhow!("cannot read standard input any further: {error}")))
-            }
+            (Some(error), _) => Err(Failure::Failed(anyhow!("cannot read standard input: {error}"))),
             (None, 0) => Ok(()),
             (None, refused) => Err(Failure::Refused(format!("{refused} records were refused"))),
         }
     }
 }
 
-/// The signals that end a run.
+/// Signals that end the command.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// When the first one came.
+    /// Time of the first signal.
     first: Option<Instant>,
 }
 
@@ -341,7 +343,7 @@ impl Signals {
         })
     }
 
-    /// The next signal.
+    /// Waits for the next signal.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => (),
@@ -350,8 +352,8 @@ impl Signals {
         self.first.get_or_insert_with(Instant::now);
     }
 
-    /// Resolves when there is no more time: some seconds after the first signal, or at the second.
-    async fn overdue(&mut self) {
+    /// Waits until [`GRACE`] after the first signal, or for the second one.
+    async fn grace_ended(&mut self) {
         let first = match self.first {
             Some(first) => first,
             None => {

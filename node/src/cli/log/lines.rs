@@ -1,27 +1,28 @@
-//! Lines of a stream as records: any bytes become texts that the log takes, and none is dropped.
+//! [`Lines`]: splits a byte stream into lines of UTF-8 text, each within the size limit of a log message.
 //!
-//! What is not UTF-8 is replaced by U+FFFD, and a line over the log's limit is split. Of each kind the first line is remembered, so that it can be
-//! told.
+//! Invalid UTF-8 is replaced by U+FFFD, and lines over the limit are split. The numbers of the first replaced
+//! and the first split line are kept for a report.
 
 use std::collections::VecDeque;
 
-use hearsay_services::log::record::MESSAGE_BYTES_MAX;
+use hearsay_services::plugins::MESSAGE_BYTES_MAX;
 
-/// What the log takes as one record.
+/// Text of one record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Piece {
-    /// The line that it is, or is of, from 1.
+    /// Number of the line, from 1.
     pub(super) line: u64,
     pub(super) text: String,
 }
 
-/// The lines of a stream, as far as it was read.
+/// State of the division of a stream.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     ready: VecDeque<Piece>,
-    /// The line that has not ended yet; its first parts may be ready.
+    /// The part of the current line that is not a record yet. Earlier parts of a line over the limit are in
+    /// `ready`.
     open: Vec<u8>,
-    /// Lines that have ended.
+    /// Number of complete lines.
     ended: u64,
     is_split: bool,
     /// The first line that is not UTF-8.
@@ -31,7 +32,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Takes what was read.
+    /// Adds bytes of the stream.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             match part.strip_suffix(b"\n") {
@@ -42,38 +43,38 @@ impl Lines {
                 None => self.open.extend_from_slice(part),
             }
         }
-        // One byte more may be the carriage return of a line's end.
+        // The extra byte may be the CR of a line end.
         while self.open.len() > MESSAGE_BYTES_MAX + 1 {
             self.cut();
         }
     }
 
-    /// The stream has ended, perhaps within a line.
+    /// Ends the last line, if the stream does not end with a newline.
     pub(super) fn end(&mut self) {
         if !self.open.is_empty() {
             self.end_line();
         }
     }
 
-    /// The next record, if one is ready.
+    /// Returns the next record, if ready.
     pub(super) fn pop(&mut self) -> Option<Piece> {
         self.ready.pop_front()
     }
 
-    /// What is ready or has not ended.
+    /// Ends the stream and returns the remaining records.
     pub(super) fn rest(&mut self) -> Vec<Piece> {
         self.end();
         self.ready.drain(..).collect()
     }
 
-    /// The first line that is not UTF-8, unless it was told.
-    pub(super) fn newly_replaced(&self, told: bool) -> Option<u64> {
-        self.replaced.filter(|_| !told)
+    /// Returns the first line that is not UTF-8, unless reported.
+    pub(super) fn newly_replaced(&self, reported: bool) -> Option<u64> {
+        self.replaced.filter(|_| !reported)
     }
 
-    /// The first line over the limit, unless it was told.
-    pub(super) fn newly_split(&self, told: bool) -> Option<u64> {
-        self.split.filter(|_| !told)
+    /// Returns the first line over the limit, unless reported.
+    pub(super) fn newly_split(&self, reported: bool) -> Option<u64> {
+        self.split.filter(|_| !reported)
     }
 
     fn end_line(&mut self) {
@@ -89,11 +90,11 @@ impl Lines {
         self.is_split = false;
     }
 
-    /// Makes a record of the beginning of a line that is over the limit.
+    /// Makes a record of the start of a line over the limit.
     fn cut(&mut self) {
         let start = self.open.get(..MESSAGE_BYTES_MAX).unwrap_or(&self.open);
         let end = match std::str::from_utf8(start) {
-            // A character that the limit cuts apart belongs to the next record.
+            // A character that crosses the limit belongs to the next record.
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
             _ => start.len(),
         };
@@ -110,7 +111,7 @@ impl Lines {
             self.replaced.get_or_insert(line);
         }
         let mut text = text.as_ref();
-        // U+FFFD is longer than what it replaces.
+        // U+FFFD may take more bytes than it replaces.
         while text.len() > MESSAGE_BYTES_MAX {
             let (first, rest) = text.split_at(text.floor_char_boundary(MESSAGE_BYTES_MAX));
             self.ready.push_back(Piece { line, text: first.to_owned() });
@@ -129,7 +130,7 @@ impl Lines {
 mod tests {
     use super::*;
 
-    /// The pieces of a stream, read whole and byte by byte, and the lines that are told.
+    /// Returns the pieces of a stream and its reported lines; the same for all chunk sizes.
     fn all(bytes: &[u8]) -> (Vec<(u64, String)>, Option<u64>, Option<u64>) {
         let read = |size: usize| {
             let mut lines = Lines::default();
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf8_is_replaced_and_its_line_told() {
+    fn invalid_utf8_is_replaced_and_its_line_reported() {
         let (pieces, replaced, split) = all(b"1\ncaf\xe9\n\xff\xfe\n3\n");
         assert_eq!(
             pieces,
@@ -180,7 +181,7 @@ mod tests {
         assert_eq!((of_two.len(), of_two.concat()), (3, long));
         assert!(of_two.iter().all(|text| text.len() <= MESSAGE_BYTES_MAX));
         assert_eq!(pieces.last(), Some(&piece(3, "3")));
-        // Replacing makes it three times as long.
+        // Replacement makes the text three times as long.
         let (pieces, replaced, split) = all(&[0xff; 20_000]);
         assert_eq!((replaced, split), (Some(1), Some(1)));
         assert_eq!(pieces.iter().map(|(_, text)| text.chars().count()).sum::<usize>(), 20_000);

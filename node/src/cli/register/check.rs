@@ -1,18 +1,18 @@
-//! Checks as the command line writes them: `http=/health,interval=10s`.
+//! Parsing of `--check`: `KIND[=TARGET][,OPTION=VALUE]…`, such as `http=/health,interval=10s`.
 //!
-//! `KIND[=TARGET][,OPTION=VALUE]…`. Durations, bounds and targets are passed on as they are written: the node checks them, and completes targets
-//! by the address and port of the instance.
+//! Durations, bounds and targets are not checked here: the node validates them and completes targets with the
+//! address and port of the instance.
 
 use serde_json::{Map, Value, json};
 
-use super::super::listening;
+use super::super::listeners;
 
 /// Options whose values are numbers.
 const NUMBERS: [&str; 3] =
     ["failures_before_warning", "failures_before_critical", "successes_before_passing"];
 /// Options whose values are true or false.
 const FLAGS: [&str; 2] = ["tls", "tls_skip_verify"];
-/// Options whose values are texts.
+/// Options whose values are strings.
 const TEXTS: [&str; 10] = [
     "id",
     "name",
@@ -25,26 +25,26 @@ const TEXTS: [&str; 10] = [
     "expect_status",
     "expect_body",
 ];
-/// Options whose values may hold commas.
+/// Options whose values may contain commas.
 const FREE_TEXTS: [&str; 5] = ["body", "expect_body", "expect_status", HEADER, "name"];
-/// Adds a header to the request, `Name: value`; may be repeated.
+/// Option that adds a header to the request, `Name: value`; repeatable.
 const HEADER: &str = "header";
 
-/// Reads a check. Returns the JSON that a node takes.
+/// Parses a check and returns its JSON for the node.
 ///
 /// # Errors
-/// States the mistake and the allowed forms.
+/// Names the mistake and the allowed forms.
 pub(crate) fn parse(text: &str) -> Result<Value, String> {
-    let wrong = |problem: String| format!("the check {text:?} cannot be read: {problem}");
+    let wrong = |problem: String| format!("the check {text:?} is invalid: {problem}");
     let mut parts = split_parts(text).into_iter();
     let first = parts.next().unwrap_or_default();
     let (kind, value) = match first.split_once('=') {
         Some((kind, value)) => (kind.trim(), Some(value.trim()).filter(|value| !value.is_empty())),
         None => (first.trim(), None),
     };
-    let needed = |what: &str| value.ok_or_else(|| format!("write {kind}={what}"));
+    let needed = |what: &str| value.ok_or_else(|| format!("give {kind}={what}"));
     let stated = match kind {
-        // True: of the instance itself.
+        // `true` means the address of the instance.
         "http" | "tcp" | "grpc" | "watch" => Ok(value.map_or(Value::Bool(true), Value::from)),
         "ttl" => needed("DURATION, such as ttl=30s").map(Value::from),
         "alias" => needed("SERVICE or alias=id:ID").map(|target| match target.strip_prefix("id:") {
@@ -53,7 +53,7 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
         }),
         "process" => needed("PID or process=:PORT").and_then(parse_pid).map(|pid| json!({ "pid": pid })),
         other => Err(format!(
-            "there is no kind {other:?}; there are http, tcp, grpc, ttl, alias, watch and process"
+            "there is no kind {other:?}; choose from http, tcp, grpc, ttl, alias, watch and process"
         )),
     };
     let mut check = Map::from_iter([(kind.to_owned(), stated.map_err(wrong)?)]);
@@ -61,14 +61,15 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
         let (option, value) = match part.split_once('=') {
             Some((option, value)) => (normalise_option(option), value),
             None if FLAGS.contains(&normalise_option(&part).as_str()) => (normalise_option(&part), "true"),
-            None => return Err(wrong(format!("write {part}=VALUE"))),
+            None => return Err(wrong(format!("give {part}=VALUE"))),
         };
         add_option(&mut check, &option, value).map_err(wrong)?;
     }
     Ok(check.into())
 }
 
-/// Cuts at commas. Behind a free text, what follows a comma and is no known option belongs to that text.
+/// Splits at commas. After a value that may contain commas, a part that is not an option belongs to the
+/// value.
 fn split_parts(text: &str) -> Vec<String> {
     let mut parts: Vec<String> = Vec::new();
     for part in text.split(',') {
@@ -89,7 +90,7 @@ fn split_parts(text: &str) -> Vec<String> {
     parts
 }
 
-/// An option as the node writes it.
+/// Returns the node's spelling of an option.
 fn normalise_option(option: &str) -> String {
     option.trim().replace('-', "_")
 }
@@ -101,15 +102,15 @@ fn is_known(option: &str) -> bool {
 fn add_option(check: &mut Map<String, Value>, option: &str, value: &str) -> Result<(), String> {
     let read = if NUMBERS.contains(&option) {
         let number: u32 =
-            value.trim().parse().map_err(|_| format!("{option} wants a number, not {value:?}"))?;
+            value.trim().parse().map_err(|_| format!("{option} needs a number, not {value:?}"))?;
         number.into()
     } else if FLAGS.contains(&option) {
         let flag: bool =
-            value.trim().parse().map_err(|_| format!("{option} wants true or false, not {value:?}"))?;
+            value.trim().parse().map_err(|_| format!("{option} needs true or false, not {value:?}"))?;
         flag.into()
     } else if option == HEADER {
         let (name, value) =
-            value.split_once(':').ok_or_else(|| format!("write header=Name: value, not {value:?}"))?;
+            value.split_once(':').ok_or_else(|| format!("give header=Name: value, not {value:?}"))?;
         let headers = check.entry(HEADER).or_insert_with(|| Value::Object(Map::new()));
         if let Some(headers) = headers.as_object_mut() {
             let values = headers.entry(name.trim()).or_insert_with(|| Value::Array(Vec::new()));
@@ -120,24 +121,29 @@ fn add_option(check: &mut Map<String, Value>, option: &str, value: &str) -> Resu
         value.into()
     } else {
         let known = NUMBERS.iter().chain(&FLAGS).chain(&TEXTS).copied().collect::<Vec<_>>().join(", ");
-        return Err(format!("there is no option {option:?}; there are {known} and {HEADER}"));
+        return Err(format!("there is no option {option:?}; choose from {known} and {HEADER}"));
     };
     match check.insert(option.to_owned(), read) {
-        Some(_) => Err(format!("{option} is said twice")),
+        Some(_) => Err(format!("{option} is given twice; give it once")),
         None => Ok(()),
     }
 }
 
-/// Reads `PID` or `:PORT`, the latter as the process that listens there.
+/// Parses `PID`, or `:PORT` as the process that listens there.
 fn parse_pid(text: &str) -> Result<i32, String> {
     match text.strip_prefix(':') {
         Some(port) => {
-            let port: u16 = port.parse().map_err(|_| format!("{port:?} is no port"))?;
-            listening::pid_at(port).ok_or_else(|| {
-                format!("no process that this user may look at listens at port {port}; name it by its pid")
+            let port: u16 =
+                port.parse().map_err(|_| format!("{port:?} is not a port; give a number from 1 to 65535"))?;
+            listeners::pid_at(port).ok_or_else(|| {
+                format!("no process that this user can inspect listens at port {port}; give the pid")
             })
         }
-        None => text.parse().ok().filter(|pid| *pid > 0).ok_or_else(|| format!("{text:?} is no pid")),
+        None => text
+            .parse()
+            .ok()
+            .filter(|pid| *pid > 0)
+            .ok_or_else(|| format!("{text:?} is not a pid; give a positive number or :PORT")),
     }
 }
 
@@ -191,16 +197,16 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_makes_no_sense_says_how_it_is_written() {
+    fn an_invalid_check_is_refused_with_an_example() {
         for (text, part) in [
             ("https=/x", "there is no kind \"https\""),
             ("", "there is no kind"),
             ("ttl", "ttl=30s"),
-            ("process=x", "no pid"),
+            ("process=x", "not a pid"),
             ("process=:0", "port 0"),
-            ("process=:x", "no port"),
-            ("http=/a,interval", "write interval=VALUE"),
-            ("http=/a,failures_before_critical=many", "wants a number"),
+            ("process=:x", "not a port"),
+            ("http=/a,interval", "give interval=VALUE"),
+            ("http=/a,failures_before_critical=many", "needs a number"),
             ("http=/a,timeout=1s,intervall=5s", "there is no option \"intervall\""),
             ("http=/a,name=a,name=b", "twice"),
         ] {

@@ -1,4 +1,5 @@
-//! The signals that `node run` passes on to its command.
+//! Catches the signals that `node run` forwards to its command, and recognises those that the terminal has
+//! already sent to it.
 
 use std::{fs, io};
 
@@ -7,10 +8,11 @@ use tokio::{
     sync::mpsc,
 };
 
-/// Signals that wait to be passed on. More of the same kind add nothing.
+/// Capacity of the queue of caught signals. When it is full, the tasks that catch them wait.
 const WAITING_MAX: usize = 16;
 
-/// Catches the signals that are for the command. One that this process was started to ignore (`nohup`) stays ignored, also by the command.
+/// Catches the signals to forward. Signals that were ignored when this process started (`nohup`) are not
+/// caught, so the command ignores them as well.
 pub(super) fn catch_signals() -> io::Result<mpsc::Receiver<SignalKind>> {
     let ignored = read_ignored_mask(&fs::read_to_string("/proc/self/status").unwrap_or_default());
     let (sender, caught) = mpsc::channel(WAITING_MAX);
@@ -36,22 +38,22 @@ pub(super) fn catch_signals() -> io::Result<mpsc::Receiver<SignalKind>> {
     Ok(caught)
 }
 
-/// Whether the terminal has sent this signal to the command as well: it sends Ctrl-C, Ctrl-\ and a change of its size to all processes of
-/// the group in its foreground.
+/// Whether the terminal sent this signal to the command, too. Ctrl-C, Ctrl-\ and size changes go to all
+/// processes of the foreground group.
 pub(super) fn is_sent_by_terminal(kind: SignalKind) -> bool {
     let by_terminal = [SignalKind::interrupt(), SignalKind::quit(), SignalKind::window_change()];
     by_terminal.contains(&kind)
         && is_in_foreground(&fs::read_to_string("/proc/self/stat").unwrap_or_default())
 }
 
-/// Whether a process is in the foreground of its terminal: the third field behind the name in `/proc/PID/stat` is its group, the sixth the
-/// group in the foreground, proc(5). The name may hold anything.
+/// Whether a process is in the foreground of its terminal, by `/proc/PID/stat` (proc(5)): after the name,
+/// which may contain any character, the third field is its group and the sixth the foreground group.
 fn is_in_foreground(stat: &str) -> bool {
     let fields: Vec<_> = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace().collect();
     matches!((fields.get(2), fields.get(5)), (Some(group), Some(foreground)) if group == foreground)
 }
 
-/// The mask of ignored signals in `/proc/PID/status`, proc(5).
+/// Parses the mask of ignored signals in `/proc/PID/status` (proc(5)).
 fn read_ignored_mask(status: &str) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
@@ -66,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_foreground_of_a_terminal_is_told_from_the_background_and_from_no_terminal() {
+    fn the_foreground_of_a_terminal_is_detected() {
         assert!(is_in_foreground("12 (a) b) S 1 12 12 34816 12 4194304"));
         assert!(!is_in_foreground("12 (node) S 1 12 12 34816 40 4194304"));
         assert!(!is_in_foreground("12 (node) S 1 12 12 0 -1 4194304"));

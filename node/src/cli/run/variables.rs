@@ -1,4 +1,5 @@
-//! The environment of a wrapped command: where its node is, and where the services that it requires are.
+//! Determines the environment variables of a command that `node run` wraps: the URLs of its node and of
+//! required services. Waits until these services have a passing instance.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,25 +8,27 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::super::{
-    answers::{Members, Services},
-    client::{Client, segment},
+    client::Client,
     failure::Failure,
+    responses::{Members, Services},
 };
+use crate::escape::percent_encoded;
 
-/// The variable with the origin of the node.
+/// Variable with the origin of the node.
 pub(super) const NODE_VARIABLE: &str = "HEARSAY_NODE";
-/// How long one blocking query waits. Below the time that a client gives an answer.
+/// The longest wait of a blocking query; shorter than the client's timeout.
 const QUERY_WAIT: &str = "5s";
-/// Between two queries where the answer has no index, and after a failure.
+/// Interval of queries if the answer has no new index, or after a failure.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// The variable of a required service: `HEARSAY_<NAME>_URL`, in upper case, any other character as `_`.
+/// Returns the variable of a required service: `HEARSAY_<NAME>_URL`, in upper case, with `_` for other
+/// characters.
 pub(super) fn variable_of(service: &str) -> String {
     let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     format!("HEARSAY_{}_URL", service.chars().map(upper).collect::<String>())
 }
 
-/// The node's origin, as programs of this machine reach it.
+/// Returns the node's origin for programs of this machine.
 pub(super) async fn node_url(client: &Client) -> Result<String, Failure> {
     if let Some(origin) = client.origin() {
         return Ok(origin);
@@ -36,7 +39,7 @@ pub(super) async fn node_url(client: &Client) -> Result<String, Failure> {
     Ok(http.unwrap_or_else(|| client.url().to_owned()))
 }
 
-/// Waits until each required service has a passing instance, or the time is over. Returns the origins of those that have one.
+/// Waits until each required service has a passing instance, or until a deadline. Returns the origins found.
 pub(super) async fn await_services(
     client: &Client,
     required: &[String],
@@ -49,7 +52,7 @@ pub(super) async fn await_services(
     futures::future::join_all(each).await.into_iter().flatten().collect()
 }
 
-/// The origin of a passing instance, as soon as there is one.
+/// Waits for a passing instance and returns its origin.
 async fn await_passing(client: &Client, service: &str) -> String {
     let mut seen = None;
     loop {
@@ -68,21 +71,22 @@ async fn await_passing(client: &Client, service: &str) -> String {
     }
 }
 
-/// The index of an answer.
+/// The index in an answer.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Indexed {
     index: Option<u64>,
 }
 
-/// Queries the passing instances once; with an index, only once there is something newer. Returns the origin of the first, and the index.
+/// Requests the passing instances of a service; with `seen`, waits for a newer index. Returns the origin of
+/// the first instance, and the index.
 async fn query_passing(
     client: &Client,
     service: &str,
     seen: Option<u64>,
 ) -> Result<(Option<String>, Option<u64>), Failure> {
     let seen = seen.map(|index| format!("&index={index}&wait={QUERY_WAIT}")).unwrap_or_default();
-    let path = format!("/services/{}?health=passing&near=_self{seen}", segment(service));
+    let path = format!("/services/{}?health=passing&near=_self{seen}", percent_encoded(service));
     let response = client.send(Method::GET, &path, &[(header::ACCEPT, "application/json")]).await?;
     let index = response.headers().get("x-hearsay-index").and_then(|index| index.to_str().ok()?.parse().ok());
     let answer = client.read(response).await?;

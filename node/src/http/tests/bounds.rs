@@ -1,8 +1,9 @@
-//! Whatever a client can hold has an end.
+//! Tests of the HTTP server's limits: excess connections, requests and registrations are refused, slow
+//! clients are cut off, and unread responses share a memory budget.
 
 use super::*;
 
-/// Sends bytes and gives what comes back until the server closes.
+/// Sends bytes and reads until the server closes.
 async fn until_closed(server: &Server, bytes: &str) -> Reply {
     Reply::read(server.open(bytes).await).await
 }
@@ -27,7 +28,7 @@ async fn an_idle_connection_is_closed_between_requests_too() {
     let server = Server::with(limited(|l| l.head = Duration::from_millis(50))).await;
     let reply = until_closed(&server, "GET /livez HTTP/1.1\r\nhost: n1\r\n\r\n").await;
     assert_eq!(reply.status, 200);
-    assert!(!reply.body.contains("408"), "who is idle is told nothing: {reply:?}");
+    assert!(!reply.body.contains("408"), "an idle connection gets no response: {reply:?}");
     until("the connection is gone", || server.metrics.http.connections.get() == 0).await;
 }
 
@@ -110,7 +111,7 @@ async fn connections_over_the_limit_are_told_so() {
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_cut_off() {
     let server = Server::with(limited(|l| l.write_stall = Duration::from_millis(100))).await;
-    // Enough that no socket buffer holds the answer.
+    // The response is larger than the socket buffers.
     server.apply([joined(member(1))]);
     server.apply((0..20_000).map(|i| offered(instance(1, &format!("{i:0200}"), "web"))));
     let _held = server.open("GET /services HTTP/1.1\r\nhost: n1\r\n\r\n").await;
@@ -119,9 +120,9 @@ async fn a_client_that_reads_nothing_is_cut_off() {
 }
 
 #[tokio::test]
-async fn answers_that_wait_for_their_readers_share_a_bounded_room() {
-    // Two of these answers do not fit, one does.
-    let server = Server::with(Setup { answers: 9_000_000, ..Setup::default() }).await;
+async fn unread_responses_share_a_bounded_budget() {
+    // One of these responses fits into the budget, two do not.
+    let server = Server::with(Setup { response_bytes: 9_000_000, ..Setup::default() }).await;
     server.apply([joined(member(1))]);
     server.apply((0..20_000).map(|i| offered(instance(1, &format!("{i:0100}"), "web"))));
     let whole = server.get("/services").await;
@@ -154,10 +155,10 @@ async fn stopping_lets_requests_finish_and_cuts_what_does_not() {
     server.stop.send_replace(true);
     within(server.serving).await.unwrap();
     assert_eq!(server.metrics.http.connections.get(), 0);
-    assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(server.address).await.is_err(), "the port is closed");
 }
 
-/// The most instances of a cluster, and of a node. Design, section 3.
+/// Bounds on instances of the cluster and of a node.
 const CLUSTER_MAX: usize = 100_000;
 const NODE_MAX: usize = 10_000;
 
@@ -184,12 +185,12 @@ async fn the_registration_after_the_last_of_a_cluster_is_refused_and_fills_nothi
         assert!(refused.contains("100000"), "{refused}");
     }
     assert!(server.registry.is_empty());
-    // Room for one.
+    // After a removal, one more instance fits.
     server.apply([withdrawn(10, "web-0")]);
     assert_eq!(register("mine", "").await.status, 200);
     server.apply([offered(instance(11, "another", "web"))]);
     register("other", "").await.problem(507);
-    // In place of one that is there, it is none more; and what is there can go.
+    // Replacing an instance adds none, and deregistering is possible.
     assert_eq!(register("mine", "").await.status, 200);
     assert_eq!(server.registry.len(), 1);
     assert_eq!(server.send("DELETE /services/mine", &[], "").await.status, 200);

@@ -1,12 +1,10 @@
-//! Paths and JSON, exactly as the contract says.
+//! Tests of the HTTP API's contract: exact JSON, filters and order of instances; errors; operator requests
+//! (leave, maintenance, forget); probes, metrics, `/network`; plug-in prefixes, redirect of `/`, final slash.
 
 use serde_json::json;
 
 use super::*;
-use crate::{
-    control::Forgetting,
-    driver::{Outsider, Reason},
-};
+use crate::driver_command::{ForgetOutcome, Outsider, Reason};
 
 #[tokio::test]
 async fn services_have_exactly_the_shape_of_the_contract() {
@@ -152,7 +150,7 @@ async fn members_have_exactly_the_shape_of_the_contract() {
 
 #[tokio::test]
 async fn why_tells_who_accused_who_confirmed_and_what_followed() {
-    use hearsay_protocol::providers::Explanation::{Accused, Became, Joined};
+    use hearsay_protocol::{Explanation::Accused, Explanation::Became, Explanation::Joined};
     let server = Server::start().await;
     let about = |explanation| Change::Explained(node_id(2), explanation);
     server.apply([
@@ -174,7 +172,7 @@ async fn why_tells_who_accused_who_confirmed_and_what_followed() {
         .map(|e| (e["event"].as_str().unwrap(), e["by"].as_str().unwrap_or_default()))
         .collect();
     assert_eq!(events, [("joined", ""), ("accused", "n3"), ("confirmed", "n1"), ("became", "")]);
-    assert_eq!(json["events"][2]["text"], "n1 confirmed of n2 that its process is gone.");
+    assert_eq!(json["events"][2]["text"], "n1 confirmed the report on n2: its process is gone.");
     assert!(json["events"].as_array().unwrap().iter().all(|e| e["time"].as_str().unwrap().ends_with('Z')));
     assert_eq!(
         server.get(&format!("/why/{}", node_id(2))).await.json()["events"],
@@ -186,7 +184,7 @@ async fn why_tells_who_accused_who_confirmed_and_what_followed() {
         (&web["events"][0]["event"], &web["events"][1]["event"]),
         (&json!("added"), &json!("removed"))
     );
-    assert!(server.get("/why/nobody").await.problem(404).contains("nobody"));
+    assert!(server.get("/why/unknown").await.problem(404).contains("unknown"));
 }
 
 #[tokio::test]
@@ -267,8 +265,8 @@ async fn leave_asks_the_driver() {
     let mut server = Server::start().await;
     let reply = server.send("PUT /v1/agent/leave", &[], "").await;
     assert_eq!((reply.status, reply.body.as_str()), (200, ""));
-    assert!(matches!(within(server.control.recv()).await, Some(Control::Leave)));
-    server.control.close();
+    assert!(matches!(within(server.operator_requests.recv()).await, Some(OperatorRequest::Leave)));
+    server.operator_requests.close();
     assert_eq!(server.send("PUT /v1/agent/leave", &[], "").await.status, 503);
 }
 
@@ -280,7 +278,7 @@ async fn maintenance_asks_the_driver_and_wants_to_know_which_way() {
         let maintenance = server.registry.node_maintenance();
         assert_eq!(maintenance.map(|m| m.reason), enable.then(|| "disk".to_owned()));
     }
-    for query in ["", "enable=perhaps", "enable=true&raeson=x"] {
+    for query in ["", "reason=x", "enable=perhaps"] {
         assert_eq!(server.send(&format!("PUT /v1/agent/maintenance?{query}"), &[], "").await.status, 400);
     }
 }
@@ -291,15 +289,15 @@ async fn a_member_is_forgotten_by_its_id_or_it_is_said_why_not() {
     server.send("DELETE /members/n2", &[], "").await.problem(404);
     let path = format!("DELETE /members/{}", node_id(2));
     let cases = [
-        (Forgetting::Done, 200),
-        (Forgetting::Unknown, 404),
-        (Forgetting::Present(MemberState::Alive), 409),
-        (Forgetting::Present(MemberState::Suspect), 409),
+        (ForgetOutcome::Done, 200),
+        (ForgetOutcome::Unknown, 404),
+        (ForgetOutcome::Present(MemberState::Alive), 409),
+        (ForgetOutcome::Present(MemberState::Suspect), 409),
     ];
     for (outcome, status) in cases {
         let request = format!("{path} HTTP/1.1\r\nconnection: close\r\nhost: 127.0.0.1\r\n\r\n");
         let asking = server.open(&request).await;
-        let Some(Control::Forget(id, tell)) = within(server.control.recv()).await else {
+        let Some(OperatorRequest::Forget(id, tell)) = within(server.operator_requests.recv()).await else {
             panic!("{outcome:?}")
         };
         assert_eq!(id, node_id(2));
@@ -307,9 +305,9 @@ async fn a_member_is_forgotten_by_its_id_or_it_is_said_why_not() {
         let reply = Reply::read(asking).await;
         assert_eq!(reply.status, status, "{outcome:?}: {reply:?}");
         match outcome {
-            Forgetting::Done => assert_eq!(reply.json()["id"], node_id(2).to_string()),
-            Forgetting::Unknown => assert!(reply.body.contains("/members"), "{reply:?}"),
-            Forgetting::Present(state) => {
+            ForgetOutcome::Done => assert_eq!(reply.json()["id"], node_id(2).to_string()),
+            ForgetOutcome::Unknown => assert!(reply.body.contains("/members"), "{reply:?}"),
+            ForgetOutcome::Present(state) => {
                 assert!(
                     reply.body.contains(state.as_str()) && reply.body.contains("node leave"),
                     "{reply:?}"
@@ -317,7 +315,7 @@ async fn a_member_is_forgotten_by_its_id_or_it_is_said_why_not() {
             }
         }
     }
-    server.control.close();
+    server.operator_requests.close();
     assert_eq!(server.send(&path, &[], "").await.status, 503);
 }
 
@@ -334,20 +332,20 @@ async fn the_network_around_is_told() {
         ],
         ..Neighbourhood::default()
     });
-    let told = server.get("/network").await.json();
-    assert_eq!(told["heard"][0], "10.77.0.2");
+    let reply = server.get("/network").await.json();
+    assert_eq!(reply["heard"][0], "10.77.0.2");
     assert_eq!(
-        (&told["outsiders"][0]["reason"], &told["outsiders"][0]["cluster"]),
+        (&reply["outsiders"][0]["reason"], &reply["outsiders"][0]["cluster"]),
         (&"another-key".into(), &Value::Null)
     );
-    assert_eq!(told["outsiders"][1]["cluster"], "shop");
+    assert_eq!(reply["outsiders"][1]["cluster"], "shop");
     server.get("/network?x=1").await.problem(400);
 }
 
 #[tokio::test]
 async fn two_plugins_that_claim_one_prefix_stop_the_start() {
     let twice = [builtin(), builtin()].concat();
-    let error = hearsay_services::prefixes::check(&twice).unwrap_err().to_string();
+    let error = hearsay_services::http::check_prefixes(&twice).unwrap_err().to_string();
     assert!(error.contains("log and log") && error.contains("/log"), "{error}");
 }
 

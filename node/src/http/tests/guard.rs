@@ -1,4 +1,5 @@
-//! Who may ask what.
+//! Tests of the request guard: it refuses foreign or malformed hosts, writes from pages of other origins or
+//! in the content types of forms, and writes through a proxy without the token.
 
 use super::*;
 
@@ -11,8 +12,9 @@ fn with_token() -> Access {
 #[tokio::test]
 async fn a_host_that_is_not_this_node_is_turned_away_even_for_reads() {
     let server = Server::start().await;
-    let told = server.send("GET /services", &["host: evil.example"], "").await.problem(421);
-    assert!(told.contains("the node n1") && told.contains("--allow-host evil.example"), "{told}");
+    let reply = server.send("GET /services", &["host: evil.example"], "").await.problem(421);
+    assert!(reply.contains("--allow-host evil.example"), "{reply}");
+    assert!(!reply.contains("n1"), "a page that has made the node part of its origin reads this: {reply}");
     assert!(
         server.send("GET http://evil.example/services", &[], "").await.problem(421).contains("evil.example")
     );
@@ -20,6 +22,9 @@ async fn a_host_that_is_not_this_node_is_turned_away_even_for_reads() {
         assert_eq!(server.send("GET /services", &[host], "").await.status, 200, "{host}");
     }
     assert_eq!(server.metrics.http.refused_count("host"), 2);
+    for target in ["http://user@n1/services", "http://n1:x/services"] {
+        assert_eq!(server.send(&format!("GET {target}"), &[], "").await.status, 400, "{target}");
+    }
 }
 
 #[tokio::test]
@@ -43,7 +48,7 @@ async fn a_page_of_another_origin_may_not_write() {
         server.send("POST /students", &[JSON, origin], "{}").await.problem(403);
         assert_eq!(server.send("PUT /v1/agent/leave", &[origin], "").await.status, 403);
     }
-    assert!(server.control.try_recv().is_err(), "nothing reached the driver");
+    assert!(server.operator_requests.try_recv().is_err(), "nothing reached the driver");
     server.send("POST /students", &[JSON, "origin: http://127.0.0.1"], "{}").await.problem(400);
 }
 
@@ -67,8 +72,8 @@ async fn what_a_form_can_send_is_not_taken_but_where_a_plugin_asks_for_it() {
         server.send("POST /students", &[content_type], "a=b").await.problem(415);
         server.send("POST /services", &[content_type], "a=b").await.problem(415);
     }
-    let taken = server.send("POST /log", &["content-type: text/plain"], "a line").await;
-    assert_eq!(taken.status, 200, "{taken:?}");
+    let reply = server.send("POST /log", &["content-type: text/plain"], "a line").await;
+    assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!(server.send("DELETE /students/1", &[], "").await.status, 204);
 }
 
@@ -86,15 +91,15 @@ async fn writes_that_a_proxy_passes_on_need_the_token() {
         server.send("PUT /v1/agent/leave", &[forwarded, "x-consul-token: wrong"], "").await.status,
         401
     );
-    assert!(server.control.try_recv().is_err(), "nothing reached the driver");
+    assert!(server.operator_requests.try_recv().is_err(), "nothing reached the driver");
     assert_eq!(
         server.send("PUT /v1/agent/leave", &[forwarded, "x-consul-token: s3cret"], "").await.status,
         200
     );
-    assert!(matches!(within(server.control.recv()).await, Some(Control::Leave)));
+    assert!(matches!(within(server.operator_requests.recv()).await, Some(OperatorRequest::Leave)));
     let forget = format!("DELETE /members/{}", node_id(2));
     server.send(&forget, &[forwarded], "").await.problem(401);
-    assert!(server.control.try_recv().is_err(), "nothing reached the driver");
+    assert!(server.operator_requests.try_recv().is_err(), "nothing reached the driver");
     for path in ["/students", "/services"] {
         server.send(&format!("POST {path}"), &[JSON, forwarded], "{}").await.problem(401);
         let token = "authorization: Bearer s3cret";
@@ -127,7 +132,7 @@ async fn over_the_unix_socket_a_write_is_local_unless_a_proxy_passes_it_on() {
     for header in ["via: 1.1 x\r\n", "forwarded: for=10.0.0.1\r\n", "x-forwarded-proto: https\r\n"] {
         assert!(ask("PUT /v1/agent/leave", header).await.starts_with("HTTP/1.1 401 "), "{header}");
     }
-    assert!(server.control.try_recv().is_err(), "nothing reached the driver");
+    assert!(server.operator_requests.try_recv().is_err(), "nothing reached the driver");
     assert!(ask("PUT /v1/agent/leave", "").await.starts_with("HTTP/1.1 200 "));
-    assert!(matches!(server.control.try_recv(), Ok(Control::Leave)));
+    assert!(matches!(server.operator_requests.try_recv(), Ok(OperatorRequest::Leave)));
 }

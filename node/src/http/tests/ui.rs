@@ -1,19 +1,17 @@
-//! The pages of the cluster and its services.
+//! Tests of the node's HTML pages: names cannot inject markup, pages show the cluster and stay bounded, event
+//! streams report changes, and forms work only from pages of this node on this machine.
 
 use std::collections::BTreeSet;
 
-use hearsay_protocol::{
-    providers::Explanation,
-    record::{CheckSummary, NamedPort, Origin},
-};
+use hearsay_protocol::{CheckSummary, Explanation, NamedPort, Origin};
 use hearsay_services::{
-    html::POLICY,
-    testing::markup::{HOSTILE, breaches, skeleton, tags},
+    http::CONTENT_SECURITY_POLICY,
+    testing::{HOSTILE, markup_breaches, markup_skeleton, markup_tags},
 };
 
 use super::*;
 
-/// A server that knows of two members and a service, all of them called this.
+/// Starts a server with two members and a service, all with this name.
 async fn called(text: &str) -> Server {
     let server = Server::start().await;
     let (node, id, mut odd) = instance(1, "a", "web");
@@ -38,14 +36,14 @@ async fn called(text: &str) -> Server {
 async fn hostile_text_stays_text() {
     let harmless = called("harmless text").await.get("/ui").await;
     assert!(harmless.body.matches("harmless text").count() >= 12, "{}", harmless.body);
-    // What is no address is no link; the harmless one makes none either.
-    let expected = skeleton(&harmless.body).unwrap();
+    // A text that is no address becomes no link.
+    let expected = markup_skeleton(&harmless.body).unwrap();
     for text in HOSTILE {
         let reply = called(text).await.get("/ui").await;
-        assert_eq!(breaches(&reply.body), Vec::<String>::new(), "{text:?}");
-        assert_eq!(skeleton(&reply.body).unwrap(), expected, "{text:?}");
+        assert_eq!(markup_breaches(&reply.body), Vec::<String>::new(), "{text:?}");
+        assert_eq!(markup_skeleton(&reply.body).unwrap(), expected, "{text:?}");
         assert!(!reply.body.contains('\u{1b}'), "{text:?}");
-        assert_eq!(reply.header("content-security-policy"), POLICY);
+        assert_eq!(reply.header("content-security-policy"), CONTENT_SECURITY_POLICY);
     }
 }
 
@@ -69,14 +67,14 @@ async fn the_page_shows_members_services_connections_and_what_happened() {
         "1.23 ms",
         "href=\"http://10.0.0.2:7500/ui\"",
         "href=\"http://10.0.0.2:80\"",
-        "n2 reported of n3 that its process is gone.",
+        "n2 reported n3: its process is gone.",
         "n3 is now failed.",
         "3 members; this node is connected to 1 of them.",
         "class=\"link own\"",
     ] {
         assert!(page.contains(words), "{words:?} is missing in {page}");
     }
-    assert!(!page.contains("http://10.0.0.3:7500/ui"), "nobody is led to the dead");
+    assert!(!page.contains("http://10.0.0.3:7500/ui"), "no link to a failed node");
     let newest = page.split("data-text>").nth(1).unwrap();
     assert!(newest.starts_with("n3 is now failed."), "newest first");
 }
@@ -86,7 +84,7 @@ async fn everything_the_page_loads_is_there() {
     let server = Server::start().await;
     let page = server.get("/ui").await.body;
     let mut loaded = 0;
-    for tag in tags(&page).unwrap() {
+    for tag in markup_tags(&page).unwrap() {
         for (name, value) in tag.attributes {
             if name == "src" || name == "href" && tag.name == "link" {
                 let reply = server.get(&value).await;
@@ -111,7 +109,7 @@ async fn the_way_to_the_portal_is_shown_wherever_it_runs() {
         let (node, id, portal) = instance(seed, "p", "portal");
         offered((node, id, Instance { origin: Origin::Role, ..portal }))
     };
-    // A program of that name has no grade book.
+    // A program with the name of the role has no grade book.
     server.apply([joined(member(1)), joined(member(2)), offered(instance(2, "x", "portal"))]);
     assert!(!server.get("/ui").await.body.contains("Grade book"));
     server.apply([role(2)]);
@@ -175,7 +173,7 @@ async fn whoever_watches_is_told_of_members_and_of_connections() {
 
 #[tokio::test]
 async fn event_streams_of_plugins_take_a_place_and_end_when_the_node_leaves() {
-    let server = Server::with(Setup { roles: &["portal"], waiters: 1, ..Setup::default() }).await;
+    let server = Server::with(Setup { roles: &["portal"], stream_limit: 1, ..Setup::default() }).await;
     let mut stream = server.open("GET /portal/log/tail HTTP/1.1\r\nhost: n1\r\n\r\n").await;
     assert_eq!(kinds(&mut stream, 1).await, ["absent"]);
     assert_eq!(server.metrics.http.waiting.get(), 1);
@@ -189,7 +187,7 @@ fn encoded(text: &str) -> String {
     text.bytes().map(|b| format!("%{b:02X}")).collect()
 }
 
-/// An instance of member 2 whose every text is this one.
+/// Returns an instance of member 2 with this text in every field.
 fn instance_of(text: &str) -> (NodeId, String, Instance) {
     let check = CheckSummary {
         id: text.into(),
@@ -229,11 +227,11 @@ async fn hostile_text_stays_text_on_the_pages_of_services() {
         {
             let reply = server.get(&path).await;
             assert_eq!(reply.status, 200, "{text:?}: {reply:?}");
-            assert_eq!(breaches(&reply.body), Vec::<String>::new(), "{text:?}");
+            assert_eq!(markup_breaches(&reply.body), Vec::<String>::new(), "{text:?}");
             assert!(!reply.body.contains('\u{1b}'), "{text:?}");
-            assert_eq!(reply.header("content-security-policy"), POLICY);
+            assert_eq!(reply.header("content-security-policy"), CONTENT_SECURITY_POLICY);
             assert!(*text != "harmless text" || reply.body.matches(text).count() >= least, "{}", reply.body);
-            skeletons.push(skeleton(&reply.body).unwrap());
+            skeletons.push(markup_skeleton(&reply.body).unwrap());
         }
         assert_eq!(&skeletons, expected.get_or_insert(skeletons.clone()), "{text:?}");
     }
@@ -280,7 +278,7 @@ async fn the_page_of_services_counts_them_and_shows_what_is_missing() {
 const FORM: &str = "content-type: application/x-www-form-urlencoded";
 const OWN: &str = "origin: http://127.0.0.1";
 
-/// A server that holds a registration of `web-1`.
+/// Starts a server that holds a registration of `web-1`.
 async fn holding() -> Server {
     let server = Server::start().await;
     let body = r#"{"name":"web","id":"web-1","port":8080,"checks":[{"ttl":"1h","name":"<b>beat</b>"}]}"#;
@@ -305,7 +303,7 @@ async fn forms_drain_and_deregister_what_this_node_holds() {
         let page = server.get("/ui/services/web?done=drained").await.body;
         assert!(page.contains("Drained since") && page.contains("Undo the drain of web-1"), "{page}");
         assert!(page.contains("it gets no new requests"), "{page}");
-        assert_eq!(breaches(&page), Vec::<String>::new(), "{text:?}");
+        assert_eq!(markup_breaches(&page), Vec::<String>::new(), "{text:?}");
     }
     let form = "service=web&id=web-1&enable=false";
     let reply = server.send("POST /ui/registrations/maintenance", &[FORM, OWN], form).await;
@@ -345,7 +343,7 @@ async fn forms_come_from_pages_of_this_node_on_this_machine() {
             server.send(&request, headers, form).await.problem(status);
         }
     }
-    // The forms' type is taken nowhere else.
+    // No other path accepts the content type of forms.
     for path in ["/services", "/ui", "/ui/services/web", "/ui/registrations"] {
         let reply = server.send(&format!("POST {path}"), &[FORM, OWN], form).await;
         assert!([404, 405, 415].contains(&reply.status), "{path}: {reply:?}");
@@ -353,7 +351,7 @@ async fn forms_come_from_pages_of_this_node_on_this_machine() {
     server.send("PUT /ui/registrations/deregister", &[FORM, OWN], form).await.problem(405);
     assert_eq!(server.registry.len(), 1);
     let page = server.send("GET /ui/services/web", &[elsewhere], "").await.body;
-    assert!(page.contains("From this node's own machine only."), "{page}");
+    assert!(page.contains("From this node's own machine, or after <"), "{page}");
     assert_eq!(page.matches(" disabled").count(), 3, "a field and two buttons");
     let page = server.get("/ui/services/web").await.body;
     let other = offered(instance(2, "web-2", "web"));

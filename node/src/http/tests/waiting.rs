@@ -1,7 +1,9 @@
-//! Blocking queries and the event stream.
+//! Tests of blocking queries and of the event stream.
 
 use tokio::io::AsyncBufReadExt;
 use tokio::{io::BufReader, task::JoinHandle};
+
+use hearsay_services::Host as _;
 
 use super::*;
 
@@ -90,7 +92,7 @@ async fn who_waits_is_let_go_when_the_node_leaves() {
 
 #[tokio::test]
 async fn those_who_wait_cannot_keep_out_those_who_ask() {
-    let server = Arc::new(Server::with(Setup { waiters: 1, ..Setup::default() }).await);
+    let server = Arc::new(Server::with(Setup { stream_limit: 1, ..Setup::default() }).await);
     let held = held(&server, &format!("/services?index={}", START.0)).await;
     server.get(&format!("/services?index={}", START.0)).await.problem(503);
     server.get("/services/watch").await.problem(503);
@@ -98,7 +100,7 @@ async fn those_who_wait_cannot_keep_out_those_who_ask() {
     held.abort();
 }
 
-/// A reader of the event stream.
+/// A client of the event stream.
 struct Events(BufReader<TcpStream>);
 
 #[derive(Debug)]
@@ -114,7 +116,7 @@ impl Events {
         Self(BufReader::new(server.open(&request).await))
     }
 
-    /// The next event. Passes over heads, sizes of chunks and comments.
+    /// Returns the next event. Skips heads, chunk sizes and comments.
     async fn next(&mut self) -> Event {
         let mut event = Event { kind: String::new(), id: 0, data: Value::Null };
         loop {

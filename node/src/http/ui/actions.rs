@@ -1,7 +1,8 @@
-//! What the forms of a service's page do: deregister an instance of this node, take it out of service, take it back in.
+//! Handlers that receive the forms of a service's page: they deregister an instance of this node, or begin or
+//! end its maintenance.
 //!
-//! The guard has seen to it that such a form comes from a page of this node and from this machine. What is done is answered with 303, so
-//! that loading the page again does not do it again; what cannot be done is said on the page.
+//! The guard lets such a form pass only from a page of this node, and from this machine or with a session.
+//! Success is answered with 303, so that a reload does not repeat the action. An error is shown on the page.
 
 use std::sync::Arc;
 
@@ -11,20 +12,27 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use hearsay_services::{Problem, parameters::Parameters};
+use hearsay_services::{Problem, http::Parameters};
 
-use super::{
-    super::{registry::readable_reason, site::Site},
-    note::{Done, Note},
-    service, service_link,
+use crate::{
+    http::{
+        api::registrations::readable_reason,
+        state::AppState,
+        ui::{
+            notice::{Done, Notice},
+            parts::service_link,
+            service,
+        },
+    },
+    registry::{RegistryError, Scope, Selector, record::Owner},
 };
-use crate::registry::{RegistryError, Scope, Selector, record::Owner};
 
-/// A field of a form that must be there.
+/// Returns a required field of a form.
 fn field<'a>(form: &'a Parameters<'_>, name: &str) -> Result<&'a str, Problem> {
-    form.one(name)?.ok_or_else(|| Problem::parameter(name, "the form lacks this field; load the page again"))
+    form.single(name)?.ok_or_else(|| Problem::parameter(name, "the form has no such field; reload the page"))
 }
 
+/// Returns the body of a form as text.
 fn text_of(body: &Bytes) -> Result<&str, Problem> {
     std::str::from_utf8(body).map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the form is not UTF-8"))
 }
@@ -32,24 +40,21 @@ fn text_of(body: &Bytes) -> Result<&str, Problem> {
 /// Deregisters an instance.
 ///
 /// # Errors
-/// 400 for a form that lacks a field. What the registry refuses is answered with the page.
-pub(in super::super) async fn deregister(
-    State(site): State<Arc<Site>>,
-    body: Bytes,
-) -> Result<Response, Problem> {
+/// 400: the form has no such field. Refusals of the registry are shown on the page.
+pub(crate) async fn deregister(State(state): State<Arc<AppState>>, body: Bytes) -> Result<Response, Problem> {
     let form = Parameters::read(Some(text_of(&body)?), &["service", "id"])?;
     let (service, id) = (field(&form, "service")?, field(&form, "id")?);
-    let which = Selector::ServiceAndId(service.to_owned(), id.to_owned());
-    let done = site.registry.deregister(which, Owner::Api, Scope::All).await;
-    Ok(answer(&site, service, done.map(|_| Done::Deregistered)))
+    let selector = Selector::ServiceAndId(service.to_owned(), id.to_owned());
+    let done = state.registry.deregister(selector, Owner::Api, Scope::All).await;
+    Ok(answer(&state, service, done.map(|_| Done::Deregistered)))
 }
 
-/// Takes an instance out of service, or back in.
+/// Begins or ends the maintenance of an instance.
 ///
 /// # Errors
 /// As [`deregister`].
-pub(in super::super) async fn maintenance(
-    State(site): State<Arc<Site>>,
+pub(crate) async fn maintenance(
+    State(state): State<Arc<AppState>>,
     body: Bytes,
 ) -> Result<Response, Problem> {
     let form = Parameters::read(Some(text_of(&body)?), &["service", "id", "enable", "reason"])?;
@@ -59,21 +64,21 @@ pub(in super::super) async fn maintenance(
         "false" => false,
         other => return Err(Parameters::refuse("enable", other, "true or false")),
     };
-    let reason = form.one("reason")?.unwrap_or_default().trim();
+    let reason = form.single("reason")?.unwrap_or_default().trim();
     let reason = enable.then(|| readable_reason(reason));
-    let done = site.registry.set_maintenance(id, reason, Scope::All).await;
-    Ok(answer(&site, service, done.map(|()| if enable { Done::Drained } else { Done::Undone })))
+    let done = state.registry.set_maintenance(id, reason, Scope::All).await;
+    Ok(answer(&state, service, done.map(|()| if enable { Done::Drained } else { Done::Undone })))
 }
 
-/// Leads to the page of the service, or shows it with the reason why nothing was done.
-fn answer(site: &Site, service: &str, done: Result<Done, RegistryError>) -> Response {
+/// Redirects to the page of the service, or answers with the page and the reason for the refusal.
+fn answer(state: &AppState, service: &str, done: Result<Done, RegistryError>) -> Response {
     let done = match done {
         Ok(done) => done,
         Err(error) => {
             let problem = Problem::from(error);
             let text = format!("Nothing was changed: {}.", problem.detail());
-            // The guard lets no form pass that is not from this machine.
-            return service::answer(site, service, true, Some(Note::refused(problem.status(), text)));
+            // A form that has passed the guard may change registrations.
+            return service::answer(state, service, true, Some(Notice::refused(problem.status(), text)));
         }
     };
     let page = service_link(service).map(|page| format!("{page}?done={}", done.as_str()));

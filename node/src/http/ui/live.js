@@ -1,5 +1,5 @@
-// Keeps the pages of the cluster and its services up to date: told that something is new, it reads the page again and puts in the parts
-// that differ. The browser makes the document; no markup is made from text here.
+// Keeps the pages up to date: on an event, the script fetches the page again and replaces the parts that differ. The browser parses the document;
+// the script creates no markup from text.
 "use strict";
 
 (() => {
@@ -7,35 +7,35 @@
   const news = document.getElementById("news");
   if (!status || !news) return;
 
-  let shown = document.getElementById("page-index")?.dataset.index;
+  let shownIndex = document.getElementById("page-index")?.dataset.index;
   let reading = false;
   let again = false;
   let retry = 0;
 
-  const say = (text, state) => {
+  const setStatus = (text, state) => {
     if (status.textContent !== text) status.textContent = text;
     status.dataset.state = state;
   };
 
   const fetchPage = () => new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    // A page that answers a form stands under the form's address.
+    // The response to a form has the form's address as its location, so the markup states the page's own path.
     request.open("GET", document.getElementById("page-index")?.dataset.page || location.pathname);
     request.responseType = "document";
     request.timeout = 10000;
-    // 404: a page that waits for the first instance of its service.
+    // 404: the page of a service that has no instance yet.
     request.onload = () => ([200, 404].includes(request.status) && request.response ? resolve(request.response) : reject());
     request.onerror = request.ontimeout = request.onabort = () => reject();
     request.send();
   });
 
-  // What a hand is doing must not be taken away from under it.
+  // Nothing is replaced while a pointer is pressed.
   let pressed = false;
   addEventListener("pointerdown", () => { pressed = true; });
   for (const end of ["pointerup", "pointercancel", "dragend"]) addEventListener(end, () => { pressed = false; });
   const released = async () => { while (pressed) await new Promise((resolve) => setTimeout(resolve, 50)); };
 
-  // What a part holds that the node knows nothing of: what is typed, where the focus is, how far lists are scrolled.
+  // State of a part that only the browser has: typed text, focus, scroll positions.
   const remember = (part) => {
     const at = part.contains(document.activeElement) ? document.activeElement : null;
     return {
@@ -58,7 +58,7 @@
   };
 
   const refresh = async () => {
-    // Changes that come while a page is read are in the next one.
+    // A change during a fetch causes another fetch after it.
     if (reading) {
       again = true;
       return;
@@ -77,12 +77,12 @@
         part.replaceWith(adopted);
         restore(adopted, kept);
       }
-      shown = document.getElementById("page-index")?.dataset.index;
+      shownIndex = document.getElementById("page-index")?.dataset.index;
       const newest = first(document);
       if (newest && newest.textContent !== before) news.textContent = newest.querySelector("[data-text]").textContent;
-      say("Live", "live");
+      setStatus("Live", "live");
     } catch {
-      say("This node does not answer; trying again", "wait");
+      setStatus("This node does not answer; trying again", "wait");
     } finally {
       reading = false;
       if (again) {
@@ -92,16 +92,25 @@
     }
   };
 
+  // An event stream does not report why it was refused. If the session has ended, a reload redirects to the sign-in page.
+  const redirectToSignIn = () => {
+    const request = new XMLHttpRequest();
+    request.open("HEAD", location.pathname);
+    request.onload = () => { if (request.status === 401) location.reload(); };
+    request.send();
+  };
+
   const listen = () => {
     clearTimeout(retry);
     const source = new EventSource("/ui/events");
     source.addEventListener("now", (event) => {
-      if (event.data === shown) say("Live", "live"); else refresh();
+      if (event.data === shownIndex) setStatus("Live", "live"); else refresh();
     });
     source.addEventListener("changed", refresh);
     source.onerror = () => {
-      say("This node does not answer; this is what it last said", "wait");
+      setStatus("This node does not answer; the page shows its last state", "wait");
       source.close();
+      redirectToSignIn();
       retry = setTimeout(listen, 2000);
     };
     addEventListener("pagehide", () => source.close(), { once: true });

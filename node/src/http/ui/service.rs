@@ -1,107 +1,111 @@
-//! `GET /ui/services/{name}`: the instances of a service, what their checks say, and what happened.
+//! `GET /ui/services/{name}`: the instances of a service, their checks and their history.
 //!
-//! Where this node holds a registration, its checks are shown as they are now, with forms that change it; of others it shows what is
-//! gossiped at each change of status.
+//! For a registration that this node holds, the page shows the current checks and forms that change it. For
+//! others it shows the checks as gossiped at each change of status.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use askama::Template;
 use axum::{
-    Extension,
-    extract::{Path, State, rejection::PathRejection},
-    http::{HeaderMap, StatusCode, Uri},
+    extract::{Path, Request, State, rejection::PathRejection},
+    http::StatusCode,
     response::Response,
 };
-use hearsay_protocol::{
-    NodeId, Time,
-    providers::{Provider, ProviderTable},
-    record::Health,
-    wire::checks::CheckReport,
-};
+use hearsay_protocol::{Health, NodeId, Provider, ProviderTable, Time, wire::CheckReport};
 use hearsay_services::{
     Problem,
-    html::{Frame, Visible, page as html_page, web_address},
+    http::{PageFrame, Visible, render_page, web_address},
 };
 
-use super::{
-    super::{accept::Connection, caller, registry::REASON_CHARS_MAX, site::Site},
-    Count, DEREGISTER_PATH, EVENTS_MAX, Event, LIVE_SCRIPT, Line, MAINTENANCE_PATH, moment_of,
-    note::{Done, Note},
-    portals, service_link,
-    uptime::Uptime,
-    ways, why,
-};
+use hearsay_services::{rfc3339_ms, unix_ms};
+
 use crate::{
+    http::{
+        api::{
+            registrations::REASON_CHARS_MAX,
+            why::{self, Line},
+        },
+        guard::caller::Caller,
+        server::connection::Connection,
+        state::AppState,
+        ui::{
+            notice::{Done, Notice},
+            parts::{
+                Count, DEREGISTER_PATH, EVENTS_MAX, LIVE_SCRIPT, MAINTENANCE_PATH, TimelineEvent,
+                day_and_time, page_links, portals, service_link,
+            },
+            uptime::Uptime,
+        },
+    },
     registry::record::{Owner, RegistrationView},
-    timestamp::{rfc3339_ms, unix_ms},
 };
 
-/// Instances shown on a page; of more, those that do not pass come first. Guess: a card is a fifth of a screen.
+/// Maximum number of instances on a page; those that are not passing take precedence. Guess: a card is a
+/// fifth of a screen.
 const CARDS_MAX: usize = 100;
-/// From so many characters of output on, or so many lines, it gets a frame of its own that scrolls.
+/// Characters and lines of an output above which it gets a frame that scrolls.
 const OUTPUT_SHORT: (usize, usize) = (400, 8);
 
-/// Shows a service.
+/// Answers with the page of a service. For an unknown service, the page says so.
 ///
 /// # Errors
-/// 404: the name is not UTF-8. For a service that is not known, the page itself says so.
-pub(in super::super) async fn page(
-    State(site): State<Arc<Site>>,
+/// 404: the name is not UTF-8.
+pub(crate) async fn page(
+    State(state): State<Arc<AppState>>,
     name: Result<Path<String>, PathRejection>,
-    connection: Option<Extension<Connection>>,
-    uri: Uri,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
     let Path(name) = name.map_err(|_| Problem::not_found("the name of the service is not UTF-8"))?;
-    let is_here = caller::is_from_this_machine(connection.as_deref(), &headers);
-    let note = Done::read(uri.query()).map(Note::done);
-    Ok(answer(&site, &name, is_here, note))
+    let connection = request.extensions().get::<Connection>();
+    let may_write = Caller::of(&request, connection, None, &state.access).shows_forms();
+    let note = Done::read(request.uri().query()).map(Notice::done);
+    Ok(answer(&state, &name, may_write, note))
 }
 
-/// Writes the page. `is_here`: its reader is on this machine, and may change registrations.
-pub(super) fn answer(site: &Site, name: &str, is_here: bool, note: Option<Note>) -> Response {
-    let taken = site.read(|table| Taken::read(table, name));
+/// Writes the page. `may_write`: the visitor may change registrations.
+pub(crate) fn answer(state: &AppState, name: &str, may_write: bool, note: Option<Notice>) -> Response {
+    let snapshot = state.read(|table| Snapshot::read(table, name));
     let status = match &note {
         Some(note) if note.status != StatusCode::OK => note.status,
-        _ if taken.is_known() => StatusCode::OK,
+        _ if snapshot.is_known() => StatusCode::OK,
         _ => StatusCode::NOT_FOUND,
     };
-    let frame = Frame {
-        title: &format!("{name} · {}", site.cluster),
-        cluster: &site.cluster,
-        node: &site.name,
-        ways: ways(site, &taken.portals, "/ui/services"),
+    let frame = PageFrame {
+        title: &format!("{name} · {}", state.cluster),
+        cluster: &state.cluster,
+        node: &state.name,
+        links: page_links(state, &snapshot.portals, "/ui/services"),
         assets: "/ui",
         script: Some(LIVE_SCRIPT.at("/ui/live.js")),
-        // A page that loads itself again would take away what a person is typing.
+        // A page that reloads would discard what the visitor is typing.
         refresh_secs: None,
     };
-    html_page(status, &frame, &content(site, name, taken, is_here, note))
+    render_page(status, &frame, &content(state, name, snapshot, may_write, note))
 }
 
-/// What the page shows, taken out of the table under its lock.
-struct Taken {
+/// Data of the page, read from the table under its lock.
+struct Snapshot {
     index: u64,
     portals: Vec<Arc<Provider>>,
-    /// How many instances there are, by their health.
+    /// Number of instances by health.
     health: BTreeMap<Health, usize>,
-    /// The instances that are shown.
+    /// Instances on the page.
     providers: Vec<Arc<Provider>>,
     providers_len: usize,
-    /// What happened to the service, oldest first.
+    /// Events of the service, oldest first.
     lines: Vec<(Time, Line)>,
-    /// The changes of the checks of the instances that are shown, oldest first of each.
+    /// Changes of the checks of the instances on the page, oldest first for each instance.
     checks: Vec<(Time, Line)>,
-    /// Where other nodes answer HTTP.
+    /// HTTP addresses of the nodes.
     https: BTreeMap<NodeId, String>,
 }
 
-impl Taken {
+impl Snapshot {
     fn read(table: &ProviderTable, name: &str) -> Self {
         let mut providers: Vec<Arc<Provider>> = table.providers(name).cloned().collect();
         let (providers_len, mut health) = (providers.len(), BTreeMap::new());
         providers.iter().for_each(|provider| *health.entry(provider.instance.health).or_default() += 1);
-        // They stay where they are whatever their health: a button must not move away under a hand.
+        // The order does not depend on health, so that a button does not move under the pointer.
         if providers_len > CARDS_MAX {
             providers.sort_by_key(|provider| provider.instance.health == Health::Passing);
             providers.truncate(CARDS_MAX);
@@ -110,13 +114,13 @@ impl Taken {
         let present = table.members_from_here().filter(|member| member.state.is_present());
         let of_checks = |provider: &Arc<Provider>| {
             let lines = table.why_instance(&provider.id).filter(|(_, node, _)| *node == provider.node_id);
-            why::tell(table, lines.cloned().collect())
+            why::describe(table, lines.cloned().collect())
         };
         Self {
             index: table.index().0,
             portals: portals(table),
             health,
-            lines: why::tell(table, table.why_service(name).cloned().collect()),
+            lines: why::describe(table, table.why_service(name).cloned().collect()),
             checks: providers.iter().flat_map(of_checks).collect(),
             https: present.filter_map(|member| Some((member.id, member.http?))).collect(),
             providers,
@@ -134,44 +138,44 @@ impl Taken {
 struct Content {
     node: String,
     name: String,
-    /// Its own address.
+    /// Path of the page.
     page: Option<String>,
     index: u64,
-    note: Option<Note>,
+    note: Option<Notice>,
     counts: Vec<Count>,
     cards: Vec<Card>,
     more: usize,
-    events: Vec<Event>,
+    events: Vec<TimelineEvent>,
     forms: Forms,
     is_known: bool,
 }
 
-/// What the forms of a page have in common.
+/// Values that the forms of a page share.
 struct Forms {
     deregister: &'static str,
     maintenance: &'static str,
     reason_chars_max: usize,
-    /// Whether they can be sent.
-    is_here: bool,
+    /// Whether the visitor may send them.
+    may_write: bool,
 }
 
-/// A moment, for programs and for people.
+/// A time in RFC 3339 and in a form for people.
 struct Moment {
     time: String,
-    shown: String,
+    text: String,
 }
 
 impl Moment {
-    /// `None` for one that was never recorded.
+    /// Returns `None` for 0, a time that was not recorded.
     fn of(ms: u64) -> Option<Self> {
         let time = rfc3339_ms(ms);
-        (ms > 0).then(|| Self { shown: moment_of(&time), time })
+        (ms > 0).then(|| Self { text: day_and_time(&time), time })
     }
 }
 
 /// An instance.
 struct Card {
-    /// Tells it apart from all others of the page.
+    /// Key of the instance, unique on the page.
     key: String,
     id: String,
     node: String,
@@ -193,10 +197,10 @@ struct Card {
     held: Option<HeldRow>,
 }
 
-/// What this node knows of a registration that it holds.
+/// A registration that this node holds.
 struct HeldRow {
     owner: &'static str,
-    /// The file that registers it: it can be removed only there.
+    /// The file that registers the instance. The instance can only be deregistered there.
     file: Option<String>,
     maintenance: Option<(String, Option<Moment>)>,
     node_maintenance: Option<String>,
@@ -215,58 +219,65 @@ struct CheckRow {
     took: String,
 }
 
-fn content(site: &Site, name: &str, taken: Taken, is_here: bool, note: Option<Note>) -> Content {
-    let count = |health: Health| taken.health.get(&health).copied().unwrap_or_default();
+fn content(
+    state: &AppState,
+    name: &str,
+    snapshot: Snapshot,
+    may_write: bool,
+    note: Option<Notice>,
+) -> Content {
+    let count = |health: Health| snapshot.health.get(&health).copied().unwrap_or_default();
     let counts = vec![
-        Count { label: "instances", number: taken.providers_len, class: "" },
+        Count { label: "instances", number: snapshot.providers_len, class: "" },
         Count { label: "passing", number: count(Health::Passing), class: "good" },
         Count { label: "warning", number: count(Health::Warning), class: "poor" },
         Count { label: "critical", number: count(Health::Critical), class: "bad" },
     ];
-    let clock = site.view.clock();
-    // The lines of checks are kept for longer with their instances than with the service.
-    let others = taken.lines.iter().filter(|(_, line)| line.event != "check");
-    let mut lines: Vec<&(Time, Line)> = others.chain(&taken.checks).collect();
+    let clock = state.view.clock();
+    // Check events are taken from each instance's history, which keeps them longer than the service's history
+    // does.
+    let others = snapshot.lines.iter().filter(|(_, line)| line.event != "check");
+    let mut lines: Vec<&(Time, Line)> = others.chain(&snapshot.checks).collect();
     lines.sort_by_key(|(at, _)| *at);
     let timed: Vec<(u64, &Line)> =
         lines.into_iter().map(|(at, line)| (unix_ms(clock.wall(*at)), line)).collect();
     let now_ms = unix_ms(clock.wall(clock.now()));
     let card = |provider: &Arc<Provider>| {
-        Card::of(site, provider, &taken.https, Uptime::of(provider, &timed, now_ms))
+        Card::of(state, provider, &snapshot.https, Uptime::of(provider, &timed, now_ms))
     };
     Content {
-        node: site.name.clone(),
+        node: state.name.clone(),
         name: name.to_owned(),
         page: service_link(name),
-        index: taken.index,
+        index: snapshot.index,
         note,
         counts,
-        cards: taken.providers.iter().map(card).collect(),
-        more: taken.providers_len - taken.providers.len(),
-        events: taken
+        cards: snapshot.providers.iter().map(card).collect(),
+        more: snapshot.providers_len - snapshot.providers.len(),
+        events: snapshot
             .lines
             .iter()
             .rev()
             .take(EVENTS_MAX)
-            .map(|(at, line)| Event::of(site, *at, line))
+            .map(|(at, line)| TimelineEvent::of(state, *at, line))
             .collect(),
         forms: Forms {
             deregister: DEREGISTER_PATH,
             maintenance: MAINTENANCE_PATH,
             reason_chars_max: REASON_CHARS_MAX,
-            is_here,
+            may_write,
         },
-        is_known: taken.is_known(),
+        is_known: snapshot.is_known(),
     }
 }
 
 impl Card {
-    fn of(site: &Site, provider: &Provider, https: &BTreeMap<NodeId, String>, uptime: Uptime) -> Self {
+    fn of(state: &AppState, provider: &Provider, https: &BTreeMap<NodeId, String>, uptime: Uptime) -> Self {
         let instance = &provider.instance;
-        let is_mine = provider.node_id == site.id;
-        let held = site.registry.get(&provider.id).filter(|_| is_mine);
+        let is_mine = provider.node_id == state.id;
+        let held = state.registry.get(&provider.id).filter(|_| is_mine);
         let checks = match &held {
-            // Maintenance is no check of the registration; it is shown as what it is.
+            // Maintenance is no check of the registration; the page shows it separately.
             Some(held) => held.checks.iter().cloned().map(CheckRow::from).collect(),
             None => instance.checks.iter().map(CheckReport::from).map(CheckRow::from).collect(),
         };
@@ -292,13 +303,13 @@ impl Card {
             since: Moment::of(instance.since_ms),
             uptime,
             checks,
-            held: held.map(|held| HeldRow::of(site, held)),
+            held: held.map(|held| HeldRow::of(state, held)),
         }
     }
 }
 
 impl HeldRow {
-    fn of(site: &Site, held: RegistrationView) -> Self {
+    fn of(state: &AppState, held: RegistrationView) -> Self {
         let file = match &held.owner {
             Owner::File(file) => Some(file.display().to_string()),
             Owner::Api | Owner::Connection(_) => None,
@@ -311,11 +322,12 @@ impl HeldRow {
             },
             file,
             maintenance: held.maintenance.map(|upkeep| (upkeep.reason, Moment::of(upkeep.since_ms))),
-            node_maintenance: site.registry.node_maintenance().map(|upkeep| upkeep.reason),
+            node_maintenance: state.registry.node_maintenance().map(|upkeep| upkeep.reason),
         }
     }
 }
 
+/// Whether an output gets a frame that scrolls.
 fn is_long(output: &str) -> bool {
     output.chars().count() > OUTPUT_SHORT.0 || output.lines().count() > OUTPUT_SHORT.1
 }

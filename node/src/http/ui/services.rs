@@ -1,40 +1,40 @@
-//! `GET /ui/services`: all services by their health, the programs of the cluster, and what depends on what.
+//! `GET /ui/services`: all services by health, the registered programs, and the dependency graph.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use askama::Template;
 use axum::{extract::State, http::StatusCode, response::Response};
-use hearsay_protocol::{
-    providers::{Provider, ProviderTable},
-    record::{Health, Origin},
-};
-use hearsay_services::html::{Frame, Visible, page as html_page, web_address};
+use hearsay_protocol::{Health, Origin, Provider, ProviderTable};
+use hearsay_services::http::{PageFrame, Visible, render_page, web_address};
 
-use super::{
-    super::{dependencies::Graph, site::Site},
-    Count, LIVE_SCRIPT, ROWS_MAX,
-    graph::Dependencies,
-    moment_of, portals, service_link, ways,
-};
-use crate::timestamp::rfc3339_ms;
+use hearsay_services::rfc3339_ms;
 
-/// Shows the services.
-pub(in super::super) async fn page(State(site): State<Arc<Site>>) -> Response {
-    let (taken, portals) = site.read(|table| (Taken::read(table), portals(table)));
-    let frame = Frame {
-        title: &format!("{} · services", site.cluster),
-        cluster: &site.cluster,
-        node: &site.name,
-        ways: ways(&site, &portals, "/ui/services"),
+use crate::http::{
+    api::dependencies::Graph,
+    state::AppState,
+    ui::{
+        dependency_graph::DependencyGraph,
+        parts::{Count, LIVE_SCRIPT, ROWS_MAX, day_and_time, page_links, portals, service_link},
+    },
+};
+
+/// Answers with the page.
+pub(crate) async fn page(State(state): State<Arc<AppState>>) -> Response {
+    let (snapshot, portals) = state.read(|table| (Snapshot::read(table), portals(table)));
+    let frame = PageFrame {
+        title: &format!("{} · services", state.cluster),
+        cluster: &state.cluster,
+        node: &state.name,
+        links: page_links(&state, &portals, "/ui/services"),
         assets: "/ui",
         script: Some(LIVE_SCRIPT.at("/ui/live.js")),
         refresh_secs: Some(5),
     };
-    html_page(StatusCode::OK, &frame, &content(&site, taken))
+    render_page(StatusCode::OK, &frame, &content(&state, snapshot))
 }
 
-/// What the page shows, taken out of the table under its lock.
-struct Taken {
+/// Data of the page, read from the table under its lock.
+struct Snapshot {
     index: u64,
     services: BTreeMap<String, Tally>,
     programs: Vec<Arc<Provider>>,
@@ -42,7 +42,7 @@ struct Taken {
     graph: Graph,
 }
 
-/// Instances of a service, by their health.
+/// Number of instances of a service by health.
 #[derive(Clone, Copy, Default)]
 struct Tally {
     passing: usize,
@@ -60,7 +60,7 @@ impl Tally {
     }
 }
 
-impl Taken {
+impl Snapshot {
     fn read(table: &ProviderTable) -> Self {
         let mut services = BTreeMap::<String, Tally>::new();
         let (mut passing, mut others, mut programs_len) = (Vec::new(), Vec::new(), 0);
@@ -79,7 +79,7 @@ impl Taken {
                 }
             }
         }
-        // What needs attention comes before what is cut off.
+        // Programs that need attention come first, the rest may be cut off.
         others.append(&mut passing);
         others.truncate(ROWS_MAX);
         Self { index: table.index().0, services, programs: others, programs_len, graph: Graph::read(table) }
@@ -96,7 +96,7 @@ struct Content {
     services_len: usize,
     programs: Vec<ProgramRow>,
     programs_len: usize,
-    dependencies: Dependencies,
+    dependencies: DependencyGraph,
 }
 
 struct ServiceRow {
@@ -125,32 +125,35 @@ struct ProgramRow {
     since: String,
 }
 
-fn content(site: &Site, taken: Taken) -> Content {
-    let dependencies = Dependencies::of(&taken.graph);
-    let sum = |count: fn(&Tally) -> usize| taken.services.values().map(count).sum::<usize>();
+fn content(state: &AppState, snapshot: Snapshot) -> Content {
+    let dependencies = DependencyGraph::of(&snapshot.graph);
+    let sum = |count: fn(&Tally) -> usize| snapshot.services.values().map(count).sum::<usize>();
     let counts = vec![
-        Count { label: "services", number: taken.services.len(), class: "" },
+        Count { label: "services", number: snapshot.services.len(), class: "" },
         Count { label: "passing", number: sum(|tally| tally.passing), class: "good" },
         Count { label: "warning", number: sum(|tally| tally.warning), class: "poor" },
         Count { label: "critical", number: sum(|tally| tally.critical), class: "bad" },
         Count { label: "required and missing", number: dependencies.missing, class: "bad" },
     ];
-    let mut rows: Vec<(&String, &Tally)> = taken.services.iter().collect();
+    let mut rows: Vec<(&String, &Tally)> = snapshot.services.iter().collect();
     if rows.len() > ROWS_MAX {
         rows.sort_by_key(|(name, tally)| (tally.critical == 0, tally.warning == 0, *name));
         rows.truncate(ROWS_MAX);
         rows.sort_by_key(|(name, _)| *name);
     }
-    let mut programs: Vec<ProgramRow> = taken.programs.iter().map(|p| ProgramRow::of(site, p)).collect();
+    let mut programs: Vec<ProgramRow> = snapshot.programs.iter().map(|p| ProgramRow::of(state, p)).collect();
     programs.sort_by(|a, b| (&a.service, &a.node, &a.id).cmp(&(&b.service, &b.node, &b.id)));
     Content {
-        name: site.name.clone(),
-        index: taken.index,
+        name: state.name.clone(),
+        index: snapshot.index,
         counts,
-        services: rows.into_iter().map(|(name, tally)| ServiceRow::of(name, *tally, &taken.graph)).collect(),
-        services_len: taken.services.len(),
+        services: rows
+            .into_iter()
+            .map(|(name, tally)| ServiceRow::of(name, *tally, &snapshot.graph))
+            .collect(),
+        services_len: snapshot.services.len(),
         programs,
-        programs_len: taken.programs_len,
+        programs_len: snapshot.programs_len,
         dependencies,
     }
 }
@@ -175,7 +178,7 @@ impl ServiceRow {
 }
 
 impl ProgramRow {
-    fn of(site: &Site, provider: &Provider) -> Self {
+    fn of(state: &AppState, provider: &Provider) -> Self {
         let instance = &provider.instance;
         let time = rfc3339_ms(instance.since_ms);
         Self {
@@ -183,11 +186,11 @@ impl ProgramRow {
             service: instance.service.clone(),
             link: service_link(&instance.service),
             node: provider.node.clone(),
-            is_mine: provider.node_id == site.id,
+            is_mine: provider.node_id == state.id,
             health: provider.health_word(),
             url_link: web_address(&provider.url()).map(str::to_owned),
             url: provider.url().into_owned(),
-            since: moment_of(&time),
+            since: day_and_time(&time),
             time,
         }
     }

@@ -1,90 +1,87 @@
-//! The drawing of who is connected to whom: members on a circle, connections as lines through it.
+//! [`Drawing`] of the connections between members: members on a circle, connections as lines through it.
 //!
-//! A node knows its own connections. Those of the others it computes, as they do themselves: everybody derives from the same table who
-//! watches whom (see `protocol::overlay`). So its own are drawn as they are, and the others as they should be, and lighter.
+//! A node knows its own connections and draws them as they are. The connections of other members are computed
+//! from the table by the rule that every node follows (see `membership/overlay.rs` of the protocol), and are
+//! drawn lighter.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     f64::consts::TAU,
 };
 
-use hearsay_protocol::{
-    NodeId,
-    config::Config,
-    overlay::Overlay,
-    providers::{Member, MemberState},
-};
-use hearsay_services::html::Number;
+use hearsay_protocol::{Config, Member, MemberState, NodeId, Overlay};
+use hearsay_services::http::Number;
 
-/// Members drawn one by one; the others become one dot.
+/// Maximum number of members with a dot of their own; the others share one dot.
 const DRAWN_MAX: usize = 60;
-/// Up to this many, the names stand level; more stand around the circle like rays.
+/// Maximum number of members for which names are horizontal. The names of more members are arranged like
+/// rays.
 const LEVEL_MAX: usize = 16;
-/// Characters of a name in the drawing.
+/// Maximum number of characters of a name in the drawing.
 const NAME_CHARS_MAX: usize = 14;
 
-// In units of the drawing.
+// Sizes in units of the drawing.
 const WIDTH: f64 = 420.0;
 const CENTRE_X: f64 = WIDTH / 2.0;
 
-/// A member, as far as it is drawn.
-pub(super) struct Part {
+/// A member in the drawing.
+pub(crate) struct DrawnMember {
     id: NodeId,
     name: String,
     state: MemberState,
 }
 
-impl Part {
-    pub(super) fn of(member: &Member) -> Self {
+impl DrawnMember {
+    pub(crate) fn of(member: &Member) -> Self {
         Self { id: member.id, name: member.name.clone(), state: member.state }
     }
 }
 
 /// A dot with its name.
-pub(super) struct Dot {
-    pub(super) x: Number,
-    pub(super) y: Number,
-    pub(super) radius: Number,
-    pub(super) state: &'static str,
-    pub(super) is_me: bool,
-    pub(super) is_gone: bool,
-    /// Stands for all that are not drawn one by one.
-    pub(super) is_many: bool,
-    /// The whole name and the state.
-    pub(super) title: String,
-    pub(super) label: String,
-    pub(super) label_x: Number,
-    pub(super) label_y: Number,
-    pub(super) anchor: &'static str,
-    /// In degrees around the label's own point.
-    pub(super) turn: Number,
+pub(crate) struct Dot {
+    pub(crate) x: Number,
+    pub(crate) y: Number,
+    pub(crate) radius: Number,
+    pub(crate) state: &'static str,
+    pub(crate) is_me: bool,
+    pub(crate) is_gone: bool,
+    /// Whether the dot represents all members without a dot of their own.
+    pub(crate) is_many: bool,
+    /// Full name and state.
+    pub(crate) title: String,
+    pub(crate) label: String,
+    pub(crate) label_x: Number,
+    pub(crate) label_y: Number,
+    pub(crate) anchor: &'static str,
+    /// Rotation of the label around its own point, in degrees.
+    pub(crate) turn: Number,
 }
 
 /// A line from dot to dot, bent towards the middle, as a path.
-pub(super) struct Link {
-    pub(super) path: String,
-    pub(super) own: bool,
+pub(crate) struct Link {
+    pub(crate) path: String,
+    pub(crate) own: bool,
 }
 
 /// The drawing.
-pub(super) struct Drawing {
-    pub(super) height: Number,
-    pub(super) crowded: bool,
-    pub(super) dots: Vec<Dot>,
-    pub(super) links: Vec<Link>,
-    /// Whether the connections of others are drawn.
-    pub(super) computed: bool,
-    /// What it shows, in words.
-    pub(super) told: String,
+pub(crate) struct Drawing {
+    pub(crate) height: Number,
+    pub(crate) crowded: bool,
+    pub(crate) dots: Vec<Dot>,
+    pub(crate) links: Vec<Link>,
+    /// Whether the drawing has the computed connections of other members.
+    pub(crate) computed: bool,
+    /// Description for screen readers.
+    pub(crate) description: String,
 }
 
 impl Drawing {
-    /// Draws members. `parts` are in the order of their importance; those beyond [`DRAWN_MAX`] are drawn as one, unless they are this node
-    /// or its neighbours.
-    pub(super) fn of(me: NodeId, parts: Vec<Part>, neighbours: &BTreeSet<NodeId>) -> Self {
-        let all = parts.len();
-        let (mut drawn, rest) = choose(me, parts, neighbours);
-        // By name, so that a member stays where it is whatever happens to it.
+    /// Draws members, which are in the order of importance. Those beyond [`DRAWN_MAX`] share a dot, except
+    /// this node and its neighbours.
+    pub(crate) fn of(me: NodeId, members: Vec<DrawnMember>, neighbours: &BTreeSet<NodeId>) -> Self {
+        let all = members.len();
+        let (mut drawn, rest) = select_drawn(me, members, neighbours);
+        // Sorted by name, so that a member keeps its place when its state changes.
         drawn.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         let is_many = rest > 0;
         let places = drawn.len() + usize::from(is_many);
@@ -108,19 +105,23 @@ impl Drawing {
             dots,
             links,
             computed: !is_many,
-            told: format!("{all} members; this node is connected to {connected} of them."),
+            description: format!("{all} members; this node is connected to {connected} of them."),
         }
     }
 }
 
-/// Who is drawn, and how many are not.
-fn choose(me: NodeId, parts: Vec<Part>, neighbours: &BTreeSet<NodeId>) -> (Vec<Part>, usize) {
-    if parts.len() <= DRAWN_MAX {
-        return (parts, 0);
+/// Returns the members with a dot of their own, and the number of the others.
+fn select_drawn(
+    me: NodeId,
+    members: Vec<DrawnMember>,
+    neighbours: &BTreeSet<NodeId>,
+) -> (Vec<DrawnMember>, usize) {
+    if members.len() <= DRAWN_MAX {
+        return (members, 0);
     }
-    let all = parts.len();
-    let (mut first, others): (Vec<Part>, Vec<Part>) =
-        parts.into_iter().partition(|part| part.id == me || neighbours.contains(&part.id));
+    let all = members.len();
+    let (mut first, others): (Vec<DrawnMember>, Vec<DrawnMember>) =
+        members.into_iter().partition(|part| part.id == me || neighbours.contains(&part.id));
     first.truncate(DRAWN_MAX - 1);
     let room = DRAWN_MAX - 1 - first.len();
     first.extend(others.into_iter().take(room));
@@ -132,8 +133,8 @@ fn edge(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
     (a.min(b), a.max(b))
 }
 
-/// Who should be connected to whom, as everybody computes it.
-fn watch_edges(me: NodeId, members: &[Part]) -> BTreeSet<(NodeId, NodeId)> {
+/// Computes from the table which connections the members should have.
+fn watch_edges(me: NodeId, members: &[DrawnMember]) -> BTreeSet<(NodeId, NodeId)> {
     let config = Config::default();
     let mut overlay = Overlay::new(me, config.watchers, config.full_mesh_max);
     let present: Vec<NodeId> = members.iter().filter(|m| m.state.is_present()).map(|m| m.id).collect();
@@ -152,7 +153,7 @@ fn watch_edges(me: NodeId, members: &[Part]) -> BTreeSet<(NodeId, NodeId)> {
         .collect()
 }
 
-/// Where things stand.
+/// Places on the circle.
 struct Circle {
     places: usize,
     radius_x: f64,
@@ -162,7 +163,7 @@ struct Circle {
 impl Circle {
     fn of(places: usize) -> Self {
         match places {
-            // One stands in the middle.
+            // A single member is in the middle.
             0 | 1 => Self { places: 1, radius_x: 0.0, radius_y: 40.0 },
             2..=LEVEL_MAX => Self { places, radius_x: 118.0, radius_y: 60.0 + 5.0 * places as f64 },
             _ => Self { places, radius_x: 124.0, radius_y: 124.0 },
@@ -177,7 +178,7 @@ impl Circle {
         2.0 * (self.radius_y + if self.crowded() { 84.0 } else { 34.0 })
     }
 
-    /// From the top, clockwise.
+    /// Returns the angle of a place, clockwise from the top.
     fn angle(&self, place: usize) -> f64 {
         TAU * place as f64 / self.places as f64 - TAU / 4.0
     }
@@ -191,7 +192,7 @@ impl Circle {
         (CENTRE_X + x * angle.cos(), self.height() / 2.0 + y * angle.sin())
     }
 
-    fn dot(&self, place: usize, part: &Part, me: NodeId) -> Dot {
+    fn dot(&self, place: usize, part: &DrawnMember, me: NodeId) -> Dot {
         let mut label: String = part.name.chars().take(NAME_CHARS_MAX).collect();
         if part.name.chars().count() > NAME_CHARS_MAX {
             label.pop();
@@ -228,7 +229,7 @@ impl Circle {
             label_y += 3.0;
             beside
         } else if side.abs() < 0.2 {
-            // Above and below the circle names stand in the middle, beside it they begin or end at the dot.
+            // Above and below the circle labels are centred; beside it they begin or end at the dot.
             label_y += 4.0 + 6.0 * angle.sin().max(-0.3);
             "middle"
         } else {
@@ -271,8 +272,10 @@ mod tests {
         NodeId::from_public_key(key)
     }
 
-    fn parts(count: usize) -> Vec<Part> {
-        (0..count).map(|n| Part { id: id(n), name: format!("n{n:03}"), state: MemberState::Alive }).collect()
+    fn members(count: usize) -> Vec<DrawnMember> {
+        (0..count)
+            .map(|n| DrawnMember { id: id(n), name: format!("n{n:03}"), state: MemberState::Alive })
+            .collect()
     }
 
     fn neighbours(of: impl IntoIterator<Item = usize>) -> BTreeSet<NodeId> {
@@ -282,7 +285,7 @@ mod tests {
     #[test]
     fn everything_stays_in_the_frame() {
         for count in [0, 1, 2, 3, 16, 17, 60, 61, 1000] {
-            let drawing = Drawing::of(id(0), parts(count), &neighbours(1..4.min(count).max(1)));
+            let drawing = Drawing::of(id(0), members(count), &neighbours(1..4.min(count).max(1)));
             for dot in &drawing.dots {
                 let inside = |at: f64, to: f64| (0.0..=to).contains(&at);
                 assert!(
@@ -301,21 +304,21 @@ mod tests {
 
     #[test]
     fn few_are_all_connected_and_own_connections_are_marked() {
-        let drawing = Drawing::of(id(0), parts(5), &neighbours([1, 2]));
-        assert_eq!(drawing.links.len(), 10, "everybody to everybody");
+        let drawing = Drawing::of(id(0), members(5), &neighbours([1, 2]));
+        assert_eq!(drawing.links.len(), 10, "each member to each other one");
         assert_eq!(drawing.links.iter().filter(|link| link.own).count(), 2);
-        assert_eq!(drawing.told, "5 members; this node is connected to 2 of them.");
+        assert_eq!(drawing.description, "5 members; this node is connected to 2 of them.");
     }
 
     #[test]
     fn among_many_each_has_its_watchers() {
-        let drawing = Drawing::of(id(0), parts(30), &neighbours([]));
+        let drawing = Drawing::of(id(0), members(30), &neighbours([]));
         assert!((45..=90).contains(&drawing.links.len()), "{} edges", drawing.links.len());
     }
 
     #[test]
     fn beyond_the_limit_one_dot_stands_for_the_rest_and_neighbours_are_kept() {
-        let drawing = Drawing::of(id(0), parts(1000), &neighbours([997, 998, 999]));
+        let drawing = Drawing::of(id(0), members(1000), &neighbours([997, 998, 999]));
         assert_eq!(drawing.dots.len(), DRAWN_MAX);
         assert!(drawing.dots.iter().any(|dot| dot.is_many && dot.label == "941 more"));
         assert_eq!(drawing.links.iter().filter(|link| link.own).count(), 3);
@@ -324,7 +327,7 @@ mod tests {
 
     #[test]
     fn the_failed_have_no_connections() {
-        let mut members = parts(4);
+        let mut members = members(4);
         members[3].state = MemberState::Failed;
         let drawing = Drawing::of(id(0), members, &neighbours([]));
         assert_eq!(drawing.links.len(), 3);

@@ -1,46 +1,46 @@
-//! Uptime of an instance: what its checks said over the last hour, as far as this node knows, as a bar and as a sentence.
+//! [`Uptime`] of an instance: the statuses of its checks over the last hour, as a bar and a sentence.
 //!
-//! A check's statuses come from the lines of `/why`. For a check without a line, the status of now holds since the
-//! moment that its holder states; before that nothing is known.
+//! The statuses come from the events of `/why`. For a check without an event, the current status holds since
+//! the time that its holder states; before that it is unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hearsay_protocol::{providers::Provider, record::Health};
-use hearsay_services::html::Number;
+use hearsay_protocol::{Health, Provider};
+use hearsay_services::http::Number;
 
-use super::super::why::Line;
+use crate::http::api::why::Line;
 
-/// How far back the bar reaches, in milliseconds.
+/// Time span of the bar, in milliseconds.
 const SPAN_MS: u64 = 3_600_000;
-/// The most bars. Beyond this a reader cannot tell them apart.
+/// Maximum number of segments of the bar; more could not be distinguished.
 const BARS_MAX: usize = 200;
 
-// In units of the drawing.
+// Sizes in units of the drawing.
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 20.0;
-/// The least width of a part that is not passing: a failure of a second is to be seen.
+/// Least width of a segment that is not passing, so that a failure of a second is visible.
 const FAILURE_WIDTH_MIN: f64 = 2.0;
 
-/// The bar and its sentence.
-pub(super) struct Uptime {
-    pub(super) bars: Vec<Bar>,
-    pub(super) told: String,
+/// The bar and the sentence.
+pub(crate) struct Uptime {
+    pub(crate) bars: Vec<Bar>,
+    pub(crate) description: String,
 }
 
-/// A part of the hour with one status. The height repeats what the colour says.
-pub(super) struct Bar {
-    pub(super) x: Number,
-    pub(super) y: Number,
-    pub(super) width: Number,
-    pub(super) height: Number,
-    pub(super) class: &'static str,
-    pub(super) title: String,
+/// A segment of the bar with one status. Both its height and its colour show the status.
+pub(crate) struct Bar {
+    pub(crate) x: Number,
+    pub(crate) y: Number,
+    pub(crate) width: Number,
+    pub(crate) height: Number,
+    pub(crate) class: &'static str,
+    pub(crate) title: String,
 }
 
-/// A status from a moment on; `None` where nothing is known.
+/// Start of a status in milliseconds, and the status; `None`: unknown.
 type Step = (u64, Option<Health>);
 
-/// The status over a time, from and to in milliseconds.
+/// A status between two times in milliseconds.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Segment {
     from: u64,
@@ -49,19 +49,19 @@ struct Segment {
 }
 
 impl Uptime {
-    /// The uptime of an instance that is listed now. `lines` are those of its service, oldest first, with their times
-    /// in milliseconds since the Unix epoch.
-    pub(super) fn of(provider: &Provider, lines: &[(u64, &Line)], now_ms: u64) -> Self {
+    /// Computes the uptime of a listed instance. `lines` are the events of its service, oldest first, with
+    /// times in milliseconds since the Unix epoch.
+    pub(crate) fn of(provider: &Provider, lines: &[(u64, &Line)], now_ms: u64) -> Self {
         let node_id = provider.node_id.to_string();
         let is_about =
             |line: &Line| line.instance.as_deref() == Some(provider.id.as_str()) && line.node_id == node_id;
         let own: Vec<(u64, &Line)> = lines.iter().copied().filter(|(_, line)| is_about(line)).collect();
         let segments = segments(&tracks(provider, &own), &absences(&own), now_ms);
-        Self { bars: bars(&segments, now_ms), told: tell(&segments) }
+        Self { bars: bars(&segments, now_ms), description: describe(&segments) }
     }
 }
 
-/// What each check said from when on.
+/// Returns the changes of status of each check.
 fn tracks(provider: &Provider, lines: &[(u64, &Line)]) -> Vec<Vec<Step>> {
     let instance = &provider.instance;
     let mut by_check = BTreeMap::<&str, Vec<Step>>::new();
@@ -74,7 +74,7 @@ fn tracks(provider: &Provider, lines: &[(u64, &Line)]) -> Vec<Vec<Step>> {
         if instance.checks.iter().any(|current| current.id == *check) {
             continue;
         }
-        // A check that is gone, such as the one of a maintenance, ended when the instance changed next.
+        // A removed check, such as that of a maintenance, ended at the next change of the instance.
         let end = lines.iter().map(|(at, _)| *at).find(|at| *at > last);
         steps.push((end.unwrap_or(last), None));
     }
@@ -83,7 +83,8 @@ fn tracks(provider: &Provider, lines: &[(u64, &Line)]) -> Vec<Vec<Step>> {
     }
     let stated = instance.checks.iter().map(|check| check.status).max();
     let mut tracks: Vec<Vec<Step>> = by_check.into_values().collect();
-    // Without a check, or worse than every check says: the instance's own health, from its last change on.
+    // Without a check, or with a health worse than that of all checks, the bar shows the instance's health
+    // since its last change.
     if stated.is_none_or(|stated| stated < instance.health) {
         let changed = lines.iter().rev().find(|(_, line)| line.event == "changed").map(|(at, _)| *at);
         let from = if stated.is_none() && instance.health == Health::Passing { None } else { changed };
@@ -96,7 +97,7 @@ fn health_named(word: &str) -> Option<Health> {
     [Health::Passing, Health::Warning, Health::Critical].into_iter().find(|health| health.as_str() == word)
 }
 
-/// The times for which the instance was not listed.
+/// Returns the times in which the instance was not listed.
 fn absences(lines: &[(u64, &Line)]) -> Vec<(u64, u64)> {
     let (mut absences, mut gone) = (Vec::new(), None);
     for (at, line) in lines {
@@ -109,7 +110,7 @@ fn absences(lines: &[(u64, &Line)]) -> Vec<(u64, u64)> {
     absences
 }
 
-/// The worst status of all checks, over the last hour.
+/// Returns the worst status of all checks over the last hour.
 fn segments(tracks: &[Vec<Step>], absences: &[(u64, u64)], now_ms: u64) -> Vec<Segment> {
     let start = now_ms.saturating_sub(SPAN_MS);
     let steps = tracks.iter().flatten().map(|(at, _)| *at);
@@ -140,7 +141,7 @@ fn bars(segments: &[Segment], now_ms: u64) -> Vec<Bar> {
     let start = now_ms.saturating_sub(SPAN_MS);
     let place = |at: u64| WIDTH * at.saturating_sub(start) as f64 / SPAN_MS as f64;
     let mut drawn: Vec<&Segment> = segments.iter().rev().take(BARS_MAX).collect();
-    // The worst is drawn last, over what it would otherwise be hidden by.
+    // The worst status is drawn last, on top of the others.
     drawn.sort_by_key(|segment| (segment.status, segment.from));
     let bar = |segment: &Segment| {
         let (class, share) = match segment.status {
@@ -165,24 +166,25 @@ fn bars(segments: &[Segment], now_ms: u64) -> Vec<Bar> {
     drawn.into_iter().map(bar).collect()
 }
 
-fn tell(segments: &[Segment]) -> String {
+/// Returns the share of time with the status passing, as a sentence.
+fn describe(segments: &[Segment]) -> String {
     let length = |wanted: &dyn Fn(Option<Health>) -> bool| -> u64 {
         segments.iter().filter(|s| wanted(s.status)).map(|s| s.to - s.from).sum()
     };
     let known = length(&|status| status.is_some());
     if known == 0 {
-        return "Nothing is known of the last hour yet.".to_owned();
+        return "No status is known for the last hour yet.".to_owned();
     }
     let passing = length(&|status| status == Some(Health::Passing));
-    // Rounded down: 100 % means always.
+    // Rounded down: 100 % means without interruption.
     let percent = Number((1000.0 * passing as f64 / known as f64).floor() / 10.0);
     if known + 1000 >= SPAN_MS {
         return format!("Passing for {percent} % of the last hour.");
     }
-    format!("Passing for {percent} % of the {} that this node knows of in the last hour.", duration(known))
+    format!("Passing for {percent} % of the {} of the last hour that this node knows.", duration(known))
 }
 
-/// A time as people say it: in its two largest units.
+/// Formats a duration in its two largest units.
 fn duration(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms} ms"),
@@ -196,10 +198,7 @@ fn duration(ms: u64) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use hearsay_protocol::{
-        NodeId,
-        record::{CheckSummary, Instance},
-    };
+    use hearsay_protocol::{CheckSummary, Instance, NodeId};
 
     use super::*;
 
@@ -239,7 +238,7 @@ mod tests {
         }
     }
 
-    fn shown(uptime: &Uptime) -> Vec<(&'static str, String)> {
+    fn bars_of(uptime: &Uptime) -> Vec<(&'static str, String)> {
         uptime.bars.iter().map(|bar| (bar.class, bar.width.to_string())).collect()
     }
 
@@ -247,8 +246,11 @@ mod tests {
     fn without_lines_the_status_holds_since_the_holder_says() {
         let provider = provider(&[("c", Health::Passing, NOW - 30 * MIN)], Health::Passing);
         let uptime = Uptime::of(&provider, &[], NOW);
-        assert_eq!(shown(&uptime), [("unknown", "300".into()), ("passing", "300".into())]);
-        assert_eq!(uptime.told, "Passing for 100 % of the 30 min that this node knows of in the last hour.");
+        assert_eq!(bars_of(&uptime), [("unknown", "300".into()), ("passing", "300".into())]);
+        assert_eq!(
+            uptime.description,
+            "Passing for 100 % of the 30 min of the last hour that this node knows."
+        );
     }
 
     #[test]
@@ -256,7 +258,7 @@ mod tests {
         let provider = provider(&[], Health::Passing);
         let changed = line(&provider, "changed", None);
         let uptime = Uptime::of(&provider, &[(NOW - MIN, &changed)], NOW);
-        assert_eq!(shown(&uptime), [("unknown", "300".into()), ("passing", "300".into())]);
+        assert_eq!(bars_of(&uptime), [("unknown", "300".into()), ("passing", "300".into())]);
     }
 
     #[test]
@@ -267,7 +269,7 @@ mod tests {
         let again = line(&provider, "check", Some(("a", "passing")));
         let lines = [(NOW - 2 * SPAN_MS, &again), (NOW - 15 * MIN, &failed), (NOW - 15 * MIN + 500, &again)];
         let uptime = Uptime::of(&provider, &lines, NOW);
-        assert_eq!(uptime.told, "Passing for 99.9 % of the last hour.");
+        assert_eq!(uptime.description, "Passing for 99.9 % of the last hour.");
         let worst = uptime.bars.last().unwrap();
         assert_eq!(
             (worst.class, worst.width.to_string(), worst.title.as_str()),
@@ -290,8 +292,11 @@ mod tests {
         let uptime = Uptime::of(&provider, &lines, NOW);
         let expected = [("unknown", "100"), ("passing", "200"), ("passing", "100"), ("passing", "100")];
         let expected = expected.into_iter().chain([("critical", "100")]).map(|(c, w)| (c, w.to_owned()));
-        assert_eq!(shown(&uptime), expected.collect::<Vec<_>>());
-        assert_eq!(uptime.told, "Passing for 80 % of the 50 min that this node knows of in the last hour.");
+        assert_eq!(bars_of(&uptime), expected.collect::<Vec<_>>());
+        assert_eq!(
+            uptime.description,
+            "Passing for 80 % of the 50 min of the last hour that this node knows."
+        );
     }
 
     #[test]
@@ -300,7 +305,7 @@ mod tests {
         let mut other = line(&provider, "check", Some(("a", "critical")));
         other.node_id = "another".into();
         assert_eq!(
-            Uptime::of(&provider, &[(NOW - MIN, &other)], NOW).told,
+            Uptime::of(&provider, &[(NOW - MIN, &other)], NOW).description,
             "Passing for 100 % of the last hour."
         );
     }

@@ -1,18 +1,18 @@
+//! Tests of read-only connections: they read the log, change no file, and find damage.
+
 use std::sync::Arc;
 
 use hearsay_protocol::{
     Identity, Version,
-    journal::{
-        clock::HybridTime,
-        feed::{ChainHash, Entry, EntryId, FeedId, Run},
-    },
+    journal::{ChainHash, EntryId, FeedId, HybridTime, JournalEntry, Run},
 };
 use hearsay_services::journal::Projection;
 
-use super::{super::store::Store, *};
+use super::*;
+use crate::journal::store::database::Store;
 
 fn grading() -> Arc<dyn Projection> {
-    let plugins = hearsay_services::builtin();
+    let plugins = crate::builtin();
     plugins.iter().find(|plugin| plugin.name() == "grading").unwrap().projection().unwrap()
 }
 
@@ -21,7 +21,7 @@ fn filled(path: &Path) -> Store {
     let mut store = Store::open(path, "test", "grading", grading().as_ref()).unwrap();
     let me = Identity::from_seed(&[1; 32]);
     let feed = FeedId { writer: me.id(), boot: 7 };
-    let entries = (1..=3).map(|id| Entry {
+    let entries = (1..=3).map(|id| JournalEntry {
         time: HybridTime(id),
         key: None,
         body: format!(r#"{{"changes":[{{"change":"put","student":{id},"firstName":"A","lastName":"B"}}]}}"#)
@@ -29,7 +29,7 @@ fn filled(path: &Path) -> Store {
     });
     let at = (EntryId { feed, seq: Version(1) }, ChainHash::root("test", "grading", feed));
     let (run, _) = Run::sign(&me, "test", "grading", at, entries.collect());
-    store.put(&run, grading().as_ref()).unwrap();
+    store.append_run(&run, grading().as_ref()).unwrap();
     store.commit().unwrap();
     store
 }
@@ -38,7 +38,8 @@ fn students(db: &Connection) -> i64 {
     db.query_row("SELECT count(*) FROM students", [], |row| row.get(0)).unwrap()
 }
 
-/// A copy as a crash leaves it, without what SQLite would have to make room for.
+/// Copies a database and its log as a crash leaves them. The copy lacks `-shm`, for which a full disk has no
+/// room.
 fn crashed(from: &Path, dir: &Path) -> PathBuf {
     let copy = dir.join("crashed.db");
     fs::copy(from, &copy).unwrap();
@@ -111,5 +112,5 @@ fn a_damaged_log_is_not_read_past() {
     filled(&path).close().unwrap();
     fs::write(dir.path().join("grading.db-wal"), [7; 5000]).unwrap();
     let error = Store::open_read_only(&path, "test", "grading", grading().as_ref()).err().unwrap();
-    assert!(error.to_string().contains("its log is older"), "{error}");
+    assert!(error.to_string().contains("its write-ahead log is older"), "{error}");
 }

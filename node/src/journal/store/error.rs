@@ -1,11 +1,11 @@
-//! Why a topic's database cannot be used or written.
+//! [`StoreError`]: why a topic's database cannot be used, and its conversion to the journal's [`DiskError`].
 
 use hearsay_protocol::journal::DiskError;
 use rusqlite::ErrorCode;
 
-use super::FORMAT;
+use super::format::FORMAT;
 
-/// Why a topic's database cannot be used, and what has become of it.
+/// Why a topic's database cannot be used, and the state of the file.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file is a database of something else. It was not touched.
@@ -24,7 +24,7 @@ pub enum StoreError {
     /// The file is no database, or damaged.
     #[error("it is damaged: {0}")]
     Damaged(rusqlite::Error),
-    /// The database refused.
+    /// Any other error of the database.
     #[error("{0}")]
     Database(rusqlite::Error),
 }
@@ -38,10 +38,16 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// How a write that failed is told to the journal.
-pub(in crate::journal) fn disk_error(error: &rusqlite::Error) -> DiskError {
+/// Converts a database error into the error for the journal's state machine.
+pub(crate) fn disk_error(error: &rusqlite::Error) -> DiskError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => DiskError::Full,
         _ => DiskError::Failed,
     }
+}
+
+/// Returns SQLite's error for damage (`SQLITE_CORRUPT`), for damage that SQLite itself does not notice.
+pub(super) fn damaged(problem: String) -> rusqlite::Error {
+    let error = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    rusqlite::Error::SqliteFailure(error, Some(problem))
 }

@@ -1,19 +1,23 @@
-//! A store that can be read and not written, because its disk was full when it was opened.
+//! Part of [`Store`]: opens a topic's database for reading only, while its disk is full, and closes it.
 
 use std::path::Path;
 
 use hearsay_services::journal::Projection;
 use rusqlite::Connection;
 
-use super::{APPLICATION_ID, Store, StoreError, damaged};
-use crate::journal::{read_only, wal};
+use super::{
+    database::Store,
+    error::{StoreError, damaged},
+    format::APPLICATION_ID,
+};
+use crate::journal::{integrity::wal, read_only};
 
 impl Store {
     /// Opens a topic's file for reading, while its disk has no room to open it for writing.
     ///
     /// # Errors
-    /// It does not exist, it is damaged, or its tables have to be rebuilt.
-    pub(in crate::journal) fn open_read_only(
+    /// The file does not exist, is damaged, or needs its tables rebuilt.
+    pub(crate) fn open_read_only(
         path: &Path,
         cluster: &str,
         topic: &str,
@@ -21,7 +25,12 @@ impl Store {
     ) -> Result<Self, StoreError> {
         match wal::is_stale(path) {
             Ok(false) => (),
-            Ok(true) => return Err(damaged("its log is older than what was copied from it".into()).into()),
+            Ok(true) => {
+                return Err(damaged(
+                    "its write-ahead log is older than the pages already copied from it".into(),
+                )
+                .into());
+            }
             Err(error) => {
                 let unreadable = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_READ);
                 return Err(rusqlite::Error::SqliteFailure(unreadable, Some(error.to_string())).into());
@@ -46,16 +55,16 @@ impl Store {
         Ok(store)
     }
 
-    /// Whether nothing can be written, because the disk had no room when it was opened.
-    pub(in crate::journal) fn is_read_only(&self) -> bool {
+    /// Whether the file is not open for writing, because its disk was full.
+    pub(crate) fn is_read_only(&self) -> bool {
         self.is_read_only
     }
 
-    /// Closes the file. The store is empty and read-only from then on.
+    /// Closes the file. Afterwards the store is empty and read-only.
     ///
     /// # Errors
-    /// What the database said; the file is still open.
-    pub(in crate::journal) fn close_file(&mut self) -> rusqlite::Result<()> {
+    /// The error of the database; the file is still open.
+    pub(crate) fn close_file(&mut self) -> rusqlite::Result<()> {
         self.db = Connection::open_in_memory()?;
         self.in_transaction = false;
         self.is_read_only = true;

@@ -1,85 +1,128 @@
-//! What is no longer kept: by age, by size, and because nobody has it any more.
+//! Part of [`Store`]: drops the oldest entries by age and by size, and counts entries that other replicas
+//! have dropped as dropped here, so that this node does not wait for them.
 //!
-//! A feed is shortened at its start only, and only as far as nothing is missing, so that one number says what is gone ([`Store::load`] tells it to
-//! whoever asks). Runs go whole: a run that is cut does not prove itself. One that is partly older stays until all of it is.
+//! A feed is shortened only at its start and only up to the first gap. So one number describes the dropped
+//! entries, which [`Store::load`] sends to other replicas. Runs are dropped whole, because a part of a run
+//! cannot be verified. A run that is only partly too old stays.
 //!
-//! Runs, keys, the plug-in's rows and the number that says so go in one transaction, a thousand entries at a time, so that no append
-//! waits for long. Of what is gone the plug-in may leave a few bytes ([`Projection::dropped`]): with them tables that are made anew come
-//! out the same.
+//! Max-min fairness: while the database is too large, the writer with the most bytes loses the start of its
+//! oldest feed, until another writer has more. So a writer below its share (all bytes divided by the number
+//! of writers) loses nothing, however much other writers add.
+//!
+//! Runs, keys, the plug-in's rows and the feed's row are changed in one transaction of about a thousand
+//! entries, so that no append waits long. For dropped entries the plug-in may leave a remnant of a few bytes
+//! ([`Projection::dropped`]), so that rebuilt tables stay the same.
 
 use std::collections::BTreeMap;
 
 use hearsay_protocol::{
     Version,
-    journal::{
-        clock::HybridTime,
-        disk::{entries_from_bytes, seen_from_bytes, seen_to_bytes},
-        feed::{FeedId, Seq},
-        message::Extent,
-    },
+    journal::{Extent, FeedId, HybridTime, Seq, entries_from_bytes, seen_from_bytes, seen_to_bytes},
 };
 use hearsay_services::journal::{Projection, REMNANT_BYTES_MAX};
 use rusqlite::{Connection, OptionalExtension, ffi, params};
 
-use super::{Store, feed_of, seq, signed};
+use super::{
+    database::Store,
+    format::{feed_of, seq, signed},
+    holdings::Holdings,
+};
 
-/// Entries dropped in one transaction, about. On a machine with two cores a thousand of the log's, which cost most, take 20 ms, at worst 50
-/// (`how_long_dropping_takes`): so long an append may have to wait.
+/// Approximate number of entries dropped in one transaction. On two cores a thousand entries of the log, the
+/// most expensive topic, take 20 ms, at most 50 ms (`how_long_dropping_takes`). An append may wait that long.
 const ENTRIES_PER_STEP: u64 = 1024;
-/// Runs dropped in one transaction. Where a run is one entry, these are what costs, as much.
+/// Maximum number of runs dropped in one transaction. If each run has one entry, the number of runs dominates
+/// the cost.
 const RUNS_PER_STEP: u64 = 256;
-/// Runs dropped before it is looked again whose turn it is, and whether it is enough.
+/// Maximum number of runs dropped before the next feed is chosen and the size is checked again.
 const RUNS_PER_TURN: usize = 64;
-/// As [`RUNS_PER_TURN`], in entries.
+/// Maximum number of entries dropped before the next feed is chosen.
 const ENTRIES_PER_TURN: u64 = 512;
-/// While there is too much, a feed is shortened beyond the next older one by such a part of all the time that is kept: fairly, and not run by run.
+/// Limits of a turn: it drops about this fraction of all bytes, and advances by at most this fraction of the
+/// time span or to the start of the writer's next feed. Turns are cheaper than single runs, and fair enough.
 const TURN_OF_ALL: u64 = 64;
 
-/// What is not kept.
+/// Bounds of the stored entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Bound {
-    /// Runs of which every entry is earlier.
+    /// Drop runs whose entries are all earlier than this.
     pub before: Option<HybridTime>,
-    /// What makes the database use more than this.
+    /// Drop runs while the database uses more bytes than this.
     pub bytes: Option<u64>,
 }
 
-/// What went.
+/// Result of one call of [`Store::drop_oldest`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Dropped {
-    /// Runs.
+    /// Dropped runs.
     pub runs: u64,
-    /// Entries.
+    /// Dropped entries.
     pub entries: u64,
-    /// Whether there is more to drop.
+    /// Whether more must be dropped.
     pub more: bool,
 }
 
-/// A feed whose first run may go.
+/// A feed whose first run may be dropped.
 #[derive(Debug)]
 struct Candidate {
     number: i64,
     feed: FeedId,
-    /// Up to here nothing is missing.
+    /// The last entry before the first gap.
     whole: Seq,
+    /// The last dropped entry.
     dropped: Seq,
 }
 
+/// Feeds that can be shortened, by the time of their first run and their row id.
+type Candidates = BTreeMap<(HybridTime, i64), Candidate>;
+
+/// How far one turn shortens a feed.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    /// Only runs whose entries are all before this time.
+    until: HybridTime,
+    /// Runs until their bytes reach this number.
+    bytes: u64,
+}
+
+impl Default for Turn {
+    /// A turn of one run.
+    fn default() -> Self {
+        Self { until: HybridTime(u64::MAX), bytes: 0 }
+    }
+}
+
+/// Returns the oldest feed of the writer with the most bytes, and how far to shorten it.
+fn next_of_largest_writer(
+    candidates: &Candidates,
+    holdings: Option<&Holdings>,
+    newest: u64,
+) -> Option<((HybridTime, i64), Turn)> {
+    let holdings = holdings?;
+    let writer = holdings.largest(candidates.values().map(|candidate| candidate.feed.writer))?;
+    let mut own = candidates.iter().filter(|(_, candidate)| candidate.feed.writer == writer);
+    let (&key, _) = own.next()?;
+    let next = own.next().map_or(key.0, |((time, _), _)| *time);
+    let time = newest.saturating_sub(key.0.0) / TURN_OF_ALL;
+    let until = HybridTime(next.0.max(key.0.0.saturating_add(time)).saturating_add(1));
+    Some((key, Turn { until, bytes: holdings.total() / TURN_OF_ALL }))
+}
+
 impl Store {
-    /// Bytes that the database uses, without what is free in its file.
+    /// Returns the bytes that the database uses, without free pages of its file.
     ///
     /// # Errors
-    /// What the database said.
+    /// The error of the database.
     pub fn used_bytes(&self) -> rusqlite::Result<u64> {
         let pragma = |name: &str| self.db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         let pages = pragma("page_count")? - pragma("freelist_count")?;
         Ok(pages.max(0).cast_unsigned() * pragma("page_size")?.max(0).cast_unsigned())
     }
 
-    /// Drops the oldest runs that are over the bound, a limited number of them, and commits.
+    /// Drops a limited number of the oldest runs beyond the bound, and commits.
     ///
     /// # Errors
-    /// What the database said. The transaction must be rolled back; nothing is dropped then.
+    /// The error of the database. The transaction must be rolled back; then nothing is dropped.
     pub fn drop_oldest(&mut self, bound: Bound, projection: &dyn Projection) -> rusqlite::Result<Dropped> {
         if bound == Bound::default() {
             return Ok(Dropped::default());
@@ -88,9 +131,9 @@ impl Store {
         let newest: i64 =
             self.db.query_row("SELECT coalesce(max(latest), 0) FROM journal_feeds", [], |row| row.get(0))?;
         let newest = newest.cast_unsigned();
-        let mut all = Dropped::default();
-        while let Some(((oldest, _), mut candidate)) = candidates.pop_first() {
-            let is_old = bound.before.is_some_and(|before| oldest < before);
+        let (mut all, mut holdings) = (Dropped::default(), None);
+        while let Some((&first, _)) = candidates.first_key_value() {
+            let is_old = bound.before.is_some_and(|before| first.0 < before);
             let is_over = match bound.bytes {
                 Some(bytes) if !is_old => self.used_bytes()? > bytes,
                 _ => false,
@@ -102,17 +145,24 @@ impl Store {
                 all.more = true;
                 break;
             }
-            let until = match bound.before.filter(|_| is_old) {
-                Some(before) => before,
+            let (key, turn) = match bound.before.filter(|_| is_old) {
+                Some(until) => (first, Turn { until, bytes: u64::MAX }),
                 None => {
-                    let next = candidates.first_key_value().map_or(oldest, |((time, _), _)| *time);
-                    let turn = newest.saturating_sub(oldest.0) / TURN_OF_ALL;
-                    HybridTime(next.0.max(oldest.0.saturating_add(turn)).saturating_add(1))
+                    if holdings.is_none() {
+                        holdings = Some(self.holdings()?);
+                    }
+                    next_of_largest_writer(&candidates, holdings.as_ref(), newest)
+                        .unwrap_or((first, Turn::default()))
                 }
             };
-            let Some(up_to) = self.turn(&candidate, until)? else { continue };
+            let Some(mut candidate) = candidates.remove(&key) else { break };
+            let Some(up_to) = self.end_of_turn(&candidate, turn)? else { continue };
             self.begin()?;
-            all.runs += self.drop_up_to(candidate.number, candidate.feed, up_to, projection)?;
+            let (runs, bytes) = self.drop_up_to(candidate.number, candidate.feed, up_to, projection)?;
+            if let Some(holdings) = &mut holdings {
+                holdings.release(candidate.feed.writer, bytes);
+            }
+            all.runs += runs;
             all.entries += up_to.0.saturating_sub(candidate.dropped.0);
             candidate.dropped = up_to;
             if let Some(time) = self.first_time(&candidate)? {
@@ -125,8 +175,8 @@ impl Store {
         Ok(all)
     }
 
-    /// The feeds that can be shortened, by when their first run ends.
-    fn candidates(&self) -> rusqlite::Result<BTreeMap<(HybridTime, i64), Candidate>> {
+    /// Returns the feeds that can be shortened, by the time of their first run.
+    fn candidates(&self) -> rusqlite::Result<Candidates> {
         let mut candidates = BTreeMap::new();
         let mut feeds =
             self.db.prepare_cached("SELECT id, writer, boot, seen, dropped FROM journal_feeds")?;
@@ -148,7 +198,7 @@ impl Store {
         Ok(candidates)
     }
 
-    /// When the first run of a feed ends; `None`: it cannot go.
+    /// Returns the time of a feed's first run; `None`: that run cannot be dropped.
     fn first_time(&self, candidate: &Candidate) -> rusqlite::Result<Option<HybridTime>> {
         let mut first = self.db.prepare_cached(
             "SELECT \"end\", time FROM journal_runs WHERE feed = ?1 ORDER BY start LIMIT 1",
@@ -158,34 +208,36 @@ impl Store {
         Ok((end <= candidate.whole).then_some(HybridTime(i64::cast_unsigned(time))))
     }
 
-    /// Up to where a feed's first runs are all earlier than this, in one turn.
-    fn turn(&self, candidate: &Candidate, until: HybridTime) -> rusqlite::Result<Option<Seq>> {
+    /// Returns the last entry of a feed that one turn drops.
+    fn end_of_turn(&self, candidate: &Candidate, turn: Turn) -> rusqlite::Result<Option<Seq>> {
         let mut runs = self.db.prepare_cached(
-            "SELECT \"end\", time FROM journal_runs WHERE feed = ?1 ORDER BY start LIMIT ?2",
+            "SELECT \"end\", time, length(entries) FROM journal_runs WHERE feed = ?1 ORDER BY start LIMIT ?2",
         )?;
         let mut rows = runs.query(params![candidate.number, RUNS_PER_TURN as i64])?;
-        let mut up_to = None;
+        let (mut up_to, mut bytes) = (None, 0u64);
         while let Some(row) = rows.next()? {
             let (end, time) = (seq(row.get(0)?), HybridTime(row.get::<_, i64>(1)?.cast_unsigned()));
-            if end > candidate.whole || time >= until {
+            if end > candidate.whole || time >= turn.until {
                 break;
             }
             up_to = up_to.max(Some(end));
-            if end.0.saturating_sub(candidate.dropped.0) >= ENTRIES_PER_TURN {
+            bytes += row.get::<_, Option<i64>>(2)?.unwrap_or(0).max(0).cast_unsigned();
+            if bytes >= turn.bytes || end.0.saturating_sub(candidate.dropped.0) >= ENTRIES_PER_TURN {
                 break;
             }
         }
         Ok(up_to)
     }
 
-    /// Entries of this feed up to here are no longer kept. Returns how many runs went.
+    /// Drops the entries of a feed up to `up_to`. Returns the number of dropped runs, and their bytes.
     fn drop_up_to(
         &self,
         number: i64,
         feed: FeedId,
         up_to: Seq,
         projection: &dyn Projection,
-    ) -> rusqlite::Result<u64> {
+    ) -> rusqlite::Result<(u64, u64)> {
+        let bytes = self.bytes_up_to(number, signed(up_to))?;
         let range = params![number, signed(up_to)];
         self.drop_keys(number, up_to)?;
         let runs = self
@@ -193,20 +245,22 @@ impl Store {
             .prepare_cached("DELETE FROM journal_runs WHERE feed = ?1 AND start <= ?2 AND \"end\" <= ?2")?
             .execute(range)?;
         self.db
-            .prepare_cached("UPDATE journal_feeds SET dropped = max(dropped, ?2) WHERE id = ?1")?
-            .execute(range)?;
+            .prepare_cached(
+                "UPDATE journal_feeds SET dropped = max(dropped, ?2), bytes = max(bytes - ?3, 0) WHERE id = ?1",
+            )?
+            .execute(params![number, signed(up_to), bytes.cast_signed()])?;
         match projection.dropped(&self.db, feed, up_to)? {
             Some(left) if left.len() > REMNANT_BYTES_MAX => {
                 let error = ffi::Error::new(ffi::SQLITE_TOOBIG);
-                let problem = format!("the plug-in leaves {} bytes of what is dropped", left.len());
+                let problem = format!("the plug-in leaves {} bytes for dropped entries", left.len());
                 return Err(rusqlite::Error::SqliteFailure(error, Some(problem)));
             }
             left => self.keep_remnant(feed, left)?,
         }
-        Ok(runs as u64)
+        Ok((runs as u64, bytes))
     }
 
-    /// The keys of entries that go lead nowhere.
+    /// Deletes the idempotency keys of dropped entries.
     fn drop_keys(&self, number: i64, up_to: Seq) -> rusqlite::Result<()> {
         let mut find = self.db.prepare_cached(
             "SELECT start, entries, \"end\" FROM journal_runs WHERE feed = ?1 AND start <= ?2 AND \"end\" <= ?2",
@@ -228,7 +282,7 @@ impl Store {
             }
         }
         if !all_known {
-            // A run is damaged, and with it goes what it says of its keys: this looks through all there are.
+            // The keys of a damaged run are unreadable, so all keys are searched.
             self.db
                 .prepare_cached("DELETE FROM journal_keys WHERE feed = ?1 AND seq <= ?2")?
                 .execute(params![number, signed(up_to)])?;
@@ -248,13 +302,14 @@ impl Store {
         Ok(())
     }
 
-    /// A replica no longer keeps entries of this feed up to here: those of them that come before everything that is here will never come.
-    /// Returns what there is to say of the feed from now on, if that is something else than before.
+    /// Counts entries of a feed that another replica has dropped as dropped here, so that this node stops
+    /// waiting for them. Stops before the first entry that is stored here. Returns the feed's new extent, if
+    /// it changed.
     ///
-    /// What is here stays, whoever says what. It goes by this node's own bounds, and then more can be given up.
+    /// Stored entries stay until this node's own retention drops them.
     ///
     /// # Errors
-    /// What the database said. The transaction must be rolled back.
+    /// The error of the database. The transaction must be rolled back.
     pub fn forgo(
         &mut self,
         feed: FeedId,
@@ -282,17 +337,17 @@ impl Store {
     }
 }
 
-/// Under which name the journal keeps what the plug-in has left of a feed's dropped entries.
+/// Returns the name under which a feed's remnant is stored.
 fn remnant_name(feed: FeedId) -> String {
     let writer: String = feed.writer.public_key().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("remnant {writer} {:016x}", feed.boot)
 }
 
-/// What the plug-in has left of a feed's dropped entries.
+/// Returns the remnant that the plug-in left for a feed's dropped entries.
 ///
 /// # Errors
-/// What the database said.
-pub(in crate::journal) fn remnant(db: &Connection, feed: FeedId) -> rusqlite::Result<Option<Vec<u8>>> {
+/// The error of the database.
+pub(crate) fn remnant(db: &Connection, feed: FeedId) -> rusqlite::Result<Option<Vec<u8>>> {
     let mut find = db.prepare_cached("SELECT value FROM journal_meta WHERE name = ?1")?;
     find.query_row([remnant_name(feed)], |row| row.get(0)).optional()
 }

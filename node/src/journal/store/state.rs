@@ -1,27 +1,21 @@
-//! What a topic keeps of its machine beside runs: the latest moment, and the replica set.
+//! Part of [`Store`]: stores and reads the replica set, and the latest moment (epoch and time) of the
+//! entries.
 
 use hearsay_protocol::{
     NodeId,
-    journal::{
-        clock::{HybridTime, Moment},
-        replica_set::Generation,
-    },
+    journal::{Generation, HybridTime, Moment},
 };
 use hearsay_services::journal::Recorded;
 use rusqlite::{Connection, params};
 
-use super::Store;
+use super::database::Store;
 
-/// Made at each opening, because a version before replica sets made the file without it.
-pub(super) const REPLICAS_TABLE: &str = "CREATE TABLE IF NOT EXISTS journal_replicas
-    (replica BLOB PRIMARY KEY, generation INTEGER NOT NULL) WITHOUT ROWID";
-
-/// The replica set that a database keeps.
+/// Returns the stored replica set.
 ///
 /// # Errors
-/// What the database said.
-pub(in crate::journal) fn replicas(db: &Connection) -> rusqlite::Result<Vec<Generation>> {
-    // On a full disk, a file of a version before replica sets is read as it is.
+/// The error of the database.
+pub(crate) fn replicas(db: &Connection) -> rusqlite::Result<Vec<Generation>> {
+    // A read-only file of a version before replica sets lacks the table.
     if !db.table_exists(None, "journal_replicas")? {
         return Ok(Vec::new());
     }
@@ -33,26 +27,27 @@ pub(in crate::journal) fn replicas(db: &Connection) -> rusqlite::Result<Vec<Gene
 }
 
 impl Store {
-    /// The replica set, as it was kept.
+    /// Returns the stored replica set.
     pub(super) fn replicas(&self) -> rusqlite::Result<Vec<Generation>> {
         replicas(&self.db)
     }
 
-    /// Keeps the generation of a replica, with the next [`commit`](Self::commit).
+    /// Stores the generation of a replica with the next [`commit`](Self::commit).
     ///
     /// # Errors
-    /// What the database said. The transaction must be rolled back.
+    /// The error of the database. The transaction must be rolled back.
     pub fn keep_replica(&mut self, (replica, generation): Generation) -> rusqlite::Result<()> {
         self.begin()?;
         let mut keep = self.db.prepare_cached("INSERT OR REPLACE INTO journal_replicas VALUES (?1, ?2)")?;
         keep.execute(params![replica.public_key(), generation.cast_signed()]).map(drop)
     }
 
-    /// Keeps the latest moment of all entries whose epoch is above 0; no other moment is later.
-    pub(super) fn note_epoch(&self, recorded: &[Recorded<'_>]) -> rusqlite::Result<()> {
+    /// Stores the latest moment of these entries, if its epoch is above 0. It is later than all moments of
+    /// epoch 0.
+    pub(super) fn store_epoch(&self, recorded: &[Recorded<'_>]) -> rusqlite::Result<()> {
         let moments = recorded.iter().map(|entry| entry.stamp().moment);
         let Some(latest) = moments.max().filter(|moment| moment.epoch > 0) else { return Ok(()) };
-        if self.epoch_moment()?.is_none_or(|noted| noted < latest) {
+        if self.epoch_moment()?.is_none_or(|stored| stored < latest) {
             let mut bytes = [0; 16];
             bytes[..8].copy_from_slice(&latest.epoch.to_be_bytes());
             bytes[8..].copy_from_slice(&latest.time.0.to_be_bytes());
@@ -63,7 +58,7 @@ impl Store {
         Ok(())
     }
 
-    /// The latest moment above epoch 0.
+    /// Returns the latest moment above epoch 0.
     pub(super) fn epoch_moment(&self) -> rusqlite::Result<Option<Moment>> {
         let noted: Option<[u8; 16]> = self.meta("moment")?;
         Ok(noted.map(|bytes| {

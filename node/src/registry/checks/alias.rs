@@ -1,34 +1,30 @@
-//! The `alias` check: another instance of this node, or any instance of a service, is passing.
+//! `alias` check: passes while another instance of this node, or any instance of a service, is passing.
 //!
-//! It reads the provider table whenever that changes, and not in between. An outcome is the status at
-//! once: outcomes in a row mean nothing where there are no runs.
+//! It reads the provider table after each change of the table. Without runs there is no hysteresis: each
+//! outcome becomes the status.
 
 use std::time::Duration;
 
-use hearsay_protocol::{
-    NodeId,
-    providers::{Provider, ProviderTable},
-    record::Health,
-};
+use hearsay_protocol::{Health, NodeId, Provider, ProviderTable};
 use tokio::time::{Instant, sleep_until};
 
 use super::{outcome::Outcome, reporter::Reporter};
 use crate::view::View;
 
-/// How long a restored check keeps its status while the followed instance is unknown: after a restart the
-/// table fills first.
+/// Time for which a restored check keeps its status while its target is unknown. After a restart the table
+/// has to fill first.
 const RESTORE_GRACE: Duration = Duration::from_secs(10);
 
-/// An alias.
+/// State of a running `alias` check.
 #[derive(Debug)]
 pub(super) struct Alias<'a> {
     pub(super) reporter: &'a Reporter,
     pub(super) view: &'a View,
-    /// This node.
+    /// This node's id.
     pub(super) me: NodeId,
-    /// The id of an instance that this node holds.
+    /// The id of the followed instance, on this node.
     pub(super) instance: Option<&'a str>,
-    /// The name of a service.
+    /// The name of the followed service.
     pub(super) service: Option<&'a str>,
 }
 
@@ -64,9 +60,9 @@ impl Alias<'_> {
             return Some(Outcome::new(instance.health, format!("instance {id} is {}", instance.health)));
         }
         let service = self.service?;
-        // Its own instance would hold itself up, or down.
+        // A check whose instance followed itself would never change.
         let is_own = |provider: &Provider| provider.node_id == self.me && provider.id == own;
-        // The same program may be registered with another node, too.
+        // A duplicate registration of the same program with another node does not count.
         let place = table.providers(service).find(|p| is_own(p)).and_then(|own| own.endpoint());
         let others = table.providers_distinct(service);
         let others = others.filter(|p| !is_own(p) && (place.is_none() || p.endpoint() != place));

@@ -1,8 +1,8 @@
-//! Connections of checks: resolving `host:port`, the address policy, and the attempts.
+//! [`Connector`]: opens the connections of checks, with name resolution, address policy and staggered
+//! attempts (RFC 8305).
 //!
-//! The policy judges each resolved address right before the attempt. The attempts are staggered as RFC 8305
-//! (section 5) says. The time of a whole run is bounded by its caller; what is bounded here is how many
-//! addresses are tried and how many lookups run.
+//! The policy judges each resolved address right before the attempt. The caller limits the time of a run;
+//! this file limits the addresses tried and the lookups in progress.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use hearsay_services::address_policy::{AddressPolicy, Forbidden};
+use hearsay_services::network::{AddressPolicy, Forbidden};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
@@ -23,18 +23,18 @@ use tokio::{
 use super::tls::{TlsConfigs, TlsError, TlsOptions};
 use crate::registry::address::{Host, Target};
 
-/// The most addresses of a name that are tried. Guess: a service has an address or two of each family.
+/// Maximum number of addresses of a name that are tried. Guess: a service has one or two of each family.
 const ADDRESSES_MAX: usize = 8;
-/// Lookups at once. Each occupies a thread of tokio's blocking pool until the resolver gives up, also after
-/// its check has timed out; the pool serves the rest of the node too.
+/// Concurrent lookups. Each occupies a thread of tokio's blocking pool until the resolver gives up, even
+/// after its check timed out; the rest of the node uses the same pool.
 const LOOKUPS_MAX: usize = 32;
-/// How long an address is tried alone. The value that RFC 8305, section 5 recommends.
+/// Attempt delay before the next address. Recommended by RFC 8305, section 5.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Why there is no connection.
+/// Why a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    /// The resolver failed, or does not know the name.
+    /// The resolver failed, or the name does not exist.
     #[error("cannot resolve {name}: {source}")]
     Lookup {
         /// The name.
@@ -48,10 +48,10 @@ pub(super) enum ConnectError {
     /// The policy allows none of the addresses. Nothing was sent.
     #[error("not called: {0}")]
     Forbidden(Forbidden),
-    /// No address took the connection.
+    /// No address accepted the connection.
     #[error("cannot connect to {address}: {source}")]
     Failed {
-        /// The address that was tried last.
+        /// The address tried last.
         address: SocketAddr,
         /// The system's error.
         source: io::Error,
@@ -65,7 +65,7 @@ pub(super) enum ConnectError {
 pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
-/// Opens connections that the address policy allows.
+/// Connector that enforces the address policy.
 #[derive(Debug)]
 pub(super) struct Connector {
     policy: AddressPolicy,
@@ -74,7 +74,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// A connector with this policy.
+    /// Returns a connector with this policy.
     pub(super) fn new(policy: AddressPolicy) -> Self {
         Self { policy, lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)), tls: TlsConfigs::default() }
     }
@@ -97,14 +97,14 @@ impl Connector {
         }
     }
 
-    /// Opens a connection with TLS where options are given, else a plain one.
+    /// Opens a connection, with TLS if options are given.
     pub(super) async fn open(
         &self,
         target: &Target,
         tls: Option<TlsOptions>,
     ) -> Result<Box<dyn Socket>, ConnectError> {
         let stream = self.connect(target).await?;
-        // Requests are written whole.
+        // Requests are written in one piece.
         let _ = stream.set_nodelay(true);
         match tls {
             None => Ok(Box::new(stream)),
@@ -112,7 +112,7 @@ impl Connector {
         }
     }
 
-    /// Whether the policy refuses a target whose address is known without asking a resolver.
+    /// Returns the rule that refuses a target, if its address is known without name resolution.
     pub(super) fn forbids(&self, target: &Target) -> Option<Forbidden> {
         let ip = match &target.host {
             Host::Ip(ip) => *ip,
@@ -126,7 +126,7 @@ impl Connector {
         let port = target.port;
         let name = match &target.host {
             Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, port)]),
-            // RFC 6761, section 6.3; and most checks are of this host.
+            // `localhost` is not resolved (RFC 6761, section 6.3). Most checks connect to this host.
             Host::Name(name) if name.eq_ignore_ascii_case("localhost") => {
                 let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
                 return Ok(loopback.map(|ip| SocketAddr::new(ip, port)).to_vec());
@@ -136,11 +136,11 @@ impl Connector {
         let failed = |source| ConnectError::Lookup { name: name.clone(), source };
         let permit = Arc::clone(&self.lookups).acquire_owned().await;
         let permit = permit.map_err(|_| failed(io::ErrorKind::Interrupted.into()))?;
-        let asked = name.clone();
-        // A task of its own keeps the permit for as long as the lookup occupies its thread.
+        let lookup_name = name.clone();
+        // A separate task keeps the permit while the lookup occupies a thread, even if the check times out.
         let lookup = tokio::spawn(async move {
             let _permit = permit;
-            let addresses = lookup_host((asked, port)).await?;
+            let addresses = lookup_host((lookup_name, port)).await?;
             Ok(addresses.take(ADDRESSES_MAX).collect::<Vec<_>>())
         });
         lookup.await.unwrap_or_else(|stopped| Err(io::Error::other(stopped))).map_err(failed)
@@ -151,8 +151,7 @@ async fn attempt(address: SocketAddr) -> Result<TcpStream, ConnectError> {
     TcpStream::connect(address).await.map_err(|source| ConnectError::Failed { address, source })
 }
 
-/// Tries one address after the other, the next as soon as the one before has failed or has been tried for
-/// [`ATTEMPT_DELAY`].
+/// Tries the addresses in order. The next attempt starts when one has failed or [`ATTEMPT_DELAY`] has passed.
 async fn attempt_staggered(addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
     let mut addresses = addresses.iter().copied().peekable();
     let mut attempts = FuturesUnordered::from_iter(addresses.next().map(attempt));

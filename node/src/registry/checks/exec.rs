@@ -1,8 +1,8 @@
-//! The `exec` check: a command exits with 0.
+//! `exec` check: passes if a command exits with 0.
 //!
-//! The command runs in a process group of its own, which is killed when its time is up, when the command has
-//! ended and when the check is removed. So a check leaves no process behind, unless one changes its group. Of
-//! the environment only `PATH` is passed on: a node's environment holds its secrets.
+//! The command runs in its own process group, which is killed at the timeout, when the command has ended and
+//! when the check is removed. So no process is left behind unless it changes its group. Only `PATH` is
+//! inherited, because a node's environment may contain secrets.
 
 use std::{
     ffi::OsString,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::FusedFuture as _};
-use hearsay_protocol::record::{Health, Invalid};
+use hearsay_protocol::{Health, Invalid};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, unix::AsyncFd},
@@ -26,9 +26,9 @@ use super::{
     process::open_pidfd,
 };
 
-/// Where commands are found when the node has no `PATH`.
+/// `PATH` of commands if the node has none.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// How long output may be outstanding when the command has ended and its group was killed. Guess.
+/// Time limit for reading the rest of the output after the group was killed. Guess.
 const OUTPUT_GRACE: Duration = Duration::from_millis(200);
 
 /// A check that runs a command.
@@ -40,10 +40,12 @@ pub(super) struct ExecProbe {
 }
 
 impl ExecProbe {
-    /// A check with this program and these arguments.
+    /// Returns a check with this program and arguments.
     pub(super) fn new(argv: &[String]) -> Result<Self, Invalid> {
         let invalid = |reason: &str| Invalid::new("exec", reason);
-        let (program, arguments) = argv.split_first().ok_or_else(|| invalid("names no command"))?;
+        let (program, arguments) = argv
+            .split_first()
+            .ok_or_else(|| invalid("has no command; give the program and its arguments"))?;
         if program.is_empty() {
             return Err(invalid("the command is empty"));
         }
@@ -54,7 +56,7 @@ impl ExecProbe {
         Ok(Self { program: program.clone(), arguments: arguments.to_vec(), path })
     }
 
-    /// Runs it once, for at most this long.
+    /// Runs the command once, for at most `limit`.
     pub(super) async fn run(&self, limit: Duration) -> Outcome {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).env_clear().env("PATH", &self.path).current_dir("/");
@@ -78,7 +80,7 @@ impl ExecProbe {
             };
             let ended = timeout(limit, waiting).await;
             group.kill();
-            // Output that was written before the end may still be in the pipe.
+            // The pipe may still have output of the command.
             if !reading.is_terminated() {
                 let _ = timeout(OUTPUT_GRACE, reading).await;
             }
@@ -86,7 +88,7 @@ impl ExecProbe {
         };
         let text = String::from_utf8_lossy(&output);
         if ended.is_err() {
-            // Reaped by tokio when `child` is dropped.
+            // tokio reaps the child when it is dropped.
             return Outcome::critical(format!("killed: the command ran for longer than {limit:?}\n{text}"));
         }
         match child.wait().await {
@@ -104,8 +106,8 @@ fn outcome_of(status: ExitStatus, text: &str) -> Outcome {
     }
 }
 
-/// Reads both pipes to their ends. The first [`OUTPUT_BYTES_MAX`] bytes are kept, the others dropped, so that
-/// the command never waits for its output to be read.
+/// Reads both pipes to the end and keeps the first [`OUTPUT_BYTES_MAX`] bytes. It reads the rest, too, so
+/// that the command never blocks on a full pipe.
 async fn read_output(
     (stdout, stderr): (Option<impl AsyncRead + Unpin>, Option<impl AsyncRead + Unpin>),
     output: &mut Vec<u8>,
@@ -122,7 +124,7 @@ async fn read_output(
     }
 }
 
-/// Reads what is there. At the end of the pipe, or where it cannot be read, the pipe is closed.
+/// Reads once. At the end of the pipe, or after an error, the pipe becomes `None`.
 async fn read_some(pipe: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8]) -> usize {
     let read = match pipe {
         Some(pipe) => pipe.read(buffer).await.unwrap_or(0),
@@ -134,8 +136,8 @@ async fn read_some(pipe: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8])
     read
 }
 
-/// The process group of a command. While the command has not been reaped its pid, which is the group's,
-/// belongs to no other process.
+/// The process group of a command. Until the command is reaped, its pid, which is the id of the group, cannot
+/// be reused.
 #[derive(Debug)]
 struct ProcessGroup {
     leader: Option<Pid>,
@@ -149,8 +151,8 @@ impl ProcessGroup {
         Self { leader, pidfd }
     }
 
-    /// Waits for the end of the command. It is not reaped by this, except on a kernel before 5.3, where its
-    /// group is then not killed.
+    /// Waits by a `pidfd` for the end of the command, without reaping it. Without a `pidfd` (before Linux
+    /// 5.3) the command is reaped, and the group is not killed.
     async fn await_end(&mut self, child: &mut Child) {
         match &self.pidfd {
             Some(pidfd) => {

@@ -1,8 +1,7 @@
-//! The `grpc` check: `grpc.health.v1.Health/Check` answers SERVING.
+//! `grpc` check: passes if `grpc.health.v1.Health/Check` answers SERVING.
 //!
-//! The protocol is gRPC's health checking protocol over HTTP/2, without TLS (prior knowledge) or with it.
-//! Only the two messages of that call are spoken, so the messages are written here and need no generated
-//! code.
+//! It speaks the gRPC health checking protocol over HTTP/2, with TLS or with prior knowledge. The call has
+//! two messages, which are defined here instead of in generated code.
 
 use std::{
     pin::pin,
@@ -11,7 +10,7 @@ use std::{
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use hearsay_protocol::record::Invalid;
+use hearsay_protocol::Invalid;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, client::conn::http2, rt::Executor};
@@ -30,11 +29,11 @@ use crate::registry::address::Target;
 const PATH: &str = "/grpc.health.v1.Health/Check";
 /// The longest answer, in bytes. A `HealthCheckResponse` has two.
 const ANSWER_BYTES_MAX: usize = 4096;
-/// The most bytes of headers of an answer.
+/// Maximum number of bytes of headers of an answer.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// The longest name of a service. Guess.
 const SERVICE_BYTES_MAX: usize = 1024;
-/// A message is preceded by whether it is compressed (1 byte) and its length (4 bytes).
+/// Prefix of a message: compression flag (1 byte) and length (4 bytes).
 const PREFIX_BYTES: usize = 5;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -77,7 +76,7 @@ pub(super) struct GrpcProbe {
 }
 
 impl GrpcProbe {
-    /// A check of a service at `host:port`.
+    /// Returns a check of a service at `host:port`.
     pub(super) fn new(
         address: &str,
         service: &str,
@@ -91,7 +90,8 @@ impl GrpcProbe {
         }
         let scheme = if tls { "https" } else { "http" };
         let url = format!("{scheme}://{target}{PATH}").parse();
-        let url = url.map_err(|_| Invalid::new("grpc", format!("{address:?} is no authority of a URL")))?;
+        let url =
+            url.map_err(|_| Invalid::new("grpc", format!("{address:?} is not an address; give host:port")))?;
         let tls = tls.then_some(TlsOptions {
             is_any_certificate_accepted: tls_skip_verify,
             protocol: Protocol::Http2,
@@ -100,7 +100,8 @@ impl GrpcProbe {
         Ok(Self { target, service: service.to_owned(), tls, url, message })
     }
 
-    /// Runs the check once. The caller bounds the time; `grpc-timeout` carries the bound to the server.
+    /// Runs the check once. The caller enforces the timeout; the header `grpc-timeout` states it to the
+    /// server.
     pub(super) async fn run(&self, connector: &Connector, timeout: Duration) -> Outcome {
         let socket = match connector.open(&self.target, self.tls).await {
             Ok(socket) => socket,
@@ -175,12 +176,12 @@ impl GrpcProbe {
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Answer {
     Status(ServingStatus),
-    /// A status other than OK, and the words with it.
+    /// A status other than OK, with its message.
     Failed {
         code: u16,
         message: String,
     },
-    /// Not what a gRPC server answers.
+    /// Not a gRPC answer.
     NotGrpc(String),
 }
 
@@ -191,7 +192,7 @@ impl Answer {
         if !content_type.is_some_and(|t| t.starts_with(CONTENT_TYPE.as_bytes())) {
             return Ok(Self::NotGrpc(format!("HTTP {}", head.status)));
         }
-        // An answer without a message has its status in the head.
+        // If the response has no message, the status is in the headers.
         if let Some(failed) = Self::failed(&head.headers) {
             return Ok(failed);
         }
@@ -212,7 +213,7 @@ impl Answer {
         Ok(unframe(&message))
     }
 
-    /// The failure that headers or trailers state.
+    /// Returns the failure in headers or trailers, if any.
     fn failed(headers: &HeaderMap) -> Option<Self> {
         let code = headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()?;
         let message = headers.get(GRPC_MESSAGE).map(|m| String::from_utf8_lossy(m.as_bytes()).into_owned());
@@ -220,7 +221,7 @@ impl Answer {
     }
 }
 
-/// A message with its prefix.
+/// Encodes a message with its prefix.
 pub(super) fn frame(message: &impl prost::Message) -> Bytes {
     let body = message.encode_to_vec();
     let mut framed = BytesMut::with_capacity(PREFIX_BYTES + body.len());
@@ -245,8 +246,7 @@ fn unframe(framed: &[u8]) -> Answer {
     }
 }
 
-/// The tasks of a connection. They end with this: a server that reads nothing would keep them for as long as
-/// it likes.
+/// Tasks of a connection, aborted on drop: a server that does not read could keep them alive.
 #[derive(Debug, Default)]
 struct ConnectionTasks(Arc<Mutex<JoinSet<()>>>);
 

@@ -1,13 +1,13 @@
-//! The `http` check: a request is answered as expected.
+//! `http` check: passes if a request gets the expected answer.
 //!
-//! Each run opens a connection of its own: a service that takes no new connection is not healthy. Redirects
-//! are not followed, because they would lead the node to addresses outside the registration. `Via` tells a node
-//! that is called after all that the request is not one of its own machine's programs.
+//! Each run opens a new connection: a service that does not accept connections is not healthy. Redirects are
+//! not followed, because they could lead to addresses outside the registration. The header `Via` keeps a node
+//! that receives the request from treating it as the request of a local program.
 
 use std::pin::pin;
 
 use bytes::Bytes;
-use hearsay_protocol::record::{Health, Invalid};
+use hearsay_protocol::{Health, Invalid};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, client::conn::http1};
@@ -22,21 +22,21 @@ use super::{
 };
 use crate::registry::address::{HttpUrl, Scheme, Target};
 
-/// The product that checks name in `User-Agent`.
+/// `User-Agent` of checks.
 pub(super) const USER_AGENT: HeaderValue = HeaderValue::from_static("Hearsay-Health-Check");
-/// The `Via` of checks: the request was sent on behalf of others.
+/// `Via` of checks: the request is sent on behalf of others.
 pub(super) const VIA: HeaderValue = HeaderValue::from_static("1.1 hearsay");
 
-/// How much of a body is read, in bytes.
+/// Maximum number of bytes read of a body.
 const BODY_BYTES_MAX: usize = 4096;
-/// The largest head of an answer, in bytes.
+/// The largest head of a response, in bytes.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// The largest compiled pattern, in bytes. Guess: far above what a pattern of a health check needs.
 const PATTERN_BYTES_MAX: usize = 256 * 1024;
-/// How much of a redirect's target is shown, in characters.
+/// Maximum number of characters of a redirect's target in the output.
 const LOCATION_CHARS_MAX: usize = 200;
 
-/// Headers that describe the connection or the framing of the message: they are this client's.
+/// Headers of the connection and the message framing; only this client sets them.
 const OWN_HEADERS: [HeaderName; 8] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -62,7 +62,7 @@ pub(super) struct HttpProbe {
 }
 
 impl HttpProbe {
-    /// Reads URL, method, headers and pattern.
+    /// Parses URL, method, headers and pattern.
     pub(super) fn new(check: &HttpCheck) -> Result<Self, Invalid> {
         let url = HttpUrl::parse("http", &check.url)?;
         let tls = (url.scheme == Scheme::Https).then_some(TlsOptions {
@@ -81,12 +81,12 @@ impl HttpProbe {
         })
     }
 
-    /// The host and port that it connects to.
+    /// The host and port of the URL.
     pub(super) fn target(&self) -> &Target {
         &self.target
     }
 
-    /// Runs it once. The caller bounds the time.
+    /// Runs the check once. The caller enforces the timeout.
     pub(super) async fn run(&self, connector: &Connector) -> Outcome {
         let socket = match connector.open(&self.target, self.tls).await {
             Ok(socket) => socket,
@@ -98,8 +98,8 @@ impl HttpProbe {
         }
     }
 
-    /// Sends the request. Returns the head of the answer and the beginning of its body. The connection ends
-    /// with this.
+    /// Sends the request and closes the connection. Returns the head of the response and the start of its
+    /// body.
     async fn send_and_read(&self, socket: Box<dyn Socket>) -> hyper::Result<(Response<()>, Vec<u8>)> {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_BYTES_MAX);
@@ -110,13 +110,13 @@ impl HttpProbe {
             let (head, body) = answer.into_parts();
             Ok((Response::from_parts(head, ()), read_beginning(body).await?))
         });
-        // One task does both: a second one for each run would cost more than the run.
+        // The connection is polled in this task: a task for each run would cost more than the run.
         tokio::select! {
             biased;
             done = &mut exchange => return done,
             _ = &mut connection => (),
         }
-        // The connection has ended; what it read is still to be taken.
+        // The connection has ended, but the response may be buffered.
         exchange.await
     }
 
@@ -131,7 +131,7 @@ impl HttpProbe {
     fn judge_answer(&self, answer: &Response<()>, body: &[u8]) -> Outcome {
         let status = answer.status();
         let text = String::from_utf8_lossy(body);
-        let shown = |words: &str| match text.trim() {
+        let describe = |words: &str| match text.trim() {
             "" => format!("HTTP {status}{words}"),
             text => format!("HTTP {status}{words}: {text}"),
         };
@@ -141,7 +141,7 @@ impl HttpProbe {
             self.expect_status.iter().any(|(low, high)| (*low..=*high).contains(&status.as_u16()))
         };
         if !is_expected && status == StatusCode::TOO_MANY_REQUESTS {
-            return Outcome::new(Health::Warning, shown(""));
+            return Outcome::new(Health::Warning, describe(""));
         }
         if !is_expected && status.is_redirection() && answer.headers().contains_key(header::LOCATION) {
             let location =
@@ -150,13 +150,13 @@ impl HttpProbe {
             return Outcome::critical(format!("HTTP {status}: the redirect to {location:?} is not followed"));
         }
         if !is_expected {
-            return Outcome::critical(shown(""));
+            return Outcome::critical(describe(""));
         }
         match &self.expect_body {
             Some(pattern) if !pattern.is_match(&text) => {
-                Outcome::critical(shown(&format!(", but the body does not match {:?}", pattern.as_str())))
+                Outcome::critical(describe(&format!(", but the body does not match {:?}", pattern.as_str())))
             }
-            _ => Outcome::passing(shown("")),
+            _ => Outcome::passing(describe("")),
         }
     }
 }
@@ -177,7 +177,8 @@ async fn read_beginning(mut body: Incoming) -> hyper::Result<Vec<u8>> {
 }
 
 fn parse_method(method: &str) -> Result<Method, Invalid> {
-    let invalid = || Invalid::new("method", format!("{method:?} is no method. Use GET or HEAD, say"));
+    let invalid =
+        || Invalid::new("method", format!("{method:?} is not a method; use GET or HEAD, for example"));
     match method.trim() {
         "" => Ok(Method::GET),
         word => {
@@ -191,12 +192,12 @@ fn parse_headers(check: &HttpCheck, authority: &str) -> Result<HeaderMap, Invali
     let mut headers = HeaderMap::new();
     for (name, values) in &check.headers {
         let invalid = |reason: &str| Invalid::new("header", format!("{name:?} {reason}"));
-        let parsed: HeaderName = name.trim().parse().map_err(|_| invalid("is no name of a header"))?;
+        let parsed: HeaderName = name.trim().parse().map_err(|_| invalid("is not a header name"))?;
         if OWN_HEADERS.contains(&parsed) {
-            return Err(invalid("is set by the node. Leave it out"));
+            return Err(invalid("is set by the node; leave it out"));
         }
         for value in values {
-            let value = value.parse().map_err(|_| invalid("has a value that no header can have"))?;
+            let value = value.parse().map_err(|_| invalid("has a value that is not valid in a header"))?;
             headers.append(parsed.clone(), value);
         }
     }
@@ -213,7 +214,7 @@ fn parse_pattern(pattern: &str) -> Result<Regex, Invalid> {
     compiled.map_err(|error| Invalid::new("expect_body", error.to_string()))
 }
 
-/// The innermost cause of an error: hyper's own message names no reason.
+/// Returns the innermost cause of an error; hyper's own message contains no reason.
 pub(super) fn cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {

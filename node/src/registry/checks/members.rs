@@ -1,8 +1,8 @@
-//! The addresses at which nodes of the cluster listen: no check may call them, and plug-ins reach roles there
-//! alone.
+//! [`ClusterAddresses`]: the addresses of the cluster's nodes, for the address policy. Checks must not
+//! connect to them; plug-ins reach roles only at them.
 //!
-//! A node trusts requests of its own machine and of members. A check that reached a node would lend that
-//! trust to the program that registered it.
+//! A node trusts requests from its own machine and from members. A check that connects to a node would lend
+//! this trust to the program that registered the check.
 
 use std::{
     collections::BTreeSet,
@@ -11,20 +11,16 @@ use std::{
     time::Duration,
 };
 
-use hearsay_protocol::{
-    NodeId,
-    providers::{Index, Member, MemberState, host_of},
-};
-use hearsay_services::address_policy::MemberAddresses;
+use hearsay_protocol::{Index, Member, MemberState, NodeId, host_of_multiaddr};
+use hearsay_services::network::MemberAddresses;
 use tokio::time::Instant;
 
-use crate::{interfaces, view::View};
+use crate::{system::interfaces, view::View};
 
-/// How long the list of this machine's addresses is used before it is read again. An address that is added
-/// later is covered by then.
+/// The longest age of the cached list of this machine's addresses; a new address is noticed within this time.
 const INTERFACES_MAX_AGE: Duration = Duration::from_secs(10);
 
-/// The addresses of members by the provider table, and of this node's own listeners.
+/// Addresses of members, from the provider table, and of this node's listeners.
 #[derive(Debug)]
 pub(super) struct ClusterAddresses {
     me: NodeId,
@@ -35,17 +31,17 @@ pub(super) struct ClusterAddresses {
 
 #[derive(Debug)]
 struct Lists {
-    /// The table's index that `members` was made of.
+    /// The index of the table that `members` was computed from.
     index: Option<Index>,
     members: BTreeSet<SocketAddr>,
-    /// The same, member by member.
+    /// The same addresses, grouped by member.
     by_member: Vec<Vec<SocketAddr>>,
     read_at: Option<Instant>,
     interfaces: BTreeSet<IpAddr>,
 }
 
 impl ClusterAddresses {
-    /// The addresses of the members in this table, and of this node with these listeners.
+    /// Returns the addresses of the members in this table and of these listeners.
     pub(super) fn new(me: NodeId, view: Arc<View>, listeners: Vec<SocketAddr>) -> Self {
         let lists = Lists {
             index: None,
@@ -73,8 +69,8 @@ impl ClusterAddresses {
         lists.members.contains(&address)
     }
 
-    /// Whether one of this node's listeners takes connections to this address. A listener at an unspecified
-    /// address takes those to each address of the machine.
+    /// Whether one of this node's listeners accepts connections to this address. A listener at an unspecified
+    /// address accepts them at each address of the machine.
     fn is_own_listener(&self, address: SocketAddr) -> bool {
         let mut candidates = self.listeners.iter().filter(|listener| listener.port() == address.port());
         candidates.any(|listener| {
@@ -87,10 +83,10 @@ impl ClusterAddresses {
         ip.is_loopback() || self.with_interfaces(|lists| lists.interfaces.contains(&ip))
     }
 
-    /// Whether a node of this machine listens at this port, whichever of the machine's addresses is asked for. Its
-    /// header states only those at which others reach it, and never the loopback. A node is of this machine if
-    /// all its addresses are: two hosts may share the address of a bridge for containers.
-    fn is_beside(&self, address: SocketAddr) -> bool {
+    /// Whether a node on this machine listens at this port, at any address of the machine. A header has only
+    /// the addresses for others, not loopback. A node is on this machine if all its addresses are: two hosts
+    /// may have the same address on a bridge for containers.
+    fn is_local_member(&self, address: SocketAddr) -> bool {
         let is_local = |lists: &Lists, ip: IpAddr| ip.is_loopback() || lists.interfaces.contains(&ip);
         self.is_own_ip(address.ip())
             && self.with_interfaces(|lists| {
@@ -101,7 +97,7 @@ impl ClusterAddresses {
             })
     }
 
-    /// Reads the addresses of this machine, unless they were read a moment ago.
+    /// Calls `read` with the addresses of this machine, refreshed if older than [`INTERFACES_MAX_AGE`].
     fn with_interfaces<R>(&self, read: impl FnOnce(&Lists) -> R) -> R {
         {
             let lists = self.lists.read().unwrap_or_else(PoisonError::into_inner);
@@ -118,11 +114,11 @@ impl ClusterAddresses {
 
 impl MemberAddresses for ClusterAddresses {
     fn contains(&self, address: SocketAddr) -> bool {
-        self.is_own_listener(address) || self.is_member(address) || self.is_beside(address)
+        self.is_own_listener(address) || self.is_member(address) || self.is_local_member(address)
     }
 
     fn is_http_of(&self, node: NodeId, host: &str, port: u16) -> bool {
-        // Where others are told a mapped port, this node itself goes to where it listens.
+        // If the stated port is mapped, this node reaches its own HTTP at a listener instead.
         let is_own = || {
             let ip = host.parse::<IpAddr>().ok();
             ip.is_some_and(|ip| self.is_own_listener(SocketAddr::new(ip.to_canonical(), port)))
@@ -131,11 +127,13 @@ impl MemberAddresses for ClusterAddresses {
             || (node == self.me && is_own())
     }
 
-    /// This node's own addresses mean this machine. Those of others do if they are connected from this machine, or if this
-    /// node is advertised at loopback alone: then no node of another host can reach it, and all of them are here.
+    /// True for this node and for nodes connected from this machine. If this node advertises only loopback,
+    /// no other host can reach it, so the result is true for all nodes.
     fn shares_loopback(&self, node: NodeId) -> bool {
         let is_loopback = |address: &String| {
-            host_of(address).and_then(|host| host.parse().ok()).is_some_and(|ip: IpAddr| ip.is_loopback())
+            host_of_multiaddr(address)
+                .and_then(|host| host.parse().ok())
+                .is_some_and(|ip: IpAddr| ip.is_loopback())
         };
         let connected = || self.view.read(|table| table.connected(node));
         node == self.me
@@ -147,8 +145,8 @@ impl MemberAddresses for ClusterAddresses {
     }
 }
 
-/// Whether a member states that its HTTP is there: at the port of its HTTP, and at the host of that or of one
-/// of its other addresses.
+/// Whether a member's header states HTTP at this address. The port must be that of the member's HTTP; the
+/// host may be that of its HTTP or of any of its addresses.
 fn states_http(member: &Member, host: &str, port: u16) -> bool {
     let Some((stated, http_port)) = member.http.as_deref().and_then(|http| http.rsplit_once(':')) else {
         return false;
@@ -157,13 +155,12 @@ fn states_http(member: &Member, host: &str, port: u16) -> bool {
         (Ok(stated), Ok(host)) => stated.to_canonical() == host.to_canonical(),
         _ => stated.eq_ignore_ascii_case(host),
     };
-    let mut hosts = member.addresses.iter().filter_map(|address| host_of(address));
+    let mut hosts = member.addresses.iter().filter_map(|address| host_of_multiaddr(address));
     http_port.parse() == Ok(port) && (is_host(stated.trim_matches(['[', ']'])) || hosts.any(is_host))
 }
 
-/// The addresses of a member: its swarm, and its HTTP at the stated address and at each address of its
-/// header. Names are left out, because what they resolve to changes. The addresses of a member that left are
-/// free for others.
+/// Returns the addresses of a member: its swarm, and its HTTP at each address of its header. Host names are
+/// left out, because they may resolve to other addresses later. A member that left has none.
 fn addresses_of(member: &Member) -> Vec<SocketAddr> {
     if member.state == MemberState::Left {
         return Vec::new();
@@ -178,7 +175,7 @@ fn addresses_of(member: &Member) -> Vec<SocketAddr> {
     all.map(|address| SocketAddr::new(address.ip().to_canonical(), address.port())).collect()
 }
 
-/// The socket of a multiaddr such as `/ip4/10.0.0.1/tcp/7600`.
+/// Parses a multiaddr such as `/ip4/10.0.0.1/tcp/7600`.
 fn socket_of(multiaddr: &str) -> Option<SocketAddr> {
     let mut parts = multiaddr.strip_prefix('/')?.split('/');
     let (family, host, transport, port) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -190,7 +187,7 @@ fn socket_of(multiaddr: &str) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use hearsay_protocol::{Incarnation, NodeId, Time, Version, providers::Change};
+    use hearsay_protocol::{Change, Incarnation, NodeId, Time, Version};
 
     use super::*;
     use crate::view::Clock;
@@ -309,7 +306,7 @@ mod tests {
         for address in ["127.0.0.1:7502", "203.0.113.1:7501"] {
             assert!(!contains(&addresses, address), "{address}");
         }
-        // Another host, whose bridge has the same address.
+        // A member on another host, whose bridge for containers has the same address.
         let other = Member {
             addresses: vec![format!("/ip4/{}/tcp/7602", own.ip), "/ip4/203.0.113.2/tcp/7602".into()],
             http: Some("203.0.113.2:7502".into()),

@@ -1,17 +1,17 @@
-//! Metrics of checks.
+//! [`CheckMetrics`]: counts check runs by kind and result, refused and late runs, and runs in flight.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use hearsay_protocol::record::Health;
-use hearsay_services::{address_policy::Forbidden, service::MetricKind};
+use hearsay_protocol::Health;
+use hearsay_services::{MetricKind, network::Forbidden};
 
 use super::spec::CheckKind;
 
-/// The kinds, as labels, in the order of [`kind_index`].
+/// Label values of kinds, in the order of [`kind_index`].
 const KINDS: [&str; 8] = ["http", "tcp", "grpc", "ttl", "alias", "watch", "process", "exec"];
-/// The results, as labels, in the order of [`Health`].
+/// Label values of results, in the order of [`Health`].
 const RESULTS: [&str; 3] = ["passing", "warning", "critical"];
-/// The rules of the address policy, as labels.
+/// Label values of the rules of the address policy.
 const RULES: [&str; Forbidden::RULES.len()] = Forbidden::RULES;
 
 /// Counters of all checks of a node.
@@ -24,23 +24,23 @@ pub struct CheckMetrics {
     checks: AtomicU64,
 }
 
-/// A number of [`CheckMetrics`].
+/// One sample of a metric.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckMetric {
-    /// Its name, without `hearsay_` and `_total`.
+    /// Name, without `hearsay_` and `_total`.
     pub name: &'static str,
-    /// Its description, for people.
+    /// Help text.
     pub help: &'static str,
-    /// Whether it can fall.
+    /// Counter or gauge.
     pub kind: MetricKind,
-    /// Names and values that tell it from others of the same name, which stand next to it.
+    /// Label names and values. Samples of one name are adjacent.
     pub labels: Vec<(&'static str, &'static str)>,
-    /// The number.
+    /// The value.
     pub value: u64,
 }
 
 impl CheckMetrics {
-    /// All numbers. Those with labels that are zero are left out.
+    /// Returns all samples, without labelled ones that are zero.
     pub fn list(&self) -> Vec<CheckMetric> {
         let mut list = Vec::new();
         for (kind, results) in KINDS.iter().zip(&self.runs) {
@@ -73,7 +73,12 @@ impl CheckMetrics {
         };
         let late = "Runs of health checks that began more than a second after they were due";
         list.push(single("check_late", late, MetricKind::Counter, &self.late));
-        list.push(single("check_in_flight", "Runs under way", MetricKind::Gauge, &self.in_flight));
+        list.push(single(
+            "check_in_flight",
+            "Runs of health checks in progress",
+            MetricKind::Gauge,
+            &self.in_flight,
+        ));
         list.push(single("checks", "Health checks of this node", MetricKind::Gauge, &self.checks));
         list
     }
@@ -96,7 +101,7 @@ impl CheckMetrics {
         self.late.fetch_add(1, Relaxed);
     }
 
-    /// Counts a run as under way until the guard is dropped.
+    /// Counts a run as in progress until the guard is dropped.
     pub(super) fn begin_run(&self) -> InFlight<'_> {
         InFlight::of(&self.in_flight)
     }
@@ -107,7 +112,7 @@ impl CheckMetrics {
     }
 }
 
-/// Something that is counted for as long as this lives.
+/// Increments a gauge until it is dropped.
 #[derive(Debug)]
 pub(super) struct InFlight<'a>(&'a AtomicU64);
 

@@ -1,47 +1,47 @@
-//! The outcome of one run of a check.
+//! [`Outcome`] of one run of a check: health and output text.
 
 use std::{fmt::Display, time::Duration};
 
-use hearsay_protocol::record::Health;
+use hearsay_protocol::Health;
 
 use super::connect::ConnectError;
 
-/// The longest output that is kept, in bytes of UTF-8.
-pub const OUTPUT_BYTES_MAX: usize = 4096;
+/// The longest output that is stored, in bytes of UTF-8.
+pub(super) const OUTPUT_BYTES_MAX: usize = 4096;
 
-/// The finding of one run. The status of the check follows by its thresholds.
+/// The outcome of one run. Hysteresis derives the status from it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Outcome {
-    /// The health by this run alone.
+    /// The health in this run.
     pub(super) health: Health,
-    /// The finding in words, for people.
+    /// The output for people.
     pub(super) output: String,
-    /// The rule of the address policy that refused the target.
+    /// The rule of the address policy that refused the target, if any.
     pub(super) refused_by: Option<&'static str>,
 }
 
 impl Outcome {
-    /// An outcome. The output is bounded, and control characters in it are replaced.
+    /// Returns an outcome with a bounded output without control characters.
     pub(super) fn new(health: Health, output: impl AsRef<str>) -> Self {
         Self { health, output: bound_output(output.as_ref()), refused_by: None }
     }
 
-    /// A success.
+    /// Returns a success.
     pub(super) fn passing(output: impl AsRef<str>) -> Self {
         Self::new(Health::Passing, output)
     }
 
-    /// A failure.
+    /// Returns a failure.
     pub(super) fn critical(output: impl AsRef<str>) -> Self {
         Self::new(Health::Critical, output)
     }
 
-    /// A failure because time was up.
+    /// Returns the failure of a run that timed out.
     pub(super) fn timed_out(timeout: Duration) -> Self {
         Self::critical(format!("no answer within {timeout:?}"))
     }
 
-    /// The same outcome, introduced by these words.
+    /// Returns the outcome with a prefix to its output.
     pub(super) fn introduced_by(self, words: impl Display) -> Self {
         Self { output: bound_output(&format!("{words}: {}", self.output)), ..self }
     }
@@ -57,8 +57,8 @@ impl From<ConnectError> for Outcome {
     }
 }
 
-/// Bounds an output to [`OUTPUT_BYTES_MAX`]. Control characters but line feed and tab are replaced: output
-/// reaches terminals.
+/// Truncates an output to [`OUTPUT_BYTES_MAX`] and replaces control characters except line feed and tab,
+/// because terminals show outputs.
 pub(super) fn bound_output(text: &str) -> String {
     let mut bounded = String::with_capacity(text.len().min(OUTPUT_BYTES_MAX));
     for c in text.trim_end().chars().filter(|c| *c != '\r') {

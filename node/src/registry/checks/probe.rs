@@ -1,8 +1,9 @@
-//! The plan of a check: its spec, read once.
+//! Parses a check's spec into a [`Plan`] (probe at intervals, or wait for a report, change or exit), which
+//! also validates the spec. Runs one probe (HTTP, TCP, gRPC, exec) with its time limit.
 
 use std::time::Duration;
 
-use hearsay_protocol::record::Invalid;
+use hearsay_protocol::Invalid;
 use tokio::time::timeout;
 
 use super::{
@@ -17,11 +18,10 @@ use super::{
 use crate::registry::address::Target;
 
 impl CheckSpec {
-    /// Whether its addresses, headers and patterns can be used. Whether the address policy allows the target
-    /// is found at each run.
+    /// Checks addresses, headers and patterns. The address policy judges the target at each run.
     ///
     /// # Errors
-    /// The field that cannot be used.
+    /// Names the invalid field.
     pub fn validate(&self) -> Result<(), Invalid> {
         Plan::new(&self.kind).map(drop)
     }
@@ -30,15 +30,15 @@ impl CheckSpec {
 /// The work of a check's task.
 #[derive(Debug)]
 pub(super) enum Plan {
-    /// It runs at each interval.
+    /// Runs at each interval.
     Probe(Box<Probe>),
-    /// It waits for reports.
+    /// Waits for reports.
     Ttl(Duration),
-    /// It waits for changes of the provider table.
+    /// Waits for changes of the provider table.
     Alias { instance: Option<String>, service: Option<String> },
-    /// It waits for the end of a connection.
+    /// Waits for the end of a connection.
     Watch(Target),
-    /// It waits for the end of a process.
+    /// Waits for the end of a process.
     Process(ProcessIdentity),
 }
 
@@ -52,10 +52,10 @@ pub(super) enum Probe {
 }
 
 impl Plan {
-    /// Reads the spec of a check.
+    /// Parses the spec of a check.
     ///
     /// # Errors
-    /// The field that cannot be used.
+    /// Names the invalid field.
     pub(super) fn new(kind: &CheckKind) -> Result<Self, Invalid> {
         let probe = |probe| Self::Probe(Box::new(probe));
         Ok(match kind {
@@ -66,18 +66,18 @@ impl Plan {
             }
             CheckKind::Exec { argv } => probe(Probe::Exec(ExecProbe::new(argv)?)),
             CheckKind::Ttl { ttl } if ttl.is_zero() => {
-                return Err(Invalid::new("ttl", "0s expires at once. Choose 15s, say"));
+                return Err(Invalid::new("ttl", "0s expires at once; choose 15s, for example"));
             }
             CheckKind::Ttl { ttl } => Self::Ttl(*ttl),
             CheckKind::Alias { instance: None, service: None } => {
-                return Err(Invalid::new("alias", "names neither an instance nor a service"));
+                return Err(Invalid::new("alias", "has neither an instance nor a service; give one of them"));
             }
             CheckKind::Alias { instance, service } => {
                 Self::Alias { instance: instance.clone(), service: service.clone() }
             }
             CheckKind::Watch { address } => Self::Watch(Target::parse("watch", address)?),
             CheckKind::Process(identity) if identity.pid <= 0 => {
-                return Err(Invalid::new("process", format!("{} is no pid", identity.pid)));
+                return Err(Invalid::new("process", format!("{} is not a pid", identity.pid)));
             }
             CheckKind::Process(identity) => Self::Process(identity.clone()),
         })
@@ -85,14 +85,14 @@ impl Plan {
 }
 
 impl Probe {
-    /// Runs it once, for at most this long.
+    /// Runs the check once, for at most `limit`.
     pub(super) async fn run(&self, connector: &Connector, limit: Duration) -> Outcome {
         let run = async {
             match self {
                 Self::Http(probe) => probe.run(connector).await,
                 Self::Tcp(probe) => probe.run(connector).await,
                 Self::Grpc(probe) => probe.run(connector, limit).await,
-                // It ends by itself, with what the command has written by then.
+                // The probe enforces the limit itself, so that a timeout reports the output so far.
                 Self::Exec(probe) => return probe.run(limit).await,
             }
         };

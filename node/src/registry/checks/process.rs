@@ -1,8 +1,8 @@
-//! The `process` check: a process of this machine lives.
+//! `process` check: passes while a process of this machine lives.
 //!
-//! A file descriptor of the process (`pidfd`, Linux 5.3) becomes readable when it ends, so its end is known
-//! at once and costs nothing until then. Where the kernel or a sandbox refuses one, `/proc` is read at each
-//! interval. A process that has ended is critical for good: its identity never comes back.
+//! A `pidfd` (Linux 5.3) becomes readable when the process ends, so its end is noticed at once without
+//! polling. If the kernel or a sandbox refuses one, `/proc` is read at each interval. After its process ended
+//! the check stays critical: the identity is never reused.
 
 use std::{fs, io, os::fd::OwnedFd, time::Duration};
 
@@ -18,14 +18,14 @@ use tokio::{
 use super::{outcome::Outcome, reporter::Reporter, spec::ProcessIdentity};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// Where `starttime`, the 22nd field of `/proc/PID/stat`, stands behind the command, which is the 2nd.
+/// Position of `starttime`, the 22nd field of `/proc/PID/stat`, after the command, the 2nd.
 const START_TICKS_AT: usize = 22 - 3;
 
 impl ProcessIdentity {
-    /// The process that has this pid now.
+    /// Returns the identity of the process with this pid.
     ///
     /// # Errors
-    /// There is none, it has ended and waits to be reaped, or `/proc` cannot be read.
+    /// There is no such process, it is a zombie, or `/proc` cannot be read.
     pub fn of(pid: i32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let invalid = || io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat has another form");
@@ -33,14 +33,14 @@ impl ProcessIdentity {
             (b'Z' | b'X', _) => return Err(io::Error::new(io::ErrorKind::NotFound, "the process has ended")),
             (_, start_ticks) => start_ticks,
         };
-        // A boot id that is not there says nothing about the process: a sandbox hides it.
+        // The error does not say "no such process", because a sandbox may hide the boot id.
         let unknown = |error| io::Error::other(format!("{BOOT_ID} cannot be read: {error}"));
         let boot_id = fs::read_to_string(BOOT_ID).map_err(unknown)?.trim().to_owned();
         Ok(Self { pid, start_ticks, boot_id })
     }
 }
 
-/// State and start time. The command may contain spaces and parentheses, so it is skipped from behind.
+/// Parses state and start time. Starts after the last parenthesis: the command may contain parentheses.
 fn parse_stat(stat: &str) -> Option<(u8, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
@@ -48,7 +48,7 @@ fn parse_stat(stat: &str) -> Option<(u8, u64)> {
     Some((state, fields.nth(START_TICKS_AT - 1)?.parse().ok()?))
 }
 
-/// The uid to which a process belongs: its real one, which a set-user-ID program keeps.
+/// Returns the real uid of a process, which a set-user-ID program keeps.
 ///
 /// # Errors
 /// There is no such process, or `/proc` cannot be read.
@@ -64,7 +64,8 @@ pub(super) async fn run(reporter: &Reporter, identity: &ProcessIdentity, interva
     let pid = identity.pid;
     loop {
         let opened = open_pidfd(pid);
-        // After the descriptor was opened, because it stays with the process that had the pid at that moment.
+        // Checked after the descriptor is open: it refers to the process that then has the pid, which may be
+        // another one.
         if let Some(gone) = find_end(identity) {
             return reporter.set_if_new(gone).await;
         }
@@ -82,15 +83,15 @@ pub(super) async fn run(reporter: &Reporter, identity: &ProcessIdentity, interva
     }
 }
 
-/// A descriptor that becomes readable when this process ends.
+/// Opens a descriptor that becomes readable when the process ends.
 #[expect(deprecated, reason = "the function is unsound for descriptors that are not owned; this one is")]
 pub(super) fn open_pidfd(pid: i32) -> io::Result<AsyncFd<OwnedFd>> {
     let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
     AsyncFd::with_interest(pidfd_open(pid, PidfdFlags::empty())?, Interest::READABLE)
 }
 
-/// The outcome, where the process has ended. A `/proc` that cannot be read, for want of descriptors say, is
-/// no evidence.
+/// Returns the outcome if the process has ended. An unreadable `/proc`, for example without free descriptors,
+/// is no evidence.
 fn find_end(identity: &ProcessIdentity) -> Option<Outcome> {
     let pid = identity.pid;
     let is_absent = |error: &io::Error| {

@@ -1,14 +1,15 @@
-//! The state of a check, and its events to the registry.
+//! [`Reporter`]: records the runs of a check in its [`Shared`] state, and sends changes of status to the
+//! registrar.
 //!
-//! The state changes with each run. The registry gets an event for a change of status alone, because that is
-//! all that other nodes see.
+//! The state changes with each run. Only a change of status is an event, because other nodes see nothing
+//! else.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use hearsay_protocol::record::Health;
+use hearsay_protocol::Health;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep},
@@ -21,7 +22,7 @@ use super::{
     state::{CheckEvent, CheckKey, CheckState},
     thresholds::Thresholds,
 };
-use crate::timestamp::now_ms;
+use hearsay_services::now_ms;
 
 /// The state of a check, shared by its task and its readers.
 #[derive(Debug)]
@@ -34,12 +35,12 @@ pub(super) struct Shared {
 struct Progress {
     state: CheckState,
     thresholds: Thresholds,
-    /// When a TTL expires; `None` after it has.
+    /// Expiry of the TTL; `None` after it expired.
     deadline: Option<Instant>,
 }
 
 impl Shared {
-    /// The state with which a check begins.
+    /// Returns the initial state of a check.
     pub(super) fn new(spec: &CheckSpec, state: CheckState) -> Self {
         let status = watch::Sender::new(state.status);
         Self {
@@ -52,28 +53,27 @@ impl Shared {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state now.
+    /// Returns the current state.
     pub(super) fn state(&self) -> CheckState {
         self.lock().state.clone()
     }
 
-    /// The status now.
+    /// Returns the current status.
     pub(super) fn status(&self) -> Health {
         self.lock().state.status
     }
 
-    /// Whether the status is passing.
+    /// Whether the current status is passing.
     pub(super) fn is_passing(&self) -> bool {
         self.status() == Health::Passing
     }
 
-    /// Yields whenever the status changes.
+    /// Returns a receiver that yields at each change of status.
     pub(super) fn subscribe(&self) -> watch::Receiver<Health> {
         self.status.subscribe()
     }
 
-    /// Makes a change, and notifies the task where the status is another one after it. Returns the state in
-    /// that case.
+    /// Applies a change. If the status differs afterwards, wakes subscribers and returns the new state.
     fn change(&self, change: impl FnOnce(&mut Progress)) -> Option<CheckState> {
         let mut progress = self.lock();
         let before = progress.state.status;
@@ -87,7 +87,7 @@ impl Shared {
         Some(progress.state.clone())
     }
 
-    /// Takes a report of the program, and begins a new TTL.
+    /// Records a report of the program and restarts the TTL.
     pub(super) fn report(&self, status: Health, output: &str, ttl: Duration) {
         self.change(|progress| {
             progress.state.status = status;
@@ -97,12 +97,12 @@ impl Shared {
         });
     }
 
-    /// Begins a TTL, unless a report has begun one.
+    /// Starts the TTL unless a report has started it.
     pub(super) fn start_ttl(&self, ttl: Duration) {
         self.lock().deadline.get_or_insert(Instant::now() + ttl);
     }
 
-    /// When the TTL expires.
+    /// Returns the expiry of the TTL.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.lock().deadline
     }
@@ -123,7 +123,7 @@ impl Shared {
     }
 }
 
-/// Records the runs of one check, and sends its events.
+/// Records the runs of one check and sends its events.
 #[derive(Debug)]
 pub(super) struct Reporter {
     key: CheckKey,
@@ -131,12 +131,12 @@ pub(super) struct Reporter {
     shared: Arc<Shared>,
     events: mpsc::Sender<CheckEvent>,
     metrics: Arc<CheckMetrics>,
-    /// The status that the registry knows without an event.
+    /// The status at the start, known to the registrar without an event.
     initial_status: Health,
 }
 
 impl Reporter {
-    /// A reporter of this check.
+    /// Returns a reporter for this check.
     pub(super) fn new(
         key: CheckKey,
         spec: Arc<CheckSpec>,
@@ -148,27 +148,27 @@ impl Reporter {
         Self { key, spec, shared, events, metrics, initial_status }
     }
 
-    /// Which check.
+    /// The key of the check.
     pub(super) fn key(&self) -> &CheckKey {
         &self.key
     }
 
-    /// The status before the task began. A report may have changed it since.
+    /// The status before the task started. A report may have changed it since.
     pub(super) fn initial_status(&self) -> Health {
         self.initial_status
     }
 
-    /// The state that readers share.
+    /// The state shared with readers.
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
     }
 
-    /// Records a run. The thresholds decide whether the status changes.
+    /// Records a run. Hysteresis decides whether the status changes.
     pub(super) async fn record(&self, outcome: Outcome, took: Duration, next: Option<Instant>) {
         self.record_and_plan(outcome, took, |_| next).await;
     }
 
-    /// Records a run. `next_after` returns when the check runs next, for the status that follows from this run.
+    /// Records a run. `next_after` returns the time of the next run for the resulting status.
     pub(super) async fn record_and_plan(
         &self,
         outcome: Outcome,
@@ -189,8 +189,8 @@ impl Reporter {
         self.send_changed(changed).await;
     }
 
-    /// Makes an outcome the status, without thresholds: for facts, which need no second look. An outcome
-    /// that repeats status and output is passed over.
+    /// Sets the status without hysteresis, for outcomes that are certain, such as the end of a process. An
+    /// outcome with unchanged status and output is ignored.
     pub(super) async fn set_if_new(&self, outcome: Outcome) {
         let state = self.shared.state();
         let is_first = state.last_run_ms.is_none();
@@ -207,7 +207,7 @@ impl Reporter {
         self.send_changed(changed).await;
     }
 
-    /// Sends the status if it is another one than was announced last. Returns what is announced now.
+    /// Sends the status if it differs from `announced`. Returns the status.
     pub(super) async fn announce(&self, announced: Health) -> Health {
         let state = self.shared.state();
         let status = state.status;
@@ -224,13 +224,13 @@ impl Reporter {
     }
 
     async fn send(&self, event: CheckEvent) {
-        // Waits while the registry is behind: a lost change of status would be shown until the next one. It
-        // fails when the node ends.
+        // Waits for room: a lost event would leave a wrong status until the next change. An error means that
+        // the node is stopping.
         let _ = self.events.send(event).await;
     }
 
-    /// Sends an event when the check has been critical for `deregister_after`. Counted from the start of
-    /// the task at the earliest, so that a restored check runs before it expires.
+    /// Sends an event when the check has been critical for `deregister_after`. Each start of the
+    /// task begins this time again, so that a restored check runs before it expires.
     pub(super) async fn watch_expiry(&self) {
         let Some(after) = self.spec.deregister_after else { return std::future::pending().await };
         let mut status = self.shared.subscribe();
@@ -247,9 +247,9 @@ impl Reporter {
     }
 }
 
-/// Waits for a status. The sender lives as long as the task that waits.
-async fn await_status(status: &mut watch::Receiver<Health>, is_it: impl Fn(Health) -> bool) {
-    if status.wait_for(|status| is_it(*status)).await.is_err() {
+/// Waits for a status. The sender outlives the waiting task.
+async fn await_status(status: &mut watch::Receiver<Health>, matches: impl Fn(Health) -> bool) {
+    if status.wait_for(|status| matches(*status)).await.is_err() {
         std::future::pending().await
     }
 }

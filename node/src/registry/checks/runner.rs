@@ -1,8 +1,7 @@
-//! The runs of checks: one task for each check, which tells of changes of its status.
+//! [`CheckRunner`]: runs each check in a task of its own, which reports changes of status.
 //!
-//! The phase of a check is a hash of its id, so checks that were registered together do not run together.
-//! Runs at once are bounded; a run that begins late is counted. The task ends when its [`RunningCheck`] is
-//! dropped.
+//! The phase of a check is a hash of its id, so checks that are registered together do not run together.
+//! Concurrent runs are bounded, and late runs are counted. A task ends when its [`RunningCheck`] is dropped.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -11,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use hearsay_protocol::{NodeId, record::Health};
-use hearsay_services::address_policy::{AddressPolicy, Forbidden};
+use hearsay_protocol::{Health, NodeId};
+use hearsay_services::network::{AddressPolicy, Forbidden};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc},
@@ -37,48 +36,49 @@ use super::{
     ttl,
     watch::Watch,
 };
-use crate::{registry::address::Target, timestamp::now_ms, view::View};
+use crate::{registry::address::Target, view::View};
+use hearsay_services::now_ms;
 
-/// Events of checks that wait for the registry.
+/// Events queued for the registrar; checks wait while the queue is full.
 const EVENTS_MAX: usize = 4096;
-/// Runs at once. Guess: at 5,000 checks with a timeout of 2 s that all hang, each still runs every 20 s.
+/// Concurrent runs. Guess: with 5,000 hanging checks with a timeout of 2 s, each still runs every 20 s.
 const RUNS_MAX: usize = 512;
-/// Connects of `watch` checks at once. They have their own bound, so that checks that hang do not delay the
-/// news of a death.
+/// Concurrent connects of `watch` checks. A separate bound, so that hanging checks do not delay the detection
+/// of a failure.
 const WATCH_CONNECTS_MAX: usize = 512;
-/// A run that begins later than this after it was due is counted.
+/// Delay after which a run is counted as late.
 const LATE_AFTER: Duration = Duration::from_secs(1);
-/// The first runs of restored checks are spread over this, up to [`SPREAD_SHORT_MAX`] checks.
+/// Time over which the first runs of up to [`SPREAD_SHORT_MAX`] restored checks are spread.
 const SPREAD_SHORT: Duration = Duration::from_secs(1);
-/// Above this many restored checks, first runs are spread over an interval.
+/// With more restored checks, first runs are spread over an interval.
 const SPREAD_SHORT_MAX: usize = 500;
-/// The shortest interval that is kept to, whatever is stored.
+/// The shortest interval, even if a shorter one is stored.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// What runs of checks need.
+/// The parts of the node that checks use.
 #[derive(Clone, Debug)]
 pub struct CheckContext {
-    /// For `alias`, and for the addresses that no check may call.
+    /// The provider table, for `alias` and the address policy.
     pub view: Arc<View>,
-    /// This node.
+    /// This node's id.
     pub me: NodeId,
-    /// Where this node listens (HTTP, swarm, gRPC): no check may call it there, under any address of the
+    /// This node's listeners (HTTP, swarm, gRPC). No check may connect to them, at any address of the
     /// machine.
     pub listeners: Vec<SocketAddr>,
-    /// Whether `exec` checks run: `--allow-exec-checks`.
+    /// Whether `exec` checks run (`--allow-exec-checks`).
     pub allow_exec: bool,
-    /// What checks count.
+    /// Metrics of checks.
     pub metrics: Arc<CheckMetrics>,
 }
 
 impl CheckContext {
-    /// A context of a node that has no listeners yet and runs no `exec` checks.
+    /// Returns a context without listeners and without `exec` checks.
     pub fn new(view: Arc<View>, me: NodeId) -> Self {
         Self { view, me, listeners: Vec::new(), allow_exec: false, metrics: Arc::default() }
     }
 }
 
-/// Starts checks.
+/// Starts checks and gives them their shared parts.
 #[derive(Clone, Debug)]
 pub struct CheckRunner {
     inner: Arc<Inner>,
@@ -86,7 +86,7 @@ pub struct CheckRunner {
     runtime: Option<Handle>,
 }
 
-/// What all tasks share.
+/// State shared by all tasks.
 #[derive(Debug)]
 struct Inner {
     context: CheckContext,
@@ -96,37 +96,37 @@ struct Inner {
     watch_connects: Semaphore,
 }
 
-/// How a check begins.
+/// Initial state of a check.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Begin {
-    /// With the status that its registration says.
+    /// New: with the initial status of the registration.
     Registered,
-    /// As it was before the node restarted, with how many other checks. A TTL has one whole TTL from now on.
+    /// Restored after a restart of the node, with the number of restored checks. A TTL restarts.
     Restored(CheckState, usize),
-    /// As it was before its registration was replaced by one with the same check.
+    /// Continued: its registration was replaced by one with the same check.
     Replaced(CheckState),
 }
 
-/// A check that runs until this is dropped.
+/// A running check; dropping it ends its task.
 #[derive(Debug)]
 pub struct RunningCheck {
     spec: Arc<CheckSpec>,
     shared: Arc<Shared>,
     metrics: Arc<CheckMetrics>,
-    /// `None` where there is no runtime to run it.
+    /// `None`: started without a runtime.
     task: Option<AbortHandle>,
 }
 
 impl CheckRunner {
-    /// A runner, and what its checks tell. Its checks run on the tokio runtime of the caller, or else of the
-    /// caller of [`start`](Self::start).
+    /// Returns a runner and the receiver of its checks' events. Checks run on the tokio runtime of this
+    /// caller; if it has none, on that of the caller of [`start`](Self::start).
     pub fn new(context: CheckContext) -> (Self, mpsc::Receiver<CheckEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let members = ClusterAddresses::new(context.me, Arc::clone(&context.view), context.listeners.clone());
         let policy = AddressPolicy::new(Arc::new(members));
         let inner = Inner {
             context,
-            // Checks are of this node's own registrations, which may be at its loopback addresses.
+            // Registrations of this node may be at loopback addresses.
             connector: Connector::new(policy.clone().with_loopback(true)),
             policy,
             runs: Semaphore::new(RUNS_MAX),
@@ -135,17 +135,17 @@ impl CheckRunner {
         (Self { inner: Arc::new(inner), events, runtime: Handle::try_current().ok() }, receiver)
     }
 
-    /// The policy for instances of all nodes.
+    /// The address policy for instances of all nodes.
     pub fn address_policy(&self) -> &AddressPolicy {
         &self.inner.policy
     }
 
-    /// A caller by the same policy.
+    /// Returns a sender of requests under the same policy.
     pub fn caller(&self) -> Caller {
         Caller(Arc::clone(&self.inner))
     }
 
-    /// Whether the address policy refuses what a check calls, as far as that is known without resolving a name.
+    /// Returns the rule that refuses the target of a check, if its address is known without name resolution.
     pub fn forbids(&self, kind: &CheckKind) -> Option<Forbidden> {
         let address = match kind {
             CheckKind::Http(http) => return self.forbids_url(&http.url),
@@ -162,14 +162,14 @@ impl CheckRunner {
         self.inner.connector.forbids(&Target::parse("address", address).ok()?)
     }
 
-    /// The same for a URL.
+    /// Same as [`forbids`](Self::forbids), for a URL.
     pub fn forbids_url(&self, url: &str) -> Option<Forbidden> {
         let request = HttpCheck { url: url.to_owned(), ..HttpCheck::default() };
         self.inner.connector.forbids(HttpProbe::new(&request).ok()?.target())
     }
 
-    /// Starts a check. One whose spec cannot be used is critical, and its output says why: see
-    /// [`CheckSpec::validate`].
+    /// Starts a check. With an invalid spec (see [`CheckSpec::validate`]) it is critical, and its output has
+    /// the reason.
     pub fn start(&self, key: CheckKey, spec: CheckSpec, begin: Begin) -> RunningCheck {
         let first_run = FirstRun::new(&key, &spec, &begin);
         let state = match begin {
@@ -192,13 +192,13 @@ impl CheckRunner {
         let runtime = self.runtime.clone().or_else(|| Handle::try_current().ok());
         let task = runtime.map(|runtime| runtime.spawn(task.run()).abort_handle());
         if task.is_none() {
-            error!("check {} does not run: there is no runtime", spec.id);
+            error!("the check {} does not run, because there is no tokio runtime", spec.id);
         }
         RunningCheck { spec, shared, metrics, task }
     }
 }
 
-/// Sends requests on behalf of registered programs, by the address policy.
+/// Sends requests on behalf of registered programs, under the address policy.
 #[derive(Clone, Debug)]
 pub struct Caller(Arc<Inner>);
 
@@ -206,7 +206,7 @@ impl Caller {
     /// Sends one request. 2xx is success.
     ///
     /// # Errors
-    /// What came instead, in words.
+    /// Describes the answer or the failure.
     pub async fn call(&self, request: &HttpCheck, timeout: Duration) -> Result<(), String> {
         let probe = HttpProbe::new(request).map_err(|error| error.to_string())?;
         match tokio::time::timeout(timeout, Box::pin(probe.run(&self.0.connector))).await {
@@ -217,10 +217,10 @@ impl Caller {
     }
 }
 
-/// When a check runs first, and when it runs from then on.
+/// Schedule of the first and second run.
 #[derive(Clone, Copy, Debug)]
 struct FirstRun {
-    /// How long the first run waits.
+    /// Delay of the first run.
     delay: Duration,
     /// From the first run to the second one.
     phase: Duration,
@@ -238,24 +238,24 @@ impl FirstRun {
             Begin::Restored(_, others) if *others < SPREAD_SHORT_MAX => share(SPREAD_SHORT, hash),
             Begin::Restored(..) => share(interval, hash),
         };
-        // Other bits of the hash than those of the delay.
+        // The phase uses other bits of the hash than the delay, so they are independent.
         let phase = share(interval, hash.rotate_left(32)).max(Duration::from_millis(1));
         Self { delay, phase, is_restored: matches!(begin, Begin::Restored(..)) }
     }
 }
 
-/// The interval of a check, within bounds that hold whatever is stored.
+/// Returns the interval of a check, clamped to the bounds.
 fn interval_of(spec: &CheckSpec) -> Duration {
     spec.interval.clamp(INTERVAL_MIN, DURATION_MAX)
 }
 
-/// The share of a duration that a hash chooses.
+/// Returns a fraction of a duration, chosen by a hash.
 fn share(whole: Duration, hash: u64) -> Duration {
     let bits = u32::try_from(hash >> 32).unwrap_or(u32::MAX);
     whole.mul_f64(f64::from(bits) / f64::from(u32::MAX))
 }
 
-/// The task of one check.
+/// The task that runs one check until its `RunningCheck` is dropped.
 #[derive(Debug)]
 struct CheckTask {
     inner: Arc<Inner>,
@@ -273,13 +273,13 @@ impl CheckTask {
         }
     }
 
-    /// Runs for as long as the check exists.
+    /// Runs the check. Never returns.
     async fn run_kind(&self) {
         match Plan::new(&self.spec.kind) {
             Ok(plan) => self.follow(plan).await,
             Err(invalid) => self.reporter.set_if_new(Outcome::critical(invalid.to_string())).await,
         }
-        // Nothing more will be found out, and the expiry is still to be watched.
+        // The status is final, but the expiry is still watched.
         std::future::pending().await
     }
 
@@ -321,19 +321,19 @@ impl CheckTask {
         let mut step = self.first_run.phase;
         loop {
             sleep_until(due).await;
-            // Never closed.
+            // The semaphore is never closed.
             let permit = self.inner.runs.acquire().await;
             let started = Instant::now();
             if started.duration_since(due) > LATE_AFTER {
                 self.inner.context.metrics.count_late();
             }
             let in_flight = self.inner.context.metrics.begin_run();
-            // Boxed, so that a check that waits takes little memory.
+            // The run is boxed to keep the task of a waiting check small.
             let outcome = Box::pin(probe.run(&self.inner.connector, self.spec.timeout)).await;
             drop((permit, in_flight));
             let at_interval = next_due(due + step, interval, Instant::now());
             step = interval;
-            // A failure that has not made the check critical is followed by a retry.
+            // A failure before the check is critical causes a retry.
             let is_failure = outcome.health != Health::Passing;
             let retry = self.spec.retry_interval.filter(|_| is_failure);
             let next_after = |status| match retry {
@@ -350,7 +350,7 @@ impl CheckTask {
     }
 }
 
-/// The first moment after now that is a whole number of intervals from `due`.
+/// Returns the first time after `now` that is a whole number of intervals after `due`.
 fn next_due(due: Instant, interval: Duration, now: Instant) -> Instant {
     let behind = now.saturating_duration_since(due);
     if behind.is_zero() {
@@ -361,17 +361,17 @@ fn next_due(due: Instant, interval: Duration, now: Instant) -> Instant {
 }
 
 impl RunningCheck {
-    /// What it was started with.
+    /// The spec of the check.
     pub fn spec(&self) -> &CheckSpec {
         &self.spec
     }
 
-    /// What is known of it now.
+    /// Returns the current state.
     pub fn state(&self) -> CheckState {
         self.shared.state()
     }
 
-    /// Takes a report of the program, for a `ttl` check.
+    /// Records a report of the program for a `ttl` check.
     ///
     /// # Errors
     /// The check is of another kind.
@@ -391,7 +391,7 @@ impl Drop for RunningCheck {
     }
 }
 
-/// Only a `ttl` check takes reports.
+/// The check is of a kind other than `ttl`.
 #[derive(Debug, thiserror::Error)]
 #[error("only a ttl check takes reports")]
 pub struct NotTtl;

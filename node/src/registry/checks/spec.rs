@@ -1,42 +1,42 @@
-//! A check, as it was registered.
+//! [`CheckSpec`]: kind, parameters, times and thresholds of a check, as registered.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use hearsay_protocol::record::Health;
+use hearsay_protocol::Health;
 use serde::{Deserialize, Serialize};
 
-/// The interval of a check that states none.
+/// Default interval.
 pub const INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
-/// The timeout of a check that states none.
+/// Default timeout.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
-/// Longer intervals and TTLs are cut to this: a year overflows no clock.
+/// Upper bound of intervals and TTLs, so that clock arithmetic cannot overflow.
 pub(super) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A check, as it was registered and has been validated.
+/// The validated spec of a check.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CheckSpec {
-    /// Its id, unique on this node: `service:<instance id>` of an only one, `service:<instance id>:<n>` from
-    /// 1 of several, unless the registration states another.
+    /// Id, unique on this node. Default: `service:<instance id>`, or `service:<instance id>:<n>` from 1 for
+    /// several checks.
     pub id: String,
-    /// Its name, for people.
+    /// Name for people.
     pub name: String,
-    /// Its kind, and the parameters of that kind.
+    /// Kind, with its parameters.
     pub kind: CheckKind,
     /// From the start of one run to the start of the next.
     pub interval: Duration,
-    /// How long a run may take. Below `interval`.
+    /// Time limit of a run; below `interval`.
     pub timeout: Duration,
-    /// After a failure that has not changed the status, the next run begins this much later; `None`: after `interval`.
+    /// Interval after a failure that did not change the status; `None`: `interval`.
     pub retry_interval: Option<Duration>,
-    /// Failures in a row before it warns; `None`: never.
+    /// Consecutive failures before the status is warning; `None`: never.
     pub failures_before_warning: Option<u32>,
-    /// Failures in a row before it is critical; at least 1.
+    /// Consecutive failures before the status is critical; at least 1.
     pub failures_before_critical: u32,
-    /// Successes in a row before it passes; at least 1.
+    /// Consecutive successes before the status is passing; at least 1.
     pub successes_before_passing: u32,
-    /// How long it may be critical before its instance is deregistered; `None`: for ever.
+    /// Time in critical status after which the instance is deregistered; `None`: never.
     pub deregister_after: Option<Duration>,
-    /// Its status before its first run.
+    /// Status before the first run.
     pub initial_status: Health,
 }
 
@@ -59,17 +59,17 @@ pub enum CheckKind {
         service: String,
         /// Whether to use TLS.
         tls: bool,
-        /// Whether any certificate will do.
+        /// Whether to accept any certificate.
         tls_skip_verify: bool,
     },
     /// Waits for reports.
     Ttl {
-        /// How long one report holds.
+        /// Validity of a report.
         ttl: Duration,
     },
     /// Follows another instance of this node (by id), or any passing instance of a service.
     Alias {
-        /// The id of an instance that this node holds.
+        /// The id of an instance of this node.
         instance: Option<String>,
         /// The name of a service.
         service: Option<String>,
@@ -89,7 +89,7 @@ pub enum CheckKind {
 }
 
 impl CheckKind {
-    /// The word that users write.
+    /// Returns the key of the kind in requests.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Http(_) => "http",
@@ -104,7 +104,7 @@ impl CheckKind {
     }
 }
 
-/// An HTTP request and what is expected of its answer.
+/// An HTTP request and the expected answer.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct HttpCheck {
     /// `http://` or `https://`.
@@ -119,17 +119,17 @@ pub struct HttpCheck {
     pub expect_status: Vec<(u16, u16)>,
     /// A pattern that the first 4 KiB of the body must match.
     pub expect_body: Option<String>,
-    /// Whether any certificate will do.
+    /// Whether to accept any certificate.
     pub tls_skip_verify: bool,
 }
 
-/// Which process: a pid alone is given to another process after the first has ended.
+/// Identity of a process. A pid alone does not suffice, because it can be reused after the process has ended.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ProcessIdentity {
     /// The pid.
     pub pid: i32,
-    /// When it started, in clock ticks after the boot (field 22 of `/proc/PID/stat`).
+    /// Start time, in clock ticks after the boot (field 22 of `/proc/PID/stat`).
     pub start_ticks: u64,
-    /// Which boot: `/proc/sys/kernel/random/boot_id`.
+    /// Id of the boot: `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
 }

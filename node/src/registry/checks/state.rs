@@ -1,41 +1,41 @@
-//! The state of a check, and the events by which the registry learns of it.
+//! Data types of a check: its key, its state, and the events that are sent to the registrar. The transitions
+//! are in `reporter` and `thresholds`.
 
-use hearsay_protocol::record::Health;
+use hearsay_protocol::Health;
 
-/// Which check of which registration.
+/// Key of a check in a registration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckKey {
     /// The id of the instance.
     pub instance: String,
-    /// Which registration under that id: events of a replaced one are passed over.
+    /// Generation of the registration; events of older ones are ignored.
     pub generation: u64,
     /// The id of the check.
     pub check: String,
 }
 
-/// An event of a check, for the registry.
+/// An event of a check, for the registrar.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CheckEvent {
-    /// Its status changed.
+    /// The status changed.
     Changed(CheckKey, CheckState),
-    /// It has been critical for `deregister_after`.
+    /// The check has been critical for `deregister_after`.
     Expired(CheckKey),
 }
 
 /// The state of a check.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CheckState {
-    /// Its status.
+    /// The status.
     pub status: Health,
-    /// When the status changed last, in milliseconds since the Unix epoch.
+    /// Time of the last change of status, in milliseconds since the Unix epoch.
     pub since_ms: u64,
     /// The newest output, at most 4 KiB.
     pub output: String,
-    /// When the last run ended, in milliseconds since the Unix epoch.
+    /// End of the last run, in milliseconds since the Unix epoch.
     pub last_run_ms: Option<u64>,
-    /// When the next run begins, in milliseconds since the Unix epoch; `None` for a check that waits for an
-    /// event.
+    /// Start of the next run, in milliseconds since the Unix epoch; `None`: the check waits for an event.
     pub next_run_ms: Option<u64>,
-    /// How long the last run took, in milliseconds.
+    /// Duration of the last run, in milliseconds.
     pub took_ms: u32,
 }

@@ -1,6 +1,6 @@
-//! The `tcp` check: a connection opens.
+//! `tcp` check: passes if a connection opens.
 
-use hearsay_protocol::record::Invalid;
+use hearsay_protocol::Invalid;
 
 use super::{connect::Connector, outcome::Outcome};
 use crate::registry::address::Target;
@@ -12,12 +12,12 @@ pub(super) struct TcpProbe {
 }
 
 impl TcpProbe {
-    /// A check of `host:port`.
+    /// Returns a check of `host:port`.
     pub(super) fn new(address: &str) -> Result<Self, Invalid> {
         Ok(Self { target: Target::parse("tcp", address)? })
     }
 
-    /// Runs it once. The caller bounds the time.
+    /// Runs the check once. The caller enforces the timeout.
     pub(super) async fn run(&self, connector: &Connector) -> Outcome {
         match connector.connect(&self.target).await {
             Ok(_) => Outcome::passing(format!("connected to {}", self.target)),

@@ -1,4 +1,5 @@
-//! Checks against real sockets and processes of this machine. Tests wait for facts, within [`PATIENCE`].
+//! Tests of checks with real sockets and processes of this machine: the node, the servers and the waiting
+//! functions, limited by [`PATIENCE`], that the tests in `tests/` share.
 
 mod alias;
 mod exec;
@@ -16,8 +17,8 @@ use std::{
     time::Duration,
 };
 
-use hearsay_protocol::{NodeId, providers::Index, record::Health};
-use hearsay_services::address_policy::AddressPolicy;
+use hearsay_protocol::{Health, Index, NodeId};
+use hearsay_services::network::AddressPolicy;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -27,17 +28,17 @@ use tokio::{
 
 use super::{
     connect::Connector,
-    outcome::Outcome,
+    outcome::{OUTPUT_BYTES_MAX, Outcome},
     probe::Plan,
     runner::{Begin, CheckContext, CheckEvent, CheckKey, CheckRunner, CheckState, RunningCheck},
     *,
 };
 use crate::view::{Clock, View};
 
-/// The longest wait for a fact. A machine that is busy with other tests is slow.
+/// Time limit for a fact; generous for busy machines.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A check of this kind, with the defaults.
+/// Returns a check of this kind with the defaults.
 pub(super) fn spec(kind: CheckKind) -> CheckSpec {
     CheckSpec {
         retry_interval: None,
@@ -54,7 +55,7 @@ pub(super) fn spec(kind: CheckKind) -> CheckSpec {
     }
 }
 
-/// The same check, often.
+/// Returns the check with a short interval.
 fn often(kind: CheckKind) -> CheckSpec {
     CheckSpec { interval: Duration::from_millis(100), ..spec(kind) }
 }
@@ -67,7 +68,7 @@ fn connector() -> Connector {
     Connector::new(AddressPolicy::new(Arc::new(|_| false)).with_loopback(true))
 }
 
-/// The outcome of one run.
+/// Runs a check once and returns the outcome.
 async fn run_once(kind: CheckKind, limit: Duration) -> Outcome {
     match Plan::new(&kind).unwrap() {
         Plan::Probe(probe) => probe.run(&connector(), limit).await,
@@ -75,7 +76,7 @@ async fn run_once(kind: CheckKind, limit: Duration) -> Outcome {
     }
 }
 
-/// A node with checks.
+/// A runner of checks with its events.
 struct Node {
     view: Arc<View>,
     me: NodeId,
@@ -111,7 +112,7 @@ impl Node {
         timeout(PATIENCE, self.events.recv()).await.expect("an event").unwrap()
     }
 
-    /// The next event, which is a change to this status.
+    /// Waits for the next event, which must be a change to this status.
     async fn change_to(&mut self, status: Health) -> CheckState {
         match self.event().await {
             CheckEvent::Changed(of, state) => {
@@ -136,7 +137,7 @@ fn state(status: Health) -> CheckState {
     CheckState { status, since_ms: 5, output: "before".into(), ..CheckState::default() }
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let wait = async {
         while !is_so() {
@@ -146,34 +147,34 @@ async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
-/// Waits until the output of a check contains this.
+/// Waits until the output of a check contains this text.
 async fn output(check: &RunningCheck, text: &str) -> CheckState {
     eventually(text, || check.state().output.contains(text)).await;
     check.state()
 }
 
-/// An address at which nothing listens.
+/// Returns an address at which nothing listens.
 fn closed_port() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// A server on an ephemeral port of 127.0.0.1. It ends with this.
+/// A server on an ephemeral port of 127.0.0.1, until it is dropped.
 struct Server {
     address: SocketAddr,
-    /// What each request said.
+    /// The requests so far.
     requests: Arc<Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Server {
-    /// A server that does this with each connection.
+    /// Starts a server with this connection handler.
     async fn start<F: Future<Output = ()> + Send + 'static>(
         serve: impl Fn(TcpStream) -> F + Send + Sync + 'static,
     ) -> Self {
         Self::serve(move |stream, _| serve(stream)).await
     }
 
-    /// A server that reads a request and answers with these bytes.
+    /// Starts a server that reads a request and answers with these bytes.
     async fn answering(answer: impl Into<String>) -> Self {
         let answer = answer.into();
         Self::serve(move |mut stream, requests| {
@@ -210,7 +211,7 @@ impl Server {
         HttpCheck { url: format!("http://{}/health?x=1", self.address), ..HttpCheck::default() }
     }
 
-    /// Ends the server and its connections, and waits for that.
+    /// Stops the server and its connections, and waits for their end.
     async fn kill(self) {
         self.task.abort();
         let mut task = self.task;
@@ -218,7 +219,7 @@ impl Server {
     }
 }
 
-/// Reads the head of a request, and a body whose length is stated.
+/// Reads a request head, and a body by `Content-Length`.
 async fn read_request(stream: &mut TcpStream, requests: &Mutex<Vec<String>>) {
     let mut request = Vec::new();
     let mut buffer = [0; 1024];

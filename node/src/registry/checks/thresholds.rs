@@ -1,15 +1,15 @@
-//! Hysteresis of a check: how many outcomes in a row change its status.
+//! [`Thresholds`]: hysteresis of a check, which counts consecutive outcomes before the status changes.
 //!
-//! - A failure counts towards `failures_before_warning` and `failures_before_critical`; it never makes a
-//!   status better.
+//! - A failure counts towards `failures_before_warning` and `failures_before_critical`; it never improves the
+//!   status.
 //! - A success counts towards `successes_before_passing`.
-//! - A warning (HTTP 429, exit code 1) is the status at once, and ends both rows.
+//! - A warning (HTTP 429, exit code 1) becomes the status at once and resets both counts.
 
-use hearsay_protocol::record::Health;
+use hearsay_protocol::Health;
 
 use super::spec::CheckSpec;
 
-/// The outcomes in a row that may change the status of a check.
+/// Thresholds of a check, and the consecutive outcomes so far.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Thresholds {
     failures_before_warning: Option<u32>,
@@ -31,8 +31,7 @@ impl Thresholds {
         }
     }
 
-    /// Takes the outcome of a run of a check with this status. Returns its new status where it is another
-    /// one.
+    /// Counts an outcome. Returns the new status if it differs from `status`.
     pub(super) fn apply(&mut self, status: Health, outcome: Health) -> Option<Health> {
         let new = match outcome {
             Health::Passing => {

@@ -1,4 +1,5 @@
-//! TLS of checks: the system's roots, or any certificate where a check skips verification.
+//! [`TlsConfigs`]: performs the TLS handshakes of checks, and verifies certificates by the system's roots, or
+//! accepts any with `tls_skip_verify`.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,28 +15,28 @@ use tracing::warn;
 
 use crate::registry::address::Host;
 
-/// How a check uses TLS.
+/// TLS options of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct TlsOptions {
-    /// Whether any certificate will do.
+    /// Whether to accept any certificate.
     pub(super) is_any_certificate_accepted: bool,
-    /// The protocol that is spoken within.
+    /// The application protocol (ALPN).
     pub(super) protocol: Protocol,
 }
 
-/// The protocol that is spoken within TLS.
+/// Application protocol over TLS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Protocol {
     Http1,
     Http2,
 }
 
-/// The handshake failed. Nothing was sent within it.
+/// The handshake failed; no application data was sent.
 #[derive(Debug, thiserror::Error)]
 #[error("TLS handshake failed: {0}")]
 pub(super) struct TlsError(String);
 
-/// Configurations, made when the first check needs them: a node without TLS checks reads no certificates.
+/// TLS configurations, created on first use: a node without TLS checks reads no certificates.
 #[derive(Debug, Default)]
 pub(super) struct TlsConfigs {
     verifying: OnceCell<ByProtocol>,
@@ -49,7 +50,7 @@ struct ByProtocol {
 }
 
 impl TlsConfigs {
-    /// Makes a TLS connection of a TCP connection.
+    /// Performs the TLS handshake on a TCP connection.
     pub(super) async fn handshake(
         &self,
         stream: TcpStream,
@@ -87,12 +88,13 @@ impl ByProtocol {
 }
 
 fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, Error> {
-    // Named, because a process-wide default is ambiguous where a dependency brings another one.
+    // The provider is explicit, because the process-wide default is ambiguous if a dependency adds another
+    // one.
     ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
 }
 
-/// A configuration that verifies certificates by the system's roots.
+/// Returns configurations that verify certificates by the system's roots.
 async fn load_verifying_configs() -> Result<ByProtocol, Error> {
     let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
     let loaded = loaded.map_err(|stopped| Error::General(stopped.to_string()))?;
@@ -100,18 +102,18 @@ async fn load_verifying_configs() -> Result<ByProtocol, Error> {
     let (added, _) = roots.add_parsable_certificates(loaded.certs);
     if added == 0 {
         let reason = loaded.errors.first().map_or_else(|| "none was found".into(), ToString::to_string);
-        warn!("https checks will fail: the system's root certificates cannot be read: {reason}");
+        warn!("the system's root certificates cannot be read, so https checks will fail: {reason}");
     }
     Ok(ByProtocol::new(builder()?.with_root_certificates(roots).with_no_client_auth()))
 }
 
-/// A configuration that accepts any certificate.
+/// Returns a configuration that accepts any certificate.
 fn build_accepting_config() -> Result<ClientConfig, Error> {
     let verifier = Arc::new(AcceptAny(Arc::new(ring::default_provider())));
     Ok(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-/// Accepts any certificate, of a server that holds its key.
+/// Verifier that accepts any certificate whose private key the server has.
 #[derive(Debug)]
 struct AcceptAny(Arc<CryptoProvider>);
 

@@ -1,8 +1,8 @@
-//! The `ttl` check: the program reports within the TTL.
+//! `ttl` check: passes while the program reports within the TTL.
 //!
-//! A report sets the status in [`Shared`] itself, so that its answer can be sent at once. This task announces
-//! changes and expires what was not reported in time. A report that changes nothing wakes no task: the timer
-//! finds a later deadline when it fires.
+//! A report sets the status in [`Shared`](super::reporter::Shared) directly, so that the report is answered
+//! at once. This task announces changes and expires the TTL. A report without a change wakes no task: the
+//! timer finds the later deadline when it fires.
 
 use std::time::Duration;
 

@@ -1,12 +1,12 @@
-//! The `watch` check: a TCP connection to the service is held open, and its end shows the service's death.
+//! `watch` check: holds a TCP connection open and passes while the service accepts connections.
 //!
-//! The kernel closes the connections of a process that dies, so a held connection shows a death at once,
-//! where a check at an interval finds it at the next run. When the connection closes, the node connects
-//! again: refused is a failure, accepted is alive. It finds death, not hanging.
+//! The kernel closes the connections of a process that ends, so its end is noticed at once, not at the next
+//! interval. When the connection closes, the check connects again, and fails if the connection is refused. It
+//! does not detect a process that hangs.
 //!
-//! A server that closes idle connections differs from one that dies: it accepts each new connection.
-//! After [`SHORT_LIVED_MAX`] connections that were closed within [`SHORT_LIVED`] the check falls back to
-//! `tcp` for [`FALLBACK`], as it does for a server that sends much without being asked.
+//! A server that closes idle connections accepts each new one. After [`SHORT_LIVED_MAX`] connections that
+//! were closed within [`SHORT_LIVED`] the check falls back to `tcp` for [`FALLBACK`]. The same holds for a
+//! server that sends much data unprompted.
 
 use std::{io, net::IpAddr, time::Duration};
 
@@ -22,36 +22,36 @@ use crate::registry::address::Target;
 
 /// The least time between two reconnects.
 const RECONNECT_GAP: Duration = Duration::from_millis(100);
-/// The time until the second reconnect. The kernel closes the sockets of a process that dies one after the
-/// other, so its listener may accept the first reconnect when its connections are closed already.
+/// Delay of the second reconnect. The kernel closes the sockets of a process one by one, so its listener may
+/// still accept the first reconnect after its connections are closed.
 const SECOND_RECONNECT: Duration = Duration::from_millis(5);
-/// A connection that the server closed within this was not held.
+/// A connection that the server closes within this time counts as short-lived.
 const SHORT_LIVED: Duration = Duration::from_secs(2);
-/// The connections in a row that were not held, after which the check falls back to `tcp`.
+/// Consecutive short-lived connections before the check falls back to `tcp`.
 const SHORT_LIVED_MAX: u32 = 3;
-/// How long it checks by `tcp` before a connection is held again.
+/// Duration of the fallback to `tcp`.
 const FALLBACK: Duration = Duration::from_secs(3600);
-/// Keepalive finds the death of another host, which closes no connection: 1 s idle, then 3 probes 1 s apart.
+/// Interval of TCP keepalive. It detects the failure of another host, which closes no connection.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 const KEEPALIVE_PROBES: u32 = 3;
-/// How much is read and dropped in a second. A server that sends more is not watched: its end would be found
-/// behind all that it has sent.
+/// Bytes read and discarded per second. With more data, the check would notice late that the connection
+/// ended.
 const READ_BYTES_MAX_PER_SECOND: usize = 64 * 1024;
 
-/// A connection that is held.
+/// State of a running `watch` check.
 #[derive(Debug)]
 pub(super) struct Watch<'a> {
     pub(super) reporter: &'a Reporter,
     pub(super) connector: &'a Connector,
-    /// Bounds the connects that are under way, of all watches together.
+    /// Limit of concurrent connects, shared by all `watch` checks.
     pub(super) connects: &'a Semaphore,
     pub(super) target: Target,
-    /// How long it checks by `tcp` after the server did not hold connections.
+    /// Duration of the fallback to `tcp`.
     pub(super) fallback: Duration,
 }
 
 impl<'a> Watch<'a> {
-    /// A watch of this target.
+    /// Returns a check of this target.
     pub(super) fn new(
         reporter: &'a Reporter,
         connector: &'a Connector,
@@ -61,13 +61,13 @@ impl<'a> Watch<'a> {
         Self { reporter, connector, connects, target, fallback: FALLBACK }
     }
 
-    /// Runs the check. `interval` is between runs by `tcp`, and at most between two reconnects; a connect
-    /// takes at most `limit`.
+    /// Runs the check. `interval` is the interval of the fallback and the longest delay of reconnects;
+    /// `limit` is the timeout of a connect.
     pub(super) async fn run(self, interval: Duration, limit: Duration) {
         let mut short_lived = 0;
         let mut failures = 0_u32;
         let mut is_first = true;
-        // Since a connection was held, and when the last of them was.
+        // Reconnects since the last long-lived connection, and the time of the last reconnect.
         let (mut reconnects, mut last_reconnect) = (0_u32, None);
         loop {
             let started = Instant::now();
@@ -89,7 +89,7 @@ impl<'a> Watch<'a> {
                     } else {
                         (short_lived, reconnects) = (0, 0);
                     }
-                    // At once, unless the last reconnect was just now.
+                    // The check reconnects without delay, unless the last reconnect was very recent.
                     let gap = if reconnects <= 1 { SECOND_RECONNECT } else { RECONNECT_GAP };
                     last_reconnect.map_or(started, |last| last + gap)
                 }
@@ -135,8 +135,8 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Returns when the connection has ended. Until the check passes, each interval that the connection stays
-    /// open is one more success.
+    /// Waits for the end of the connection. Until the check passes, each interval with an open connection
+    /// counts as a success.
     async fn hold(&self, stream: &TcpStream, interval: Duration, words: &str) -> End {
         loop {
             tokio::select! {
@@ -148,7 +148,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Checks by `tcp`, and states the reason in the output.
+    /// Runs the fallback to `tcp`; the output has the reason.
     async fn fall_back(&self, why: &str, interval: Duration, limit: Duration) {
         let words = format!(
             "watch: {why}; checked by tcp every {interval:?}, a connection is held again after {:?}",
@@ -174,7 +174,7 @@ fn keep_alive(stream: &TcpStream) {
     let is_local = stream.peer_addr().is_ok_and(|peer| is_loopback(peer.ip()));
     if !is_local {
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-        // Without it a host that vanishes is found by the other checks of the instance.
+        // On an error, only the instance's other checks detect a host that vanishes.
         let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES));
     }
 }
@@ -183,16 +183,16 @@ fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
-/// How a held connection ended.
+/// Why a held connection ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
-    /// The server, or its host, closed it.
+    /// The server or its host closed the connection.
     Closed,
-    /// The server sent too much.
+    /// The server sent more than [`READ_BYTES_MAX_PER_SECOND`].
     Flood,
 }
 
-/// Reads and drops what the server sends, until the connection ends.
+/// Reads and discards data until the connection ends.
 async fn read_until_closed(stream: &TcpStream) -> End {
     let mut second = Instant::now();
     let mut bytes = 0;
@@ -213,7 +213,7 @@ async fn read_until_closed(stream: &TcpStream) -> End {
     }
 }
 
-/// Reads once. `None`: there is nothing yet. The buffer is not part of the task, which waits for hours.
+/// Reads once; `None`: no data. A separate function keeps the buffer out of the long-lived task.
 fn drop_some(stream: &TcpStream) -> io::Result<Option<usize>> {
     match stream.try_read(&mut [0; 4096]) {
         Ok(read) => Ok(Some(read)),

@@ -1,13 +1,13 @@
-//! Reads a health check out of JSON.
+//! Parses health checks from JSON into specs, and resolves their targets against the instance's address.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use hearsay_protocol::record::{Health, ID_CHARS_MAX, Invalid, NAME_CHARS_MAX, check_service_name};
+use hearsay_protocol::{Health, ID_CHARS_MAX, Invalid, NAME_CHARS_MAX, check_service_name};
 use serde_json::Value;
 
 use super::{
     fields::{Fields, check_text, invalid},
-    source::Source,
+    source::RegistrationSource,
 };
 use crate::{
     go_duration,
@@ -23,24 +23,24 @@ use crate::{
 
 /// The shortest interval, timeout and TTL.
 const DURATION_MIN: Duration = Duration::from_millis(100);
-/// The longest of them.
-const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The most runs in a row that a threshold counts.
+/// The longest interval, timeout and TTL: a year.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The largest threshold of hysteresis.
 const THRESHOLD_MAX: u64 = 1000;
-/// The longest body of a request, pattern or argument.
+/// The longest request body, pattern or argument, in bytes.
 const TEXT_BYTES_MAX: usize = 4096;
-/// The most headers of a request, ranges of statuses or arguments of a command.
+/// Maximum number of headers, status ranges or arguments.
 const LIST_MAX: usize = 64;
-/// The interval of a `HeartbeatURL`.
+/// Interval of the check of a `HeartbeatURL`.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
-/// The interval of the check that dialect 2 implies.
-const DIALECT_TWO_INTERVAL: Duration = Duration::from_secs(30);
-/// Checks of both older dialects make three attempts, this far apart.
+/// Interval of the check that dialect 2 implies.
+const IMPLIED_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
+/// Checks of dialects 1 and 2 are critical after three attempts at this interval.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 3;
-/// The kinds, as users write them.
+/// Kinds of checks, as keys of the request.
 const KINDS: [&str; 8] = ["http", "tcp", "grpc", "ttl", "alias", "watch", "process", "exec"];
-/// Kinds of Consul's agent that there are not: keys in their normal form, and as Consul writes them.
+/// Unsupported kinds of Consul's agent: normalised key, and Consul's spelling.
 const FOREIGN_KINDS: [(&str, &str); 6] = [
     ("dockercontainerid", "docker_container_id"),
     ("h2ping", "h2ping"),
@@ -50,21 +50,21 @@ const FOREIGN_KINDS: [(&str, &str); 6] = [
     ("aliasservice", "alias_service"),
 ];
 
-/// A check as it came.
-pub(super) enum CheckInput {
+/// A check in a request.
+pub(in crate::registry) enum CheckInput {
     /// An object of `check` or `checks`.
     Object(Value),
     /// `HeartbeatURL`.
     Heartbeat(String),
-    /// Dialect 2 states none.
-    DialectTwo,
+    /// The check that dialect 2 implies.
+    ImpliedHeartbeat,
 }
 
-/// Reads all checks of a registration, and gives each its id.
-pub(super) fn read_all(
+/// Parses all checks of a registration and assigns ids.
+pub(in crate::registry) fn read_all(
     inputs: Vec<CheckInput>,
     registration: &Registration,
-    source: Source,
+    source: RegistrationSource,
 ) -> Result<Vec<CheckSpec>, Invalid> {
     let several = inputs.len() > 1;
     let mut checks: Vec<CheckSpec> = Vec::new();
@@ -72,9 +72,11 @@ pub(super) fn read_all(
         let mut spec = match input {
             CheckInput::Object(value) => read_object(value, registration, source)?,
             CheckInput::Heartbeat(url) => heartbeat_spec(&url, HEARTBEAT_INTERVAL, registration)?,
-            CheckInput::DialectTwo => heartbeat_spec("/heart-beat", DIALECT_TWO_INTERVAL, registration)?,
+            CheckInput::ImpliedHeartbeat => {
+                heartbeat_spec("/heart-beat", IMPLIED_HEARTBEAT_INTERVAL, registration)?
+            }
         };
-        // The same reading as at each run: what cannot be run is not registered.
+        // Each run uses the parser that `validate` uses, so an accepted check can run.
         spec.validate()?;
         if spec.id.is_empty() {
             spec.id = match several {
@@ -86,7 +88,10 @@ pub(super) fn read_all(
             spec.name = format!("Service '{}' check", registration.service);
         }
         if checks.iter().any(|other| other.id == spec.id) {
-            return Err(invalid("checks", format!("the id {:?} is there twice", spec.id)));
+            return Err(invalid(
+                "checks",
+                format!("contains the id {:?} twice; ids must be unique", spec.id),
+            ));
         }
         checks.push(spec);
     }
@@ -103,13 +108,14 @@ fn heartbeat_spec(url: &str, interval: Duration, registration: &Registration) ->
     })
 }
 
-/// The field of a registration that says what a check calls. Checks that the older dialects imply are known by their shape.
+/// Returns the request's field that contains the target of a check. Checks implied by dialects 1 and 2 are
+/// recognised by their intervals.
 pub(super) fn field_of(check: &CheckSpec, registration: &Registration) -> &'static str {
     let is_implied =
         check.retry_interval == Some(RETRY_INTERVAL) && check.failures_before_critical == ATTEMPTS;
     match check.kind {
         CheckKind::Http(_) if is_implied && check.interval == HEARTBEAT_INTERVAL => "HeartbeatURL",
-        CheckKind::Http(_) if is_implied && registration.dialect == Dialect::Two => "Addr",
+        CheckKind::Http(_) if is_implied && registration.dialect == Dialect::NameAddr => "Addr",
         _ => check.kind.as_str(),
     }
 }
@@ -130,11 +136,16 @@ fn spec_with_defaults(kind: CheckKind) -> CheckSpec {
     }
 }
 
-fn read_object(value: Value, registration: &Registration, source: Source) -> Result<CheckSpec, Invalid> {
+fn read_object(
+    value: Value,
+    registration: &Registration,
+    source: RegistrationSource,
+) -> Result<CheckSpec, Invalid> {
     let fields = Fields::of("check", value)?;
     if let Some((_, foreign)) = FOREIGN_KINDS.into_iter().find(|(key, _)| is_given(&fields, key)) {
-        // Without its kind, what remains of the check would be another one: a command in a container would run on the host.
-        let problem = format!("{foreign} is not supported; give one of {}", KINDS.join(", "));
+        // Without the unsupported key the rest could mean another check: a command for a container would run
+        // on the host.
+        let problem = format!("{foreign} is not supported; use one of {}", KINDS.join(", "));
         return Err(invalid("check", problem));
     }
     let present: Vec<&str> = KINDS.into_iter().filter(|kind| is_given(&fields, kind)).collect();
@@ -149,10 +160,13 @@ fn read_object(value: Value, registration: &Registration, source: Source) -> Res
     let interval = read_duration(&fields, "interval")?.unwrap_or(INTERVAL_DEFAULT);
     let timeout = match read_duration(&fields, "timeout")? {
         Some(timeout) if timeout >= interval => {
-            return Err(invalid("timeout", format!("{timeout:?} is not below the interval of {interval:?}")));
+            return Err(invalid(
+                "timeout",
+                format!("{timeout:?} is not below the interval of {interval:?}; choose a shorter one"),
+            ));
         }
         Some(timeout) => timeout,
-        // Below a short interval, too.
+        // The default stays below a short interval.
         None => TIMEOUT_DEFAULT.min(interval * 4 / 5),
     };
     let threshold = |field| Ok::<_, Invalid>(fields.integer(field, 1, THRESHOLD_MAX)?.map(|n| n as u32));
@@ -160,7 +174,7 @@ fn read_object(value: Value, registration: &Registration, source: Source) -> Res
     if !id.is_empty() {
         check_text("id", &id, ID_CHARS_MAX)?;
         if id == NODE_MAINTENANCE_CHECK || id.starts_with(MAINTENANCE_CHECK) {
-            return Err(invalid("id", format!("{id:?} is the id of a maintenance; choose another")));
+            return Err(invalid("id", format!("{id:?} is the id of a maintenance check; choose another id")));
         }
     }
     let name = fields.text("name", &[])?.unwrap_or_default();
@@ -196,7 +210,7 @@ fn read_object(value: Value, registration: &Registration, source: Source) -> Res
     })
 }
 
-/// Whether a kind is given: `false` and empty texts stand for nothing.
+/// Whether a kind is given; `false` and empty strings count as absent.
 fn is_given(fields: &Fields, kind: &str) -> bool {
     let value = fields.value(kind).or_else(|| fields.value("args").filter(|_| kind == "exec"));
     match value {
@@ -210,7 +224,7 @@ fn read_kind(
     kind: &str,
     fields: &Fields,
     registration: &Registration,
-    source: Source,
+    source: RegistrationSource,
 ) -> Result<CheckKind, Invalid> {
     let tls_skip_verify = fields.boolean("tls_skip_verify")?.unwrap_or(false);
     Ok(match kind {
@@ -226,7 +240,9 @@ fn read_kind(
             if service.len() > NAME_CHARS_MAX || service.chars().any(char::is_control) {
                 return Err(invalid(
                     "grpc",
-                    format!("the service is longer than {NAME_CHARS_MAX} characters"),
+                    format!(
+                        "the service is longer than {NAME_CHARS_MAX} characters, or contains a control character"
+                    ),
                 ));
             }
             CheckKind::Grpc {
@@ -260,7 +276,7 @@ fn read_http(
     let expect_body = fields.text("expect_body", &[])?.filter(|pattern| !pattern.is_empty());
     for (field, text) in [("body", Some(&body)), ("expect_body", expect_body.as_ref())] {
         if text.is_some_and(|text| text.len() > TEXT_BYTES_MAX) {
-            return Err(invalid(field, format!("has over {TEXT_BYTES_MAX} bytes")));
+            return Err(invalid(field, format!("has more than {TEXT_BYTES_MAX} bytes")));
         }
     }
     Ok(HttpCheck {
@@ -274,14 +290,14 @@ fn read_http(
     })
 }
 
-/// A URL, or a path of the instance itself.
+/// Resolves a URL; a path is relative to the instance's origin.
 fn resolve_url(field: &'static str, text: &str, registration: &Registration) -> Result<String, Invalid> {
     let url = match text.strip_prefix('/') {
         Some(_) => format!("{}{text}", registration.local_origin()),
         None => text.to_owned(),
     };
     if registration.port == 0 && text.starts_with('/') {
-        return Err(invalid(field, "is a path, and the instance has no port; give a URL"));
+        return Err(invalid(field, "is a path, but the instance has no port; give a URL"));
     }
     HttpUrl::parse(field, &url)?.target.host.check_single(field)?;
     Ok(url)
@@ -299,12 +315,15 @@ fn read_headers(fields: &Fields) -> Result<BTreeMap<String, Vec<String>>, Invali
             Value::Array(values) => {
                 let texts = values.into_iter().map(|value| value.as_str().map(str::to_owned));
                 let texts: Option<Vec<_>> = texts.collect();
-                texts.ok_or_else(|| invalid("header", format!("the values of {name:?} are no texts")))?
+                texts.ok_or_else(|| invalid("header", format!("the values of {name:?} are not strings")))?
             }
-            _ => return Err(invalid("header", format!("the value of {name:?} is no text"))),
+            _ => return Err(invalid("header", format!("the value of {name:?} is not a string"))),
         };
         if values.iter().any(|value| value.len() > TEXT_BYTES_MAX) {
-            return Err(invalid("header", format!("a value of {name:?} has over {TEXT_BYTES_MAX} bytes")));
+            return Err(invalid(
+                "header",
+                format!("a value of {name:?} has more than {TEXT_BYTES_MAX} bytes"),
+            ));
         }
         headers.insert(name, values);
     }
@@ -317,20 +336,20 @@ fn read_headers(fields: &Fields) -> Result<BTreeMap<String, Vec<String>>, Invali
     Ok(headers)
 }
 
-/// `200`, `"200-204"`, or an array of those.
+/// Parses `200`, `"200-204"`, or an array of those.
 fn read_statuses(fields: &Fields) -> Result<Vec<(u16, u16)>, Invalid> {
     let values = match fields.value("expectstatus") {
         None => return Ok(Vec::new()),
         Some(Value::Array(values)) => values,
-        // As the command line writes several.
+        // The command line sends several statuses as one string.
         Some(Value::String(list)) => list.split(',').map(Value::from).collect(),
-        Some(one) => vec![one],
+        Some(value) => vec![value],
     };
     let wrong = |value: &Value| {
-        let shown: String = value.to_string().chars().take(64).collect();
+        let start: String = value.to_string().chars().take(64).collect();
         invalid(
             "expect_status",
-            format!("{shown} is neither a status from 100 to 599 nor a range such as \"200-204\""),
+            format!("{start} is neither a status from 100 to 599 nor a range such as \"200-204\""),
         )
     };
     if values.len() > LIST_MAX {
@@ -355,7 +374,7 @@ fn read_statuses(fields: &Fields) -> Result<Vec<(u16, u16)>, Invalid> {
     values.iter().map(range).collect()
 }
 
-/// `true` stands for the instance's own address.
+/// Parses an address; `true` means the address of the instance.
 fn read_address(
     fields: &Fields,
     field: &'static str,
@@ -370,7 +389,7 @@ fn read_address(
 fn resolve_address(field: &'static str, text: &str, registration: &Registration) -> Result<String, Invalid> {
     if text.trim().is_empty() {
         if registration.port == 0 {
-            return Err(invalid(field, "names no port, and the instance has none; give host:port"));
+            return Err(invalid(field, "has no port, and neither has the instance; give host:port"));
         }
         return Ok(registration.local_address());
     }
@@ -389,7 +408,7 @@ fn read_alias(fields: &Fields) -> Result<CheckKind, Invalid> {
         let target = Fields::of("alias", fields.value("alias").unwrap_or_default())?;
         let (instance, service) = (target.text("instance", &["id"])?, target.text("service", &["name"])?);
         if instance.is_some() == service.is_some() {
-            return Err(invalid("alias", "names either an instance or a service"));
+            return Err(invalid("alias", "needs either an instance or a service; give one of them"));
         }
         if let Some(instance) = &instance {
             check_text("alias", instance, ID_CHARS_MAX)?;
@@ -404,32 +423,37 @@ fn read_alias(fields: &Fields) -> Result<CheckKind, Invalid> {
     Ok(CheckKind::Alias { instance: None, service: Some(service) })
 }
 
-fn read_process(fields: &Fields, source: Source) -> Result<CheckKind, Invalid> {
+fn read_process(fields: &Fields, source: RegistrationSource) -> Result<CheckKind, Invalid> {
     let Some(uid) = source.socket_uid else {
-        return Err(invalid("process", "is taken over the node's Unix socket alone, which tells who asks"));
+        return Err(invalid(
+            "process",
+            "is only allowed over the node's Unix socket, which identifies the caller; register there",
+        ));
     };
     let process = Fields::of("process", fields.value("process").unwrap_or_default())?;
     let pid = process.integer("pid", 1, i32::MAX as u64)?;
-    let pid = pid.ok_or_else(|| invalid("process", "lacks its pid"))? as i32;
-    let no_such = || invalid("process", format!("no process {pid} is there"));
+    let pid = pid.ok_or_else(|| invalid("process", "has no pid"))? as i32;
+    let no_such = || invalid("process", format!("there is no process {pid}"));
     let owner = owner_uid(pid).map_err(|_| no_such())?;
     if owner != uid && uid != 0 {
         return Err(invalid(
             "process",
-            format!("process {pid} belongs to user {owner}, and the caller is {uid}"),
+            format!(
+                "process {pid} belongs to the user {owner}, and the caller is the user {uid}; register it as its owner"
+            ),
         ));
     }
     Ok(CheckKind::Process(ProcessIdentity::of(pid).map_err(|_| no_such())?))
 }
 
-fn read_exec(fields: &Fields, source: Source) -> Result<CheckKind, Invalid> {
+fn read_exec(fields: &Fields, source: RegistrationSource) -> Result<CheckKind, Invalid> {
     if !source.is_file {
-        return Err(invalid("exec", "is taken from a file of --services-dir alone"));
+        return Err(invalid("exec", "is only allowed in a file of --services-dir; register it there"));
     }
     if !source.allow_exec {
-        return Err(invalid("exec", "is refused; start the node with --allow-exec-checks"));
+        return Err(invalid("exec", "is refused; start the node with --allow-exec-checks to allow it"));
     }
-    // The second is Consul's key.
+    // `args` is Consul's key.
     let argv = match fields.value("exec").or(fields.value("args")) {
         Some(Value::String(command)) => vec![command],
         _ if fields.has("exec") => fields.texts("exec")?,
@@ -439,25 +463,23 @@ fn read_exec(fields: &Fields, source: Source) -> Result<CheckKind, Invalid> {
         return Err(invalid(
             "exec",
             format!(
-                "is a command and its arguments: 1 to {LIST_MAX} texts of at most {TEXT_BYTES_MAX} bytes"
+                "is not a command with its arguments; give 1 to {LIST_MAX} strings of at most {TEXT_BYTES_MAX} bytes"
             ),
         ));
     }
     if argv[0].is_empty() || argv.iter().any(|arg| arg.contains('\0')) {
-        return Err(invalid("exec", "holds an empty command or a NUL"));
+        return Err(invalid("exec", "contains an empty command or a NUL character"));
     }
     Ok(CheckKind::Exec { argv })
 }
 
 fn read_duration(fields: &Fields, field: &'static str) -> Result<Option<Duration>, Invalid> {
     let Some(text) = fields.text(field, &[])?.filter(|text| !text.is_empty()) else { return Ok(None) };
-    let duration = go_duration::parse(&text)
-        .ok_or_else(|| invalid(field, format!("{text:?} is no duration such as 10s, 1m30s or 500ms")))?;
+    let duration = go_duration::parse(&text).ok_or_else(|| {
+        invalid(field, format!("{text:?} is not a duration; give one such as 10s, 1m30s or 500ms"))
+    })?;
     if !(DURATION_MIN..=DURATION_MAX).contains(&duration) {
-        return Err(invalid(
-            field,
-            format!("{text:?} is out of bounds; {DURATION_MIN:?} to 168h are allowed"),
-        ));
+        return Err(invalid(field, format!("{text:?} is out of bounds; give {DURATION_MIN:?} to 8760h")));
     }
     Ok(Some(duration))
 }

@@ -1,13 +1,16 @@
+//! Tests of the parsing of registrations: both dialects and the native form, any spelling of keys, defaults
+//! of checks, and refusals that name the field and the limit.
+
 use std::time::Duration;
 
-use hearsay_protocol::record::Health;
+use hearsay_protocol::Health;
 use serde_json::json;
 
 use super::*;
 use crate::registry::checks::CheckKind;
 
-fn here() -> Source {
-    Source::caller([127, 0, 0, 1].into())
+fn here() -> RegistrationSource {
+    RegistrationSource::caller([127, 0, 0, 1].into())
 }
 
 fn read_json(value: Value) -> Result<Registration, Invalid> {
@@ -28,7 +31,7 @@ fn only_check(value: Value) -> CheckSpec {
 }
 
 #[test]
-fn dialect_one_is_read_as_its_tutorials_write_it() {
+fn dialect_1_is_parsed_as_in_its_tutorials() {
     let registration = ok(json!({
         "ServiceName": "Grading Service",
         "ServiceURL": " http://localhost:6000/students ",
@@ -36,7 +39,10 @@ fn dialect_one_is_read_as_its_tutorials_write_it() {
         "ServiceUpdateURL": "http://localhost:6000/services",
         "HeartbeatURL": "http://localhost:6000/heartbeat",
     }));
-    assert_eq!((registration.service.as_str(), registration.dialect), ("Grading Service", Dialect::One));
+    assert_eq!(
+        (registration.service.as_str(), registration.dialect),
+        ("Grading Service", Dialect::ServiceUrl)
+    );
     assert_eq!((registration.host.clone(), registration.local_host.as_str()), (None, "localhost"));
     assert_eq!(registration.port, 6000);
     assert_eq!(registration.meta["path"], "/students");
@@ -53,7 +59,7 @@ fn dialect_one_is_read_as_its_tutorials_write_it() {
 }
 
 #[test]
-fn what_is_called_is_known_by_the_field_that_says_it() {
+fn targets_are_attributed_to_their_fields() {
     let fields = |value| {
         let registration = ok(value);
         let checks = registration.checks.iter().map(|check| check_field(check, &registration));
@@ -69,10 +75,10 @@ fn what_is_called_is_known_by_the_field_that_says_it() {
 }
 
 #[test]
-fn dialect_two_has_a_heartbeat_and_is_called_back_at_its_address() {
+fn dialect_2_implies_a_heartbeat_and_notifications_at_its_address() {
     let registration =
         ok(json!({"Name": "Portal", "Addr": "127.0.0.1:5000", "RequiredServices": ["Grading"]}));
-    assert_eq!(registration.dialect, Dialect::Two);
+    assert_eq!(registration.dialect, Dialect::NameAddr);
     assert_eq!(registration.updates.as_deref(), Some("http://127.0.0.1:5000/services"));
     let check = &registration.checks[0];
     assert!(matches!(&check.kind, CheckKind::Http(http) if http.url == "http://127.0.0.1:5000/heart-beat"));
@@ -81,7 +87,7 @@ fn dialect_two_has_a_heartbeat_and_is_called_back_at_its_address() {
 }
 
 #[test]
-fn a_host_that_means_this_machine_is_not_told_to_others() {
+fn a_loopback_host_is_not_stated_to_others() {
     for host in ["localhost", "127.0.0.1", "127.8.0.1", "::1", "LOCALHOST.", "a.localhost"] {
         let registration = ok(json!({"name": "web", "address": host, "port": 1}));
         assert_eq!((registration.host, registration.local_host.as_str()), (None, host), "{host}");
@@ -91,13 +97,13 @@ fn a_host_that_means_this_machine_is_not_told_to_others() {
         (registration.host.as_deref(), registration.id.as_str()),
         (Some("10.0.0.7"), "web-10.0.0.7-80")
     );
-    let elsewhere = Source::caller([10, 0, 0, 9].into());
+    let elsewhere = RegistrationSource::caller([10, 0, 0, 9].into());
     let registration = read_value(json!({"name": "web", "port": 80}), elsewhere, "abcdef").unwrap();
     assert_eq!(registration.host.as_deref(), Some("10.0.0.9"), "the caller's");
 }
 
 #[test]
-fn keys_are_found_in_any_spelling_and_unknown_ones_are_passed_over() {
+fn keys_are_found_in_any_spelling_and_unknown_ones_are_ignored() {
     let registration = ok(json!({
         "NAME": "web", "Port": 1, "unknown": {"x": 1}, "Check": {"TTL": "15s", "Failures_Before_Critical": 2},
         "meta": null,
@@ -127,7 +133,7 @@ fn bad_values_name_their_field_and_the_limit() {
         (json!({}), ["name", "missing"]),
         (json!({"name": "a/b"}), ["name", "'/'"]),
         (json!({"name": "x".repeat(129)}), ["name", "128"]),
-        (json!({"name": 7}), ["name", "text"]),
+        (json!({"name": 7}), ["name", "string"]),
         (json!({"name": "web", "port": 65536}), ["port", "65535"]),
         (json!({"name": "web", "port": "80"}), ["port", "65535"]),
         (json!({"name": "web", "weight": 65536}), ["weight", "65535"]),
@@ -188,7 +194,7 @@ fn a_check_has_exactly_one_known_kind_and_sound_times() {
 }
 
 #[test]
-fn what_a_check_leaves_out_is_taken_from_the_instance() {
+fn a_check_has_defaults_from_the_instance() {
     let check = only_check(json!({"http": "/health", "interval": "1s", "expect_status": ["200-204", 301]}));
     let CheckKind::Http(http) = &check.kind else { panic!("{check:?}") };
     assert_eq!(

@@ -1,41 +1,58 @@
-//! What a change of registrations comes to, before anything is written: owners, limits, and which registrations are meant.
+//! Part of [`Registrar`]: decides on a change before anything is written (owners, scopes, limits and
+//! selectors).
 
 use std::path::Path;
 
-use hearsay_protocol::record::check_size;
+use hearsay_protocol::check_instance_size;
 
 use super::{
     super::{
-        INSTANCES_MAX, INSTANCES_OF_CLUSTER_MAX, Registered, RegistryError, Selector,
         address::HttpUrl,
-        instance::largest,
-        not_its_own,
+        change::{Change, Registered, Selector},
+        error::{RegistryError, forbidden_id},
+        instance::{INSTANCES_MAX, INSTANCES_OF_CLUSTER_MAX, largest},
         record::{Maintenance, Owner, Row},
         registration::Registration,
         scope::Scope,
         store::Write,
     },
-    ACKNOWLEDGED_BY, Batch, Change, Effect, MAINTENANCE_OF, NODE_MAINTENANCE, Registrar, Reply,
+    ACKNOWLEDGED_BY, Batch, Effect, MAINTENANCE_OF, NODE_MAINTENANCE, Registrar, Reply,
 };
-use crate::timestamp::now_ms;
+use hearsay_services::now_ms;
 
-/// Registrations of one address without proof. Guess: a host runs some hundred programs at most.
+/// Maximum number of registrations that one address may have without proof. Guess: a host runs some hundred
+/// programs.
 const UNPROVEN_MAX: usize = 512;
 
 impl Registrar {
-    /// Decides a change by what the ones before it in the batch leave behind.
+    /// Decides a change on the result of the earlier changes of the batch.
     pub(super) fn decide(&self, change: Change, batch: &mut Batch) {
         match change {
             Change::Register(registration, owner, answer) => {
                 let id = registration.id.clone();
                 match self.decide_register(*registration, owner, batch) {
                     Ok(()) => batch.replies.push(Reply::Registered(id, answer)),
-                    // The client may be gone.
+                    // A send error means that the client is gone.
                     Err(error) => _ = answer.send(Err(error)),
                 }
             }
-            Change::Deregister(which, by, scope, answer) => {
-                match self.decide_deregister(&which, &by, scope, batch) {
+            Change::RegisterKeepingChecks(registration, answer) => {
+                let id = registration.id.clone();
+                match self.decide_keeping_checks(*registration, batch) {
+                    Ok(()) => batch.replies.push(Reply::Registered(id, answer)),
+                    Err(error) => _ = answer.send(Err(error)),
+                }
+            }
+            Change::AddCheck(added, scope, answer) => match self.decide_add_check(*added, scope, batch) {
+                Ok(()) => batch.replies.push(Reply::Done(answer)),
+                Err(error) => _ = answer.send(Err(error)),
+            },
+            Change::RemoveCheck(id, scope, answer) => match self.decide_remove_check(&id, scope, batch) {
+                Ok(()) => batch.replies.push(Reply::Done(answer)),
+                Err(error) => _ = answer.send(Err(error)),
+            },
+            Change::Deregister(selector, by, scope, answer) => {
+                match self.decide_deregister(&selector, &by, scope, batch) {
                     Ok(ids) => batch.replies.push(Reply::Removed(ids, answer)),
                     Err(error) => _ = answer.send(Err(error)),
                 }
@@ -45,21 +62,22 @@ impl Registrar {
                     return;
                 }
                 if grace.is_zero() {
-                    self.remove(registered.id, batch);
+                    self.plan_removal(registered.id, batch);
                 } else {
                     batch.effects.push(Effect::Orphan(registered.id.clone()));
                     let timers = self.timers.0.clone();
                     tokio::spawn(async move {
                         tokio::time::sleep(grace).await;
-                        // The registrar is gone: so is the registration.
+                        // A send error means that the registrar is gone, and the registration with it.
                         _ = timers.send(Change::EndGrace(registered));
                     });
                 }
             }
             Change::EndGrace(registered) => {
-                let is_orphaned = self.lock().held.get(&registered.id).is_some_and(|held| held.is_orphaned);
+                let is_orphaned =
+                    self.lock().registrations.get(&registered.id).is_some_and(|active| active.is_orphaned);
                 if is_orphaned && self.is_current(&registered, None, batch) {
-                    self.remove(registered.id, batch);
+                    self.plan_removal(registered.id, batch);
                 }
             }
             Change::Maintenance(id, reason, scope, answer) => {
@@ -78,36 +96,43 @@ impl Registrar {
         }
     }
 
-    /// Whether a held registration is still what its connection registered, and nothing before in this batch changes it.
+    /// Whether a held registration is still the one that its connection made, and no earlier change of the
+    /// batch concerns it.
     fn is_current(&self, registered: &Registered, connection: Option<u64>, batch: &Batch) -> bool {
         let state = self.lock();
-        let held = state.held.get(&registered.id).filter(|held| held.generation == registered.generation);
-        let is_owner = held.is_some_and(|held| match (&held.owner, connection) {
+        let active = state
+            .registrations
+            .get(&registered.id)
+            .filter(|active| active.generation == registered.generation);
+        let is_owner = active.is_some_and(|active| match (&active.owner, connection) {
             (Owner::Connection(owner), Some(connection)) => *owner == connection,
             (_, connection) => connection.is_none(),
         });
         is_owner && !batch.planned.contains_key(&registered.id)
     }
 
-    /// What there will be under an id after the changes of the batch so far.
-    fn planned(&self, id: &str, batch: &Batch) -> Option<(Owner, Registration)> {
+    /// Returns the registration of an id after the changes of the batch so far.
+    pub(super) fn planned(&self, id: &str, batch: &Batch) -> Option<(Owner, Registration)> {
         match batch.planned.get(id) {
             Some(planned) => planned.clone(),
             None => {
                 let state = self.lock();
-                state.held.get(id).map(|held| (held.owner.clone(), held.row.registration.clone()))
+                state
+                    .registrations
+                    .get(id)
+                    .map(|active| (active.owner.clone(), active.row.registration.clone()))
             }
         }
     }
 
-    fn decide_register(
+    pub(super) fn decide_register(
         &self,
         registration: Registration,
         owner: Owner,
         batch: &mut Batch,
     ) -> Result<(), RegistryError> {
         let id = registration.id.clone();
-        check_size(&largest(&registration, &self.host))?;
+        check_instance_size(&largest(&registration, &self.host))?;
         let before = self.planned(&id, batch);
         if let Some((Owner::File(file), _)) = &before
             && owner != Owner::File(file.clone())
@@ -116,7 +141,7 @@ impl Registrar {
         }
         let scope = Scope::of(registration.registered_from);
         if before.as_ref().is_some_and(|(_, before)| !scope.includes(before)) {
-            return Err(not_its_own(&id));
+            return Err(forbidden_id(&id));
         }
         if before.is_none() {
             self.check_room(batch)?;
@@ -129,64 +154,64 @@ impl Registrar {
         }
         let row = Row { registration: registration.clone(), since_ms: now_ms() };
         if owner.is_durable() {
-            batch.writes.push(Write::Put(Box::new(row.clone())));
+            batch.writes.push(Write::Upsert(Box::new(row.clone())));
         } else if was_durable {
             batch.writes.push(Write::Delete(id.clone()));
         }
         batch.planned.insert(id, Some((owner.clone(), registration)));
-        batch.effects.push(Effect::Put(Box::new(row), owner));
+        batch.effects.push(Effect::Activate(Box::new(row), owner, None));
         Ok(())
     }
 
     fn check_room(&self, batch: &Batch) -> Result<(), RegistryError> {
         let state = self.lock();
-        let is_held = |id: &String| state.held.contains_key(id);
+        let is_held = |id: &String| state.registrations.contains_key(id);
         let added = batch.planned.iter().filter(|(id, planned)| planned.is_some() && !is_held(id)).count();
         let removed = batch.planned.iter().filter(|(id, planned)| planned.is_none() && is_held(id)).count();
-        let here = state.held.len() + added - removed;
-        let room = INSTANCES_MAX.saturating_sub(self.parts.roles);
-        if here >= room {
+        let count = state.registrations.len() + added - removed;
+        let room = INSTANCES_MAX.saturating_sub(self.context.role_instances);
+        if count >= room {
             return Err(RegistryError::Limit(format!(
-                "this node holds {here} registrations, and {INSTANCES_MAX} instances with its roles are the limit of a node; register with another node"
+                "this node has {count} registrations; with its roles, {INSTANCES_MAX} instances are the limit of a node. Register with another node"
             )));
         }
-        let in_all = self.parts.view.read(|table| table.providers_len()) + added;
-        if in_all >= INSTANCES_OF_CLUSTER_MAX {
+        let total = self.context.view.read(|table| table.providers_len()) + added;
+        if total >= INSTANCES_OF_CLUSTER_MAX {
             return Err(RegistryError::Limit(format!(
-                "the cluster has {in_all} instances, and {INSTANCES_OF_CLUSTER_MAX} are its limit"
+                "the cluster has {total} instances, and {INSTANCES_OF_CLUSTER_MAX} are the limit. Deregister some first"
             )));
         }
         Ok(())
     }
 
-    /// One host of the network that has shown no proof must not take the room of all others.
+    /// Refuses further registrations of an address without proof, so that one host cannot use up the limit.
     fn check_share(&self, scope: Scope, batch: &Batch) -> Result<(), RegistryError> {
         let Some(address) = scope.address() else { return Ok(()) };
-        let is_its_own = |registration: &Registration| registration.registered_from == Some(address);
-        let held = self.matching(batch, is_its_own).len();
-        if held < UNPROVEN_MAX {
+        let is_from_it = |registration: &Registration| registration.registered_from == Some(address);
+        let active = self.find(batch, is_from_it).len();
+        if active < UNPROVEN_MAX {
             return Ok(());
         }
         Err(RegistryError::Limit(format!(
-            "{address} has registered {held} programs here, which is the limit for an address without the node's token"
+            "{address} has registered {active} programs here, the limit for an address without the node's token. Send the token, or deregister some first"
         )))
     }
 
-    /// Reports name a check alone, so no two registrations may have one of the same id.
+    /// Refuses a check id that another registration uses: a report names only the check.
     fn check_ids_of_checks(&self, registration: &Registration, batch: &Batch) -> Result<(), RegistryError> {
         let state = self.lock();
         for check in &registration.checks {
-            let held = state
-                .of_check
+            let active = state
+                .instance_of_check
                 .get(&check.id)
                 .filter(|instance| **instance != registration.id && !batch.planned.contains_key(*instance));
             let planned = batch.planned.iter().find(|(id, planned)| {
                 let has = |(_, other): &(Owner, Registration)| other.checks.iter().any(|c| c.id == check.id);
                 **id != registration.id && planned.as_ref().is_some_and(has)
             });
-            if let Some(other) = held.or(planned.map(|(id, _)| id)) {
+            if let Some(other) = active.or(planned.map(|(id, _)| id)) {
                 return Err(RegistryError::Conflict(format!(
-                    "the check {:?} is one of the instance {other:?}; give this one an id of its own",
+                    "the check id {:?} is used by the instance {other:?}; choose another id",
                     check.id
                 )));
             }
@@ -196,29 +221,29 @@ impl Registrar {
 
     fn decide_deregister(
         &self,
-        which: &Selector,
+        selector: &Selector,
         by: &Owner,
         scope: Scope,
         batch: &mut Batch,
     ) -> Result<Vec<String>, RegistryError> {
-        let ids = self.select(which, batch);
+        let ids = self.select(selector, batch);
         if ids.is_empty() {
-            return Err(self.not_here(which));
+            return Err(self.not_found(selector));
         }
         for id in &ids {
             match self.planned(id, batch) {
                 Some((Owner::File(file), _)) if *by != Owner::File(file.clone()) => {
                     return Err(belongs_to_file(id, &file));
                 }
-                Some((_, registration)) if !scope.includes(&registration) => return Err(not_its_own(id)),
+                Some((_, registration)) if !scope.includes(&registration) => return Err(forbidden_id(id)),
                 _ => (),
             }
         }
-        ids.iter().for_each(|id| self.remove(id.clone(), batch));
+        ids.iter().for_each(|id| self.plan_removal(id.clone(), batch));
         Ok(ids)
     }
 
-    fn remove(&self, id: String, batch: &mut Batch) {
+    fn plan_removal(&self, id: String, batch: &mut Batch) {
         if let Some((_, registration)) = self.planned(&id, batch).filter(|(owner, _)| owner.is_durable()) {
             batch.writes.push(Write::Delete(id.clone()));
             if registration.updates.is_some() {
@@ -232,13 +257,13 @@ impl Registrar {
         batch.effects.push(Effect::Remove(id));
     }
 
-    /// The registrations that are meant, after the changes of the batch so far.
-    fn select(&self, which: &Selector, batch: &Batch) -> Vec<String> {
-        let by_id = |id: &String, is_meant: &dyn Fn(&Registration) -> bool| {
-            let planned = self.planned(id, batch).filter(|(_, registration)| is_meant(registration));
+    /// Returns the ids of the selected registrations after the changes of the batch so far.
+    fn select(&self, selector: &Selector, batch: &Batch) -> Vec<String> {
+        let by_id = |id: &String, matches: &dyn Fn(&Registration) -> bool| {
+            let planned = self.planned(id, batch).filter(|(_, registration)| matches(registration));
             planned.map(|_| id.clone()).into_iter().collect::<Vec<_>>()
         };
-        match which {
+        match selector {
             Selector::Id(id) => by_id(id, &|_| true),
             Selector::ServiceAndId(service, id) => by_id(id, &|found| found.service == *service),
             Selector::Like(like) => {
@@ -246,7 +271,7 @@ impl Registrar {
                 if !found.is_empty() {
                     return found;
                 }
-                self.matching(batch, |other| {
+                self.find(batch, |other| {
                     other.service == like.service
                         && other.port == like.port
                         && (&other.host, other.scheme) == (&like.host, like.scheme)
@@ -255,7 +280,7 @@ impl Registrar {
             Selector::Url(url) => {
                 let Ok(url) = HttpUrl::parse("url", url) else { return Vec::new() };
                 let (host, path) = (url.target.host.to_string(), url.path_beyond_root());
-                self.matching(batch, |other| {
+                self.find(batch, |other| {
                     let is_host = host == other.local_host || other.host.as_ref() == Some(&host);
                     let is_path = path.is_none() || path == other.meta.get("path").map(String::as_str);
                     is_host && is_path && (url.scheme, url.target.port) == (other.scheme, other.port)
@@ -264,36 +289,38 @@ impl Registrar {
         }
     }
 
-    fn matching(&self, batch: &Batch, is_meant: impl Fn(&Registration) -> bool) -> Vec<String> {
+    pub(super) fn find(&self, batch: &Batch, matches: impl Fn(&Registration) -> bool) -> Vec<String> {
         let state = self.lock();
-        let held = state.held.iter().filter(|(id, _)| !batch.planned.contains_key(*id));
-        let held = held.filter(|(_, held)| is_meant(&held.row.registration)).map(|(id, _)| id.clone());
+        let active = state.registrations.iter().filter(|(id, _)| !batch.planned.contains_key(*id));
+        let active = active.filter(|(_, active)| matches(&active.row.registration)).map(|(id, _)| id.clone());
         let planned =
-            batch.planned.iter().filter(|(_, planned)| planned.as_ref().is_some_and(|(_, r)| is_meant(r)));
-        held.chain(planned.map(|(id, _)| id.clone())).collect()
+            batch.planned.iter().filter(|(_, planned)| planned.as_ref().is_some_and(|(_, r)| matches(r)));
+        active.chain(planned.map(|(id, _)| id.clone())).collect()
     }
 
-    /// Says that a registration is not here, and who holds it if that is known.
-    fn not_here(&self, which: &Selector) -> RegistryError {
-        let id = match which {
+    /// Returns the error for an unknown registration, with its holder if the table lists it.
+    fn not_found(&self, selector: &Selector) -> RegistryError {
+        let id = match selector {
             Selector::Id(id) | Selector::ServiceAndId(_, id) => id,
             Selector::Like(like) => &like.id,
             Selector::Url(url) => {
                 let url: String = url.chars().take(128).collect();
-                return RegistryError::NotFound(format!("this node holds no registration at {url:?}"));
+                return RegistryError::NotFound(format!(
+                    "this node has no registration at {url:?}; /registrations lists them"
+                ));
             }
         };
-        let holder = self.parts.view.read(|table| {
+        let holder = self.context.view.read(|table| {
             let found = table.providers_with_id(id).next()?;
-            Some((found.node_id == self.parts.me, found.node.clone(), found.instance.service.clone()))
+            Some((found.node_id == self.context.node_id, found.node.clone(), found.instance.service.clone()))
         });
         let id: String = id.chars().take(128).collect();
         RegistryError::NotFound(match holder {
             Some((true, _, service)) => {
-                format!("{id:?} is an instance of the service {service:?}, not of that one")
+                format!("{id:?} is an instance of the service {service:?}, not of the given one")
             }
             Some((false, node, _)) => return RegistryError::HeldElsewhere { id, node },
-            None => format!("this node holds no registration with the id {id:?}; /registrations lists them"),
+            None => format!("this node has no registration with the id {id:?}; /registrations lists them"),
         })
     }
 
@@ -305,8 +332,8 @@ impl Registrar {
         batch: &mut Batch,
     ) -> Result<(), RegistryError> {
         match self.planned(&id, batch) {
-            None => return Err(self.not_here(&Selector::Id(id))),
-            Some((_, registration)) if !scope.includes(&registration) => return Err(not_its_own(&id)),
+            None => return Err(self.not_found(&Selector::Id(id))),
+            Some((_, registration)) if !scope.includes(&registration) => return Err(forbidden_id(&id)),
             Some(_) => (),
         }
         let maintenance = reason.map(|reason| Maintenance { reason, since_ms: now_ms() });

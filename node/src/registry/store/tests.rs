@@ -1,3 +1,5 @@
+//! Tests of the store: durability, damaged databases and permissions.
+
 use std::os::unix::fs::MetadataExt as _;
 
 use super::*;
@@ -9,17 +11,17 @@ fn row(id: &str, port: u16) -> Box<Row> {
 }
 
 #[tokio::test]
-async fn what_is_written_is_there_at_the_next_start() {
+async fn stored_registrations_are_restored() {
     let dir = tempfile::tempdir().unwrap();
     let (store, stored, _) = Store::open(dir.path()).unwrap();
     assert!(stored.rows.is_empty());
-    let writes = vec![Write::Put(row("a", 1)), Write::Put(row("b", 2)), Write::Put(row("a", 3))];
+    let writes = vec![Write::Upsert(row("a", 1)), Write::Upsert(row("b", 2)), Write::Upsert(row("a", 3))];
     store.write(writes, true).done().await.unwrap();
     let setting = Write::Setting("maintenance".into(), Some("{}".into()));
     store.write(vec![Write::Delete("b".into()), setting], true).done().await.unwrap();
     drop(store);
     let reopened = || Store::open(dir.path());
-    // The thread closes the file in its own time.
+    // The thread closes the file asynchronously.
     let (_, stored, _) = loop {
         match reopened() {
             Ok(opened) => break opened,
@@ -32,12 +34,12 @@ async fn what_is_written_is_there_at_the_next_start() {
 }
 
 #[test]
-fn a_database_that_is_damaged_is_put_aside_and_named() {
+fn a_damaged_database_is_renamed_and_reported() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(FILE), vec![7; 8192]).unwrap();
-    let (_, stored, aside) = Store::open(dir.path()).unwrap();
+    let (_, stored, damaged) = Store::open(dir.path()).unwrap();
     assert!(stored.rows.is_empty());
-    assert_eq!(std::fs::read(aside.unwrap()).unwrap(), vec![7; 8192]);
+    assert_eq!(std::fs::read(damaged.unwrap()).unwrap(), vec![7; 8192]);
 }
 
 fn mode(path: &Path) -> u32 {
@@ -45,15 +47,15 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[tokio::test]
-async fn the_files_are_for_their_owner_alone_whatever_the_directory_allows() {
+async fn only_the_owner_can_read_the_files() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let log = dir.path().join(format!("{FILE}-wal"));
     let path = dir.path().join(FILE);
     let (store, ..) = Store::open(dir.path()).unwrap();
-    store.write(vec![Write::Put(row("a", 1))], true).done().await.unwrap();
+    store.write(vec![Write::Upsert(row("a", 1))], true).done().await.unwrap();
     assert_eq!((mode(&path), mode(&log)), (PRIVATE, PRIVATE));
-    // As a version before left it.
+    // Permissions as left by an older version.
     let other = tempfile::tempdir().unwrap();
     let path = other.path().join(FILE);
     drop(Connection::open(&path).and_then(|db| db.execute_batch("PRAGMA user_version = 0; VACUUM")));

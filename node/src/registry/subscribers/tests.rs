@@ -1,8 +1,7 @@
-use hearsay_protocol::{
-    Incarnation, NodeId, Version,
-    providers::{Change, Member, MemberState},
-    record::Instance,
-};
+//! Tests of notifications to programs: a service registered with two nodes is added once and removed with its
+//! last registration, and changed requirements are notified in dialect 2 only.
+
+use hearsay_protocol::{Change, Incarnation, Instance, Member, MemberState, NodeId, Version};
 
 use super::*;
 use crate::{
@@ -14,7 +13,7 @@ fn node(seed: u8) -> NodeId {
     NodeId::from_public_key([seed; 32])
 }
 
-/// A program that requires `db`, and has acknowledged nothing.
+/// Returns a subscriber that requires `db` and has acknowledged nothing.
 fn subscriber(dialect: Dialect) -> Subscriber {
     let view = Arc::new(View::new(Index(1), Clock::start()));
     for seed in [1, 2] {
@@ -56,7 +55,7 @@ fn subscriber(dialect: Dialect) -> Subscriber {
 }
 
 impl Subscriber {
-    /// Registers a program at port 80 of 10.0.0.9, with what it requires, or takes that back.
+    /// Registers a program at port 80 of 10.0.0.9 with its requirements, or deregisters it.
     fn offer(&self, seed: u8, requires: Option<&str>) {
         let instance = requires.map(|requires| {
             Arc::new(Instance {
@@ -72,7 +71,7 @@ impl Subscriber {
         view.apply(view.clock().now(), [Change::Instance { node: node(seed), id: "db-1".into(), instance }]);
     }
 
-    /// How much it is told now, as added and removed. It acknowledges that.
+    /// Returns the numbers of added and removed instances in the next notification, and acknowledges it.
     fn learn(&mut self) -> (usize, usize) {
         let difference = self.find_difference();
         let told = (difference.added.len(), difference.removed.len());
@@ -84,7 +83,7 @@ impl Subscriber {
 
 #[tokio::test]
 async fn a_program_of_two_nodes_is_added_once_and_removed_with_its_last_registration() {
-    for dialect in [Dialect::One, Dialect::Two] {
+    for dialect in [Dialect::ServiceUrl, Dialect::NameAddr] {
         let mut subscriber = subscriber(dialect);
         let mut told_by = |seed, requires: Option<&str>| {
             subscriber.offer(seed, requires);
@@ -98,8 +97,10 @@ async fn a_program_of_two_nodes_is_added_once_and_removed_with_its_last_registra
 }
 
 #[tokio::test]
-async fn what_an_instance_requires_is_told_in_dialect_2_and_is_no_removal() {
-    for (dialect, told) in [(Dialect::One, (0, 0)), (Dialect::Native, (0, 0)), (Dialect::Two, (1, 0))] {
+async fn dialect_2_has_the_requirements_of_instances_and_their_change_is_no_removal() {
+    for (dialect, told) in
+        [(Dialect::ServiceUrl, (0, 0)), (Dialect::Native, (0, 0)), (Dialect::NameAddr, (1, 0))]
+    {
         let mut subscriber = subscriber(dialect);
         subscriber.offer(1, Some("disk"));
         assert_eq!(subscriber.learn(), (1, 0));

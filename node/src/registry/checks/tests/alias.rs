@@ -1,10 +1,9 @@
+//! Tests of the `alias` check: it follows an instance of this node, or any passing instance of a service
+//! except its own; after a restart it waits for the provider table to fill.
+
 use std::collections::BTreeMap;
 
-use hearsay_protocol::{
-    Incarnation, Version,
-    providers::{Change, Member, MemberState},
-    record::Instance,
-};
+use hearsay_protocol::{Change, Incarnation, Instance, Member, MemberState, Version};
 
 use super::*;
 
@@ -42,7 +41,7 @@ impl Node {
             Arc::new(Instance {
                 service: service.into(),
                 address: "10.0.0.1".into(),
-                // One program for each id.
+                // A separate program for each id.
                 port: id.bytes().map(u16::from).sum(),
                 url: "http://10.0.0.1".into(),
                 meta: BTreeMap::new(),
@@ -63,7 +62,7 @@ async fn it_follows_an_instance_of_this_node() {
     }
     let check = node.start(spec(follow_instance("db-1")));
     output(&check, "this node holds no other instance db-1").await;
-    // The same id of another node is another instance.
+    // The same id on another node is another instance.
     node.offer(other, "db-1", "db", Some(Health::Passing));
     node.offer(me, "db-1", "db", Some(Health::Warning));
     assert_eq!(node.change_to(Health::Warning).await.output, "instance db-1 is warning");
@@ -83,7 +82,7 @@ async fn it_follows_any_passing_instance_of_a_service_but_its_own() {
     node.offer(me, &key().instance, "web", Some(Health::Passing));
     let check = node.start(spec(follow_service("web")));
     output(&check, "no other instance of web is known").await;
-    // Registered with another node as well, it is no other one.
+    // A duplicate registration with another node does not count.
     node.offer(other, &key().instance, "web", Some(Health::Passing));
     node.offer(other, "a", "web", Some(Health::Critical));
     output(&check, "0 of 1 instances of web pass").await;
@@ -103,6 +102,6 @@ async fn a_restored_check_waits_for_the_table_to_fill() {
     node.offer(other, "a", "db", Some(Health::Passing));
     output(&check, "1 of 1 instances of db pass").await;
     node.offer(other, "a", "db", None);
-    // The first event: it was passing until then.
+    // The first event: the check was passing before.
     node.change_to(Health::Critical).await;
 }

@@ -1,3 +1,5 @@
+//! Tests of the `exec` check: exit codes, output, timeout and leftover processes.
+
 use super::*;
 
 fn sh(script: &str) -> CheckKind {
@@ -29,7 +31,7 @@ async fn the_environment_has_a_path_and_nothing_of_the_node() {
     let outcome = run_once(sh("env"), PATIENCE).await;
     let names: Vec<&str> = outcome.output.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
     assert!(names.contains(&"PATH"), "{names:?}");
-    // The others are the shell's own.
+    // The shell sets the other variables.
     assert!(names.iter().all(|name| ["PATH", "PWD", "OLDPWD", "SHLVL", "_"].contains(name)), "{names:?}");
 }
 
@@ -43,7 +45,7 @@ async fn the_group_is_killed_when_time_is_up() {
 }
 
 #[tokio::test]
-async fn what_a_command_leaves_behind_is_killed() {
+async fn leftover_processes_of_a_command_are_killed() {
     let outcome = run_once(sh("sleep 1000 & echo $!"), PATIENCE).await;
     assert_eq!(outcome.health, Health::Passing);
     ended(&outcome.output).await;

@@ -1,3 +1,6 @@
+//! Tests of the `grpc` check: only SERVING passes, a server without HTTP/2 is critical, and an untrusted
+//! certificate is refused unless `tls_skip_verify` is set.
+
 use std::convert::Infallible;
 
 use ::http::{HeaderMap, Request, Response};
@@ -15,7 +18,7 @@ use super::{
     *,
 };
 
-/// For `localhost` and 127.0.0.1, signed by itself, valid until 2126. It protects nothing.
+/// Self-signed test certificate for `localhost` and 127.0.0.1, valid until 2126.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
 MIIBmzCCAUGgAwIBAgIUHKGsVzHLiC7N69xADbXdV0Fv0+4wCgYIKoZIzj0EAwIw
 FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyOTIxNDcwM1oYDzIxMjYxMTA1
@@ -50,7 +53,7 @@ fn trailers(code: &str) -> HeaderMap {
         .collect()
 }
 
-/// Answers as the name of the service says.
+/// Answers according to the name of the service.
 async fn answer(request: Request<Incoming>) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
     assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
     for (name, value) in [("te", "trailers"), ("content-type", "application/grpc"), ("via", "1.1 hearsay")] {
@@ -105,7 +108,7 @@ async fn only_serving_passes() {
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_no_http2_is_critical_within_the_timeout() {
+async fn a_server_without_http2_is_critical_within_the_timeout() {
     let server = Server::answering("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
     let outcome = run_once(grpc(server.address, ""), Duration::from_secs(1)).await;
     assert_eq!(outcome.health, Health::Critical, "{}", outcome.output);

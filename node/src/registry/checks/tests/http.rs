@@ -1,3 +1,5 @@
+//! Tests of the `http` check: statuses, bodies, redirects, headers and limits.
+
 use super::*;
 
 fn http(check: HttpCheck) -> CheckKind {
@@ -49,7 +51,7 @@ async fn the_body_must_match_the_pattern() {
 }
 
 #[tokio::test]
-async fn the_request_is_as_registered_and_says_that_it_was_sent_for_others() {
+async fn the_request_is_as_registered_with_via() {
     let server = Server::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     let check = HttpCheck {
         method: "post".into(),
@@ -102,7 +104,7 @@ async fn time_is_bounded_at_each_step() {
     for part in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nslow"] {
         let server = Server::start(move |mut stream| async move {
             let _ = stream.write_all(part.as_bytes()).await;
-            // Until the check closes the connection.
+            // Reads until the check closes the connection.
             while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
         })
         .await;
@@ -141,7 +143,7 @@ async fn localhost_is_tried_in_both_families() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_refused_with_its_field() {
+fn an_invalid_request_is_refused_with_its_field() {
     let check = |change: &dyn Fn(&mut HttpCheck)| {
         let mut check = HttpCheck { url: "http://127.0.0.1:80/".into(), ..HttpCheck::default() };
         change(&mut check);

@@ -1,6 +1,9 @@
+//! Tests of the address policy: no check connects to a forbidden address, such as a link-local or multicast
+//! one, or to the node itself.
+
 use super::*;
 
-/// Checks of an address that send something there.
+/// Returns a check of each kind that connects to an address.
 fn kinds(address: &str) -> [CheckKind; 4] {
     let address = address.to_owned();
     let url = format!("http://{address}/latest/meta-data");

@@ -1,3 +1,5 @@
+//! Tests of the `process` check: end and identity of a process.
+
 use std::process::{Child, Command};
 
 use super::*;

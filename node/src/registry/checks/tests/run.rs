@@ -1,6 +1,9 @@
+//! Tests of running checks at intervals: only changes of status are events, failures warn and are retried
+//! before the check is critical, a critical check expires, and a restored one keeps its status.
+
 use super::*;
 
-/// A server whose answers all have another body.
+/// Starts a server that answers each request with a different body.
 async fn counting() -> Server {
     Server::serve(|mut stream, requests| async move {
         read_request(&mut stream, &requests).await;
@@ -46,7 +49,7 @@ async fn the_next_run_is_a_retry_until_the_check_is_critical() {
     let retry = Duration::from_secs(60);
     for (failures_before_critical, status) in [(2, Health::Passing), (1, Health::Critical)] {
         let spec = CheckSpec {
-            // So long that no phase is as short as the retry.
+            // The interval is so long that no phase is as short as the retry.
             interval: super::spec::DURATION_MAX,
             retry_interval: Some(retry),
             failures_before_critical,
@@ -87,7 +90,7 @@ async fn the_time_to_expiry_begins_when_a_check_turns_critical() {
 }
 
 #[tokio::test]
-async fn a_replaced_or_restored_check_keeps_its_status_until_a_run_says_otherwise() {
+async fn a_replaced_or_restored_check_keeps_its_status_until_its_first_run() {
     let mut node = Node::new();
     let server = Server::start(|_| async {}).await;
     for begin in [Begin::Replaced(state(Health::Passing)), Begin::Restored(state(Health::Passing), 10)] {
@@ -111,13 +114,13 @@ async fn a_dropped_check_runs_no_more() {
 }
 
 #[tokio::test]
-async fn a_check_that_cannot_run_is_critical_and_says_why() {
+async fn a_check_that_cannot_run_is_critical_with_the_reason() {
     let mut node = Node::new();
     let kind = CheckKind::Http(HttpCheck { url: "/health".into(), ..HttpCheck::default() });
     assert_eq!(spec(kind.clone()).validate().unwrap_err().field, "http");
     let check = node.begin(spec(kind), Begin::Replaced(state(Health::Passing)));
     let state = node.change_to(Health::Critical).await;
-    assert!(state.output.starts_with("http: not a URL"), "{}", state.output);
+    assert!(state.output.contains("is not a URL"), "{}", state.output);
     drop(check);
 }
 
@@ -136,15 +139,15 @@ fn a_check_starts_on_the_runtime_of_the_runner_from_any_thread() {
     runtime.block_on(async { output(&check, "cannot connect").await });
 }
 
-/// Processor time of this process, in ticks of 10 ms.
+/// Returns the CPU time of this process, in ticks of 10 ms.
 fn processor_ticks() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// Prints what 5,000 checks cost every 10 s, their server included. For people, with `--release -- --ignored
-/// --nocapture`.
+/// Prints the CPU time of 5,000 checks per 10 s, server included. To be run by hand, with
+/// `--release -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures, and takes half a minute"]
 async fn five_thousand_http_checks() {

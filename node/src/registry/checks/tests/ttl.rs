@@ -1,3 +1,6 @@
+//! Tests of the `ttl` check: a report sets the status at once, and without a report within the TTL the check
+//! becomes critical.
+
 use super::*;
 
 fn ttl(ttl: Duration) -> CheckSpec {
@@ -20,7 +23,7 @@ async fn a_report_is_the_status_at_once_and_is_announced_when_it_is_another_one(
     check.report(Health::Passing, "still".into()).unwrap();
     assert_eq!((check.state().since_ms, check.state().output.as_str()), (state.since_ms, "still"));
     check.report(Health::Warning, "hot".into()).unwrap();
-    // The report that changed nothing sent nothing.
+    // A report without a change sends no event.
     assert_eq!(node.change_to(Health::Warning).await.output, "hot");
 }
 
@@ -33,7 +36,7 @@ async fn without_a_report_it_expires_and_the_next_report_begins_a_new_ttl() {
     node.change_to(Health::Passing).await;
     let state = node.change_to(Health::Critical).await;
     assert_eq!(state.output, "TTL expired (last output before it follows): back");
-    // A report of the status that it has by then expires, too.
+    // A report of the current status expires, too.
     check.report(Health::Critical, "down".into()).unwrap();
     output(&check, "TTL expired (last output before it follows): down").await;
 }

@@ -1,3 +1,6 @@
+//! Tests of the `watch` check: it notices the death and the return of a server, and falls back to `tcp` if
+//! the server closes connections or sends without end.
+
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use super::{
@@ -19,7 +22,7 @@ async fn the_death_of_the_server_is_critical_and_its_return_passes() {
     let mut node = Node::new();
     let server = Server::start(hold).await;
     let address = server.address;
-    // The interval plays no part.
+    // The check notices changes at once, whatever its interval is.
     let check = node.start(CheckSpec { interval: Duration::from_secs(3600), ..spec(watch(address)) });
     let state = node.change_to(Health::Passing).await;
     assert_eq!((state.output, state.next_run_ms), (format!("a connection to {address} is held open"), None));
@@ -55,7 +58,7 @@ async fn a_server_that_accepts_again_is_alive() {
 }
 
 #[tokio::test]
-async fn a_server_that_holds_no_connection_is_checked_by_tcp_and_the_output_says_so() {
+async fn a_server_that_closes_connections_is_checked_by_tcp_with_a_note() {
     let mut node = Node::new();
     let server = Server::start(|_| async {}).await;
     let check = node.start(often(watch(server.address)));
