@@ -1,9 +1,16 @@
-//! A program as users have them, for scenarios: a small HTTP server that can be told to fail, and that remembers what it is sent.
+//! A user's program for scenarios: a small HTTP server that fails on command and records its requests.
 //!
-//! `program PORT [NODE REGISTRATION]`: `GET /received` answers with the requests so far that change something, one a line (method, path, body), and
-//! `GET /count` with the number of all other ones; `GET /headers` with the headers of that request, in lower
-//! case; `POST /fail` and `POST /pass` decide what `GET /health` and `GET /changing` answer, the latter
-//! otherwise each time; paths below `/slow` take a while; everything else is answered with 200. With `NODE` (`host:port`) it holds a registration there.
+//! `program PORT [NODE REGISTRATION]` answers
+//!
+//! - `GET /received`: the recorded requests with a method other than GET, one in each line (method, path,
+//!   body);
+//! - `GET /count`: the number of all other requests;
+//! - `GET /headers`: the headers of that `GET /headers` request, in lower case;
+//! - `POST /fail`, `POST /pass`: set the status of `GET /health` and `GET /changing`; the output of the
+//!   latter changes with each request;
+//! - paths below `/slow`: 200 after a pause; all other paths: 200.
+//!
+//! With `NODE` (`host:port`) the program holds a registration at that node.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -12,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-/// How long paths below `/slow` take.
+/// Delay of answers to paths below `/slow`.
 const SLOW: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
@@ -29,7 +36,7 @@ fn main() {
     let listener = TcpListener::bind(("::", port)).expect("the port is free");
     let state = Arc::<Mutex<State>>::default();
     let held = arguments.next().zip(arguments.next());
-    // Open until the end of the process.
+    // The connection stays open until the process ends.
     let _held = held.map(|(node, registration)| hold(&node, &registration));
     println!("listening");
     for stream in listener.incoming().flatten() {
@@ -38,7 +45,8 @@ fn main() {
     }
 }
 
-/// Registers for as long as the connection is open. Returns once the node has taken it.
+/// Registers the program for as long as the connection is open. Returns after the node has acknowledged the
+/// registration.
 fn hold(node: &str, registration: &str) -> TcpStream {
     let mut stream = TcpStream::connect(node).expect("the node listens");
     let length = registration.len();
@@ -88,7 +96,8 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> Option<()> {
             "/headers" => ("200 OK", headers),
             _ => answer(&method, &path, body, state),
         };
-        // Written at once: a second piece would wait until the client has acknowledged the first.
+        // The answer is sent with one write. A second write would wait until the client acknowledges the
+        // first (Nagle's algorithm).
         let length = answer.len();
         let answer = format!(
             "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n{answer}"

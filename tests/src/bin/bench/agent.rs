@@ -1,7 +1,9 @@
-//! `bench agent`: the least program around a membership library, so that foca and chitchat can be measured as processes like the others.
+//! `bench agent`: a minimal program around a membership library, so that foca and chitchat are measured as
+//! processes, like the other systems.
 //!
-//! An agent writes a line for everything its library tells it, `MICROSECONDS alive|failed|changed NAME`, and takes a word a line on its
-//! standard input: `change` or `leave`. It ends with that input, so an agent does not outlive the benchmark.
+//! An agent prints a line for each event of its library, `MICROSECONDS alive|failed|changed NAME`. It reads
+//! commands from standard input, one in each line: `change` or `leave`. It ends at the end of its input, so
+//! it does not outlive the benchmark.
 
 mod chitchat;
 mod foca;
@@ -18,21 +20,21 @@ use crate::{
     system::Start,
 };
 
-/// Words that may wait for an agent. It takes one every few seconds.
+/// Commands that may wait for an agent. The benchmark sends one every few seconds.
 const WORDS_MAX: usize = 8;
 
-/// What an agent is told.
+/// Command that the benchmark sends to an agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Word {
-    /// Say something new of yourself.
+enum AgentCommand {
+    /// Change the state of the agent's member.
     Change,
-    /// Say goodbye and end.
+    /// Leave the cluster, then end.
     Leave,
-    /// End.
+    /// End without leaving.
     Stop,
 }
 
-/// The command line of an agent.
+/// Builds the command line of an agent.
 pub(crate) fn command(start: &Start, library: &str, settings: &str) -> Command {
     let mut command = bound(std::env::current_exe().unwrap_or_else(|_| "bench".into()), None);
     command.args(["agent", library, settings, &start.index.to_string(), &start.size.to_string()]);
@@ -40,10 +42,10 @@ pub(crate) fn command(start: &Start, library: &str, settings: &str) -> Command {
     command
 }
 
-/// Runs an agent with the arguments that [`command`] gives.
+/// Runs an agent with the arguments that [`command`] builds.
 ///
 /// # Errors
-/// They make no sense, or its port is taken.
+/// The arguments are wrong, or its port is taken.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let [library, settings, index, size, seeds @ ..] = arguments else {
         bail!("usage: bench agent foca|chitchat SETTINGS INDEX SIZE SEED…");
@@ -59,27 +61,28 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     }
 }
 
-/// The words on standard input, read on a thread of their own. The last is [`Word::Stop`].
-fn words() -> mpsc::Receiver<Word> {
+/// Returns the commands from standard input, which a separate thread reads. The last is
+/// [`AgentCommand::Stop`].
+fn words() -> mpsc::Receiver<AgentCommand> {
     let (to, words) = mpsc::channel(WORDS_MAX);
     thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             let word = match line.trim() {
-                "change" => Word::Change,
-                "leave" => Word::Leave,
+                "change" => AgentCommand::Change,
+                "leave" => AgentCommand::Leave,
                 _ => continue,
             };
             if to.blocking_send(word).is_err() {
                 return;
             }
         }
-        // The agent may have ended by itself.
-        _ = to.blocking_send(Word::Stop);
+        // The agent may already have ended.
+        _ = to.blocking_send(AgentCommand::Stop);
     });
     words
 }
 
-/// Writes what was seen.
+/// Prints an event of the library.
 fn tell(what: What, subject: usize) {
     let word = match what {
         What::Alive => "alive",
@@ -90,7 +93,7 @@ fn tell(what: What, subject: usize) {
     println!("{} {word} {}", Moment::now().0, sighting::name(subject));
 }
 
-/// Reads a line that [`tell`] wrote.
+/// Parses a line that [`tell`] printed.
 pub(crate) fn read(line: &str) -> Option<Sighting> {
     let mut words = line.split(' ');
     let at = Moment(words.next()?.parse().ok()?);

@@ -1,5 +1,6 @@
-//! Moments on the machine's clock, in microseconds. All processes of a benchmark run on one machine, so what one of them wrote down can be
-//! compared with what another did; only a step of the clock during a run would spoil a figure.
+//! [`Moment`]: wall-clock time in microseconds, read from the clock or parsed from a UTC timestamp of a log.
+//! All processes of a benchmark run on one machine, so their times are comparable unless the clock is
+//! stepped.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,12 +14,12 @@ impl Moment {
         Self(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// Microseconds since an earlier moment; none if it was later.
+    /// Returns the microseconds since an earlier time; 0 if `earlier` is the later one.
     pub(crate) fn micros_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Reads `2026-11-21T07:54:40.123456Z`, with any number of decimals, as logs have it: in UTC, hence with the Z.
+    /// Parses a UTC time as in logs, `2026-11-21T07:54:40.123456Z`, with any number of decimals.
     pub(crate) fn read(text: &str) -> Option<Self> {
         let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
         let mut date = date.splitn(3, '-').map(str::parse::<u64>);
@@ -38,8 +39,8 @@ impl Moment {
     }
 }
 
-/// After Howard Hinnant, "chrono-compatible low-level date algorithms", `days_from_civil`: the year is taken to begin in March, so that
-/// the leap day is its last.
+/// Returns the days since 1970-01-01. Source: Howard Hinnant, "chrono-compatible low-level date algorithms",
+/// `days_from_civil`. The year begins in March, so that the leap day is its last.
 fn days_since_epoch(year: u64, month: u64, day: u64) -> u64 {
     let year = if month <= 2 { year - 1 } else { year };
     let (era, year_of_era) = (year / 400, year % 400);

@@ -1,4 +1,5 @@
-//! `bench cluster`: Hearsay beside its peers, at several sizes, system by system in turn and so under the same conditions.
+//! `bench cluster`: compares Hearsay with other systems at several sizes. The systems run in turn, under the
+//! same conditions.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -11,7 +12,7 @@ use crate::{
     system::System,
 };
 
-/// How it is called.
+/// Usage.
 pub(crate) const USAGE: &str = "\
 bench cluster [OPTIONS]   Hearsay beside serf, foca and chitchat; needs root for a network namespace
   --sizes LIST            numbers of nodes (10,30,100)
@@ -24,9 +25,9 @@ bench cluster [OPTIONS]   Hearsay beside serf, foca and chitchat; needs root for
   --logs DIR              where to keep what the processes write; without it, nowhere
 ";
 
-/// Below this there is nobody to confirm anything.
+/// Smallest cluster. In a smaller one, no other member could confirm a report.
 const SIZE_MIN: usize = 3;
-/// Above this ports would run out.
+/// Largest cluster. For a larger one there are not enough ports.
 const SIZE_MAX: usize = 1_000;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,10 +88,10 @@ impl Options {
     }
 }
 
-/// Measures, and writes after every system what is known so far: a run of an hour that is cut off has not been for nothing.
+/// Measures, and writes the results after every system, so that an interrupted run keeps them.
 ///
 /// # Errors
-/// The options make no sense, there can be no namespace, or a file cannot be written.
+/// The options are wrong, no namespace can be created, or a file cannot be written.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let options = Options::read(arguments)?;
     if let Place::Done = namespace::enter()? {

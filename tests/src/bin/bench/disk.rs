@@ -1,4 +1,4 @@
-//! What the disk has to do: how long a sync takes by itself, and how many of them there are, machine-wide, from `/proc/diskstats`.
+//! Measures the time of a single sync, and counts the syncs of the whole machine from `/proc/diskstats`.
 
 use std::{
     fs::{self, File},
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// What one of SQLite's frames takes.
+/// Size of a frame of SQLite's write-ahead log.
 const PAGE: usize = 4096;
 
 /// Syncs and bytes of a device since the system's start.
@@ -21,7 +21,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Reads the device that a folder is on; `None` where it is on none that the kernel counts.
+    /// Reads the counters of a folder's device; `None` if the kernel does not count it.
     pub(crate) fn of(folder: &Path) -> Option<Self> {
         let device = fs::metadata(folder).ok()?.dev();
         read(&fs::read_to_string("/proc/diskstats").ok()?, major_minor(device))
@@ -35,12 +35,13 @@ impl Disk {
     }
 }
 
-/// glibc's `gnu_dev_major` and `gnu_dev_minor`, for devices of today's sizes.
+/// Splits a device number as glibc's `gnu_dev_major` and `gnu_dev_minor` do, for devices of today's sizes.
 fn major_minor(device: u64) -> (u64, u64) {
     ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xfff00))
 }
 
-/// Documentation/admin-guide/iostats.rst: after the name, field 7 counts sectors of 512 bytes written, field 16 flushes.
+/// Parses a line of `/proc/diskstats`. By Documentation/admin-guide/iostats.rst, after the name, field 7
+/// counts written sectors of 512 bytes, and field 16 flushes.
 fn read(diskstats: &str, (major, minor): (u64, u64)) -> Option<Disk> {
     let fields = diskstats.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let fields = fields.into_iter().find(|fields| {
@@ -54,16 +55,16 @@ fn read(diskstats: &str, (major, minor): (u64, u64)) -> Option<Disk> {
 /// How a file is written before each sync.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Writing {
-    /// So many bytes at its end, as a log grows.
+    /// Appends this many bytes, as a log grows.
     AtTheEnd(usize),
-    /// A page of what is there, as in a write-ahead log that has been checkpointed.
+    /// Overwrites a page, as in a write-ahead log after a checkpoint.
     InPlace,
 }
 
-/// Writes and syncs (`fdatasync`) one after the other for a while, and returns how long each took, in microseconds.
+/// Writes and syncs (`fdatasync`) in a loop for this time. Returns the time of each sync in microseconds.
 ///
 /// # Errors
-/// The disk refuses.
+/// The disk refuses a write.
 pub(crate) fn syncs(folder: &Path, writing: Writing, time: Duration) -> Result<Vec<u64>> {
     let path = folder.join("syncs");
     let mut file = File::create(&path).with_context(|| path.display().to_string())?;

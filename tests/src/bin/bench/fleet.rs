@@ -1,7 +1,8 @@
-//! The processes of one system as a cluster: who runs, what each sees of the others, and what it takes to make something happen.
+//! [`Fleet`]: the cluster of processes of one system, their reports about each other, and the events that the
+//! benchmark causes.
 //!
-//! Every process has a number and a name of its own, for ever: one that was killed is replaced by a new one with new ports, so that nothing
-//! said about the dead can be mistaken for something about the living.
+//! Every process has a unique number and name. A killed process is replaced by a new one with new ports, so
+//! that reports about the killed process are not taken for reports about a live one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,42 +18,42 @@ use rustix::process::Signal;
 use crate::{
     clock::Moment,
     hearsay,
-    process::{Heard, Process},
+    process::{Observed, Process},
     serf,
     sighting::{self, What},
     system::{Start, System},
 };
 
-/// Between two starts. Starting all at once measures the machine, not the system.
+/// Pause between two starts. Starting all processes at once would measure the machine, not the system.
 const START_EVERY: Duration = Duration::from_millis(50);
-/// How often it is looked whether all see all.
+/// Pause between two checks of the whole cluster.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A cluster.
+/// Cluster of processes of one system.
 pub(crate) struct Fleet {
     system: System,
     size: usize,
     logs: Option<PathBuf>,
-    /// All that were ever started; the index is the number.
+    /// All processes that were ever started. The index is the process's number.
     processes: Vec<Process>,
     live: BTreeSet<usize>,
-    /// What each process last said of each other.
+    /// Latest report of each process about each other process.
     views: BTreeMap<(usize, usize), What>,
-    /// All that was heard, in the order of arrival.
-    journal: Vec<Heard>,
-    receiver: Receiver<Heard>,
-    sender: Sender<Heard>,
-    /// Who was asked to change how often: Hearsay's maintenance goes on and off.
+    /// All reports, in the order of arrival.
+    journal: Vec<Observed>,
+    receiver: Receiver<Observed>,
+    sender: Sender<Observed>,
+    /// Number of changes of each process. For Hearsay, odd changes switch maintenance on.
     changes: BTreeMap<usize, usize>,
     watches_changes: bool,
 }
 
-/// A place in the journal.
+/// Position in the journal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark(usize);
 
 impl Fleet {
-    /// Starts so many processes, one after the other.
+    /// Starts this many processes, one after another.
     ///
     /// # Errors
     /// A program cannot be run.
@@ -78,7 +79,7 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Starts one more, which asks the oldest and a random other for the rest.
+    /// Starts a further process, which joins through the oldest one and a random other one.
     ///
     /// # Errors
     /// The program cannot be run.
@@ -102,20 +103,21 @@ impl Fleet {
         self.live.iter().map(|index| self.processes[*index].pid())
     }
 
-    /// A random live process that is none of these.
+    /// Returns a random live process other than these.
     pub(crate) fn pick(&self, but: &BTreeSet<usize>) -> Option<usize> {
         let candidates: Vec<usize> = self.live.difference(but).copied().collect();
         let choice = rand::RngExt::random_range(&mut dice(), 0..candidates.len().max(1));
         candidates.get(choice).copied()
     }
 
-    /// Who, beside it, now believes this process alive.
+    /// Returns the other processes that currently see this one as alive.
     pub(crate) fn believers(&self, subject: usize) -> BTreeSet<usize> {
         let believes = |observer: &usize| self.views.get(&(*observer, subject)) == Some(&What::Alive);
         self.live().filter(|observer| *observer != subject).filter(believes).collect()
     }
 
-    /// Waits until every live process sees every other. Returns after what time they did, or how many pairs were missing at the bound.
+    /// Waits until every live process sees every other one. Returns the time that it took. If the bound
+    /// passes, returns the number of missing pairs.
     pub(crate) fn converge(&mut self, bound: Duration) -> Result<Duration, usize> {
         let start = Instant::now();
         loop {
@@ -131,13 +133,13 @@ impl Fleet {
         }
     }
 
-    /// Lets time pass, and takes note.
+    /// Waits for this time, and records reports meanwhile.
     pub(crate) fn hear_for(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while self.hear_one(end) {}
     }
 
-    /// Takes note of the next thing heard before this moment; false when there was none.
+    /// Records the next report before this time. Returns false if there was none.
     fn hear_one(&mut self, end: Instant) -> bool {
         match self.receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(heard) => {
@@ -147,24 +149,25 @@ impl Fleet {
                 self.journal.push(heard);
                 true
             }
-            // It cannot be disconnected: the fleet holds a sender.
+            // The channel cannot be disconnected, because the fleet holds a sender.
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => false,
         }
     }
 
-    /// All that was heard.
-    pub(crate) fn journal(&self) -> &[Heard] {
+    /// Returns all reports.
+    pub(crate) fn journal(&self) -> &[Observed] {
         &self.journal
     }
 
-    /// Where the journal ends now.
+    /// Returns the current end of the journal.
     pub(crate) fn mark(&mut self) -> Mark {
         self.hear_for(Duration::ZERO);
         Mark(self.journal.len())
     }
 
-    /// Waits until each of these observers has said one of these things of the subject, and returns after how many microseconds each did;
-    /// `None` for those that did not within the bound.
+    /// Waits until each of these observers has made one of these reports about the subject. Returns the
+    /// microseconds that each took; `None` for observers beyond the bound.
+    #[allow(clippy::too_many_arguments, reason = "the parts of an observation")]
     pub(crate) fn observe(
         &mut self,
         mark: Mark,
@@ -178,7 +181,7 @@ impl Fleet {
         let mut times: BTreeMap<usize, u64> = BTreeMap::new();
         let Mark(mut position) = mark;
         loop {
-            for Heard { observer, sighting } in &self.journal[position..] {
+            for Observed { observer, sighting } in &self.journal[position..] {
                 let fits =
                     sighting.subject == subject && whats.contains(&sighting.what) && sighting.at >= since;
                 if fits && observers.contains(observer) {
@@ -192,8 +195,8 @@ impl Fleet {
         }
     }
 
-    /// Makes sure that changes are heard of. Where they are not in the log, everybody's event stream is opened; not before it is needed,
-    /// because that costs the nodes something.
+    /// Makes changes observable. If the log of a system does not show them, opens every node's event stream.
+    /// It is opened no earlier than needed, because streams cost the nodes processor time.
     ///
     /// # Errors
     /// A node does not answer.
@@ -202,7 +205,7 @@ impl Fleet {
         self.live.clone().into_iter().try_for_each(|index| self.watch(index))
     }
 
-    /// The same for one that was added later and has joined.
+    /// Makes the changes of a node that joined later observable.
     ///
     /// # Errors
     /// The node does not answer.
@@ -212,15 +215,15 @@ impl Fleet {
         }
         let to = self.sender.clone();
         hearsay::watch(index, move |sighting| {
-            // Nobody listens any more when the measuring is over.
-            _ = to.send(Heard { observer: index, sighting });
+            // The receiver is gone when measuring is over.
+            _ = to.send(Observed { observer: index, sighting });
         })
     }
 
-    /// Has a process say something new of itself. Returns when it was told to.
+    /// Makes a process change its state. Returns the time of the command.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The process does not answer.
     pub(crate) fn change(&mut self, index: usize) -> Result<Moment> {
         let count = self.changes.entry(index).or_default();
         *count += 1;
@@ -231,10 +234,10 @@ impl Fleet {
         }
     }
 
-    /// Has a process say goodbye. Returns when it was told to.
+    /// Makes a process leave. Returns the time of the command.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The process does not answer.
     pub(crate) fn leave(&mut self, index: usize) -> Result<Moment> {
         self.live.remove(&index);
         match self.system {
@@ -250,19 +253,19 @@ impl Fleet {
         Ok(now)
     }
 
-    /// Kills a process. Returns when.
+    /// Kills a process. Returns the time of the kill.
     ///
     /// # Errors
-    /// It had ended before.
+    /// The process had already ended.
     pub(crate) fn kill(&mut self, index: usize) -> Result<Moment> {
         self.live.remove(&index);
         self.signal(index, Signal::KILL)
     }
 
-    /// Signals a process. Returns when.
+    /// Signals a process. Returns the time of the signal.
     ///
     /// # Errors
-    /// It had ended before.
+    /// The process had already ended.
     pub(crate) fn signal(&self, index: usize, signal: Signal) -> Result<Moment> {
         let now = Moment::now();
         self.processes[index]
@@ -271,13 +274,13 @@ impl Fleet {
         Ok(now)
     }
 
-    /// The names of those that should run and have ended by themselves.
+    /// Returns the names of processes that should run but have ended.
     pub(crate) fn deserters(&mut self) -> Vec<String> {
         let live = self.live.iter().copied();
         live.filter(|index| self.processes[*index].has_ended()).map(sighting::name).collect()
     }
 
-    /// Makes sure that a process that was to go is gone.
+    /// Removes a process that should end, and makes sure that it has ended.
     pub(crate) fn bury(&mut self, index: usize) {
         self.live.remove(&index);
         self.processes[index].end();
@@ -286,15 +289,16 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        // All at once, before each is waited for: else the last would watch all others die, and work on it.
+        // All processes are killed before any is awaited. Otherwise the remaining ones would report the
+        // deaths of the others.
         for index in self.live.clone() {
-            // One that ended by itself needs no signal.
+            // A process that has ended needs no signal.
             _ = self.signal(index, Signal::KILL);
         }
     }
 }
 
-/// A random number generator, seeded by the clock: victims should differ from run to run.
+/// Creates a random number generator with a seed from the clock, so that the victims differ from run to run.
 fn dice() -> rand::rngs::SmallRng {
     rand::SeedableRng::seed_from_u64(Moment::now().0)
 }

@@ -1,5 +1,5 @@
-//! `bench gateway`: the gateway beside nginx and HAProxy on one processor, how soon it follows the table, and what clients notice when an
-//! instance is killed.
+//! `bench gateway`: compares the gateway with nginx and HAProxy on one processor, and measures how fast its
+//! routes follow starts and ends of instances, and how clients are affected when one is killed.
 
 mod follow;
 mod kills;
@@ -18,7 +18,7 @@ use crate::{
     server::Folder,
 };
 
-/// How it is called.
+/// Usage.
 pub(crate) const USAGE: &str = "\
 bench gateway [OPTIONS]   the gateway beside nginx and haproxy, under wrk; changes and kills; needs root for a network namespace
   --parts LIST            what to measure (proxies,follow,kills)
@@ -31,7 +31,7 @@ bench gateway [OPTIONS]   the gateway beside nginx and haproxy, under wrk; chang
   --json FILE             where to write the figures, too
 ";
 
-/// What is measured, and how often.
+/// Selected measurements, and their number of rounds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Options {
     pub(crate) parts: Vec<String>,
@@ -88,20 +88,20 @@ impl Options {
     }
 }
 
-/// Everything that was measured.
+/// All figures of the benchmark.
 #[derive(Default)]
 pub(crate) struct Figures {
     pub(crate) proxies: Option<proxies::Figures>,
     pub(crate) follow: Option<follow::Figures>,
     pub(crate) kills: Option<kills::Figures>,
-    /// What could not be measured, and why.
+    /// Measurements that were skipped, each with the reason.
     pub(crate) skipped: Vec<String>,
 }
 
 /// Measures, prints, and writes the page.
 ///
 /// # Errors
-/// The options make no sense, there can be no namespace, no node, or a server did not do what it should.
+/// The options are wrong, no namespace can be created, there is no node, or a server failed.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let options = Options::read(arguments)?;
     if let Some(why) = crate::system::System::Hearsay.missing() {

@@ -1,10 +1,11 @@
-//! Unary gRPC calls in the closed loop, as far as etcd needs them: HTTP/2 frames (RFC 9113, section 4.1) made once per request, with headers that HPACK
-//! leaves out of its tables (RFC 7541, section 6.2.2), so that only the stream's number differs from call to call.
+//! Encodes and parses unary gRPC calls to etcd, as HTTP/2 frames (RFC 9113, section 4.1), without I/O. The
+//! frames are built once per request. The headers do not refer to HPACK's tables (RFC 7541, section 6.2.2),
+//! so that only the stream's number differs from call to call. [`load`](crate::load) sends them.
 //!
-//! A library would parse and allocate for each call, on the processors that the server needs: this client costs about as little as the one of
-//! HTTP/1.1, so neither side of a comparison pays more for being asked.
+//! A library would parse and allocate for each call, on the processors that the server needs. This client
+//! costs about as little as the one for HTTP/1.1, so that both sides of a comparison pay the same.
 
-use crate::dialect::Heard;
+use crate::protocol::Parsed;
 
 /// The connection preface (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -16,13 +17,13 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
-/// END_STREAM of DATA and HEADERS, ACK of SETTINGS and PING.
+/// Flag END_STREAM of DATA and HEADERS, and ACK of SETTINGS and PING.
 const END_OR_ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
-/// What the server may send over the whole connection before this client would have to say more: all that it is able to.
+/// Flow-control window of the connection: the maximum, so that no update is needed.
 const WINDOW: u32 = (1 << 31) - 1 - 65_535;
 
-/// What is said first: the preface, no settings, and room for all answers.
+/// Returns the first bytes of a connection: preface, empty settings, and window for all answers.
 pub(crate) fn hello() -> Vec<u8> {
     let mut bytes = PREFACE.to_vec();
     frame(&mut bytes, SETTINGS, 0, 0, &[]);
@@ -30,7 +31,7 @@ pub(crate) fn hello() -> Vec<u8> {
     bytes
 }
 
-/// A call to a method of etcd's with a message. Its stream is numbered when it is sent.
+/// Builds a call of an etcd method with a message. The stream's number is set when the call is sent.
 pub(crate) fn call(path: &str, message: &[u8]) -> Vec<u8> {
     let headers = [
         (":method", "POST"),
@@ -42,14 +43,15 @@ pub(crate) fn call(path: &str, message: &[u8]) -> Vec<u8> {
     ];
     let mut block = Vec::new();
     for (name, value) in headers {
-        // Literal without indexing, new name. All of these are shorter than 127 bytes.
+        // Literal header field without indexing, with a new name. All of these texts are shorter than 127
+        // bytes.
         block.push(0);
         for text in [name, value] {
             block.push(text.len() as u8);
             block.extend(text.as_bytes());
         }
     }
-    // Not compressed, and how long.
+    // Prefix of the message: the flag "not compressed", and the length.
     let mut body = vec![0];
     body.extend((message.len() as u32).to_be_bytes());
     body.extend(message);
@@ -59,18 +61,18 @@ pub(crate) fn call(path: &str, message: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// etcd's `Put` of a value under a key.
+/// Builds etcd's `Put` of a value under a key.
 pub(crate) fn put(key: &[u8], value: &[u8]) -> Vec<u8> {
     call("/etcdserverpb.KV/Put", &message(&[(1, Field::Bytes(key)), (2, Field::Bytes(value))]))
 }
 
-/// A field of a message.
+/// Value of a field of a message.
 pub(crate) enum Field<'a> {
     Bytes(&'a [u8]),
     Number(u64),
 }
 
-/// A message of protocol buffers: fields with their numbers, which are below 16.
+/// Encodes a Protocol Buffers message: fields with their numbers, which are below 16.
 pub(crate) fn message(fields: &[(u8, Field<'_>)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (number, field) in fields {
@@ -97,7 +99,8 @@ fn varint(bytes: &mut Vec<u8>, mut value: u64) {
     bytes.push(value as u8);
 }
 
-/// The request as it is sent after so many others: clients' streams have odd numbers.
+/// Returns the request with the stream number that it has after this many others. Streams of clients have odd
+/// numbers.
 pub(crate) fn number(request: &[u8], sent: u32) -> Vec<u8> {
     let mut bytes = request.to_vec();
     let stream = (2 * sent + 1).to_be_bytes();
@@ -109,14 +112,15 @@ pub(crate) fn number(request: &[u8], sent: u32) -> Vec<u8> {
     bytes
 }
 
-/// Understands the beginning of what has come. An answer ends with its stream; a good one has a message, and an error has none.
-pub(crate) fn hear(bytes: &[u8]) -> Option<Heard> {
+/// Parses the beginning of the received bytes. An answer ends with its stream. A successful one has a
+/// message; an error has none.
+pub(crate) fn parse(bytes: &[u8]) -> Option<Parsed> {
     let (mut at, mut message) = (0, None);
     loop {
         let head = bytes.get(at..at + HEAD_BYTES)?;
         let (kind, flags, end) = (head[3], head[4], at + HEAD_BYTES + length(head));
         let payload = bytes.get(at + HEAD_BYTES..end)?;
-        let aside = |say: &[u8]| Some(Heard::Aside { length: end, say: say.to_vec() });
+        let aside = |say: &[u8]| Some(Parsed::Aside { length: end, say: say.to_vec() });
         match kind {
             DATA | HEADERS | RST_STREAM | GOAWAY => {
                 if kind == DATA {
@@ -125,10 +129,11 @@ pub(crate) fn hear(bytes: &[u8]) -> Option<Heard> {
                 let is_over = kind != DATA && kind != HEADERS || flags & END_OR_ACK != 0;
                 if is_over {
                     let is_good = message.is_some() && kind == HEADERS;
-                    return Some(Heard::Answer { length: end, body: 0, is_good });
+                    return Some(Parsed::Answer { length: end, body: 0, is_good });
                 }
             }
-            // Between the frames of an answer they wait for the next: nothing here depends on them.
+            // Control frames between the frames of an answer are handled with the next call, because no call
+            // depends on them.
             _ if at > 0 => (),
             SETTINGS | PING if flags & END_OR_ACK == 0 => {
                 let mut say = Vec::new();
@@ -149,7 +154,7 @@ fn frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) 
     bytes.extend(payload);
 }
 
-/// The payload's length, of a frame's head.
+/// Returns the length of the payload, from a frame's head.
 fn length(head: &[u8]) -> usize {
     head[..3].iter().fold(0, |length, byte| length << 8 | usize::from(*byte))
 }
@@ -176,14 +181,14 @@ mod tests {
         frame(&mut bytes, HEADERS, END_HEADERS, 1, b"head");
         frame(&mut bytes, PING, 0, 0, &[1; 8]);
         frame(&mut bytes, DATA, 0, 1, b"message");
-        assert_eq!(hear(&bytes), None);
+        assert_eq!(parse(&bytes), None);
         frame(&mut bytes, HEADERS, END_HEADERS | END_OR_ACK, 1, b"trailers");
         let whole = bytes.len();
         bytes.extend(b"next");
-        assert_eq!(hear(&bytes), Some(Heard::Answer { length: whole, body: 0, is_good: true }));
+        assert_eq!(parse(&bytes), Some(Parsed::Answer { length: whole, body: 0, is_good: true }));
         let mut refused = Vec::new();
         frame(&mut refused, HEADERS, END_HEADERS | END_OR_ACK, 1, b"grpc-status: 13");
-        assert!(matches!(hear(&refused), Some(Heard::Answer { is_good: false, .. })));
+        assert!(matches!(parse(&refused), Some(Parsed::Answer { is_good: false, .. })));
     }
 
     #[test]
@@ -192,10 +197,10 @@ mod tests {
             let (mut bytes, mut say) = (Vec::new(), Vec::new());
             frame(&mut bytes, kind, 0, 0, payload);
             frame(&mut say, kind, END_OR_ACK, 0, payload);
-            assert_eq!(hear(&bytes), Some(Heard::Aside { length: bytes.len(), say }));
+            assert_eq!(parse(&bytes), Some(Parsed::Aside { length: bytes.len(), say }));
         }
         let mut update = Vec::new();
         frame(&mut update, WINDOW_UPDATE, 0, 0, &[0, 0, 0, 9]);
-        assert_eq!(hear(&update), Some(Heard::Aside { length: update.len(), say: Vec::new() }));
+        assert_eq!(parse(&update), Some(Parsed::Aside { length: update.len(), say: Vec::new() }));
     }
 }

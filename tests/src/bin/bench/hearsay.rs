@@ -1,7 +1,8 @@
-//! Hearsay as measured: the shipped binary, its log, and its event stream.
+//! Hearsay as a measured system: builds the node's command line, parses members' states from its log, reads
+//! its event stream, and switches maintenance.
 //!
-//! Verdicts on members are taken from the log, with the moments that the node itself wrote. What members say about themselves is not
-//! logged, so each node's `/services/watch` is read, and what counts is when the event arrived here: as a client would see it.
+//! Verdicts come from the log, with the node's own times. Changes that members state are not logged, so the
+//! benchmark reads each node's `/services/watch`. The time of arrival counts, as for a client.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -20,15 +21,15 @@ use crate::{
     system::{Start, control_port, swarm_port},
 };
 
-/// A node that does not answer within this is as good as gone.
+/// Limit of an answer. A slower node counts as failed.
 const ANSWER_BOUND: Duration = Duration::from_secs(5);
 
-/// The binary that the environment names.
+/// Returns the node's binary, which the environment names.
 pub(crate) fn binary() -> Option<String> {
     std::env::var("NODE_BIN").ok()
 }
 
-/// The command line of a node.
+/// Builds the command line of a node.
 pub(crate) fn command(start: &Start) -> Command {
     let mut command = node(start.index, None);
     command.args(["--ephemeral", "--role", "grading"]);
@@ -38,13 +39,13 @@ pub(crate) fn command(start: &Start) -> Command {
     command
 }
 
-/// What the command lines of all nodes begin with: name, ports, and nothing that the caller's environment says.
+/// Builds the common part of all command lines: name, ports, and an environment without options.
 pub(crate) fn node(index: usize, processor: Option<usize>) -> Command {
     let mut command = bound(binary().unwrap_or_default(), processor);
     command.args(["--no-mdns", "--log-format", "text", "--name", &sighting::name(index)]);
     command.arg("--http").arg(format!("127.0.0.1:{}", control_port(index)));
     command.arg("--swarm").arg(format!("127.0.0.1:{}", swarm_port(index)));
-    // Options are environment variables too, and none of the caller's is meant for these nodes.
+    // Options can be environment variables, too. Those of the caller do not apply to these nodes.
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("HEARSAY_") {
             command.env_remove(variable);
@@ -54,7 +55,7 @@ pub(crate) fn node(index: usize, processor: Option<usize>) -> Command {
     command
 }
 
-/// Reads a line of the log: `2026-11-21T07:54:40.123456Z  WARN hearsay_node::events: member failed name="n3" id=…`.
+/// Parses a line of the node's log that reports a member's new state.
 pub(crate) fn read(line: &str) -> Option<Sighting> {
     let (at, rest) = line.trim_start().split_once(' ')?;
     let what = [
@@ -68,7 +69,8 @@ pub(crate) fn read(line: &str) -> Option<Sighting> {
     Some(Sighting { at: Moment::read(at)?, subject: sighting::index(name)?, what })
 }
 
-/// Takes a node out of service or back in, which flips the health that it announces. Returns when it was asked to.
+/// Takes a node out of service or back in, which changes its announced health. Returns the time of the
+/// request.
 ///
 /// # Errors
 /// The node does not answer, or refuses.
@@ -87,10 +89,11 @@ pub(crate) fn set_maintenance(index: usize, enable: bool) -> Result<Moment> {
     Ok(asked)
 }
 
-/// Opens a node's event stream and calls back for every change of a role's health, on a thread of its own, until the stream ends.
+/// Opens a node's event stream. A separate thread calls back for every change of a role's health, until the
+/// stream ends.
 ///
 /// # Errors
-/// As [`changes`].
+/// See [`changes`].
 pub(crate) fn watch(index: usize, tell: impl Fn(Sighting) + Send + 'static) -> Result<()> {
     changes(index, "", move |change| {
         if change.kind == "changed"
@@ -101,9 +104,9 @@ pub(crate) fn watch(index: usize, tell: impl Fn(Sighting) + Send + 'static) -> R
     })
 }
 
-/// An event of a node's stream, as it arrived.
+/// Event of a node's stream, and the time of its arrival.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Arrived<'a> {
+pub(crate) struct StreamEvent<'a> {
     /// `added`, `changed` or `removed`.
     pub(crate) kind: &'a str,
     /// The instance, in JSON.
@@ -111,12 +114,17 @@ pub(crate) struct Arrived<'a> {
     pub(crate) at: Moment,
 }
 
-/// Opens a node's event stream, with a query such as `?service=web`, and calls back for every event after the snapshot, on a thread of its
-/// own, until the stream ends. Returns once the stream stands, so that no later change is missed.
+/// Opens a node's event stream, with a query such as `?service=web`. A separate thread calls back for every
+/// event after the snapshot, until the stream ends. Returns when the stream is open, so that the caller
+/// misses no later change.
 ///
 /// # Errors
 /// The node does not answer with a stream.
-pub(crate) fn changes(index: usize, query: &str, tell: impl Fn(Arrived<'_>) + Send + 'static) -> Result<()> {
+pub(crate) fn changes(
+    index: usize,
+    query: &str,
+    tell: impl Fn(StreamEvent<'_>) + Send + 'static,
+) -> Result<()> {
     let port = control_port(index);
     let mut stream = connect(port)?;
     // HTTP/1.0, because its answers are not chunked.
@@ -126,7 +134,7 @@ pub(crate) fn changes(index: usize, query: &str, tell: impl Fn(Arrived<'_>) + Se
     snapshot.with_context(|| format!("{} streams no events", sighting::name(index)))??;
     stream.set_read_timeout(None)?;
     std::thread::spawn(move || {
-        // Still the snapshot, until the next event has a name.
+        // Name of the current event. Empty during the snapshot.
         let mut event = String::new();
         for line in lines {
             let Ok(line) = line else { return };
@@ -135,14 +143,14 @@ pub(crate) fn changes(index: usize, query: &str, tell: impl Fn(Arrived<'_>) + Se
             } else if !event.is_empty()
                 && let Some(data) = line.strip_prefix("data: ")
             {
-                tell(Arrived { kind: &event, data, at: Moment::now() });
+                tell(StreamEvent { kind: &event, data, at: Moment::now() });
             }
         }
     });
     Ok(())
 }
 
-/// Whose instance an event tells of.
+/// Returns the number of the node to which an event's instance belongs.
 fn subject(event: &str) -> Option<usize> {
     let event: Value = serde_json::from_str(event).ok()?;
     sighting::index(event.get("node")?.as_str()?)

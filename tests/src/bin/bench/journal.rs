@@ -1,4 +1,5 @@
-//! `bench journal`: durable appends beside Redis and NATS, a log of a million records, and how soon a grade is everywhere.
+//! `bench journal`: compares durable appends with Redis and NATS, and measures a log of a million records,
+//! and the time until a grade is on all nodes.
 
 mod appends;
 mod grades;
@@ -16,7 +17,7 @@ use crate::{
     server::Folder,
 };
 
-/// How it is called.
+/// Usage.
 pub(crate) const USAGE: &str = "\
 bench journal [OPTIONS]   durable appends beside Redis and NATS, a large log, grades on five nodes; needs root for a network namespace
   --parts LIST            what to measure (appends,large,grades)
@@ -29,7 +30,7 @@ bench journal [OPTIONS]   durable appends beside Redis and NATS, a large log, gr
   --json FILE             where to write the figures, too
 ";
 
-/// What is measured, and how often.
+/// Selected measurements, and their number of rounds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Options {
     pub(crate) parts: Vec<String>,
@@ -86,20 +87,20 @@ impl Options {
     }
 }
 
-/// Everything that was measured.
+/// All figures of the benchmark.
 #[derive(Default)]
 pub(crate) struct Figures {
     pub(crate) appends: Option<appends::Figures>,
     pub(crate) large: Option<large::Figures>,
     pub(crate) grades: Option<grades::Figures>,
-    /// What could not be measured, and why.
+    /// Measurements that were skipped, each with the reason.
     pub(crate) skipped: Vec<String>,
 }
 
 /// Measures, prints, and writes the page.
 ///
 /// # Errors
-/// The options make no sense, there can be no namespace, no node, or a server did not do what it should.
+/// The options are wrong, no namespace can be created, there is no node, or a server failed.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let options = Options::read(arguments)?;
     if let Some(why) = crate::system::System::Hearsay.missing() {

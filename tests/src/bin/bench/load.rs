@@ -1,5 +1,5 @@
-//! Load in a closed loop: so many connections, each of which asks again as soon as it is answered. One thread serves them all, so that the
-//! client takes little of the processors that it shares with what is measured.
+//! Closed-loop load: each connection sends its next request when the previous one is answered. One thread
+//! serves all connections, so that the client takes little time of the shared processors.
 
 use std::{
     future::Future,
@@ -18,61 +18,61 @@ use tokio::{
 };
 
 use crate::{
-    dialect::{Dialect, Heard},
+    protocol::{Parsed, WireProtocol},
     statistics::Times,
 };
 
-/// Who does not answer within this is as good as gone.
+/// Limit of an answer. A slower server counts as failed.
 pub(crate) const ANSWER_BOUND: Duration = Duration::from_secs(10);
 
-/// A connection that is kept.
+/// Connection that is kept between requests.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
-    dialect: Dialect,
+    protocol: WireProtocol,
     buffer: Vec<u8>,
-    /// The answer at the beginning of the buffer, and how much of it is body.
+    /// Lengths of the answer at the beginning of the buffer, and of its body.
     answer: (usize, usize),
-    /// Requests sent so far.
+    /// Number of requests sent so far.
     sent: u32,
 }
 
 impl Connection {
-    /// Connects, and says what is said first.
+    /// Connects, and sends the protocol's first bytes.
     ///
     /// # Errors
-    /// Nobody listens there.
-    pub(crate) async fn open(to: SocketAddr, dialect: Dialect, number: usize) -> io::Result<Self> {
+    /// The connection is refused.
+    pub(crate) async fn open(to: SocketAddr, protocol: WireProtocol, number: usize) -> io::Result<Self> {
         let mut stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
-        stream.write_all(&dialect.hello(number)).await?;
-        Ok(Self { stream, dialect, buffer: Vec::with_capacity(16 * 1024), answer: (0, 0), sent: 0 })
+        stream.write_all(&protocol.hello(number)).await?;
+        Ok(Self { stream, protocol, buffer: Vec::with_capacity(16 * 1024), answer: (0, 0), sent: 0 })
     }
 
-    /// Sends a request and waits for its answer; whether that is good.
+    /// Sends a request and waits for the answer. Returns whether the answer is a success.
     ///
     /// # Errors
-    /// The connection broke, or the answer did not come in time.
+    /// The connection broke, or no answer arrived in time.
     pub(crate) async fn ask(&mut self, request: &[u8]) -> io::Result<bool> {
         timeout(ANSWER_BOUND, self.exchange(request)).await?
     }
 
-    /// Sends a request and waits for its answer, which must be good; how long that is.
+    /// Sends a request and waits for a successful answer. Returns the length of the answer.
     ///
     /// # Errors
-    /// The connection broke, or the answer did not come in time or is not good.
+    /// The connection broke, no answer arrived in time, or the answer is a failure.
     pub(crate) async fn ask_length(&mut self, request: &[u8]) -> Result<usize> {
         ensure!(self.ask(request).await?, "not a good answer");
         Ok(self.answer.0)
     }
 
-    /// What the last answer says.
+    /// Returns the body of the last answer.
     pub(crate) fn body(&self) -> &[u8] {
         let (length, body) = self.answer;
         &self.buffer[length - body..length]
     }
 
-    /// A line of the last answer's head.
+    /// Returns a header line of the last answer.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         let (length, body) = self.answer;
         let head = std::str::from_utf8(&self.buffer[..length - body]).ok()?;
@@ -83,19 +83,19 @@ impl Connection {
     async fn exchange(&mut self, request: &[u8]) -> io::Result<bool> {
         self.buffer.drain(..self.answer.0);
         self.answer = (0, 0);
-        self.stream.write_all(&self.dialect.number(request, self.sent)).await?;
+        self.stream.write_all(&self.protocol.number(request, self.sent)).await?;
         self.sent += 1;
         loop {
-            match self.dialect.hear(&self.buffer) {
-                Heard::Answer { length, body, is_good } => {
+            match self.protocol.parse(&self.buffer) {
+                Parsed::Answer { length, body, is_good } => {
                     self.answer = (length, body);
                     return Ok(is_good);
                 }
-                Heard::Aside { length, say } => {
+                Parsed::Aside { length, say } => {
                     self.buffer.drain(..length);
                     self.stream.write_all(&say).await?;
                 }
-                Heard::Part => {
+                Parsed::Part => {
                     if self.stream.read_buf(&mut self.buffer).await? == 0 {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
@@ -105,7 +105,7 @@ impl Connection {
     }
 }
 
-/// Runs on this thread alone.
+/// Runs a future to its end on the calling thread.
 ///
 /// # Errors
 /// The system refuses.
@@ -113,7 +113,7 @@ pub(crate) fn alone<T>(what: impl Future<Output = Result<T>>) -> Result<T> {
     runtime()?.block_on(what)
 }
 
-/// A runtime of one thread, the caller's.
+/// Creates a runtime that uses the calling thread only.
 ///
 /// # Errors
 /// The system refuses.
@@ -121,26 +121,26 @@ pub(crate) fn runtime() -> Result<Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
-/// What is asked for.
+/// Load to run.
 #[derive(Debug)]
 pub(crate) struct Load {
     pub(crate) to: SocketAddr,
-    pub(crate) dialect: Dialect,
-    /// For each connection, the requests that it sends in turn, again and again.
+    pub(crate) protocol: WireProtocol,
+    /// For each connection, the requests that it sends in turn. The connection repeats them.
     pub(crate) requests: Vec<Vec<Vec<u8>>>,
-    /// Answers before this do not count.
+    /// Time of load before measuring. Its answers do not count.
     pub(crate) warm_up: Duration,
     pub(crate) time: Duration,
 }
 
-/// What came of it.
+/// Figures of a load.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Answered {
-    /// Of each good answer, in microseconds.
+    /// Latency of each successful answer, in microseconds.
     pub(crate) times_us: Vec<u64>,
-    /// Answers that were none, or not good.
+    /// Number of missing answers and failures.
     pub(crate) bad: u64,
-    /// In all.
+    /// Total time in seconds.
     pub(crate) seconds: f64,
 }
 
@@ -153,7 +153,7 @@ impl Answered {
         Times::new(self.times_us.iter().copied().map(Some), ANSWER_BOUND.as_secs())
     }
 
-    /// Together with that of another round.
+    /// Adds the figures of another round.
     pub(crate) fn and(&mut self, other: Self) {
         self.times_us.extend(other.times_us);
         self.bad += other.bad;
@@ -162,17 +162,19 @@ impl Answered {
 }
 
 impl Load {
-    /// Runs it. `look` is called when the time begins and when it ends, for what is to be read of those who serve.
+    /// Runs the load. Calls `look` at the beginning and at the end of the measured time; it reads the
+    /// servers' usage.
     ///
     /// # Errors
-    /// No connection, or a look failed. Bad answers are counted; a connection that breaks is opened again.
+    /// A connection fails, or `look` failed. Bad answers are only counted, and a broken connection is opened
+    /// again.
     pub(crate) fn run<L>(&self, look: impl Fn() -> Result<L>) -> Result<(Answered, L, L)> {
         alone(async {
             let begin = Instant::now() + self.warm_up;
             let end = begin + self.time;
             let mut clients = Vec::new();
             for (number, requests) in self.requests.iter().enumerate() {
-                let open = Connection::open(self.to, self.dialect, number).await;
+                let open = Connection::open(self.to, self.protocol, number).await;
                 let connection = open.with_context(|| format!("connecting to {}", self.to))?;
                 clients.push(tokio::spawn(ask_again(
                     connection,
@@ -196,15 +198,15 @@ impl Load {
     }
 }
 
-/// Sends requests over so many connections, each of which is to be answered well, and returns how long that took.
+/// Sends requests over this many connections. Every answer must be a success. Returns the total time.
 ///
 /// # Errors
-/// There is no connection, or an answer is not good.
+/// A connection fails, or an answer is a failure.
 pub(crate) fn send_all(to: SocketAddr, requests: &[Vec<u8>], connections: usize) -> Result<Duration> {
     let begun = Instant::now();
     alone(async {
         let send = |number: usize| async move {
-            let mut connection = Connection::open(to, Dialect::Http, number).await?;
+            let mut connection = Connection::open(to, WireProtocol::Http, number).await?;
             for request in requests.iter().skip(number).step_by(connections) {
                 let is_good = connection.ask(request).await?;
                 ensure!(is_good, "refused: {}", String::from_utf8_lossy(connection.body()));
@@ -241,10 +243,10 @@ async fn ask_again(
             Ok(false) => answered.bad += 1,
             Err(_) => {
                 answered.bad += 1;
-                // Without haste: whoever is gone would be asked a million times.
+                // The client pauses, because otherwise a dead server would get a million connection attempts.
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                if let Ok(anew) = Connection::open(to, connection.dialect, number).await {
-                    connection = anew;
+                if let Ok(opened) = Connection::open(to, connection.protocol, number).await {
+                    connection = opened;
                 }
             }
         }
@@ -255,7 +257,7 @@ async fn ask_again(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::get;
+    use crate::protocol::get;
 
     #[test]
     fn every_connection_asks_again_when_it_is_answered() {
@@ -275,7 +277,7 @@ mod tests {
         });
         let time = Duration::from_millis(200);
         let requests = vec![vec![get("/")]; 3];
-        let load = Load { to, dialect: Dialect::Http, requests, warm_up: time / 4, time };
+        let load = Load { to, protocol: WireProtocol::Http, requests, warm_up: time / 4, time };
         let (answered, ..) = load.run(|| Ok(())).unwrap();
         assert!(answered.times_us.len() > 10, "{answered:?}");
         assert_eq!(answered.bad, 0);

@@ -1,4 +1,5 @@
-//! Where and with what was measured: without it, a figure means little.
+//! Describes the machine and the measured versions for every page of figures, and prepares the machine (open
+//! files, idle processors).
 
 use std::{
     fs,
@@ -12,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::hearsay;
 
-/// The lock file, which says what the agents were built with.
+/// The lock file, which has the versions of the libraries in the agents.
 const LOCK_FILE: &str = include_str!("../../../../Cargo.lock");
 
 /// The date, in UTC.
@@ -20,7 +21,7 @@ pub(crate) fn date() -> String {
     first_line("date", &["-u", "+%Y-%m-%d %H:%M UTC"]).unwrap_or_else(|| "an unknown date".into())
 }
 
-/// Processor, memory and kernel, in a sentence's worth.
+/// Describes processor, memory and kernel.
 pub(crate) fn describe() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -30,13 +31,13 @@ pub(crate) fn describe() -> String {
     format!("{cores} cores ({model}), {gib:.0} GiB of memory, Linux {}", kernel.trim())
 }
 
-/// The node that is measured, as it names itself.
+/// Returns the version of the measured node, as it prints it.
 pub(crate) fn node_version() -> (&'static str, String) {
     let node = hearsay::binary().and_then(|binary| first_line(&binary, &["--version"]));
     ("hearsay", node.unwrap_or_else(|| "unknown".to_owned()))
 }
 
-/// What the cluster was measured beside, each as it names its own version.
+/// Returns the versions of the other systems in a cluster's comparison, as they print them.
 pub(crate) fn versions() -> Vec<(&'static str, String)> {
     let unknown = || "unknown".to_owned();
     vec![
@@ -47,17 +48,18 @@ pub(crate) fn versions() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Memory that can be had without swapping, in bytes.
+/// Returns the memory that is available without swapping, in bytes.
 pub(crate) fn available_memory() -> Option<u64> {
     kib("/proc/meminfo", "MemAvailable")
 }
 
-/// The most memory that this process has held, in bytes; 0 where that is not told.
+/// Returns this process's peak memory, in bytes; 0 if the kernel does not report it.
 pub(crate) fn peak_memory() -> u64 {
     kib("/proc/self/status", "VmHWM").unwrap_or(0)
 }
 
-/// Lets this process and those that it starts from now on open so many files, or as many as the system allows.
+/// Raises the limit of open files of this process and its later children to this number, or as far as the
+/// system allows.
 ///
 /// # Errors
 /// The system refuses.
@@ -67,12 +69,13 @@ pub(crate) fn allow_files(files: u64) -> Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).context("the limit of open files")
 }
 
-/// The share of all processors that is in use for more than this is somebody else's work.
+/// Share of busy processor time above which the machine has foreign load, in percent.
 const IDLE_PERCENT: f64 = 10.0;
-/// For how long it is looked.
+/// Time over which the load is measured.
 const LOOK: Duration = Duration::from_millis(300);
 
-/// Waits until nobody else uses the machine, but no longer than this. What somebody else does is no figure of ours.
+/// Waits until no other program loads the machine, but no longer than this bound. Foreign load would distort
+/// the figures.
 pub(crate) fn wait_until_idle(bound: Duration) {
     let begin = Instant::now();
     while begin.elapsed() < bound {
@@ -90,28 +93,28 @@ pub(crate) fn wait_until_idle(bound: Duration) {
     eprintln!("the machine is not idle; figures will be worse than they could be");
 }
 
-/// What all processors together did but wait: the first line of `/proc/stat` without idle and iowait.
+/// Returns the busy time of all processors: the first line of `/proc/stat` without idle and iowait.
 fn busy_ticks(stat: &str) -> Option<u64> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let fields: Vec<u64> = line.split_whitespace().map_while(|field| field.parse().ok()).collect();
     fields.iter().take(8).sum::<u64>().checked_sub(fields.get(3)? + fields.get(4)?)
 }
 
-/// A field of the kernel's that counts KiB, in bytes.
+/// Returns a value in bytes from a file of the kernel that states it in KiB.
 fn kib(file: &str, name: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let kib: u64 = field(&text, name)?.split(' ').next()?.parse().ok()?;
     Some(kib * 1024)
 }
 
-/// The first line that a program writes, to either of its outputs; `None` where there is no such program.
+/// Returns the first line that a program prints, on either output; `None` if it is not installed.
 pub(crate) fn first_line(command: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(command).args(arguments).stdin(Stdio::null()).output().ok()?;
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
     Some(String::from_utf8_lossy(&text).lines().next()?.trim().to_owned())
 }
 
-/// The value of the first `name : value`.
+/// Returns the value of the first line `name : value`.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim_start().strip_prefix(':')?.trim())

@@ -1,12 +1,12 @@
-//! Benchmarks: `tests/run --bench NAME [OPTIONS]`. Each runs what is shipped, beside its peers where there are any, and writes a page of
-//! figures into `docs/bench`.
+//! Benchmarks: `tests/run --bench NAME [OPTIONS]`. Each measures the shipped binary, compares it with other
+//! systems if there are any, and writes a page of figures to `docs/bench`.
 
 mod agent;
 mod clock;
 mod cluster;
-mod dialect;
 mod disk;
 mod fleet;
+mod floods;
 mod gateway;
 mod grpc;
 mod hearsay;
@@ -16,6 +16,7 @@ mod machine;
 mod measure;
 mod namespace;
 mod process;
+mod protocol;
 mod registry;
 mod report;
 mod serf;
@@ -33,11 +34,12 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-/// A benchmark: its name, how it is called, and what runs it.
+/// Benchmark: name, usage, function.
 type Benchmark = (&'static str, &'static str, fn(&[String]) -> Result<()>);
 
-const BENCHMARKS: [Benchmark; 6] = [
+const BENCHMARKS: [Benchmark; 7] = [
     ("cluster", cluster::USAGE, cluster::run),
+    ("floods", floods::USAGE, floods::run),
     ("gateway", gateway::USAGE, gateway::run),
     ("journal", journal::USAGE, journal::run),
     ("registry", registry::USAGE, registry::run),
@@ -63,8 +65,9 @@ fn run(arguments: &[String]) -> Result<()> {
             print!("{}", usage());
             Ok(())
         }
-        // Not benchmarks: processes of one.
+        // These are not benchmarks, but processes that a benchmark starts.
         Some("agent") => agent::run(&arguments[1..]),
+        Some("flooder") => hearsay_tests::run_flooder(&arguments[1..]),
         Some("program") => registry::run_program(&arguments[1..]),
         Some("swarms-of") => swarms::run_one(&arguments[1..]),
         Some(name) => match BENCHMARKS.iter().find(|benchmark| benchmark.0 == name) {

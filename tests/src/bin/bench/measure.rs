@@ -1,6 +1,8 @@
-//! One system at one size, measured: first what it costs while nothing happens, then how it takes what happens, one thing at a time.
+//! Measures one system at one cluster size: first the idle cost, then how soon all processes report that one
+//! changed, crashed, froze or left.
 //!
-//! Between two events all live processes see each other again. Where they do not in time, that is noted, and the measuring goes on.
+//! Between two events all live processes must see each other again. If they do not within the bound, this is
+//! noted, and measuring continues.
 
 use std::{
     collections::BTreeSet,
@@ -21,19 +23,21 @@ use crate::{
     usage::{Idle, Reading},
 };
 
-/// Until all see all after the start. serf's local profile needs up to a minute and a half at 100.
+/// Time within which all processes must see each other after the start. serf's local profile needs up to a
+/// minute and a half with 100 nodes.
 const START_BOUND: Duration = Duration::from_secs(180);
-/// Until all see all between two events: as long as serf's slowest repair takes.
+/// Time within which all processes must see each other between two events: as long as serf's slowest repair.
 const REPAIR_BOUND: Duration = Duration::from_secs(60);
-/// Until something is known everywhere. The slowest peer needs 18 s where it needs 50 ms.
+/// Time within which an event must be known on all nodes. The slowest system needs 18 s where Hearsay needs
+/// 50 ms.
 const EVENT_BOUND: Duration = Duration::from_secs(60);
-/// After all see all, and before the cost of idling is taken: joining has an echo in every system (retransmissions, announcements, new
-/// connections that are given up again).
+/// Pause between a complete view and the idle measurement. In every system, retransmissions, announcements
+/// and closed connections follow the joins.
 pub(crate) const SETTLE: Duration = Duration::from_secs(20);
-/// Quiet between two events, so that one does not find the tail of the other's gossip.
+/// Pause between two events, so that the gossip of the first has ended.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How to measure.
+/// Parameters of a measurement.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) repeats: usize,
@@ -41,12 +45,12 @@ pub(crate) struct Plan {
     pub(crate) logs: Option<PathBuf>,
 }
 
-/// What was measured of one system at one size.
+/// Figures of one system at one size.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figures {
     pub(crate) system: &'static str,
     pub(crate) size: usize,
-    /// From the last start until all saw all.
+    /// Time from the last start until all processes saw each other.
     pub(crate) converged_s: Option<f64>,
     pub(crate) idle: Option<Idle>,
     pub(crate) change: Events,
@@ -54,15 +58,15 @@ pub(crate) struct Figures {
     pub(crate) freeze: Events,
     pub(crate) thaw: Events,
     pub(crate) leave: Events,
-    /// Verdicts on processes that ran, by processes that ran.
+    /// Verdicts that running processes drew on other running processes.
     pub(crate) false_alarms: usize,
-    /// The same by a process that had itself been frozen until just before.
+    /// The part of these that was drawn by processes which had just been frozen themselves.
     pub(crate) false_alarms_by_thawed: usize,
-    /// What went otherwise than planned.
+    /// Events that were not planned.
     pub(crate) notes: Vec<String>,
 }
 
-/// When a process was not to be expected to answer.
+/// Period in which a process was not expected to answer.
 #[derive(Clone, Copy, Debug)]
 struct Absence {
     subject: usize,
@@ -70,7 +74,7 @@ struct Absence {
     until: Moment,
 }
 
-/// The end of time, for those who do not come back.
+/// End of an absence of a process that does not come back.
 const NEVER: Moment = Moment(u64::MAX);
 
 struct Measuring {
@@ -81,7 +85,7 @@ struct Measuring {
 
 /// Starts a cluster, measures it, and ends it.
 ///
-/// Where a process ends by itself or does not answer, the figures so far are returned, with a note.
+/// If a process ends or does not answer, returns the figures so far, with a note.
 ///
 /// # Errors
 /// A program cannot be run.
@@ -140,7 +144,7 @@ impl Measuring {
         Ok(())
     }
 
-    /// What it costs when nothing happens.
+    /// Measures the idle cost.
     fn idle(&mut self, time: Duration) -> Result<Idle> {
         let (start, before) = (Instant::now(), Reading::take(self.fleet.pids())?);
         self.fleet.hear_for(time);
@@ -150,7 +154,7 @@ impl Measuring {
         Ok(idle)
     }
 
-    /// Has something happen to a process to which it did not happen before, and waits until all see all again.
+    /// Causes an event on a process that had none before, and waits until all processes see each other again.
     fn repeat(
         &mut self,
         used: &mut BTreeSet<usize>,
@@ -195,7 +199,7 @@ impl Measuring {
         self.absences.push(Absence { subject: victim, from: since, until: NEVER });
         let times = self.fleet.observe(mark, since, victim, &[What::Failed], &observers, EVENT_BOUND);
         self.say_times("freeze", victim, &observers, &times);
-        // Only who had it failed can have it back.
+        // Only processes that had declared the victim failed can report its return.
         let known =
             observers.iter().zip(&times).filter(|(_, time)| time.is_some()).map(|(observer, _)| *observer);
         let known: BTreeSet<usize> = known.collect();
@@ -206,7 +210,7 @@ impl Measuring {
         self.say_times("thaw", victim, &known, &times);
         let is_back = times.iter().all(Option::is_some);
         self.figures.thaw.times_us.push(times);
-        // What is still said of it before all agree again is no false alarm.
+        // Reports about the victim before all agree again are not false alarms.
         let is_whole = self.fleet.converge(REPAIR_BOUND).is_ok();
         self.absences[absence].until = Moment::now();
         if !is_back || !is_whole {
@@ -229,7 +233,7 @@ impl Measuring {
         self.replace(victim)
     }
 
-    /// Puts a new process in the place of one that is gone.
+    /// Starts a new process to replace one that is gone.
     fn replace(&mut self, victim: usize) -> Result<()> {
         self.fleet.bury(victim);
         let index = self.fleet.add()?;
@@ -248,7 +252,7 @@ impl Measuring {
         self.note(format!("{pairs} pairs did not see each other {bound:?} after {after}{ended}"));
     }
 
-    /// Who ended without being asked to, as the end of a sentence.
+    /// Returns the processes that ended unexpectedly, as the end of a sentence.
     fn deserters(&mut self) -> String {
         match self.fleet.deserters() {
             ended if ended.is_empty() => String::new(),
@@ -276,9 +280,9 @@ impl Measuring {
     fn say_times(&self, what: &str, victim: usize, observers: &BTreeSet<usize>, times: &[Option<u64>]) {
         let events = Events { times_us: vec![times.to_vec()], bound_s: EVENT_BOUND.as_secs() };
         let (half, all) = (events.known_by_half().max(), events.known_by_all().max());
-        // A time that never came is the longest of all.
+        // A missing time counts as the longest.
         let last = observers.iter().zip(times).max_by_key(|(_, time)| time.unwrap_or(u64::MAX));
-        let last = last.map_or_else(|| "nobody".into(), |(observer, _)| name(*observer));
+        let last = last.map_or_else(|| "none".into(), |(observer, _)| name(*observer));
         self.say(what, &format!("of {}: half {half}, all {all} (last {last})", name(victim)));
     }
 

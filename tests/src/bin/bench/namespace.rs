@@ -1,5 +1,5 @@
-//! The benchmark starts itself again in a network namespace of its own: nothing that its processes send reaches any other network, ports
-//! are all free, and the loopback interface's counters count them alone.
+//! Restarts the benchmark in a separate network namespace. So no traffic reaches another network, all ports
+//! are free, and the loopback interface counts only the benchmark's bytes.
 
 use std::{
     fs,
@@ -8,24 +8,24 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// Set for the process that runs inside.
+/// Environment variable that is set for the process inside the namespace.
 const INSIDE: &str = "HEARSAY_BENCH_INSIDE";
 
-/// Where this process is.
+/// Where this process runs.
 pub(crate) enum Place {
-    /// In the namespace.
+    /// Inside the namespace.
     Inside,
-    /// Outside; the one that was started inside has ended well.
+    /// Outside the namespace. The process inside has ended successfully.
     Done,
 }
 
-/// Enters a namespace by starting this very command again.
+/// Enters a namespace by running the same command again.
 ///
 /// # Errors
-/// There can be no namespace (not root, or a tool is missing), or the process inside failed.
+/// No namespace can be created (not root, or a tool is missing), or the process inside failed.
 pub(crate) fn enter() -> Result<Place> {
     if std::env::var_os(INSIDE).is_some() {
-        // The variable may have been inherited from anywhere, and traffic on a real interface cannot be taken back.
+        // The variable may be inherited by mistake, and traffic on a real interface cannot be undone.
         let net_dev = fs::read_to_string("/proc/net/dev")?;
         let interfaces = interfaces(&net_dev);
         ensure!(interfaces == ["lo"], "not in a namespace of its own: there are {}", interfaces.join(", "));
@@ -47,7 +47,7 @@ pub(crate) fn enter() -> Result<Place> {
     Ok(Place::Done)
 }
 
-/// The interfaces that there are.
+/// Lists the names of the interfaces.
 fn interfaces(net_dev: &str) -> Vec<&str> {
     net_dev.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect()
 }

@@ -1,4 +1,4 @@
-//! One process of a system under measurement: started, listened to, signalled, and never left behind.
+//! [`Process`] of a measured system: its start, output and signals. It never outlives the benchmark.
 
 use std::{
     ffi::OsStr,
@@ -19,7 +19,8 @@ use crate::{
     system::{Start, System},
 };
 
-/// The command line of a program that dies with the thread that starts it; on one processor alone, if one is given.
+/// Builds the command line of a program that dies with the thread that starts it. If a processor is given,
+/// the program runs on this processor alone.
 pub(crate) fn bound(program: impl AsRef<OsStr>, processor: Option<usize>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]);
@@ -30,30 +31,31 @@ pub(crate) fn bound(program: impl AsRef<OsStr>, processor: Option<usize>) -> Com
     command
 }
 
-/// A sighting and who had it.
+/// Sighting and the process that reported it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Heard {
+pub(crate) struct Observed {
     pub(crate) observer: usize,
     pub(crate) sighting: Sighting,
 }
 
-/// A running process, or one that was.
+/// Process of a measured system, running or ended.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
-    /// Reaped, so that its id may be anybody's by now.
+    /// Set when the process is reaped, because another process may then have the same id.
     has_ended: bool,
 }
 
 impl Process {
-    /// Starts a process and passes on what it sees. With a folder for logs, all that it writes is kept there too.
+    /// Starts a process, and sends its sightings. If a folder for logs is given, its output is written there,
+    /// too.
     ///
     /// # Errors
-    /// The program cannot be run, or the log not be written.
+    /// The program cannot be run, or the log cannot be written.
     pub(crate) fn start(
         system: System,
         start: &Start,
-        to: Sender<Heard>,
+        to: Sender<Observed>,
         logs: Option<&Path>,
     ) -> Result<Self> {
         let name = sighting::name(start.index);
@@ -68,25 +70,26 @@ impl Process {
         let mut command = system.command(start);
         command.stdin(Stdio::piped()).stdout(input.try_clone()?).stderr(input);
         let child = command.spawn().with_context(|| format!("starting {name}: {command:?}"))?;
-        // The command holds the pipe's other end, and the reader below must see when the process has ended.
+        // The command holds the other end of the pipe. It is dropped so that the reader below sees the end of
+        // the process.
         drop(command);
         let observer = start.index;
         thread::spawn(move || {
             listen(output, log, |line| {
                 let arrived = Moment::now();
-                // Nobody listens any more when the measuring is over.
+                // The receiver is gone when measuring is over.
                 system
                     .read(line, arrived)
-                    .is_none_or(|sighting| to.send(Heard { observer, sighting }).is_ok())
+                    .is_none_or(|sighting| to.send(Observed { observer, sighting }).is_ok())
             });
         });
         Ok(Self { child, has_ended: false })
     }
 
-    /// Starts a process that is not listened to. All that it writes goes to the end of a file.
+    /// Starts a process whose output is appended to a file.
     ///
     /// # Errors
-    /// The program cannot be run, or the file not be written.
+    /// The program cannot be run, or the file cannot be written.
     pub(crate) fn spawn(mut command: Command, output: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(output);
         let file = file.with_context(|| output.display().to_string())?;
@@ -99,32 +102,32 @@ impl Process {
         self.child.id()
     }
 
-    /// Writes a word to an agent's standard input.
+    /// Sends a command to an agent's standard input.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub(crate) fn say(&mut self, word: &str) -> Result<()> {
         let input = self.child.stdin.as_mut().context("no standard input")?;
         Ok(writeln!(input, "{word}")?)
     }
 
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.pid())?).context("a process id")?;
         Ok(kill_process(pid, signal)?)
     }
 
-    /// Whether it has ended, by itself or otherwise.
+    /// Returns whether the process has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.has_ended |= matches!(self.child.try_wait(), Ok(Some(_)));
         self.has_ended
     }
 
-    /// Ends it, however it is, and waits until it has.
+    /// Kills the process and waits until it ends.
     pub(crate) fn end(&mut self) {
         if !self.has_ended {
-            // It may have ended by itself.
+            // The process may already have ended.
             _ = self.child.kill();
             _ = self.child.wait();
             self.has_ended = true;
@@ -138,7 +141,7 @@ impl Drop for Process {
     }
 }
 
-/// Reads lines until there are no more, or nobody wants them.
+/// Reads lines until the end of the output, or until the receiver is gone.
 fn listen(output: PipeReader, mut log: Option<File>, mut wants_more: impl FnMut(&str) -> bool) {
     let mut output = BufReader::new(output);
     let mut line = Vec::new();
@@ -150,7 +153,7 @@ fn listen(output: PipeReader, mut log: Option<File>, mut wants_more: impl FnMut(
         let text = String::from_utf8_lossy(&line);
         let goes_on = wants_more(text.trim_end());
         if let Some(log) = &mut log {
-            // A full disk costs the log, not the figures.
+            // If the disk is full, the log is incomplete, but the figures are right.
             _ = log.write_all(&line);
         }
         if !goes_on {

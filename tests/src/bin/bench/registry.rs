@@ -1,4 +1,5 @@
-//! `bench registry`: registrations and lookups beside etcd, how soon a registration and a death are known everywhere, and a registry that is full.
+//! `bench registry`: compares registrations and lookups with etcd, and measures the time until a registration
+//! and a death are known on all nodes, and a full registry.
 
 mod checks;
 mod deaths;
@@ -23,7 +24,7 @@ use crate::{
 
 pub(crate) use program::run as run_program;
 
-/// How it is called.
+/// Usage.
 pub(crate) const USAGE: &str = "\
 bench registry [OPTIONS]  registrations and lookups beside etcd; deaths; checks; a full registry; needs root for a network namespace
   --parts LIST            what to measure (requests,spread,deaths,checks,held,large)
@@ -38,7 +39,7 @@ bench registry [OPTIONS]  registrations and lookups beside etcd; deaths; checks;
 ";
 const PARTS: [&str; 6] = ["requests", "spread", "deaths", "checks", "held", "large"];
 
-/// What is measured, and how often.
+/// Selected measurements, and their number of rounds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Options {
     parts: Vec<String>,
@@ -99,7 +100,7 @@ impl Options {
     }
 }
 
-/// Everything that was measured.
+/// All figures of the benchmark.
 #[derive(Default)]
 pub(crate) struct Figures {
     requests: Option<requests::Figures>,
@@ -108,7 +109,7 @@ pub(crate) struct Figures {
     checks: Option<checks::Figures>,
     held: Option<held::Figures>,
     large: Option<large::Figures>,
-    /// What could not be measured, and why.
+    /// Measurements that were skipped, each with the reason.
     skipped: Vec<String>,
 }
 
@@ -122,7 +123,7 @@ impl Figures {
 /// Measures, prints, and writes the page.
 ///
 /// # Errors
-/// The options make no sense, there can be no namespace, no node, or a server did not do what it should.
+/// The options are wrong, no namespace can be created, there is no node, or a server failed.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let options = Options::read(arguments)?;
     if let Some(why) = crate::system::System::Hearsay.missing() {

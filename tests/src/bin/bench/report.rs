@@ -1,4 +1,5 @@
-//! What is told of the figures: tables for people, and the page that is kept with the sources.
+//! Writes the figures of the cluster benchmark: tables on the terminal, and the Markdown page in
+//! `docs/bench`.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -13,10 +14,10 @@ use crate::{
     table::Table,
 };
 
-/// How it is measured, for those who read the figures.
+/// Description of the method, printed on the page with the figures.
 const METHOD: &str = include_str!("method.md");
 
-/// The whole page.
+/// Returns the whole page.
 pub(crate) fn page(figures: &[Figures], swarms: &[swarms::Figures], plan: &Plan) -> String {
     let mut page = format!(
         "# Hearsay beside its peers\n\n\
@@ -37,13 +38,13 @@ pub(crate) fn page(figures: &[Figures], swarms: &[swarms::Figures], plan: &Plan)
     page
 }
 
-/// What was measured, in a paragraph.
+/// Describes the measured versions in a paragraph.
 pub(crate) fn versions(of: &[(&str, String)]) -> String {
     let all: Vec<String> = of.iter().map(|(name, version)| format!("{name} ({version})")).collect();
     format!("Versions as they name themselves: {}.\n\n", all.join(", "))
 }
 
-/// Writes a page, into a folder that need not exist yet.
+/// Writes a page to a file, and creates its folder if needed.
 ///
 /// # Errors
 /// The system refuses.
@@ -54,7 +55,7 @@ pub(crate) fn write(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).with_context(|| file.display().to_string())
 }
 
-/// All tables, size by size, and what was noted on the way.
+/// Returns all tables, size by size, and the notes.
 pub(crate) fn tables(figures: &[Figures]) -> String {
     let mut text = String::new();
     let mut sizes: Vec<usize> = figures.iter().map(|f| f.size).collect();
@@ -68,7 +69,7 @@ pub(crate) fn tables(figures: &[Figures]) -> String {
              Time until one observer knows, over all pairs of event and observer (samples in the order of the columns):\n\n{}\n\
              Time until all know, over events; and what it costs:\n\n{}\n",
             observers(&figures),
-            everybody(&figures)
+            all_observers(&figures)
         );
         let ratios = ratios(&figures);
         if !ratios.is_empty() {
@@ -114,7 +115,7 @@ fn observers(figures: &[&Figures]) -> String {
     table.to_string()
 }
 
-fn everybody(figures: &[&Figures]) -> String {
+fn all_observers(figures: &[&Figures]) -> String {
     let mut table = Table::new(&[
         "system",
         "change, half p50",
@@ -153,7 +154,7 @@ fn everybody(figures: &[&Figures]) -> String {
     table.to_string()
 }
 
-/// Each peer's times as multiples of Hearsay's; empty where there is nothing to compare.
+/// Returns each peer's times as multiples of Hearsay's; empty if there is nothing to compare.
 fn ratios(figures: &[&Figures]) -> String {
     let (ours, peers): (Vec<&Figures>, Vec<&Figures>) =
         figures.iter().partition(|f| f.system == System::Hearsay.name());
@@ -191,7 +192,7 @@ fn says_goodbye(f: &Figures) -> bool {
     System::from_name(f.system).is_some_and(System::can_leave)
 }
 
-/// p50, p99 and the longest.
+/// Formats p50, p99 and maximum, each in milliseconds or seconds.
 pub(crate) fn three(times: &Times) -> String {
     if times.len() == 0 {
         return "–".into();
@@ -199,7 +200,7 @@ pub(crate) fn three(times: &Times) -> String {
     format!("{} / {} / {}", times.percentile(50), times.percentile(99), times.max())
 }
 
-/// As [`three`], but to the microsecond, where that matters.
+/// Formats p50, p99 and maximum. Times below a millisecond are in microseconds.
 pub(crate) fn three_us(times: &Times) -> String {
     let one = |percent| match times.percentile(percent) {
         Figure::Micros(us @ ..1000) => format!("{us} µs"),
@@ -215,7 +216,8 @@ fn two(times: &Times) -> String {
     format!("{} / {}", times.percentile(50), times.max())
 }
 
-/// How many pairs the figures of a row come from, in the order of the columns, and how many of them never came.
+/// Returns the number of measured pairs in each column of a row, in the order of the columns, and the number
+/// of missing ones.
 fn samples(f: &Figures) -> String {
     let all = [&f.change, &f.crash, &f.freeze, &f.thaw, &f.leave].map(Events::pairs);
     let counts = all.each_ref().map(|times| times.len().to_string()).join(", ");

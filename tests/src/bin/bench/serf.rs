@@ -1,10 +1,11 @@
-//! `serf` as measured: its agent, its log, and its RPC.
+//! Benchmark adapter for `serf`: starts its agents, reads their log, and calls their RPC.
 //!
-//! The agent's log tells the moment only to the second, so a line counts from when it arrived here through a pipe. `serf: EventMember…` is
-//! written when serf knows; its agent hands events to handlers and `serf monitor` a second later (it coalesces), which is not counted
-//! against it.
+//! The times in the agent's log are whole seconds, so the arrival of a line through a pipe counts. The agent
+//! logs `serf: EventMember…` when serf learns of the event. It passes events to handlers and `serf monitor` a
+//! second later, because it coalesces them; that delay does not count.
 //!
-//! Changes and goodbyes go through the RPC socket directly: `serf tags` and `serf leave` would add the start of a process.
+//! Changes and leaves use the RPC socket directly, because `serf tags` and `serf leave` would add the start
+//! of a process.
 
 use std::{
     io::{Read as _, Write as _},
@@ -22,10 +23,10 @@ use crate::{
     system::{Start, control_port, swarm_port},
 };
 
-/// An agent answers RPCs at once but for leaving, which takes it seconds and which nobody waits for here.
+/// Limit of an RPC. An agent answers at once, except to a leave, which takes seconds and is not awaited here.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
 
-/// The command line of an agent.
+/// Builds the command line of an agent.
 pub(crate) fn command(start: &Start, profile: &str) -> Command {
     let mut command = bound("serf", None);
     command.args(["agent", "-log-level=info"]);
@@ -33,7 +34,7 @@ pub(crate) fn command(start: &Start, profile: &str) -> Command {
     command.arg(format!("-node={}", sighting::name(start.index)));
     command.arg(format!("-bind=127.0.0.1:{}", swarm_port(start.index)));
     command.arg(format!("-rpc-addr=127.0.0.1:{}", control_port(start.index)));
-    // Retried, because a seed may still be starting.
+    // The join is retried, because a seed may still be starting.
     command.arg("-retry-interval=1s");
     for seed in &start.seeds {
         command.arg(format!("-retry-join=127.0.0.1:{}", swarm_port(*seed)));
@@ -41,7 +42,7 @@ pub(crate) fn command(start: &Start, profile: &str) -> Command {
     command
 }
 
-/// Reads a line of the log: `2026/11/21 07:54:56 [INFO] serf: EventMemberFailed: n2 127.0.0.1`.
+/// Parses a line of the log: `2026/11/21 07:54:56 [INFO] serf: EventMemberFailed: n2 127.0.0.1`.
 pub(crate) fn read(line: &str, arrived: Moment) -> Option<Sighting> {
     let (event, rest) = line.split_once("serf: EventMember")?.1.split_once(": ")?;
     let what = match event {
@@ -55,7 +56,7 @@ pub(crate) fn read(line: &str, arrived: Moment) -> Option<Sighting> {
     Some(Sighting { at: arrived, subject, what })
 }
 
-/// A value in MessagePack, as far as the RPC needs it.
+/// Value in MessagePack. Only the types that the RPC needs.
 enum Pack<'a> {
     Number(u8),
     Text(&'a str),
@@ -63,7 +64,8 @@ enum Pack<'a> {
 }
 
 impl Pack<'_> {
-    /// Appends its bytes. Everything sent here fits the short forms: numbers below 128, texts below 32 bytes, maps below 16 entries.
+    /// Appends the encoded value. All values fit the short forms: numbers below 128, texts below 32 bytes,
+    /// maps below 16 entries.
     fn write(&self, to: &mut Vec<u8>) {
         match self {
             Self::Number(number) => to.push(number & 0x7f),
@@ -82,7 +84,7 @@ impl Pack<'_> {
     }
 }
 
-/// A connection to an agent, introduced.
+/// Connection to an agent, after the handshake.
 pub(crate) struct Rpc(TcpStream);
 
 impl Rpc {
@@ -99,7 +101,7 @@ impl Rpc {
         Ok(rpc)
     }
 
-    /// Sets a tag. Returns when it was asked to.
+    /// Sets a tag. Returns the time of the request.
     ///
     /// # Errors
     /// The agent does not answer, or refuses.
@@ -111,7 +113,7 @@ impl Rpc {
         Ok(asked)
     }
 
-    /// Asks it to leave. Returns when it was asked to, without waiting until it has.
+    /// Makes the agent leave. Returns the time of the request, without waiting for the agent's end.
     ///
     /// # Errors
     /// The agent cannot be reached.
@@ -130,7 +132,7 @@ impl Rpc {
         Ok(self.0.write_all(&bytes)?)
     }
 
-    /// Reads an answer without a body. It is a map of `Seq` and `Error`, and all is well if the error is the empty text.
+    /// Reads and parses an answer without a body: a map of `Seq` and `Error`. An empty error means success.
     fn answer(&mut self) -> Result<()> {
         let mut answer = Vec::new();
         let mut buffer = [0; 256];
@@ -146,7 +148,8 @@ impl Rpc {
     }
 }
 
-/// Whether both fields and what the error says were read. A long error may be cut off, and is still one.
+/// Returns whether both fields and the error's text were read. A long error may be cut off; it is an error
+/// nevertheless.
 fn is_complete(answer: &[u8]) -> bool {
     let has = |field: &[u8]| answer.windows(field.len() + 1).any(|window| window.starts_with(field));
     has(b"Error") && has(b"Seq")

@@ -1,4 +1,5 @@
-//! Servers with a folder of their own, started one by one: Hearsay's nodes with what they keep, and those they are measured beside.
+//! [`Server`]: starts a server that is measured (Hearsay or another system), and sends it requests. [`Plan`]:
+//! options of one Hearsay node. [`Folder`]: temporary folder for their data.
 
 use std::{
     fs,
@@ -18,14 +19,14 @@ use crate::{
     system::{control_port, swarm_port},
 };
 
-/// How long a server may take to start, or to see what it is expected to see.
+/// Time within which a server must start, and within which nodes must see each other.
 const BOUND: Duration = Duration::from_secs(30);
-/// How often it is looked.
+/// Pause between two checks of a fact.
 pub(crate) const LOOK: Duration = Duration::from_millis(1);
-/// How long it may take for one answer.
+/// Limit of an answer.
 const ANSWER_BOUND: Duration = Duration::from_secs(5);
 
-/// A server that runs.
+/// Server process with its address.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) process: Process,
@@ -33,10 +34,10 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a program and waits until it takes connections.
+    /// Starts a program and waits until it accepts connections.
     ///
     /// # Errors
-    /// It cannot be run, ends, or does not listen in time.
+    /// The program cannot be run, ends, or does not listen in time.
     pub(crate) fn start(
         program: &str,
         arguments: &[&str],
@@ -47,10 +48,12 @@ impl Server {
         Self::start_before(program, arguments, port, folder, processor, None)
     }
 
-    /// The same, with a library loaded before all others.
+    /// Starts a program with a library that is loaded before all others, and waits until it accepts
+    /// connections.
     ///
     /// # Errors
-    /// It cannot be run, ends, or does not listen in time.
+    /// The program cannot be run, ends, or does not listen in time.
+    #[allow(clippy::too_many_arguments, reason = "the parts of a command")]
     pub(crate) fn start_before(
         program: &str,
         arguments: &[&str],
@@ -70,7 +73,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Waits for a fact.
+    /// Waits until a fact holds.
     ///
     /// # Errors
     /// The process ends, or the bound passes.
@@ -84,17 +87,17 @@ impl Server {
         Ok(())
     }
 
-    /// Asks over a connection of its own; `None` where there is no answer.
+    /// Sends a request over a new connection. Returns `None` without an answer.
     pub(crate) fn ask(&self, request: &str, headers: &[(&str, &str)], body: &str) -> Option<Reply> {
         send(self.address, request, headers, body, ANSWER_BOUND).ok()
     }
 
-    /// Whether a GET is answered with 200.
+    /// Returns whether a GET is answered with 200.
     pub(crate) fn answers(&self, path: &str) -> bool {
         self.ask(&format!("GET {path}"), &[], "").is_some_and(|reply| reply.status == 200)
     }
 
-    /// A number of `/metrics`, over all labels; `None` where there is none of that name.
+    /// Returns the value of a metric in `/metrics`, summed over all labels; `None` without this metric.
     pub(crate) fn metric(&self, name: &str) -> Option<u64> {
         let metrics = self.ask("GET /metrics", &[], "")?.body;
         let is_of_name =
@@ -106,7 +109,7 @@ impl Server {
         values.reduce(|sum, value| sum + value)
     }
 
-    /// How many members it sees alive, itself included.
+    /// Returns the number of members that the node sees alive, itself included.
     pub(crate) fn members(&self) -> usize {
         let Some(reply) = self.ask("GET /members", &[], "") else { return 0 };
         let members = reply.json();
@@ -115,11 +118,11 @@ impl Server {
     }
 }
 
-/// How a node is started, any number of times.
+/// Options of a node. A node can be started with them any number of times.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) index: usize,
-    /// Where it keeps everything.
+    /// Folder of the node's data.
     pub(crate) folder: PathBuf,
     pub(crate) options: Vec<String>,
     pub(crate) processor: Option<usize>,
@@ -128,7 +131,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// A node with these roles (of none, an agent), which joins these others.
+    /// Describes a node with these roles, which joins these others. Without a role it is an agent.
     pub(crate) fn new(folder: &Path, index: usize, roles: &str, join: &[usize]) -> Self {
         let mut options = Vec::new();
         if !roles.is_empty() {
@@ -147,34 +150,34 @@ impl Plan {
         }
     }
 
-    /// With further options.
+    /// Adds command-line options.
     pub(crate) fn with(mut self, options: &[&str]) -> Self {
         self.options.extend(options.iter().map(ToString::to_string));
         self
     }
 
-    /// As somebody else each time, with nothing kept.
+    /// Removes the node's data, and so its identity, before each start.
     pub(crate) fn ephemeral(mut self) -> Self {
         self.keeps_data = false;
         self.with(&["--ephemeral"])
     }
 
-    /// On one processor.
+    /// Binds the node to one processor.
     pub(crate) fn on(mut self, processor: usize) -> Self {
         self.processor = Some(processor);
         self
     }
 
-    /// With a library loaded before all others.
+    /// Loads a library before all others.
     pub(crate) fn before(mut self, library: Option<&Path>) -> Self {
         self.library = library.map(Path::to_owned);
         self
     }
 
-    /// Starts it, and waits for nothing.
+    /// Starts the node without waiting.
     ///
     /// # Errors
-    /// It cannot be run.
+    /// The node cannot be run.
     pub(crate) fn spawn(&self) -> Result<Server> {
         fs::create_dir_all(&self.folder).with_context(|| self.folder.display().to_string())?;
         let mut command = hearsay::node(self.index, self.processor);
@@ -187,10 +190,10 @@ impl Plan {
         Ok(Server { process, address: (Ipv4Addr::LOCALHOST, control_port(self.index)).into() })
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the node and waits until it is ready.
     ///
     /// # Errors
-    /// It cannot be run, ends, or is not ready in time.
+    /// The node cannot be run, ends, or is not ready in time.
     pub(crate) fn start(&self) -> Result<Server> {
         let mut server = self.spawn()?;
         server
@@ -200,10 +203,10 @@ impl Plan {
     }
 }
 
-/// Starts nodes of a role (of none, agents) that all see each other.
+/// Starts nodes of a role that all see each other. Without a role they are agents.
 ///
 /// # Errors
-/// One of them does not start or does not see the others.
+/// A node does not start or does not see the others.
 pub(crate) fn cluster(folder: &Path, first: usize, count: usize, role: &str) -> Result<Vec<Server>> {
     let mut nodes = Vec::new();
     for index in first..first + count {
@@ -216,10 +219,10 @@ pub(crate) fn cluster(folder: &Path, first: usize, count: usize, role: &str) -> 
     Ok(nodes)
 }
 
-/// Asks a process to end, and waits until it has.
+/// Sends a signal to a process, and waits until it ends.
 ///
 /// # Errors
-/// It has ended before, or does not.
+/// The process had already ended, or does not end.
 pub(crate) fn stop(server: &mut Server, signal: Signal) -> Result<()> {
     server.process.signal(signal)?;
     let begin = Instant::now();
@@ -232,12 +235,12 @@ pub(crate) fn stop(server: &mut Server, signal: Signal) -> Result<()> {
     Ok(())
 }
 
-/// A folder for what servers keep, which goes when this does.
+/// Folder for the data of servers, which is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    /// A new one below this.
+    /// Creates a folder in `below`.
     ///
     /// # Errors
     /// The system refuses.
@@ -254,7 +257,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be removed is in the way of nobody.
+        // If the folder cannot be removed, no measurement is affected.
         _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,33 +1,33 @@
-//! What a process of any system says about another: the one form into which every system's own words are brought.
+//! [`Sighting`]: a report of a process about another one, in one form for all systems.
 
 use crate::clock::Moment;
 
-/// What was seen of a member.
+/// State that a sighting reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum What {
     Alive,
     Failed,
-    /// It said goodbye. Systems that do not tell the two apart say `Failed`.
+    /// The process left. Systems that do not distinguish this report `Failed`.
     Left,
-    /// It says something new of itself.
+    /// The process changed its state.
     Changed,
 }
 
-/// One process, when and what.
+/// Report about a process: time, process and state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Sighting {
     pub(crate) at: Moment,
-    /// The number of the process.
+    /// Number of the reported process.
     pub(crate) subject: usize,
     pub(crate) what: What,
 }
 
-/// The name that a process goes by in its cluster.
+/// Returns the name of a process.
 pub(crate) fn name(index: usize) -> String {
     format!("n{index}")
 }
 
-/// The number in a name.
+/// Parses the number in a name.
 pub(crate) fn index(name: &str) -> Option<usize> {
     name.strip_prefix('n')?.parse().ok()
 }

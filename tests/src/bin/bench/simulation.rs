@@ -1,5 +1,6 @@
-//! `bench simulation`: one large simulated cluster. How long news takes and what idling costs where nobody could run as many nodes, and
-//! what it takes to compute that. All times are virtual unless they say otherwise; the same seed gives the same figures.
+//! `bench simulation`: one simulated cluster, larger than any that could be run. Measures how fast news
+//! spreads, the idle cost, and the cost of the simulation. All times are virtual unless stated otherwise. The
+//! same seed gives the same figures.
 
 use std::{
     path::Path,
@@ -8,16 +9,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use hearsay_protocol::{
-    config::Config,
-    io::Command,
-    providers::MemberState,
-    record::{Health, Instance},
+    Command, Config, Health, Instance, MemberState,
     sim::{NodeIndex, Sim},
 };
 
 use crate::{machine, report, table::Table};
 
-/// How it is called.
+/// Usage.
 pub(crate) const USAGE: &str = "\
 bench simulation [OPTIONS]  one large simulated cluster
   --nodes N               how many (2000)
@@ -25,21 +23,21 @@ bench simulation [OPTIONS]  one large simulated cluster
   --out FILE              the page to write (docs/bench/simulation.md)
 ";
 
-/// Newcomers in each second of the growth.
+/// New nodes per second while the cluster grows.
 const JOINS_PER_S: u32 = 50;
-/// Until connections that served to join are given up.
+/// Time after which connections that only served to join are closed.
 const SETTLE: Duration = Duration::from_secs(30);
-/// For how long the idle cluster is measured: four of its comparisons.
+/// Time for which the idle cluster is measured, which is four comparisons.
 const IDLE: Duration = Duration::from_secs(60);
-/// How long it may take until all know something.
+/// Time within which all nodes must know of an event.
 const BOUND: Duration = Duration::from_secs(120);
-/// What each node's memory of each takes, generously.
+/// Memory for the knowledge of one node about another, with a margin.
 const BYTES_PER_PAIR: u64 = 4_500;
 
 /// Simulates, prints and writes the page.
 ///
 /// # Errors
-/// The options make no sense, there is too little memory, or something was not known everywhere in time.
+/// The options are wrong, there is too little memory, or an event was not known on all nodes in time.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let (mut nodes, mut seed, mut out) = (2000usize, 1u64, "docs/bench/simulation.md".to_owned());
     let mut arguments = arguments.iter();
@@ -107,7 +105,8 @@ fn simulate(nodes: usize, seed: u64) -> Result<Table> {
     let (messages, bytes) = ((sim.delivered - messages) as f64 / per, (sim.bytes - bytes) as f64 / per);
     say(&sim, "idle");
 
-    // Apart from each other, and not the first, which has been there for longest.
+    // The nodes are far apart in the order of their start. The first node is left out, because it has been
+    // there for longest.
     let [changes, leaves, crashes, freezes] = [1, 2, 3, 4].map(|i| i * nodes / 5);
     sim.command(changes, Command::SetInstance("grading".into(), Box::new(critical())));
     let change = until(&mut sim, "the change is known", |sim| {
@@ -147,7 +146,8 @@ fn simulate(nodes: usize, seed: u64) -> Result<Table> {
     Ok(table)
 }
 
-/// Runs until something is true of all, looking every millisecond: to look after each event would cost more than the events.
+/// Runs until a condition holds, which is checked every millisecond. A check after each event would cost more
+/// than the events.
 fn until(sim: &mut Sim, what: &str, holds: impl Fn(&Sim) -> bool) -> Result<Duration> {
     let begin = sim.now();
     while !holds(sim) {

@@ -1,18 +1,18 @@
-//! Percentiles of times of which some never came. A time that did not come within its bound is no number, yet it must not vanish either:
-//! it counts as later than all others, so that a percentile falls on it where it belongs.
+//! Percentiles of times ([`Times`]), and times of a series of events by observer ([`Events`]). An event that
+//! did not happen within its bound has no time, but must not be left out: it counts as later than all others.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A percentile or maximum.
+/// Percentile or maximum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Figure {
     /// Nothing was measured.
     None,
-    /// So many microseconds.
+    /// A time in microseconds.
     Micros(u64),
-    /// It did not happen within the bound, given in seconds.
+    /// The event did not happen within the bound, in seconds.
     Over(u64),
 }
 
@@ -28,7 +28,7 @@ impl fmt::Display for Figure {
     }
 }
 
-/// Times in microseconds, and how many are missing.
+/// Measured times in microseconds, and the number of missing ones.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Times {
     sorted: Vec<u64>,
@@ -49,7 +49,7 @@ impl Times {
         Self { sorted, missed, bound_s }
     }
 
-    /// How many there are, the missing ones included.
+    /// Returns the number of times, missing ones included.
     pub(crate) fn len(&self) -> usize {
         self.sorted.len() + self.missed
     }
@@ -58,7 +58,7 @@ impl Times {
         self.missed
     }
 
-    /// The smallest time that so many of a hundred do not exceed (nearest rank).
+    /// Returns the smallest time that this percentage does not exceed (nearest rank).
     pub(crate) fn percentile(&self, percent: usize) -> Figure {
         if self.len() == 0 {
             return Figure::None;
@@ -72,12 +72,12 @@ impl Times {
     }
 }
 
-/// What a series of like events gave: for each, the time after which each observer knew.
+/// Times of a series of similar events: for each event, when each observer knew of it.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Events {
-    /// Per event and observer, in microseconds; null where it did not come.
+    /// Times by event and observer, in microseconds; null if missing.
     pub(crate) times_us: Vec<Vec<Option<u64>>>,
-    /// How long was waited, in seconds.
+    /// Bound, in seconds.
     pub(crate) bound_s: u64,
 }
 
@@ -86,17 +86,17 @@ impl Events {
         Self { times_us: Vec::new(), bound_s }
     }
 
-    /// Over all pairs of event and observer.
+    /// Returns the times of all pairs of event and observer.
     pub(crate) fn pairs(&self) -> Times {
         Times::new(self.times_us.iter().flatten().copied(), self.bound_s)
     }
 
-    /// Per event, when the last observer knew.
+    /// Returns, for each event, when the last observer knew of it.
     pub(crate) fn known_by_all(&self) -> Times {
         self.per_event(Times::max)
     }
 
-    /// Per event, when half of the observers knew.
+    /// Returns, for each event, when half of the observers knew of it.
     pub(crate) fn known_by_half(&self) -> Times {
         self.per_event(|times| times.percentile(50))
     }

@@ -1,5 +1,5 @@
-//! `bench swarms`: many swarms in one process. What a thousand nodes say to each other can be measured where a thousand processes cannot
-//! be run. Each size runs in a process of its own, so that memory and time are those of that size.
+//! `bench swarms`: measures the traffic and reaction times of up to thousands of nodes that run in one
+//! process (without HTTP and disk), because the machine cannot run as many processes.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use hearsay_protocol::providers::MemberState;
+use hearsay_protocol::MemberState;
 use hearsay_tests::{Cluster as _, NodeRef, Swarms};
 use serde::{Deserialize, Serialize};
 
@@ -23,35 +23,37 @@ use crate::{
     usage::{Idle, Reading},
 };
 
-/// How it is called.
+/// Usage.
 pub(crate) const USAGE: &str = "\
 bench swarms [OPTIONS]    many nodes in one process; needs root for a network namespace
   --sizes LIST            numbers of nodes (10,1000)
   --idle-seconds N        for how long idling is measured (60)
 ";
 
-/// How many nodes start in a second. News of each goes to all the others, which at 1,000 takes two processors a seventh of a second.
+/// Nodes started per second. Each start is gossiped to all other nodes; with 1,000 nodes this keeps two
+/// processors busy for a seventh of a second.
 const STARTS_PER_SECOND: u32 = 6;
-/// How long a cluster may take to see itself whole.
+/// Time within which all nodes of a cluster must see each other.
 const FULL_VIEW_MAX: Duration = Duration::from_secs(600);
-/// Until unneeded connections of the start are closed.
+/// Time after which unneeded connections of the start are closed.
 const SETTLE: Duration = Duration::from_secs(40);
-/// How long anything else may take.
+/// Time within which any other event must be known.
 const BOUND: Duration = Duration::from_secs(30);
-/// How often all nodes are looked at. A look at a thousand takes well below a millisecond.
+/// Pause between two readings of all nodes. Reading a thousand nodes takes well below a millisecond.
 const LOOK: Duration = Duration::from_millis(1);
 /// Events of each kind.
 const REPEATS: usize = 3;
-/// Files that a node needs: its listener, about seven connections with two ends here, timers.
+/// Open files for each node: its listener, about seven connections with both ends in this process, and
+/// timers.
 const FILES_PER_NODE: u64 = 64;
 
-/// What one size gave.
+/// Figures of one size.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Figures {
     size: usize,
     full_view_seconds: f64,
     idle: Idle,
-    /// Nodes that did not see all others alive, summed over looks once a second while idling.
+    /// Number of nodes that did not see all others alive, summed over readings once a second while idle.
     incomplete: usize,
     change: Events,
     crash: Events,
@@ -60,7 +62,7 @@ pub(crate) struct Figures {
 /// Measures and prints.
 ///
 /// # Errors
-/// The options make no sense, there can be no namespace, or a cluster did not become whole.
+/// The options are wrong, no namespace can be created, or a cluster did not become complete.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let (mut sizes, mut idle) = (vec![10, 1000], 60u64);
     let mut arguments = arguments.iter();
@@ -83,10 +85,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Measures each size in a process of its own.
+/// Measures each size in a separate process.
 ///
 /// # Errors
-/// One of them failed.
+/// One of the processes failed.
 pub(crate) fn measure_all(sizes: &[usize], idle_seconds: u64) -> Result<Vec<Figures>> {
     let measured = sizes.iter().map(|size| {
         let output = Command::new(std::env::current_exe()?)
@@ -100,10 +102,10 @@ pub(crate) fn measure_all(sizes: &[usize], idle_seconds: u64) -> Result<Vec<Figu
     measured.collect()
 }
 
-/// The process of one size: prints its figures as JSON.
+/// Runs the process of one size, which prints its figures as JSON.
 ///
 /// # Errors
-/// The cluster did not become whole, or an event was not known by all.
+/// The cluster did not become complete, or some node missed an event.
 pub(crate) fn run_one(arguments: &[String]) -> Result<()> {
     let [size, idle_seconds] = arguments else { bail!("swarms-of SIZE IDLE_SECONDS") };
     let figures = measure(size.parse()?, Duration::from_secs(idle_seconds.parse()?))?;
@@ -117,7 +119,7 @@ fn measure(size: usize, idle: Duration) -> Result<Figures> {
     let mut nodes: Vec<NodeRef> = Vec::new();
     let started = Instant::now();
     for i in 0..size {
-        // The oldest, and one in between: as with --join and a seed list.
+        // Each node joins through the oldest node and one in the middle, as with `--join` and a seed list.
         let contacts: BTreeSet<usize> = [0, i / 2].into_iter().filter(|contact| *contact < i).collect();
         let contacts: Vec<NodeRef> = contacts.into_iter().map(|contact| nodes[contact]).collect();
         nodes.push(swarms.start(&format!("n{i}"), &contacts)?);
@@ -134,7 +136,7 @@ fn measure(size: usize, idle: Duration) -> Result<Figures> {
             told = Instant::now();
             eprintln!("{size} swarms: {}, {:.0?}", views(&swarms, &nodes), started.elapsed());
         }
-        // To look at a million entries takes time that the nodes need.
+        // The pause is long, because reading a million entries takes processor time that the nodes need.
         thread::sleep(LOOK * u32::try_from(size)?);
     }
     let full_view_seconds = started.elapsed().as_secs_f64();
@@ -181,7 +183,7 @@ fn incomplete(swarms: &Swarms, nodes: &[NodeRef]) -> usize {
     nodes.iter().filter(|node| swarms.count(**node, MemberState::Alive) != nodes.len()).count()
 }
 
-/// What the nodes see on average, for whoever waits.
+/// Describes the average view of the nodes, for progress lines.
 fn views(swarms: &Swarms, nodes: &[NodeRef]) -> String {
     let mean = |state| {
         let sum: usize = nodes.iter().map(|node| swarms.count(*node, state)).sum();
@@ -200,7 +202,7 @@ fn is_whole(swarms: &Swarms, nodes: &[NodeRef]) -> bool {
     nodes.iter().all(|node| swarms.count(*node, MemberState::Alive) == nodes.len()) && swarms.agree(nodes)
 }
 
-/// When each observer knew, looking at all again and again.
+/// Returns when each observer knew of an event, by repeated readings.
 fn watch(since: Moment, observers: &[NodeRef], knows: impl Fn(usize, NodeRef) -> bool) -> Vec<Option<u64>> {
     let mut times = vec![None; observers.len()];
     let start = Instant::now();
@@ -215,7 +217,7 @@ fn watch(since: Moment, observers: &[NodeRef], knows: impl Fn(usize, NodeRef) ->
     times
 }
 
-/// The figures, and how the largest compares with the smallest.
+/// Prints the figures, and the ratio of the largest size to the smallest.
 pub(crate) fn table(figures: &[Figures]) -> String {
     let mut table = Table::new(&[
         "swarms in one process",

@@ -1,25 +1,26 @@
-//! The systems that are measured, each with the settings it is known by: how a process of it starts, and how what it says is read.
+//! [`System`]: the measured systems and their settings, how a process of each starts, and how its output is
+//! parsed.
 
 use std::process::{Command, Stdio};
 
 use crate::{agent, clock::Moment, hearsay, serf, sighting::Sighting};
 
-/// Where the swarm ports begin; process i has the i-th.
+/// First swarm port. Process i uses the i-th port.
 const SWARM_PORTS: u16 = 20_000;
-/// Where the HTTP or RPC ports begin.
+/// First port for HTTP or RPC.
 const CONTROL_PORTS: u16 = 8_000;
 
-/// Where a process talks to others of its kind.
+/// Returns the port of a process for its peers.
 pub(crate) fn swarm_port(index: usize) -> u16 {
     SWARM_PORTS + u16::try_from(index).unwrap_or(u16::MAX - SWARM_PORTS)
 }
 
-/// Where a process takes orders.
+/// Returns the port of a process for commands.
 pub(crate) fn control_port(index: usize) -> u16 {
     CONTROL_PORTS + u16::try_from(index).unwrap_or(u16::MAX - CONTROL_PORTS)
 }
 
-/// A system with its settings.
+/// Measured system, with its settings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum System {
     Hearsay,
@@ -31,18 +32,18 @@ pub(crate) enum System {
     ChitchatFast,
 }
 
-/// What a process needs to start.
+/// Parameters of a process's start.
 #[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) index: usize,
-    /// How many there will be; foca's presets ask.
+    /// Size of the cluster, which foca's presets need.
     pub(crate) size: usize,
-    /// Whom to ask for the others.
+    /// Processes through which the new one joins.
     pub(crate) seeds: Vec<usize>,
 }
 
 impl System {
-    /// All, in the order in which they are measured and shown.
+    /// All systems, in the order of measuring and of the tables.
     pub(crate) const ALL: [Self; 7] = [
         Self::Hearsay,
         Self::SerfLan,
@@ -53,7 +54,7 @@ impl System {
         Self::ChitchatFast,
     ];
 
-    /// The name on the command line and in tables.
+    /// Returns the name on the command line and in tables.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Hearsay => "hearsay",
@@ -70,12 +71,12 @@ impl System {
         Self::ALL.into_iter().find(|system| system.name() == name)
     }
 
-    /// Whether a member can say goodbye.
+    /// Returns whether a member can leave gracefully.
     pub(crate) fn can_leave(self) -> bool {
         !matches!(self, Self::ChitchatSecond | Self::ChitchatFast)
     }
 
-    /// Why it cannot be measured here, if so.
+    /// Returns the reason if the system cannot be measured on this machine.
     pub(crate) fn missing(self) -> Option<String> {
         match self {
             Self::Hearsay => match hearsay::binary() {
@@ -91,7 +92,7 @@ impl System {
         }
     }
 
-    /// The command line of a process.
+    /// Builds the command line of a process.
     pub(crate) fn command(self, start: &Start) -> Command {
         match self {
             Self::Hearsay => hearsay::command(start),
@@ -104,7 +105,7 @@ impl System {
         }
     }
 
-    /// What a line that a process wrote says about another, if it does.
+    /// Parses a line of output; `None` if it is not a sighting.
     pub(crate) fn read(self, line: &str, arrived: Moment) -> Option<Sighting> {
         match self {
             Self::Hearsay => hearsay::read(line),

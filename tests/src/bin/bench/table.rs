@@ -1,8 +1,8 @@
-//! Tables in Markdown, padded so that they can be read as they are.
+//! [`Table`] in Markdown, padded so that its source is readable.
 
 use std::fmt;
 
-/// A table: its first row is its head.
+/// Table of texts. The first row is the head.
 #[derive(Debug)]
 pub(crate) struct Table(Vec<Vec<String>>);
 

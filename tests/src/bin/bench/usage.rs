@@ -1,31 +1,31 @@
-//! What processes cost while nothing happens: bytes on the wire, processor and memory, read from `/proc`.
+//! Measures the idle cost of processes: bytes on the wire, processor time and memory, from `/proc`.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-/// Memory and time of one process.
+/// Memory and processor time of one process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Process {
-    /// Processor time since its start.
+    /// Processor time since the start of the process.
     cpu_ticks: u64,
     resident_kib: u64,
 }
 
-/// A reading of all processes and the interface.
+/// Reading of all processes and of the loopback interface.
 #[derive(Debug)]
 pub(crate) struct Reading {
     sent_bytes: u64,
     processes: Vec<Process>,
 }
 
-/// What nodes cost on average between two readings.
+/// Average cost of one node between two readings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Idle {
-    /// Sent by a node in a second, with IP and TCP or UDP headers.
+    /// Bytes that a node sends in a second, with IP and TCP or UDP headers.
     pub(crate) bytes_per_second: f64,
-    /// Of one core.
+    /// Processor time, as a percentage of one core.
     pub(crate) cpu_percent: f64,
     pub(crate) resident_kib_p50: u64,
     pub(crate) resident_kib_max: u64,
@@ -33,10 +33,10 @@ pub(crate) struct Idle {
 }
 
 impl Reading {
-    /// Reads these processes and the loopback interface of the namespace this runs in.
+    /// Reads these processes and the loopback interface of this namespace.
     ///
     /// # Errors
-    /// One of them is gone, or the kernel writes these files differently.
+    /// A process is gone, or the kernel's files have another format.
     pub(crate) fn take(pids: impl Iterator<Item = u32>) -> Result<Self> {
         let sent_bytes =
             sent_bytes(&fs::read_to_string("/proc/net/dev")?).context("/proc/net/dev without lo")?;
@@ -49,13 +49,13 @@ impl Reading {
         Ok(Self { sent_bytes, processes: pids.map(process).collect::<Result<_>>()? })
     }
 
-    /// Processor time that these processes took since an earlier reading, in seconds.
+    /// Returns the processor time of these processes since an earlier reading, in seconds.
     pub(crate) fn cpu_seconds_since(&self, earlier: &Self) -> f64 {
         let ticks = |reading: &Self| reading.processes.iter().map(|process| process.cpu_ticks).sum::<u64>();
         (ticks(self) - ticks(earlier)) as f64 / rustix::param::clock_ticks_per_second() as f64
     }
 
-    /// What happened since an earlier reading of the same processes.
+    /// Returns the usage since an earlier reading of the same processes.
     pub(crate) fn since(&self, earlier: &Self, time: Duration) -> Idle {
         let (seconds, count) = (time.as_secs_f64(), self.processes.len().max(1) as f64);
         let cpu_seconds = self.cpu_seconds_since(earlier);
@@ -72,7 +72,7 @@ impl Reading {
 }
 
 impl Idle {
-    /// The part of each of so many nodes that share the one process that was read.
+    /// Divides the usage of one process among the nodes that share it.
     pub(crate) fn shared_by(self, nodes: usize) -> Self {
         let parts = nodes.max(1) as u64;
         Self {
@@ -85,13 +85,15 @@ impl Idle {
     }
 }
 
-/// The bytes that `lo` sent: the ninth number after its name. Loopback counts no Ethernet headers.
+/// Parses the bytes that `lo` sent, which is the ninth number after its name. Loopback counts no Ethernet
+/// headers.
 fn sent_bytes(net_dev: &str) -> Option<u64> {
     let line = net_dev.lines().find_map(|line| line.trim_start().strip_prefix("lo:"))?;
     line.split_whitespace().nth(8)?.parse().ok()
 }
 
-/// User and system time: the 14th and 15th fields of `stat`. The second is the name in parentheses, which may contain anything.
+/// Parses user and system time, the 14th and 15th fields of `stat`. The second field is the name in
+/// parentheses, which may contain any characters.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let mut after_name = stat.rsplit_once(')')?.1.split_whitespace().skip(11).map(str::parse::<u64>);
     Some(after_name.next()?.ok()? + after_name.next()?.ok()?)

@@ -1,4 +1,4 @@
-//! `wrk`, a client for load over HTTP, and what it says at the end.
+//! Runs `wrk`, a load generator for HTTP, and parses its report.
 
 use std::{process::Command, time::Duration};
 
@@ -6,20 +6,20 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::process::bound;
 
-/// How it is run.
+/// Parameters of a run of `wrk`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wrk<'a> {
     pub(crate) url: &'a str,
     pub(crate) threads: usize,
     pub(crate) connections: usize,
     pub(crate) time: Duration,
-    /// The processor that it stays on.
+    /// Processor to which `wrk` is bound.
     pub(crate) processor: Option<usize>,
 }
 
-/// What a client for load says.
+/// Report of a run of `wrk`.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Told {
+pub(crate) struct LoadReport {
     pub(crate) per_second: f64,
     pub(crate) requests: u64,
     pub(crate) p50_us: f64,
@@ -29,11 +29,11 @@ pub(crate) struct Told {
 }
 
 impl Wrk<'_> {
-    /// Runs it.
+    /// Runs `wrk` and parses its report.
     ///
     /// # Errors
-    /// It is not installed, fails, or nothing was answered.
-    pub(crate) fn run(self) -> Result<Told> {
+    /// `wrk` is not installed, fails, or got no answer.
+    pub(crate) fn run(self) -> Result<LoadReport> {
         let mut command: Command = bound("wrk", self.processor);
         command.args([&format!("-t{}", self.threads), &format!("-c{}", self.connections)]);
         command.args([&format!("-d{}s", self.time.as_secs()), "--latency", self.url]);
@@ -46,8 +46,8 @@ impl Wrk<'_> {
     }
 }
 
-/// Reads what it says at the end.
-fn read(text: &str) -> Option<Told> {
+/// Parses the report that `wrk` prints.
+fn read(text: &str) -> Option<LoadReport> {
     let after = |start: &str| {
         let line = text.lines().find_map(|line| line.trim().strip_prefix(start))?;
         Some(line.trim().to_owned())
@@ -58,7 +58,7 @@ fn read(text: &str) -> Option<Told> {
         text.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse::<u64>().ok()).sum::<u64>()
     };
     let errors = ["Socket errors:", "Non-2xx or 3xx responses:"];
-    Some(Told {
+    Some(LoadReport {
         per_second: after("Requests/sec:")?.parse().ok()?,
         requests,
         p50_us: micros(&after("50%")?)?,
@@ -68,7 +68,7 @@ fn read(text: &str) -> Option<Told> {
     })
 }
 
-/// `532.00us`, `1.98ms`, `1.02s`.
+/// Parses a time such as `532.00us`, `1.98ms` or `1.02s`, in microseconds.
 fn micros(text: &str) -> Option<f64> {
     let number = |text: &str| text.parse::<f64>().ok();
     match text {

@@ -1,7 +1,9 @@
-//! An agent around chitchat: Scuttlebutt gossip over UDP with a phi-accrual detector, with a change as a key that is set.
+//! Agent around chitchat: Scuttlebutt gossip over UDP with a phi-accrual detector. A change sets the value of
+//! a key.
 //!
-//! `second` is the usual pace: it gossips every second. `fast` gossips five times as often, and its detector expects heartbeats in a fifth
-//! of the time. There is no goodbye in chitchat: who stops is declared dead.
+//! `second` has the usual interval of one second. `fast` gossips five times as often, and its detector
+//! expects heartbeats in a fifth of the time. chitchat has no leave message, so the others declare a stopped
+//! process dead.
 
 use std::{
     collections::BTreeSet,
@@ -16,23 +18,23 @@ use chitchat::{
 };
 use tokio::sync::mpsc;
 
-use super::{Word, tell};
+use super::{AgentCommand, tell};
 use crate::{
     sighting::{self, What},
     system::{Start, swarm_port},
 };
 
-/// How much faster than the default.
+/// Factor by which `fast` is faster.
 const FASTER: u32 = 5;
-/// chitchat's own programs gossip that often.
+/// Interval that chitchat's own programs use.
 const GOSSIP_EVERY: Duration = Duration::from_secs(1);
-/// A deleted key is remembered for so long. Nothing is deleted here.
+/// Time for which deleted keys are remembered. The agent deletes none.
 const TOMBSTONE_GRACE: Duration = Duration::from_secs(3600);
-/// The key that changes.
+/// Key whose value changes.
 const KEY: &str = "change";
 
-/// Runs until told to stop.
-pub(super) async fn run(start: &Start, is_fast: bool, mut words: mpsc::Receiver<Word>) -> Result<()> {
+/// Runs until it is stopped.
+pub(super) async fn run(start: &Start, is_fast: bool, mut words: mpsc::Receiver<AgentCommand>) -> Result<()> {
     let address = |index| SocketAddr::from((Ipv4Addr::LOCALHOST, swarm_port(index)));
     let mut detector = FailureDetectorConfig::default();
     let mut gossip_interval = GOSSIP_EVERY;
@@ -76,11 +78,11 @@ pub(super) async fn run(start: &Start, is_fast: bool, mut words: mpsc::Receiver<
                 known = live;
             }
             word = words.recv() => match word {
-                Some(Word::Change) => {
+                Some(AgentCommand::Change) => {
                     version += 1;
                     server.with_chitchat(|chitchat| chitchat.self_node_state().set(KEY, version)).await;
                 }
-                Some(Word::Leave | Word::Stop) | None => return Ok(()),
+                Some(AgentCommand::Leave | AgentCommand::Stop) | None => return Ok(()),
             },
         }
     }

@@ -1,7 +1,8 @@
-//! An agent around foca: SWIM over UDP, with changes as custom broadcasts.
+//! Benchmark agent (see `agent.rs`) around the library foca: SWIM over UDP. A change of a member's state is
+//! sent as a custom broadcast.
 //!
-//! `lan` is foca's own preset for the number of nodes. `fast` probes five times as often, waits a fifth of the time for an answer, and
-//! suspects a fifth as long. Everything else is foca's own.
+//! `lan` is foca's preset for the number of nodes. `fast` probes five times as often, with a fifth of the
+//! timeout and of the suspicion time. All other settings are foca's defaults.
 
 use std::{
     collections::{BTreeMap, BinaryHeap},
@@ -24,23 +25,24 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Word, tell};
+use super::{AgentCommand, tell};
 use crate::{
     clock::Moment,
     sighting::What,
     system::{Start, swarm_port},
 };
 
-/// How much faster than the preset.
+/// Factor by which `fast` is faster.
 const FASTER: u32 = 5;
-/// An announcement to a seed that is not up yet is lost; until somebody answers, it is repeated.
+/// Interval of announcements. An announcement to a seed that has not started yet is lost, so it is repeated
+/// until a seed answers.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(500);
-/// How long an agent that leaves stays, so that what it sent is on its way.
+/// Time for which a leaving agent continues to run, so that its messages are sent.
 const LINGER: Duration = Duration::from_millis(200);
-/// Datagrams are at most 1,400 bytes by foca's configuration.
+/// Largest datagram: 1,400 bytes by foca's configuration.
 const DATAGRAM_BYTES_MAX: usize = 2048;
 
-/// A process; the later of two lives wins.
+/// Process as foca identifies it. Of two incarnations the later one wins.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Id {
     index: u32,
@@ -69,11 +71,11 @@ impl Identity for Id {
     }
 }
 
-/// The latest change that was heard of each.
+/// Latest known change of each process.
 #[derive(Default)]
 struct Changes(BTreeMap<u32, u32>);
 
-/// Whose change, and which.
+/// Process and the number of its latest change.
 struct Change {
     index: u32,
     version: u32,
@@ -114,7 +116,7 @@ impl BroadcastHandler<Id> for Changes {
     }
 }
 
-/// A timer that foca asked for. Ordered so that a heap gives the earliest first.
+/// Timer that foca requested. The order is reversed, so that a heap returns the earliest timer first.
 struct Due(Instant, Timer<Id>);
 
 impl PartialEq for Due {
@@ -145,8 +147,8 @@ struct Agent {
     has_joined: bool,
 }
 
-/// Runs until told to leave or stop.
-pub(super) async fn run(start: &Start, is_fast: bool, mut words: mpsc::Receiver<Word>) -> Result<()> {
+/// Runs until it leaves or is stopped.
+pub(super) async fn run(start: &Start, is_fast: bool, mut words: mpsc::Receiver<AgentCommand>) -> Result<()> {
     let me = Id { index: u32::try_from(start.index)?, life: 0 };
     let size = NonZeroU32::new(u32::try_from(start.size)?).context("a cluster of none")?;
     let config = if is_fast { faster(Config::new_lan(size)) } else { Config::new_lan(size) };
@@ -170,9 +172,9 @@ pub(super) async fn run(start: &Start, is_fast: bool, mut words: mpsc::Receiver<
         let next_timer = agent.timers.peek().map(|due| due.0);
         tokio::select! {
             received = agent.socket.recv_from(&mut buffer) => {
-                // A port that nobody listens on any more answers with an error, which is nothing to us.
+                // If a port is closed, receiving returns an error, which is ignored.
                 if let Ok((count, _)) = received {
-                    // Errors tell of datagrams that were meant for another life. They change nothing.
+                    // Errors report datagrams for another incarnation, and change no state.
                     _ = agent.foca.handle_data(&buffer[..count], &mut agent.runtime);
                 }
             }
@@ -187,19 +189,19 @@ pub(super) async fn run(start: &Start, is_fast: bool, mut words: mpsc::Receiver<
                 }
             }
             word = words.recv() => match word {
-                Some(Word::Change) => {
+                Some(AgentCommand::Change) => {
                     version += 1;
                     agent.foca.add_broadcast(&Change { index: me.index, version }.to_bytes())?;
-                    // Sent now, to a few, rather than with the next periodic gossip.
+                    // The change is sent at once to a few peers, instead of with the next periodic gossip.
                     agent.foca.gossip(&mut agent.runtime)?;
                 }
-                Some(Word::Leave) => {
+                Some(AgentCommand::Leave) => {
                     agent.foca.leave_cluster(&mut agent.runtime)?;
                     agent.carry_out().await;
                     tokio::time::sleep(LINGER).await;
                     return Ok(());
                 }
-                Some(Word::Stop) | None => return Ok(()),
+                Some(AgentCommand::Stop) | None => return Ok(()),
             },
         }
         agent.carry_out().await;
@@ -207,10 +209,10 @@ pub(super) async fn run(start: &Start, is_fast: bool, mut words: mpsc::Receiver<
 }
 
 impl Agent {
-    /// Does what foca asked for.
+    /// Sends the datagrams and starts the timers that foca requested.
     async fn carry_out(&mut self) {
         while let Some((to, data)) = self.runtime.to_send() {
-            // As lost as any datagram.
+            // A send error has the same effect as a lost datagram.
             _ = self.socket.send_to(&data, to.address()).await;
         }
         let now = Instant::now();

@@ -1,4 +1,5 @@
-//! How soon the gateway follows the table: instances that are real nodes start, leave, are killed, and are taken out of service.
+//! Measures the time until the gateway's routes show that an instance, which is a real node, started, left,
+//! was killed, or was taken out of service.
 
 use std::{
     path::Path,
@@ -17,15 +18,15 @@ use crate::{
     statistics::Times,
 };
 
-/// The service that comes and goes, and the role of its nodes.
+/// Service whose instances come and go. It is the role of their nodes.
 const ROLE: &str = "grading";
-/// Between two kills. Who accuses more than four others in ten seconds is not believed alone (`protocol/src/liveness.rs`), because it may be the one
-/// that is cut off; in a cluster of three that turns the next crash into a matter of 0.7 s.
+/// Pause between two kills. If an observer accuses more than four others in ten seconds, its report does not
+/// suffice alone (`docs/design/membership.md`). In a cluster of three, the next crash would then take 0.7 s.
 const KILL_EVERY: Duration = Duration::from_millis(2600);
-/// How long the gateway may take.
+/// Time within which the gateway must show a change.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// What came of it: until the gateway's routes say so.
+/// Times until the gateway's routes show each kind of change.
 pub(crate) struct Figures {
     pub(crate) times: Vec<(&'static str, Times)>,
 }
@@ -40,7 +41,7 @@ impl Figures {
     }
 }
 
-/// A gateway, an instance that stays, and others that come and go.
+/// A gateway, and the folder and the next number for further nodes.
 struct Scene {
     gateway: Server,
     folder: std::path::PathBuf,
@@ -54,7 +55,7 @@ impl Scene {
         (self.next, plan)
     }
 
-    /// What the gateway says of the instance of a node: its health.
+    /// Returns the health of a node's instance, as the gateway shows it.
     fn health(&self, index: usize) -> Option<String> {
         let state = self.gateway.ask("GET /gateway", &[], "")?.json();
         let name = sighting::name(index);
@@ -62,7 +63,7 @@ impl Scene {
         Some(instance["health"].as_str()?.to_owned())
     }
 
-    /// Waits until the gateway says this of it, and returns after how many microseconds it did.
+    /// Waits until the gateway shows this health. Returns the microseconds that it took.
     fn until(&self, index: usize, health: Option<&str>, since: Instant) -> Option<u64> {
         while self.health(index).as_deref() != health {
             if since.elapsed() > BOUND {
@@ -80,7 +81,7 @@ pub(crate) fn measure(changes: usize, folder: &Path) -> Result<Figures> {
     let options = ["--gateway", "127.0.0.1:8080"];
     let gateway = Plan::new(folder, 0, "gateway", &[]).ephemeral().with(&options).start()?;
     let mut scene = Scene { gateway, folder: folder.to_owned(), next: 0 };
-    // One that stays, and is a second observer of what happens to the others.
+    // This instance stays, and is a second observer of the others.
     let (stays, plan) = scene.plan();
     let _stays = plan.start()?;
     ensure!(scene.until(stays, Some("passing"), Instant::now()).is_some(), "the gateway has no route");

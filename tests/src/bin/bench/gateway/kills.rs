@@ -1,4 +1,4 @@
-//! Instances are killed under load: what do those notice who ask for something that may be asked twice?
+//! Kills instances under load, and measures how clients that send repeatable requests are affected.
 
 use std::{
     path::Path,
@@ -12,25 +12,25 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
-    dialect::{Dialect, get},
     load::{Answered, Load},
+    protocol::{WireProtocol, get},
     server::{Plan, Server, stop},
 };
 
-/// Instances at any time but after a kill.
+/// Number of instances, except for a while after a kill.
 pub(crate) const INSTANCES: usize = 3;
-/// Connections that ask.
+/// Connections of the load.
 pub(crate) const CONNECTIONS: usize = 16;
-/// Between the start of the load and a kill, and after it.
+/// Time from the start of the load to a kill, and from the kill to the end of the load.
 const AROUND: Duration = Duration::from_millis(700);
 const ROLE: &str = "grading";
 const PORT: u16 = 8080;
 
-/// What came of it.
+/// Figures of all kills.
 pub(crate) struct Figures {
     pub(crate) kills: usize,
     pub(crate) answered: Answered,
-    /// What the gateway counted.
+    /// Counters of the gateway.
     pub(crate) retries: u64,
     pub(crate) refused: u64,
 }
@@ -61,12 +61,12 @@ pub(crate) fn measure(kills: usize, folder: &Path) -> Result<Figures> {
         gateway.until("it has a route to all instances", |gateway| routes(gateway) == INSTANCES)?;
         let load = Load {
             to: (std::net::Ipv4Addr::LOCALHOST, PORT).into(),
-            dialect: Dialect::Http,
+            protocol: WireProtocol::Http,
             requests: vec![vec![get(&format!("/{ROLE}/students"))]; CONNECTIONS],
             warm_up: AROUND / 2,
             time: AROUND * 2,
         };
-        // The load has a thread of its own; processes stay with this one.
+        // The load runs in a separate thread; this thread starts and kills processes.
         let (done, result) = mpsc::channel();
         thread::spawn(move || done.send(load.run(|| Ok(()))));
         let begun = Instant::now();
@@ -86,7 +86,7 @@ pub(crate) fn measure(kills: usize, folder: &Path) -> Result<Figures> {
     Ok(Figures { kills, answered, retries: total("retries"), refused: total("retriesRefused") })
 }
 
-/// Healthy instances of the role, as the gateway knows them.
+/// Returns the number of healthy instances of the role that the gateway knows.
 fn routes(gateway: &Server) -> usize {
     let Some(state) = gateway.ask("GET /gateway", &[], "") else { return 0 };
     let state = state.json();

@@ -1,7 +1,9 @@
-//! Load at a pace: requests become due at times that do not depend on answers, so that each proxy gets the same. Latency counts from when a request
-//! was due, whether or not a connection was free for it (<https://www.azul.com/files/HowNotToMeasureLatency_LLSummit_NYC_12Nov2013.pdf>).
+//! Open-loop load: requests become due at times that do not depend on answers, so that each proxy gets the
+//! same load. Latency counts from the due time, including the time in which no connection was free
+//! (<https://www.azul.com/files/HowNotToMeasureLatency_LLSummit_NYC_12Nov2013.pdf>).
 //!
-//! Times between requests are exponential, as of many clients who know nothing of each other, and the same for each proxy.
+//! Times between requests are exponentially distributed, as from many independent clients, and the same for
+//! each proxy.
 
 use std::{
     collections::VecDeque,
@@ -20,14 +22,14 @@ use rustix::{
 };
 
 use crate::{
-    dialect::{Dialect, Heard},
     load::{ANSWER_BOUND, Answered},
+    protocol::{Parsed, WireProtocol},
 };
 
-/// The highest that there is, as for `nice`.
+/// Highest scheduling priority, as for `nice`.
 const PRIORITY: i32 = -20;
 
-/// What is asked for.
+/// Open-loop load to run.
 #[derive(Debug)]
 pub(super) struct Paced {
     pub(super) to: SocketAddr,
@@ -40,23 +42,25 @@ pub(super) struct Paced {
 struct Line {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// When the request was due that is being answered.
+    /// Due time of the request that is being answered.
     due: Option<Instant>,
 }
 
 impl Paced {
-    /// Runs it, on this processor.
+    /// Runs the load on this processor.
     ///
     /// # Errors
-    /// No connection, or the system refuses.
+    /// A connection fails, or the system refuses.
     pub(super) fn run(self, processor: usize) -> Result<Answered> {
         let client = std::thread::spawn(move || {
             let mut only = CpuSet::new();
             only.set(processor);
             sched_setaffinity(None, &only).context("cannot choose a processor")?;
-            // Who measures must not wait for its turn behind what it shares the processor with. (Without a process named, this is of the thread.)
+            // The measuring thread must not wait for the other programs on its processor. Without a process
+            // id, `setpriority` sets the priority of the thread.
             setpriority_process(None, PRIORITY).context("cannot go first")?;
-            // By default a thread that sleeps may wake up 50 µs late, which is as long as an answer takes.
+            // By default a sleeping thread may wake up 50 µs late, which is as long as a typical answer
+            // takes.
             set_current_timer_slack(NonZeroU64::new(1)).context("cannot wake up in time")?;
             self.ask()
         });
@@ -98,7 +102,7 @@ impl Paced {
             let more = if next < end { next.saturating_duration_since(now) } else { ANSWER_BOUND };
             let ready = ready(&lines, more)?;
             for (number, line) in lines.iter_mut().enumerate().filter(|(number, _)| ready[*number]) {
-                if let Some(is_good) = line.hear()? {
+                if let Some(is_good) = line.parse()? {
                     let Some(at) = line.due.take() else { continue };
                     idle.push_back(number);
                     answered.bad += u64::from(!is_good);
@@ -111,7 +115,7 @@ impl Paced {
     }
 }
 
-/// Waits until some have something to say, for this long at most.
+/// Waits until some connections are readable or writable, for this long at most.
 fn ready(lines: &[Line], time: Duration) -> Result<Vec<bool>> {
     let time = Timespec { tv_sec: time.as_secs().try_into()?, tv_nsec: time.subsec_nanos().into() };
     let mut asked: Vec<PollFd<'_>> = lines.iter().map(Line::asked).collect();
@@ -120,13 +124,13 @@ fn ready(lines: &[Line], time: Duration) -> Result<Vec<bool>> {
 }
 
 impl Line {
-    /// What it is looked at for.
+    /// Events to wait for.
     fn asked(&self) -> PollFd<'_> {
         PollFd::new(&self.stream, if self.due.is_some() { PollFlags::IN } else { PollFlags::empty() })
     }
 
-    /// Whether the answer is good, once it is whole.
-    fn hear(&mut self) -> Result<Option<bool>> {
+    /// Parses the received bytes. Returns whether the answer is a success, once it is complete.
+    fn parse(&mut self) -> Result<Option<bool>> {
         let mut bytes = [0; 4096];
         match self.stream.read(&mut bytes) {
             Ok(0) => anyhow::bail!("a connection was closed"),
@@ -134,7 +138,9 @@ impl Line {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error.into()),
         }
-        let Heard::Answer { length, is_good, .. } = Dialect::Http.hear(&self.buffer) else { return Ok(None) };
+        let Parsed::Answer { length, is_good, .. } = WireProtocol::Http.parse(&self.buffer) else {
+            return Ok(None);
+        };
         self.buffer.drain(..length);
         Ok(Some(is_good))
     }
@@ -143,7 +149,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::get;
+    use crate::protocol::get;
 
     #[test]
     fn requests_are_due_whether_or_not_the_ones_before_are_answered() {
@@ -152,7 +158,7 @@ mod tests {
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 512];
-            // A server that is slower than it is asked, so that requests wait in line.
+            // The server is slower than the load, so that requests queue.
             while stream.read(&mut request).is_ok_and(|length| length > 0) {
                 std::thread::sleep(Duration::from_millis(2));
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
@@ -163,7 +169,7 @@ mod tests {
         let answered = paced.ask().unwrap();
         let count = answered.times_us.len();
         assert!((100..400).contains(&count), "{count} of about 200");
-        // The last was due at the end, and answered when all before it were.
+        // The last request was due at the end of the load, and is answered after all earlier ones.
         assert!(answered.times_us.iter().max() > Some(&100_000), "{:?}", answered.times_us.last());
     }
 }

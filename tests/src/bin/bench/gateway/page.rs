@@ -1,4 +1,4 @@
-//! The page of the figures.
+//! Writes the page of the gateway's figures in Markdown.
 
 use std::fmt::Write as _;
 
@@ -6,17 +6,17 @@ use crate::{
     gateway::{
         Figures, Options, follow,
         kills::{self, INSTANCES},
-        proxies::{self, Asking, PACE, Proxy, Round},
+        proxies::{self, LoadKind, PACE, Proxy, Round},
     },
     machine,
     report::{three, versions},
     table::Table,
 };
 
-/// How it is measured, for those who read the figures.
+/// Description of the method, printed on the page with the figures.
 const METHOD: &str = include_str!("method.md");
 
-/// The whole page.
+/// Returns the whole page.
 pub(crate) fn page(figures: &Figures, options: &Options) -> String {
     let wrk = machine::first_line("wrk", &["-v"]).unwrap_or_else(|| "not installed".into());
     let mut with = vec![machine::node_version()];
@@ -37,7 +37,7 @@ pub(crate) fn page(figures: &Figures, options: &Options) -> String {
     )
 }
 
-/// All tables.
+/// Returns all tables.
 pub(crate) fn tables(figures: &Figures) -> String {
     let mut text = String::new();
     if let Some(of) = &figures.proxies {
@@ -56,7 +56,7 @@ pub(crate) fn tables(figures: &Figures) -> String {
 }
 
 fn proxied(text: &mut String, figures: &proxies::Figures) {
-    for asking in Asking::ALL {
+    for asking in LoadKind::ALL {
         let mut table = Table::new(&[
             "proxy",
             "requests/s",
@@ -80,8 +80,9 @@ fn proxied(text: &mut String, figures: &proxies::Figures) {
             let rates = || rounds.iter().map(rate);
             let added = |of: fn(&Round) -> f64| match proxy {
                 Proxy::None => "–".into(),
-                // Without a proxy, the client and the upstreams stand in each other's way.
-                _ if asking == Asking::Paced => "–".into(),
+                // Without a proxy, the client and the upstreams share a processor, so no comparison is
+                // possible.
+                _ if asking == LoadKind::Paced => "–".into(),
                 _ => format!("{:.0}", median(of, proxy) - median(of, Proxy::None)),
             };
             let of_proxy = |shown: String| if proxy == Proxy::None { "–".into() } else { shown };
@@ -104,7 +105,7 @@ fn proxied(text: &mut String, figures: &proxies::Figures) {
                 rounds.iter().map(|round| round.told.errors).sum::<u64>().to_string(),
             ]);
         }
-        let pace = if asking == Asking::Paced {
+        let pace = if asking == LoadKind::Paced {
             format!(
                 " of {:.0} requests a second, about {:.0} % of what nginx can do",
                 figures.pace,

@@ -1,54 +1,53 @@
-//! The same upstreams behind each proxy in turn. The proxy has a processor of its own; what loads it and what it passes requests to share the
-//! other.
+//! Compares proxies in turn, with the same upstreams. The proxy has one processor; the client and the
+//! upstreams share the other one.
 
 use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use hearsay_tests::Swarms;
 use serde_json::{Value, json};
 
 use crate::{
-    dialect::get,
     gateway::{Options, paced::Paced},
     machine::{self, first_line},
+    protocol::get,
     server::{Plan, Server},
     statistics::Figure,
     usage::Reading,
-    wrk::{Told, Wrk},
+    wrk::{LoadReport, Wrk},
 };
 
-/// The proxy's processor, and everybody else's.
+/// Processor of the proxy. All other programs have the processor [`OTHERS`].
 const PROXY: usize = 0;
 const OTHERS: usize = 1;
-/// Instances of the upstream.
+/// Number of upstream instances.
 const UPSTREAMS: usize = 2;
 const UPSTREAM_PORT: u16 = 9001;
 const PROXY_PORT: u16 = 8080;
-/// What is asked for, from each. The gateway routes by the first segment; for the others it is just a path.
+/// First segment of the requests' path. The gateway routes by it; for the other proxies it is only a path.
 const SERVICE: &str = "upstream";
-/// As many connections as the gateway, nginx and HAProxy keep to each upstream.
+/// Connections of the load, except for [`LoadKind::One`].
 const MANY: usize = 64;
-/// How much of what nginx can do is asked for at a pace: so little that whoever asks never waits for its processor.
+/// Open-loop rate, as a fraction of nginx's maximum: so low that the client never waits for its processor.
 pub(crate) const PACE: f64 = 0.2;
-/// Before what counts.
+/// Time of load before measuring.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// How long it is waited for others to leave the machine alone, before each round.
+/// Longest wait for an idle machine, before each round.
 const QUIET_MAX: Duration = Duration::from_secs(10);
-/// The number of the gateway's node; its swarm port must differ from those of the announcing swarms.
+/// Number of the gateway's node.
 const NODE: usize = 10;
 
-/// How it is asked.
+/// Kind of load.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Asking {
-    /// Each of many connections asks again when it is answered: how much it can do.
+pub(crate) enum LoadKind {
+    /// Closed loop over many connections, which measures the maximum rate.
     Many,
-    /// Many connections ask at a pace that does not depend on answers: how long it takes where it can do what is asked.
+    /// Open loop over many connections, which measures the latency at a rate that the proxy sustains.
     Paced,
-    /// One connection, where nothing queues.
+    /// One connection, so that no request waits for another.
     One,
 }
 
-impl Asking {
+impl LoadKind {
     pub(crate) const ALL: [Self; 3] = [Self::Many, Self::Paced, Self::One];
 
     pub(crate) fn name(self) -> String {
@@ -60,10 +59,10 @@ impl Asking {
     }
 }
 
-/// What is measured.
+/// Proxy that is measured.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Proxy {
-    /// The upstream itself.
+    /// No proxy: the load goes to an upstream directly.
     None,
     Hearsay,
     Nginx,
@@ -82,7 +81,7 @@ impl Proxy {
         }
     }
 
-    /// What it is told of its own version by.
+    /// Returns the version that the installed proxy prints; `None` if it is not installed.
     pub(crate) fn version(self) -> Option<String> {
         match self {
             Self::None | Self::Hearsay => None,
@@ -91,17 +90,21 @@ impl Proxy {
         }
     }
 
-    /// Starts it; nobody where there is none.
+    /// Starts the proxy; `None` without a proxy.
     fn start(self, folder: &Path) -> Result<Option<Server>> {
         let folder = folder.join(self.name());
         fs::create_dir_all(&folder)?;
         match self {
             Self::None => Ok(None),
             Self::Hearsay => {
-                // Who announces the upstreams is the first of the swarms.
                 let options = ["--gateway", &format!("127.0.0.1:{PROXY_PORT}")];
                 let plan = Plan::new(&folder, NODE, "gateway", &[0]).on(PROXY).ephemeral().with(&options);
                 let mut node = plan.start()?;
+                // The upstreams listen on loopback, which a gateway reaches only for registrations with its
+                // own node.
+                node.until("the node takes the upstreams", |node| {
+                    upstreams().all(|port| register(node, port))
+                })?;
                 node.until("the gateway knows the upstreams", |node| {
                     let state =
                         node.ask("GET /gateway", &[], "").map(|reply| reply.json()).unwrap_or_default();
@@ -124,18 +127,25 @@ impl Proxy {
     }
 }
 
+fn register(node: &Server, port: u16) -> bool {
+    let instance =
+        json!({ "name": SERVICE, "id": format!("{SERVICE}-{port}"), "address": "127.0.0.1", "port": port });
+    let json = [("content-type", "application/json")];
+    node.ask("POST /services", &json, &instance.to_string()).is_some_and(|reply| reply.status == 200)
+}
+
 fn configured(folder: &Path, name: &str, text: &str) -> Result<String> {
     let file = folder.join(name);
     fs::write(&file, text).with_context(|| file.display().to_string())?;
     Ok(file.display().to_string())
 }
 
-/// What both configurations of nginx begin with: one process, which does nothing that it need not.
+/// Common beginning of both nginx configurations: one process without unneeded features.
 const NGINX: &str = "daemon off;\nmaster_process off;\nworker_processes 1;\npid nginx.pid;\nerror_log stderr crit;\n\
                      events { worker_connections 4096; multi_accept on; }\n";
 
 fn nginx_upstream(port: u16) -> String {
-    let body = "Nobody asks who answers, as long as somebody does. ".repeat(2);
+    let body = "Clients need an answer, whichever instance sends it. ".repeat(2);
     format!(
         "{NGINX}http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; default_type text/plain;\n\
          server {{ listen 127.0.0.1:{port} backlog=4096; return 200 '{body}'; }} }}\n"
@@ -168,20 +178,20 @@ fn upstreams() -> impl Iterator<Item = u16> {
     (0..UPSTREAMS).map(|index| UPSTREAM_PORT + index as u16)
 }
 
-/// One round of a proxy.
+/// Figures of one proxy in one round.
 #[derive(Clone, Debug)]
 pub(crate) struct Round {
-    pub(crate) told: Told,
-    /// Of the proxy, for the time of the round.
+    pub(crate) told: LoadReport,
+    /// Processor time of the proxy during the round.
     pub(crate) cpu_seconds: f64,
     pub(crate) seconds: f64,
 }
 
-/// What each proxy gave, however it was asked, round by round.
+/// Figures of each proxy for each kind of load, round by round.
 #[derive(Default)]
 pub(crate) struct Figures {
-    pub(crate) rounds: BTreeMap<(Asking, Proxy), Vec<Round>>,
-    /// Requests a second, of whoever asks at a pace.
+    pub(crate) rounds: BTreeMap<(LoadKind, Proxy), Vec<Round>>,
+    /// Rate of the open-loop load, in requests a second.
     pub(crate) pace: f64,
 }
 
@@ -193,21 +203,21 @@ impl Figures {
                 "errors": round.told.errors, "cpuSeconds": round.cpu_seconds, "seconds": round.seconds,
             })
         };
-        let of = |((asking, proxy), rounds): (&(Asking, Proxy), &Vec<Round>)| {
+        let of = |((asking, proxy), rounds): (&(LoadKind, Proxy), &Vec<Round>)| {
             let rounds: Vec<_> = rounds.iter().map(round).collect();
             json!({ "proxy": proxy.name(), "asking": asking.name(), "rounds": rounds })
         };
         json!({ "pacePerSecond": self.pace, "figures": self.rounds.iter().map(of).collect::<Vec<_>>() })
     }
 
-    /// The highest rate of all rounds: whatever else happens on the machine can only lower it.
-    pub(crate) fn best(&self, asking: Asking, proxy: Proxy) -> f64 {
+    /// Highest rate of all rounds. Foreign load can only lower a rate.
+    pub(crate) fn best(&self, asking: LoadKind, proxy: Proxy) -> f64 {
         let rounds = self.rounds.get(&(asking, proxy)).map(Vec::as_slice).unwrap_or_default();
         rounds.iter().map(|round| round.told.per_second).fold(0.0, f64::max)
     }
 
-    /// The middle one of all rounds' figures.
-    pub(crate) fn median(&self, asking: Asking, proxy: Proxy, of: impl Fn(&Round) -> f64) -> Option<f64> {
+    /// Median of all rounds' figures.
+    pub(crate) fn median(&self, asking: LoadKind, proxy: Proxy, of: impl Fn(&Round) -> f64) -> Option<f64> {
         let mut all: Vec<f64> = self.rounds.get(&(asking, proxy))?.iter().map(of).collect();
         all.sort_by(f64::total_cmp);
         all.get(all.len() / 2).copied()
@@ -215,7 +225,7 @@ impl Figures {
 }
 
 /// # Errors
-/// A proxy that is installed does not start.
+/// An installed proxy does not start.
 pub(crate) fn measure(
     options: &Options,
     folder: &Path,
@@ -244,15 +254,11 @@ pub(crate) fn measure(
         proxies.retain(|proxy| *proxy != Proxy::Haproxy);
     }
     let mut servers = Vec::new();
-    let (mut swarms, mut contacts) = (Swarms::new()?, Vec::new());
     for port in upstreams() {
         let place = folder.join(format!("upstream-{port}"));
         fs::create_dir_all(&place)?;
         let file = configured(&place, "nginx.conf", &nginx_upstream(port))?;
         servers.push(Server::start("nginx", &["-p", ".", "-c", &file], port, &place, Some(OTHERS))?);
-        // Registration of foreign programs does not exist yet; a node that speaks for an address does.
-        let address = (Ipv4Addr::LOCALHOST, port).into();
-        contacts.push(swarms.announce(&format!("u{port}"), SERVICE, address, &contacts)?);
     }
     let mut figures = Figures { pace: pace(folder)?, ..Figures::default() };
     for round in 0..options.rounds {
@@ -260,14 +266,14 @@ pub(crate) fn measure(
             let server = proxy.start(folder).with_context(|| proxy.name())?;
             let port = if server.is_some() { PROXY_PORT } else { UPSTREAM_PORT };
             wrk(port, MANY, WARM_UP)?;
-            for asking in Asking::ALL {
+            for asking in LoadKind::ALL {
                 machine::wait_until_idle(QUIET_MAX);
                 let look = || Reading::take(server.iter().map(|server| server.process.pid()));
                 let first = look()?;
                 let told = match asking {
-                    Asking::Many => wrk(port, MANY, options.time),
-                    Asking::Paced => paced(port, figures.pace, options.time),
-                    Asking::One => wrk(port, 1, options.time),
+                    LoadKind::Many => wrk(port, MANY, options.time),
+                    LoadKind::Paced => paced(port, figures.pace, options.time),
+                    LoadKind::One => wrk(port, 1, options.time),
                 }?;
                 let cpu_seconds = look()?.cpu_seconds_since(&first);
                 let (number, name, how) = (round + 1, proxy.name(), asking.name());
@@ -283,7 +289,8 @@ pub(crate) fn measure(
     Ok(Some(figures))
 }
 
-/// How many requests a second whoever asks at a pace asks for: of what nginx can do on this machine, with what is measured beside it.
+/// Returns the open-loop rate, in requests a second: a fraction of nginx's maximum on this machine, in the
+/// same run.
 fn pace(folder: &Path) -> Result<f64> {
     let _nginx = Proxy::Nginx.start(folder)?;
     wrk(PROXY_PORT, MANY, WARM_UP)?;
@@ -291,8 +298,8 @@ fn pace(folder: &Path) -> Result<f64> {
     Ok((most * PACE / 1000.0).round().max(1.0) * 1000.0)
 }
 
-/// Asks at a pace.
-fn paced(port: u16, per_second: f64, time: Duration) -> Result<Told> {
+/// Runs the open-loop load.
+fn paced(port: u16, per_second: f64, time: Duration) -> Result<LoadReport> {
     let request = get(&format!("/{SERVICE}/"));
     let to = (Ipv4Addr::LOCALHOST, port).into();
     let answered = Paced { to, request, connections: MANY, per_second, time }.run(OTHERS)?;
@@ -304,11 +311,11 @@ fn paced(port: u16, per_second: f64, time: Duration) -> Result<Told> {
         Figure::Micros(us) => us as f64,
         Figure::None | Figure::Over(_) => f64::INFINITY,
     };
-    Ok(Told { per_second, requests, p50_us: us(50), p99_us: us(99), max_us: us(100), errors })
+    Ok(LoadReport { per_second, requests, p50_us: us(50), p99_us: us(99), max_us: us(100), errors })
 }
 
 /// Runs `wrk` with one thread.
-fn wrk(port: u16, connections: usize, time: Duration) -> Result<Told> {
+fn wrk(port: u16, connections: usize, time: Duration) -> Result<LoadReport> {
     let url = format!("http://127.0.0.1:{port}/{SERVICE}/");
     Wrk { url: &url, threads: 1, connections, time, processor: Some(OTHERS) }.run()
 }

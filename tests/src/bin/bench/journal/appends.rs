@@ -1,4 +1,5 @@
-//! Appends, system by system in turn, each time from nothing: how many a second, how long one takes, and what it costs.
+//! Measures the rate, latency and cost of durable appends to Hearsay's journal, Redis and NATS. The systems
+//! run in turn, each from an empty state.
 
 use std::{
     collections::BTreeMap,
@@ -12,31 +13,31 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    dialect::{Dialect, get, inbox, post},
     disk::{self, Disk, Writing},
     journal::Options,
     load::{Answered, Connection, Load, alone},
     machine::{self, first_line},
+    protocol::{WireProtocol, get, inbox, post},
     server::{Plan, Server, cluster},
     usage::Reading,
 };
 
-/// What a record has, in bytes.
+/// Size of a record, in bytes.
 const RECORD_BYTES: usize = 200;
-/// Before what counts.
+/// Time of load before measuring.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// How many connections ask at the same time.
+/// Numbers of concurrent connections.
 pub(crate) const CLIENTS: [usize; 2] = [1, 64];
-/// Records in a request, where there are many.
+/// Records in a batch request.
 pub(crate) const BATCH: usize = 100;
-/// How long it is waited for others to leave the machine alone, before each measurement.
+/// Longest wait for an idle machine, before each measurement.
 const QUIET_MAX: Duration = Duration::from_secs(5);
-/// A sync that takes longer.
+/// Source of a library that delays each sync.
 const SLOW: &str = include_str!("slow.c");
 const REDIS_PORT: u16 = 6379;
 const NATS_PORT: u16 = 4222;
 
-/// Tables that are shown.
+/// Table of the page to which a kind belongs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Tables {
     Compare,
@@ -44,7 +45,7 @@ pub(crate) enum Tables {
     Slow,
 }
 
-/// What is measured.
+/// System and kind of request that are measured.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Kind {
     Redis,
@@ -52,19 +53,19 @@ pub(crate) enum Kind {
     ThreeNodesLocal,
     ThreeNodesReplicated,
     Nats,
-    /// What a node does for a request that writes nothing.
+    /// Requests that write nothing.
     Livez,
-    /// A journal without full text.
+    /// Appends to a journal without full-text search.
     Visits,
-    /// Many records in a request.
+    /// Requests with many records each.
     Batches,
-    /// Where a sync takes a millisecond longer.
+    /// Redis with syncs that take a millisecond longer.
     SlowRedis,
     SlowNode,
 }
 
 impl Kind {
-    /// In the order of the tables.
+    /// All kinds in the order of the tables.
     pub(crate) const ALL: [Self; 10] = [
         Self::Redis,
         Self::OneNode,
@@ -78,7 +79,7 @@ impl Kind {
         Self::SlowNode,
     ];
 
-    /// Which table it is in.
+    /// Returns the table that shows this kind.
     pub(crate) fn table(self) -> Tables {
         match self {
             Self::Livez | Self::Visits | Self::Batches => Tables::Explain,
@@ -87,7 +88,7 @@ impl Kind {
         }
     }
 
-    /// What a table's ratios are of.
+    /// Returns the kind to which the table's ratios refer.
     pub(crate) fn peer(self) -> Self {
         if self.table() == Tables::Slow { Self::SlowRedis } else { Self::Redis }
     }
@@ -107,7 +108,7 @@ impl Kind {
         }
     }
 
-    /// Why it cannot be measured here, if so.
+    /// Returns the reason if this kind cannot be measured on this machine.
     fn missing(self) -> Option<&'static str> {
         if self.table() == Tables::Slow && first_line("cc", &["--version"]).is_none() {
             return Some("there is no C compiler");
@@ -120,7 +121,8 @@ impl Kind {
         first_line(program, &[flag]).is_none().then_some("it is not installed")
     }
 
-    /// What is loaded before the C library, made by the compiler that builds SQLite, too.
+    /// Builds the library that is loaded before the C library; `None` if the kind needs none. The compiler is
+    /// that which builds SQLite.
     fn library(self, folder: &Path) -> Result<Option<PathBuf>> {
         if self.table() != Tables::Slow {
             return Ok(None);
@@ -134,15 +136,15 @@ impl Kind {
         Ok(Some(library))
     }
 
-    fn dialect(self) -> Dialect {
+    fn protocol(self) -> WireProtocol {
         match self {
-            Self::Redis | Self::SlowRedis => Dialect::Redis,
-            Self::Nats => Dialect::Nats,
-            _ => Dialect::Http,
+            Self::Redis | Self::SlowRedis => WireProtocol::Redis,
+            Self::Nats => WireProtocol::Nats,
+            _ => WireProtocol::Http,
         }
     }
 
-    /// Starts its servers; the first is the one that is asked.
+    /// Starts the servers of this kind. The first one gets the requests.
     fn start(self, folder: &Path) -> Result<Vec<Server>> {
         let library = self.library(folder)?;
         let library = library.as_deref();
@@ -177,16 +179,16 @@ impl Kind {
         }
     }
 
-    /// What one connection asks, again and again.
+    /// Returns the requests of one connection. The connection repeats them.
     fn request(self, connection: usize) -> Vec<u8> {
         let record = record(connection);
         match self {
-            Self::Redis | Self::SlowRedis => self.dialect().append("log", connection, &record),
-            Self::Nats => self.dialect().append("bench.log", connection, &record),
+            Self::Redis | Self::SlowRedis => self.protocol().append("log", connection, &record),
+            Self::Nats => self.protocol().append("bench.log", connection, &record),
             Self::OneNode | Self::SlowNode | Self::ThreeNodesLocal => {
-                self.dialect().append("/log?ack=local", connection, &record)
+                self.protocol().append("/log?ack=local", connection, &record)
             }
-            Self::ThreeNodesReplicated => self.dialect().append("/log?ack=replicated", connection, &record),
+            Self::ThreeNodesReplicated => self.protocol().append("/log?ack=replicated", connection, &record),
             Self::Livez => get("/livez"),
             Self::Visits => post("/visits?ack=local", "application/json", ""),
             Self::Batches => {
@@ -197,21 +199,21 @@ impl Kind {
     }
 }
 
-/// Words such as a log has, to exactly so many bytes.
+/// Generates words as in a log, exactly this many bytes.
 fn record(connection: usize) -> String {
     let text =
         format!("client {connection} asked for a page and was answered in time, which was to be expected; ");
     text.repeat(RECORD_BYTES / text.len() + 1)[..RECORD_BYTES].to_owned()
 }
 
-/// JetStream stores what is published to a stream's subjects.
+/// Creates a stream in JetStream, which stores the messages to the stream's subjects.
 fn create_stream(server: &Server) -> Result<()> {
     let stream = json!({
         "name": "BENCH", "subjects": ["bench.>"], "storage": "file", "retention": "limits",
         "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_age": 0, "discard": "old", "num_replicas": 1,
     });
     alone(async {
-        let mut connection = Connection::open(server.address, Dialect::Nats, 0).await?;
+        let mut connection = Connection::open(server.address, WireProtocol::Nats, 0).await?;
         let stream = stream.to_string();
         let request =
             format!("PUB $JS.API.STREAM.CREATE.BENCH {} {}\r\n{stream}\r\n", inbox(0), stream.len());
@@ -221,27 +223,27 @@ fn create_stream(server: &Server) -> Result<()> {
     })
 }
 
-/// What one kind gave with so many connections, over all rounds.
+/// Figures of one kind with one number of connections, over all rounds.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Cell {
     pub(crate) answered: Answered,
-    /// Of each round, the rate.
+    /// Rate of each round.
     pub(crate) rates: Vec<f64>,
-    /// Of the server that is asked, and of all.
+    /// Processor time of the first server.
     pub(crate) cpu_seconds: f64,
     pub(crate) cpu_seconds_all: f64,
-    /// Machine-wide.
+    /// Syncs of the whole machine.
     pub(crate) flushes: u64,
     pub(crate) written_bytes: u64,
-    /// Transactions of the node that is asked, where it counts them.
+    /// Transactions of the first node, if the system counts them.
     pub(crate) commits: Option<u64>,
 }
 
-/// What all gave.
+/// Figures of all kinds, and the times of a single sync.
 #[derive(Default)]
 pub(crate) struct Figures {
     pub(crate) cells: BTreeMap<(Kind, usize), Cell>,
-    /// What a sync takes by itself: at the end of a file, and in place.
+    /// Times of a single sync at the end of a growing file.
     pub(crate) growing_us: Vec<u64>,
     pub(crate) in_place_us: Vec<u64>,
     pub(crate) counts_disk: bool,
@@ -263,7 +265,7 @@ impl Figures {
     }
 }
 
-/// Measures all kinds, in turn, as often as asked.
+/// Measures all kinds, in turn, as often as requested.
 ///
 /// # Errors
 /// A server did not start, or refused to append.
@@ -300,12 +302,12 @@ pub(crate) fn measure(options: &Options, folder: &Path, skipped: &mut Vec<String
     Ok(figures)
 }
 
-/// One round of one cell: servers are started for it, and end with it.
+/// Runs one round of one kind, with new servers.
 fn append(kind: Kind, clients: usize, time: Duration, place: &Path, cell: &mut Cell) -> Result<()> {
     let servers = kind.start(place)?;
     let load = Load {
         to: servers[0].address,
-        dialect: kind.dialect(),
+        protocol: kind.protocol(),
         requests: (0..clients).map(|connection| vec![kind.request(connection)]).collect(),
         warm_up: WARM_UP,
         time,
@@ -332,9 +334,9 @@ fn append(kind: Kind, clients: usize, time: Duration, place: &Path, cell: &mut C
     Ok(())
 }
 
-/// `/metrics`: all topics' commits.
+/// Returns the sum of all topics' commits in `/metrics`.
 fn commits(kind: Kind, server: &Server) -> Option<u64> {
-    if kind.dialect() != Dialect::Http {
+    if kind.protocol() != WireProtocol::Http {
         return None;
     }
     let metrics = server.ask("GET /metrics", &[], "")?.body;

@@ -1,4 +1,5 @@
-//! Five nodes with one grade book: a grade is saved on one, and read on the other four, all at the same time.
+//! Measures five nodes with one grade book: a grade is saved at one node and read at the other four at the
+//! same time.
 
 use std::{path::Path, time::Instant};
 
@@ -7,22 +8,22 @@ use futures::future::try_join_all;
 use serde_json::{Value, json};
 
 use crate::{
-    dialect::{Dialect, get_with, post},
     load::{ANSWER_BOUND, Connection, runtime},
+    protocol::{WireProtocol, get_with, post},
     server::cluster,
     statistics::{Events, Times},
 };
 
-/// Nodes of the role.
+/// Number of nodes with the role.
 pub(crate) const NODES: usize = 5;
-/// Grades of a student, before there is another student: what is read stays small.
+/// Grades of a student before the next student is added, so that answers stay small.
 const GRADES_OF_ONE: usize = 20;
 
-/// What came of it.
+/// Figures of all grades.
 pub(crate) struct Figures {
-    /// Until the writer has answered.
+    /// Times until the writer's node has answered.
     pub(crate) answered: Times,
-    /// Until each other node has shown it.
+    /// Times until each other node has shown the grade.
     pub(crate) shown: Events,
 }
 
@@ -38,10 +39,10 @@ pub(crate) fn measure(grades: usize, folder: &Path) -> Result<Figures> {
     let nodes = cluster(&folder.join("grades"), 0, NODES, "grading")?;
     let bound_s = ANSWER_BOUND.as_secs();
     let (mut answered, mut shown) = (Vec::new(), Events::new(bound_s));
-    // Everything on one thread: whoever waits for an answer takes no processor time from those who make it.
+    // All clients run in one thread. While they wait, they take no processor time from the servers.
     runtime()?.block_on(async {
         let open = |(number, node): (usize, &crate::server::Server)| {
-            Connection::open(node.address, Dialect::Http, number)
+            Connection::open(node.address, WireProtocol::Http, number)
         };
         let mut connections = try_join_all(nodes.iter().enumerate().map(open)).await?;
         let mut student = 0;
@@ -51,7 +52,7 @@ pub(crate) fn measure(grades: usize, folder: &Path) -> Result<Figures> {
                 let body = json!({ "firstName": "Ada", "lastName": format!("Number {number}") }).to_string();
                 let (reply, token) = write(&mut connections[writer], "/students?ack=majority", &body).await?;
                 student = reply["id"].as_u64().context("a student without an id")?;
-                // Everywhere before the first grade.
+                // The student must be on all nodes before the first grade.
                 for connection in &mut connections {
                     read(connection, student, &token).await?;
                 }
@@ -82,7 +83,7 @@ fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Returns what was answered, and the token of what was written.
+/// Sends a write. Returns the body of the answer, and the token of the write.
 async fn write(connection: &mut Connection, path: &str, body: &str) -> Result<(Value, String)> {
     let good = connection.ask(&post(path, "application/json", body)).await?;
     let reply = String::from_utf8_lossy(connection.body()).into_owned();
@@ -91,7 +92,7 @@ async fn write(connection: &mut Connection, path: &str, body: &str) -> Result<(V
     Ok((serde_json::from_str(&reply)?, token))
 }
 
-/// A student with everything that the token names.
+/// Reads a student, including the writes of the token.
 async fn read(connection: &mut Connection, student: u64, token: &str) -> Result<String> {
     let request = get_with(&format!("/students/{student}"), &format!("hearsay-token: {token}\r\n"));
     let good = connection.ask(&request).await?;

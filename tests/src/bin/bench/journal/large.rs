@@ -1,4 +1,4 @@
-//! A log of a million records in one node: loading, searching, starting again.
+//! Measures a log of a million records in one node: loading, searching and restarting.
 
 use std::{
     fs,
@@ -12,26 +12,26 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
-    dialect::{Dialect, get, post},
     load::{ANSWER_BOUND, Connection, alone},
+    protocol::{WireProtocol, get, post},
     server::{Plan, Server, stop},
     statistics::Times,
     usage::Reading,
 };
 
-/// Records in a request: the most that a node takes.
+/// Records in a request, which is the maximum of the node.
 const BATCH: usize = 1000;
-/// How many connections load.
+/// Connections that load records.
 const LOADERS: usize = 4;
-/// How often progress is told.
+/// Interval of progress lines.
 const TOLD_EVERY: usize = 100_000;
-/// How often each kind of query is asked.
+/// Number of requests for each kind of query.
 const ASKED: usize = 100;
-/// How often two random words are looked for.
+/// Number of requests for the query with two random words.
 const RANDOM: usize = 1000;
-/// How often the node is started again, after each kind of end.
+/// Number of restarts after each kind of end.
 const RESTARTS: usize = 5;
-/// In the last record alone.
+/// Word that occurs in the last record only.
 const LAST: &str = "thelastone";
 
 const WORDS: [&str; 24] = [
@@ -61,7 +61,7 @@ const WORDS: [&str; 24] = [
     "response",
 ];
 
-/// What is asked, and by which parameters.
+/// Kinds of queries, each with the parameters.
 const QUERIES: [(&str, &str); 15] = [
     ("first page", "limit=100"),
     ("newest", "before=end"),
@@ -79,25 +79,25 @@ const QUERIES: [(&str, &str); 15] = [
     ("a common beginning", "q=req*&before=end"),
     ("a word of a rare service", "q=request&service=rare"),
 ];
-/// The index cannot be told to stop looking for it; known, and shown apart.
+/// Known limitation: for this query the index cannot stop early. The page shows it separately.
 const WORST: (&str, &str) =
     ("a phrase of the commonest words that is nowhere", "q=%22from+from+from+from+from%22");
 
-/// Memory in use, in KiB, and when.
+/// Resident memory in KiB, each with the time at which it was read.
 pub(crate) type Resident = Vec<(&'static str, u64)>;
 
-/// What came of it.
+/// Figures of the log.
 pub(crate) struct Figures {
     pub(crate) records: usize,
     pub(crate) loaded: Duration,
     pub(crate) disk_bytes: u64,
     pub(crate) resident: Resident,
-    /// By kind of query.
+    /// Times by kind of query.
     pub(crate) searches: Vec<(&'static str, Times)>,
-    /// All kinds but the worst.
+    /// Times of all kinds except the slowest.
     pub(crate) mix: Times,
     pub(crate) worst: (&'static str, Times),
-    /// After which end; until ready, and until the first right answer.
+    /// For each kind of end: its name, the times until ready, and the times until the first right answer.
     pub(crate) restarts: Vec<(&'static str, Times, Times)>,
 }
 
@@ -132,7 +132,7 @@ pub(crate) fn measure(records: usize, folder: &Path) -> Result<Figures> {
     for (after, signal) in [("SIGTERM", Signal::TERM), ("kill -9", Signal::KILL)] {
         let (mut ready, mut right) = (Vec::new(), Vec::new());
         for number in 0..RESTARTS {
-            // What was just written is what there is to recover.
+            // A recent write makes sure that the restart has data to recover.
             let reply = node.ask("POST /log", &[("content-type", "text/plain")], "one more");
             ensure!(reply.is_some_and(|reply| reply.status == 200), "a record before restart {number}");
             stop(&mut node, signal)?;
@@ -184,7 +184,7 @@ fn bytes_in(folder: &Path) -> Result<u64> {
     entries.map(|entry| Ok(entry?.metadata()?.len())).sum()
 }
 
-/// Writes all records in batches, over a few connections at once.
+/// Loads all records in batches, over a few concurrent connections.
 fn load(node: &Server, records: usize) -> Result<Duration> {
     let begin = Instant::now();
     let told = std::cell::Cell::new(0);
@@ -193,7 +193,7 @@ fn load(node: &Server, records: usize) -> Result<Duration> {
             let told = &told;
             async move {
                 let mut dice = StdRng::seed_from_u64(number as u64);
-                let mut connection = Connection::open(node.address, Dialect::Http, number).await?;
+                let mut connection = Connection::open(node.address, WireProtocol::Http, number).await?;
                 for batch in (number * BATCH..records).step_by(LOADERS * BATCH) {
                     let lines: String = (batch..records.min(batch + BATCH))
                         .map(|n| format!("{}\n", record(&mut dice, n, n + 1 == records)))
@@ -238,10 +238,10 @@ fn record(dice: &mut StdRng, n: usize, is_last: bool) -> Value {
 
 type Searches = Vec<(&'static str, Vec<u64>)>;
 
-/// Asks everything in turn, one after the other, over one connection.
+/// Sends all queries in turn, over one connection.
 fn search(node: &Server) -> Result<(Searches, Vec<u64>)> {
     alone(async {
-        let mut connection = Connection::open(node.address, Dialect::Http, 0).await?;
+        let mut connection = Connection::open(node.address, WireProtocol::Http, 0).await?;
         let mut searches: Searches = QUERIES.iter().map(|(name, _)| (*name, Vec::new())).collect();
         for _ in 0..ASKED {
             for ((_, times), (_, query)) in searches.iter_mut().zip(QUERIES) {

@@ -1,4 +1,4 @@
-//! The page of the figures.
+//! Writes the page of the journal's figures in Markdown.
 
 use std::fmt::Write as _;
 
@@ -15,10 +15,10 @@ use crate::{
     table::Table,
 };
 
-/// How it is measured, for those who read the figures.
+/// Description of the method, printed on the page with the figures.
 const METHOD: &str = include_str!("method.md");
 
-/// The whole page.
+/// Returns the whole page.
 pub(crate) fn page(figures: &Figures, options: &Options) -> String {
     let unknown = || "not installed".to_owned();
     let with = [
@@ -39,7 +39,7 @@ pub(crate) fn page(figures: &Figures, options: &Options) -> String {
     )
 }
 
-/// All tables, and what follows from them.
+/// Returns all tables, and the ratios that follow from them.
 pub(crate) fn tables(figures: &Figures) -> String {
     let mut text = String::new();
     if let Some(of) = &figures.appends {
@@ -88,7 +88,7 @@ fn appended(text: &mut String, figures: &appends::Figures) {
 }
 
 impl Cell {
-    /// Appends a second, over all rounds.
+    /// Returns appends a second, over all rounds.
     fn rate(&self) -> f64 {
         self.answered.per_second()
     }

@@ -1,4 +1,5 @@
-//! One node that checks five thousand programs.
+//! Measures one node that runs five thousand health checks: its resource usage, and how many checks begin
+//! late. The checks are HTTP requests, one for each instance, and all instances are one program.
 
 use std::{path::Path, thread, time::Duration};
 
@@ -7,24 +8,24 @@ use serde_json::{Value, json};
 
 use super::program::Program;
 use crate::{
-    dialect::post,
     load::send_all,
+    protocol::post,
     server::Plan,
     usage::{Idle, Reading},
 };
 
-/// Instances, each with a check.
+/// Number of instances, each with one check.
 pub(crate) const CHECKS: usize = 5000;
-/// How often each is checked.
+/// Interval of each check.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// For how long the node is looked at, after two intervals that do not count.
+/// Measured time, after two intervals that do not count.
 const TIME: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 16;
 
-/// What came of it.
+/// Figures of the checks.
 pub(crate) struct Figures {
     pub(crate) runs: u64,
-    /// Runs that began more than a second after they were due.
+    /// Number of runs that began more than a second late.
     pub(crate) late: u64,
     pub(crate) idle: Idle,
 }

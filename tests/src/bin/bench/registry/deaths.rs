@@ -1,4 +1,5 @@
-//! Ten nodes: a program is killed, and clients of all nodes are told.
+//! Measures how soon clients of all ten nodes learn that a program was killed, for each way to detect it
+//! (such as a check or a held connection); and the expiry of etcd's leases.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,25 +14,25 @@ use serde_json::{Value, json};
 use super::{etcd, program::Program};
 use crate::{
     clock::Moment,
-    dialect::{Dialect, post},
     hearsay::{self, binary},
     load::{Connection, alone, send_all},
+    protocol::{WireProtocol, post},
     server::{LOOK, Plan, Server},
     statistics::Events,
 };
 
 /// Nodes of the cluster.
 pub(crate) const NODES: usize = 10;
-/// How long a death may take to be known everywhere.
+/// Time within which a death must be known on all nodes.
 const BOUND: Duration = Duration::from_secs(30);
-/// Until connections of the start that are not needed are closed.
+/// Time after which unneeded connections of the start are closed.
 const SETTLE: Duration = Duration::from_secs(20);
-/// The time to live of a lease, in seconds: the least that etcd grants.
+/// Time to live of a lease, in seconds, which is the minimum of etcd.
 pub(crate) const LEASE_S: u64 = 2;
-/// Deaths that are found by what takes seconds.
+/// Number of deaths for each kind of detection that takes seconds.
 const SLOW_KILLS: usize = 20;
 
-/// How a death is found.
+/// Way in which a death is detected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     Held,
@@ -59,7 +60,7 @@ impl Kind {
     }
 }
 
-/// What came of it, kind by kind.
+/// Figures of all kinds of detection.
 pub(crate) struct Figures {
     pub(crate) kinds: Vec<(Kind, Events)>,
 }
@@ -93,7 +94,7 @@ pub(super) fn measure(kills: usize, folder: &Path, has_etcd: bool) -> Result<Fig
     Ok(Figures { kinds })
 }
 
-/// An event: at which node, what, and when.
+/// Event that a client received: node, kind, data and time.
 type Arrival = (usize, String, String, Moment);
 
 struct Lab {
@@ -120,14 +121,15 @@ impl Lab {
         for observer in 0..NODES {
             let arrived = arrived.clone();
             hearsay::changes(observer, "", move |event| {
-                // The measuring may be over.
+                // The receiver is gone when measuring is over.
                 _ = arrived.send((observer, event.kind.to_owned(), event.data.to_owned(), event.at));
             })?;
         }
         Ok(Self { nodes, sockets, arrivals })
     }
 
-    /// Starts a program, waits until it passes everywhere, kills it, and returns when each node's client was told.
+    /// Starts a program, waits until it passes on all nodes, and kills it. Returns the time until each node's
+    /// client received the event.
     fn kill_one(&self, kind: Kind, number: usize) -> Result<Vec<Option<u64>>> {
         let node = number % NODES;
         let id = format!("{kind:?}-{number}");
@@ -139,7 +141,7 @@ impl Lab {
         program.kill()?;
         let gone = self.until(&[&wanted], |kind, data| kind == "removed" || !is_passing(data));
         let times = gone[0].iter().map(|at| at.map(|at| at.micros_since(killed))).collect();
-        // Of those whose check fails, nothing is to be left for the next ones.
+        // The failing instances must be gone before the next kill.
         _ = self.nodes[node].ask(&format!("DELETE /services/{id}"), &[], "");
         Ok(times)
     }
@@ -150,7 +152,7 @@ impl Lab {
         let node_binary = binary().context("NODE_BIN")?;
         match kind {
             Kind::Held => {
-                // A word of its own for the port, which the program knows.
+                // The program replaces `PORT` by its port.
                 let body = format!("{{\"name\":\"deaths\",\"id\":\"{id}\",\"port\":PORT}}");
                 Program::start(None, &["hold", &address.to_string(), &body])
             }
@@ -188,7 +190,7 @@ impl Lab {
         }
     }
 
-    /// Many at once, because each takes long: in the phases in which their checks are.
+    /// Kills many programs at once, because each detection takes long. Their checks have different phases.
     fn kill_many(&self) -> Result<Events> {
         let kind = Kind::HttpEveryTenSeconds;
         let ids: Vec<String> = (0..SLOW_KILLS).map(|number| format!("{kind:?}-{number}")).collect();
@@ -198,7 +200,7 @@ impl Lab {
         let programs = ids.iter().enumerate().map(start).collect::<Result<Vec<_>>>()?;
         let listed = self.until(&wanted, |kind, data| kind != "removed" && is_passing(data));
         ensure!(listed.iter().flatten().all(Option::is_some), "not all are passing everywhere");
-        // So that the kills do not fall on the first runs.
+        // No program may be killed before the first run of its check has ended.
         std::thread::sleep(Duration::from_secs(10));
         let killed = Moment::now();
         for program in &programs {
@@ -210,7 +212,7 @@ impl Lab {
         Ok(Events { times_us, bound_s: BOUND.as_secs() })
     }
 
-    /// For each instance, when the client of each node had an event of it such as is wanted.
+    /// Returns, for each instance, when the client of each node received a wanted event.
     fn until(&self, wanted: &[&str], is_wanted: impl Fn(&str, &str) -> bool) -> Vec<Vec<Option<Moment>>> {
         let mut times = vec![vec![None; NODES]; wanted.len()];
         let until = Instant::now() + BOUND;
@@ -231,13 +233,13 @@ fn is_passing(data: &str) -> bool {
     data.contains("\"health\":\"passing\"")
 }
 
-/// A key with a lease that is not renewed any more, until it is gone.
+/// Measures the time until a key is gone after its lease is no longer renewed.
 fn leases(folder: &Path) -> Result<Events> {
     let server = etcd::start(folder)?;
     let mut events = Events::new(BOUND.as_secs());
     alone(async {
-        let mut connection = Connection::open(server.address, Dialect::Grpc, 0).await?;
-        // The first answer of a connection has its headers in full, and the later ones refer to them.
+        let mut connection = Connection::open(server.address, WireProtocol::Grpc, 0).await?;
+        // The first answer on a connection has full headers, and later ones refer to them.
         connection.ask_length(&etcd::range("deaths", false)).await?;
         let empty = connection.ask_length(&etcd::range("deaths", false)).await?;
         for lease in 1..=SLOW_KILLS as u64 / 2 {
@@ -248,7 +250,7 @@ fn leases(folder: &Path) -> Result<Events> {
             let until = Instant::now() + BOUND;
             let mut gone = None;
             while gone.is_none() && Instant::now() < until {
-                // Revisions in the answer's head take a byte more, now and then; a key takes many.
+                // A revision may take one byte more in a later answer; a key takes many.
                 if connection.ask_length(&etcd::range("deaths", false)).await? < empty + 8 {
                     gone = Some(Moment::now().micros_since(killed));
                 }

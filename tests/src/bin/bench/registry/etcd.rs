@@ -1,4 +1,5 @@
-//! etcd as it is measured: one member, which syncs before it answers, spoken to by gRPC.
+//! Starts etcd for the comparison (one member, which syncs before it answers), and builds gRPC requests to
+//! it: puts, ranges and leases.
 
 use std::path::Path;
 
@@ -13,15 +14,15 @@ use crate::{
 const PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
 
-/// As it names itself; `None` where it is not installed.
+/// Returns the installed version; `None` if etcd is not installed.
 pub(super) fn version() -> Option<String> {
     first_line("etcd", &["--version"])
 }
 
-/// Starts it with an empty store.
+/// Starts etcd with an empty store.
 ///
 /// # Errors
-/// It does not start.
+/// etcd does not start.
 pub(super) fn start(folder: &Path) -> Result<Server> {
     let (clients, peers) = (format!("http://127.0.0.1:{PORT}"), format!("http://127.0.0.1:{PEER_PORT}"));
     let arguments = [
@@ -36,32 +37,33 @@ pub(super) fn start(folder: &Path) -> Result<Server> {
     Server::start("etcd", &arguments.concat(), PORT, folder, None)
 }
 
-/// The key of an instance.
+/// Returns the key of an instance.
 pub(super) fn key(service: &str, id: &str) -> String {
     format!("/services/{service}/{id}")
 }
 
-/// Puts a value.
+/// Builds a request to put a value.
 pub(super) fn put(key: &str, value: &str) -> Vec<u8> {
     grpc::put(key.as_bytes(), value.as_bytes())
 }
 
-/// Puts a value that goes when a lease ends.
+/// Builds a request to put a value that ends with a lease.
 pub(super) fn put_leased(key: &str, value: &str, lease: u64) -> Vec<u8> {
     let fields =
         [(1, Field::Bytes(key.as_bytes())), (2, Field::Bytes(value.as_bytes())), (3, Field::Number(lease))];
     grpc::call("/etcdserverpb.KV/Put", &message(&fields))
 }
 
-/// Grants a lease with an id.
+/// Builds a request to grant a lease with an id.
 pub(super) fn grant(lease: u64, seconds: u64) -> Vec<u8> {
     let fields = [(1, Field::Number(seconds)), (2, Field::Number(lease))];
     grpc::call("/etcdserverpb.Lease/LeaseGrant", &message(&fields))
 }
 
-/// Reads all instances of a service; serializable: what this member knows, as all lookups of a node are.
+/// Builds a request to read all instances of a service. Serializable reads use the state of this member, as
+/// all lookups of a Hearsay node do.
 pub(super) fn range(service: &str, is_serializable: bool) -> Vec<u8> {
-    // Up to, and without, the first key that does not begin so: 0 comes after the slash.
+    // The range ends before the first key without the prefix: the character 0 follows the slash.
     let (from, to) = (format!("/services/{service}/"), format!("/services/{service}0"));
     let fields = [
         (1, Field::Bytes(from.as_bytes())),

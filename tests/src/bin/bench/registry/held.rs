@@ -1,4 +1,5 @@
-//! Ten thousand programs that hold their registration, with one node; another node tells when they are gone.
+//! Measures ten thousand registrations that end with their connections: the time to open them, the node's
+//! idle cost, and the time until they are gone there and on another node.
 
 use std::{
     path::Path,
@@ -15,27 +16,27 @@ use tokio::{
 };
 
 use crate::{
-    dialect::post,
     load::runtime,
     machine::allow_files,
+    protocol::post,
     server::{LOOK, Server, cluster},
     usage::{Idle, Reading},
 };
 
-/// Connections, all with one node.
+/// Number of connections, all to one node.
 pub(crate) const CONNECTIONS: usize = 10_000;
-/// How many are opened at the same time.
+/// Number of connections that are opened at the same time.
 const AT_A_TIME: usize = 64;
-/// For how long the node is looked at.
+/// Measured time.
 const TIME: Duration = Duration::from_secs(10);
 
-/// What came of it.
+/// Figures of the held registrations.
 pub(crate) struct Figures {
-    /// Until all were registered.
+    /// Time until all programs were registered.
     pub(crate) opened: Duration,
-    /// While all are held.
+    /// Usage while all registrations are held.
     pub(crate) idle: Idle,
-    /// From the first close until the node that holds them, and the other, list none.
+    /// Time from the first close until the holder lists no instance.
     pub(crate) gone_here: Duration,
     pub(crate) gone_there: Duration,
 }
@@ -52,7 +53,7 @@ impl Figures {
 /// # Errors
 /// A node does not start, or refuses a registration.
 pub(super) fn measure(folder: &Path) -> Result<Figures> {
-    // Both for this process and for the nodes, which follow their limit.
+    // The limit applies to this process and to the nodes, which inherit it.
     allow_files(CONNECTIONS as u64 * 2 + 1024)?;
     let mut nodes = cluster(&folder.join("held"), 0, 2, "")?;
     let runtime = runtime()?;
@@ -85,7 +86,7 @@ pub(super) fn measure(folder: &Path) -> Result<Figures> {
     Ok(Figures { opened, idle, gone_here: gone[0], gone_there: gone[1] })
 }
 
-/// Instances that a node lists.
+/// Returns the number of instances that a node lists.
 fn listed(node: &Server) -> Option<u64> {
     thread::sleep(LOOK);
     node.metric("hearsay_instances")

@@ -1,4 +1,5 @@
-//! A full registry: as many instances as a cluster may have, over twenty nodes.
+//! Measures twenty nodes with as many instances as a cluster may have: the time to register them, idle cost,
+//! lookups, and the time until a change is on all nodes.
 
 use std::{
     path::Path,
@@ -12,9 +13,9 @@ use serde_json::{Value, json};
 
 use crate::{
     clock::Moment,
-    dialect::{Dialect, get, post},
     hearsay,
     load::{Answered, Load, send_all},
+    protocol::{WireProtocol, get, post},
     server::{Server, cluster},
     statistics::Events,
     usage::{Idle, Reading},
@@ -22,27 +23,27 @@ use crate::{
 
 /// Nodes of the cluster.
 pub(crate) const NODES: usize = 20;
-/// Instances of one service.
+/// Number of instances of each service.
 pub(crate) const OF_A_SERVICE: usize = 100;
 const CONNECTIONS: usize = 16;
-/// Connections that look up.
+/// Number of connections that send lookups.
 const LOOKING: usize = 4;
-/// Changes that are awaited on all nodes.
+/// Number of changes that are awaited on all nodes.
 const CHANGES: usize = 200;
-/// How long a change may take, and all nodes to list all instances.
+/// Time within which a change must be on all nodes, and within which all nodes must list all instances.
 const BOUND: Duration = Duration::from_secs(30);
 const CONVERGED_MAX: Duration = Duration::from_secs(600);
-/// For how long nodes are looked at while nothing happens.
+/// Time for which idle nodes are measured.
 const IDLE: Duration = Duration::from_secs(30);
-/// For how long lookups are asked for.
+/// Time for which lookups are measured.
 const TIME: Duration = Duration::from_secs(5);
 
-/// What came of it.
+/// Figures of the full registry.
 pub(crate) struct Figures {
     pub(crate) instances: usize,
-    /// Until the last registration was answered.
+    /// Time until the last registration was answered.
     pub(crate) registered: Duration,
-    /// From then until all nodes list all.
+    /// Time from then until all nodes list all instances.
     pub(crate) converged: Duration,
     pub(crate) idle: Idle,
     pub(crate) lookups: Answered,
@@ -60,7 +61,7 @@ impl Figures {
 }
 
 /// # Errors
-/// A node does not start, refuses a registration, or does not list all.
+/// A node does not start, refuses a registration, or does not list all instances.
 pub(super) fn measure(instances: usize, folder: &Path) -> Result<Figures> {
     let nodes = cluster(&folder.join("large"), 0, NODES, "")?;
     let begun = Instant::now();
@@ -87,7 +88,7 @@ pub(super) fn measure(instances: usize, folder: &Path) -> Result<Figures> {
     let service = |connection: usize| vec![get(&format!("/services/{}", service(connection * OF_A_SERVICE)))];
     let load = Load {
         to: nodes[1].address,
-        dialect: Dialect::Http,
+        protocol: WireProtocol::Http,
         requests: (0..LOOKING).map(service).collect(),
         warm_up: TIME / 5,
         time: TIME,
@@ -109,13 +110,14 @@ fn request(number: usize, version: usize) -> Vec<u8> {
     post("/services", "application/json", &body.to_string())
 }
 
-/// Registers instances of the first service again, with something else in them, and waits for all nodes.
+/// Registers instances of the first service again with other values, and waits until all nodes have the
+/// changes.
 fn change(nodes: &[Server]) -> Result<Events> {
     let (arrived, arrivals) = mpsc::channel();
     for observer in 0..NODES {
         let arrived = arrived.clone();
         hearsay::changes(observer, &format!("?service={}", service(0)), move |event| {
-            // The measuring may be over.
+            // The receiver is gone when measuring is over.
             _ = arrived.send((observer, event.data.to_owned(), event.at));
         })?;
     }

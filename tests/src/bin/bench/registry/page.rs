@@ -1,4 +1,4 @@
-//! The page of the figures.
+//! Writes the page of the registry's figures in Markdown.
 
 use std::fmt::Write as _;
 
@@ -15,10 +15,10 @@ use crate::{
     usage::Idle,
 };
 
-/// How it is measured, for those who read the figures.
+/// Description of the method, printed on the page with the figures.
 const METHOD: &str = include_str!("method.md");
 
-/// The whole page.
+/// Returns the whole page.
 pub(super) fn page(figures: &Figures, options: &Options) -> String {
     let unknown = || "not installed".to_owned();
     let wrk = first_line("wrk", &["-v"]).unwrap_or_else(unknown);
@@ -40,7 +40,7 @@ pub(super) fn page(figures: &Figures, options: &Options) -> String {
     )
 }
 
-/// All tables.
+/// Returns all tables.
 pub(super) fn tables(figures: &Figures) -> String {
     let mut text = String::new();
     if let Some(of) = &figures.requests {

@@ -1,4 +1,4 @@
-//! `bench program`: a program that registers, in a process of its own, so that it can be killed.
+//! `bench program`: a program that registers itself. It is a separate process, so that it can be killed.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -9,13 +9,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{dialect::post, process::bound};
+use crate::{process::bound, protocol::post};
 
-/// What it says once it listens, before its id and its port.
+/// First word of the program's output when it listens. The id and the port follow.
 const LISTENS: &str = "listens";
 
-/// The process: listens at the port that `PORT` names, or any, and answers everything with 200. `hold ADDRESS BODY` registers it for as long as it
-/// runs, with the port for `PORT` in the body.
+/// Runs the process: listens on the port in `PORT`, or on any free port, and answers every request with 200.
+/// `hold ADDRESS BODY` registers the program for as long as it runs. `PORT` in the body is replaced by the
+/// program's port.
 ///
 /// # Errors
 /// The system refuses.
@@ -39,7 +40,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         std::thread::spawn(move || {
             let mut request = [0; 4096];
             while stream.read(&mut request).is_ok_and(|length| length > 0) {
-                // The client may be gone.
+                // The client may already be gone.
                 _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
             }
         });
@@ -47,20 +48,21 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// A program that runs.
+/// Running program.
 #[derive(Debug)]
 pub(super) struct Program {
     child: Child,
-    /// Of the program itself, which another command may have started.
+    /// Id of the program's own process, which another command may have started.
     pid: u32,
     pub(super) port: u16,
 }
 
 impl Program {
-    /// Starts one with these arguments, as the command of another one where that is given, and waits until it listens.
+    /// Starts a program with these arguments, and waits until it listens. If `under` is given, the program is
+    /// the command of that one.
     ///
     /// # Errors
-    /// It does not listen.
+    /// The program does not listen.
     pub(super) fn start(under: Option<&Command>, arguments: &[&str]) -> Result<Self> {
         let this = std::env::current_exe()?;
         let mut command = match under {
@@ -87,10 +89,10 @@ impl Program {
         self.pid
     }
 
-    /// Kills the program itself.
+    /// Kills the process of the program itself.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub(super) fn kill(&self) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.pid)?).context("a process id")?;
         Ok(kill_process(pid, Signal::KILL)?)
@@ -99,7 +101,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended. One that another command runs ends with that.
+        // The process may already have ended. Under another command, the program ends together with that one.
         _ = self.child.kill();
         _ = self.child.wait();
     }

@@ -1,4 +1,5 @@
-//! Registrations and lookups, beside etcd's puts and ranges of the same bytes, in turn, each time from nothing.
+//! Compares registrations and lookups with etcd's puts and ranges of the same bytes. The systems run in turn,
+//! each from an empty state.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
@@ -7,28 +8,28 @@ use serde_json::{Value, json};
 
 use super::{Options, etcd};
 use crate::{
-    dialect::{Dialect, get, post},
     load::{Answered, Connection, Load, alone},
     machine::{self, first_line},
+    protocol::{WireProtocol, get, post},
     server::{Plan, Server},
     usage::Reading,
-    wrk::{Told, Wrk},
+    wrk::{LoadReport, Wrk},
 };
 
-/// How many connections ask at the same time.
+/// Numbers of concurrent connections.
 pub(crate) const CLIENTS: [usize; 2] = [1, 64];
-/// Before what counts.
+/// Time of load before measuring.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// How long it is waited for others to leave the machine alone, before each measurement.
+/// Longest wait for an idle machine, before each measurement.
 const QUIET_MAX: Duration = Duration::from_secs(5);
-/// Instances that are registered, and then again with something else in them: fewer than a node takes.
+/// Instances that are registered, and then replaced with other values. The number is below a node's limit.
 const RING: usize = 4096;
-/// Instances of the service that is looked up.
+/// Number of instances of the service that lookups read.
 pub(crate) const LOOKED_UP: usize = 3;
 const SERVICE: &str = "web";
 const CONTENT_TYPE: &str = "application/json";
 
-/// What is measured.
+/// System and kind of request that are measured.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Kind {
     EtcdPut,
@@ -58,7 +59,7 @@ impl Kind {
         matches!(self, Self::EtcdPut | Self::Register)
     }
 
-    /// What its ratio is of.
+    /// Returns the kind to which this one's ratio refers.
     pub(crate) fn peer(self) -> Self {
         if self.writes() { Self::EtcdPut } else { Self::EtcdSerializable }
     }
@@ -67,15 +68,15 @@ impl Kind {
         matches!(self, Self::EtcdPut | Self::EtcdRange | Self::EtcdSerializable)
     }
 
-    fn dialect(self) -> Dialect {
-        if self.is_etcd() { Dialect::Grpc } else { Dialect::Http }
+    fn protocol(self) -> WireProtocol {
+        if self.is_etcd() { WireProtocol::Grpc } else { WireProtocol::Http }
     }
 
     fn start(self, folder: &Path) -> Result<Server> {
         if self.is_etcd() { etcd::start(folder) } else { Plan::new(folder, 0, "", &[]).start() }
     }
 
-    /// Writes an instance.
+    /// Builds a request that writes an instance.
     fn write(self, number: usize, version: usize) -> Vec<u8> {
         let body = body(number, version);
         if self.is_etcd() {
@@ -85,7 +86,7 @@ impl Kind {
         }
     }
 
-    /// What one connection asks in turn.
+    /// Returns the requests that one connection sends in turn.
     fn requests(self, connection: usize, connections: usize) -> Vec<Vec<u8>> {
         let own = || (connection..RING).step_by(connections);
         match self {
@@ -105,7 +106,7 @@ fn id(number: usize) -> String {
     format!("{SERVICE}-{number}")
 }
 
-/// A registration as programs send it; etcd stores the same.
+/// Returns a registration as programs send it. etcd stores the same bytes.
 pub(super) fn body(number: usize, version: usize) -> String {
     json!({
         "name": SERVICE, "id": id(number), "address": "10.77.0.5", "port": 8000 + number, "tags": ["v1", "blue"],
@@ -114,28 +115,28 @@ pub(super) fn body(number: usize, version: usize) -> String {
     .to_string()
 }
 
-/// What one kind gave with so many connections, over all rounds.
+/// Figures of one kind with one number of connections, over all rounds.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Cell {
     pub(crate) answered: Answered,
-    /// Of each round, the rate.
+    /// Rate of each round.
     pub(crate) rates: Vec<f64>,
     pub(crate) cpu_seconds: f64,
 }
 
 impl Cell {
-    /// Requests a second, over all rounds.
+    /// Returns requests a second, over all rounds.
     pub(crate) fn rate(&self) -> f64 {
         self.answered.per_second()
     }
 }
 
-/// What all gave.
+/// Figures of all kinds, and of `wrk`.
 #[derive(Default)]
 pub(crate) struct Figures {
     pub(crate) cells: BTreeMap<(Kind, usize), Cell>,
-    /// Lookups as `wrk` asks for them, with two threads: of each round.
-    pub(crate) wrk: Vec<Told>,
+    /// Lookups by `wrk` with two threads: the report of each round.
+    pub(crate) wrk: Vec<LoadReport>,
 }
 
 impl Figures {
@@ -147,7 +148,7 @@ impl Figures {
                 "bad": cell.answered.bad, "cpuSeconds": cell.cpu_seconds,
             })
         };
-        let wrk = |told: &Told| json!({ "perSecond": told.per_second, "p99Us": told.p99_us, "errors": told.errors });
+        let wrk = |told: &LoadReport| json!({ "perSecond": told.per_second, "p99Us": told.p99_us, "errors": told.errors });
         json!({
             "cells": self.cells.iter().map(cell).collect::<Vec<_>>(),
             "wrk": self.wrk.iter().map(wrk).collect::<Vec<_>>(),
@@ -155,7 +156,7 @@ impl Figures {
     }
 }
 
-/// Measures all kinds, in turn, as often as asked.
+/// Measures all kinds, in turn, as often as requested.
 ///
 /// # Errors
 /// A server did not start, or refused.
@@ -190,12 +191,12 @@ pub(super) fn measure(options: &Options, folder: &Path, has_etcd: bool) -> Resul
     Ok(figures)
 }
 
-/// A server with what is looked up.
+/// Starts a server that has the instances for lookups.
 fn started(kind: Kind, place: &Path) -> Result<Server> {
     let server = kind.start(place)?;
     if !kind.writes() {
         alone(async {
-            let mut connection = Connection::open(server.address, kind.dialect(), 0).await?;
+            let mut connection = Connection::open(server.address, kind.protocol(), 0).await?;
             for number in 0..LOOKED_UP {
                 ensure!(connection.ask(&kind.write(number, 0)).await?, "an instance was refused");
             }
@@ -205,12 +206,12 @@ fn started(kind: Kind, place: &Path) -> Result<Server> {
     Ok(server)
 }
 
-/// One round of one cell: a server is started for it, and ends with it.
+/// Runs one round of one kind, with a new server.
 fn ask(kind: Kind, clients: usize, time: Duration, place: &Path, cell: &mut Cell) -> Result<()> {
     let server = started(kind, place)?;
     let load = Load {
         to: server.address,
-        dialect: kind.dialect(),
+        protocol: kind.protocol(),
         requests: (0..clients).map(|connection| kind.requests(connection, clients)).collect(),
         warm_up: WARM_UP,
         time,

@@ -1,4 +1,4 @@
-//! Thirty nodes: a program registers with one, and clients of all see it.
+//! Measures the time until a registration reaches the watching clients of all thirty nodes.
 
 use std::{
     path::Path,
@@ -18,16 +18,16 @@ use crate::{
 
 /// Nodes of the cluster.
 pub(crate) const NODES: usize = 30;
-/// How long a registration may take to be everywhere.
+/// Time within which a registration must be on all nodes.
 const BOUND: Duration = Duration::from_secs(10);
-/// Until connections of the start that are not needed are closed.
+/// Time after which unneeded connections of the start are closed.
 const SETTLE: Duration = Duration::from_secs(20);
 
-/// What came of it.
+/// Figures of all registrations.
 pub(crate) struct Figures {
-    /// Until the node has answered.
+    /// Times until the node has answered.
     pub(crate) answered: Times,
-    /// Until the client of each node, that of the node itself included, has its event.
+    /// Times until the client of each node, including the holder's client, has received the event.
     pub(crate) seen: Events,
 }
 
@@ -47,7 +47,7 @@ pub(super) fn measure(changes: usize, folder: &Path) -> Result<Figures> {
     for observer in 0..NODES {
         let arrived = arrived.clone();
         hearsay::changes(observer, "?service=spread", move |event| {
-            // The measuring may be over.
+            // The receiver is gone when measuring is over.
             _ = arrived.send((observer, event.data.to_owned(), event.at));
         })?;
     }

@@ -1,47 +1,47 @@
-//! How requests look and where answers end, in each of the protocols that are spoken to what is measured. Only what these benchmarks send is
-//! understood.
+//! Wire protocols of the measured systems: building of requests, and detection of the end of answers. Only
+//! the parts that these benchmarks need.
 
 use std::borrow::Cow;
 
 use crate::grpc;
 
-/// A protocol.
+/// Protocol that a measured system speaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Dialect {
-    /// HTTP/1.1, with answers that say their length.
+pub(crate) enum WireProtocol {
+    /// HTTP/1.1, with answers that state their length.
     Http,
-    /// Redis's, RESP2.
+    /// Redis, RESP2.
     Redis,
-    /// NATS, where an answer is a message to the connection's inbox.
+    /// NATS. An answer is a message to the connection's inbox.
     Nats,
-    /// gRPC, one unary call after the other.
+    /// gRPC, with one unary call after another.
     Grpc,
 }
 
-/// What has come so far.
+/// Result of parsing received bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Heard {
-    /// Not yet a whole answer.
+pub(crate) enum Parsed {
+    /// The answer is incomplete.
     Part,
-    /// An answer of so many bytes, the last of which are its body.
+    /// An answer with this length. Its last bytes are the body.
     Answer { length: usize, body: usize, is_good: bool },
-    /// So many bytes that are no answer; and what has to be said to them.
+    /// Bytes of this length that are not an answer, and the bytes to send in reply.
     Aside { length: usize, say: Vec<u8> },
 }
 
-impl Dialect {
-    /// Understands the beginning of what has come.
-    pub(crate) fn hear(self, bytes: &[u8]) -> Heard {
+impl WireProtocol {
+    /// Parses the beginning of the received bytes.
+    pub(crate) fn parse(self, bytes: &[u8]) -> Parsed {
         let heard = match self {
             Self::Http => http(bytes),
             Self::Redis => redis(bytes),
             Self::Nats => nats(bytes),
-            Self::Grpc => grpc::hear(bytes),
+            Self::Grpc => grpc::parse(bytes),
         };
-        heard.unwrap_or(Heard::Part)
+        heard.unwrap_or(Parsed::Part)
     }
 
-    /// The request as it is sent after so many others over the same connection.
+    /// Returns the request as it is sent after this many others on the same connection.
     pub(crate) fn number(self, request: &[u8], sent: u32) -> Cow<'_, [u8]> {
         match self {
             Self::Grpc => Cow::Owned(grpc::number(request, sent)),
@@ -49,7 +49,7 @@ impl Dialect {
         }
     }
 
-    /// A request to append these bytes, over the connection of this number.
+    /// Returns a request to append these bytes, on the connection with this number.
     pub(crate) fn append(self, path: &str, connection: usize, record: &str) -> Vec<u8> {
         match self {
             Self::Http => post(path, "text/plain", record),
@@ -64,7 +64,7 @@ impl Dialect {
         }
     }
 
-    /// What is said first over a connection, if anything.
+    /// Returns the first bytes of a connection; empty if the protocol has none.
     pub(crate) fn hello(self, connection: usize) -> Vec<u8> {
         match self {
             Self::Http | Self::Redis => Vec::new(),
@@ -74,17 +74,17 @@ impl Dialect {
     }
 }
 
-/// A GET that keeps the connection.
+/// Returns a GET request that keeps the connection open.
 pub(crate) fn get(path: &str) -> Vec<u8> {
     get_with(path, "")
 }
 
-/// A GET with further lines in its head, each with its end.
+/// Returns a GET request with further header lines, each with its line end.
 pub(crate) fn get_with(path: &str, lines: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{lines}\r\n").into()
 }
 
-/// A POST that keeps the connection.
+/// Returns a POST request that keeps the connection open.
 pub(crate) fn post(path: &str, content_type: &str, body: &str) -> Vec<u8> {
     format!(
         "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n{body}",
@@ -93,12 +93,12 @@ pub(crate) fn post(path: &str, content_type: &str, body: &str) -> Vec<u8> {
     .into()
 }
 
-/// Where a connection gets its answers.
+/// Returns the subject of the answers to a connection.
 pub(crate) fn inbox(connection: usize) -> String {
     format!("inbox.{connection}")
 }
 
-fn http(bytes: &[u8]) -> Option<Heard> {
+fn http(bytes: &[u8]) -> Option<Parsed> {
     let head = bytes.windows(4).position(|end| end == b"\r\n\r\n")? + 4;
     let text = std::str::from_utf8(&bytes[..head]).ok()?;
     let is_good = text.split(' ').nth(1).is_some_and(|status| status.starts_with('2'));
@@ -107,16 +107,16 @@ fn http(bytes: &[u8]) -> Option<Heard> {
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
     };
     let body: usize = text.lines().find_map(length).unwrap_or(0);
-    (bytes.len() >= head + body).then_some(Heard::Answer { length: head + body, body, is_good })
+    (bytes.len() >= head + body).then_some(Parsed::Answer { length: head + body, body, is_good })
 }
 
-/// A number or a status; anything else is no success.
-fn redis(bytes: &[u8]) -> Option<Heard> {
+/// Parses a Redis answer. A number or a status is a success; all other answers are failures.
+fn redis(bytes: &[u8]) -> Option<Parsed> {
     let length = bytes.windows(2).position(|end| end == b"\r\n")? + 2;
-    Some(Heard::Answer { length, body: length, is_good: matches!(bytes[0], b':' | b'+') })
+    Some(Parsed::Answer { length, body: length, is_good: matches!(bytes[0], b':' | b'+') })
 }
 
-fn nats(bytes: &[u8]) -> Option<Heard> {
+fn nats(bytes: &[u8]) -> Option<Parsed> {
     let line = bytes.windows(2).position(|end| end == b"\r\n")? + 2;
     let text = std::str::from_utf8(&bytes[..line]).ok()?;
     let mut words = text.split_ascii_whitespace();
@@ -125,13 +125,13 @@ fn nats(bytes: &[u8]) -> Option<Heard> {
             let body: usize = words.last()?.parse().ok()?;
             let length = line + body + 2;
             let payload = bytes.get(line..length)?;
-            // What was refused carries an error.
+            // A refused request has an error in its answer.
             let is_good = !payload.windows(8).any(|part| part == b"\"error\":");
-            Some(Heard::Answer { length, body: body + 2, is_good })
+            Some(Parsed::Answer { length, body: body + 2, is_good })
         }
-        Some("PING") => Some(Heard::Aside { length: line, say: b"PONG\r\n".to_vec() }),
-        Some("-ERR") => Some(Heard::Answer { length: line, body: 0, is_good: false }),
-        _ => Some(Heard::Aside { length: line, say: Vec::new() }),
+        Some("PING") => Some(Parsed::Aside { length: line, say: b"PONG\r\n".to_vec() }),
+        Some("-ERR") => Some(Parsed::Answer { length: line, body: 0, is_good: false }),
+        _ => Some(Parsed::Aside { length: line, say: Vec::new() }),
     }
 }
 
@@ -143,27 +143,33 @@ mod tests {
     fn an_http_answer_ends_where_it_says() {
         let answer = b"HTTP/1.1 201 Created\r\nContent-Length: 3\r\n\r\nabcHTTP";
         let length = answer.len() - 4;
-        assert_eq!(Dialect::Http.hear(answer), Heard::Answer { length, body: 3, is_good: true });
-        assert_eq!(Dialect::Http.hear(&answer[..length - 1]), Heard::Part);
-        let refused = Dialect::Http.hear(b"HTTP/1.1 503 Busy\r\n\r\n");
-        assert!(matches!(refused, Heard::Answer { is_good: false, .. }));
+        assert_eq!(WireProtocol::Http.parse(answer), Parsed::Answer { length, body: 3, is_good: true });
+        assert_eq!(WireProtocol::Http.parse(&answer[..length - 1]), Parsed::Part);
+        let refused = WireProtocol::Http.parse(b"HTTP/1.1 503 Busy\r\n\r\n");
+        assert!(matches!(refused, Parsed::Answer { is_good: false, .. }));
     }
 
     #[test]
     fn redis_answers_in_a_line() {
-        assert_eq!(Dialect::Redis.hear(b":12\r\n"), Heard::Answer { length: 5, body: 5, is_good: true });
-        assert!(matches!(Dialect::Redis.hear(b"-ERR no\r\n"), Heard::Answer { is_good: false, .. }));
-        assert_eq!(Dialect::Redis.hear(b":1"), Heard::Part);
+        assert_eq!(
+            WireProtocol::Redis.parse(b":12\r\n"),
+            Parsed::Answer { length: 5, body: 5, is_good: true }
+        );
+        assert!(matches!(WireProtocol::Redis.parse(b"-ERR no\r\n"), Parsed::Answer { is_good: false, .. }));
+        assert_eq!(WireProtocol::Redis.parse(b":1"), Parsed::Part);
     }
 
     #[test]
     fn nats_answers_with_messages_and_pings_between() {
         let message = b"MSG inbox.1 1 11\r\n{\"seq\":123}\r\n";
-        let whole = Heard::Answer { length: message.len(), body: 13, is_good: true };
-        assert_eq!(Dialect::Nats.hear(message), whole);
-        assert_eq!(Dialect::Nats.hear(&message[..20]), Heard::Part);
-        assert_eq!(Dialect::Nats.hear(b"PING\r\n"), Heard::Aside { length: 6, say: b"PONG\r\n".to_vec() });
-        let refused = Dialect::Nats.hear(b"MSG inbox.1 1 12\r\n{\"error\":{}}\r\n");
-        assert!(matches!(refused, Heard::Answer { is_good: false, .. }));
+        let whole = Parsed::Answer { length: message.len(), body: 13, is_good: true };
+        assert_eq!(WireProtocol::Nats.parse(message), whole);
+        assert_eq!(WireProtocol::Nats.parse(&message[..20]), Parsed::Part);
+        assert_eq!(
+            WireProtocol::Nats.parse(b"PING\r\n"),
+            Parsed::Aside { length: 6, say: b"PONG\r\n".to_vec() }
+        );
+        let refused = WireProtocol::Nats.parse(b"MSG inbox.1 1 12\r\n{\"error\":{}}\r\n");
+        assert!(matches!(refused, Parsed::Answer { is_good: false, .. }));
     }
 }
