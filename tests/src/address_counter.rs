@@ -1,4 +1,5 @@
-//! A server at every address of a host, which counts connections by the address that they were opened to.
+//! [`AddressCounter`]: HTTP server on every address of a host, which counts connections by destination
+//! address.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +10,7 @@ use std::{
 
 use crate::Host;
 
-/// The server. It answers each request with 200, but `/redirect/URL` with a redirect to that URL.
+/// Counting server. It answers every request with 200, and `/redirect/URL` with a redirect to URL.
 #[derive(Debug, Default)]
 pub struct AddressCounter {
     accepted: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
@@ -17,7 +18,7 @@ pub struct AddressCounter {
 }
 
 impl AddressCounter {
-    /// Starts one at a port of a host. It listens when this returns, and until the scenario ends.
+    /// Starts a server on a port of a host. It listens when this returns, and until the scenario ends.
     pub fn start(host: &Host, port: u16) -> Self {
         let counter = Self::default();
         let listener = host.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).expect("a free port"));
@@ -35,20 +36,20 @@ impl AddressCounter {
         counter
     }
 
-    /// How many connections were opened to each address.
+    /// Returns the number of connections to each address.
     pub fn accepted(&self) -> BTreeMap<IpAddr, usize> {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets the connections so far.
+    /// Resets all counts.
     pub fn reset(&self) {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Closes all connections.
+    /// Closes all open connections.
     pub fn close_all(&self) {
         for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            // The client may have closed it.
+            // The client may have closed the connection first.
             _ = stream.shutdown(Shutdown::Both);
         }
     }

@@ -1,10 +1,10 @@
-//! A real browser: Chromium without a window, told what to do over a pipe in its DevTools protocol
-//! (<https://chromedevtools.github.io/devtools-protocol/>), which is JSON with a zero byte after each message.
+//! Headless Chromium, driven over a pipe in its DevTools protocol
+//! (<https://chromedevtools.github.io/devtools-protocol/>): JSON messages, each followed by a zero byte.
 //!
-//! `hand` does what a person does to a page, with mouse and keys; `eye` looks at it.
+//! `actions` simulates a person with mouse and keys; `accessibility` checks the page.
 
-mod eye;
-mod hand;
+mod accessibility;
+mod actions;
 
 use std::{
     collections::BTreeSet,
@@ -19,13 +19,13 @@ use serde_json::{Value, json};
 
 use crate::cluster::POLL;
 
-/// No answer of the browser itself takes longer, however busy the machine.
+/// Limit of one browser command: long, because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A page has opened a dialog.
+/// Event that reports that a page has opened a dialog.
 const DIALOG: &str = "Page.javascriptDialogOpening";
 
-/// A browser with one page.
+/// Chromium process with one open page.
 pub struct Browser {
     child: Child,
     orders: ChildStdin,
@@ -36,7 +36,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Whether there is one to start. With `LAB=full` there must be.
+    /// Returns whether Chromium is installed. With `LAB=full` it must be.
     pub fn is_there() -> bool {
         let ran =
             Command::new("chromium").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -48,14 +48,21 @@ impl Browser {
         there
     }
 
-    /// Starts it; what it keeps goes into this folder.
+    /// Starts Chromium with its profile in this folder.
     pub fn start(profile: &Path) -> Self {
-        // It reads from descriptor 3 and writes to 4. The sandbox needs what a container's root lacks.
+        Self::start_with(profile, &[])
+    }
+
+    /// Starts Chromium with further command-line switches.
+    pub fn start_with(profile: &Path, switches: &[&str]) -> Self {
+        // Chromium reads commands from descriptor 3 and writes answers to 4. Its sandbox is off, because it
+        // needs capabilities that root in a container lacks.
         let line = "exec chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars \
-                    --user-data-dir=\"$0\" --remote-debugging-pipe about:blank 3<&0 4>&1 </dev/null >/dev/null 2>&1";
+                    --user-data-dir=\"$0\" --remote-debugging-pipe \"$@\" about:blank 3<&0 4>&1 </dev/null >/dev/null 2>&1";
         let mut child = Command::new("sh")
             .args(["-c", line])
             .arg(profile)
+            .args(switches)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -82,7 +89,7 @@ impl Browser {
         browser
     }
 
-    /// Has a page of this width, in the dark theme or the light one. A narrow one is a phone's, with fine pixels.
+    /// Sets the width and the theme of the page. A narrow page has the pixel density of a phone.
     pub fn view(&mut self, width: u32, dark: bool) {
         let (phone, height) = (width < 500, if width < 500 { 720 } else { 800 });
         let factor = if phone { 2 } else { 1 };
@@ -93,7 +100,7 @@ impl Browser {
         self.order("Emulation.setEmulatedMedia", json!({ "features": [theme] }));
     }
 
-    /// Whether pages may run scripts. What a test asks is answered all the same.
+    /// Allows or forbids scripts of pages. The test can evaluate expressions in both cases.
     pub fn scripts(&mut self, run: bool) {
         self.order("Emulation.setScriptExecutionDisabled", json!({ "value": !run }));
     }
@@ -106,17 +113,17 @@ impl Browser {
         self.until(PATIENCE, url, &loaded);
     }
 
-    /// Opens an address of which it is not known what comes: a page, an error, or nothing.
+    /// Opens an address that may answer with a page, with an error, or not at all.
     pub fn try_to_go(&mut self, url: &str) {
         self.js("window.before = true");
-        // One that cannot be opened says so here, and there is nothing to wait for.
+        // If the address cannot be opened, the answer has an error text, and no load event follows.
         let answer = self.order("Page.navigate", json!({ "url": url }));
         if answer["errorText"].is_null() {
             self.until(PATIENCE, url, "document.readyState === 'complete' && window.before !== true");
         }
     }
 
-    /// What a JavaScript expression gives on the page.
+    /// Evaluates a JavaScript expression on the page.
     pub fn js(&mut self, expression: &str) -> Value {
         let arguments = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let result = self.order("Runtime.evaluate", arguments);
@@ -124,17 +131,18 @@ impl Browser {
         result["result"]["value"].clone()
     }
 
-    /// Whether an expression is true. Not while its page gives way to the next: the browser refuses to evaluate then.
+    /// Returns whether an expression is true. While the page navigates, the browser refuses to evaluate, and
+    /// the result is false.
     fn is_true(&mut self, expression: &str) -> bool {
         let arguments = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let evaluated = self.ask("Runtime.evaluate", arguments);
         evaluated.is_ok_and(|result| result["result"]["value"] == true)
     }
 
-    /// Waits until an expression is true on the page. Returns how long that took.
+    /// Waits until an expression is true on the page. Returns the time that it took.
     pub fn until(&mut self, bound: Duration, what: &str, expression: &str) -> Duration {
         let start = Instant::now();
-        // While a page gives way to the next there is nothing to ask.
+        // While the page navigates, the expression may throw an error, which counts as false.
         let safe = format!("(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()");
         while !self.is_true(&safe) {
             if start.elapsed() > bound {
@@ -149,7 +157,7 @@ impl Browser {
         start.elapsed()
     }
 
-    /// What has opened by itself so far: dialogs, and pages beside the one that a test looks at.
+    /// Returns the dialogs and the further pages that the page has opened so far.
     pub fn opened(&mut self) -> Vec<String> {
         let dialogs = self.events.iter().filter(|event| event["method"] == DIALOG);
         let mut opened: Vec<String> = dialogs.map(|event| event["params"].to_string()).collect();
@@ -157,12 +165,14 @@ impl Browser {
         let targets = self.order("Target.getTargets", json!({}))["targetInfos"].clone();
         self.session = session;
         let pages = targets.as_array().into_iter().flatten().filter(|target| target["type"] == "page");
-        // One is open from the start, and the other is ours.
+        // The first page is Chromium's `about:blank`, the second was created by `start`. The page opened all
+        // further ones.
         opened.extend(pages.skip(2).map(Value::to_string));
         opened
     }
 
-    /// What the browser had to object to so far: scripts that failed, what the page's policy kept out, what could not be loaded.
+    /// Returns the errors that the browser has reported so far: failed scripts, blocked content, and
+    /// resources that did not load.
     pub fn objections(&self) -> Vec<String> {
         let is_objection = |event: &&Value| {
             event["method"] == "Runtime.exceptionThrown"
@@ -171,7 +181,7 @@ impl Browser {
         self.events.iter().filter(is_objection).map(|event| event["params"].to_string()).collect()
     }
 
-    /// Every origin that something was asked of so far, or had to be.
+    /// Returns all origins to which a request was sent or attempted.
     pub fn origins(&self) -> BTreeSet<String> {
         let requests = self.events.iter().filter(|event| event["method"] == "Network.requestWillBeSent");
         let urls = requests.filter_map(|event| event["params"]["request"]["url"].as_str());
@@ -194,7 +204,7 @@ impl Browser {
         self.ask(method, arguments).unwrap_or_else(|error| panic!("{method}: {error}"))
     }
 
-    /// Like `order`, for what may be impossible by now.
+    /// Sends a command and returns its result, or the browser's error.
     fn ask(&mut self, method: &str, arguments: Value) -> Result<Value, Value> {
         let id = self.send(method, arguments);
         loop {
@@ -206,7 +216,7 @@ impl Browser {
                 };
             }
             if message["method"] == DIALOG {
-                // The page stands still until somebody answers.
+                // A dialog blocks the page until the test answers it.
                 self.send("Page.handleJavaScriptDialog", json!({ "accept": false }));
             }
             self.events.push(message);
@@ -216,7 +226,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may already have ended.
         _ = self.child.kill();
         _ = self.child.wait();
     }

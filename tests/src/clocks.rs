@@ -1,4 +1,4 @@
-//! Wall clocks that a test sets, for nodes that are linked dynamically.
+//! [`LabClock`]: wall clock of nodes that a test sets or freezes. The nodes must be linked dynamically.
 
 use std::{
     fs::File,
@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-/// The wall clock of one node.
+/// Wall clock of one node.
 #[derive(Debug)]
 pub struct LabClock {
     file: File,
@@ -16,7 +16,8 @@ pub struct LabClock {
 }
 
 impl LabClock {
-    /// A clock in this directory that is right at first. `None`: there is no C compiler.
+    /// Creates a clock that shows the right time, with its files in this directory. `None`: no C compiler is
+    /// installed.
     pub fn new(dir: &Path, name: &str) -> Option<Self> {
         let (source, shim) = (dir.join("clock.c"), dir.join("clock.so"));
         if !shim.exists() {
@@ -35,12 +36,12 @@ impl LabClock {
         Some(clock)
     }
 
-    /// What a node must find in its environment to go by this clock.
+    /// Returns the environment variables that make a node use this clock.
     pub fn environment(&self) -> [(&'static str, &str); 2] {
         [("LD_PRELOAD", utf8(&self.shim)), ("LAB_CLOCK", utf8(&self.path))]
     }
 
-    /// Lets the clock run, this far off.
+    /// Lets the clock run with this offset from the right time.
     pub fn run(&self, offset_ms: i64) {
         self.set(offset_ms, 0);
     }

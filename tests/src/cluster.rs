@@ -1,47 +1,50 @@
-//! What a scenario can do with a cluster, whatever the cluster is made of.
+//! [`Cluster`]: trait by which tests add and stop nodes, read what each node lists, and wait for facts. The
+//! nodes are processes, or run within one process.
 
 use std::time::{Duration, Instant};
 
-/// How often a fact is looked at.
+/// Pause between two evaluations of a fact.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
-/// Which node of a cluster.
+/// Index of a node in its cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NodeRef(pub(crate) usize);
 
-/// A cluster: processes in namespaces ([`Lab`](crate::Lab)), or swarms in one process ([`Swarms`](crate::Swarms)).
+/// Cluster under test: processes in namespaces ([`Lab`](crate::Lab)), or swarms in one process
+/// ([`Swarms`](crate::Swarms)).
 pub trait Cluster {
     /// Starts a node of this name that offers grading and finds the others.
     fn add(&mut self, name: &str) -> NodeRef;
-    /// Ends a node without a word.
+    /// Kills a node.
     fn crash(&mut self, node: NodeRef);
-    /// Lets a node say goodbye and end.
+    /// Stops a node gracefully, so that it leaves the cluster first.
     fn leave(&mut self, node: NodeRef);
-    /// The name of a node.
+    /// Returns the name of a node.
     fn name_of(&self, node: NodeRef) -> String;
-    /// The state in which a node sees a member of this name; of several, the one that is present.
+    /// Returns the state in which a node sees a member of this name. If several members have the name, a
+    /// present one counts.
     fn sees(&self, by: NodeRef, name: &str) -> Option<String>;
-    /// The names of the nodes that a node lists as providers of grading, sorted.
+    /// Returns the names of the nodes that a node lists as providers of grading, sorted.
     fn providers(&self, by: NodeRef) -> Vec<String>;
-    /// The hash over everything a node knows.
+    /// Returns the root hash of a node's table.
     fn root(&self, by: NodeRef) -> Option<String>;
-    /// What every node sees, for when a fact does not come true.
+    /// Describes the view of every node, for failure messages.
     fn describe(&self) -> String;
 
-    /// Whether these nodes have equal root hashes.
+    /// Returns whether these nodes have equal root hashes.
     fn agree(&self, nodes: &[NodeRef]) -> bool {
         let hashes: Vec<_> = nodes.iter().map(|n| self.root(*n)).collect();
         hashes.iter().all(|h| h.is_some() && *h == hashes[0])
     }
 
-    /// Whether each of these nodes lists exactly all of them as providers.
+    /// Returns whether each of these nodes lists exactly all of them as providers.
     fn all_list_all(&self, nodes: &[NodeRef]) -> bool {
         let mut names: Vec<String> = nodes.iter().map(|n| self.name_of(*n)).collect();
         names.sort();
         nodes.iter().all(|n| self.providers(*n) == names)
     }
 
-    /// Waits for a fact.
+    /// Waits until a fact holds. Returns the time that it took.
     fn until(&self, bound: Duration, what: &str, fact: impl Fn(&Self) -> bool) -> Duration {
         let start = Instant::now();
         while !fact(self) {
@@ -52,7 +55,7 @@ pub trait Cluster {
         start.elapsed()
     }
 
-    /// Asserts that something stays true for as long as this: for claims that something does not happen.
+    /// Asserts that a condition holds for this long. Only for claims that an event does not happen.
     fn throughout(&self, time: Duration, what: &str, fact: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while start.elapsed() < time {

@@ -1,4 +1,5 @@
-//! The cluster of `deploy/compose.yaml`, in containers of its own: other projects on the machine neither see it nor lose a port to it.
+//! Cluster of `deploy/compose.yaml` in containers, with a unique project name and free ports, so that it is
+//! isolated from other projects on the machine.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -12,44 +13,45 @@ use serde_json::Value;
 
 use crate::{cluster::POLL, get};
 
-/// Clusters of this process so far.
+/// Number of clusters that this process has started.
 static STARTED: AtomicU32 = AtomicU32::new(0);
-/// Of what a container said, where a test has failed.
+/// Lines of a container's log that a failed test prints.
 const SHOWN_LINES: usize = 30;
 
-/// A cluster of containers. It goes with this, and with all that it kept.
+/// Cluster of containers. Dropping a `Compose` removes the containers and their volumes.
 pub struct Compose {
-    /// The command, and its first words.
+    /// Command that runs Compose: the program and its first arguments.
     command: (&'static str, &'static [&'static str]),
     project: String,
     files: Vec<PathBuf>,
-    /// Where the portal and the gateway are published.
+    /// Address at which the portal is published.
     pub portal: SocketAddr,
-    /// See `portal`.
+    /// Address at which the gateway is published.
     pub gateway: SocketAddr,
 }
 
-/// One of its containers.
+/// One container of the cluster.
 #[derive(Clone, Debug)]
 pub struct Container {
-    /// Its name.
+    /// Container name.
     pub name: String,
-    /// The service of the file that it belongs to.
+    /// Service of the Compose file.
     pub service: String,
-    /// Where its node answers; `None`: it has no address.
+    /// HTTP address of the container's node; `None` if the container has no address.
     pub http: Option<SocketAddr>,
-    /// Its first process; 0 where it has ended.
+    /// Id of the container's first process; 0 if the process has ended.
     pub pid: u32,
-    /// What it ended with, if it did.
+    /// Exit code, if it has ended.
     pub exit_code: i64,
-    /// How often it was started again.
+    /// Number of restarts.
     pub restarts: u64,
-    /// Whether its health check is content.
+    /// Whether its health check passes.
     pub is_healthy: bool,
 }
 
 impl Compose {
-    /// Whether there is an engine to run it, and an image to run: says so where not. With `LAB=full`, where there is an engine all else must be there.
+    /// Returns whether Docker, Compose and the image are available, and prints the reason if not. With
+    /// `LAB=full` on a machine with Docker, the others must be available.
     pub fn is_there(test: &str) -> bool {
         let has_engine = runs("docker", &["info"]);
         let why = if !has_engine {
@@ -66,10 +68,10 @@ impl Compose {
         false
     }
 
-    /// Starts it from these files of `deploy`. Returns when its containers were started.
+    /// Starts the cluster from these files in `deploy`. Returns after its containers were started.
     pub fn up(files: &[&str]) -> Self {
         let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
-        // Both at once, so that they differ.
+        // Both listeners exist at the same time, so that they get different ports.
         let free: Vec<TcpListener> =
             (0..2).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")).collect();
         let address = |i: usize| free[i].local_addr().expect("it is bound");
@@ -89,12 +91,12 @@ impl Compose {
         compose
     }
 
-    /// Has so many containers of a service.
+    /// Scales a service to this many containers.
     pub fn scale(&self, service: &str, count: usize) {
         self.run(&["up", "-d", "--no-recreate", "--scale", &format!("{service}={count}")]);
     }
 
-    /// Runs a command of Compose on it; it must succeed. Returns what it printed.
+    /// Runs a Compose command, which must succeed. Returns its output.
     pub fn run(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().expect("it was there a moment ago");
         must(arguments, &output)
@@ -113,7 +115,7 @@ impl Compose {
         command
     }
 
-    /// Its containers as they are now, those that have ended too.
+    /// Returns all containers in their current state, including ended ones.
     pub fn containers(&self) -> Vec<Container> {
         let label = format!("label=com.docker.compose.project={}", self.project);
         let ids = docker(&["ps", "-aq", "--filter", &label]);
@@ -143,24 +145,25 @@ impl Compose {
         containers
     }
 
-    /// Those of a service that run.
+    /// Returns the running containers of a service.
     pub fn of(&self, service: &str) -> Vec<Container> {
         self.containers().into_iter().filter(|c| c.service == service && c.pid != 0).collect()
     }
 
-    /// The name of its network.
+    /// Returns the name of the cluster's network.
     pub fn network(&self) -> String {
         format!("{}_cluster", self.project)
     }
 
-    /// What a container's node has said so far.
+    /// Returns the log of a container.
     pub fn log(&self, container: &Container) -> String {
         let output = Command::new("docker").args(["logs", &container.name]).output();
         let output = output.expect("docker was there a moment ago");
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
-    /// Waits until this holds; where it does not within the bound, shows what there is. Returns how long it took.
+    /// Waits until a condition holds. Returns the time that it took. If the bound passes, prints the state of
+    /// the cluster and fails.
     pub fn until(
         &self,
         bound: Duration,
@@ -179,7 +182,7 @@ impl Compose {
         }
     }
 
-    /// Every container, the members that it sees, and the end of what it said.
+    /// Describes every container, the members that it sees, and the end of its log.
     pub fn describe(&self) -> String {
         let mut text = String::new();
         for container in self.containers() {
@@ -195,12 +198,12 @@ impl Compose {
 
 impl Drop for Compose {
     fn drop(&mut self) {
-        // Also where a test has failed: whatever it says now, the machine is as it was.
+        // Errors are ignored, because the cluster must be removed even after a failed test.
         _ = self.command(&["down", "-v", "--timeout", "5"]).output();
     }
 }
 
-/// Runs a command of Docker; it must succeed. Returns what it printed.
+/// Runs a Docker command, which must succeed. Returns its output.
 pub fn docker(arguments: &[&str]) -> String {
     let output = Command::new("docker").args(arguments).output().expect("docker was there a moment ago");
     must(arguments, &output)
@@ -216,7 +219,7 @@ fn must(arguments: &[&str], output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Compose as a plug-in of Docker's, or as the program that it was before.
+/// Returns the command of Compose: a plug-in of Docker, or the older separate program.
 fn compose_command() -> Option<(&'static str, &'static [&'static str])> {
     let ways: [(&str, &[&str]); 2] = [("docker", &["compose"]), ("docker-compose", &[])];
     ways.into_iter().find(|(program, first)| runs(program, &[first, &["version"][..]].concat()))

@@ -1,27 +1,28 @@
-//! What a topic's database holds, feed by feed, in a form that can be held against another node's.
+//! Reads a topic's database into [`Feed`]s, a form that tests compare between nodes.
 //!
-//! The nodes compare which numbers they have. Whether the same number is the same entry everywhere, only somebody can tell who reads all files.
+//! Nodes compare only the numbers of entries. A test that reads all databases finds out whether entries with
+//! equal numbers are equal.
 
 use std::{collections::BTreeMap, path::Path};
 
-use hearsay_protocol::journal::disk::entries_from_bytes;
+use hearsay_protocol::journal::entries_from_bytes;
 use rusqlite::{Connection, OpenFlags};
 
-/// One life of one writer, as one node has it.
+/// One feed, as stored by one node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Feed {
-    /// The last entry's number.
+    /// Number of the last entry.
     pub last: u64,
-    /// How many entries there are. Without a gap, as many as the last one's number says.
+    /// Number of entries. It equals the last number if the feed has no gap.
     pub entries: u64,
-    /// The hash over all of them, in their order.
+    /// Hash over all entries in order.
     pub hash: String,
 }
 
-/// All feeds of a database that no node has open, by writer and boot number.
+/// Reads all feeds of a database, by writer and boot number. No node may have the database open.
 ///
 /// # Panics
-/// It is no journal, or an entry cannot be read.
+/// The database is not a journal, or an entry cannot be read.
 pub fn feeds(path: &Path) -> BTreeMap<String, Feed> {
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("a database");
     let mut runs = db

@@ -1,104 +1,107 @@
-//! Whether a journal kept its word: what clients were told, held against what the replicas have.
+//! [`History`] of writes, and its checker, which compares the clients' answers with the content of every
+//! replica.
 //!
-//! Every write has a name of its own, given by its client, outside of the nodes. Afterwards each replica is read as a whole. What was acknowledged must be
-//! there exactly once, on all; what was refused must not be there; of the rest nobody knows, and it may be there once.
+//! Each client gives each write a unique name. Afterwards the test reads every replica. An acknowledged write
+//! must be on every replica exactly once, and a refused write on none. An indeterminate write may be there at
+//! most once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a client was told of a write.
+/// Outcome of a write, as its client saw it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Told {
-    /// It is written: under this name, at this level.
+pub enum Outcome {
+    /// The write was acknowledged, with this id and level.
     Acknowledged {
-        /// The entry's name.
+        /// Id of the entry.
         entry: String,
         /// `local`, `replicated` or `majority`.
         level: String,
     },
-    /// It is not, and will not be.
+    /// The write was refused: it is not in the journal and never will be.
     Refused,
-    /// Nothing, or that nobody knows.
+    /// The outcome is not known: no answer arrived, or the answer says so.
     Indeterminate,
 }
 
-/// What was told of each write.
+/// Outcomes of all writes, by name.
 #[derive(Clone, Debug, Default)]
-pub struct History(BTreeMap<String, Told>);
+pub struct History(BTreeMap<String, Outcome>);
 
-/// A broken promise.
+/// A guarantee that the journal broke.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fault {
-    /// Acknowledged, and not on this replica.
+    /// The write was acknowledged, but is missing on this replica.
     Lost {
-        /// Which write.
+        /// Name of the write.
         write: String,
-        /// Where it is missing.
+        /// Replica.
         replica: String,
-        /// The level at which it was acknowledged.
+        /// Acknowledged level.
         level: String,
     },
-    /// More than once on this replica.
+    /// The write is on this replica more than once.
     Duplicated {
-        /// Which write.
+        /// Name of the write.
         write: String,
-        /// Where.
+        /// Replica.
         replica: String,
     },
-    /// Refused, and there all the same.
+    /// The write was refused, but is on this replica.
     Undead {
-        /// Which write.
+        /// Name of the write.
         write: String,
-        /// Where.
+        /// Replica.
         replica: String,
     },
-    /// Nobody wrote this.
+    /// The entry is on this replica, but no client wrote it.
     Invented {
-        /// What is there.
+        /// Content of the entry.
         write: String,
-        /// Where.
+        /// Replica.
         replica: String,
     },
-    /// Two writes were acknowledged under one name.
+    /// Two writes were acknowledged with the same id.
     Reused {
-        /// The name.
+        /// Id of the two entries.
         entry: String,
     },
-    /// Two replicas have different things.
+    /// The contents of two replicas differ.
     Different {
-        /// One.
+        /// One replica.
         one: String,
-        /// The other.
+        /// The other replica.
         other: String,
     },
 }
 
 impl History {
-    /// Notes what was told of a write. The last word counts: a retry under the same key is the same write.
-    pub fn note(&mut self, write: &str, told: Told) {
-        self.0.insert(write.to_owned(), told);
+    /// Records the outcome of a write. The last outcome counts, because a retry with the same key is the same
+    /// write.
+    pub fn note(&mut self, write: &str, outcome: Outcome) {
+        self.0.insert(write.to_owned(), outcome);
     }
 
-    /// Adds what another client was told.
+    /// Adds the outcomes that another client recorded.
     pub fn join(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// How many writes were acknowledged, refused, and neither.
+    /// Returns the numbers of acknowledged, refused and indeterminate writes.
     pub fn counts(&self) -> (usize, usize, usize) {
-        let count = |which: fn(&Told) -> bool| self.0.values().filter(|told| which(told)).count();
+        let count = |which: fn(&Outcome) -> bool| self.0.values().filter(|outcome| which(outcome)).count();
         (
-            count(|told| matches!(told, Told::Acknowledged { .. })),
-            count(|told| *told == Told::Refused),
-            count(|told| *told == Told::Indeterminate),
+            count(|outcome| matches!(outcome, Outcome::Acknowledged { .. })),
+            count(|outcome| *outcome == Outcome::Refused),
+            count(|outcome| *outcome == Outcome::Indeterminate),
         )
     }
 
-    /// Holds the history against what each replica has.
+    /// Compares the history with the content of each replica. Returns all faults.
     pub fn check(&self, replicas: &BTreeMap<String, Vec<String>>) -> BTreeSet<Fault> {
         let mut faults = BTreeSet::new();
         let mut names = BTreeSet::new();
-        for told in self.0.values() {
-            if let Told::Acknowledged { entry, .. } = told
+        for outcome in self.0.values() {
+            if let Outcome::Acknowledged { entry, .. } = outcome
                 && !names.insert(entry)
             {
                 faults.insert(Fault::Reused { entry: entry.clone() });
@@ -108,15 +111,15 @@ impl History {
             let mut counted: BTreeMap<&str, usize> = BTreeMap::new();
             has.iter().for_each(|write| *counted.entry(write).or_default() += 1);
             let at = |write: &str| (write.to_owned(), replica.clone());
-            for (write, told) in &self.0 {
+            for (write, outcome) in &self.0 {
                 let count = counted.remove(write.as_str()).unwrap_or(0);
                 let (write, replica) = at(write);
-                match (told, count) {
-                    (Told::Acknowledged { level, .. }, 0) => {
+                match (outcome, count) {
+                    (Outcome::Acknowledged { level, .. }, 0) => {
                         let level = level.clone();
                         faults.insert(Fault::Lost { write, replica, level });
                     }
-                    (Told::Refused, 1..) => _ = faults.insert(Fault::Undead { write, replica }),
+                    (Outcome::Refused, 1..) => _ = faults.insert(Fault::Undead { write, replica }),
                     (_, 2..) => _ = faults.insert(Fault::Duplicated { write, replica }),
                     _ => (),
                 }
@@ -145,14 +148,14 @@ impl History {
 mod tests {
     use super::*;
 
-    fn history(told: &[(&str, Told)]) -> History {
+    fn history(outcome: &[(&str, Outcome)]) -> History {
         let mut history = History::default();
-        told.iter().for_each(|(write, told)| history.note(write, told.clone()));
+        outcome.iter().for_each(|(write, outcome)| history.note(write, outcome.clone()));
         history
     }
 
-    fn acknowledged(entry: &str) -> Told {
-        Told::Acknowledged { entry: entry.into(), level: "local".into() }
+    fn acknowledged(entry: &str) -> Outcome {
+        Outcome::Acknowledged { entry: entry.into(), level: "local".into() }
     }
 
     fn replicas(has: &[&[&str]]) -> BTreeMap<String, Vec<String>> {
@@ -162,29 +165,29 @@ mod tests {
 
     #[test]
     fn a_kept_word_has_no_faults() {
-        let told = [
+        let outcome = [
             ("a", acknowledged("1")),
-            ("b", Told::Refused),
-            ("c", Told::Indeterminate),
-            ("d", Told::Indeterminate),
+            ("b", Outcome::Refused),
+            ("c", Outcome::Indeterminate),
+            ("d", Outcome::Indeterminate),
         ];
-        assert_eq!(history(&told).check(&replicas(&[&["a", "c"], &["c", "a"]])), BTreeSet::new());
-        assert_eq!(history(&told).counts(), (1, 1, 2));
+        assert_eq!(history(&outcome).check(&replicas(&[&["a", "c"], &["c", "a"]])), BTreeSet::new());
+        assert_eq!(history(&outcome).counts(), (1, 1, 2));
     }
 
     #[test]
     fn each_kind_of_broken_word_is_named() {
-        let names = |told: &[(&str, Told)], has: &[&[&str]]| -> Vec<String> {
-            let faults = history(told).check(&replicas(has));
+        let names = |outcome: &[(&str, Outcome)], has: &[&[&str]]| -> Vec<String> {
+            let faults = history(outcome).check(&replicas(has));
             faults.iter().map(|fault| format!("{fault:?}").split(' ').next().unwrap().to_owned()).collect()
         };
         assert_eq!(names(&[("a", acknowledged("1"))], &[&[]]), ["Lost"]);
         assert_eq!(names(&[("a", acknowledged("1"))], &[&["a"], &[]]), ["Lost", "Different"]);
         assert_eq!(names(&[("a", acknowledged("1"))], &[&["a", "a"]]), ["Duplicated"]);
-        assert_eq!(names(&[("a", Told::Refused)], &[&["a"]]), ["Undead"]);
-        assert_eq!(names(&[("a", Told::Indeterminate)], &[&["a", "a"]]), ["Duplicated"]);
+        assert_eq!(names(&[("a", Outcome::Refused)], &[&["a"]]), ["Undead"]);
+        assert_eq!(names(&[("a", Outcome::Indeterminate)], &[&["a", "a"]]), ["Duplicated"]);
         assert_eq!(names(&[], &[&["a"]]), ["Invented"]);
         assert_eq!(names(&[("a", acknowledged("1")), ("b", acknowledged("1"))], &[&["a", "b"]]), ["Reused"]);
-        assert_eq!(names(&[("a", Told::Indeterminate)], &[&["a"], &[]]), ["Different"]);
+        assert_eq!(names(&[("a", Outcome::Indeterminate)], &[&["a"], &[]]), ["Different"]);
     }
 }

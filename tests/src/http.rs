@@ -1,4 +1,4 @@
-//! A client that tells apart what a test must: answered, refused before anything was sent, and nobody knows.
+//! HTTP client that distinguishes three outcomes: an answer, a refused connection, and an unknown outcome.
 
 use std::{
     io::{Read, Write},
@@ -10,57 +10,58 @@ use std::{
 
 use serde_json::Value;
 
-/// What came back.
+/// Answer to a request.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// The status.
+    /// Status code.
     pub status: u16,
-    /// The lines of the head.
+    /// Lines of the head.
     pub head: String,
-    /// The body.
+    /// Body.
     pub body: String,
 }
 
 impl Reply {
-    /// The body as JSON; null if it is none.
+    /// Parses the body as JSON; null if the body is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
 
-    /// The value of a header.
+    /// Returns the value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.head.lines().filter_map(|line| line.split_once(": "));
         headers.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 }
 
-/// Why there is no reply.
+/// Reason for which a request has no answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Silence {
-    /// No connection: nothing was sent.
+pub enum SendError {
+    /// The connection failed, so the request was not sent.
     NotSent,
-    /// The request may have been carried out.
+    /// The outcome is unknown: the server may have handled the request.
     Unknown,
 }
 
-/// Sends a request on a connection of its own.
+/// Sends a request on a new connection.
 ///
 /// # Errors
-/// See [`Silence`].
+/// See [`SendError`].
 pub fn send(
     to: SocketAddr,
     request: &str,
     headers: &[(&str, &str)],
     body: &str,
     limit: Duration,
-) -> Result<Reply, Silence> {
+) -> Result<Reply, SendError> {
     send_under(&to.to_string(), to, request, headers, body, limit)
 }
 
-/// Sends a request on a connection of its own, under this name in `Host`.
+/// Sends a request on a new connection, with this `Host` header.
 ///
 /// # Errors
-/// See [`Silence`].
+/// See [`SendError`].
+#[allow(clippy::too_many_arguments, reason = "the parts of an HTTP request")]
 pub fn send_under(
     host: &str,
     to: SocketAddr,
@@ -68,22 +69,27 @@ pub fn send_under(
     headers: &[(&str, &str)],
     body: &str,
     limit: Duration,
-) -> Result<Reply, Silence> {
-    let stream = TcpStream::connect_timeout(&to, limit).map_err(|_| Silence::NotSent)?;
-    stream.set_read_timeout(Some(limit)).map_err(|_| Silence::NotSent)?;
-    exchange(stream, request, host, headers, body).ok_or(Silence::Unknown)
+) -> Result<Reply, SendError> {
+    let stream = TcpStream::connect_timeout(&to, limit).map_err(|_| SendError::NotSent)?;
+    stream.set_read_timeout(Some(limit)).map_err(|_| SendError::NotSent)?;
+    exchange(stream, request, host, headers, body).ok_or(SendError::Unknown)
 }
 
-/// Sends a request with a JSON body, unless it is empty, over a node's Unix socket.
+/// Sends a request over a node's Unix socket. A non-empty body is sent as JSON.
 ///
 /// # Errors
-/// See [`Silence`].
-pub fn send_over_socket(socket: &Path, request: &str, body: &str, limit: Duration) -> Result<Reply, Silence> {
-    let stream = UnixStream::connect(socket).map_err(|_| Silence::NotSent)?;
-    stream.set_read_timeout(Some(limit)).map_err(|_| Silence::NotSent)?;
+/// See [`SendError`].
+pub fn send_over_socket(
+    socket: &Path,
+    request: &str,
+    body: &str,
+    limit: Duration,
+) -> Result<Reply, SendError> {
+    let stream = UnixStream::connect(socket).map_err(|_| SendError::NotSent)?;
+    stream.set_read_timeout(Some(limit)).map_err(|_| SendError::NotSent)?;
     let headers: &[(&str, &str)] =
         if body.is_empty() { &[] } else { &[("content-type", "application/json")] };
-    exchange(stream, request, "localhost", headers, body).ok_or(Silence::Unknown)
+    exchange(stream, request, "localhost", headers, body).ok_or(SendError::Unknown)
 }
 
 fn exchange(

@@ -1,4 +1,5 @@
-//! A peer that means harm: it speaks the transport as a node does, is let in where the cluster is open, and then says what it likes.
+//! [`Intruder`]: malicious peer that speaks the transport like a node, joins open clusters, and sends
+//! arbitrary messages. Also sends forged mDNS announcements ([`spoof_mdns`]).
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -7,10 +8,9 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use futures::StreamExt as _;
-use hearsay_node::swarm::{self, Behaviour, BehaviourEvent, SwarmConfig};
+use hearsay_node::{Behaviour, BehaviourEvent, SwarmConfig, build_swarm};
 use hearsay_protocol::{
-    Identity,
-    record::Entry,
+    Entry, Identity,
     wire::{self, Digest, Gossip, Received, Request, Response},
 };
 use libp2p::{
@@ -23,24 +23,24 @@ use libp2p::{
 };
 use tokio::runtime::Runtime;
 
-/// How long anything may take.
+/// Limit of every operation.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// An intruder, connected to one node.
+/// Malicious peer that is connected to one node.
 pub struct Intruder {
     runtime: Runtime,
     swarm: Swarm<Behaviour>,
     topic: IdentTopic,
     victim: PeerId,
-    /// Whom it can sign as.
+    /// Identity with which the peer signs entries and evidence.
     pub identity: Identity,
 }
 
 impl Intruder {
-    /// Connects to a node and takes part in its gossip.
+    /// Connects to a node and joins its gossip.
     ///
     /// # Errors
-    /// The node does not answer, or does not let it in.
+    /// The node does not answer, or refuses the connection.
     pub fn connect(seed: [u8; 32], cluster: &str, to: SocketAddr) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let inside = runtime.enter();
@@ -51,7 +51,7 @@ impl Intruder {
             mdns: false,
             exempt: Default::default(),
         };
-        let (mut swarm, topic) = swarm::build(&Keypair::ed25519_from_bytes(seed)?, &config)?;
+        let (mut swarm, topic) = build_swarm(&Keypair::ed25519_from_bytes(seed)?, &config)?;
         swarm.dial(Multiaddr::from(to.ip()).with(Protocol::Tcp(to.port())))?;
         drop(inside);
         let identity = Identity::from_seed(&seed);
@@ -66,10 +66,10 @@ impl Intruder {
         Ok(intruder)
     }
 
-    /// Lets others connect to it, as to a member, at this port of each address.
+    /// Accepts connections from other nodes, like a member, at this port of each address.
     ///
     /// # Errors
-    /// It cannot listen there.
+    /// The peer cannot listen there.
     pub fn listen(&mut self, port: u16) -> anyhow::Result<()> {
         let _inside = self.runtime.enter();
         self.swarm.listen_on(Multiaddr::from(Ipv4Addr::UNSPECIFIED).with(Protocol::Tcp(port)))?;
@@ -95,11 +95,11 @@ impl Intruder {
             .context("it did not happen")
     }
 
-    /// Lets the transport do its work for a while.
+    /// Runs the transport for this time.
     pub fn let_pass(&mut self, time: Duration) {
         let swarm = &mut self.swarm;
         self.runtime.block_on(async {
-            // Events of no interest; the time is up when it is up.
+            // Events are ignored until the time is up.
             _ = tokio::time::timeout(time, async {
                 loop {
                     swarm.select_next_some().await;
@@ -109,19 +109,19 @@ impl Intruder {
         });
     }
 
-    /// Floods bytes. Whether they are accepted is up to the others.
+    /// Sends bytes by gossip. The other nodes decide whether they accept them.
     pub fn gossip(&mut self, bytes: Vec<u8>) {
-        // Refused here if it is too large or was said before.
+        // The local swarm refuses messages that are too large or repeated; the error is ignored.
         _ = self.swarm.behaviour_mut().gossip.publish(self.topic.clone(), bytes);
         self.let_pass(Duration::from_millis(1));
     }
 
-    /// Floods entries.
+    /// Sends entries by gossip.
     pub fn gossip_entries(&mut self, entries: Vec<Entry>) {
         self.gossip(wire::encode(&Gossip::Entries(entries)));
     }
 
-    /// Asks the node it is connected to, and waits for the answer; `None` where there is none.
+    /// Sends a request to the node and waits for the answer; `None` without an answer.
     pub fn ask(&mut self, bytes: Vec<u8>) -> Option<Vec<u8>> {
         let victim = self.victim;
         let id: OutboundRequestId = self.swarm.behaviour_mut().sync.send_request(&victim, bytes);
@@ -139,10 +139,10 @@ impl Intruder {
         answer.ok().flatten()
     }
 
-    /// Everything that the node knows, as it would tell a newcomer.
+    /// Fetches all entries that the node has, as a new node does.
     ///
     /// # Errors
-    /// It answers something else.
+    /// The node sends an unexpected answer.
     pub fn everything(&mut self) -> anyhow::Result<Vec<Entry>> {
         let list = Request::List { parts: u64::MAX, after: None };
         let Some(Ok(Received::Known(Response::Digests { digests, .. }))) =
@@ -160,10 +160,10 @@ impl Intruder {
     }
 }
 
-/// Multicasts an answer to libp2p's mDNS question that nobody asked: this peer, at this address.
+/// Multicasts an unsolicited answer to libp2p's mDNS question, with this peer and address.
 ///
 /// # Errors
-/// The socket.
+/// The socket cannot be used.
 pub fn spoof_mdns(from: Ipv4Addr, peer: &str, address: &str) -> anyhow::Result<()> {
     let socket = UdpSocket::bind((from, 0))?;
     socket.set_multicast_ttl_v4(255)?;
@@ -191,7 +191,7 @@ pub fn spoof_mdns(from: Ipv4Addr, peer: &str, address: &str) -> anyhow::Result<(
     txt.extend(text.as_bytes());
     record(name(&[instance]), 16, txt);
     socket.send_to(&packet, (Ipv4Addr::new(224, 0, 0, 251), 5353))?;
-    // And what is no packet at all.
+    // Also sends bytes that are not DNS packets.
     for length in [0, 1, 11, 12, 13, 500] {
         socket.send_to(&vec![0xc0; length], (Ipv4Addr::new(224, 0, 0, 251), 5353))?;
     }

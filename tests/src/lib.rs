@@ -1,10 +1,12 @@
-//! The lab: real nodes in network namespaces, and what can go wrong with them.
+//! Test lab: real nodes in network namespaces, and the faults that scenarios inject.
 //!
-//! A scenario runs inside a namespace of its own, private down to `/run/netns`: [`scenario`] starts its test again under `unshare`, so that
-//! nothing can leak out and everything vanishes with the process, hosts, bridge and rules included. Inside, a [`Host`] is another
-//! namespace on one bridge; the test itself sits on the bridge and can ask every node.
+//! [`scenario`] restarts its test under `unshare`, in private network and mount namespaces (`/run/netns`
+//! included). So hosts, bridge and firewall rules affect no other network, and the kernel removes them when
+//! the process ends. A [`Host`] is another namespace on one bridge; the test itself is on the bridge and
+//! reaches every node.
 //!
-//! Nothing waits for a duration: [`Lab::until`] waits for a fact, with a bound, and shows the state of every node when the bound passes.
+//! Tests wait for facts, never for durations: [`Lab::until`] has a bound. If the bound passes, it fails and
+//! shows the state of every node.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -23,12 +25,14 @@ mod browser;
 mod clocks;
 mod cluster;
 mod compose;
+pub mod faulty_store;
 mod feeds;
 mod floods;
-mod forgetful;
+mod foreign;
 pub mod history;
 pub mod http;
 mod intruder;
+mod lossy_disk;
 mod programs;
 pub mod registry;
 pub mod rows;
@@ -41,23 +45,26 @@ pub use clocks::LabClock;
 pub use cluster::{Cluster, NodeRef};
 pub use compose::{Compose, Container, docker};
 pub use feeds::{Feed, feeds};
-pub use floods::{Flood, raise_file_limit, status_of};
-pub use forgetful::Forgetful;
+pub use floods::{CpuLimit, Flood, Flooded, Flooding, TimedRequest, run_flooder};
+pub use foreign::{ForeignSite, NameServer, SiteRequest};
 pub use intruder::{Intruder, spoof_mdns};
+pub use lossy_disk::LossyDisk;
 pub use programs::Program;
 pub use swarms::Swarms;
 pub use writers::{Writers, all_written};
 
 use cluster::POLL;
 
-/// Set for the process that runs inside, to a file by which it shows that it ran.
+/// Environment variable that is set for the process inside the namespaces. It names a file that the process
+/// creates as proof that the test ran.
 const INSIDE: &str = "HEARSAY_LAB_INSIDE";
 
-/// Runs a scenario inside namespaces of its own. Where that is impossible, says so; with `LAB=full` that is a failure.
+/// Runs a scenario inside new namespaces. If that is impossible, prints the reason; with `LAB=full` the test
+/// fails.
 pub fn scenario(name: &str, body: impl FnOnce(&mut Lab)) {
     if let Some(sign) = std::env::var_os(INSIDE) {
         fs::write(sign, name).expect("a place for a sign of life");
-        return body(&mut Lab::new());
+        return body(&mut Lab::in_this_namespace());
     }
     if let Err(why) = can_unshare() {
         println!("skipped: {name}: {why}");
@@ -66,7 +73,7 @@ pub fn scenario(name: &str, body: impl FnOnce(&mut Lab)) {
     }
     let me = std::env::current_exe().expect("a test has a file");
     let sign = std::env::temp_dir().join(format!("hearsay-scenario-{}-{name}", std::process::id()));
-    // SIGHUP as a node under a supervisor has it, also where the tests run under nohup.
+    // SIGHUP gets its default handling, as under a supervisor, even if the tests run under nohup.
     let status = Command::new("env")
         .args(["--default-signal=HUP", "unshare", "--net", "--mount", "--"])
         .arg(me)
@@ -75,7 +82,7 @@ pub fn scenario(name: &str, body: impl FnOnce(&mut Lab)) {
         .status()
         .expect("unshare was there a moment ago");
     assert!(status.success(), "{name} failed; see above");
-    // A name that matches no test runs none, and succeeds.
+    // If no test has the name, the process runs none and still succeeds.
     fs::remove_file(&sign).unwrap_or_else(|_| panic!("{name} is not the name of the test that calls it"));
 }
 
@@ -98,25 +105,25 @@ fn can_unshare() -> Result<(), String> {
     Ok(())
 }
 
-/// The build that breaks its word, or speaks a next version, where a test wants it (the features `broken` and `next`). Where there is none, says so; with
-/// `LAB=full` that is a failure.
+/// Returns the program `node-broken`, whose journal breaks its guarantees, or which speaks the next version
+/// of the protocol. Without the program, prints that the test is skipped; with `LAB=full` the test fails.
 pub fn other_build(test: &str) -> Option<OsString> {
     let build = std::env::var_os("NODE_BROKEN_BIN");
     if build.is_none() {
-        println!(
-            "skipped: {test}: NODE_BROKEN_BIN does not name a node with the features `broken` and `next`; tests/run does"
-        );
+        println!("skipped: {test}: NODE_BROKEN_BIN does not name the program node-broken; tests/run does");
         assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and {test} has no such node");
     }
     build
 }
 
-/// The build of the version before epochs, two before this one, made from its commit with `LAB_LONG=1`. Where there is none, says so.
+/// Returns the build of the version without epochs, two versions ago. With `LAB_LONG=1`, `tests/run` builds
+/// it from its commit. Without a build, prints that the test is skipped.
 pub fn older_build(test: &str) -> Option<OsString> {
     earlier_build(test, "NODE_OLDER_BIN")
 }
 
-/// The build of the version before this one, in which no programs registered. Where there is none, says so.
+/// Returns the build of the previous version, which has no registry. Without a build, prints that the test is
+/// skipped.
 pub fn build_before(test: &str) -> Option<OsString> {
     earlier_build(test, "NODE_BEFORE_BIN")
 }
@@ -131,39 +138,39 @@ fn earlier_build(test: &str, variable: &str) -> Option<OsString> {
     build
 }
 
-/// Runs a command of the lab's own; it must succeed.
+/// Runs a shell command, which must succeed.
 pub fn sh(line: &str) {
     let output = Command::new("sh").args(["-c", line]).output().expect("there is a shell");
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Namespaces, hosts and nodes of one scenario.
+/// Lab of one scenario: its hosts and nodes.
 pub struct Lab {
     dir: PathBuf,
     hosts: usize,
     nodes: Vec<Node>,
-    /// What is started from now on, and what it finds in its environment.
+    /// Binary of nodes that start from now on. They also get `environment`.
     binary: OsString,
     environment: Vec<(String, String)>,
 }
 
-/// A machine: a namespace with one interface on the lab's bridge.
+/// Simulated machine: a namespace with one interface on the lab's bridge.
 #[derive(Clone, Debug)]
 pub struct Host {
-    /// Its namespace.
+    /// Name of its namespace.
     pub name: String,
-    /// Its address.
+    /// IP address.
     pub ip: String,
 }
 
 impl Host {
-    /// Runs a command on the host; it must succeed.
+    /// Runs a command on the host, which must succeed.
     pub fn sh(&self, line: &str) {
         sh(&format!("ip netns exec {} {line}", self.name));
     }
 
-    /// Drops whatever comes from these hosts.
-    pub fn deafen(&self, to: &[&Host]) {
+    /// Drops packets that arrive from these hosts.
+    pub fn drop_packets_from(&self, to: &[&Host]) {
         let from = to.iter().map(|h| h.ip.as_str()).collect::<Vec<_>>().join(", ");
         self.sh(&format!(
             "nft 'add table inet lab; add chain inet lab in {{ type filter hook input priority 0; }}; \
@@ -171,26 +178,26 @@ impl Host {
         ));
     }
 
-    /// Loses so many of a hundred packets that come in.
-    pub fn lose(&self, percent: u8) {
+    /// Drops this percentage of incoming packets, at random.
+    pub fn drop_percent(&self, percent: u8) {
         self.sh(&format!(
             "nft 'add table inet lab; add chain inet lab in {{ type filter hook input priority 0; }}; \
              add rule inet lab in iifname eth0 numgen random mod 100 < {percent} drop'"
         ));
     }
 
-    /// Hears everything again.
-    pub fn hear(&self) {
+    /// Ends the packet loss.
+    pub fn drop_nothing(&self) {
         self.sh("nft delete table inet lab");
     }
 }
 
-/// Processes that do nothing, as fast as they can, until this is dropped; not for longer than 700 s of processor time each.
+/// Processes that keep processors busy until this is dropped; each uses at most 700 s of processor time.
 #[derive(Debug)]
 pub struct Busy(Vec<Child>);
 
 impl Busy {
-    /// So many of them.
+    /// Starts this many processes.
     pub fn start(count: usize) -> Self {
         let spin = || Command::new("sh").args(["-c", "ulimit -t 700; while :; do :; done"]).spawn();
         Self((0..count).map(|_| spin().expect("there is a shell")).collect())
@@ -206,34 +213,36 @@ impl Drop for Busy {
     }
 }
 
-/// A node process.
+/// Process of a node under test.
 #[derive(Debug)]
 pub struct Node {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Where it answers.
+    /// HTTP address.
     pub http: SocketAddr,
     child: Child,
     log: PathBuf,
 }
 
 impl Lab {
-    fn new() -> Self {
+    /// Creates the lab inside the namespaces of this process. `NODE_BIN` names the node's binary.
+    pub fn in_this_namespace() -> Self {
         let dir = std::env::temp_dir().join(format!("hearsay-lab-{}", std::process::id()));
         fs::create_dir_all(&dir).expect("a place for logs");
-        // `ip netns` keeps its handles in /run/netns: a private one, so that two scenarios never meet.
+        // `ip netns` keeps its handles in /run/netns. Each scenario mounts a private one, so that concurrent
+        // scenarios do not collide.
         sh("mkdir -p /run/netns && mount -t tmpfs none /run/netns && ip link set lo up && \
             ip link add br0 type bridge && ip addr add 10.77.0.1/16 dev br0 && ip link set br0 up");
-        let binary = std::env::var_os("NODE_BIN").expect("checked before");
+        let binary = std::env::var_os("NODE_BIN").expect("NODE_BIN names the node");
         Self { dir, hosts: 0, nodes: Vec::new(), binary, environment: Vec::new() }
     }
 
-    /// The folder of this scenario.
+    /// Returns the folder of this scenario.
     pub fn dir(&self) -> &PathBuf {
         &self.dir
     }
 
-    /// Another machine on the LAN.
+    /// Adds a machine to the LAN.
     pub fn host(&mut self) -> Host {
         self.hosts += 1;
         let host = Host { name: format!("h{}", self.hosts), ip: format!("10.77.1.{}", self.hosts) };
@@ -246,7 +255,7 @@ impl Lab {
         host
     }
 
-    /// Starts a node on a host, or here on loopback, with a state directory named after it.
+    /// Starts a node on a host, or on loopback. The node's state directory has its name.
     pub fn start(&mut self, on: Option<&Host>, name: &str, http: u16, arguments: &[&str]) -> NodeRef {
         let log = self.dir.join(format!("{name}-{}.log", self.nodes.len()));
         let mut command = self.command(on, name, arguments);
@@ -259,7 +268,7 @@ impl Lab {
         NodeRef(self.nodes.len() - 1)
     }
 
-    /// The node's command line, not yet run.
+    /// Builds the node's command line without running it.
     pub fn command(&self, on: Option<&Host>, name: &str, arguments: &[&str]) -> Command {
         let mut command = match on {
             Some(host) => {
@@ -269,7 +278,7 @@ impl Lab {
             }
             None => Command::new(&self.binary),
         };
-        // What tests read in logs must not depend on who runs them.
+        // Logs that tests read must not depend on the caller's environment.
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("HEARSAY_") {
                 command.env_remove(variable);
@@ -278,7 +287,7 @@ impl Lab {
         command
             .args(arguments)
             .env_remove("RUST_LOG")
-            // Where a node that runs here may have its socket.
+            // A node outside of the lab may have its socket in this directory.
             .env_remove("XDG_RUNTIME_DIR")
             .env("XDG_STATE_HOME", self.dir.join(name))
             .env("NO_COLOR", "1")
@@ -287,18 +296,18 @@ impl Lab {
         command
     }
 
-    /// Ends all nodes without a word, and starts another program from now on.
-    pub fn begin_anew(&mut self, binary: &OsStr, environment: &[(&str, &str)]) {
+    /// Kills all nodes. Nodes that start from now on use another binary.
+    pub fn restart_with(&mut self, binary: &OsStr, environment: &[(&str, &str)]) {
         for node in &mut self.nodes {
-            // It may have ended by itself.
+            // The process may already have ended.
             _ = node.child.kill();
             _ = node.child.wait();
         }
-        self.go_on_with(binary, environment);
+        self.use_binary(binary, environment);
     }
 
-    /// Starts another program from now on, beside what runs.
-    pub fn go_on_with(&mut self, binary: &OsStr, environment: &[(&str, &str)]) {
+    /// Nodes that start from now on use another binary; running nodes remain.
+    pub fn use_binary(&mut self, binary: &OsStr, environment: &[(&str, &str)]) {
         self.binary = binary.to_owned();
         self.environment = environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
     }
@@ -308,28 +317,28 @@ impl Lab {
         self.start(Some(on), name, 7500, &["--role", "grading", "--name", name])
     }
 
-    /// Where a node answers HTTP.
+    /// Returns a node's HTTP address.
     pub fn address(&self, node: NodeRef) -> SocketAddr {
         self.nodes[node.0].http
     }
 
-    /// A node's process id.
+    /// Returns a node's process id.
     pub fn pid(&self, node: NodeRef) -> u32 {
         self.nodes[node.0].child.id()
     }
 
-    /// The Unix socket of a node that has one in its state directory.
+    /// Returns the Unix socket in a node's state directory.
     pub fn socket(&self, node: NodeRef) -> PathBuf {
         let Node { name, http, .. } = &self.nodes[node.0];
         find(&self.dir.join(name), &format!("default-{}.sock", http.port())).expect("a socket")
     }
 
-    /// Sends a signal by number or name.
+    /// Sends a signal, given by number or name, to a node.
     pub fn signal(&self, node: NodeRef, signal: &str) {
         sh(&format!("kill -{signal} {}", self.pid(node)));
     }
 
-    /// Waits for a process to end.
+    /// Waits for a node's process to end.
     pub fn ended(&mut self, node: NodeRef, bound: Duration) -> ExitStatus {
         let start = Instant::now();
         loop {
@@ -341,29 +350,37 @@ impl Lab {
         }
     }
 
-    /// What a node wrote so far.
+    /// Returns a node's log so far.
     pub fn log(&self, node: NodeRef) -> String {
         fs::read_to_string(&self.nodes[node.0].log).unwrap_or_default()
     }
 
-    /// What a node answers to a GET, if it does.
+    /// Waits for a line in a node's log that contains all of these texts. The node writes its log in a
+    /// separate thread, so a line may appear after the effect that it describes.
+    pub fn until_logged(&self, bound: Duration, node: NodeRef, texts: &[&str]) {
+        self.until(bound, &format!("it logs {texts:?}"), |lab| {
+            lab.log(node).lines().any(|line| texts.iter().all(|text| line.contains(text)))
+        });
+    }
+
+    /// Sends a GET and parses the JSON answer; `None` if either fails.
     pub fn get(&self, node: NodeRef, path: &str) -> Option<Value> {
         get(self.nodes[node.0].http, path)
     }
 
-    /// What a node answers to a GET, as text.
+    /// Sends a GET and returns the body of the answer; `None` without an answer.
     pub fn text(&self, node: NodeRef, path: &str) -> Option<String> {
         get_text(self.nodes[node.0].http, path)
     }
 
-    /// The memory that a node has in use.
+    /// Returns the resident memory of a node, in KiB.
     pub fn resident_kb(&self, node: NodeRef) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid(node))).unwrap_or_default();
         let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
         line.and_then(|l| l.trim().split(' ').next()?.parse().ok()).expect("a running process")
     }
 
-    /// Lines of all logs that contain this.
+    /// Returns the lines of all nodes' logs that contain this text.
     pub fn logged(&self, text: &str) -> Vec<String> {
         let all = (0..self.nodes.len()).map(|i| self.log(NodeRef(i))).collect::<String>();
         all.lines().filter(|line| line.contains(text)).map(Into::into).collect()
@@ -371,7 +388,7 @@ impl Lab {
 }
 
 impl Cluster for Lab {
-    /// On a host of its own.
+    /// Starts the node on a new host.
     fn add(&mut self, name: &str) -> NodeRef {
         let host = self.host();
         self.grading(&host, name)
@@ -438,7 +455,7 @@ impl Cluster for Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for node in &mut self.nodes {
-            // It may have ended by itself.
+            // The process may already have ended.
             _ = node.child.kill();
             _ = node.child.wait();
         }
@@ -446,7 +463,7 @@ impl Drop for Lab {
     }
 }
 
-/// The first file of this name below a directory.
+/// Finds the first file with this name in a directory or below it.
 pub fn find(dir: &Path, name: &str) -> Option<PathBuf> {
     let mut below = Vec::new();
     for entry in fs::read_dir(dir).ok()?.flatten() {
@@ -458,7 +475,7 @@ pub fn find(dir: &Path, name: &str) -> Option<PathBuf> {
     below.into_iter().find_map(|dir| find(&dir, name))
 }
 
-/// Asks for JSON.
+/// Sends a GET and parses the JSON answer; `None` if either fails.
 pub fn get(address: SocketAddr, path: &str) -> Option<Value> {
     serde_json::from_str(&get_text(address, path)?).ok()
 }

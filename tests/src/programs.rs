@@ -1,4 +1,4 @@
-//! Programs of users on the lab's hosts, and requests from where they are.
+//! Programs of users that a test runs on the lab's hosts ([`Program`]), and HTTP requests from these hosts.
 
 use std::{
     fs::{self, File},
@@ -17,11 +17,11 @@ use crate::{
     http::{self, Reply},
 };
 
-/// No request here takes longer.
+/// Limit of every request.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 
 impl Host {
-    /// Does something on this host: on a thread inside its namespace.
+    /// Runs a closure on a thread inside the host's namespace.
     pub fn enter<R: Send>(&self, act: impl FnOnce() -> R + Send) -> R {
         let namespace = File::open(Path::new("/run/netns").join(&self.name)).expect("the host is there");
         std::thread::scope(|scope| {
@@ -33,7 +33,7 @@ impl Host {
         })
     }
 
-    /// Sends a request to loopback on this host, with a JSON body unless it is empty.
+    /// Sends a request from this host to its own loopback. A non-empty body is sent as JSON.
     pub fn send(&self, port: u16, request: &str, body: &str) -> Reply {
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let headers: &[(&str, &str)] =
@@ -43,7 +43,8 @@ impl Host {
         })
     }
 
-    /// Opens a connection to loopback on this host, sends a request and reads until `wanted` has come.
+    /// Opens a connection to loopback on this host, sends a request, and reads until `wanted` has arrived.
+    /// The caller holds the connection.
     pub fn hold(&self, port: u16, request: &str, body: &str, wanted: &str) -> TcpStream {
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         self.enter(|| {
@@ -66,29 +67,29 @@ impl Host {
     }
 }
 
-/// A program that listens on a host.
+/// Program on a host that listens on a port.
 #[derive(Debug)]
 pub struct Program {
-    /// Where it listens.
+    /// Port of the program.
     pub port: u16,
     host: Host,
     child: Child,
 }
 
 impl Program {
-    /// Starts one, and waits until it listens. `binary`: the `program` of this crate.
+    /// Starts a program and waits until it listens. `binary` is the binary `program` of this crate.
     pub fn start(binary: &str, host: &Host, port: u16) -> Self {
         Self::start_with(binary, host, port, &[])
     }
 
-    /// Starts one with more arguments.
+    /// Starts a program with further arguments.
     pub fn start_with(binary: &str, host: &Host, port: u16, more: &[&str]) -> Self {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &host.name, binary, &port.to_string()]).args(more);
         Self::spawn(command, host, port)
     }
 
-    /// Runs a command that becomes the `program` of this crate, or starts it; waits until that listens.
+    /// Runs a command that becomes or starts the binary `program`. Waits until it listens.
     pub fn spawn(mut command: Command, host: &Host, port: u16) -> Self {
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the program starts");
@@ -99,52 +100,52 @@ impl Program {
         Self { port, host: host.clone(), child }
     }
 
-    /// Its process id. `ip netns exec` becomes the program.
+    /// Returns the program's process id. (`ip netns exec` replaces itself by the program.)
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The process that it has started: the command of `node run`.
+    /// Returns the id of the child process: the command that `node run` started.
     pub fn child_pid(&self) -> u32 {
         let pids = fs::read_dir("/proc").expect("procfs").flatten();
         let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.find(|pid| parent_of(*pid) == Some(self.pid())).expect("it has a child")
     }
 
-    /// Ends it without a word.
+    /// Kills the program's process.
     pub fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("a child");
     }
 
-    /// Sends it SIGTERM, and waits for its end.
+    /// Sends SIGTERM to the program and waits until it ends.
     pub fn terminate(&mut self) -> ExitStatus {
         crate::sh(&format!("kill -TERM {}", self.pid()));
         self.wait()
     }
 
-    /// Waits for its end.
+    /// Waits until the program ends.
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("a child")
     }
 
-    /// Sends it a request from its own host.
+    /// Sends a request to the program from its own host.
     pub fn send(&self, request: &str) -> Reply {
         self.host.send(self.port, request, "")
     }
 
-    /// The requests that change something and that it has received, one a line.
+    /// Returns the received requests with a method other than GET, one in each line.
     pub fn received(&self) -> Vec<String> {
         self.send("GET /received").body.lines().map(str::to_owned).collect()
     }
 
-    /// How many requests it has received, those of this type not counted.
+    /// Returns the number of all other requests that the program has received.
     pub fn count(&self) -> usize {
         self.send("GET /count").body.parse().expect("a number")
     }
 }
 
-/// The parent of a process: the second field behind its name in `/proc/PID/stat`.
+/// Returns the parent of a process: the second field after the name in `/proc/PID/stat`.
 fn parent_of(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
@@ -152,7 +153,7 @@ fn parent_of(pid: u32) -> Option<u32> {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may already have ended.
         _ = self.child.kill();
         _ = self.child.wait();
     }

@@ -1,4 +1,5 @@
-//! Clients that rename students of their own, each through one node after the other, and check that each acknowledged name takes effect.
+//! Clients that rename students at one node after another, and check that each acknowledged name takes
+//! effect.
 
 use std::{
     collections::BTreeSet,
@@ -13,32 +14,33 @@ use std::{
 
 use serde_json::json;
 
-use crate::http::{Reply, Silence, send};
+use crate::http::{Reply, SendError, send};
 
-/// How long a client waits for an answer: longer than the node takes to say that it does not know.
+/// Limit of a request: longer than the time after which the node answers "indeterminate".
 const PATIENCE: Duration = Duration::from_secs(8);
-/// The pause of a client whose node is not there.
+/// Pause of a client whose node does not answer.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How often a read is tried again where its node is not there or has not caught up.
+/// Attempts to read a row, while its node is down or does not have the write yet.
 const READS_MAX: usize = 200;
 
-/// What one client was told of its row.
+/// Observations of one client on its row.
 #[derive(Clone, Debug, Default)]
 pub struct RowHistory {
-    /// The student's id.
+    /// Id of the student.
     pub row: u64,
-    /// The last name that was acknowledged.
+    /// Last acknowledged name.
     pub last: Option<String>,
-    /// Names that may or may not have been written.
+    /// Names with an indeterminate outcome.
     pub indeterminate: BTreeSet<String>,
-    /// Names acknowledged in all.
+    /// Number of acknowledged names.
     pub acknowledged: usize,
-    /// Acknowledged names that a later read did not show, though it presented the write's token: what it showed instead, and where.
+    /// Acknowledged names that a later read with the write's token did not show: the name, the one shown
+    /// instead, and the node's address.
     pub without_effect: Vec<(String, String, SocketAddr)>,
 }
 
 impl RowHistory {
-    /// Checks what a node shows of the row in the end.
+    /// Checks the name that a node shows for the row at the end.
     pub fn check(&self, shown: Option<&str>) -> Result<(), String> {
         let is_explained = match (shown, &self.last) {
             (Some(shown), Some(last)) => shown == last || self.indeterminate.contains(shown),
@@ -52,7 +54,7 @@ impl RowHistory {
     }
 }
 
-/// Clients at work.
+/// Clients that run in threads.
 pub struct RowWriters {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicUsize>,
@@ -60,7 +62,7 @@ pub struct RowWriters {
 }
 
 impl RowWriters {
-    /// Starts one for each of so many rows.
+    /// Starts one client for each row.
     pub fn start(nodes: &[SocketAddr], rows: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicUsize::new(0));
@@ -72,12 +74,12 @@ impl RowWriters {
         Self { stop, acknowledged, threads }
     }
 
-    /// How many names were acknowledged so far.
+    /// Returns the number of acknowledged names so far.
     pub fn acknowledged(&self) -> usize {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Lets each finish its last write. Returns what each was told.
+    /// Lets each client finish its last write. Returns their observations.
     pub fn stop(self) -> Vec<RowHistory> {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.into_iter().map(|thread| thread.join().expect("a client does not panic")).collect()
@@ -86,7 +88,7 @@ impl RowWriters {
 
 fn rename(nodes: &[SocketAddr], row: u64, stop: &AtomicBool, acknowledged: &AtomicUsize) -> RowHistory {
     let mut history = RowHistory { row, ..RowHistory::default() };
-    // The token of the last acknowledged write: whoever writes next has it.
+    // Token of the last acknowledged write. The next write sends it.
     let (mut token, mut is_there) = (None, false);
     let mut rng = fastrand::Rng::with_seed(row);
     for n in 0.. {
@@ -111,11 +113,11 @@ fn rename(nodes: &[SocketAddr], row: u64, stop: &AtomicBool, acknowledged: &Atom
                 }
             }
             Ok(reply) if reply.status == 504 => _ = history.indeterminate.insert(name),
-            Err(Silence::Unknown) => _ = history.indeterminate.insert(name),
-            // An earlier attempt, of which nobody knew, had added it.
+            Err(SendError::Unknown) => _ = history.indeterminate.insert(name),
+            // The row already exists: an earlier attempt with an unknown outcome had added it.
             Ok(reply) if reply.status == 409 => is_there = true,
-            // Refused: the node has not caught up, or is starting.
-            Ok(_) | Err(Silence::NotSent) => std::thread::sleep(PAUSE),
+            // The node refused, because it does not have the token's write yet or is starting.
+            Ok(_) | Err(SendError::NotSent) => std::thread::sleep(PAUSE),
         }
     }
     history
@@ -126,7 +128,7 @@ fn write(
     row: u64,
     name: &str,
     (is_there, token): (bool, Option<&str>),
-) -> Result<Reply, Silence> {
+) -> Result<Reply, SendError> {
     let mut headers = vec![("content-type", "application/json")];
     headers.extend(token.map(|token| ("hearsay-token", token)));
     let (request, body) = match is_there {
@@ -136,7 +138,7 @@ fn write(
     send(to, &request, &headers, &body.to_string(), PATIENCE)
 }
 
-/// The name of a row at a node, once it has what a token names; `None`: it cannot be told.
+/// Returns the name in a row at a node, once the node has the token's write; `None` without an answer.
 pub fn read(from: SocketAddr, row: u64, token: Option<&str>) -> Option<String> {
     let headers: Vec<_> = token.map(|token| ("hearsay-token", token)).into_iter().collect();
     for _ in 0..READS_MAX {

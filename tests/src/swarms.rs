@@ -1,8 +1,9 @@
-//! A cluster in one process: real swarms and real drivers over loopback, without HTTP, disk or processes.
+//! [`Swarms`]: a cluster in one process, of real swarms and drivers over loopback, without HTTP, disk or
+//! processes.
 //!
-//! What a thousand processes would need in memory and in the scheduler's time, two cores do not have; a thousand swarms in one process they
-//! do. A crash is a driver that is dropped with its connections, as the kernel would drop those of a killed process. A freeze cannot be
-//! played here: the connections of a frozen driver would go on answering.
+//! Two processor cores can run a thousand swarms, but not a thousand processes. To simulate a crash, a driver
+//! is dropped with its connections, as the kernel closes those of a killed process. A freeze cannot be
+//! simulated, because the connections of a frozen driver would still answer.
 
 use std::{
     collections::BTreeMap,
@@ -13,18 +14,11 @@ use std::{
 
 use anyhow::Context as _;
 use hearsay_node::{
-    driver::{Driver, Neighbourhood, Order, Parts},
-    metrics::Metrics,
-    presentation::{Offer, Presentation},
-    swarm::{self, SwarmConfig},
-    view::{Clock, View},
+    Clock, Driver, DriverCommand, DriverParts, Metrics, Neighbourhood, Offer, Presentation, SwarmConfig,
+    View, build_swarm,
 };
 use hearsay_protocol::{
-    Core, Identity, Incarnation, NodeId, Restored,
-    config::Config,
-    io::Profile,
-    providers::{Index, MemberState},
-    record::Health,
+    Config, Core, Health, Identity, Incarnation, Index, MemberState, NodeId, Profile, Startup,
 };
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
 use tokio::{
@@ -35,12 +29,13 @@ use tokio::{
 
 use crate::{Cluster, NodeRef};
 
-/// The first swarm port; nodes take one each from here on, below the range from which the system takes ports for connections.
+/// First swarm port. Each node uses one port. All are below the range from which the system allocates ports
+/// for outgoing connections.
 const FIRST_PORT: u16 = 20_000;
-/// The service that every node offers.
+/// Service that every node offers.
 const SERVICE: &str = "grading";
 
-/// Many nodes in this process.
+/// Cluster of nodes in this process.
 #[derive(Debug)]
 pub struct Swarms {
     runtime: Runtime,
@@ -53,15 +48,15 @@ struct Node {
     name: String,
     address: Multiaddr,
     view: Arc<View>,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<DriverCommand>,
     task: JoinHandle<()>,
 }
 
 impl Swarms {
-    /// No nodes yet.
+    /// Creates an empty cluster.
     ///
     /// # Errors
-    /// The system gives no threads.
+    /// The system provides no threads.
     pub fn new() -> anyhow::Result<Self> {
         Ok(Self {
             runtime: tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
@@ -69,18 +64,18 @@ impl Swarms {
         })
     }
 
-    /// Starts a node that offers [`SERVICE`] and looks for these others first.
+    /// Starts a node that offers [`SERVICE`], and that first connects to these contacts.
     ///
     /// # Errors
-    /// Its swarm cannot be built or cannot listen.
+    /// The node's swarm cannot be built or cannot listen.
     pub fn start(&mut self, name: &str, contacts: &[NodeRef]) -> anyhow::Result<NodeRef> {
         self.announce(name, SERVICE, (Ipv4Addr::LOCALHOST, 7500).into(), contacts)
     }
 
-    /// Starts a node that says that a service is at an address, where anything may answer.
+    /// Starts a node whose instance states an arbitrary address.
     ///
     /// # Errors
-    /// Its swarm cannot be built or cannot listen.
+    /// The node's swarm cannot be built or cannot listen.
     pub fn announce(
         &mut self,
         name: &str,
@@ -115,8 +110,12 @@ impl Swarms {
             since_ms: now_ms,
             health: Health::Passing,
         };
-        let restored = Restored { incarnation: Incarnation(now_ms), remembered: Vec::new() };
-        let seed_of_core = u64::from_le_bytes(seed[..8].try_into()?);
+        let startup = Startup {
+            incarnation: Incarnation(now_ms),
+            remembered: Vec::new(),
+            profile: presentation.profile.clone(),
+            seed: u64::from_le_bytes(seed[..8].try_into()?),
+        };
         let config = Config::default();
         let swarm_config = SwarmConfig {
             cluster: config.cluster.clone(),
@@ -125,16 +124,15 @@ impl Swarms {
             mdns: false,
             exempt: Default::default(),
         };
-        let core =
-            Core::new(identity, config, presentation.profile.clone(), restored, seed_of_core, clock.now());
+        let core = Core::new(identity, config, startup, clock.now());
         let address = Multiaddr::from(Ipv4Addr::LOCALHOST).with(Protocol::Tcp(port));
-        let (orders, order_receiver) = mpsc::channel(256);
+        let (orders, command_receiver) = mpsc::channel(256);
         let (neighbourhood, _) = watch::channel(Neighbourhood::default());
 
         let inside = self.runtime.enter();
-        let (mut swarm, topic) = swarm::build(&Keypair::ed25519_from_bytes(seed)?, &swarm_config)?;
+        let (mut swarm, topic) = build_swarm(&Keypair::ed25519_from_bytes(seed)?, &swarm_config)?;
         swarm.listen_on(address.clone())?;
-        let driver = Driver::new(Parts {
+        let driver = Driver::new(DriverParts {
             core,
             swarm,
             topic,
@@ -143,11 +141,11 @@ impl Swarms {
             metrics: Arc::new(Metrics::new(Arc::clone(&view))),
             presentation,
             warnings: Arc::default(),
-            orders: order_receiver,
+            commands: command_receiver,
             neighbourhood,
             mdns: false,
             journals: Arc::default(),
-            holdings: Default::default(),
+            check_reports: Default::default(),
         });
         let name_of_task = name.to_owned();
         let task = tokio::spawn(async move {
@@ -159,34 +157,34 @@ impl Swarms {
 
         for contact in contacts {
             let contact = &self.nodes[contact.0];
-            orders.try_send(Order::Hint(Some(contact.id), contact.address.clone()))?;
+            orders.try_send(DriverCommand::Hint(Some(contact.id), contact.address.clone()))?;
         }
         self.nodes.push(Node { id, name: name.into(), address, view, orders, task });
         Ok(NodeRef(self.nodes.len() - 1))
     }
 
-    /// How many members a node sees in this state.
+    /// Returns the number of members that a node holds in this state.
     pub fn count(&self, by: NodeRef, state: MemberState) -> usize {
         self.nodes[by.0].view.read(|table| table.members().filter(|m| m.state == state).count())
     }
 
-    /// How a node sees another.
+    /// Returns the state in which a node holds another one; `None` if it does not know the node.
     pub fn state_of(&self, by: NodeRef, of: NodeRef) -> Option<MemberState> {
         let id = self.nodes[of.0].id;
         self.nodes[by.0].view.read(|table| table.member(id).map(|m| m.state))
     }
 
-    /// When a node's table of services last changed.
+    /// Returns the index at which a node's table of services last changed.
     pub fn services_index(&self, of: NodeRef) -> u64 {
         self.nodes[of.0].view.read(|table| table.services_index().0)
     }
 
-    /// Takes a node out of service, or back in: a change to spread.
+    /// Takes a node out of service, or back in. The change spreads to all nodes.
     ///
     /// # Errors
-    /// Its driver is gone.
+    /// The driver has ended.
     pub fn maintain(&self, node: NodeRef, enable: bool) -> anyhow::Result<()> {
-        Ok(self.nodes[node.0].orders.blocking_send(Order::Maintenance(enable))?)
+        Ok(self.nodes[node.0].orders.blocking_send(DriverCommand::Maintenance(enable))?)
     }
 }
 
@@ -203,7 +201,7 @@ impl Cluster for Swarms {
     fn crash(&mut self, node: NodeRef) {
         let node = &mut self.nodes[node.0];
         node.task.abort();
-        // Its sockets are closed when it is gone.
+        // The node's sockets are closed when its task has ended.
         _ = self.runtime.block_on(&mut node.task);
     }
 
@@ -212,8 +210,8 @@ impl Cluster for Swarms {
         let (done, told) = oneshot::channel();
         let orders = node.orders.clone();
         self.runtime.block_on(async {
-            if orders.send(Order::Leave(done)).await.is_ok() {
-                // An error: it stopped before it could answer, which is gone as well.
+            if orders.send(DriverCommand::Leave(done)).await.is_ok() {
+                // An error means that the driver stopped before it could answer. That suffices, too.
                 _ = told.await;
             }
         });
@@ -238,7 +236,7 @@ impl Cluster for Swarms {
 
     fn root(&self, by: NodeRef) -> Option<String> {
         let hash = self.nodes[by.0].view.read(|table| table.root_hash());
-        Some(hearsay_node::metrics::hex(&hash))
+        Some(hash.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     fn describe(&self) -> String {

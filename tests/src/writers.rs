@@ -1,4 +1,5 @@
-//! Clients that write into the grade book and the log without a pause, each to a node of its own, and remember what they were told.
+//! Clients that write to the grade book and the log without a pause, each at its own node, and record the
+//! outcome of each write.
 
 use std::{
     collections::BTreeMap,
@@ -14,21 +15,21 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    history::{History, Told},
-    http::{Reply, Silence, send},
+    history::{History, Outcome},
+    http::{Reply, SendError, send},
 };
 
-/// How long a client waits for an answer: longer than the node takes to say that it does not know.
+/// Limit of a request: longer than the time after which the node answers "indeterminate".
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How the names of writes begin.
+/// Prefix of the names that writes to the grade book get.
 const STUDENT: &str = "student-";
 const RECORD: &str = "record-";
-/// The first name of all students that writers add.
+/// First name of all students that writers add.
 const WRITER: &str = "Writer";
-/// The pause of a client whose node is not there.
+/// Pause of a client whose node does not answer.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Writers at work.
+/// Running writers.
 pub struct Writers {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicUsize>,
@@ -36,8 +37,8 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Starts one at each of these nodes. Every third write asks for `local`, every third retries under its key wherever it can until it
-    /// is told something certain.
+    /// Starts one writer at each of these nodes. Every third write requests the level `local`. Every third
+    /// write is retried with its key at any node until its outcome is certain.
     pub fn start(nodes: &[SocketAddr]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicUsize::new(0));
@@ -49,12 +50,12 @@ impl Writers {
         Self { stop, acknowledged, threads }
     }
 
-    /// How many writes were acknowledged so far.
+    /// Returns the number of acknowledged writes so far.
     pub fn acknowledged(&self) -> usize {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Lets each finish its last write. Returns what all were told.
+    /// Lets each writer finish its last write. Returns all outcomes.
     pub fn stop(self) -> History {
         self.stop.store(true, Ordering::Relaxed);
         let mut history = History::default();
@@ -72,26 +73,28 @@ fn write(nodes: &[SocketAddr], me: usize, stop: &AtomicBool, acknowledged: &Atom
             break;
         }
         let name = format!("{}{me}-{n}", if n % 2 == 0 { STUDENT } else { RECORD });
-        let told = match n % 3 {
+        let outcome = match n % 3 {
             0 => once(nodes[me], &name, Some("local"), None),
             1 => once(nodes[me], &name, None, None),
             _ => until_certain(nodes, me, &name),
         };
-        match told {
-            // Nobody was there: it is not a write yet.
-            Err(Silence::NotSent) => std::thread::sleep(PAUSE),
-            Err(Silence::Unknown) => history.note(&name, Told::Indeterminate),
-            Ok(told) => {
-                acknowledged
-                    .fetch_add(usize::from(matches!(told, Told::Acknowledged { .. })), Ordering::Relaxed);
-                history.note(&name, told);
+        match outcome {
+            // The node was down. The client sent no request, so no write is recorded.
+            Err(SendError::NotSent) => std::thread::sleep(PAUSE),
+            Err(SendError::Unknown) => history.note(&name, Outcome::Indeterminate),
+            Ok(outcome) => {
+                acknowledged.fetch_add(
+                    usize::from(matches!(outcome, Outcome::Acknowledged { .. })),
+                    Ordering::Relaxed,
+                );
+                history.note(&name, outcome);
             }
         }
     }
     history
 }
 
-fn once(to: SocketAddr, name: &str, ack: Option<&str>, key: Option<&str>) -> Result<Told, Silence> {
+fn once(to: SocketAddr, name: &str, ack: Option<&str>, key: Option<&str>) -> Result<Outcome, SendError> {
     let (path, content_type, body) = match is_student(name) {
         true => {
             ("/students", "application/json", json!({ "firstName": WRITER, "lastName": name }).to_string())
@@ -104,43 +107,43 @@ fn once(to: SocketAddr, name: &str, ack: Option<&str>, key: Option<&str>) -> Res
     };
     let mut headers = vec![("content-type", content_type)];
     headers.extend(key.map(|key| ("idempotency-key", key)));
-    send(to, &request, &headers, &body, PATIENCE).map(|reply| told(&reply))
+    send(to, &request, &headers, &body, PATIENCE).map(|reply| outcome(&reply))
 }
 
-fn told(reply: &Reply) -> Told {
+fn outcome(reply: &Reply) -> Outcome {
     match reply.status {
-        200 | 201 => Told::Acknowledged {
+        200 | 201 => Outcome::Acknowledged {
             entry: reply.header("hearsay-token").unwrap_or_default().to_owned(),
             level: reply.header("hearsay-ack").unwrap_or_default().to_owned(),
         },
-        504 => Told::Indeterminate,
-        _ => Told::Refused,
+        504 => Outcome::Indeterminate,
+        _ => Outcome::Refused,
     }
 }
 
-/// Under one key, at one node after the other, until somebody says that it is written.
-fn until_certain(nodes: &[SocketAddr], me: usize, name: &str) -> Result<Told, Silence> {
+/// Retries a write with its key, at one node after another, until it is acknowledged.
+fn until_certain(nodes: &[SocketAddr], me: usize, name: &str) -> Result<Outcome, SendError> {
     let mut sent = false;
     for turn in 0..200 {
         match once(nodes[(me + turn) % nodes.len()], name, None, Some(name)) {
-            Ok(told @ Told::Acknowledged { .. }) => {
-                // Whoever did not hear the answer says it again.
+            Ok(outcome @ Outcome::Acknowledged { .. }) => {
+                // Simulates that the answer was lost: the client retries with the same key.
                 _ = once(nodes[me], name, None, Some(name));
-                return Ok(told);
+                return Ok(outcome);
             }
-            Ok(Told::Refused | Told::Indeterminate) | Err(Silence::Unknown) => sent = true,
-            Err(Silence::NotSent) => (),
+            Ok(Outcome::Refused | Outcome::Indeterminate) | Err(SendError::Unknown) => sent = true,
+            Err(SendError::NotSent) => (),
         }
         std::thread::sleep(PAUSE);
     }
-    Err(if sent { Silence::Unknown } else { Silence::NotSent })
+    Err(if sent { SendError::Unknown } else { SendError::NotSent })
 }
 
 fn is_student(name: &str) -> bool {
     name.starts_with(STUDENT)
 }
 
-/// The names of all writes that a node has, each as often as it is there.
+/// Returns the names of all writes on a node. A name that occurs twice is listed twice.
 fn written(node: SocketAddr) -> Option<Vec<String>> {
     let mut names = students(node)?;
     names.extend(records(node)?);
@@ -153,7 +156,7 @@ fn records(node: SocketAddr) -> Option<Vec<String>> {
     loop {
         let page = send(node, &request, &[], "", PATIENCE).ok()?.json();
         let messages = page["records"].as_array()?.iter().filter_map(|r| r["message"].as_str());
-        // Nodes tell the log what happens to them, too.
+        // The log also has events of the nodes, which are skipped.
         names.extend(messages.filter(|message| message.starts_with(RECORD)).map(str::to_owned));
         let Some(next) = page["next"].as_str() else { return Some(names) };
         request = format!("GET /log?limit=1000&after={next}");
@@ -174,7 +177,7 @@ fn students(node: SocketAddr) -> Option<Vec<String>> {
     }
 }
 
-/// What each of these nodes has, by its address.
+/// Reads all writes from each of these nodes. The keys are the nodes' addresses.
 pub fn all_written(nodes: &[SocketAddr]) -> BTreeMap<String, Vec<String>> {
     nodes.iter().map(|node| (node.to_string(), written(*node).unwrap_or_default())).collect()
 }

@@ -1,4 +1,5 @@
-//! Nodes whose wall clocks are off, jump and stand still: every acknowledged write takes effect, and a node whose clock is off says so.
+//! Wrong, jumping and stopped wall clocks: every acknowledged write takes effect, and a node whose clock is
+//! off warns.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,7 +22,7 @@ const HOUR_MS: i64 = 3_600_000;
 const YEAR_MS: i64 = 365 * 24 * HOUR_MS;
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// Runs a scenario with a build that is linked dynamically, so that a clock can be preloaded.
+/// Runs a scenario with a dynamically linked build, so that a clock can be preloaded.
 fn with_clocks(test: &str, body: impl FnOnce(&mut Lab, &OsStr)) {
     let Some(build) = other_build(test) else { return };
     scenario(test, |lab| match LabClock::new(lab.dir(), "probe") {
@@ -33,9 +34,9 @@ fn with_clocks(test: &str, body: impl FnOnce(&mut Lab, &OsStr)) {
     });
 }
 
-/// A grading node that goes by a clock of the lab.
+/// Starts a grading node with a clock that the test controls.
 fn start(lab: &mut Lab, build: &OsStr, host: &Host, clock: &LabClock, name: &str) -> NodeRef {
-    lab.go_on_with(build, &clock.environment());
+    lab.use_binary(build, &clock.environment());
     lab.start(Some(host), name, 7500, &["--role", "grading", "--name", name])
 }
 
@@ -79,10 +80,8 @@ fn a_write_takes_effect_though_its_nodes_clock_is_days_or_years_off() {
                 lab.text(b, "/readyz").is_some_and(|ready| ready.contains(word))
                     && lab.text(b, "/metrics").is_some_and(|m| m.contains("hearsay_warnings 1"))
             });
-            assert!(
-                lab.log(b)
-                    .contains(&format!("WARN hearsay_node::warnings: the clock of this node is {word}"))
-            );
+            let line = format!("WARN hearsay_node::warnings: the clock of this node is {word}");
+            lab.until_logged(5 * S, b, &[&line]);
             let doctor = lab.command(Some(&hosts[1]), "b", &["doctor"]).output().unwrap();
             assert!(String::from_utf8_lossy(&doctor.stdout).contains(word), "{doctor:?}");
             clocks[1].run(0);
@@ -90,7 +89,7 @@ fn a_write_takes_effect_though_its_nodes_clock_is_days_or_years_off() {
                 [a, b].iter().all(|node| lab.text(*node, "/readyz").is_some_and(|r| !r.contains("warnings")))
             });
         }
-        // Started again with what is on the disk: nothing of the future stays.
+        // Restarted with its data: nothing of the future remains.
         lab.leave(b);
         let b = start(lab, build, &hosts[1], &clocks[1], "b");
         lab.until(10 * S, "both list both again", |lab| lab.all_list_all(&[a, b]));
@@ -103,7 +102,8 @@ fn a_write_takes_effect_though_its_nodes_clock_is_days_or_years_off() {
     });
 }
 
-/// Clients rename students while clocks are disturbed and nodes are killed. Returns what the clients were told, and what was wrong.
+/// Clients rename students while clocks are disturbed and nodes are killed. Returns the clients'
+/// observations, and the faults.
 fn disturb_clocks(lab: &mut Lab, build: &OsStr, bound: Duration) -> (Vec<RowHistory>, Vec<String>) {
     let hosts: Vec<_> = (0..3).map(|_| lab.host()).collect();
     let names = ["m1", "m2", "m3"];
@@ -128,7 +128,7 @@ fn disturb_clocks(lab: &mut Lab, build: &OsStr, bound: Duration) -> (Vec<RowHist
             }
             _ => clocks[which].run(size),
         }
-        // Some writes lie between any two disturbances, whatever the machine's speed.
+        // Requires some writes between two disturbances, at any speed of the machine.
         lab.until(30 * S, "writes go on", |_| writers.acknowledged() > before + 20);
     }
     let histories = writers.stop();
@@ -139,7 +139,7 @@ fn disturb_clocks(lab: &mut Lab, build: &OsStr, bound: Duration) -> (Vec<RowHist
         .flat_map(|history| &history.without_effect)
         .map(|(name, shown, at)| format!("{name} was acknowledged, and {at} showed {shown}"))
         .collect();
-    // What agrees after that long is what there is; an older build may never agree.
+    // Replicas that have not converged by now never will; an older build may not converge.
     let settled = Instant::now();
     let ends = loop {
         let ends: Vec<String> = histories
@@ -197,7 +197,7 @@ fn a_replica_of_the_version_before_epochs_is_warned_of_and_tables_are_equal_once
     with_clocks(test, |lab, build| {
         let hosts = [lab.host(), lab.host()];
         let clocks = ["new", "old"].map(|name| LabClock::new(lab.dir(), name).unwrap());
-        // A journal of the version before, with rows from ten years ahead.
+        // Starts on the previous version's journal, with rows from ten years ahead.
         clocks[1].run(10 * YEAR_MS);
         let old = start(lab, &older, &hosts[1], &clocks[1], "old");
         lab.until(5 * S, "it is there", |lab| lab.providers(old) == ["old"]);
@@ -215,7 +215,7 @@ fn a_replica_of_the_version_before_epochs_is_warned_of_and_tables_are_equal_once
         lab.until(5 * S, "the new one has the student", |lab| shown(lab, new).is_some());
         assert_eq!(rename(lab, new, "Now").status, 200);
         assert_eq!(shown(lab, new).as_deref(), Some("Now"));
-        // The version before stores and relays the entry, and shows by time alone.
+        // The previous version stores and relays the entry, and orders rows by time alone.
         let grade = json!({ "title": "Oral", "type": "Exam", "score": 95 }).to_string();
         let reply =
             send(lab.address(new), "POST /students/7/grades?ack=replicated", &[JSON], &grade, 8 * S).unwrap();

@@ -1,6 +1,7 @@
-//! Real nodes, real networks, real faults.
+//! Tests of membership over real networks: nodes find each other, notice crashes within seconds, take no live
+//! member for failed under packet loss or load, heal partitions, and keep strangers and clones out.
 
-// In a test, what cannot be unwrapped is the failure.
+// In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
 
 use std::{io::Write as _, net::TcpStream, path::Path, process::Command, time::Duration};
@@ -9,7 +10,7 @@ use hearsay_tests::{Busy, Cluster, Lab, NodeRef, Swarms, scenario};
 
 const S: Duration = Duration::from_secs(1);
 
-/// `n` hosts with a grading node each, named m1, m2, …, that see each other.
+/// Starts `n` hosts with a grading node each, named m1, m2, …, and waits until they see each other.
 fn lan(lab: &mut Lab, n: usize) -> (Vec<hearsay_tests::Host>, Vec<NodeRef>) {
     let hosts: Vec<_> = (0..n).map(|_| lab.host()).collect();
     let nodes: Vec<_> =
@@ -18,7 +19,7 @@ fn lan(lab: &mut Lab, n: usize) -> (Vec<hearsay_tests::Host>, Vec<NodeRef>) {
     (hosts, nodes)
 }
 
-/// What holds of every cluster, whatever it is made of.
+/// Checks that hold for every kind of cluster.
 fn nodes_come_and_go(cluster: &mut impl Cluster) {
     let nodes: Vec<NodeRef> = (1..=9).map(|i| cluster.add(&format!("m{i}"))).collect();
     cluster.until(10 * S, "all list all", |c| c.all_list_all(&nodes) && c.agree(&nodes));
@@ -52,7 +53,7 @@ fn nodes_come_and_go_within_one_process() {
     scenario("nodes_come_and_go_within_one_process", |_| nodes_come_and_go(&mut Swarms::new().unwrap()));
 }
 
-fn nobody_failed(lab: &Lab) {
+fn assert_no_member_failed(lab: &Lab) {
     assert_eq!(lab.logged("member failed"), [""; 0]);
 }
 
@@ -62,7 +63,7 @@ fn two_nodes_with_no_flags_find_each_other_on_loopback() {
         let first = lab.start(None, "home", 7500, &["--role", "grading"]);
         lab.until(5 * S, "the first answers", |lab| lab.providers(first).len() == 1);
         let second = lab.start(None, "home", 7501, &["--role", "grading"]);
-        // A process that starts syncs its files, which takes as long as the disk likes.
+        // A starting process syncs its files; the disk decides how long that takes.
         lab.until(5 * S, "both list both", |lab| {
             [first, second].iter().all(|n| lab.providers(*n).len() == 2) && lab.agree(&[first, second])
         });
@@ -73,8 +74,8 @@ fn two_nodes_with_no_flags_find_each_other_on_loopback() {
 }
 
 #[test]
-fn five_hosts_find_each_other_by_mdns_and_notice_a_crash_a_freeze_and_a_farewell() {
-    scenario("five_hosts_find_each_other_by_mdns_and_notice_a_crash_a_freeze_and_a_farewell", |lab| {
+fn five_hosts_find_each_other_by_mdns_and_notice_a_crash_a_freeze_and_a_leave() {
+    scenario("five_hosts_find_each_other_by_mdns_and_notice_a_crash_a_freeze_and_a_leave", |lab| {
         let (hosts, nodes) = lan(lab, 5);
         lab.signal(nodes[0], "KILL");
         let others = nodes[1..].to_vec();
@@ -134,23 +135,23 @@ fn partitions_serve_on_both_sides_and_heal() {
     scenario("partitions_serve_on_both_sides_and_heal", |lab| {
         let (hosts, nodes) = lan(lab, 5);
         let far: Vec<_> = hosts[2..].iter().collect();
-        hosts[..2].iter().for_each(|h| h.deafen(&far));
+        hosts[..2].iter().for_each(|h| h.drop_packets_from(&far));
         lab.until(10 * S, "each side sees itself", |lab| {
             lab.all_list_all(&nodes[..2]) && lab.all_list_all(&nodes[2..])
         });
-        hosts[..2].iter().for_each(|h| h.hear());
+        hosts[..2].iter().for_each(|h| h.drop_nothing());
         lab.until(10 * S, "healed", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
-        // One way only, between two of five: the others see both, so nobody is gone for long.
-        hosts[0].deafen(&[&hosts[1]]);
+        // One way only, between two of five: the others see both, so no member stays failed.
+        hosts[0].drop_packets_from(&[&hosts[1]]);
         lab.throughout(6 * S, "m1 and m2 are there for the others", |lab| {
             nodes[2..].iter().all(|n| lab.providers(*n).len() == 5)
         });
-        hosts[0].hear();
+        hosts[0].drop_nothing();
         lab.until(10 * S, "healed from one way", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
         // m3 is the bridge between m1, m2 and m4, m5.
-        hosts[..2].iter().for_each(|h| h.deafen(&[&hosts[3], &hosts[4]]));
+        hosts[..2].iter().for_each(|h| h.drop_packets_from(&[&hosts[3], &hosts[4]]));
         lab.throughout(6 * S, "the bridge sees all", |lab| lab.providers(nodes[2]).len() == 5);
-        hosts[..2].iter().for_each(|h| h.hear());
+        hosts[..2].iter().for_each(|h| h.drop_nothing());
         lab.until(10 * S, "healed from the bridge", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
     });
 }
@@ -159,7 +160,7 @@ fn partitions_serve_on_both_sides_and_heal() {
 fn a_new_address_is_known_within_ten_seconds() {
     scenario("a_new_address_is_known_within_ten_seconds", |lab| {
         let (hosts, nodes) = lan(lab, 3);
-        // In this order: with the first address of a network Linux takes away the others of the same.
+        // In this order: when an interface loses its first address, Linux removes the others of that network.
         hosts[2].sh(&format!("ip addr del {}/16 dev eth0", hosts[2].ip));
         hosts[2].sh("ip addr add 10.77.9.9/16 dev eth0");
         lab.until(10 * S, "m3 is offered at its new address", |lab| {
@@ -173,27 +174,27 @@ fn a_new_address_is_known_within_ten_seconds() {
 }
 
 #[test]
-fn a_fifth_of_all_packets_lost_fails_nobody() {
-    scenario("a_fifth_of_all_packets_lost_fails_nobody", |lab| {
+fn a_fifth_of_all_packets_lost_fails_no_member() {
+    scenario("a_fifth_of_all_packets_lost_fails_no_member", |lab| {
         let long = std::env::var_os("LAB_LONG").is_some();
         let (hosts, nodes) = lan(lab, if long { 20 } else { 8 });
-        hosts.iter().for_each(|h| h.lose(20));
+        hosts.iter().for_each(|h| h.drop_percent(20));
         let time = if long { 600 * S } else { 40 * S };
-        lab.throughout(time, "nobody is declared failed", |lab| lab.logged("member failed").is_empty());
-        hosts.iter().for_each(|h| h.hear());
+        lab.throughout(time, "no member is declared failed", |lab| lab.logged("member failed").is_empty());
+        hosts.iter().for_each(|h| h.drop_nothing());
         lab.until(10 * S, "all list all", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
-        nobody_failed(lab);
+        assert_no_member_failed(lab);
     });
 }
 
 #[test]
-fn starved_processors_fail_nobody() {
-    scenario("starved_processors_fail_nobody", |lab| {
+fn starved_processors_fail_no_member() {
+    scenario("starved_processors_fail_no_member", |lab| {
         let long = std::env::var_os("LAB_LONG").is_some();
         let (_hosts, nodes) = lan(lab, if long { 20 } else { 10 });
         let busy = Busy::start(6);
         let time = if long { 600 * S } else { 20 * S };
-        lab.throughout(time, "nobody is declared failed", |lab| lab.logged("member failed").is_empty());
+        lab.throughout(time, "no member is declared failed", |lab| lab.logged("member failed").is_empty());
         drop(busy);
         lab.until(10 * S, "all list all", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
     });
@@ -216,7 +217,8 @@ fn a_copied_data_dir_and_a_taken_name_stop_the_newer_process() {
     });
 }
 
-/// To those who have just dialled the original, the clone's connection looks like a dial of the original's that crossed theirs.
+/// For peers that have just dialled the original, the clone's connection looks like a crossing dial of the
+/// original.
 #[test]
 fn a_clone_of_a_node_that_was_dialled_a_moment_ago_is_stopped() {
     scenario("a_clone_of_a_node_that_was_dialled_a_moment_ago_is_stopped", |lab| {
@@ -238,7 +240,7 @@ fn a_clone_of_a_node_that_was_dialled_a_moment_ago_is_stopped() {
         let clone = lab.start(Some(&hosts[3]), "clone", 7500, &arguments);
         assert!(!lab.ended(clone, 5 * S).success());
         assert!(lab.log(clone).contains("already runs under this node's key"), "{}", lab.log(clone));
-        nobody_failed(lab);
+        assert_no_member_failed(lab);
         lab.until(5 * S, "the original is there", |lab| {
             lab.sees(others[0], "m1").as_deref() == Some("alive")
                 && lab.agree(&[original, others[0], others[1]])
@@ -276,7 +278,7 @@ fn strangers_and_garbage_are_kept_out() {
         lab.until(5 * S, "a and b see each other, and the others run", |lab| {
             lab.all_list_all(&[a, b]) && lab.providers(other) == ["c"] && lab.providers(open) == ["d"]
         });
-        // Bytes from everywhere: noise, a start of a handshake, too much of one thing.
+        // Bytes from all hosts: noise, the start of a handshake, a repeated byte.
         for round in 0..200u32 {
             let mut stream = TcpStream::connect((hosts[0].ip.as_str(), 7600)).unwrap();
             let noise: Vec<u8> = (0..4096u32)
@@ -285,10 +287,10 @@ fn strangers_and_garbage_are_kept_out() {
             // The node may have closed the connection by now, as it should.
             _ = stream.write_all(if round % 3 == 0 { b"\x13/multistream/1.0.0\n" } else { &noise });
         }
-        lab.throughout(5 * S, "nobody else is admitted", |lab| {
+        lab.throughout(5 * S, "no other peer is admitted", |lab| {
             lab.all_list_all(&[a, b]) && lab.providers(other) == ["c"] && lab.providers(open) == ["d"]
         });
-        nobody_failed(lab);
+        assert_no_member_failed(lab);
         assert!(lab.resident_kb(a) < 100_000, "{} kB resident", lab.resident_kb(a));
     });
 }
@@ -320,7 +322,7 @@ fn neighbours_that_wait_for_the_same_seed_still_join_it() {
         };
         let (m1, m2) = (start(lab, "m1", 7500), start(lab, "m2", 7501));
         lab.until(5 * S, "the two of one host are a cluster", |lab| lab.all_list_all(&[m1, m2]));
-        lab.until(5 * S, "what fails is told", |lab| lab.log(m1).contains("cannot reach what --join names"));
+        lab.until_logged(5 * S, m1, &["cannot reach the address of --join"]);
         let m3 = lab.start(Some(&b), "m3", 7500, &["--role", "grading", "--name", "m3", "--no-mdns"]);
         lab.until(20 * S, "joined", |lab| lab.all_list_all(&[m1, m2, m3]));
     });
@@ -331,7 +333,8 @@ fn an_address_that_means_another_node_here_is_no_evidence() {
     scenario("an_address_that_means_another_node_here_is_no_evidence", |lab| {
         let (a, b) = (lab.host(), lab.host());
         for host in [&a, &b] {
-            // As of Docker's bridge: the same on every host, and so never the way to the other.
+            // Like the address of Docker's bridge: the same on every host, and so never a path to another
+            // one.
             host.sh("ip link add docker0 type bridge");
             host.sh("ip addr add 172.17.0.1/16 dev docker0");
             host.sh("ip link set docker0 up");
@@ -346,23 +349,23 @@ fn an_address_that_means_another_node_here_is_no_evidence() {
             }
         }
         lab.until(20 * S, "all list all", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
-        // Connections that are lost are made again by what the headers say.
-        b.deafen(&[&a]);
+        // Lost connections are dialled again by the addresses in the headers.
+        b.drop_packets_from(&[&a]);
         lab.until(10 * S, "each side is alone", |lab| {
             lab.all_list_all(&nodes[..3]) && lab.all_list_all(&nodes[3..])
         });
-        b.hear();
+        b.drop_nothing();
         lab.until(10 * S, "healed", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
         let verdicts = lab.logged("member failed").len();
-        lab.throughout(10 * S, "nobody is believed dead any more", |lab| {
+        lab.throughout(10 * S, "no member is declared failed any more", |lab| {
             lab.logged("member failed").len() == verdicts
         });
     });
 }
 
 #[test]
-fn a_log_that_nobody_reads_any_more_ends_no_node() {
-    scenario("a_log_that_nobody_reads_any_more_ends_no_node", |lab| {
+fn a_log_without_a_reader_ends_no_node() {
+    scenario("a_log_without_a_reader_ends_no_node", |lab| {
         let host = lab.host();
         let mut deaf = lab.command(Some(&host), "deaf", &["--role", "grading", "--name", "deaf"]);
         let (reader, writer) = std::io::pipe().unwrap();
@@ -371,7 +374,7 @@ fn a_log_that_nobody_reads_any_more_ends_no_node() {
         let mut deaf = deaf.stdout(full).stderr(writer).spawn().unwrap();
         let other = lab.add("other");
         lab.until(10 * S, "they see each other", |lab| lab.providers(other) == ["deaf", "other"]);
-        // It has something to say.
+        // The node has something to log.
         lab.crash(other);
         let third = lab.add("third");
         lab.until(10 * S, "it is still there", |lab| lab.providers(third) == ["deaf", "third"]);

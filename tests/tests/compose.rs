@@ -1,4 +1,4 @@
-//! `deploy/compose.yaml` for real: its containers find each other, lose each other, and lose nothing.
+//! `deploy/compose.yaml` in real containers: they find each other, survive failures, and lose no write.
 
 use std::{
     collections::BTreeMap,
@@ -15,21 +15,21 @@ use hearsay_tests::{Browser, Compose, Container, docker, get, http};
 use serde_json::{Value, json};
 
 const S: Duration = Duration::from_secs(1);
-/// What an image may have.
+/// Largest size of the image.
 const IMAGE_BYTES_MAX: u64 = 25_000_000;
-/// What a node with nothing to do may have in memory.
+/// Largest memory of an idle node.
 const IDLE_KB_MAX: u64 = 20_000;
-/// What all containers offer together.
+/// Services that all containers offer together.
 const ALL: [(&str, usize); 5] = [("gateway", 1), ("grading", 3), ("log", 1), ("portal", 1), ("visits", 1)];
 
-/// How many instances of each service a node names.
+/// Returns the number of instances of each service that a node lists.
 fn offered(node: SocketAddr) -> Option<BTreeMap<String, usize>> {
     let services = get(node, "/services")?["services"].take();
     let count = |(name, instances): (&String, &Value)| Some((name.clone(), instances.as_array()?.len()));
     services.as_object()?.iter().map(count).collect()
 }
 
-/// Whether every container's node names all services, with so many for grading.
+/// Returns whether every container's node lists all services, with this many instances of grading.
 fn all_see_all(containers: &[Container], grading: usize) -> bool {
     let mut expected: BTreeMap<String, usize> =
         ALL.iter().map(|(n, count)| ((*n).to_owned(), *count)).collect();
@@ -37,7 +37,7 @@ fn all_see_all(containers: &[Container], grading: usize) -> bool {
     containers.iter().filter(|c| c.pid != 0).all(|c| c.http.and_then(offered).as_ref() == Some(&expected))
 }
 
-/// Every state in which a node sees those of a role, sorted.
+/// Returns the states in which a node sees the members of a role, sorted.
 fn states(node: SocketAddr, role: &str) -> Vec<String> {
     let members = get(node, "/members").unwrap_or_default();
     let of_role = members["members"].as_array().into_iter().flatten().filter(|m| m["roles"] == json!([role]));
@@ -47,13 +47,13 @@ fn states(node: SocketAddr, role: &str) -> Vec<String> {
     states
 }
 
-/// What the grade book has of a student: the titles of the grades.
+/// Returns the titles of a student's grades in the grade book.
 fn titles(node: SocketAddr) -> Option<Vec<String>> {
     let student = get(node, "/students/3")?;
     Some(student["grades"].as_array()?.iter().filter_map(|g| g["title"].as_str().map(Into::into)).collect())
 }
 
-/// Reads and writes through the gateway, one after the other, until it is told to stop.
+/// Reads and writes through the gateway, one request after another, until it is stopped.
 #[derive(Default)]
 struct Clients {
     stop: AtomicBool,
@@ -87,7 +87,7 @@ impl Clients {
         }
     }
 
-    /// Lets them stop when this goes, also where the test has failed: otherwise nobody would hear of it.
+    /// Stops the clients when this is dropped, also after a failed assertion.
     fn until_dropped(&self) -> impl Drop + use<'_> {
         struct Stop<'a>(&'a AtomicBool);
         impl Drop for Stop<'_> {
@@ -103,7 +103,7 @@ impl Clients {
     }
 }
 
-/// A person adds a grade on the portal, as it is published.
+/// A person adds a grade on the published portal.
 fn save_a_grade_by_hand(compose: &Compose) {
     if !Browser::is_there() {
         return;
@@ -172,7 +172,7 @@ fn cut_off(compose: &Compose) {
     });
 }
 
-/// Nothing was restarted, nobody said that something went wrong, and all were healthy.
+/// No container was restarted, none logged an error, and all were healthy.
 fn nothing_went_wrong(compose: &Compose) {
     for container in compose.containers() {
         assert_eq!(container.restarts, 0, "{}", container.name);
@@ -196,7 +196,7 @@ fn containers_find_each_other_by_mdns_and_lose_nothing() {
         let resident = resident.and_then(|kb| kb.trim().trim_end_matches(" kB").parse::<u64>().ok());
         let resident = resident.expect("the kernel tells");
         assert!(resident < IDLE_KB_MAX, "{}: {resident} kB", container.name);
-        assert!(status.contains("\nUid:\t65532\t"), "{} runs as somebody else", container.name);
+        assert!(status.contains("\nUid:\t65532\t"), "{} runs as another user", container.name);
     }
     let image = std::env::var("HEARSAY_IMAGE").expect("looked for before");
     let size: u64 =
@@ -223,7 +223,7 @@ fn containers_find_each_other_by_mdns_and_lose_nothing() {
 
     compose.run(&["stop", "grading", "visits"]);
     let gone = |role| states(log, role).iter().all(|state| state == "left");
-    compose.until(5 * S, "whoever stops says so", |_| gone("grading") && gone("visits"));
+    compose.until(5 * S, "a stopping container says so", |_| gone("grading") && gone("visits"));
     compose.run(&["stop"]);
     for container in compose.containers() {
         assert_eq!(container.exit_code, 0, "{} did not leave: {}", container.name, compose.log(&container));

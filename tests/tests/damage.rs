@@ -1,4 +1,5 @@
-//! Disks decay: bits flip and files are cut short under real nodes. What is damaged is noticed, never served, and mended from the others.
+//! Damaged disks: bits flip and files are cut short under real nodes. Damage is detected, never served, and
+//! repaired from other replicas.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +16,7 @@ use hearsay_tests::{Cluster, Host, Lab, NodeRef, all_written, feeds, http::send,
 use serde_json::json;
 
 const S: Duration = Duration::from_secs(1);
-/// What a node says when it finds damage.
+/// Log lines of a node that finds damage.
 const NOTICED: &str = "the journal's database is damaged";
 const PAGE: u64 = 4096;
 /// Entries in each journal: some dozens of pages.
@@ -67,14 +68,15 @@ impl Keepers {
         self.nodes[which] = keeper(lab, &self.hosts[which], &name);
     }
 
-    /// The directory of a node's journals.
+    /// Returns the directory of a node's journals.
     fn journals(&self, lab: &Lab, which: usize) -> PathBuf {
         let slots = lab.dir().join(lab.name_of(self.nodes[which])).join("hearsay");
         let cluster = slots.read_dir().unwrap().next().unwrap().unwrap();
         cluster.path().join("0/journal")
     }
 
-    /// Waits until what a node wrote is in its files: what is in the log is newer, and wins.
+    /// Waits until a node's writes are in its database file: newer pages in the write-ahead log would hide
+    /// the damage.
     fn all_in_files(&self, lab: &Lab, which: usize) {
         let journals = self.journals(lab, which);
         let logs = ["grading.db-wal", "log.db-wal"].map(|log| journals.join(log));
@@ -83,7 +85,7 @@ impl Keepers {
         });
     }
 
-    /// Writes something everywhere, so that a node's log holds something.
+    /// Writes to every topic, so that a node's write-ahead log is not empty.
     fn write(&mut self, lab: &Lab, which: usize) {
         let to = lab.address(self.nodes[which]);
         let n = self.written.len();
@@ -98,7 +100,7 @@ impl Keepers {
         self.equal(lab, n + 2);
     }
 
-    /// Waits until all nodes have so many, and remembers what.
+    /// Waits until all nodes have this many entries, and remembers them.
     fn equal(&mut self, lab: &Lab, count: usize) {
         let first = self.address(lab, 0);
         lab.until(10 * S, "all have all", |lab| {
@@ -108,7 +110,7 @@ impl Keepers {
         self.written = self.all(lab).remove(&first).unwrap();
     }
 
-    /// Flips some bits of one page of a file, or cuts the file short. Says what.
+    /// Flips some bits of one page of a file, or cuts the file short. Returns a description.
     fn damage(&mut self, file: &Path) -> String {
         let disk = OpenOptions::new().read(true).write(true).open(file).unwrap();
         let length = disk.metadata().unwrap().len();
@@ -129,7 +131,8 @@ impl Keepers {
         format!("{name} {bits} bits of page {}", page / PAGE + 1)
     }
 
-    /// Waits until a node has noticed damage, or has looked at all pages twice and found none: a page that was free was written anew.
+    /// Waits until a node has detected damage, or has scrubbed all pages twice without finding any: a free
+    /// page was overwritten.
     fn noticed_or_gone(&self, lab: &Lab, which: usize, file: &Path, what: &str) -> bool {
         let topic = file.file_stem().unwrap().to_string_lossy().into_owned();
         let pages = file.metadata().unwrap().len() / PAGE;
@@ -142,7 +145,7 @@ impl Keepers {
         noticed()
     }
 
-    /// Ends all, and checks that what they leave is sound.
+    /// Stops all nodes, and verifies their databases.
     fn end_sound(&self, lab: &mut Lab) {
         self.nodes.clone().into_iter().for_each(|node| lab.crash(node));
         for which in 0..3 {
@@ -155,7 +158,8 @@ impl Keepers {
         }
     }
 
-    /// Waits until all have everything; until then nobody has anything that nobody wrote, and those that are well miss nothing.
+    /// Waits until all nodes have everything. Until then no node has an unknown entry, and undamaged nodes
+    /// miss none.
     fn mended(&self, lab: &Lab, ill: &BTreeSet<usize>, what: &str) {
         let start = Instant::now();
         let sound: BTreeSet<&String> = self.written.iter().collect();
@@ -181,13 +185,13 @@ fn keeper(lab: &mut Lab, host: &Host, name: &str) -> NodeRef {
     lab.start(Some(host), name, 7500, &["--role", "grading,log", "--name", name])
 }
 
-/// Whether a node's output says that it found damage in this topic.
+/// Returns whether a node's log reports damage in this topic.
 fn has_noticed(log: &str, topic: &str) -> bool {
     let topic = format!("topic=\"{topic}\"");
     log.lines().any(|line| line.contains(NOTICED) && line.contains(&topic))
 }
 
-/// A counter of a node's journal.
+/// Returns a counter of a node's journal.
 fn count(lab: &Lab, node: NodeRef, name: &str, topic: &str) -> Option<u64> {
     let start = format!("hearsay_{name}_total{{topic=\"{topic}\"}} ");
     lab.text(node, "/metrics")?.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
@@ -198,11 +202,11 @@ fn topic(rng: &mut fastrand::Rng) -> &'static str {
 }
 
 #[test]
-fn flipped_bits_and_cut_files_are_noticed_mended_and_spread_to_nobody() {
-    scenario("flipped_bits_and_cut_files_are_noticed_mended_and_spread_to_nobody", |lab| {
+fn flipped_bits_and_cut_files_are_noticed_repaired_and_never_spread() {
+    scenario("flipped_bits_and_cut_files_are_noticed_repaired_and_never_spread", |lab| {
         let mut keepers = Keepers::start(lab);
         let rounds = if std::env::var_os("LAB_LONG").is_some() { 300 } else { 6 };
-        // Where a page is damaged that nobody reads, the node notices by and by: before its next turn.
+        // Damage in a page that no request reads is found by the scrub, before the next turn.
         let mut unnoticed: BTreeMap<usize, (String, PathBuf)> = BTreeMap::new();
         let (mut noticed_at_once, mut noticed_later, mut gone, mut in_log) = (0, 0, 0, 0);
         for round in 0..rounds {
@@ -242,7 +246,7 @@ fn flipped_bits_and_cut_files_are_noticed_mended_and_spread_to_nobody() {
             match (in_file, noticed) {
                 (_, true) => noticed_at_once += 1,
                 (true, false) => _ = unnoticed.insert(which, (what, file)),
-                // SQLite ends a log where its own sums do.
+                // SQLite ends a log where its own checksums fail.
                 (false, false) => in_log += 1,
             }
         }
@@ -255,27 +259,27 @@ fn flipped_bits_and_cut_files_are_noticed_mended_and_spread_to_nobody() {
              {in_log} in a log"
         );
         keepers.mended(lab, &[0, 1, 2].into(), "all rounds");
-        // What was flipped in a file that was whole is found, or was free and is written anew.
+        // Damage in a whole file is detected, or hit a free page, which is overwritten.
         assert!(noticed_at_once + noticed_later >= gone, "{gone} were never noticed");
         keepers.end_sound(lab);
     });
 }
 
 #[test]
-fn three_nodes_that_are_each_damaged_elsewhere_mend_one_another() {
-    scenario("three_nodes_that_are_each_damaged_elsewhere_mend_one_another", |lab| {
+fn three_nodes_that_are_each_damaged_elsewhere_repair_one_another() {
+    scenario("three_nodes_that_are_each_damaged_elsewhere_repair_one_another", |lab| {
         let mut keepers = Keepers::start(lab);
         let rounds = if std::env::var_os("LAB_LONG").is_some() { 30 } else { 2 };
         let (mut noticed, mut gone) = (0, 0);
         for round in 0..rounds {
-            // The last one to leave hears that the others left, and writes it into its log.
+            // The last node to leave learns that the others left, and writes it into its log.
             (0..3).for_each(|which| keepers.all_in_files(lab, which));
             keepers.nodes.clone().into_iter().for_each(|node| lab.crash(node));
             for which in 0..3 {
                 for topic in ["grading.db", "log.db"] {
                     let file = keepers.journals(lab, which).join(topic);
                     let bytes = file.metadata().unwrap().len();
-                    // Each in a third of its own, so that no entry is hit on all.
+                    // Each node in its own third of the file, so that no entry is damaged on all.
                     let pages = bytes / PAGE / 3;
                     let page = 1 + which as u64 * pages + keepers.rng.u64(..pages - 1);
                     let disk = OpenOptions::new().read(true).write(true).open(&file).unwrap();
@@ -287,7 +291,7 @@ fn three_nodes_that_are_each_damaged_elsewhere_mend_one_another() {
             }
             (0..3).for_each(|which| keepers.restart(lab, which));
             lab.until(10 * S, "all list all", |lab| lab.all_list_all(&keepers.nodes));
-            // In both journals: one that is about to be replaced is no file to damage again.
+            // In both journals. A file that is about to be replaced is not damaged again.
             for which in 0..3 {
                 for topic in ["grading.db", "log.db"] {
                     let file = keepers.journals(lab, which).join(topic);

@@ -1,6 +1,7 @@
-//! What `deploy` relies on of a node.
+//! Tests of the files in `deploy`: systemd is notified, only the unit's group reaches the socket, alert rules
+//! and dashboards name metrics that exist, containers are limited, and the SBOM is complete.
 
-// In a test, what cannot be unwrapped is the failure.
+// In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -29,14 +30,14 @@ fn systemd_hears_that_a_node_is_ready_that_it_lives_and_that_it_stops() {
             String::from_utf8_lossy(&message[..length]).into_owned()
         };
         let binary = std::env::var_os("NODE_BIN").unwrap();
-        lab.go_on_with(&binary, &[("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "300000")]);
+        lab.use_binary(&binary, &[("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "300000")]);
         let node = lab.start(None, "m1", 7500, &["--no-mdns", "--name", "m1"]);
         assert_eq!(heard(), "READY=1\nSTATUS=serves as m1\n");
         assert!(lab.get(node, "/members").is_some(), "ready is when it answers");
         for _ in 0..3 {
             assert_eq!(heard(), "WATCHDOG=1\n");
         }
-        // One that stands still gives no sign, and is ended by whoever waits for it.
+        // A stopped node sends no watchdog notification, and its supervisor kills it.
         lab.signal(node, "STOP");
         systemd.set_nonblocking(true).unwrap();
         while systemd.recv(&mut [0; 1024]).is_ok() {}
@@ -51,19 +52,19 @@ fn systemd_hears_that_a_node_is_ready_that_it_lives_and_that_it_stops() {
     });
 }
 
-/// A file of this project.
+/// Reads a file of this repository.
 fn project_file(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
 }
 
-/// A setting of the packaged unit.
+/// Reads a setting of the packaged unit.
 fn setting(name: &str) -> String {
     let unit = project_file("deploy/systemd/hearsay@.service");
     let value = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     value.unwrap_or_else(|| panic!("the unit does not set {name}")).to_owned()
 }
 
-/// Runs shell commands as a user that is in these groups, where `node` is the program.
+/// Runs shell commands as a user in these groups, with `node` on the path.
 fn as_user(bin: &Path, uid: u32, groups: &str, commands: &str) -> Output {
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let mut command = Command::new("setpriv");
@@ -81,10 +82,11 @@ fn members_of_the_group_reach_the_socket_of_a_packaged_node_and_others_do_not() 
         let machine = lab.dir().join("machine");
         let bin = machine.join("bin");
         fs::create_dir_all(&bin).unwrap();
-        // What the package and systemd make of the unit; /etc/group and /run are private to this scenario.
+        // The state that the package and systemd create for the unit; /etc/group and /run are private to this
+        // scenario.
         let (group, runtime, mode) =
             (setting("Group"), setting("RuntimeDirectory"), setting("RuntimeDirectoryMode"));
-        // `process` checks read /proc outside of /proc/PID, too, which is hidden with this.
+        // `process` checks also read /proc outside of /proc/PID, which this option hides.
         let unit = project_file("deploy/systemd/hearsay@.service");
         assert!(!unit.lines().any(|line| line.starts_with("ProcSubset=")));
         assert_eq!((setting("User"), runtime.as_str()), (group.clone(), "hearsay"));
@@ -108,13 +110,13 @@ fn members_of_the_group_reach_the_socket_of_a_packaged_node_and_others_do_not() 
         );
         fs::write(machine.join("start"), start).unwrap();
         sh(&format!("chmod 755 {}", machine.join("start").display()));
-        lab.go_on_with(machine.join("start").as_os_str(), &[]);
+        lab.use_binary(machine.join("start").as_os_str(), &[]);
         let node = lab.start(None, "m1", 7500, &["--no-mdns", "--name", "m1", "--data-dir", &state]);
         lab.until(10 * S, "it answers", |lab| lab.get(node, "/members").is_some());
         let socket = Path::new("/run/hearsay/default-7500.sock");
         let file = fs::metadata(socket).unwrap();
         assert_eq!((file.mode() & 0o777, file.gid()), (0o660, NODE));
-        // The commands of the page, by a member.
+        // The commands of the page, by a member of the group.
         let page = project_file("docs/register.md");
         let section = page.split("## The Unix socket").nth(1).unwrap();
         let commands = section.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
@@ -122,7 +124,7 @@ fn members_of_the_group_reach_the_socket_of_a_packaged_node_and_others_do_not() 
         let said = as_user(&bin, MEMBER, &member, commands);
         let words = String::from_utf8_lossy(&said.stdout);
         assert!(said.status.success() && words.matches("m1").count() >= 2, "{commands}\n{said:?}");
-        // Over HTTP on loopback a `process` check is refused: the command line took the socket.
+        // Over HTTP on loopback a `process` check is refused, so the command line used the socket.
         let registered = as_user(&bin, MEMBER, &member, "node register worker --check process=$$");
         assert!(registered.status.success(), "{registered:?}");
         assert!(!as_user(&bin, MEMBER, &member, "touch /run/hearsay/other.sock").status.success());
@@ -134,7 +136,7 @@ fn members_of_the_group_reach_the_socket_of_a_packaged_node_and_others_do_not() 
     });
 }
 
-/// The names of a node's figures in a text.
+/// Returns the names of a node's metrics in a text.
 fn figures(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !(c.is_ascii_lowercase() || c == '_' || c == ':'));
     words.filter(|word| word.starts_with("hearsay_")).collect()
@@ -144,12 +146,12 @@ fn figures(text: &str) -> BTreeSet<&str> {
 fn what_is_watched_is_what_a_node_tells() {
     scenario("what_is_watched_is_what_a_node_tells", |lab| {
         let node = lab.start(None, "m1", 7500, &["--no-mdns", "--role", "log,grading,visits,portal,gateway"]);
-        // The driver copies its counters once a second, and HTTP may answer before it has done so first.
+        // The driver copies its counters once a second; HTTP may answer before the first copy.
         lab.until(5 * S, "its driver has told its counters", |lab| {
             lab.text(node, "/metrics").is_some_and(|metrics| metrics.contains("hearsay_lateness_seconds"))
         });
         let metrics = lab.text(node, "/metrics").unwrap();
-        // Samples alone: what explains a counter leaves out the end of its name.
+        // Samples only: the help line of a counter leaves out the suffix of its name.
         let told: BTreeSet<&str> =
             metrics.lines().filter(|line| !line.starts_with('#')).flat_map(figures).collect();
         let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
@@ -163,7 +165,8 @@ fn what_is_watched_is_what_a_node_tells() {
     });
 }
 
-/// The blocks of a YAML mapping under a key, each with its name. Enough for files of this project, which are indented by two.
+/// Returns the named blocks of a YAML mapping under a key. Sufficient for files of this repository, which are
+/// indented by two.
 fn blocks_under(text: &str, key: &str) -> Vec<(String, String)> {
     let body = text.split(&format!("\n{key}:\n")).nth(1).unwrap();
     let mut blocks: Vec<(String, String)> = Vec::new();
@@ -245,7 +248,7 @@ fn the_bill_of_materials_lists_what_the_node_is_made_of() {
     }
     let scope =
         |name: &str| components.iter().find(|c| c["name"] == name).map(|c| c["scope"].as_str().unwrap());
-    for name in ["libp2p", "tokio", "rusqlite", "hearsay-protocol", "hearsay-services"] {
+    for name in ["libp2p", "tokio", "rusqlite", "hearsay-protocol", "hearsay-services", "hearsay-gateway"] {
         assert_eq!(scope(name), Some("required"), "{name}");
     }
     assert_eq!(scope("paste"), Some("excluded"), "as deny.toml says");

@@ -1,4 +1,4 @@
-//! Never a success that had no effect: what each writing path acknowledges is seen on every node.
+//! No acknowledged write is without effect: each writing path's effect is visible on every node.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,12 +12,12 @@ const JSON: &str = "application/json";
 
 /// A write, and how its effect shows.
 struct Write {
-    /// Method and path, as `/openapi.json` has them.
+    /// Method and path, as in `/openapi.json`.
     operation: &'static str,
     request: String,
     content_type: &'static str,
     body: String,
-    /// A GET whose answer then holds, or no longer holds, a text.
+    /// A GET whose answer then contains, or no longer contains, a text.
     read: (&'static str, String, bool),
 }
 
@@ -32,7 +32,7 @@ fn write(operation: &'static str, request: &str, body: &Value, read: (&'static s
     }
 }
 
-/// Every writing path but those that end a node or a member.
+/// Every writing path except those that end a node or a member.
 fn writes() -> Vec<Write> {
     let named = |last: &str| json!({ "id": 42, "firstName": "Ann", "lastName": last });
     let grade = json!({ "id": 7, "title": "Oral", "type": "Exam", "score": 95 });
@@ -40,6 +40,7 @@ fn writes() -> Vec<Write> {
     let csv = "FirstName,LastName,Title,Type,Score\nEva,Imported,Essay,Homework,81\n";
     let restored =
         json!({ "items": [{ "id": 43, "firstName": "Bob", "lastName": "Restored", "grades": [] }] });
+    let restored_keys = json!({ "items": [{ "key": "a/d", "value": "" }] });
     let events = json!({ "message": "an event of another program", "service": "s", "level": "INFO", "time": 1_900_000_000_000u64 });
     vec![
         write("post /students", "POST /students", &named("Added"), ("/students/42", "Added", true)),
@@ -84,7 +85,7 @@ fn writes() -> Vec<Write> {
                 ("/log?limit=1000", "an event of another program", true),
             )
         },
-        // What /records keeps is a record of the log, on all nodes; its offset is the node's own.
+        // A record of /records is a record of the log, on all nodes; its offset belongs to one node.
         write(
             "post /records",
             "POST /records",
@@ -93,6 +94,11 @@ fn writes() -> Vec<Write> {
         ),
         write("post /visits", "POST /visits", &Value::Null, ("/visits", "\"total\":1", true)),
         write("get /visits/hit", "GET /visits/hit", &Value::Null, ("/visits", "\"total\":2", true)),
+        write("put /kv/{key}", "PUT /kv/a/b", &json!("kept"), ("/kv/a/b?raw", "kept", true)),
+        write("delete /kv/{key}", "DELETE /kv/a/b", &Value::Null, ("/kv?keys", "a/b", false)),
+        write("put /kv/{key}", "PUT /kv/a/c", &json!("again"), ("/v1/kv/a/c?raw", "again", true)),
+        write("post /kv", "POST /kv", &restored_keys, ("/kv?keys", "a/d", true)),
+        write("delete /kv", "DELETE /kv?prefix=a/", &Value::Null, ("/kv?keys", "a/c", false)),
         write(
             "put /v1/agent/maintenance",
             "PUT /v1/agent/maintenance?enable=true",
@@ -108,7 +114,8 @@ fn writes() -> Vec<Write> {
     ]
 }
 
-/// The writing paths of the registry. A registration is held by the node that takes it, so all of these go to one.
+/// Writing paths of the registry. The node that takes a registration holds it, so all of these go to one
+/// node.
 fn writes_of_registry() -> Vec<Write> {
     let nothing = Value::Null;
     let named = |id: &str| json!({ "name": "web", "id": id, "address": "10.77.9.9", "port": 8080 });
@@ -151,17 +158,19 @@ fn writes_of_registry() -> Vec<Write> {
     ]
 }
 
-/// Operations whose effect is that a node or a member goes, which scenarios of their own show.
+/// Operations that end a node or a member, which other scenarios cover.
 const OF_MEMBERS: [&str; 2] = ["put /v1/agent/leave", "delete /members/{id}"];
 
-/// Forms of the node's pages, which scenarios in a browser show (`pages/services.rs`).
+/// A session is valid at one node: `tests/tests/strangers.rs`.
+const OF_SESSIONS: [&str; 2] = ["post /login", "post /logout"];
+/// Forms of the node's pages, which browser scenarios cover (`pages/services.rs`).
 const OF_PAGES: [&str; 2] = ["post /ui/registrations/deregister", "post /ui/registrations/maintenance"];
 
 #[test]
 fn every_write_that_is_acknowledged_shows_on_every_node() {
     scenario("every_write_that_is_acknowledged_shows_on_every_node", |lab| {
         let hosts: Vec<_> = (0..3).map(|_| lab.host()).collect();
-        let roles = ["--role", "grading,log,visits", "--name"];
+        let roles = ["--role", "grading,log,visits,kv", "--name"];
         let nodes: Vec<NodeRef> = hosts
             .iter()
             .zip(["m1", "m2", "m3"])
@@ -174,10 +183,10 @@ fn every_write_that_is_acknowledged_shows_on_every_node() {
         };
         let of_registry: BTreeSet<&str> = writes_of_registry().iter().map(|write| write.operation).collect();
         for (turn, write) in writes().into_iter().chain(writes_of_registry()).enumerate() {
-            // Maintenance begins and ends on one node, and so do registrations.
+            // Maintenance begins and ends on one node, as registrations do.
             let is_of_node = write.operation.contains("maintenance") || of_registry.contains(write.operation);
             let at = nodes[if is_of_node { 0 } else { turn % 3 }];
-            // Maintenance is the administrator's, and this test is on another machine.
+            // Maintenance is of the class admin, and this test is on another machine.
             let bearer = format!("Bearer {}", token(lab, &lab.name_of(at)));
             let headers = [("content-type", write.content_type), ("authorization", bearer.as_str())];
             let body = if write.body == "null" { "" } else { &write.body };
@@ -190,13 +199,14 @@ fn every_write_that_is_acknowledged_shows_on_every_node() {
                     .all(|node| lab.text(*node, path).is_some_and(|read| read.contains(text) == *is_there))
             });
         }
-        // A path that is added must be added above, too.
+        // A new path must be added above, too.
         let covered: BTreeSet<String> = writes()
             .iter()
             .map(|write| write.operation)
             .chain(of_registry.iter().copied())
             .chain(OF_MEMBERS)
             .chain(OF_PAGES)
+            .chain(OF_SESSIONS)
             .map(Into::into)
             .collect();
         let openapi = lab.get(nodes[0], "/openapi.json").unwrap();

@@ -1,4 +1,4 @@
-//! Full disks: a node that is started on one is there, is read, and writes again when there is room.
+//! Full disks: a node that starts on one is discovered, is read, and writes again when there is room.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,12 +15,12 @@ use serde_json::json;
 
 const S: Duration = Duration::from_secs(1);
 
-/// A node whose state lies on a disk of two megabytes.
+/// A node whose state is on a disk of 2 MB.
 struct Small {
     host: Host,
     disk: PathBuf,
     node: NodeRef,
-    /// Students that were acknowledged.
+    /// Acknowledged students.
     written: usize,
 }
 
@@ -61,13 +61,13 @@ impl Small {
         }
     }
 
-    /// How many students a node serves.
+    /// Returns the number of students that a node serves.
     fn served(&self, lab: &Lab, node: NodeRef) -> Option<usize> {
         let reply = send(lab.address(node), "GET /students/export", &[], "", 5 * S).ok()?;
         (reply.status == 200).then(|| reply.body.lines().count() - 1)
     }
 
-    /// Takes all room that there is.
+    /// Fills the disk.
     fn fill(&self) {
         let mut ballast = File::options().create(true).append(true).open(self.disk.join("ballast")).unwrap();
         while ballast.write_all(&[0; 4096]).is_ok() {}
@@ -91,7 +91,7 @@ impl Small {
         Some(line == "1")
     }
 
-    /// It is found and read, refuses what it cannot keep, and writes again once there is room.
+    /// The node is discovered and read, refuses writes, and accepts them again once there is room.
     fn serves_full_and_recovers(&mut self, lab: &mut Lab, other: NodeRef) {
         let name = lab.name_of(self.node);
         lab.until(10 * S, "others find it", |lab| lab.providers(other).contains(&name));
@@ -103,7 +103,7 @@ impl Small {
         assert_eq!((self.served(lab, self.node), self.is_read_only(lab)), (Some(self.written), Some(false)));
     }
 
-    /// What it leaves is sound.
+    /// Its databases verify afterwards.
     fn end(self, lab: &mut Lab) {
         lab.crash(self.node);
         let mut verify = lab.command(None, "verify", &["journal", "verify"]);
@@ -136,7 +136,7 @@ fn a_node_that_is_restarted_on_a_full_disk_is_found_read_and_writes_again_when_t
                 lab.ended(small.node, 5 * S);
                 small.fill();
                 small.restart(lab, "grading");
-                // An earlier version that comes back must not use this one again.
+                // An earlier incarnation that returns must not use this number again.
                 let now = fs::read_to_string(small.file("incarnation")).unwrap();
                 assert!(now.trim().parse::<u64>().unwrap() > incarnation.trim().parse().unwrap());
                 incarnation = now;
@@ -162,12 +162,12 @@ fn a_database_that_cannot_be_opened_for_writing_is_read_and_passed_on_until_ther
                 }
                 lab.crash(small.node);
                 assert_eq!(log.metadata().unwrap().len() > 0, is_in_log);
-                // As a node leaves it that closes its database.
+                // The state that a node leaves when it closes its database.
                 fs::remove_file(small.file("journal/grading.db-shm")).unwrap();
                 small.fill();
                 small.restart(lab, "grading");
                 assert_eq!(small.is_read_only(lab), Some(true), "{}", lab.log(small.node));
-                // A replica that has room gets all of it.
+                // A replica with room gets all entries.
                 let name = format!("twin-{is_in_log}");
                 let host = lab.host();
                 let twin = start(lab, &host, &name, "grading");
@@ -216,7 +216,8 @@ fn tables_of_an_earlier_version_are_rebuilt_once_there_is_room() {
         let mut small = Small::start(lab, "small", "grading");
         small.write(lab, 20);
         lab.crash(small.node);
-        // The change stays in the log: pages in the file have checksums, which only a node writes.
+        // The change stays in the write-ahead log: pages in the file have checksums, which only a node
+        // writes.
         let db = rusqlite::Connection::open(small.file("journal/grading.db")).unwrap();
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
         db.execute("UPDATE journal_meta SET value = 0 WHERE name = 'projection'", []).unwrap();

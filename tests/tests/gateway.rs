@@ -1,8 +1,8 @@
-//! Strangers, programs and members that mean harm, at a gateway and a portal on real nodes: what they
-//! announce leads to no address that no node may call, to no path of a node, and takes no request that is
-//! another's.
+//! Tests of a gateway and a portal on real nodes: malicious announcements and clients reach no forbidden
+//! address or path, take no requests of another service, and forge no headers; `--allow-host`; a machine
+//! without a network is served by loopback.
 
-// In a test, what cannot be unwrapped is the failure.
+// In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -17,11 +17,7 @@ use std::{
     time::Duration,
 };
 
-use hearsay_protocol::{
-    Incarnation, Version,
-    providers::ADDRESSES_META,
-    record::{Entry, Fact, Header, Instance, Key, Origin},
-};
+use hearsay_protocol::{ADDRESSES_META, Entry, Fact, Header, Incarnation, Instance, Key, Origin, Version};
 use hearsay_tests::{
     AddressCounter, Cluster as _, Host, Intruder, Lab, NodeRef, Program,
     http::{self, Reply},
@@ -32,9 +28,9 @@ use serde_json::{Value, json};
 
 const S: Duration = Duration::from_secs(1);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_program");
-/// Where listeners count connections to addresses that no node may call.
+/// Port of the listeners that count connections to forbidden addresses.
 const PORT: u16 = 9900;
-/// Addresses of another host: metadata servers, link-local ones, those that lead to them through a tunnel.
+/// Addresses of another host: metadata servers, link-local addresses, and IPv6 addresses that embed them.
 const ELSEWHERE: [&str; 9] = [
     "169.254.169.254",
     "169.254.10.1",
@@ -46,7 +42,7 @@ const ELSEWHERE: [&str; 9] = [
     "64:ff9b:1::a9fe:a9fe",
     "2002:a9fe:a9fe::1",
 ];
-/// This host, in many spellings, and groups of hosts.
+/// Spellings of this host's addresses, and of groups of hosts.
 const SPELLINGS: [&str; 14] = [
     "127.0.0.1",
     "127.9.9.9",
@@ -63,7 +59,7 @@ const SPELLINGS: [&str; 14] = [
     "255.255.255.255",
     "0.1.2.3",
 ];
-/// What the resolver makes an address of, and names that resolve to some.
+/// Names that resolve to an address, and texts that the resolver reads as one.
 const NAMES: [&str; 6] = ["localhost", "2852039166", "0x7f000001", "127.1", "meta.test", "loop.test"];
 
 fn authority(host: &str, port: u16) -> String {
@@ -107,7 +103,7 @@ impl Field {
         lab.get(self.door, "/gateway").unwrap()
     }
 
-    /// Waits until the gateway knows so many instances of a service, those included that it does not use.
+    /// Waits until the gateway lists this many instances of a service, unused ones included.
     fn knows(&self, lab: &Lab, service: &str, count: u64) {
         lab.until(10 * S, "the gateway knows the instances", |lab| {
             let state = lab.get(self.door, "/gateway").unwrap_or_default();
@@ -120,17 +116,17 @@ impl Field {
     }
 }
 
-/// A member that says what it likes for as long as this lives.
+/// A malicious member that states arbitrary instances, until it is dropped.
 struct Liar {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Liar {
-    /// Connects to a node and announces these instances. Its header says that its HTTP is where `http` says.
+    /// Connects to a node and announces these instances. Its header states `http` as its HTTP address.
     fn announce(to: SocketAddr, http: &str, roles: &[&str], instances: Vec<(String, Instance)>) -> Self {
         let mut intruder = Intruder::connect([7; 32], "default", to).unwrap();
-        // Members that watch it reach it there, on the lab's bridge, or would find it dead.
+        // Its watchers reach it on the lab's bridge; otherwise they would declare it failed.
         intruder.listen(7600).unwrap();
         let node = intruder.identity.id();
         let entry = |version: u64, key, value| -> Entry {
@@ -240,8 +236,7 @@ fn a_role_leads_nowhere_but_to_its_node_and_to_no_path_but_its_own() {
         let field = Field::new(lab, &[]);
         let here = AddressCounter::start(&field.hosts[0], PORT);
         let swarm = SocketAddr::new(lab.address(field.door).ip(), 7600);
-        // Its HTTP is said to be on the door's loopback, and its instances turn each request into another
-        // one.
+        // Its stated HTTP address is loopback of the gateway's host, and its instances rewrite each request.
         let roles = ["grading", "log"].map(|role| {
             let leaving = instance(role, &format!("127.0.0.1:{PORT}/v1/agent/leave?"), Origin::Role);
             let meta = BTreeMap::from([(ADDRESSES_META.to_owned(), "stated".to_owned())]);
@@ -294,7 +289,7 @@ fn no_program_takes_requests_of_a_role_or_changes_those_of_others() {
             by_address,
         ]);
         register(host, &json!({"name": "Aaa", "id": "thief", "port": 4000, "tags": tags}));
-        // Nothing listens at 4002: what its tag says must not hold for the other one.
+        // No program listens at 4002: the options of its tag must not apply to the other instance.
         let tags = json!(["urlprefix-/shop strip=/shop proto=h2c"]);
         register(host, &json!({"name": "Shops", "id": "dead", "port": 4002, "tags": tags}));
         register(host, &json!({"name": "shop", "id": "honest", "port": 4001, "tags": ["urlprefix-/shop"]}));
@@ -329,7 +324,7 @@ fn no_program_takes_requests_of_a_role_or_changes_those_of_others() {
         assert!(ignored.iter().filter(|one| one["service"] == "Aaa").count() == 3, "{ignored:?}");
         let metrics = lab.text(field.door, "/metrics").unwrap();
         assert!(metrics.contains("hearsay_gateway_route_conflicts 1"), "{metrics}");
-        // A gateway with rules takes what they name, and nothing else.
+        // A gateway with rules takes what the rules name, and nothing else.
         let second = ["--name", "second", "--role", "gateway", "--gateway-routes", "shop=/shop"];
         let second = lab.start(
             Some(&field.hosts[1]),
@@ -397,7 +392,7 @@ fn a_gateway_under_a_name_of_its_own_needs_that_name_and_its_nodes_do_not() {
             let front = field.ask(host, "GET /", &[], "");
             assert_eq!((front.status, front.header("location")), (303, Some("/portal")), "{front:?}");
         }
-        // A page of the gateway that writes, and one of another site.
+        // A page of the gateway that writes, and a page of another site.
         let student = json!({"firstName": "Ann", "lastName": "Lee"}).to_string();
         let own = field.gateway.to_string();
         for (origin, is_own) in [(format!("http://{own}"), true), ("http://evil.example".to_owned(), false)] {
@@ -405,7 +400,7 @@ fn a_gateway_under_a_name_of_its_own_needs_that_name_and_its_nodes_do_not() {
             let reply = field.ask(&own, "POST /students", &headers, &student);
             assert_eq!(reply.status != 403 && reply.status != 421, is_own, "{origin}: {reply:?}");
         }
-        // What a client says of the way it came by is not believed.
+        // Forwarding headers of a client are not believed.
         for claim in [
             ("forwarded", "for=127.0.0.1;host=\"school.example\";proto=http"),
             ("x-forwarded-host", "school.example"),
@@ -437,13 +432,13 @@ fn on_a_machine_without_a_network_everything_is_reached_by_loopback() {
             host.enter(|| std::net::TcpStream::connect(at).is_ok())
         };
         lab.until(20 * S, "the nodes listen", |_| [7500, 7501, 8080].into_iter().all(listens));
-        // With the other node: for the gateway it is a program of a neighbour.
+        // With the other node: for the gateway it is a program on another host.
         let body = json!({"name": "web", "id": "web-1", "port": 4000}).to_string();
         assert_eq!(host.send(7501, "POST /services", &body).status, 200);
         for path in ["/students", "/log", "/portal", "/web/x", "/portal/log"] {
             lab.until(20 * S, path, |_| host.send(8080, &format!("GET {path}"), "").status == 200);
         }
-        // What else listens there is not reached by the node's address.
+        // Another listener on that host is not reached by the node's address.
         let body = json!({"name": "node", "id": "node-1", "port": 7500}).to_string();
         assert_eq!(host.send(7501, "POST /services", &body).status, 200);
         lab.until(10 * S, "the gateway knows of it", |_| {

@@ -1,14 +1,14 @@
-//! Peers that lie: nothing of it is believed, nobody dies of it, and memory stays bounded.
+//! Tests of malicious peers: forged, altered, replayed or malformed messages, floods of announcements and
+//! spoofed mDNS make no live member fail, and memory stays bounded.
 
-// In a test, what cannot be unwrapped is the failure.
+// In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
 
 use std::{net::SocketAddr, time::Duration};
 
 use hearsay_protocol::{
-    Identity, Incarnation, NodeId, Version,
-    liveness::{Claim, Strength},
-    record::{Entry, Fact, Header, Health, Instance, Key, Presence},
+    Claim, Entry, Fact, Header, Health, Identity, Incarnation, Instance, Key, NodeId, Presence, Strength,
+    Version,
     wire::{self, Gossip, MESSAGE_BYTES_MAX, Page, Request},
 };
 use hearsay_tests::{Cluster as _, Intruder, Lab, NodeRef, scenario, spoof_mdns};
@@ -31,7 +31,7 @@ fn swarm_of(i: usize) -> SocketAddr {
     format!("10.77.1.{i}:7600").parse().unwrap()
 }
 
-/// A generator of bytes that is the same in every run.
+/// Generator of bytes that are the same in every run.
 fn noise(seed: u32, length: usize) -> Vec<u8> {
     let mut x = seed.wrapping_mul(2_654_435_761).max(1);
     (0..length)
@@ -48,7 +48,7 @@ fn is_header(entry: &&Entry) -> bool {
     entry.fact.key == Key::Header
 }
 
-/// What a node counts under this name.
+/// Returns a counter of a node.
 fn counted(lab: &Lab, node: NodeRef, name: &str) -> f64 {
     let metrics = lab.text(node, "/metrics").unwrap();
     let line = metrics.lines().find(|l| l.starts_with(&format!("hearsay_{name}_total "))).unwrap();
@@ -56,7 +56,7 @@ fn counted(lab: &Lab, node: NodeRef, name: &str) -> f64 {
 }
 
 fn all_is_well(lab: &Lab, nodes: &[NodeRef]) {
-    lab.until(10 * S, "all list all, and nobody else", |lab| lab.all_list_all(nodes) && lab.agree(nodes));
+    lab.until(10 * S, "all list all, and no other member", |lab| lab.all_list_all(nodes) && lab.agree(nodes));
     assert_eq!(lab.logged("panicked"), [""; 0]);
     for node in nodes {
         assert!(lab.resident_kb(*node) < 100_000, "{} kB resident", lab.resident_kb(*node));
@@ -64,6 +64,7 @@ fn all_is_well(lab: &Lab, nodes: &[NodeRef]) {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn what_is_forged_altered_or_malformed_is_not_believed() {
     scenario("what_is_forged_altered_or_malformed_is_not_believed", |lab| {
         let nodes = lan(lab, 3);
@@ -81,7 +82,7 @@ fn what_is_forged_altered_or_malformed_is_not_believed() {
             gone.fact.value = None;
             lies.extend([newer, next_life, gone]);
             if entry.fact.key == Key::Header {
-                // A farewell in another's name, signed by the intruder.
+                // A leave message for another node, signed by the intruder.
                 let mut header = Header::decode(entry.fact.value.as_deref().unwrap()).unwrap();
                 header.presence = Presence::Left;
                 let fact = Fact {
@@ -90,7 +91,7 @@ fn what_is_forged_altered_or_malformed_is_not_believed() {
                     value: Some(header.encode()),
                     ..entry.fact.clone()
                 };
-                // What it says of itself in another cluster.
+                // The intruder's own entry, made for another cluster.
                 lies.push(fact.clone().sign(&intruder.identity, "elsewhere").unwrap());
                 let mut farewell = fact.sign(&intruder.identity, CLUSTER).unwrap();
                 farewell.fact.node = entry.fact.node;
@@ -112,7 +113,8 @@ fn what_is_forged_altered_or_malformed_is_not_believed() {
                 claim.sign(&intruder.identity, CLUSTER)
             })
             .collect();
-        // Each lie reaches a node that it has not yet parted from: who lies too much is cut off.
+        // Each lie goes to a node that has not disconnected the intruder yet: peers that lie often are cut
+        // off.
         for (i, lie) in lies.iter().enumerate() {
             let seed = [u8::try_from(i % 200).unwrap() + 20; 32];
             if i % 6 == 0
@@ -124,7 +126,7 @@ fn what_is_forged_altered_or_malformed_is_not_believed() {
             let page = Page {
                 node: lie.fact.node,
                 incarnation: lie.fact.incarnation,
-                covers: hearsay_protocol::seen::Seen::up_to(lie.fact.version),
+                covers: hearsay_protocol::VersionSet::up_to(lie.fact.version),
                 entries: vec![lie.clone()],
                 evidence: claims.clone(),
             };
@@ -138,7 +140,7 @@ fn what_is_forged_altered_or_malformed_is_not_believed() {
         });
         assert_eq!(lab.logged("member failed"), [""; 0]);
         assert_eq!(lab.logged("member left"), [""; 0]);
-        // Not even well-formed.
+        // Not well-formed.
         for i in 0..40u32 {
             intruder.gossip(noise(i, 10 + 97 * i as usize));
             intruder.ask(noise(1000 + i, 1 + 131 * i as usize));
@@ -167,7 +169,7 @@ fn what_was_true_once_is_not_believed_again() {
             hosts.iter().enumerate().map(|(i, host)| lab.grading(host, &format!("m{}", i + 1))).collect();
         lab.until(5 * S, "all list all", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
         let recorded = Intruder::connect([7; 32], CLUSTER, swarm_of(1)).unwrap().everything().unwrap();
-        // m3 restarts and m2 leaves for good; then the intruder says what they said before.
+        // m3 restarts and m2 leaves for good; then the intruder replays their earlier messages.
         lab.crash(nodes[2]);
         nodes[2] = lab.grading(&hosts[2], "m3");
         lab.until(5 * S, "m3 is back", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
@@ -187,7 +189,7 @@ fn what_was_true_once_is_not_believed_again() {
                 let page = Page {
                     node: entry.fact.node,
                     incarnation: entry.fact.incarnation,
-                    covers: hearsay_protocol::seen::Seen::up_to(Version(1_000_000)),
+                    covers: hearsay_protocol::VersionSet::up_to(Version(1_000_000)),
                     entries: vec![entry.clone()],
                     evidence: Vec::new(),
                 };
@@ -201,7 +203,7 @@ fn what_was_true_once_is_not_believed_again() {
     });
 }
 
-/// A header and `instances` instances of a node that exists only in the intruder's words.
+/// A header and `instances` instances of an invented node.
 fn invented(seed: [u8; 32], name: &str, instances: u64) -> Vec<Entry> {
     let identity = Identity::from_seed(&seed);
     let node: NodeId = identity.id();
@@ -242,7 +244,7 @@ fn a_flood_of_announcements_delays_no_verdict_and_fills_no_memory() {
     scenario("a_flood_of_announcements_delays_no_verdict_and_fills_no_memory", |lab| {
         let nodes = lan(lab, 5);
         let mut intruder = Intruder::connect([7; 32], CLUSTER, swarm_of(1)).unwrap();
-        // More instances than one node may have, and members that nobody can reach.
+        // More instances than one node may have, and members that cannot be reached.
         for batch in invented([7; 32], "flood", 12_000).chunks(200) {
             intruder.gossip_entries(batch.to_vec());
         }
@@ -299,10 +301,10 @@ fn spoofed_mdns_is_a_hint_and_no_more() {
         let members = lab.get(nodes[0], "/members").unwrap();
         let id = members["members"][1]["id"].as_str().unwrap().to_owned();
         spoof_mdns(from, &id, "/ip4/10.77.1.1/tcp/9").unwrap();
-        lab.throughout(3 * S, "nobody is misled", |lab| lab.all_list_all(&nodes));
+        lab.throughout(3 * S, "no node is misled", |lab| lab.all_list_all(&nodes));
         lab.until(10 * S, "a flood is noticed", |lab| {
             let noticed = nodes.iter().all(|node| counted(lab, *node, "mdns_floods") >= 1.0);
-            // A busy machine drops datagrams: what was lost is sent again.
+            // A busy machine drops datagrams, so lost ones are sent again.
             if !noticed {
                 flood();
             }

@@ -1,4 +1,4 @@
-//! The journal under real faults: what was acknowledged is there, once, on every replica.
+//! Journal under real faults: every acknowledged write is on every replica exactly once.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 const S: Duration = Duration::from_secs(1);
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// Grading nodes on hosts of their own. One that was killed is started again with what it had.
+/// Grading nodes on hosts of their own. A killed node restarts with its data.
 struct Books {
     hosts: Vec<Host>,
     nodes: Vec<NodeRef>,
@@ -40,7 +40,7 @@ impl Books {
         self.nodes[which] = keeper(lab, &self.hosts[which], &name);
     }
 
-    /// Waits until all have the same book, and returns it.
+    /// Waits until all nodes have the same grade book, and returns it.
     fn agree(&self, lab: &Lab, bound: Duration) -> String {
         let book = |node: &NodeRef| lab.text(*node, "/students");
         lab.until(bound, "all have the same book", |lab| {
@@ -58,7 +58,7 @@ impl Books {
     }
 }
 
-/// A node that keeps both journals.
+/// Starts a node that keeps both journals.
 fn keeper(lab: &mut Lab, host: &Host, name: &str) -> NodeRef {
     lab.start(Some(host), name, 7500, &["--role", "grading,log", "--name", name])
 }
@@ -71,20 +71,21 @@ fn student(last_name: &str) -> Value {
     json!({ "firstName": "A", "lastName": last_name })
 }
 
-/// Kills a random node every two seconds under writers on all, and returns the faults.
+/// Kills a random node every two seconds while writers run on all. Returns the faults.
 fn killing_nodes(lab: &mut Lab, prefix: &str, rounds: u32) -> BTreeSet<Fault> {
     let mut books = Books::named(lab, prefix, 3);
     let addresses: Vec<_> = books.nodes.iter().map(|node| lab.address(*node)).collect();
     let writers = Writers::start(&addresses);
     let mut state = 7u32;
     for round in 0..rounds {
-        // Under load, whatever the machine's speed: some writes lie between any two deaths.
+        // Requires some writes between two kills, at any speed of the machine.
         let before = writers.acknowledged();
         std::thread::sleep(2 * S);
         lab.until(20 * S, "writes go on", |_| writers.acknowledged() > before + 10);
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let which = (state >> 16) as usize % 3;
-        // In every fourth round all at once: what one has not synced, the others cannot give back.
+        // Every fourth round kills all at once: entries that one node has not synced cannot come back from
+        // the others.
         let dying: Vec<usize> = if round % 4 == 3 { (0..3).collect() } else { vec![which] };
         dying.iter().for_each(|which| lab.signal(books.nodes[*which], "KILL"));
         for which in dying {
@@ -96,7 +97,7 @@ fn killing_nodes(lab: &mut Lab, prefix: &str, rounds: u32) -> BTreeSet<Fault> {
     lab.until(20 * S, "all list all again", |lab| lab.all_list_all(&books.nodes));
     let (acknowledged, ..) = history.counts();
     assert!(acknowledged > 100, "{acknowledged} is not enough to say anything");
-    // What agrees after that long is what there is; a broken build never agrees.
+    // Replicas that have not converged by now never will; a broken build does not converge.
     let start = std::time::Instant::now();
     while start.elapsed() < 15 * S && !books.check(lab, &history).is_empty() {
         std::thread::sleep(S);
@@ -118,14 +119,14 @@ fn a_journal_that_breaks_its_word_is_found_out() {
     let Some(broken) = other_build("a_journal_that_breaks_its_word_is_found_out") else { return };
     scenario("a_journal_that_breaks_its_word_is_found_out", |lab| {
         for way in ["early-ack", "lost-range", "reused-number", "replay"] {
-            lab.begin_anew(&broken, &[("HEARSAY_BROKEN", way)]);
+            lab.restart_with(&broken, &[("HEARSAY_BROKEN", way)]);
             let faults = killing_nodes(lab, way, 4);
             let kinds: BTreeSet<_> = faults
                 .iter()
                 .map(|fault| format!("{fault:?}").split(' ').next().unwrap().to_owned())
                 .collect();
             println!("{way}: {} faults: {kinds:?}", faults.len());
-            assert!(!faults.is_empty(), "nobody noticed {way}");
+            assert!(!faults.is_empty(), "the checker did not find {way}");
         }
     });
 }
@@ -134,7 +135,7 @@ fn a_journal_that_breaks_its_word_is_found_out() {
 fn a_grade_is_on_all_nodes_at_once_and_survives_its_writer() {
     scenario("a_grade_is_on_all_nodes_at_once_and_survives_its_writer", |lab| {
         let books = Books::start(lab, 5);
-        // Replicas are connected a moment after they know of each other.
+        // Replicas connect a moment after they learn of each other.
         let reply = post(lab, books.nodes[0], "/students?ack=majority", &student("first"));
         assert_eq!((reply.status, reply.header("hearsay-ack")), (201, Some("majority")));
         let path = reply.header("location").unwrap().to_owned();
@@ -146,7 +147,7 @@ fn a_grade_is_on_all_nodes_at_once_and_survives_its_writer() {
             let reply = send(writer, &request, &headers, &grade.to_string(), 8 * S).unwrap();
             assert_eq!(reply.status, 201, "{}", reply.body);
             token = reply.header("hearsay-token").unwrap().to_owned();
-            // Whoever names what was written sees it, whichever node is asked.
+            // A read with the token sees the write, at any node.
             let other = lab.address(books.nodes[(score + 1) % 5]);
             let seen = send(other, &format!("GET {path}"), &[("hearsay-token", &token)], "", 5 * S).unwrap();
             let grades = seen.json()["grades"].as_array().unwrap().len();
@@ -177,7 +178,7 @@ fn a_majority_is_counted_of_replicas_that_do_not_answer_until_they_are_forgotten
         };
         lab.until(10 * S, "all count five", |lab| books.nodes.iter().all(|node| counted(lab, *node, 5)));
         assert_eq!(ask(lab, books.nodes[0], "of five").header("hearsay-ack"), Some("majority"));
-        // Frozen: nobody has the write but the first.
+        // The others are frozen: only the first node has the write.
         books.nodes[1..].iter().for_each(|node| lab.signal(*node, "STOP"));
         let alone = ask(lab, books.nodes[0], "alone");
         assert_eq!(alone.status, 504, "{alone:?}");
@@ -188,7 +189,7 @@ fn a_majority_is_counted_of_replicas_that_do_not_answer_until_they_are_forgotten
         );
         books.nodes[1..].iter().for_each(|node| lab.signal(*node, "CONT"));
         lab.until(20 * S, "all list all again", |lab| lab.all_list_all(&books.nodes));
-        // Leaving, failing and a restart of the rest leave the number as it is.
+        // Leaving, failing and restarting leave the number unchanged.
         lab.leave(books.nodes[3]);
         lab.leave(books.nodes[4]);
         lab.crash(books.nodes[2]);
@@ -215,8 +216,8 @@ fn both_sides_of_a_partition_keep_their_grades() {
         let books = Books::start(lab, 4);
         let (left, right) = (&books.hosts[..2], &books.hosts[2..]);
         let (l, r): (Vec<_>, Vec<_>) = (left.iter().collect(), right.iter().collect());
-        left.iter().for_each(|host| host.deafen(&r));
-        right.iter().for_each(|host| host.deafen(&l));
+        left.iter().for_each(|host| host.drop_packets_from(&r));
+        right.iter().for_each(|host| host.drop_packets_from(&l));
         lab.until(20 * S, "each side sees itself alone", |lab| {
             lab.all_list_all(&books.nodes[..2]) && lab.all_list_all(&books.nodes[2..])
         });
@@ -224,7 +225,7 @@ fn both_sides_of_a_partition_keep_their_grades() {
             let reply = post(lab, *node, "/students?ack=replicated", &student(name));
             assert_eq!(reply.status, 201, "{}", reply.body);
         }
-        books.hosts.iter().for_each(Host::hear);
+        books.hosts.iter().for_each(Host::drop_nothing);
         lab.until(30 * S, "together again", |lab| lab.all_list_all(&books.nodes));
         let book: Value = serde_json::from_str(&books.agree(lab, 20 * S)).unwrap();
         let names: BTreeSet<_> =

@@ -1,6 +1,7 @@
-//! Users of a node's machine that have no rights on it (`ATTACKS.md` D): what they read, change and hinder.
+//! Tests of attacks by other users of a node's machine: they cannot read or change its data directory, or
+//! keep a port from it (`docs/security.md`).
 
-// In a test, what cannot be unwrapped is the failure.
+// In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -23,12 +24,13 @@ use serde_json::json;
 
 const S: Duration = Duration::from_secs(1);
 
-/// The user of the nodes: `nobody`, which owns nothing else.
+/// Uid of the nodes' user, which owns nothing else.
 const NODE: u32 = 65_534;
 /// Another user of the machine.
 const STRANGER: u32 = 65_533;
 
-/// A folder in which the nodes' user may have directories, and nodes that run as that user with the umask that lets everybody write.
+/// A folder in which the nodes' user may create directories, and nodes that run as that user with a
+/// permissive umask.
 fn machine(lab: &mut Lab) -> PathBuf {
     let machine = lab.dir().join("machine");
     fs::create_dir_all(&machine).unwrap();
@@ -40,11 +42,11 @@ fn machine(lab: &mut Lab) -> PathBuf {
     );
     fs::write(&start, lines).unwrap();
     sh(&format!("chmod 755 {} {}", program.display(), start.display()));
-    lab.go_on_with(start.as_os_str(), &[]);
+    lab.use_binary(start.as_os_str(), &[]);
     machine
 }
 
-/// A directory of this user.
+/// Creates a directory of this user.
 fn make_dir(dir: &Path, owner: u32, mode: &str) -> String {
     let dir = dir.display().to_string();
     sh(&format!("install -d -m {mode} -o {owner} -g {owner} {dir}"));
@@ -58,7 +60,7 @@ fn start(lab: &mut Lab, data_dir: &str) -> NodeRef {
     node
 }
 
-/// Starts a node that refuses to run, and returns its words.
+/// Starts a node that refuses to run, and returns its error.
 fn refused(lab: &mut Lab, data_dir: &str) -> String {
     let node = lab.start(None, "m2", 7500, &["--no-mdns", "--name", "m2", "--data-dir", data_dir]);
     assert_eq!(lab.ended(node, 10 * S).code(), Some(1), "{}", lab.log(node));
@@ -67,7 +69,7 @@ fn refused(lab: &mut Lab, data_dir: &str) -> String {
     lab.log(node)
 }
 
-/// What of a tree other users can read or write, if they can enter it at all.
+/// Returns the files of a tree that other users can read or write, if they can enter it at all.
 fn open_to_others(dir: &Path) -> Vec<String> {
     let mut open = Vec::new();
     for entry in fs::read_dir(dir).unwrap().flatten() {
@@ -102,8 +104,8 @@ fn other_users_of_the_machine_read_nothing_and_change_nothing_of_a_data_dir() {
         let book = by_hand.join("journal/grading.db");
         assert!(can_read(NODE, &book) && !can_read(STRANGER, &book));
         assert_eq!(fs::metadata(&by_hand).unwrap().mode() & 0o7777, 0o700);
-        let warned = lab.logged("other users could read the data directory");
-        assert!(warned.len() == 1 && warned[0].contains("WARN") && warned[0].contains(&dir), "{warned:?}");
+        lab.until_logged(5 * S, node, &["WARN", "other users could read the data directory", &dir]);
+        assert_eq!(lab.logged("other users could read the data directory").len(), 1);
         lab.until(10 * S, "its events have a directory", |_| by_hand.join("events").is_dir());
         assert_eq!(open_to_others(&by_hand), [""; 0], "with the umask 000 at the start");
         lab.leave(node);
@@ -126,7 +128,7 @@ fn other_users_of_the_machine_read_nothing_and_change_nothing_of_a_data_dir() {
 fn a_node_makes_its_directory_inside_a_volume_whose_root_is_open() {
     scenario("a_node_makes_its_directory_inside_a_volume_whose_root_is_open", |lab| {
         let machine = machine(lab);
-        // What Kubernetes makes of a volume for `fsGroup`, and what the manifests say.
+        // The volume that Kubernetes prepares for `fsGroup`, as in the manifests.
         let volume = machine.join("volume");
         sh(&format!("install -d -m 2775 -o 0 -g {NODE} {}", volume.display()));
         let state = volume.join("state");
@@ -145,7 +147,8 @@ fn a_node_makes_its_directory_inside_a_volume_whose_root_is_open() {
         assert!(!lab.ended(root, 10 * S).success());
         assert!(lab.log(root).contains("/volume/state"), "it says what to do: {}", lab.log(root));
 
-        // The image: the state home belongs to the node's user and is open to read; each container takes a slot in it.
+        // The image: the node's user owns the state home, which all users can read; each container takes a
+        // slot in it.
         let home = lab.dir().join("m3");
         make_dir(&home, NODE, "755");
         let node = lab.start(None, "m3", 7500, &["--no-mdns", "--name", "m3"]);
@@ -157,13 +160,13 @@ fn a_node_makes_its_directory_inside_a_volume_whose_root_is_open() {
     });
 }
 
-/// Takes the abstract names of a swarm port, as another user.
+/// Claims the abstract socket names of a swarm port, as another user.
 fn claim_all(port: u16, user: u32) -> Vec<UnixListener> {
     let names = (0..).map(move |n| match n {
         0 => format!("hearsay/swarm/{port}"),
         n => format!("hearsay/swarm/{port}/{n}"),
     });
-    // The credentials of a thread: the kernel keeps those under which it listens.
+    // Credentials of a thread: the kernel records them when it listens.
     let claims = std::thread::spawn(move || {
         let user = Uid::from_raw(user);
         set_thread_res_uid(user, user, user).unwrap();
@@ -178,24 +181,25 @@ fn claim_all(port: u16, user: u32) -> Vec<UnixListener> {
 fn claims_of_another_user_keep_no_port_from_a_node() {
     scenario("claims_of_another_user_keep_no_port_from_a_node", |lab| {
         let _claims: Vec<_> = (7600..7604).flat_map(|port| claim_all(port, STRANGER)).collect();
-        let swarm = |lab: &Lab, node| {
+        let swarm = |lab: &Lab, node, name: &str| {
             let members = lab.get(node, "/members")?;
-            Some(members["members"][0]["addresses"].to_string())
+            let own = members["members"].as_array()?.iter().find(|member| member["name"] == name)?;
+            Some(own["addresses"].to_string())
         };
         let chosen = lab.start(None, "m1", 7500, &["--no-mdns", "--name", "m1", "--swarm", "127.0.0.1:7600"]);
         lab.until(10 * S, "it answers", |lab| lab.get(chosen, "/members").is_some());
         assert_eq!(lab.logged("the port is taken"), [""; 0]);
         let next = lab.start(None, "m2", 7501, &["--no-mdns", "--name", "m2"]);
         lab.until(10 * S, "the second one is on the next rung", |lab| {
-            swarm(lab, next).is_some_and(|addresses| addresses.contains("/7601"))
+            swarm(lab, next, "m2").is_some_and(|addresses| addresses.contains("/7601"))
         });
-        // A port that is really taken is told with the user that has it.
+        // The error for a port in use names the port's user.
         let taken: SocketAddr = "127.0.0.1:7603".parse().unwrap();
         let _listener = std::net::TcpListener::bind(taken).unwrap();
         let late = lab.start(None, "m3", 7502, &["--no-mdns", "--name", "m3", "--swarm", "127.0.0.1:7603"]);
         assert!(!lab.ended(late, 10 * S).success());
         assert!(lab.log(late).contains("the port is taken by a program of user 0"), "{}", lab.log(late));
-        // So is one that a node of the same user has.
+        // So does the error for a port of another node of the same user.
         let again = lab.start(None, "m4", 7502, &["--no-mdns", "--name", "m4", "--swarm", "127.0.0.1:7600"]);
         assert!(!lab.ended(again, 10 * S).success());
         assert!(lab.log(again).contains("user 0"), "{}", lab.log(again));

@@ -1,6 +1,7 @@
-//! Members that come under a copied key, are forgotten, or cannot be talked to; and options that are read again.
+//! Tests that a copy of a node's identity never displaces the original, that failed members can be forgotten,
+//! that nodes of other clusters are reported, and that SIGHUP reloads options.
 
-// In a test, what cannot be unwrapped is the failure.
+// In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -13,20 +14,21 @@ use std::{
 use hearsay_tests::{Cluster as _, Host, Lab, NodeRef, scenario, sh};
 
 const S: Duration = Duration::from_secs(1);
-/// The exit code of a node whose key another process holds.
+/// Exit code of a node whose key another process holds.
 const KEY_IN_USE: i32 = 4;
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
 }
 
-/// Runs a command that asks the node on this host.
+/// Runs a command against the node on this host.
 fn ask(lab: &Lab, on: &Host, arguments: &[&str]) -> (i32, String) {
     let output = lab.command(Some(on), "client", arguments).output().unwrap();
     (output.status.code().unwrap(), said(&output))
 }
 
-/// Starts copies one after the other, as a supervisor would, and looks meanwhile. Returns looks, and looks that found the original listed.
+/// Starts copies one after another, as a supervisor does, and reads the members meanwhile. Returns the number
+/// of reads, and of reads that listed the original.
 fn restart_copies(lab: &Lab, on: &Host, arguments: &[&str], watcher: NodeRef) -> (u32, u32) {
     let (mut looks, mut listed) = (0, 0);
     for _ in 0..10 {
@@ -64,7 +66,7 @@ fn a_copy_under_a_supervisor_never_takes_the_original_off_the_list() {
         sh(&format!("cp -r {0}/orig {0}/copy", lab.dir().display()));
         let original = lab.grading(&hosts[1], "orig");
         lab.until(5 * S, "it is listed again", |lab| lab.providers(watcher) == ["orig"]);
-        // On a machine of its own, on that of the watcher, and where only a name leads to others.
+        // On another machine, on the watcher's machine, and where only a name leads to other nodes.
         let copies: [(&Host, &[&str]); 3] = [
             (&hosts[2], &["--role", "grading", "--name", "orig"]),
             (&hosts[0], &["--role", "grading", "--name", "orig"]),
@@ -93,8 +95,8 @@ fn a_failed_member_is_forgotten_on_every_node_and_comes_back_if_it_lives() {
         lab.until(5 * S, "all list all", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
         let (code, words) = ask(lab, &hosts[0], &["forget", "m3"]);
         assert!(code == 1 && words.contains("m3") && words.contains("alive"), "{code} {words}");
-        let (code, words) = ask(lab, &hosts[0], &["forget", "nobody"]);
-        assert!(code == 2 && words.contains("nobody"), "{code} {words}");
+        let (code, words) = ask(lab, &hosts[0], &["forget", "unknown"]);
+        assert!(code == 2 && words.contains("unknown"), "{code} {words}");
         lab.crash(nodes[2]);
         let rest = &nodes[..2];
         lab.until(3 * S, "the crash is known", |lab| {
@@ -140,7 +142,7 @@ fn nodes_of_another_key_or_cluster_are_told_on_both_sides() {
                 .count()
         };
         let (key_words, cluster_words) = ("another cluster key or none", "belongs to another cluster");
-        // Twice, where it connected in vain before mDNS announced it: then only its host was known.
+        // Twice, if it connected in vain before mDNS announced it: then only its host was known.
         lab.until(30 * S, "each side is warned", |lab| {
             warned(lab, a, 3, key_words) >= 1
                 && warned(lab, b, 3, key_words) >= 1
@@ -164,7 +166,7 @@ fn nodes_of_another_key_or_cluster_are_told_on_both_sides() {
             words.contains("belongs to the cluster \"shop\", this node to \"default\": 10.77.1.5"),
             "{words}"
         );
-        // Put right, and no longer told.
+        // After the fix, the warning is gone.
         lab.leave(c);
         let c = lab.start(Some(&hosts[2]), "c", 7500, &["--name", "c", "--key-file", &ours]);
         lab.until(10 * S, "c is a member", |lab| lab.sees(a, "c").as_deref() == Some("alive"));
@@ -211,15 +213,15 @@ fn sighup_reads_the_options_again_and_says_what_has_to_wait() {
             lab.get(node, "/services/grading").unwrap_or_default()["services"]["grading"][0]["tags"]
                 .to_string()
         };
-        // A file that is wrong changes nothing, and is named with its key.
+        // A wrong file changes nothing, and the error names it and its key.
         write(&file, "no-mdns = true\njoin = ['10.77.1.2']\ntag = ['blue']\nclustr = 'x'\n");
         lab.signal(node, "HUP");
-        lab.until(5 * S, "it says what is wrong", |lab| lab.log(node).contains("clustr"));
-        assert!(lab.log(node).contains("nothing was changed") && !tags(lab).contains("blue"));
-        // A tag that does not fit is found before anything changes, too.
+        lab.until_logged(5 * S, node, &["clustr", "nothing was changed"]);
+        assert!(!tags(lab).contains("blue"));
+        // A bad tag is found before anything changes, too.
         write(&file, &format!("no-mdns = true\ntag = [{}]\n", "'x', ".repeat(65)));
         lab.signal(node, "HUP");
-        lab.until(5 * S, "it names the option", |lab| lab.log(node).contains("tag: there are 65"));
+        lab.until_logged(5 * S, node, &["tag: has 65 tags"]);
         assert_eq!(lab.sees(other, "m1"), None);
         write(
             &file,
@@ -230,12 +232,10 @@ fn sighup_reads_the_options_again_and_says_what_has_to_wait() {
             lab.sees(other, "m1").as_deref() == Some("alive")
         });
         lab.until(5 * S, "it has the tag", |lab| tags(lab).contains("blue"));
-        let log = lab.log(node);
-        let warning = log.lines().find(|line| line.contains("restart it")).unwrap_or_default();
-        assert!(warning.contains("cluster, http"), "{log}");
+        lab.until_logged(5 * S, node, &["need a restart", "cluster, http"]);
         // A list that does not admit the other node.
         let allow = lab.dir().join("allow");
-        write(&allow, "# nobody\n");
+        write(&allow, "# no node\n");
         write(&file, &format!("no-mdns = true\nallow = '{}'\n", allow.display()));
         lab.signal(node, "HUP");
         lab.until(10 * S, "it parts from the other", |lab| {

@@ -1,6 +1,7 @@
-//! Machines on several networks, of both families of addresses, and behind mapped ports.
+//! Tests that nodes find each other and clients reach their services when hosts have several networks, only
+//! IPv6, both IP versions, or ports that a container host maps.
 
-// In a test, what cannot be unwrapped is the failure.
+// In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
 
 use std::{net::SocketAddr, time::Duration};
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 const S: Duration = Duration::from_secs(1);
 
-/// The only instance of grading, as a node lists it.
+/// Returns the only instance of grading, as a node lists it.
 fn grading(lab: &Lab, by: NodeRef) -> Option<Value> {
     let services = lab.get(by, "/services/grading")?;
     let instances = services["services"]["grading"].as_array()?;
@@ -21,13 +22,13 @@ fn addresses(instance: &Value) -> Vec<&str> {
     instance["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-/// The students that a gateway brings; `None` where it brings none.
+/// Returns the students through a gateway; `None` if it has none.
 fn students_at(gateway: &str) -> Option<String> {
     let gateway: SocketAddr = gateway.parse().unwrap();
     get(gateway, "/students")?.as_array().map(|students| format!("{students:?}"))
 }
 
-/// What reads the grade book of another node from this host brings it: gateway, portal, and command line.
+/// Checks that gateway, portal and command line of this host read the grade book of another node.
 fn all_ways_lead_to_the_book(lab: &Lab, host: &Host, node: NodeRef) {
     lab.until(10 * S, "the gateway brings the grade book", |_| {
         students_at(&format!("{}:8080", host.ip)).is_some_and(|students| students.contains("Roberto"))
@@ -44,7 +45,7 @@ fn all_ways_lead_to_the_book(lab: &Lab, host: &Host, node: NodeRef) {
 fn a_laptop_in_a_vpn_is_reached_over_the_lan() {
     scenario("a_laptop_in_a_vpn_is_reached_over_the_lan", |lab| {
         let (laptop, desk) = (lab.host(), lab.host());
-        // The other end of the tunnel leads nowhere that the desk knows.
+        // The other end of the tunnel leads to no network of the desk.
         sh(&format!("ip link add vpn type veth peer name tun0 netns {} && ip link set vpn up", laptop.name));
         laptop.sh("ip addr add 10.88.0.5/24 dev tun0");
         laptop.sh("ip link set tun0 up");
@@ -89,7 +90,7 @@ fn an_address_that_falls_silent_is_passed_over() {
         lab.until(15 * S, "both addresses are listed", |lab| {
             grading(lab, reader).is_some_and(|instance| addresses(&instance).len() >= 2)
         });
-        // Nothing has been asked there yet, so no connection stands that would have to be given up first.
+        // No request was sent there yet, so no open connection has to fail first.
         let instance = grading(lab, reader).unwrap();
         let first = instance["address"].as_str().unwrap();
         server.sh(&format!(
@@ -100,7 +101,7 @@ fn an_address_that_falls_silent_is_passed_over() {
     });
 }
 
-/// Takes a host's IPv4 addresses, if it is to have IPv6 alone, and gives it an IPv6 one.
+/// Removes a host's IPv4 addresses, if it is to have IPv6 alone, and gives it an IPv6 address.
 fn give_ipv6(host: &Host, number: usize, alone: bool) -> Host {
     if alone {
         host.sh("ip -4 addr flush dev eth0");
@@ -124,7 +125,7 @@ fn hosts_with_ipv6_alone_find_each_other_with_no_options() {
         let doctor = lab.command(Some(&hosts[0]), "cli", &["doctor"]).output().unwrap();
         let told = String::from_utf8_lossy(&doctor.stdout).into_owned();
         assert!(
-            doctor.status.success() && told.contains("IPv6 alone") && !told.contains("0.0.0.0"),
+            doctor.status.success() && told.contains("has only IPv6") && !told.contains("0.0.0.0"),
             "{told}"
         );
         lab.crash(nodes[2]);
@@ -161,7 +162,7 @@ fn a_host_with_both_families_meets_hosts_with_either() {
     });
 }
 
-/// A container: its only network is one with its host `on`, which maps two ports to it. It has no way out.
+/// Container: its only network is one with its host `on`, which maps two ports to it. It has no way out.
 fn container(lab: &mut Lab, on: &Host) -> Host {
     let inside = lab.host();
     inside.sh("ip link del eth0");
@@ -192,9 +193,9 @@ fn a_container_is_reached_by_its_mapped_ports_alone() {
         let joins = ["--no-mdns", "--join", &swarm, "--role", "gateway,portal", "--name", "b"];
         let first = lab.start(Some(&b), "b", 7500, &joins);
         let by_b = format!("{}:7600", b.ip);
-        // It is told of the container by the other node, and the container cannot dial it.
+        // The other node announces the container, which cannot be dialled at its own address.
         let second = lab.start(Some(&c), "c", 7500, &["--no-mdns", "--join", &by_b, "--name", "c"]);
-        lab.until(20 * S, "a node that was told of the container connects to it", |lab| {
+        lab.until(20 * S, "a node that learns of the container connects to it", |lab| {
             let members = lab.get(second, "/members").unwrap_or_default();
             let all = members["members"].as_array().cloned().unwrap_or_default();
             all.iter().any(|m| m["name"] == "inside" && m["state"] == "alive" && m["rttMs"].is_number())

@@ -1,4 +1,4 @@
-//! The power goes: what was acknowledged is still there, though the disks forget what was not synced.
+//! Power failures: every acknowledged write survives, though the disks lose unsynced writes.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,19 +11,19 @@ use std::{
 };
 
 use hearsay_tests::{
-    Cluster, Forgetful, Host, Lab, NodeRef, Writers, all_written, feeds,
+    Cluster, Host, Lab, LossyDisk, NodeRef, Writers, all_written, feeds,
     history::{Fault, History},
     other_build, scenario, sh,
 };
 
 const S: Duration = Duration::from_secs(1);
-/// By this seed a disk keeps nothing that it need not keep; of few changes, at least.
+/// Seed with which a disk keeps no unsynced write, at least of few changes.
 const NOTHING_KEPT: u64 = 8;
 const TOPICS: [&str; 2] = ["grading", "log"];
 
-/// Runs a scenario on forgetful disks, where they can be mounted.
-fn on_forgetful_disks(name: &str, body: impl FnOnce(&mut Lab)) {
-    if let Err(why) = Forgetful::can_be_mounted() {
+/// Runs a scenario on lossy disks, where they can be mounted.
+fn on_lossy_disks(name: &str, body: impl FnOnce(&mut Lab)) {
+    if let Err(why) = LossyDisk::can_be_mounted() {
         println!("skipped: {name}: {why}");
         assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and {name} cannot run here: {why}");
         return;
@@ -35,11 +35,11 @@ fn rounds() -> u32 {
     if std::env::var_os("LAB_LONG").is_some() { 300 } else { 10 }
 }
 
-/// Nodes that keep both journals, each on a forgetful disk of its own.
+/// Nodes that keep both journals, each on a lossy disk.
 struct Machines {
     hosts: Vec<Host>,
     nodes: Vec<NodeRef>,
-    disks: Vec<Forgetful>,
+    disks: Vec<LossyDisk>,
     rng: fastrand::Rng,
     forgotten: u64,
     slowest: Duration,
@@ -50,7 +50,7 @@ impl Machines {
         let names: Vec<_> = (1..=3).map(|i| format!("{prefix}{i}")).collect();
         let hosts: Vec<_> = names.iter().map(|_| lab.host()).collect();
         let disks: Vec<_> =
-            names.iter().map(|name| Forgetful::mount(&lab.dir().join(name)).unwrap()).collect();
+            names.iter().map(|name| LossyDisk::mount(&lab.dir().join(name)).unwrap()).collect();
         let nodes: Vec<_> = names.iter().zip(&hosts).map(|(name, host)| keeper(lab, host, name)).collect();
         let seed = std::env::var("LAB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
         println!("LAB_SEED={seed}");
@@ -59,7 +59,7 @@ impl Machines {
         Self { hosts, nodes, disks, rng, forgotten: 0, slowest: Duration::ZERO }
     }
 
-    /// The power goes on these, and comes back.
+    /// The power of these nodes fails and comes back.
     fn lose_power(&mut self, lab: &mut Lab, which: &[usize]) {
         which.iter().for_each(|which| lab.signal(self.nodes[*which], "KILL"));
         which.iter().for_each(|which| _ = lab.ended(self.nodes[*which], 5 * S));
@@ -80,7 +80,7 @@ impl Machines {
         history.check(&all_written(&addresses))
     }
 
-    /// Kills all at the same time, and copies their journals to where nobody forgets anything.
+    /// Kills all nodes at the same time, and copies their journals to an ordinary disk.
     fn copy(&mut self, lab: &mut Lab, attempt: u32) -> Vec<PathBuf> {
         self.nodes.iter().for_each(|node| lab.signal(*node, "KILL"));
         let mut copies = Vec::new();
@@ -107,7 +107,8 @@ fn keeper(lab: &mut Lab, host: &Host, name: &str) -> NodeRef {
     lab.start(Some(host), name, 7500, &["--role", "grading,log", "--name", name])
 }
 
-/// The power goes again and again under writers on all nodes, for the nodes that `whose` draws. Returns the faults.
+/// The power fails again and again under writers on all nodes, for the nodes that `whose` selects. Returns
+/// the faults.
 fn losing_power(
     lab: &mut Lab,
     prefix: &str,
@@ -118,7 +119,7 @@ fn losing_power(
     let addresses: Vec<_> = machines.nodes.iter().map(|node| lab.address(*node)).collect();
     let writers = Writers::start(&addresses);
     for _ in 0..rounds {
-        // Under load, whatever the machine's speed, and each time after another stretch of it.
+        // Requires some writes before each failure, at any speed of the machine and after a different time.
         let enough = writers.acknowledged() + machines.rng.usize(..60);
         lab.until(20 * S, "writes go on", |_| writers.acknowledged() > enough);
         let which = whose(&mut machines.rng);
@@ -133,11 +134,11 @@ fn losing_power(
          forgotten; slowest restart {:?}; {} syncs",
         machines.forgotten,
         machines.slowest,
-        machines.disks.iter().map(Forgetful::syncs).sum::<u64>()
+        machines.disks.iter().map(LossyDisk::syncs).sum::<u64>()
     );
     assert!(acknowledged > 5 * rounds as usize, "{acknowledged} is not enough to say anything");
     assert!(machines.forgotten > 0, "the power went, and nothing was forgotten");
-    // What agrees after that long is what there is.
+    // Replicas that have not converged by now never will.
     let start = Instant::now();
     let mut faults = machines.faults(lab, &history);
     while start.elapsed() < settle && !faults.is_empty() {
@@ -150,7 +151,8 @@ fn losing_power(
     faults
 }
 
-/// What the nodes have on their disks proves itself, has no gap, and is the same on all; and they are still who they were.
+/// Checks that the databases verify, have no gaps, and are equal on all nodes, and that the nodes kept their
+/// identities.
 fn sound_and_equal(lab: &mut Lab, machines: &mut Machines) {
     for attempt in 0.. {
         let copies = machines.copy(lab, attempt);
@@ -162,7 +164,7 @@ fn sound_and_equal(lab: &mut Lab, machines: &mut Machines) {
             copies.iter().map(|copy| feeds(&copy.join(format!("{topic}.db")))).collect::<Vec<_>>()
         });
         if all.iter().any(|nodes| nodes.iter().any(|feeds| *feeds != nodes[0])) {
-            // What happens to nodes is in the log, too: the last lines may have been on their way.
+            // The log also has events of the nodes: the last lines may have been on their way.
             assert!(attempt < 5, "they differ: {all:#?}");
             machines.restart(lab);
             continue;
@@ -182,7 +184,7 @@ fn sound_and_equal(lab: &mut Lab, machines: &mut Machines) {
 
 #[test]
 fn nothing_acknowledged_is_lost_though_one_node_after_the_other_loses_power() {
-    on_forgetful_disks("nothing_acknowledged_is_lost_though_one_node_after_the_other_loses_power", |lab| {
+    on_lossy_disks("nothing_acknowledged_is_lost_though_one_node_after_the_other_loses_power", |lab| {
         let faults = losing_power(lab, "m", (rounds(), 30 * S), |rng| vec![rng.usize(..3)]);
         assert_eq!(faults, BTreeSet::new());
     });
@@ -190,7 +192,7 @@ fn nothing_acknowledged_is_lost_though_one_node_after_the_other_loses_power() {
 
 #[test]
 fn nothing_acknowledged_is_lost_though_all_nodes_lose_power_at_once() {
-    on_forgetful_disks("nothing_acknowledged_is_lost_though_all_nodes_lose_power_at_once", |lab| {
+    on_lossy_disks("nothing_acknowledged_is_lost_though_all_nodes_lose_power_at_once", |lab| {
         let faults = losing_power(lab, "m", (rounds(), 30 * S), |_| vec![0, 1, 2]);
         assert_eq!(faults, BTreeSet::new());
     });
@@ -202,20 +204,20 @@ fn nodes_that_seldom_sync_are_found_out_when_the_power_goes() {
     let Some(broken) = other_build("nodes_that_seldom_sync_are_found_out_when_the_power_goes") else {
         return;
     };
-    on_forgetful_disks("nodes_that_seldom_sync_are_found_out_when_the_power_goes", |lab| {
-        lab.begin_anew(&broken, &[("HEARSAY_BROKEN", "seldom-sync")]);
+    on_lossy_disks("nodes_that_seldom_sync_are_found_out_when_the_power_goes", |lab| {
+        lab.restart_with(&broken, &[("HEARSAY_BROKEN", "seldom-sync")]);
         let faults = losing_power(lab, "m", (4, 3 * S), |_| vec![0, 1, 2]);
         let lost = faults.iter().filter(|fault| matches!(fault, Fault::Lost { .. })).count();
         println!("{lost} lost, of {} faults", faults.len());
-        assert!(lost > 0, "nobody noticed");
+        assert!(lost > 0, "the checker found no loss");
     });
 }
 
 #[test]
-fn a_forgetful_disk_is_a_disk_until_the_power_goes() {
-    on_forgetful_disks("a_forgetful_disk_is_a_disk_until_the_power_goes", |lab| {
+fn a_lossy_disk_is_a_disk_until_the_power_goes() {
+    on_lossy_disks("a_lossy_disk_is_a_disk_until_the_power_goes", |lab| {
         let dir = lab.dir().join("disk");
-        let disk = Forgetful::mount(&dir).unwrap();
+        let disk = LossyDisk::mount(&dir).unwrap();
         let synced = dir.join("synced");
         let mut file = fs::File::create(&synced).unwrap();
         file.write_all(b"kept").unwrap();
@@ -225,7 +227,7 @@ fn a_forgetful_disk_is_a_disk_until_the_power_goes() {
         fs::create_dir(dir.join("made")).unwrap();
         fs::write(dir.join("made/file"), "unsynced").unwrap();
         fs::rename(dir.join("made/file"), dir.join("made/renamed")).unwrap();
-        // Who reads sees all of it.
+        // Readers see all of it.
         assert_eq!(fs::metadata(&synced).unwrap().len(), 10_004);
         assert_eq!(fs::read_to_string(dir.join("made/renamed")).unwrap(), "unsynced");
         drop(file);

@@ -1,4 +1,4 @@
-//! `docs/production.md`, followed to the letter: its blocks of commands are read out of it and run.
+//! `docs/production.md` to the letter: runs the blocks of commands of the page.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,14 +9,14 @@ use serde_json::json;
 
 const S: Duration = Duration::from_secs(1);
 
-/// The blocks of shell, in order.
+/// Returns the shell blocks, in order.
 fn blocks() -> Vec<String> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/production.md");
     let page = fs::read_to_string(page).unwrap();
     page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// Runs a block on a host, in a directory of its own, with the program under the name that the package gives it.
+/// Runs a block on a host, in a directory of its own, with the program under its packaged name.
 fn run(lab: &Lab, on: &Host, block: &str) -> String {
     let dir = lab.dir().join("operator");
     let path = format!("{}:{}", dir.join("bin").display(), std::env::var("PATH").unwrap());
@@ -89,7 +89,7 @@ fn the_commands_of_the_page_do_what_it_says() {
             seen.push(what);
         }
         assert_eq!(seen, ["key", "join", "forget", "backup", "containers"]);
-        // What the page says to do when something was deleted.
+        // The page's instructions after a deletion.
         let path = added.header("location").unwrap().to_owned();
         assert_eq!(send(lab.address(node), &format!("DELETE {path}"), &[], "", 8 * S).unwrap().status, 204);
         let restore = "hearsay journal restore --from /backup/$(date +%F)";

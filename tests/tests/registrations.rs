@@ -1,4 +1,5 @@
-//! What a node acknowledged of registrations holds, whatever is killed and whatever the disk forgets.
+//! Tests that acknowledged registrations survive kills and power failures, and that a node and a cluster
+//! refuse registrations beyond their maximum.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,15 +13,15 @@ use std::{
     time::Duration,
 };
 
-use hearsay_tests::{Cluster as _, Forgetful, Host, Lab, NodeRef, http, registry, scenario};
+use hearsay_tests::{Cluster as _, Host, Lab, LossyDisk, NodeRef, http, registry, scenario};
 use serde_json::{Value, json};
 
 const S: Duration = Duration::from_secs(1);
 /// Clients that register at the same time.
 const WRITERS: usize = 4;
-/// The ids that each of them uses in turn.
+/// Ids that each client uses in turn.
 const IDS: usize = 12;
-/// No answer takes longer.
+/// Limit of every answer.
 const ANSWER_MAX: Duration = Duration::from_secs(8);
 
 /// What a writer knows of an id.
@@ -30,7 +31,7 @@ enum Known {
     Registered(u16),
     /// Its deregistration was acknowledged.
     Gone,
-    /// A write was not answered: either side of it may hold.
+    /// A write without an answer: its effect may hold or not.
     Either(Vec<Known>),
 }
 
@@ -43,7 +44,7 @@ impl Known {
         }
     }
 
-    /// After a write that was not answered.
+    /// State after a write without an answer.
     fn or(self, other: Self) -> Self {
         match self {
             Self::Either(mut all) => {
@@ -55,7 +56,7 @@ impl Known {
     }
 }
 
-/// Registers and deregisters until told to stop. Returns what it knows of each id.
+/// Registers and deregisters until stopped. Returns the state of each id.
 fn write(me: usize, stop: &AtomicBool, acknowledged: &AtomicUsize) -> BTreeMap<String, Known> {
     let node: SocketAddr = "127.0.0.1:7500".parse().unwrap();
     let json_body = [("content-type", "application/json")];
@@ -79,17 +80,17 @@ fn write(me: usize, stop: &AtomicBool, acknowledged: &AtomicUsize) -> BTreeMap<S
                 acknowledged.fetch_add(1, Relaxed);
                 after
             }
-            // It was not there, and then it may not have been before.
+            // Not found, so the last write had no effect either.
             Ok(reply) if reply.status == 404 && is_removal => {
                 assert!(before.allows(None), "{id} is not found, and {before:?} was acknowledged");
                 Known::Gone
             }
             Ok(reply) => panic!("{reply:?}"),
-            Err(http::Silence::NotSent) => {
+            Err(http::SendError::NotSent) => {
                 std::thread::sleep(Duration::from_millis(20));
                 before
             }
-            Err(http::Silence::Unknown) => before.or(after),
+            Err(http::SendError::Unknown) => before.or(after),
         };
         known.insert(id, now);
     }
@@ -104,12 +105,12 @@ fn registrations(lab: &Lab, node: NodeRef) -> Option<Vec<Value>> {
     lab.get(node, "/registrations")?["registrations"].as_array().cloned()
 }
 
-/// Ends the node again and again under writers; `after_kill` may do more to it before it starts again.
+/// Kills the node again and again under writers; `after_kill` runs before each restart.
 fn killing(lab: &mut Lab, rounds: u32, mut after_kill: impl FnMut(u32)) {
     let host = lab.host();
     let mut node = plain(lab, &host);
     lab.until(10 * S, "it answers", |lab| registrations(lab, node).is_some());
-    // One whose check goes on after each start.
+    // A registration whose check continues after each start.
     let body = json!({"name": "job", "id": "job-1", "check": {"ttl": "1h", "id": "job-ttl"}}).to_string();
     assert_eq!(host.send(7500, "POST /services", &body).status, 200);
     assert_eq!(host.send(7500, "PUT /checks/job-ttl", r#"{"status":"passing"}"#).status, 200);
@@ -133,7 +134,7 @@ fn killing(lab: &mut Lab, rounds: u32, mut after_kill: impl FnMut(u32)) {
         lab.until(10 * S, "it answers", |lab| registrations(lab, node).is_some());
         stop.store(true, Relaxed);
     });
-    // What the last life wrote is read by the next one.
+    // The next incarnation reads the writes of the last one.
     lab.crash(node);
     after_kill(rounds);
     node = plain(lab, &host);
@@ -173,23 +174,23 @@ fn acknowledged_registrations_survive_kills_under_load() {
 #[test]
 fn acknowledged_registrations_survive_the_loss_of_power() {
     let name = "acknowledged_registrations_survive_the_loss_of_power";
-    if let Err(why) = Forgetful::can_be_mounted() {
+    if let Err(why) = LossyDisk::can_be_mounted() {
         println!("skipped: {name}: {why}");
         assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and {name} cannot run here: {why}");
         return;
     }
     scenario(name, |lab| {
-        let disk = Forgetful::mount(&lab.dir().join("m1")).unwrap();
+        let disk = LossyDisk::mount(&lab.dir().join("m1")).unwrap();
         let mut forgotten = 0;
         killing(lab, rounds(10, 100), |round| forgotten += disk.lose_power(u64::from(round)));
         assert!(forgotten > 0, "the power went, and nothing was forgotten");
     });
 }
 
-/// The most instances of a node, and of a cluster. Design, section 3.
+/// Largest number of instances of a node, and of a cluster.
 const INSTANCES_MAX: usize = 10_000;
 const INSTANCES_OF_CLUSTER_MAX: usize = 100_000;
-/// Clients that fill a node: what waits is stored and stated together.
+/// Clients that fill a node: waiting changes are stored and stated together.
 const FILLERS: usize = 32;
 
 /// Registers the n-th instance of `web` with the node of this host.
@@ -198,7 +199,7 @@ fn register_nth(host: &Host, n: usize) -> http::Reply {
     host.send(7500, "POST /services", &body)
 }
 
-/// Registers so many, from the first number on.
+/// Registers this many instances, from the first number on.
 fn fill(host: &Host, first: usize, count: usize) {
     std::thread::scope(|scope| {
         for me in 0..FILLERS {
@@ -220,7 +221,7 @@ fn a_node_takes_ten_thousand_registrations_and_refuses_the_next() {
         fill(&host, 0, INSTANCES_MAX);
         let reply = register_nth(&host, INSTANCES_MAX);
         assert!(reply.status == 507 && reply.body.contains("10000"), "{reply:?}");
-        // In place of one that is there, it is none more.
+        // A replacement does not count.
         assert_eq!(register_nth(&host, 7).status, 200);
         assert_eq!(registrations(lab, node).unwrap().len(), INSTANCES_MAX);
         lab.crash(node);
@@ -231,7 +232,8 @@ fn a_node_takes_ten_thousand_registrations_and_refuses_the_next() {
     });
 }
 
-/// The limit itself is tested with a table that is filled by hand (`node/src/http/tests/bounds.rs`); this is the same by gossip, which takes minutes.
+/// The limit itself is tested with a prepared table (`node/src/http/tests/bounds.rs`); this test fills it by
+/// gossip, which takes minutes.
 #[test]
 fn a_cluster_takes_a_hundred_thousand_registrations_and_refuses_the_next() {
     if std::env::var_os("LAB_LONG").is_none() {
@@ -253,7 +255,7 @@ fn a_cluster_takes_a_hundred_thousand_registrations_and_refuses_the_next() {
         assert!(reply.status == 507 && reply.body.contains("100000"), "{reply:?}");
         assert_eq!(registrations(lab, nodes[of_cluster]).unwrap(), [Value::Null; 0]);
         assert!(lab.agree(&nodes), "it changed nothing");
-        // Where there is room again, one is taken.
+        // Once there is room, a registration is accepted.
         assert_eq!(hosts[0].send(7500, "DELETE /services/web-0", "").status, 200);
         lab.until(20 * S, "there is room", |_| register_nth(last, INSTANCES_OF_CLUSTER_MAX).status == 200);
         assert_eq!(registrations(lab, nodes[of_cluster]).unwrap().len(), 1);

@@ -1,6 +1,7 @@
-//! Programs register with the node beside them, and every node of the cluster knows them.
+//! Tests of programs that register with a node by HTTP or file: all nodes list them, checks show when they
+//! fail or die, and programs are notified of changes of the services that they require.
 
-// In a test, what cannot be unwrapped is the failure.
+// In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
 
 use std::{fs, io::Read as _, time::Duration};
@@ -35,7 +36,7 @@ fn a_program_is_listed_everywhere_and_survives_the_crash_of_its_node() {
         assert_eq!(instance["address"], json!(hosts[0].ip), "what loopback means is this host");
         assert_eq!(instance["url"], json!(format!("http://{}:8080", hosts[0].ip)));
         assert_eq!((&instance["weight"], &instance["ports"]), (&json!(5), &ports_json()));
-        // Again, otherwise: in place.
+        // The same id with other values: replaced in place.
         register(&hosts[0], &json!({"name": "web", "id": "web-1", "address": "localhost", "port": 8081}));
         lab.until(5 * S, "it is replaced everywhere", |lab| {
             nodes.iter().all(|node| {
@@ -136,7 +137,7 @@ fn a_ttl_check_passes_while_it_is_reported_and_fails_after() {
         assert_eq!(one["checks"][0]["output"], "42 % done");
         lab.until(5 * S, "without reports it fails", |lab| passing(lab, nodes[0], "job") == 0);
         assert_eq!((report("fine"), report("warning")), (400, 200));
-        assert_eq!(hosts[0].send(7500, "PUT /checks/nobody", "{\"status\":\"passing\"}").status, 404);
+        assert_eq!(hosts[0].send(7500, "PUT /checks/unknown", "{\"status\":\"passing\"}").status, 404);
     });
 }
 
@@ -146,7 +147,7 @@ fn a_program_is_told_of_its_dependencies_in_its_dialect() {
         let (hosts, nodes) = cluster(lab, 2, &[]);
         let (first, second) =
             (Program::start(PROGRAM, &hosts[0], 6000), Program::start(PROGRAM, &hosts[0], 6001));
-        // As the field's tutorials register, before what they need is there.
+        // Registered before the services that it requires, as in older tutorials.
         let answer = register(
             &hosts[0],
             &json!({
@@ -174,12 +175,12 @@ fn a_program_is_told_of_its_dependencies_in_its_dialect() {
         let added = |program: &Program, words: &[&str]| {
             program.received().iter().any(|line| words.iter().all(|word| line.contains(word)))
         };
-        lab.until(5 * S, "both are told of it", |_| {
+        lab.until(5 * S, "both receive the instance", |_| {
             added(&first, &["POST /services", "\"Added\":[{\"Name\":\"Log Service\"", &log_url])
                 && added(&second, &["POST /services", "\"Name\":\"Log Service\"", "\"Addr\""])
         });
         log.kill();
-        lab.until(5 * S, "both are told of its death", |_| {
+        lab.until(5 * S, "both receive its removal", |_| {
             added(&first, &["POST /services", "\"Removed\":[{\"Name\":\"Log Service\"", &log_url])
                 && added(&second, &["DELETE /services", "\"Name\":\"Log Service\""])
         });
@@ -219,7 +220,7 @@ fn a_subscriber_that_was_down_misses_nothing() {
         assert_eq!(hosts[0].send(7500, "DELETE /services/db-1", "").status, 200);
         lab.until(S, "db-2 is there", |lab| passing(lab, nodes[0], "db") == 1);
         let app = Program::start(PROGRAM, &hosts[0], 6000);
-        lab.until(10 * S, "it is told of what is there", |_| {
+        lab.until(10 * S, "it receives the current set", |_| {
             let received = app.received();
             received.iter().any(|line| line.contains(":5002"))
         });
@@ -248,14 +249,12 @@ fn a_subscriber_hears_of_what_vanished_while_its_node_was_down() {
             };
             app.received().into_iter().filter_map(of_key).filter(|instances| instances.contains(port)).count()
         };
-        lab.until(10 * S, "it is told of both", |_| {
-            told("Added", ":5001") == 1 && told("Added", ":5002") == 1
-        });
+        lab.until(10 * S, "it receives both", |_| told("Added", ":5001") == 1 && told("Added", ":5002") == 1);
         lab.leave(nodes[0]);
         assert_eq!(hosts[1].send(7500, "DELETE /services/db-5002", "").status, 200);
         nodes[0] = plain(lab, &hosts[0], 0, &[]);
-        lab.until(40 * S, "it is told of the end", |_| {
-            // Each look is a connection, and there are not enough ports for a thousand a second.
+        lab.until(40 * S, "it receives the removal", |_| {
+            // Each poll is a connection, and there are not enough ports for a thousand a second.
             std::thread::sleep(S / 5);
             told("Removed", ":5002") == 1
         });
@@ -272,7 +271,7 @@ fn files_register_programs_and_a_bad_one_keeps_its_last_good_version() {
         fs::write(&toml, "[service]\nname = 'web'\nid = 'web-1'\nport = 8080\n").unwrap();
         let (hosts, nodes) = cluster(lab, 1, &["--services-dir", dir.to_str().unwrap()]);
         lab.until(5 * S, "the file is read", |lab| passing(lab, nodes[0], "web") == 1);
-        // Outranks the API.
+        // The file outranks the API.
         let reply = hosts[0].send(7500, "POST /services", r#"{"name":"web","id":"web-1","port":1}"#);
         assert!(reply.status == 409 && reply.body.contains("web.toml"), "{reply:?}");
         assert_eq!(hosts[0].send(7500, "DELETE /services/web-1", "").status, 409);
@@ -291,7 +290,7 @@ fn files_register_programs_and_a_bad_one_keeps_its_last_good_version() {
         lab.until(5 * S, "it is put right", |lab| instances(lab, nodes[0], "web")[0]["port"] == 8081);
         fs::remove_file(&toml).unwrap();
         lab.until(5 * S, "it is gone", |lab| instances(lab, nodes[0], "web").is_empty());
-        // Commands are run from files alone, and only where the node was told so.
+        // Commands come from files only, and only where the node allows it.
         fs::write(dir.join("exec.toml"), "[service]\nname = 'x'\n[service.check]\nexec = ['true']\n")
             .unwrap();
         lab.until(5 * S, "exec is refused", |lab| {
@@ -323,7 +322,10 @@ fn a_drained_instance_stays_out_of_service_over_a_restart() {
         assert!(one["checks"].to_string().contains("kernel update"), "{one}");
         assert_eq!(drain(false), 200);
         lab.until(5 * S, "it is in again", |lab| all_have(lab, &nodes, "web", 1));
-        assert_eq!(hosts[0].send(7500, "PUT /services/nobody/maintenance", r#"{"enable":true}"#).status, 404);
+        assert_eq!(
+            hosts[0].send(7500, "PUT /services/unknown/maintenance", r#"{"enable":true}"#).status,
+            404
+        );
     });
 }
 
@@ -363,7 +365,7 @@ fn a_registration_whose_checks_change_is_replaced_without_a_flap() {
             let checks = instance["checks"].as_array().cloned().unwrap_or_default();
             checks.len() == 2 && checks.iter().all(|check| check["lastRun"].is_string())
         });
-        // The stream comes in order, so with the next change all before it are here.
+        // The stream is ordered, so with the next change all earlier ones have arrived.
         register(&hosts[0], &body("v3", json!([changed])));
         let (mut told, mut buffer) = (String::new(), [0; 4096]);
         while !told.contains("\"v3\"") {
@@ -381,14 +383,14 @@ fn a_node_of_the_version_before_relays_and_reads_programs() {
     let Some(before) = build_before(test) else { return };
     scenario(test, |lab| {
         let hosts: Vec<Host> = (0..3).map(|_| lab.host()).collect();
-        // What the first and the last know of each other they know through the one in the middle.
-        hosts[0].deafen(&[&hosts[2]]);
-        hosts[2].deafen(&[&hosts[0]]);
+        // The first and the last node know each other only through the middle one.
+        hosts[0].drop_packets_from(&[&hosts[2]]);
+        hosts[2].drop_packets_from(&[&hosts[0]]);
         let this = std::env::var_os("NODE_BIN").unwrap();
         let mut nodes = vec![plain(lab, &hosts[0], 0, &[])];
-        lab.go_on_with(&before, &[]);
+        lab.use_binary(&before, &[]);
         nodes.push(plain(lab, &hosts[1], 1, &[]));
-        lab.go_on_with(&this, &[]);
+        lab.use_binary(&this, &[]);
         nodes.push(plain(lab, &hosts[2], 2, &[]));
         let tags: Vec<String> = (0..200).map(|n| format!("tag-{n:03}-{}", "x".repeat(60))).collect();
         let body = json!({
@@ -417,7 +419,7 @@ fn lookups_still_answer_while_most_hosts_are_silent_and_not_when_they_are_dead()
         }
         let rest = &nodes[8..];
         lab.until(10 * S, "all list both", |lab| all_have(lab, &nodes, "web", 2));
-        // One host that is lost is no fault of the network.
+        // One lost host is no fault of the network.
         register(&hosts[2], &json!({"name": "db", "id": "db-1", "port": 5432}));
         lab.until(10 * S, "all list the third", |lab| all_have(lab, &nodes, "db", 1));
         hosts[2].sh("ip link set eth0 down");
@@ -440,7 +442,7 @@ fn lookups_still_answer_while_most_hosts_are_silent_and_not_when_they_are_dead()
                 found.len() == 2 && found.iter().all(|one| one["health"] == "passing")
             })
         });
-        // Processes that are known to be dead are not kept.
+        // Instances whose processes are known to be dead are not kept.
         nodes[..8].iter().for_each(|node| lab.crash(*node));
         lab.until(30 * S, "the dead are gone", |lab| rest.iter().all(|node| passing(lab, *node, "web") == 0));
     });

@@ -1,4 +1,5 @@
-//! The two procedures of `docs/journal.md`, followed to the letter: its commands are read out of it and run.
+//! Tests the two restore procedures of `docs/journal.md`, after a lost disk and after a deletion: runs the
+//! commands of the page, and checks that the data is back on both nodes.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,7 +20,7 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 const LOST: &str = "## Restoring: a disk was lost";
 const DELETED: &str = "## Restoring: something was deleted or overwritten";
 
-/// The commands of a section: its fenced blocks of shell, in order.
+/// Returns the commands of a section: its fenced shell blocks, in order.
 fn blocks(heading: &str) -> Vec<String> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/journal.md");
     let page = fs::read_to_string(page).unwrap();
@@ -30,7 +31,7 @@ fn blocks(heading: &str) -> Vec<String> {
     fenced.collect()
 }
 
-/// A machine with systemd, as far as the page asks for it, on which `hearsay@grading` is a node at port 7500.
+/// A machine with systemd, as far as the page needs it, on which `hearsay@grading` is a node at port 7500.
 struct Machine {
     dir: PathBuf,
 }
@@ -68,7 +69,7 @@ esac
         self.dir.join("backup")
     }
 
-    /// Runs a script where its commands are found.
+    /// Runs a script with its commands on the path.
     fn run(&self, script: &str) -> Output {
         let path = format!("{}:{}", self.dir.join("bin").display(), std::env::var("PATH").unwrap());
         let mut sh = Command::new("sh");
@@ -76,8 +77,7 @@ esac
         sh.stdin(std::process::Stdio::null()).output().unwrap()
     }
 
-    /// Runs a block after the block of variables, to which it gives the values of this machine, as a reader
-    /// would.
+    /// Runs a block after the block of variables, with the values of this machine, as a reader would.
     fn follow(&self, variables: &str, block: &str) -> String {
         let meant = variables.lines().map(|line| {
             let (name, _) = line.split_once('=').unwrap_or_else(|| panic!("{line:?} sets no variable"));
@@ -120,7 +120,7 @@ fn both_have(lab: &Lab, h2: NodeRef, what: &str, is: impl Fn(SocketAddr) -> bool
     lab.until(20 * S, what, |lab| is(h1()) && is(lab.address(h2)));
 }
 
-/// The files of a backup, with what is in them.
+/// Returns the files of a backup with their content.
 fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(dir)
         .unwrap()
@@ -161,7 +161,7 @@ fn both_procedures_for_restoring_do_what_the_page_says() {
         assert!(machine.run(&backup).status.success());
         let kept = files(&machine.backup());
 
-        // Since the backup, by way of the other node.
+        // Written since the backup, through the other node.
         write(address, &format!("DELETE {ann_path}"), &Value::Null);
         write(address, &format!("PUT {bob_path}"), &json!({ "firstName": "Bob", "lastName": "Overwritten" }));
         let new = write(address, "POST /students", &json!({ "firstName": "New", "lastName": "One" }));

@@ -1,22 +1,24 @@
-//! Writes of strangers: hosts of the network that have neither the cluster's key nor a node's token.
+//! Tests of hosts without cluster key and API token: which writes are refused, how far a browser's session
+//! goes, that private nodes cannot be read, and that a flood of the log drops no records of others.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use hearsay_tests::{
-    Cluster as _, Host, Lab, NodeRef, find,
+    Cluster as _, Host, Lab, NodeRef, Program, find,
     http::{self, Reply},
     registry::{all_see_all, instances, plain},
     scenario,
 };
 use serde_json::{Value, json};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_program");
 const S: Duration = Duration::from_secs(1);
 const JSON: (&str, &str) = ("content-type", "application/json");
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
-/// The key of a form of the portal, which tells a second click from a second form.
+/// Key of a portal form, which tells a second click from a second form.
 const FORM_KEY: &str = "0123456789abcdef0123456789abcdef";
 
-/// Three hosts with a key in common: a grade book and a log; a portal and a gateway; a plain node.
+/// Three hosts with a common key: a grade book and a log; a portal and a gateway; a plain node.
 struct Keyed {
     hosts: Vec<Host>,
     book: NodeRef,
@@ -26,17 +28,7 @@ struct Keyed {
 
 impl Keyed {
     fn start(lab: &mut Lab) -> Self {
-        let key = lab.dir().join("cluster.key");
-        let made = lab.command(None, "keys", &["keygen"]).output().expect("a key");
-        std::fs::write(&key, made.stdout).expect("a directory that can be written");
-        let hosts: Vec<Host> = (0..3).map(|_| lab.host()).collect();
-        let key = key.to_str().expect("a path in UTF-8").to_owned();
-        let mut start = |host: &Host, name: &str, more: &[&str]| {
-            lab.start(Some(host), name, 7500, &[&["--name", name, "--key-file", &key], more].concat())
-        };
-        let book = start(&hosts[0], "book", &["--role", "grading,log,visits", "--demo"]);
-        let front = start(&hosts[1], "front", &["--role", "portal,gateway"]);
-        let plain = start(&hosts[2], "plain", &[]);
+        let Self { hosts, book, front, plain } = Self::start_with(lab, &[]);
         all_see_all(lab, &[book, front, plain]);
         lab.until(10 * S, "the portal finds the grade book", |lab| {
             students(lab, book) > 0
@@ -44,20 +36,55 @@ impl Keyed {
         });
         Self { hosts, book, front, plain }
     }
+
+    fn start_with(lab: &mut Lab, options: &[&str]) -> Self {
+        let key = lab.dir().join("cluster.key");
+        let made = lab.command(None, "keys", &["keygen"]).output().expect("a key");
+        std::fs::write(&key, made.stdout).expect("a directory that can be written");
+        let hosts: Vec<Host> = (0..3).map(|_| lab.host()).collect();
+        let key = key.to_str().expect("a path in UTF-8").to_owned();
+        let mut start = |host: &Host, name: &str, more: &[&str]| {
+            lab.start(
+                Some(host),
+                name,
+                7500,
+                &[&["--name", name, "--key-file", &key], more, options].concat(),
+            )
+        };
+        let book = start(&hosts[0], "book", &["--role", "grading,log,visits", "--demo"]);
+        let front = start(&hosts[1], "front", &["--role", "portal,gateway"]);
+        let plain = start(&hosts[2], "plain", &[]);
+        Self { hosts, book, front, plain }
+    }
+}
+
+fn token(lab: &Lab, node: NodeRef) -> String {
+    let token = find(&lab.dir().join(lab.name_of(node)), "api-token").expect("the node has a token");
+    std::fs::read_to_string(token).expect("its token").trim().to_owned()
 }
 
 fn bearer(lab: &Lab, node: NodeRef) -> String {
-    let token = find(&lab.dir().join(lab.name_of(node)), "api-token").expect("the node has a token");
-    format!("Bearer {}", std::fs::read_to_string(token).expect("its token").trim())
+    format!("Bearer {}", token(lab, node))
 }
 
+/// Signs a browser in at a port of a node, and returns its cookie.
+fn sign_in(lab: &Lab, at: NodeRef, port: u16, token: &str) -> Option<String> {
+    let origin = format!("http://{}:{port}", lab.address(at).ip());
+    let form = format!("token={token}&next=%2Fportal");
+    let reply = send(lab, at, port, "POST /login", &[FORM, ("origin", &origin)], &form);
+    let cookie = reply.header("set-cookie")?.split(';').next()?.to_owned();
+    assert!(reply.status == 303 && !reply.head.contains(token), "{reply:?}");
+    Some(cookie)
+}
+
+#[allow(clippy::too_many_arguments, reason = "the parts of an HTTP request")]
 fn send(lab: &Lab, to: NodeRef, port: u16, request: &str, headers: &[(&str, &str)], body: &str) -> Reply {
     let mut address = lab.address(to);
     address.set_port(port);
     http::send(address, request, headers, body, 10 * S).expect("an answer")
 }
 
-/// How many students the grade book has.
+/// Returns the number of students in the grade book.
 fn students(lab: &Lab, book: NodeRef) -> usize {
     lab.get(book, "/students").unwrap_or_default().as_array().map_or(0, Vec::len)
 }
@@ -90,7 +117,7 @@ fn a_stranger_writes_to_no_role_of_a_cluster_with_a_key_and_the_token_opens_port
         refused(plain, 7500, "POST /services", JSON, r#"{"name":"web","port":80}"#);
         assert_eq!(students(lab, book), before);
 
-        // The token of the node that is asked, and of no other.
+        // The token of the addressed node, and of no other.
         let (ours, other) = (bearer(lab, front), bearer(lab, plain));
         let with = |port, request: &str, header, token: &str, body: &str| {
             send(lab, front, port, request, &[header, ("authorization", token)], body)
@@ -109,7 +136,7 @@ fn a_stranger_writes_to_no_role_of_a_cluster_with_a_key_and_the_token_opens_port
         let too_large = with(8080, "POST /students", JSON, &ours, &"x".repeat(1024 * 1024 + 1));
         assert_eq!(too_large.status, 413, "{too_large:?}");
 
-        // The command line on the machine of a node has that node pass on what others keep.
+        // The command line on a node's machine lets that node forward writes to other nodes.
         let run = |arguments: &[&str]| lab.command(Some(&hosts[2]), "plain", arguments).output().unwrap();
         let sheet = lab.dir().join("students.csv");
         std::fs::write(&sheet, "firstName,lastName\nGrace,Hopper\n").unwrap();
@@ -129,7 +156,7 @@ fn a_stranger_writes_to_no_role_of_a_cluster_with_a_key_and_the_token_opens_port
         assert!(run(&["deregister", "web-1"]).status.success());
         lab.until(10 * S, "it is gone", |lab| instances(lab, plain, "web").is_empty());
         for (request, status) in [
-            ("DELETE /services/web-1?node=nobody", 404),
+            ("DELETE /services/web-1?node=unknown", 404),
             ("DELETE /services/web-1?node=book", 404),
             ("DELETE /services/web-1?node=plain", 404),
             ("PUT /v1/agent/leave?node=book", 401),
@@ -140,7 +167,7 @@ fn a_stranger_writes_to_no_role_of_a_cluster_with_a_key_and_the_token_opens_port
         }
         assert_eq!(send(lab, plain, 7500, "DELETE /services/web-1?node=book", &[], "").status, 401);
 
-        // Nodes ship their events to the log, and reading is as it was.
+        // Nodes ship their events to the log, and reading is unchanged.
         lab.until(20 * S, "what the plain node says is in the log", |lab| {
             let found = lab.get(book, "/log?q=started&limit=100").unwrap_or_default();
             found.to_string().contains("\"plain\"")
@@ -205,7 +232,7 @@ fn in_an_open_cluster_a_program_of_the_network_speaks_for_itself_alone() {
             let reply = post(&there, body.clone());
             assert!(reply.status == 403 && reply.json()["field"] == field, "{body}: {reply:?}");
         }
-        // What one host has registered is no other's, and neither is what the machine itself has.
+        // Registrations of one host belong to that host alone; so do those of the node's own machine.
         let mine = here.send(7500, "POST /services", r#"{"name":"db","id":"db-1","port":5432}"#);
         assert_eq!(mine.status, 200, "{mine:?}");
         let null = Value::Null;
@@ -223,16 +250,242 @@ fn in_an_open_cluster_a_program_of_the_network_speaks_for_itself_alone() {
         assert_eq!(reported.status, 403, "{reported:?}");
         let held = lab.get(node, "/registrations").unwrap()["registrations"].clone();
         assert_eq!(held.as_array().unwrap().len(), 2, "{held}");
-        // Its own it reports for, replaces and removes; as what a proxy passes on it does none of that.
+        // It reports for, replaces and removes its own registration; not through a proxy.
         assert_eq!(send(&there, "PUT /checks/service:web-1", &[], &json!({"status": "passing"})).status, 200);
         let again = json!({"name": "web", "id": "web-1", "port": 81});
         let passed_on = [("x-forwarded-for", there.ip.as_str())];
         assert_eq!(send(&there, "POST /services", &passed_on, &again).status, 401);
         assert_eq!(post(&there, again).status, 200);
         assert_eq!(send(&there, "DELETE /services/web-1", &[], &null).status, 200);
-        // The node itself is its machine's, and a GET that writes is nobody's without proof.
+        // Admin writes are for the node's machine, and a GET that writes always needs proof.
         assert_eq!(send(&there, "PUT /v1/agent/leave", &[], &null).status, 401);
         assert_eq!(send(&there, "GET /visits/hit", &[], &null).status, 401);
         assert_eq!(send(&there, "POST /visits", &[], &null).status, 200);
+    });
+}
+
+#[test]
+fn no_path_of_an_open_gateway_leads_a_stranger_to_writes_of_keys() {
+    scenario("no_path_of_an_open_gateway_leads_a_stranger_to_writes_of_keys", |lab| {
+        let host = lab.host();
+        let node = plain(lab, &host, 0, &["--role", "kv,visits,gateway", "--open"]);
+        let mut gateway = lab.address(node);
+        gateway.set_port(8080);
+        let succeeds = |request: &str| {
+            http::send(gateway, request, &[], "", 10 * S).is_ok_and(|reply| reply.status == 200)
+        };
+        let routed = |_: &Lab| succeeds("GET /kv?prefix=") && succeeds("POST /visits");
+        lab.until(10 * S, "the gateway has both routes, and writes of roles are open", routed);
+        let bearer = bearer(lab, node);
+        for request in ["PUT /kv/a", "PUT /kv/kv/a", "PUT /%6Bv/kv/a", "PUT /k%76/kv/a", "DELETE /%6bv/kv/a"]
+        {
+            let reply = send(lab, node, 8080, request, &[JSON], "value");
+            assert_eq!(reply.status, 401, "{request}: {reply:?}");
+            let reply = send(lab, node, 8080, request, &[JSON, ("authorization", &bearer)], "value");
+            assert_eq!(reply.status, 204, "{request}: {reply:?}");
+        }
+    });
+}
+
+#[test]
+fn a_browser_signs_in_at_portal_or_gateway_and_its_session_goes_no_further() {
+    let test = "a_browser_signs_in_at_portal_or_gateway_and_its_session_goes_no_further";
+    scenario(test, |lab| {
+        let Keyed { hosts, book, front, plain } = Keyed::start(lab);
+        let before = students(lab, book);
+        let (ours, other) = (token(lab, front), token(lab, plain));
+        let form = format!("key={FORM_KEY}&firstName=Mary&lastName=Jackson");
+        for port in [7500, 8080] {
+            let page = send(lab, front, port, "GET /login?next=/portal", &[], "");
+            assert!(page.status == 200 && page.body.contains("API token"), "{page:?}");
+            assert_eq!(sign_in(lab, front, port, &other), None, "the token of another node");
+            let cookie = sign_in(lab, front, port, &ours).expect("a session");
+            let origin = format!("http://{}:{port}", lab.address(front).ip());
+            let form = form.replace('0', &(port % 7).to_string());
+            let headers = [FORM, ("cookie", cookie.as_str()), ("origin", origin.as_str())];
+            let refused = send(lab, front, port, "POST /portal", &headers[..2], &form);
+            assert_eq!(refused.status, 401, "without Origin: {refused:?}");
+            let foreign = [FORM, headers[1], ("origin", "http://evil.example")];
+            let refused = send(lab, front, port, "POST /portal", &foreign, &form);
+            assert_eq!(refused.status, 403, "{refused:?}");
+            let added = send(lab, front, port, "POST /portal", &headers, &form);
+            assert_eq!(added.status, 303, "{added:?}");
+            let refused = send(lab, book, 7500, "DELETE /students/1", &headers[1..2], "");
+            assert_eq!(refused.status, 401, "the session is of one node alone: {refused:?}");
+        }
+        assert_eq!(students(lab, book), before + 2);
+        // A browser is redirected to sign in, a program gets 401.
+        let html = ("accept", "text/html,application/xhtml+xml");
+        let origin = format!("http://{}:8080", lab.address(front).ip());
+        let led = send(lab, front, 8080, "POST /portal", &[FORM, html, ("origin", &origin)], &form);
+        assert_eq!((led.status, led.header("location")), (303, Some("/login?next=%2Fportal")), "{led:?}");
+        // A program behind the gateway cannot take over the page, and does not receive the cookie.
+        let echo = Program::start(PROGRAM, &hosts[2], 4000);
+        let web = json!({"name": "web", "port": echo.port, "tags": ["urlprefix-/login", "urlprefix-/"]});
+        assert_eq!(hosts[2].send(7500, "POST /services", &web.to_string()).status, 200);
+        lab.until(10 * S, "the gateway passes on to it", |lab| {
+            send(lab, front, 8080, "GET /else", &[], "").status == 200
+        });
+        let cookie = sign_in(lab, front, 8080, &ours).expect("a session");
+        let cookies = format!("a=1; {cookie}");
+        let headers = [("cookie", cookies.as_str()), ("authorization", &bearer(lab, front))];
+        let passed = send(lab, front, 8080, "GET /web/headers", &headers, "");
+        assert!(passed.body.contains("a=1"), "{passed:?}");
+        assert!(!passed.body.contains("hearsay-session") && !passed.body.contains(&ours), "{passed:?}");
+        let page = send(lab, front, 8080, "GET /login", &[], "");
+        assert!(page.body.contains("API token"), "the node's own page: {page:?}");
+    });
+}
+
+#[test]
+fn private_nodes_are_read_with_proof_alone_and_read_each_other() {
+    scenario("private_nodes_are_read_with_proof_alone_and_read_each_other", |lab| {
+        let Keyed { hosts, book, front, plain } = Keyed::start_with(lab, &["--private"]);
+        let read = |lab: &Lab, at, port, path: &str, headers: &[(&str, &str)]| {
+            send(lab, at, port, &format!("GET {path}"), headers, "")
+        };
+        lab.until(20 * S, "they answer", |lab| {
+            [book, front, plain].iter().all(|node| lab.get(*node, "/livez").is_some())
+        });
+        lab.until(20 * S, "they know each other", |lab| {
+            [book, front, plain].iter().all(|node| {
+                let token = bearer(lab, *node);
+                let members = read(lab, *node, 7500, "/members", &[("authorization", &token)]).json();
+                members["members"].as_array().is_some_and(|members| members.len() == 3)
+            })
+        });
+        let (ours, books) = (bearer(lab, front), bearer(lab, book));
+        lab.until(20 * S, "the portal reads the grade book", |lab| {
+            read(lab, front, 7500, "/portal", &[("authorization", &ours)]).body.contains("/portal/students/1")
+        });
+        for (at, port, path) in [
+            (book, 7500, "/students"),
+            (book, 7500, "/log"),
+            (book, 7500, "/members"),
+            (book, 7500, "/metrics"),
+            (front, 7500, "/portal"),
+            (front, 8080, "/students"),
+            (front, 8080, "/portal"),
+        ] {
+            assert_eq!(read(lab, at, port, path, &[]).status, 401, "{path} at {port}");
+            let other = bearer(lab, plain);
+            assert_eq!(
+                read(lab, at, port, path, &[("authorization", &other)]).status,
+                401,
+                "{path} at {port}"
+            );
+            let token = if at == book { &books } else { &ours };
+            assert_eq!(
+                read(lab, at, port, path, &[("authorization", token)]).status,
+                200,
+                "{path} at {port}"
+            );
+        }
+        for path in ["/livez", "/readyz", "/login"] {
+            assert_eq!(read(lab, book, 7500, path, &[]).status, 200, "{path}");
+        }
+        let cookie = sign_in(lab, front, 8080, &token(lab, front)).expect("a session");
+        assert_eq!(read(lab, front, 8080, "/students", &[("cookie", &cookie)]).status, 200);
+        let led = read(lab, front, 8080, "/portal", &[("accept", "text/html,application/xhtml+xml")]);
+        assert_eq!((led.status, led.header("location")), (303, Some("/login?next=%2Fportal")), "{led:?}");
+        // On its own machine a node is read as before.
+        let listed = lab.command(Some(&hosts[2]), "plain", &["members"]).output().unwrap();
+        assert!(listed.status.success(), "{listed:?}");
+    });
+}
+
+/// Limit of the log, in bytes.
+const LOG_MAX: u64 = 4_000_000;
+
+/// Records in NDJSON of nearly 1 MiB, the largest request.
+fn large_request() -> String {
+    format!("{}\n", json!({"message": "x".repeat(30_000)})).repeat(30)
+}
+
+/// Returns whether the log of a node has this record.
+fn finds(lab: &Lab, node: NodeRef, word: &str) -> bool {
+    let found = lab.get(node, &format!("/log?q={word}")).unwrap_or_default();
+    found["records"].as_array().is_some_and(|records| records.len() == 1)
+}
+
+/// Returns a value of `/metrics`.
+fn metric(lab: &Lab, node: NodeRef, name: &str) -> u64 {
+    let text = lab.text(node, "/metrics").unwrap_or_default();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+    value.map_or(0, |value| value as u64)
+}
+
+#[test]
+fn a_stranger_that_floods_the_log_pushes_out_no_record_of_another_source_or_node() {
+    scenario("a_stranger_that_floods_the_log_pushes_out_no_record_of_another_source_or_node", |lab| {
+        let hosts: Vec<Host> = (0..4).map(|_| lab.host()).collect();
+        let bound = LOG_MAX.to_string();
+        let role = ["--role", "log", "--log-max-bytes", bound.as_str()];
+        let (first, second) = (plain(lab, &hosts[0], 0, &role), plain(lab, &hosts[1], 1, &role));
+        all_see_all(lab, &[first, second]);
+        let (honest, stranger) = (&hosts[2], &hosts[3]);
+        let post = |lab: &Lab, from: &Host, to: NodeRef, kind: &str, body: &str| {
+            let at = lab.address(to);
+            from.enter(|| http::send(at, "POST /log", &[("content-type", kind)], body, 10 * S).unwrap())
+        };
+        assert_eq!(post(lab, honest, first, "text/plain", "a kestrel of another host").status, 200);
+        assert_eq!(hosts[1].send(7500, "POST /log", r#"{"message":"a heron of another node"}"#).status, 200);
+        lab.until(20 * S, "both have both", |lab| {
+            [first, second].iter().all(|node| finds(lab, *node, "kestrel") && finds(lab, *node, "heron"))
+        });
+
+        let large = large_request();
+        let replies: Vec<Reply> = [first, second]
+            .iter()
+            .flat_map(|node| (0..12).map(|_| post(lab, stranger, *node, "application/x-ndjson", &large)))
+            .collect();
+        let stored = replies.iter().filter(|reply| reply.status == 200).count();
+        let refused: Vec<&Reply> = replies.iter().filter(|reply| reply.status == 429).collect();
+        assert!(stored > 0 && stored + refused.len() == replies.len(), "{stored} stored: {refused:?}");
+        for reply in &refused {
+            assert!(reply.header("retry-after").is_some() && reply.json()["source"] == stranger.ip.as_str());
+            assert!(reply.body.contains("nothing was stored"), "{reply:?}");
+        }
+        let counted = metric(lab, first, "hearsay_log_writes_over_share_total")
+            + metric(lab, second, "hearsay_log_writes_over_share_total");
+        assert_eq!(counted, refused.len() as u64);
+        // Hosts that do not flood are not affected.
+        assert_eq!(post(lab, honest, first, "text/plain", "a magpie after the flood").status, 200);
+        let bytes = |lab: &Lab, node| metric(lab, node, "hearsay_journal_database_bytes{topic=\"log\"}");
+        lab.until(20 * S, "both have what was stored, and no more than there may be", |lab| {
+            [first, second]
+                .iter()
+                .all(|node| finds(lab, *node, "magpie") && (500_000..=LOG_MAX).contains(&bytes(lab, *node)))
+        });
+        for node in [first, second] {
+            assert!(finds(lab, node, "kestrel") && finds(lab, node, "heron"), "{node:?}");
+        }
+
+        // Shares survive a restart.
+        lab.crash(first);
+        let first = plain(lab, &hosts[0], 0, &role);
+        lab.until(20 * S, "the first node is there again", |lab| finds(lab, first, "magpie"));
+        let again = post(lab, stranger, first, "application/x-ndjson", &large);
+        assert_eq!(again.status, 429, "{again:?}");
+        all_see_all(lab, &[first, second]);
+
+        // The operator of a node is never refused. Its writes take no place from another node.
+        let at = SocketAddr::from(([127, 0, 0, 1], 7500));
+        for _ in 0..12 {
+            let reply = hosts[0].enter(|| {
+                http::send(at, "POST /log", &[("content-type", "application/x-ndjson")], &large, 10 * S)
+                    .unwrap()
+            });
+            assert_eq!(reply.status, 200, "{reply:?}");
+        }
+        lab.until(30 * S, "both drop what is too much", |lab| {
+            [first, second].iter().all(|node| {
+                metric(lab, *node, "hearsay_journal_dropped_total{topic=\"log\"}") > 0
+                    && (500_000..=LOG_MAX).contains(&bytes(lab, *node))
+            })
+        });
+        for node in [first, second] {
+            assert!(finds(lab, node, "heron"), "{node:?}");
+        }
     });
 }

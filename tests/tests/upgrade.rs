@@ -1,7 +1,7 @@
-//! Two versions of the protocol together: the build that ships, and one that speaks a next version (the feature `next`), with a field, a kind of entry
-//! and a kind of message that the other does not know.
+//! Tests of mixed versions: nodes of the shipped build pass on fields, entries and messages that only a next
+//! version knows (`node-broken` with `HEARSAY_NEXT`), and a rolling upgrade and downgrade lose no write.
 
-// In a test, what cannot be unwrapped is the failure.
+// In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
 
 use std::{ffi::OsStr, time::Duration};
@@ -11,7 +11,7 @@ use serde_json::json;
 
 const S: Duration = Duration::from_secs(1);
 
-/// Runs a scenario with both builds: the one that ships, and the next one.
+/// Runs a scenario with both builds: the shipped one and the next one.
 fn with_both(test: &str, body: impl FnOnce(&mut Lab, &OsStr, &OsStr)) {
     let Some(next) = other_build(test) else { return };
     scenario(test, |lab| {
@@ -20,7 +20,7 @@ fn with_both(test: &str, body: impl FnOnce(&mut Lab, &OsStr, &OsStr)) {
     });
 }
 
-/// The value of a counter or gauge without labels.
+/// Returns a counter or gauge without labels.
 fn metric(lab: &Lab, node: NodeRef, name: &str) -> Option<u64> {
     let metrics = lab.text(node, "/metrics")?;
     metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
@@ -30,24 +30,26 @@ fn metric(lab: &Lab, node: NodeRef, name: &str) -> Option<u64> {
 fn what_only_the_next_version_knows_passes_through_this_one() {
     with_both("what_only_the_next_version_knows_passes_through_this_one", |lab, this, next| {
         let hosts: Vec<_> = (0..3).map(|_| lab.host()).collect();
-        // Whatever the first and the last know of each other, they know through the one in the middle.
-        hosts[0].deafen(&[&hosts[2]]);
-        hosts[2].deafen(&[&hosts[0]]);
+        // The first and the last node know each other only through the middle one.
+        hosts[0].drop_packets_from(&[&hosts[2]]);
+        hosts[2].drop_packets_from(&[&hosts[0]]);
         let mut nodes = Vec::new();
         for (i, host) in hosts.iter().enumerate() {
             let is_next = i != 1;
             if is_next {
-                lab.go_on_with(next, &[("HEARSAY_NEXT", "1")]);
+                lab.use_binary(next, &[("HEARSAY_NEXT", "1")]);
             } else {
-                lab.go_on_with(this, &[]);
+                lab.use_binary(this, &[]);
             }
             nodes.push(lab.grading(host, &format!("m{}", i + 1)));
         }
-        // Equal hashes cover the entries of a kind that the middle does not know; and a header of which a field was lost would not be signed by its owner.
+        // Equal hashes cover the entries of a kind that the middle node does not know; a header without one
+        // of its fields would fail its signature.
         lab.until(10 * S, "all list all, and know the same", |lab| {
             lab.all_list_all(&nodes) && lab.agree(&nodes)
         });
-        // Each heard of a kind of message that it does not know, and of the outer two nobody but the other has sent one.
+        // Each received a kind of message that it does not know. Of the outer two, only the other one sends
+        // it.
         lab.until(10 * S, "messages of another version were passed on", |lab| {
             nodes
                 .iter()
@@ -57,7 +59,7 @@ fn what_only_the_next_version_knows_passes_through_this_one() {
             assert_eq!(metric(lab, *node, "hearsay_malformed_total"), Some(0));
             assert_eq!(metric(lab, *node, "hearsay_forged_total"), Some(0));
         }
-        // What happens to one is known to the other.
+        // Each node sees events of the other one.
         lab.signal(nodes[0], "TERM");
         lab.until(5 * S, "a farewell is known through another version", |lab| {
             nodes[1..].iter().all(|node| lab.sees(*node, "m1").as_deref() == Some("left"))
@@ -72,15 +74,15 @@ fn a_cluster_is_upgraded_node_by_node_and_back_and_loses_nothing() {
         let mut nodes: Vec<NodeRef> = hosts.iter().enumerate().map(|(i, host)| begin(lab, host, i)).collect();
         lab.until(10 * S, "all list all", |lab| lab.all_list_all(&nodes));
         let mut saved = Vec::new();
-        // Up, and down again: who finds a fault in the next version goes back.
+        // Up, and down again: operators downgrade after a fault in the next version.
         for (step, is_up) in [true, true, true, false, false, false].into_iter().enumerate() {
             let at = step % 3;
             lab.signal(nodes[at], "TERM");
             assert!(lab.ended(nodes[at], 15 * S).success());
             save(lab, nodes[(at + 1) % 3], &mut saved);
             match is_up {
-                true => lab.go_on_with(next, &[("HEARSAY_NEXT", "1")]),
-                false => lab.go_on_with(this, &[]),
+                true => lab.use_binary(next, &[("HEARSAY_NEXT", "1")]),
+                false => lab.use_binary(this, &[]),
             }
             nodes[at] = begin(lab, &hosts[at], at);
             lab.until(10 * S, "it is back", |lab| lab.all_list_all(&nodes) && lab.agree(&nodes));
@@ -108,7 +110,7 @@ fn save(lab: &Lab, at: NodeRef, saved: &mut Vec<String>) {
     saved.push(title);
 }
 
-/// The titles of the grades that were saved, as a node has them.
+/// Returns the titles of the saved grades, as a node has them.
 fn titles(lab: &Lab, node: NodeRef) -> Option<Vec<String>> {
     let student = lab.get(node, "/students/1")?;
     let grades = student["grades"].as_array()?.iter().filter_map(|grade| grade["title"].as_str());

@@ -1,6 +1,6 @@
-//! `/openapi.json` says what a node does: Schemathesis generates requests out of it, and holds every answer against it.
+//! `/openapi.json` is true: Schemathesis generates requests from it and checks every answer against it.
 
-// In a test, what cannot be unwrapped is the failure.
+// In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
 
 use std::{ffi::OsString, fs, path::Path, process::Command, time::Duration};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const S: Duration = Duration::from_secs(1);
 /// Serialisers that Schemathesis lacks.
 const HOOKS: &str = include_str!("hooks.py");
-/// Which statuses are no defect.
+/// Configuration: statuses that are no defect.
 const CONFIGURATION: &str = include_str!("schemathesis.toml");
 const CHECKS: [&str; 5] = [
     "not_a_server_error",
@@ -20,12 +20,13 @@ const CHECKS: [&str; 5] = [
     "response_headers_conformance",
     "response_schema_conformance",
 ];
-/// Requests for each operation, and the least of requests in all.
+/// Requests for each operation, and the minimum of requests in all.
 const SHORT: (u32, u64) = (2, 500);
 const LONG: (u32, u64) = (100, 10_000);
-/// The most runs that come to that many requests. Each gives thousands in the long form, and over a thousand in the short one.
+/// Limit of runs until that minimum. A run of the long form sends thousands of requests, one of the short
+/// form over a thousand.
 const SEEDS_MAX: usize = 10;
-/// The paths of the registry, with their methods.
+/// Paths of the registry, with their methods.
 const REGISTRY: [(&str, &[&str]); 8] = [
     ("/services", &["get", "post", "delete"]),
     ("/services/{name}", &["get", "delete"]),
@@ -37,7 +38,8 @@ const REGISTRY: [(&str, &[&str]); 8] = [
     ("/dependencies", &["get"]),
 ];
 
-/// The program, as `tests/run` installs it. Where there is none, says so; with `LAB=full` that is a failure.
+/// Returns the program, as `tests/run` installs it. Without it, prints that the test is skipped; with
+/// `LAB=full` the test fails.
 fn schemathesis(test: &str) -> Option<OsString> {
     let program = std::env::var_os("SCHEMATHESIS");
     if program.is_none() {
@@ -47,7 +49,7 @@ fn schemathesis(test: &str) -> Option<OsString> {
     program
 }
 
-/// The document without what does not end by itself: streams, and the node.
+/// Returns the document without operations that never end (streams) or that end the node.
 fn bounded(mut document: Value) -> Value {
     let is_endless = |path: &str, operation: &Value| {
         let content = operation["responses"]["200"]["content"].as_object();
@@ -82,7 +84,7 @@ fn assert_registry_is_described(document: &Value) {
     }
 }
 
-/// Runs it on the host of the node, and returns its report.
+/// Runs Schemathesis on the node's host, and returns its report.
 fn run(lab: &Lab, program: &OsString, host: &str, examples: u32, seed: u64) -> Value {
     let dir = lab.dir().join("schemathesis");
     let report = dir.join("report.json");
@@ -93,7 +95,7 @@ fn run(lab: &Lab, program: &OsString, host: &str, examples: u32, seed: u64) -> V
         .args(["--url", "http://127.0.0.1:7500", "--max-redirects", "0", "--warnings", "off"])
         .args(["--generation-database", "none", "--seed", &seed.to_string()])
         .args(["--max-examples", &examples.to_string(), "--checks", &CHECKS.join(",")])
-        // A machine that is busy with other things is slow.
+        // A busy machine is slow.
         .args(["--suppress-health-check", "all", "--request-timeout", "30"])
         .args(["--continue-on-failure", "--report", "json", "--report-json-path"])
         .arg(&report)
@@ -120,7 +122,7 @@ fn a_node_does_what_its_openapi_document_says() {
         let hosts = [lab.host(), lab.host()];
         let roles = ["--demo", "--role", "log,grading,visits,portal,gateway", "--name", "m1"];
         let node = lab.start(Some(&hosts[0]), "m1", 7500, &roles);
-        // A second replica, so that writes reach every level that is asked for.
+        // A second replica, so that writes reach every level.
         let other = lab.start(Some(&hosts[1]), "m2", 7500, &["--role", "log,grading,visits", "--name", "m2"]);
         lab.until(10 * S, "they see each other", |lab| {
             lab.sees(node, "m2").as_deref() == Some("alive")
@@ -146,7 +148,7 @@ fn a_node_does_what_its_openapi_document_says() {
         let seed: u64 = std::env::var("LAB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
         let (examples, least) = if std::env::var_os("LAB_LONG").is_some() { LONG } else { SHORT };
         let mut sent = 0;
-        // How many requests a seed gives is its own affair.
+        // The number of requests depends on the seed.
         for seed in (seed..).take(SEEDS_MAX) {
             let report = run(lab, &program, &hosts[0].name, examples, seed);
             assert_eq!(report["operations"]["tested"], report["operations"]["total"]);

@@ -1,8 +1,9 @@
-//! The cluster page, and the portal where nobody is.
+//! Tests of the cluster page, which shows a crash without a reload; and of the portal without grading and log
+//! nodes, which names the command that starts one.
 
 use super::*;
 
-/// Whether the page needs no sideways scrolling.
+/// Returns whether the page needs no horizontal scrolling.
 const FITS: &str = "document.documentElement.scrollWidth <= innerWidth";
 
 #[test]
@@ -17,7 +18,7 @@ fn the_cluster_page_shows_a_death_while_it_is_open() {
         browser.until(5 * S, "it is live", "document.getElementById('live').textContent === 'Live'");
         assert_eq!(browser.js("document.querySelectorAll('#members tbody tr').length"), 4);
         assert_eq!(browser.js("document.querySelectorAll('#topology .link.own').length"), 3);
-        // On a link of a node that stays.
+        // The focus is on a link of a node that stays.
         browser.js("document.querySelector('#services a[href*=\":7501\"]').focus(), window.stays = true");
 
         lab.crash(nodes[2]);
@@ -26,11 +27,7 @@ fn the_cluster_page_shows_a_death_while_it_is_open() {
         let news = "document.getElementById('news').textContent.includes('m3')";
         browser.until(3 * S, "it is announced to those who do not see it", news);
         assert_eq!(browser.js("window.stays"), true, "the page was not loaded again");
-        assert_eq!(
-            browser.js("document.activeElement.tagName"),
-            "A",
-            "and whoever stood somewhere still stands there"
-        );
+        assert_eq!(browser.js("document.activeElement.tagName"), "A", "and the focus stays where it was");
         for (width, dark) in [(1280, true), (360, false), (360, true)] {
             browser.view(width, dark);
             assert_eq!(browser.js(FITS), true, "{width}");

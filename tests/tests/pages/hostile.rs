@@ -1,23 +1,20 @@
-//! Markup, scripts and hidden characters wherever a stranger can put them: nothing runs, nothing opens, nothing is asked of anybody
-//! else, and the text is there to be read.
+//! Hostile text (markup, scripts, hidden characters) at every place where a stranger can put it: nothing
+//! runs, nothing opens, no other host is contacted, and the text stays readable.
 //!
-//! Vectors after OWASP's XSS Filter Evasion Cheat Sheet and Cure53's HTML5 Security Cheatsheet, each with a mark of its own
-//! (`window.xss`) or a dialog where it should ever run.
+//! Vectors from OWASP's XSS Filter Evasion Cheat Sheet and Cure53's HTML5 Security Cheatsheet. If one runs,
+//! it sets a mark of its own (`window.xss`) or opens a dialog.
 
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
 };
 
-use hearsay_protocol::{
-    Identity, Incarnation, Version,
-    record::{Entry, Fact, Header, Health, Instance, Key},
-};
+use hearsay_protocol::{Entry, Fact, Header, Health, Identity, Incarnation, Instance, Key, Version};
 use hearsay_tests::Intruder;
 
 use super::*;
 
-/// Texts, and how they are shown where that is not as they are.
+/// Texts, and their display where that differs.
 pub(super) const CORPUS: &[(&str, &str)] = &[
     ("<script>window.xss=1</script>", ""),
     ("</script><script>window.xss=1</script>", ""),
@@ -73,12 +70,12 @@ pub(super) const CORPUS: &[(&str, &str)] = &[
     ("combining Z\u{351}\u{36b}\u{343}\u{36a}\u{302} and 👩\u{200d}🚀", ""),
 ];
 
-/// As it is to be read.
+/// Returns the text as a reader sees it.
 pub(super) fn shown((text, shown): &(&'static str, &'static str)) -> &'static str {
     if shown.is_empty() { text } else { shown }
 }
 
-/// Nothing ran, nothing became markup, and everything leads to where it should.
+/// Checks that nothing ran, nothing became markup, and all links lead to the right place.
 pub(super) fn calm(browser: &mut Browser, what: &str) {
     const FOREIGN: &str = "main :is(script, iframe, object, embed, img, style, link, base, math, [onload], [onerror], [onfocus], \
                            [style], [srcdoc], [autofocus])";
@@ -95,14 +92,15 @@ fn encoded(text: &str) -> String {
     text.bytes().map(|b| format!("%{b:02x}")).collect()
 }
 
-/// Tags, which are the one text of a node's command line that may hold markup; names, zones and clusters may not.
+/// Returns tags: the only option of a node that may hold markup; names, zones and clusters may not.
 const TAGS: [&str; 3] = [
     "\"><img src=x onerror=window.xss=1>",
     "</script><svg/onload=alert(1)>",
     "'`<a href=javascript:window.xss=1>\u{202e}x",
 ];
 
-/// A member of nothing but such texts: its software, its address, and an instance for each with it as id, address, link and tag.
+/// A member that consists of such texts: its software, its address, and an instance for each text as id,
+/// address, link and tag.
 fn invented(seed: [u8; 32], texts: &[&str]) -> Vec<Entry> {
     let identity = Identity::from_seed(&seed);
     let sign = |version: usize, key, value| {
@@ -141,6 +139,7 @@ fn invented(seed: [u8; 32], texts: &[&str]) -> Vec<Entry> {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn hostile_text_is_text_wherever_it_comes_from() {
     scenario("hostile::hostile_text_is_text_wherever_it_comes_from", |lab| {
         if !Browser::is_there() {
@@ -191,7 +190,7 @@ fn hostile_text_is_text_wherever_it_comes_from() {
         );
         record(lab, nodes[1], "web", "error", &overlong);
 
-        // What came live is text, and so is what is loaded.
+        // Live records are text, and so are loaded ones.
         let messages = "[...document.querySelectorAll('.log .message')].map(m => m.textContent)";
         let mut all: Vec<&str> = CORPUS.iter().map(shown).collect();
         all.push(&overlong);
@@ -221,7 +220,7 @@ fn hostile_text_is_text_wherever_it_comes_from() {
             calm(&mut browser, text);
         }
 
-        // What is typed comes back with the reason.
+        // Typed text comes back with the reason.
         for (text, _) in CORPUS.iter().filter(|pair| pair.1.is_empty()).step_by(6) {
             browser.go(&format!("{HERE}/portal/students/1"));
             browser.fill("Title", text);
@@ -236,7 +235,7 @@ fn hostile_text_is_text_wherever_it_comes_from() {
             calm(&mut browser, text);
         }
 
-        // Whatever stands in an address.
+        // Text in addresses.
         for (text, _) in CORPUS {
             let v = encoded(text);
             for path in [
@@ -259,7 +258,7 @@ fn hostile_text_is_text_wherever_it_comes_from() {
             calm(&mut browser, path);
         }
 
-        // The cluster page, while a member is invented whose every text is such, and after.
+        // The cluster page, while a member with hostile texts is invented, and after.
         browser.go(&format!("{HERE}/ui"));
         browser.until(5 * S, "it is live", "document.getElementById('live').textContent === 'Live'");
         let tags = browser.js("[...document.querySelectorAll('.tags li')].map(n => n.textContent)");
@@ -281,7 +280,7 @@ fn hostile_text_is_text_wherever_it_comes_from() {
         let told =
             "[...document.querySelectorAll('.timeline [data-text]')].some(e => e.textContent.includes('<'))";
         assert_eq!(browser.js(told), true);
-        lab.until(10 * S, "nobody finds it", |lab| {
+        lab.until(10 * S, "no node is found", |lab| {
             lab.sees(nodes[0], "invented").as_deref() != Some("alive")
         });
         browser.until(5 * S, "its death is told", "document.getElementById('news').textContent !== ''");
@@ -292,7 +291,7 @@ fn hostile_text_is_text_wherever_it_comes_from() {
         drop(intruder);
         nothing_strange(&mut browser);
 
-        // A browser does not send such a Host, but something before the node may pass it on.
+        // A browser does not send such a Host, but a proxy before the node may pass it on.
         for (text, _) in CORPUS.iter().filter(|(text, _)| !text.contains(char::is_control)) {
             for path in ["/ui", "/portal", "/portal/log", "/"] {
                 let mut stream = TcpStream::connect(lab.address(nodes[0])).expect("a node");

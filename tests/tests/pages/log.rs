@@ -1,8 +1,9 @@
-//! A person reads the log while it is written.
+//! Tests of the portal's log page: records appear live, pause, filters and search work, and the page follows
+//! another log node when one crashes.
 
 use super::*;
 
-/// The messages on the page, from the top.
+/// Returns the messages on the page, from the top.
 const MESSAGES: &str = "[...document.querySelectorAll('.log .message')].map(m => m.textContent)";
 const LIVE: &str = "document.getElementById('live').dataset.state === 'live'";
 
@@ -34,7 +35,7 @@ fn the_log_is_followed_filtered_and_searched() {
         browser.click("button", "Pause");
         browser.until(5 * S, "what came meanwhile is shown", &first("while it was paused"));
 
-        // A level stands for itself and above, on the page and in what is added to it.
+        // A level includes the levels above it, on the page and in live records.
         browser.click("combobox", "Service");
         browser.write("till");
         browser.click("combobox", "Level and above");
@@ -65,7 +66,7 @@ fn the_log_is_followed_filtered_and_searched() {
             "document.getElementById('none')?.textContent === 'No record matches.'",
         );
 
-        // The log node that is followed dies; the other goes on.
+        // The log node that is followed dies; the other one takes over.
         browser.click("link", "Clear");
         browser.until(5 * S, "it is live", LIVE);
         let from = browser.js("document.getElementById('live').textContent");

@@ -1,5 +1,5 @@
-//! How the pages look: both themes, wide and as on a phone. With `PICTURES=docs/pictures` in the environment, the pictures of the docs are
-//! made anew on the way.
+//! Tests of the pages' accessibility (contrast, labels, visible focus) in light and dark theme, at desktop
+//! and phone width. With `PICTURES=docs/pictures` it also takes the screenshots of the docs.
 
 use std::{collections::BTreeSet, env, fs, path::PathBuf};
 
@@ -7,19 +7,19 @@ use super::*;
 
 const WIDE: u32 = 1280;
 const PHONE: u32 = 360;
-/// The most that a picture may take, in bytes: a reader of the README loads several.
+/// Largest size of a picture, in bytes: a reader of the README loads several.
 const PICTURE_BYTES_MAX: usize = 150_000;
 
-/// Where pictures are wanted, if they are.
+/// Returns the folder for pictures, if they are wanted.
 fn pictures() -> Option<PathBuf> {
     let folder = env::var_os("PICTURES")?;
-    // As seen from the workspace, where `tests/run` is called.
+    // Relative to the workspace, where `tests/run` is called.
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
     fs::create_dir_all(&folder).expect("a place for pictures");
     Some(folder)
 }
 
-/// Looks at a page in both themes and widths. Returns what is wrong.
+/// Checks a page in both themes and widths. Returns the faults.
 fn look(browser: &mut Browser, name: &str) -> Vec<String> {
     let mut faults = Vec::new();
     for (width, dark) in [(WIDE, false), (WIDE, true), (PHONE, true), (PHONE, false)] {
@@ -36,7 +36,7 @@ fn look(browser: &mut Browser, name: &str) -> Vec<String> {
     faults
 }
 
-/// Pictures of a page, where they are wanted.
+/// Takes pictures of a page, if they are wanted.
 fn picture(browser: &mut Browser, name: &str, views: &[((u32, bool), u32)]) {
     let Some(folder) = pictures() else { return };
     for ((width, dark), height) in views {
@@ -50,7 +50,7 @@ fn picture(browser: &mut Browser, name: &str, views: &[((u32, bool), u32)]) {
     }
 }
 
-/// A school's book. Returns the id of a student without grades.
+/// Fills the grade book of a school. Returns the id of a student without grades.
 fn fill_book(lab: &Lab, to: NodeRef) -> String {
     let grade = |id: &str, title: &str, kind: &str, score: f64| {
         let grade = json!({ "title": title, "type": kind, "score": score });
@@ -99,7 +99,8 @@ fn fill_log(lab: &Lab, to: NodeRef) {
     }
 }
 
-/// Programs that need each other: one fails at length, one is drained, and one is missing.
+/// Registers programs that depend on each other: one fails with a long output, one is drained, and one is
+/// missing.
 fn register_programs(lab: &Lab, to: NodeRef) {
     for (id, service, requires) in [
         ("bell-1", "bell", json!(["timetable", "clock"])),
@@ -128,6 +129,7 @@ fn register_programs(lab: &Lab, to: NodeRef) {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn every_page_is_legible_in_both_themes_and_on_a_phone() {
     scenario("looks::every_page_is_legible_in_both_themes_and_on_a_phone", |lab| {
         if !Browser::is_there() {
@@ -163,7 +165,7 @@ fn every_page_is_legible_in_both_themes_and_on_a_phone() {
             let live = "['live', undefined].includes(document.getElementById('live')?.dataset.state)";
             browser.until(5 * S, "it is live, if it can be", live);
         };
-        // What of it goes into the docs: in which width, in which theme, and how much.
+        // Pictures for the docs: width, theme and height.
         let (light, dark) = ((WIDE, false), (WIDE, true));
         for (name, path, views) in [
             ("grade-book", "/portal", &[(light, 840), (dark, 840), ((PHONE, true), 800)][..]),
@@ -189,7 +191,7 @@ fn every_page_is_legible_in_both_themes_and_on_a_phone() {
         }
         for (name, path) in [
             ("sorted book", "/portal?sort=average&dir=desc"),
-            ("nobody", "/portal?q=nobody"),
+            ("no-student", "/portal?q=unknown"),
             ("no grades", without_grades.as_str()),
             ("no student", "/portal/students/999"),
             ("log by level", "/portal/log?level=warn"),

@@ -1,4 +1,5 @@
-//! The pages in a real browser, over real nodes.
+//! Tests of all web pages of real nodes in headless Chromium. This file has their common helpers: they start
+//! nodes and the browser, write data, and check that the browser contacted only the node.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -7,9 +8,11 @@
 //! | `log` | a person reads the log while it is written |
 //! | `hostile` | markup, scripts and hidden characters wherever a stranger can put them |
 //! | `services` | the pages of services: registrations are followed, drained and ended; what programs say stays text |
+//! | `foreign` | a page of another origin, and one whose name comes to lead to a node, try all that a page can |
 //! | `looks` | both themes, wide and narrow: contrast, labels, focus; and the pictures in `docs` |
 
 mod cluster;
+mod foreign;
 mod hostile;
 mod log;
 mod looks;
@@ -26,10 +29,10 @@ use hearsay_tests::{
 use serde_json::{Value, json};
 
 const S: Duration = Duration::from_secs(1);
-/// Where the portal is: on the first node.
+/// Address of the portal: the first node.
 const HERE: &str = "http://127.0.0.1:7500";
 
-/// Nodes on loopback that see each other: names with roles, and what else stands on the command line.
+/// Starts nodes on loopback that see each other: names with roles, and further options.
 fn start(lab: &mut Lab, nodes: &[(&str, &str, &[&str])]) -> Vec<NodeRef> {
     let start = |(i, (name, roles, more)): (usize, &(&str, &str, &[&str]))| {
         let mut arguments = vec!["--no-mdns", "--demo", "--name", name];
@@ -48,7 +51,7 @@ fn start(lab: &mut Lab, nodes: &[(&str, &str, &[&str])]) -> Vec<NodeRef> {
     started
 }
 
-/// As [`start`], with names from `m1`.
+/// Starts nodes as [`start`] does, with names from `m1`.
 fn nodes(lab: &mut Lab, roles: &[&str]) -> Vec<NodeRef> {
     let names: Vec<String> = (1..=roles.len()).map(|i| format!("m{i}")).collect();
     let nodes: Vec<(&str, &str, &[&str])> =
@@ -56,7 +59,7 @@ fn nodes(lab: &mut Lab, roles: &[&str]) -> Vec<NodeRef> {
     start(lab, &nodes)
 }
 
-/// A browser of this scenario.
+/// Starts a browser for this scenario.
 fn browser(lab: &Lab) -> Browser {
     let mut browser = Browser::start(&lab.dir().join("browser"));
     browser.view(1280, false);
@@ -77,8 +80,8 @@ fn record(lab: &Lab, to: NodeRef, service: &str, level: &str, message: &str) {
     assert!(reply.status < 300, "{}", reply.body);
 }
 
-/// Nothing but the node itself was asked, nothing opened, and there was nothing to object to, but for pages that say with their status
-/// that they are not what was asked for.
+/// Checks that only the node itself was contacted, nothing opened, and the browser had no complaints except
+/// about error statuses.
 fn nothing_strange(browser: &mut Browser) {
     let strange = |objection: &String| !objection.contains("the server responded with a status of");
     let objections: Vec<String> = browser.objections().into_iter().filter(strange).collect();

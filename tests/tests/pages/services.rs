@@ -1,22 +1,23 @@
-//! The pages of services: a person follows a registration, drains it and ends it, and what programs say stays text.
+//! Browser tests of the service pages: following, draining and deregistering an instance, with and without
+//! JavaScript; no changes from another machine; escaping of texts that programs supply.
 
 use super::{
     hostile::{CORPUS, calm, shown},
     *,
 };
 
-/// Whether the page says this.
+/// Returns whether the page contains this text.
 fn says(text: &str) -> String {
     format!("document.body.innerText.includes({})", json!(text))
 }
 
-/// Whether the first instance of the page is in this state.
+/// Returns whether the first instance of the page is in this state.
 fn is(state: &str) -> String {
     format!("document.querySelector('.instance .title .state')?.textContent === {}", json!(state))
 }
 
 const LIVE: &str = "document.getElementById('live').textContent === 'Live'";
-/// What stands in the field for the reason of a drain.
+/// Reads the field for the reason of a drain.
 const REASON: &str = "document.querySelector('[name=reason]').value";
 
 fn register(lab: &Lab, at: NodeRef, id: &str) {
@@ -35,12 +36,12 @@ fn put(lab: &Lab, at: NodeRef, path: &str, body: &Value) {
     assert_eq!(reply.status, 200, "{path}: {}", reply.body);
 }
 
-/// A program reports of itself.
+/// A program reports its own health.
 fn report(lab: &Lab, at: NodeRef, id: &str, status: &str, output: &str) {
     put(lab, at, &format!("/checks/service:{id}"), &json!({ "status": status, "output": output }));
 }
 
-/// The health of each instance of a service, as a node lists them.
+/// Returns the health of each instance of a service, as a node lists them.
 fn health(lab: &Lab, at: NodeRef) -> Vec<String> {
     let listed = lab.get(at, "/services/web").unwrap_or_default();
     let all = listed["services"]["web"].as_array().cloned().unwrap_or_default();
@@ -93,7 +94,7 @@ fn a_person_follows_a_registration_and_ends_it_by_mouse_and_by_keys() {
         browser.until(5 * S, "it recovers", &is("passing"));
         assert_eq!(browser.js("document.querySelectorAll('.uptime .critical').length > 0"), true);
 
-        // What is being typed survives what happens meanwhile.
+        // Typed text survives updates of the page.
         browser.fill("Reason to drain web-1", "a new disk");
         report(lab, nodes[0], "web-1", "warning", "slow");
         browser.until(5 * S, "it warns", &is("warning"));
@@ -114,7 +115,7 @@ fn a_person_follows_a_registration_and_ends_it_by_mouse_and_by_keys() {
         assert_eq!(browser.js("document.querySelectorAll('.instance').length"), 0);
         all_say(lab, &nodes, &[]);
 
-        // The same with keys alone, on the page as it stands.
+        // The same with keys alone.
         register(lab, nodes[0], "web-2");
         browser.until(5 * S, "another appears", &says("web-2"));
         browser.tab_to("textbox", "Reason to drain web-2");
@@ -170,14 +171,14 @@ fn from_another_machine_registrations_are_only_looked_at() {
         let here = format!("http://{}:7500", host.ip);
         let mut browser = browser(lab);
         browser.go(&format!("{here}/ui/services/web"));
-        assert_eq!(browser.js(&says("From this node's own machine only.")), true);
+        assert_eq!(browser.js(&says("From this node's own machine, or after signing in.")), true);
         assert_eq!(
             browser.js(
                 "[...document.querySelectorAll('.actions :is(button, [name=reason])')].map(c => c.disabled)"
             ),
             json!([true, true, true])
         );
-        // Who sends the form all the same is refused, with the right Origin.
+        // The form is refused even with the right Origin.
         let headers = [("content-type", "application/x-www-form-urlencoded"), ("origin", here.as_str())];
         for path in ["/ui/registrations/deregister", "/ui/registrations/maintenance"] {
             let form = "service=web&id=web-1&enable=true";
@@ -201,7 +202,7 @@ fn what_programs_say_stays_text() {
         let (mut tags, mut outputs) = (Vec::new(), Vec::new());
         for (i, pair) in CORPUS.iter().enumerate() {
             let (id, text) = (format!("evil-{i}"), pair.0);
-            // Every second one is held by the other node.
+            // The other node holds every second one.
             let at = nodes[i % 2];
             let said = |tags: &[&str]| {
                 json!({
@@ -247,7 +248,7 @@ fn what_programs_say_stays_text() {
         }
         browser.go(&format!("{HERE}/ui/services/evil"));
         assert_eq!(browser.js(&all(".output", &outputs)), true);
-        // Every text as a name that no service bears.
+        // Every text as the name of a missing service.
         for (text, _) in CORPUS {
             let v: String = text.bytes().map(|b| format!("%{b:02x}")).collect();
             for path in [format!("/ui/services/{v}"), format!("/ui/services/evil?done={v}#{v}")] {

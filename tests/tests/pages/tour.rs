@@ -1,8 +1,9 @@
-//! A person keeps the grade book.
+//! Tests of the grade book's pages: a user adds and removes grades, invalid input is refused, saved grades
+//! survive crashes of nodes, and the pages work by keyboard alone and without scripts.
 
 use super::*;
 
-/// Whether the table of grades has a line of this title and score.
+/// Returns whether the table of grades has a line with this title and score.
 fn listed(title: &str, score: &str) -> String {
     format!(
         "[...document.querySelectorAll('.grades tbody tr')].some(row => row.querySelector('.name').textContent === {} \
@@ -12,14 +13,14 @@ fn listed(title: &str, score: &str) -> String {
     )
 }
 
-/// Whether the page says this.
+/// Returns whether the page contains this text.
 fn says(text: &str) -> String {
     format!("document.body.innerText.includes({})", json!(text))
 }
 
-/// What stands in the fields of the form for a grade.
+/// Reads the fields of the form for a grade.
 const TYPED: &str = "[...document.querySelectorAll('form[action$=\"/grades\"] :is(input:not([type=hidden]), select)')].map(f => f.value)";
-/// The node that answered a page.
+/// Reads the name of the node that answered a page.
 const ANSWERED: &str = "document.querySelector('.foot b').textContent";
 
 #[test]
@@ -47,7 +48,7 @@ fn a_grade_is_added_seen_refused_and_removed_by_hand() {
         let bar = "[...document.querySelectorAll('.chart .bar.exam title')].pop().textContent";
         assert!(browser.js(bar).as_str().unwrap_or_default().ends_with("Oral <exam>: 12.5"));
 
-        // Both grading nodes have it, and the page shows what they say.
+        // Both grading nodes have it, and the page shows their values.
         let average = |lab: &Lab, node| {
             let student = lab.get(node, "/students/3")?;
             Some((student["grades"].as_array()?.len() as u64, student["average"].as_f64()?))
@@ -64,7 +65,7 @@ fn a_grade_is_added_seen_refused_and_removed_by_hand() {
         browser.until(5 * S, "the book has it", &format!("{row}.cells[2].textContent === '{}'", bars + 1));
         assert_eq!(browser.js(&format!("{row}.querySelector('.average b').textContent")), shown.as_str());
 
-        // What is refused stays as it was typed.
+        // Refused input stays as it was typed.
         browser.click("link", "Emma Stone");
         browser.until(5 * S, "her page", "document.querySelector('h1').textContent === 'Emma Stone'");
         browser.fill("Title", "Too good");
@@ -119,7 +120,7 @@ fn grades_are_kept_while_grading_nodes_die() {
         browser.until(5 * S, "it is saved", &listed("Before", "61"));
         let first = browser.js(ANSWERED);
         let (used, other) = if first == "m2" { (nodes[1], nodes[2]) } else { (nodes[2], nodes[1]) };
-        // The form is open while its node dies.
+        // The node dies while the form is open.
         lab.crash(used);
         add(&mut browser, "After", "62");
         browser.until(5 * S, "another node has saved it", &listed("After", "62"));
@@ -127,10 +128,10 @@ fn grades_are_kept_while_grading_nodes_die() {
         assert_ne!(browser.js(ANSWERED), first);
 
         lab.crash(other);
-        add(&mut browser, "Nobody is there", "63.5");
+        add(&mut browser, "No node is there", "63.5");
         let told = "Not saved: No grading node";
         browser.until(8 * S, "it says that it is not saved", &says(told));
-        assert_eq!(browser.js(TYPED), json!(["Nobody is there", "Quiz", "63.5"]));
+        assert_eq!(browser.js(TYPED), json!(["No node is there", "Quiz", "63.5"]));
         lab.until(5 * S, "the death is known", |lab| lab.providers(nodes[0]).is_empty());
         browser.go(&format!("{HERE}/portal"));
         assert_eq!(browser.js(&says("No grading node is alive")), true);
@@ -138,7 +139,7 @@ fn grades_are_kept_while_grading_nodes_die() {
         browser.go(&format!("{HERE}/portal/students/1"));
         assert_eq!(browser.js(&says("No grading node is alive")), true);
 
-        // One comes back with what it had on its disk; the same form, sent again, is one grade.
+        // One node comes back with its data; the same form, sent again, is one grade.
         let name = lab.name_of(other);
         let port = lab.address(other).port();
         let http = format!("127.0.0.1:{port}");
@@ -236,7 +237,7 @@ fn without_scripts_the_pages_do_all_the_same() {
         assert_eq!(browser.js(&says("Reload to see newer records")), true);
         assert_eq!(browser.js("document.getElementById('pause').checkVisibility()"), false);
         browser.go(&format!("{HERE}/ui"));
-        assert_eq!(browser.js(&says("Loads itself again every 5 seconds")), true);
+        assert_eq!(browser.js(&says("Reloads every 5 seconds")), true);
         lab.crash(nodes[2]);
         let row = "[...document.querySelectorAll('#members tr')].find(row => row.textContent.includes('m3'))";
         browser.until(10 * S, "the death is shown", &format!("{row}.textContent.includes('failed')"));

@@ -1,4 +1,5 @@
-//! `exec` checks: commands come from files alone, where the node allows it, and only from files that only root and the node's user may write.
+//! `exec` checks: commands come from files only, where the node allows it, and only from files that no other
+//! user may write.
 
 use std::{
     fs::{self, Permissions},
@@ -15,10 +16,10 @@ use hearsay_tests::{
 
 use crate::S;
 
-/// Another user than the one that runs the node.
+/// Another user than the node's.
 const OTHER_USER: u32 = 65534;
 
-/// Writes a file with a check that runs a command, which passes and leaves a mark each time.
+/// Writes a file with a check whose command passes and leaves a mark each time.
 fn write(dir: &Path, id: &str, mark: &Path) {
     let command = format!("['touch', '{}']", mark.display());
     let text = format!(
@@ -27,23 +28,23 @@ fn write(dir: &Path, id: &str, mark: &Path) {
     fs::write(dir.join(format!("{id}.toml")), text).unwrap();
 }
 
-/// Why a file is not in effect, by `/registrations`.
+/// Returns the reason why a file is not in effect, from `/registrations`.
 fn problem(lab: &Lab, node: NodeRef, file: &str) -> Option<String> {
     let files = lab.get(node, "/registrations")?["files"].as_array().cloned()?;
     let file = files.iter().find(|one| one["path"].as_str().is_some_and(|path| path.ends_with(file)))?;
     Some(file["error"].as_str().unwrap_or_default().to_owned())
 }
 
-/// How many files are not in effect, by the metrics.
+/// Returns the number of files that are not in effect, from the metrics.
 fn failing(lab: &Lab, node: NodeRef) -> Option<u64> {
     let metrics = lab.text(node, "/metrics")?;
     metrics.lines().find_map(|line| line.strip_prefix("hearsay_registration_files_failing ")?.parse().ok())
 }
 
-/// Waits until a file is refused, and every place that tells of it does.
+/// Waits until a file is refused and every place that reports it does.
 fn is_refused(lab: &Lab, node: NodeRef, file: &str, words: &str) {
     lab.until(10 * S, &format!("{file} is refused: {words}"), |lab| {
-        // The line of the log may come a moment after the status.
+        // The line of the log may follow the status.
         let is_logged = lab.log(node).lines().any(|line| line.contains(file) && line.contains(words));
         problem(lab, node, file).is_some_and(|problem| problem.contains(words))
             && failing(lab, node) == Some(1)
@@ -90,7 +91,7 @@ fn commands_run_only_from_files_that_no_other_user_may_write() {
             let node = lab.start(Some(&host), "m1", 7500, &allowed);
             is_refused(lab, node, "job-1.toml", place.to_str().unwrap());
             assert!(instances(lab, node, "job").is_empty() && !mark.exists());
-            // Put right, it is read without being written again.
+            // After its permissions are fixed, it is read without being written again.
             mode(place, right);
             is_in_effect(lab, node, "job-1.toml", "job");
             lab.until(10 * S, "the command runs", |_| mark.exists());
@@ -109,7 +110,7 @@ fn commands_run_only_from_files_that_no_other_user_may_write() {
         }
         let node = lab.start(Some(&host), "m1", 7500, &allowed);
         is_in_effect(lab, node, "job-1.toml", "job");
-        // A new version that others may have written: the last good one stays.
+        // A new version that other users could have written: the last good one stays.
         let (other, new) = (lab.dir().join("other"), dir.join("job-1.new"));
         fs::write(
             &new,
@@ -123,7 +124,7 @@ fn commands_run_only_from_files_that_no_other_user_may_write() {
         // A file without a command may be writable by any user.
         fs::write(&file, "[service]\nname = 'job'\nid = 'job-1'\nport = 1\n").unwrap();
         is_in_effect(lab, node, "job-1.toml", "job");
-        // Over HTTP no command is taken, from this machine neither.
+        // Over HTTP no command is taken, even from this machine.
         let body = r#"{"name":"job","id":"job-2","port":1,"check":{"exec":["touch","/tmp/x"]}}"#;
         let reply = host.send(7500, "POST /services", body);
         assert!(reply.status == 400 && reply.body.contains("exec"), "{reply:?}");

@@ -1,4 +1,4 @@
-//! A program is killed, and all of ten nodes on five hosts stop listing its instance, and no other one.
+//! A killed program: all of ten nodes on five hosts stop listing its instance, and no other one.
 
 use std::{
     collections::BTreeSet,
@@ -15,19 +15,20 @@ use serde_json::json;
 
 use crate::{PROGRAM, S};
 
-/// Far above what it takes: these machines are noisy.
+/// Far above the usual time: these machines are noisy.
 const KNOWN_MAX: Duration = Duration::from_secs(5);
-/// Between two lookups at one node.
+/// Pause between two lookups at one node.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// The ids that a node lists as passing; `None`: it did not answer.
+/// Returns the ids that a node lists as passing; `None` without an answer.
 fn passing_ids(at: SocketAddr) -> Option<BTreeSet<String>> {
     let answer = get(at, "/services/web?health=passing")?;
     let list = answer["services"]["web"].as_array().cloned().unwrap_or_default();
     Some(list.iter().filter_map(|one| one["id"].as_str().map(str::to_owned)).collect())
 }
 
-/// Kills a program. Returns how long it took until each node listed exactly the other instances; all that time they were listed.
+/// Kills a program. Returns the time until each node listed exactly the other instances, which all nodes
+/// listed throughout.
 fn kill(lab: &Lab, nodes: &[NodeRef], id: &str, kill: impl FnOnce()) -> Vec<Duration> {
     let rest: BTreeSet<String> = instances(lab, nodes[0], "web?health=passing")
         .iter()
@@ -56,7 +57,7 @@ fn kill(lab: &Lab, nodes: &[NodeRef], id: &str, kill: impl FnOnce()) -> Vec<Dura
     times
 }
 
-/// `node register` of an instance with a check, over the socket of the host's first node.
+/// Runs `node register` of an instance with a check, over the socket of the host's first node.
 fn register_by_command(lab: &Lab, host: &Host, node: NodeRef, port: u16, check: &str) {
     let (id, port) = (format!("web-{port}"), port.to_string());
     let socket = format!("unix:{}", lab.socket(node).display());
@@ -65,7 +66,7 @@ fn register_by_command(lab: &Lab, host: &Host, node: NodeRef, port: u16, check: 
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// `node run` of the program.
+/// Runs `node run` of the program.
 fn run(lab: &Lab, host: &Host, node: NodeRef, port: u16) -> Program {
     let (id, text) = (format!("web-{port}"), port.to_string());
     let socket = format!("unix:{}", lab.socket(node).display());
@@ -80,7 +81,7 @@ fn the_kill_of_a_program_is_known_to_ten_nodes_however_it_is_registered() {
     scenario(test, |lab| {
         let (hosts, nodes) = on_five_hosts(lab);
         let first = |i: usize| nodes[2 * i];
-        // On the same hosts as those that die, and on all others.
+        // On the same hosts as the dying programs, and on all others.
         let _stays: Vec<Program> = (0..5)
             .map(|i| {
                 let program = Program::start(PROGRAM, &hosts[i], 8000);
@@ -112,7 +113,7 @@ fn the_kill_of_a_program_is_known_to_ten_nodes_however_it_is_registered() {
         let command = wrapped.child_pid();
         times.extend(kill(lab, &nodes, "web-8005", || hearsay_tests::sh(&format!("kill -KILL {command}"))));
         assert_eq!(wrapped.wait().code(), Some(128 + 9), "`node run` ends as its command did");
-        // The command goes with `node run`.
+        // The command ends with `node run`.
         times.extend(kill(lab, &nodes, "web-8006", || wrapper.kill()));
         lab.until(5 * S, "its command has ended", |_| {
             !hosts[4].enter(|| std::net::TcpStream::connect("127.0.0.1:8006").is_ok())

@@ -1,5 +1,6 @@
-//! Server-side request forgery: no check and no notification reaches an address that the policy forbids, whether the registration names it, a
-//! name resolves to it, then or later, or a redirect leads to it. A listener at each of these addresses counts connections.
+//! Server-side request forgery: no check and no notification reaches a forbidden address, whether the
+//! registration names it, a name resolves to it at first or later, or a redirect leads to it. A listener at
+//! each of these addresses counts connections.
 
 use std::{
     collections::BTreeSet,
@@ -19,9 +20,10 @@ use serde_json::{Value, json};
 
 use crate::S;
 
-/// Where the listeners are.
+/// Port of the listeners.
 const PORT: u16 = 9900;
-/// Metadata servers, link-local ones, and the IPv6 addresses that lead to them through a tunnel, as another host of the LAN has them.
+/// Metadata servers, link-local addresses, and IPv6 addresses that embed them, all on another host of the
+/// LAN.
 const ELSEWHERE: [&str; 14] = [
     "169.254.169.254",
     "169.254.10.1",
@@ -56,12 +58,12 @@ const SPELLINGS: [&str; 15] = [
     "255.255.255.255",
     "::ffff:255.255.255.255",
 ];
-/// As `inet_aton` reads an address: no check takes them for IP addresses, the resolver does.
+/// Spellings of `inet_aton`: checks do not parse them as IP addresses, the resolver does.
 const NUMBERS: [&str; 4] = ["2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518"];
-/// The kinds of checks that call something.
+/// Kinds of checks that connect.
 const KINDS: [&str; 4] = ["http", "tcp", "grpc", "watch"];
 
-/// A node, a second one beside it, one on another host, and a host with all the addresses that no node may call.
+/// A node, a second one beside it, one on another host, and a host with all forbidden addresses.
 struct Field {
     hosts: Vec<Host>,
     nodes: Vec<NodeRef>,
@@ -100,20 +102,20 @@ impl Field {
         Self { hosts, nodes, names, here, there }
     }
 
-    /// What these names resolve to, from now on.
+    /// Sets the addresses of these names.
     fn resolve(&self, lines: &[(&str, &str)]) {
         let lines: String = lines.iter().map(|(name, ip)| format!("{ip} {name}\n")).collect();
         // In place, since the file is mounted.
         fs::write(&self.names, lines).unwrap();
     }
 
-    /// Over the socket, so that no connection to the node's port is the test's.
+    /// Registers over the socket, so that the test makes no connection to the node's port.
     fn send(&self, lab: &Lab, body: &Value) -> Reply {
         let socket = lab.socket(self.nodes[0]);
         http::send_over_socket(&socket, "POST /services", &body.to_string(), 10 * S).unwrap()
     }
 
-    /// The newest outputs of the checks of the first node, by instance.
+    /// Returns the newest outputs of the checks of the first node, by instance.
     fn outputs(&self, lab: &Lab) -> Vec<(String, String, String)> {
         let all = lab.get(self.nodes[0], "/registrations").unwrap_or_default();
         let all = all["registrations"].as_array().cloned().unwrap_or_default();
@@ -135,7 +137,7 @@ impl Field {
         });
     }
 
-    /// The connections to the ports at which nodes of the first host serve HTTP, from that host.
+    /// Returns the connections to the HTTP ports of the first host's nodes, from that host.
     fn calls_of_nodes(&self) -> u64 {
         let list = ["netns", "exec", &self.hosts[0].name, "nft", "list", "counter", "inet", "lab", "calls"];
         let list = String::from_utf8(Command::new("ip").args(list).output().unwrap().stdout).unwrap();
@@ -143,7 +145,7 @@ impl Field {
         packets.parse().unwrap()
     }
 
-    /// Asserts that nothing has reached a forbidden address.
+    /// Asserts that no connection has reached a forbidden address.
     fn nothing_was_called(&self) {
         let allowed: IpAddr = self.hosts[2].ip.parse().unwrap();
         let mut there = self.there.accepted();
@@ -153,12 +155,12 @@ impl Field {
     }
 }
 
-/// A host and a port, as URLs have them.
+/// Formats host and port as in URLs.
 fn authority(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// All registrations that make a node call this address, and the field that is to blame.
+/// Returns all registrations that make a node call this address, with the field at fault.
 fn registrations(target: &str) -> Vec<(String, Value, &'static str)> {
     let url = format!("http://{target}/x");
     let mut all = Vec::new();
@@ -207,7 +209,7 @@ fn forbidden_addresses_are_refused_by_name_of_the_field() {
 fn names_that_resolve_to_forbidden_addresses_are_not_called() {
     scenario("forbidden::names_that_resolve_to_forbidden_addresses_are_not_called", |lab| {
         let field = Field::new(lab);
-        // The listeners would have counted: from that host, they can be reached.
+        // Control: these listeners are reachable from that host.
         let reachable = field.hosts[0].enter(|| {
             let open = |host: &&str| {
                 let at: SocketAddr = authority(host, PORT).parse().unwrap();
@@ -249,7 +251,7 @@ fn names_that_resolve_to_forbidden_addresses_are_not_called() {
                 subscribers += usize::from(form == "updates");
             }
         }
-        // A change of the table, so that each subscriber is due a notification.
+        // A change of the table makes a notification due for each subscriber.
         assert_eq!(field.send(lab, &json!({"name": "db", "id": "db-1", "port": 5432})).status, 200);
         field.all_are_refused(lab, "the checks say that the policy refuses", |id| {
             id != "db-1" && !id.starts_with("updates")
@@ -272,7 +274,7 @@ fn names_that_resolve_to_forbidden_addresses_are_not_called() {
     });
 }
 
-/// A number of a node's metrics without labels.
+/// Returns a metric of a node without labels.
 fn metric(lab: &Lab, node: NodeRef, name: &str) -> u64 {
     let metrics = lab.text(node, "/metrics").unwrap_or_default();
     let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
@@ -284,7 +286,7 @@ fn neither_a_name_that_changes_nor_a_redirect_leads_to_a_forbidden_address() {
     scenario("forbidden::neither_a_name_that_changes_nor_a_redirect_leads_to_a_forbidden_address", |lab| {
         let field = Field::new(lab);
         let allowed = field.hosts[2].ip.clone();
-        // Of two addresses of a name only the one that is allowed is called.
+        // Of two addresses of a name only the allowed one is called.
         let mixed = [("mixed.test", allowed.as_str()), ("mixed.test", "fd00:ec2::254")];
         let names = |ip| [mixed[0], mixed[1], ("moves.test", ip)];
         field.resolve(&names(&allowed));
@@ -327,7 +329,7 @@ fn neither_a_name_that_changes_nor_a_redirect_leads_to_a_forbidden_address() {
             })
         });
         field.resolve(&names("169.254.169.254"));
-        // The connection that is held was opened before; the next one would lead to the new address.
+        // The held connection was opened before; the next one would lead to the new address.
         field.there.close_all();
         field.all_are_refused(lab, "the policy refuses the new address", |id| id.starts_with("moves-"));
         let failed = metric(lab, field.nodes[0], "hearsay_notifications_failed_total");

@@ -1,4 +1,5 @@
-//! Programs of users on real nodes: how they die, what is asked of them, and what is never called on their behalf.
+//! Tests of users' programs that are registered with real nodes: their deaths are noticed, rolling restarts
+//! fail no request, and nodes send no request to forbidden addresses.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -9,7 +10,7 @@
 //! | `outputs` | what changes only in the output of a check wakes nothing |
 //! | `commands` | `exec` checks run from files that only the node's user and root may write |
 
-// In a test, what cannot be unwrapped is the failure.
+// In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
 
 mod commands;

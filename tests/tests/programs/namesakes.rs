@@ -1,4 +1,5 @@
-//! Programs that bear the names of built-in roles are listed beside the roles' instances, and get none of the requests that are for the roles.
+//! Tests that a program registered under the name of a built-in role (`log`, `grading`) is listed beside the
+//! role's nodes, but gets none of the requests that gateway, portal and nodes send to the role.
 
 use std::net::SocketAddr;
 
@@ -43,7 +44,7 @@ fn a_program_named_as_a_role_is_listed_and_gets_no_request_of_the_role() {
         let names = [("log", 4000), ("grading", 4001)];
         let programs: Vec<Program> = names.map(|(_, port)| Program::start(PROGRAM, &hosts[2], port)).into();
         for (name, port) in names {
-            // As tempting as a program can be: the role's prefixes, and weight.
+            // As attractive as possible: the role's prefixes, and weight.
             let tags = ["urlprefix-/log", "urlprefix-/students", "urlprefix-/records", "urlprefix-/log/tail"];
             register(
                 &hosts[2],
@@ -68,7 +69,7 @@ fn a_program_named_as_a_role_is_listed_and_gets_no_request_of_the_role() {
                 assert!(reply.status < 500, "{request}: {reply:?}");
             }
         }
-        // What a node says reaches the log: the crash of a fourth one, as the plain node has seen it.
+        // Events of a node reach the log: the crash of a fourth node, as the plain node has seen it.
         let fourth = lab.add("fourth");
         all_see_all(lab, &[roles, door, beside, fourth]);
         lab.crash(fourth);
@@ -89,13 +90,13 @@ fn a_program_named_as_a_role_is_listed_and_gets_no_request_of_the_role() {
         }
         AT_PORTAL.iter().for_each(|request| _ = send(portal, request).unwrap());
         assert_eq!(counts(), [0, 0], "requests of the roles when they are gone");
-        // They would have been counted.
+        // The programs would have counted the requests.
         programs.iter().for_each(|program| assert_eq!(program.send("GET /x").status, 200));
         assert_eq!(counts(), [1, 1]);
     });
 }
 
-/// The events that a node has shipped.
+/// Returns the events that a node has shipped.
 fn shipped(lab: &Lab, node: hearsay_tests::NodeRef) -> u64 {
     let metrics = lab.text(node, "/metrics").unwrap_or_default();
     let name = "hearsay_events_shipped_total ";

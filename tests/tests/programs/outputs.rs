@@ -1,4 +1,5 @@
-//! Status is state, output is not: a check whose output changes with every run wakes nothing.
+//! Tests that a check whose output changes with every run, but not its status, changes no index, and wakes no
+//! blocking query and no event stream.
 
 use std::{
     io::{ErrorKind, Read as _},
@@ -15,20 +16,20 @@ use serde_json::{Value, json};
 
 use crate::{PROGRAM, S};
 
-/// Enough that a thousand runs take seconds.
+/// Short, so that a thousand runs take seconds.
 const INSTANCES: usize = 25;
 const CHECKS: usize = 8;
 /// Runs that must change nothing.
 const RUNS: usize = 1000;
 
-/// A request that waits for news: a blocking query or a stream.
+/// A request that waits for changes: a blocking query or a stream.
 struct Waiting {
     what: String,
     stream: TcpStream,
 }
 
 impl Waiting {
-    /// Opens one, and reads what it begins with.
+    /// Opens one, and reads its beginning.
     fn open(host: &Host, path: &str, begins_with: &str) -> Self {
         let stream = host.hold(7500, &format!("GET {path}"), "", begins_with);
         Self { what: format!("{path} on {}", host.name), stream }
@@ -39,7 +40,7 @@ impl Waiting {
         Self::open(host, path, "")
     }
 
-    /// What has come since. The comments of a stream, which show that it lives, and the lengths of its pieces are no news.
+    /// Returns what has arrived since. Keep-alive comments of a stream and chunk lengths do not count.
     fn news(&self) -> String {
         self.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let (mut news, mut buffer) = (String::new(), [0; 4096]);
@@ -69,7 +70,7 @@ fn a_thousand_changes_of_output_move_no_index_and_wake_nothing() {
     scenario("outputs::a_thousand_changes_of_output_move_no_index_and_wake_nothing", |lab| {
         let (hosts, nodes) = cluster(lab, 2, &[]);
         let program = Program::start(PROGRAM, &hosts[0], 8080);
-        // Of a machine that is busy for a moment only the output tells, too.
+        // A short pause of a busy machine shows only in the output.
         let check = json!({
             "http": "http://127.0.0.1:8080/changing", "interval": "1s", "timeout": "900ms", "failures_before_critical": 5,
         });
@@ -81,7 +82,7 @@ fn a_thousand_changes_of_output_move_no_index_and_wake_nothing() {
             );
         }
         lab.until(20 * S, "all pass everywhere", |lab| all_have(lab, &nodes, "web", INSTANCES));
-        // By then the hosts' addresses of IPv6 are no longer tentative: each that comes changes what nodes state.
+        // By then the hosts' IPv6 addresses are no longer tentative: each new one changes the nodes' entries.
         lab.until(60 * S, "each check has run four times", |_| program.count() >= 4 * INSTANCES * CHECKS);
         lab.until(10 * S, "the nodes agree", |lab| lab.agree(&nodes));
         let paths = ["/services", "/services/web"];
@@ -115,7 +116,7 @@ fn a_thousand_changes_of_output_move_no_index_and_wake_nothing() {
         }
         assert_eq!(before, indexes(lab));
         println!("{} runs, and nothing was told", program.count() - runs);
-        // What changes the status wakes all of them.
+        // A change of status wakes all of them.
         program.send("POST /fail");
         lab.until(30 * S, "all are critical", |lab| all_have(lab, &nodes, "web", 0));
         for waiting in &waiting {

@@ -1,4 +1,5 @@
-//! Ten instances under `node run` are restarted one after another behind the gateway.
+//! Tests a rolling restart: ten instances under `node run` restart one after another behind the gateway, and
+//! no request of a client fails.
 
 use std::{
     net::SocketAddr,
@@ -18,12 +19,12 @@ use hearsay_tests::{
 use crate::{PROGRAM, S};
 
 const INSTANCES: u16 = 10;
-/// Clients that send one request after the other.
+/// Clients that send one request after another.
 const CLIENTS: usize = 8;
-/// No answer takes longer.
+/// Limit of every answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// `node run` of one instance.
+/// Runs `node run` of one instance.
 fn run(lab: &Lab, host: &Host, node: NodeRef, n: u16) -> Program {
     let (id, port) = (format!("web-{n}"), 8000 + n);
     let text = port.to_string();
@@ -49,7 +50,8 @@ fn run(lab: &Lab, host: &Host, node: NodeRef, n: u16) -> Program {
     Program::spawn(lab.command(Some(host), "run", &arguments), host, port)
 }
 
-/// Sends requests until told to stop: ones that may be repeated and ones that may not, some that take a while. Returns those that failed.
+/// Sends requests until stopped: repeatable and non-repeatable ones, some of them slow. Returns the failed
+/// ones.
 fn request(gateway: SocketAddr, stop: &AtomicBool, answered: &AtomicUsize) -> Vec<String> {
     let requests = ["GET /web/a", "POST /web/a", "GET /web/slow", "POST /web/slow"];
     let mut failed = Vec::new();
@@ -84,7 +86,7 @@ fn ten_instances_restart_one_after_another_and_no_request_fails() {
             for _ in 0..CLIENTS {
                 scope.spawn(|| failed.lock().unwrap().extend(request(gateway, &stop, &answered)));
             }
-            // Also where an assertion fails: the clients would hold up the end of the scope.
+            // Also after a failed assertion: otherwise the clients would keep the scope open.
             let _stop = StopAtEnd(&stop);
             for n in 0..INSTANCES {
                 let enough = answered.load(Relaxed) + 50;
@@ -104,7 +106,7 @@ fn ten_instances_restart_one_after_another_and_no_request_fails() {
     });
 }
 
-/// Ends the clients when it is dropped.
+/// Stops the clients when it is dropped.
 struct StopAtEnd<'a>(&'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {

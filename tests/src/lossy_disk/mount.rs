@@ -1,7 +1,7 @@
-//! The forgetful disk as the kernel sees it.
+//! FUSE handler of the lossy disk: translates the kernel's file-system requests into calls of the disk model.
 //!
-//! The kernel keeps nothing for longer than a request (all times to live are zero) but the pages of open files, so that what the disk forgets is
-//! forgotten. Locks are the kernel's own.
+//! The kernel may cache only pages of open files (all times to live are zero), so that it does not keep data
+//! that the disk loses. The kernel handles locks itself.
 
 use std::{
     ffi::OsStr,
@@ -19,9 +19,9 @@ use super::disk::{Disk, Number, Refusal, SECTOR};
 
 const NEVER_CACHED: Duration = Duration::ZERO;
 const GENERATION: Generation = Generation(0);
-/// There is only what is read and written; nobody asks a handle which file it is.
+/// Handle of an open file. The disk needs no state for it.
 const HANDLE: FileHandle = FileHandle(0);
-/// What is said to be free, in blocks of [`BLOCK`] bytes: enough.
+/// Free space that the disk reports, in blocks of [`BLOCK`] bytes.
 const FREE: u64 = 1 << 20;
 const BLOCK: u32 = 4096;
 
@@ -226,7 +226,7 @@ impl Filesystem for Mount {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        // Closing is not syncing.
+        // Closing a file does not sync it.
         reply.ok();
     }
 

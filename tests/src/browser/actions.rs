@@ -1,4 +1,4 @@
-//! What a person does to a page. Things are found as those find them who do not see the page: by what they are and what they are called.
+//! Actions of a person on a page. Elements are found as by a screen reader: by role and accessible name.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 use super::{Browser, PATIENCE};
 use crate::cluster::POLL;
 
-/// Steps of the Tab key after which something is called out of reach.
+/// Steps of the Tab key after which an element counts as unreachable.
 const TABS_MAX: usize = 100;
 
 impl Browser {
-    /// Clicks on the middle of a thing, once it is there. Whatever covers it is clicked instead, and that is a failure.
+    /// Waits for an element, and clicks on its middle. If another element covers it, the other one gets the
+    /// click, and the test fails.
     pub fn click(&mut self, role: &str, name: &str) {
         let thing = self.find(role, name);
         self.order("DOM.scrollIntoViewIfNeeded", json!({ "backendNodeId": thing }));
@@ -31,13 +32,13 @@ impl Browser {
         }
     }
 
-    /// Clicks into a field and types into it, instead of what stands there.
+    /// Clicks into a field, and replaces its content.
     pub fn fill(&mut self, name: &str, text: &str) {
         self.click("textbox", name);
         self.write_anew(text);
     }
 
-    /// Types into the field that has the focus, instead of what stands there.
+    /// Replaces the content of the focused field.
     pub fn write_anew(&mut self, text: &str) {
         self.order(
             "Input.dispatchKeyEvent",
@@ -48,7 +49,7 @@ impl Browser {
         self.write(text);
     }
 
-    /// Types.
+    /// Types text.
     pub fn write(&mut self, text: &str) {
         for c in text.chars() {
             let c = c.to_string();
@@ -57,7 +58,7 @@ impl Browser {
         }
     }
 
-    /// Presses a key by its name, such as `Enter`; `Shift+Tab` holds Shift.
+    /// Presses a key by its name, such as `Enter`. With `Shift+Tab`, Shift is held.
     pub fn press(&mut self, key: &str) {
         let (modifiers, key) = key.strip_prefix("Shift+").map_or((0, key), |key| (8, key));
         let (code, text) = match key {
@@ -84,7 +85,7 @@ impl Browser {
         self.order("Input.dispatchKeyEvent", up);
     }
 
-    /// Presses Tab until the focus is on a thing.
+    /// Presses Tab until an element has the focus.
     pub fn tab_to(&mut self, role: &str, name: &str) {
         let thing = self.find(role, name);
         for _ in 0..TABS_MAX {
@@ -96,7 +97,7 @@ impl Browser {
         panic!("{role} {name:?} is out of reach of the keyboard");
     }
 
-    /// Something by its role and its whole name, as the browser tells them to a screen reader, as soon as it is there.
+    /// Waits for an element with this role and exactly this accessible name.
     fn find(&mut self, role: &str, name: &str) -> u64 {
         let start = Instant::now();
         loop {
@@ -116,13 +117,14 @@ impl Browser {
         let query = json!({
             "backendNodeId": document["root"]["backendNodeId"], "role": role, "accessibleName": name,
         });
-        // The page may give way to another at any time; then it is asked again.
+        // The page may navigate at any time. In that case the query is repeated.
         let found = self.ask("Accessibility.queryAXTree", query).ok()?;
         let nodes = found["nodes"].as_array().cloned().unwrap_or_default();
         nodes.iter().filter(|node| node["ignored"] != true).find_map(|node| node["backendDOMNodeId"].as_u64())
     }
 
-    /// What a function gives with a thing as its `this`; null where the thing is gone.
+    /// Calls a JavaScript function with an element as its `this`. Returns null if the element no longer
+    /// exists.
     fn on(&mut self, thing: u64, function: &str, arguments: Value) -> Value {
         let Ok(object) = self.ask("DOM.resolveNode", json!({ "backendNodeId": thing })) else {
             return Value::Null;

@@ -1,11 +1,12 @@
-//! What a disk has, and what it would still have if the power went now.
+//! [`Disk`] model: the current content, and the content that would remain after a power failure.
 //!
-//! A write is at once seen by everybody who reads, and is kept for certain once its file was synced. A name is kept once its *directory* was: a
-//! synced file whose name was forgotten is gone, and a renamed one has its old name. That is what POSIX promises; most file systems do better most
-//! of the time, and whoever relies on that finds out here.
+//! Readers see a write at once. A write is durable after its file was synced. A name is durable after its
+//! *directory* was synced: a synced file can lose its name, and a renamed file can have its old name again.
+//! POSIX guarantees no more. Most file systems usually do more, but programs that rely on that fail here.
 //!
-//! When the power goes, a real disk has kept some of what nobody asked it to keep: sectors in any order, because it reorders them as it
-//! likes, and names in the order in which they changed, because file systems keep a log of these. Which of them, a seed says.
+//! A real disk keeps some unsynced writes. It keeps sectors in any order, because disks reorder them, and
+//! names in the order of their changes, because file systems keep a journal of names. A seed selects the kept
+//! ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,32 +15,32 @@ use std::{
 
 use fastrand::Rng;
 
-/// What a disk writes as a whole, in bytes. Of older and pretending disks; a larger one would only tear less.
+/// Size of an atomic write, in bytes. Older disks have 512; with a larger size, fewer writes would be torn.
 pub(super) const SECTOR: usize = 512;
 
-/// The number of a file or directory.
+/// Number of a file or directory.
 pub(super) type Number = u64;
-/// The topmost directory.
+/// Root directory.
 pub(super) const ROOT: Number = 1;
 
-/// Why something was not done. Nothing was changed.
+/// Reason for which an operation failed. Nothing was changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Refusal {
-    /// There is nothing of this name or number.
+    /// No entry has this name or number.
     Missing,
-    /// There is something of this name.
+    /// An entry already has this name.
     Exists,
-    /// A directory that holds something.
+    /// The directory is not empty.
     NotEmpty,
-    /// A directory, or none, where the other was expected.
+    /// The entry is a directory where a file was expected, or the reverse.
     WrongKind,
 }
 
-/// A change of a file that was not synced, and what undoes it.
+/// Unsynced change of a file, with the data to undo it.
 #[derive(Debug)]
 struct Change {
     length_before: usize,
-    /// What stood where it wrote, or behind where it cut.
+    /// Content that the write replaced, or that the resize cut off.
     before: Vec<u8>,
     what: What,
 }
@@ -50,7 +51,7 @@ enum What {
     Resize(usize),
 }
 
-/// A file's content.
+/// Content of a file, and its unsynced changes.
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) content: Vec<u8>,
@@ -85,7 +86,8 @@ impl File {
         self.content[at..end].copy_from_slice(bytes);
     }
 
-    /// Goes back to what was synced, and then keeps some of the rest. Returns how many bytes that were written are not kept.
+    /// Returns to the synced state, and then applies a random part of the unsynced changes. Returns the
+    /// number of written bytes that are lost.
     fn forget(&mut self, rng: &mut Rng) -> u64 {
         let changes = std::mem::take(&mut self.unsynced);
         for change in changes.iter().rev() {
@@ -93,7 +95,8 @@ impl File {
                 What::Write(at, _) => {
                     self.content.truncate(change.length_before);
                     self.put(*at, &change.before);
-                    // Where nothing was overwritten, the write began behind the end.
+                    // If the write replaced no content, it began after the end of the file, and `put` has
+                    // extended the file.
                     self.content.truncate(change.length_before);
                 }
                 What::Resize(length) => {
@@ -104,7 +107,7 @@ impl File {
                 }
             }
         }
-        let luck = Luck::draw(rng);
+        let outcome = CrashOutcome::draw(rng);
         let mut forgotten = 0;
         for change in &changes {
             match &change.what {
@@ -113,7 +116,7 @@ impl File {
                     while from < bytes.len() {
                         let sector_end = ((at + from) / SECTOR + 1) * SECTOR - at;
                         let to = sector_end.min(bytes.len());
-                        if luck.keeps(rng) {
+                        if outcome.keeps(rng) {
                             self.put(at + from, &bytes[from..to]);
                         } else {
                             forgotten += (to - from) as u64;
@@ -121,7 +124,7 @@ impl File {
                         from = to;
                     }
                 }
-                What::Resize(length) if luck.keeps(rng) => self.content.resize(*length, 0),
+                What::Resize(length) if outcome.keeps(rng) => self.content.resize(*length, 0),
                 What::Resize(_) => (),
             }
         }
@@ -129,15 +132,15 @@ impl File {
     }
 }
 
-/// How much of what was not asked for a disk has kept.
+/// Share of unsynced changes that the disk keeps.
 #[derive(Clone, Copy)]
-enum Luck {
+enum CrashOutcome {
     Nothing,
     Some(f64),
     All,
 }
 
-impl Luck {
+impl CrashOutcome {
     fn draw(rng: &mut Rng) -> Self {
         match rng.u8(..8) {
             0..3 => Self::Nothing,
@@ -161,7 +164,7 @@ struct Directory {
     kept: BTreeMap<OsString, Number>,
 }
 
-/// A file or a directory, and its permissions.
+/// File or directory, with permissions.
 #[derive(Debug)]
 pub(super) struct Inode {
     pub(super) mode: u16,
@@ -174,15 +177,16 @@ enum Kind {
     Directory(Directory),
 }
 
-/// A name in a directory now means this; `None`: nothing.
+/// Change of a name in a directory; `None` removes the name.
 type Naming = (Number, OsString, Option<Number>);
 
-/// A disk.
+/// Files and directories, with the unsynced changes of names.
 #[derive(Debug)]
 pub(super) struct Disk {
     inodes: BTreeMap<Number, Inode>,
     next: Number,
-    /// Changes of names whose directories were not synced since. What changes at once is kept at once or not at all.
+    /// Name changes that are not durable yet, grouped by operation (a rename has two). A power failure keeps
+    /// or loses each remaining group as a whole.
     unsynced: Vec<Vec<Naming>>,
     pub(super) syncs: u64,
 }
@@ -197,7 +201,7 @@ impl Disk {
         self.inodes.get_mut(&number).ok_or(Refusal::Missing)
     }
 
-    /// The length of a file; `None`: it is a directory.
+    /// Returns the length of a file; `None` for a directory.
     pub(super) fn length(&self, number: Number) -> Result<Option<usize>, Refusal> {
         match &self.inodes.get(&number).ok_or(Refusal::Missing)?.kind {
             Kind::File(file) => Ok(Some(file.content.len())),
@@ -246,7 +250,7 @@ impl Disk {
         Ok(number)
     }
 
-    /// A second name for a file.
+    /// Adds a second name for a file.
     pub(super) fn link(&mut self, number: Number, within: Number, name: &OsStr) -> Result<(), Refusal> {
         self.file(number)?;
         if self.directory(within)?.seen.contains_key(name) {
@@ -265,7 +269,7 @@ impl Disk {
         self.name(vec![(within, name.to_owned(), None)])
     }
 
-    /// Whatever has the new name loses it in the same step.
+    /// If an entry already has the new name, it loses the name in the same step.
     pub(super) fn rename(&mut self, from: (Number, &OsStr), to: (Number, &OsStr)) -> Result<(), Refusal> {
         let number = self.find(from.0, from.1)?;
         self.directory(to.0)?;
@@ -295,14 +299,14 @@ impl Disk {
         Ok(())
     }
 
-    /// The power goes and comes back. Returns how many bytes, names counted as one each, were forgotten.
+    /// Simulates a power failure. Returns the size of the loss: bytes, plus one for each lost name.
     pub(super) fn lose_power(&mut self, rng: &mut Rng) -> u64 {
         let mut forgotten = 0;
         let unsynced = std::mem::take(&mut self.unsynced);
-        let kept = match Luck::draw(rng) {
-            Luck::Nothing => 0,
-            Luck::Some(_) => rng.usize(..=unsynced.len()),
-            Luck::All => unsynced.len(),
+        let kept = match CrashOutcome::draw(rng) {
+            CrashOutcome::Nothing => 0,
+            CrashOutcome::Some(_) => rng.usize(..=unsynced.len()),
+            CrashOutcome::All => unsynced.len(),
         };
         for (i, namings) in unsynced.into_iter().enumerate() {
             for (within, name, number) in namings {
@@ -353,7 +357,7 @@ mod tests {
         OsStr::new(name)
     }
 
-    /// A disk with a file that is kept for certain, and what it holds.
+    /// Creates a disk with a durable file. Returns the disk and the file's number.
     fn with_file(content: &[u8]) -> (Disk, Number) {
         let mut disk = Disk::new();
         let file = disk.create(ROOT, name("file"), 0o600).unwrap();
@@ -363,7 +367,7 @@ mod tests {
         (disk, file)
     }
 
-    /// What can be left after the power went.
+    /// Returns all contents that can remain after a power failure.
     fn outcomes(make: impl Fn() -> (Disk, Number)) -> BTreeSet<Vec<u8>> {
         let after = |seed| {
             let (mut disk, file) = make();
@@ -407,7 +411,8 @@ mod tests {
         content.resize(600);
         content.resize(1);
         assert_eq!(content.content, b"0");
-        let nothing = (0..100).find(|seed| matches!(Luck::draw(&mut Rng::with_seed(*seed)), Luck::Nothing));
+        let nothing = (0..100)
+            .find(|seed| matches!(CrashOutcome::draw(&mut Rng::with_seed(*seed)), CrashOutcome::Nothing));
         content.forget(&mut Rng::with_seed(nothing.unwrap()));
         assert_eq!(content.content, b"0123456789");
     }
@@ -459,7 +464,8 @@ mod tests {
         let file = disk.create(dir, name("file"), 0o600).unwrap();
         disk.sync_file(file).unwrap();
         disk.sync_dir(dir).unwrap();
-        let lost = (0..100).find(|seed| matches!(Luck::draw(&mut Rng::with_seed(*seed)), Luck::Nothing));
+        let lost = (0..100)
+            .find(|seed| matches!(CrashOutcome::draw(&mut Rng::with_seed(*seed)), CrashOutcome::Nothing));
         assert!(disk.lose_power(&mut Rng::with_seed(lost.unwrap())) > 0);
         assert_eq!(disk.names(ROOT).unwrap(), []);
         assert_eq!(disk.file(file).err(), Some(Refusal::Missing));

@@ -1,4 +1,5 @@
-//! Looking at a page: what is wrong with how it looks, and pictures of it.
+//! Accessibility checks of a page (`judge.js`), a walk with the Tab key that checks the visible focus, and
+//! screenshots.
 
 use std::{fs, path::Path};
 
@@ -7,20 +8,21 @@ use serde_json::json;
 
 use super::Browser;
 
-/// What makes a page hard to read or to use, as far as a program can tell.
+/// Script that finds faults of accessibility and readability.
 const JUDGE: &str = include_str!("judge.js");
 
 impl Browser {
-    /// What is wrong with the page as it stands: see `judge.js`.
+    /// Returns the faults of the page in its current state: see `judge.js`.
     pub fn faults(&mut self) -> Vec<String> {
         let faults = self.js(JUDGE);
         let list = faults.as_array().unwrap_or_else(|| panic!("the judge has failed: {faults}"));
         list.iter().map(|fault| fault.as_str().unwrap_or_default().to_owned()).collect()
     }
 
-    /// Goes through the page with the Tab key, and tells what is wrong with how the focus is shown, and how many stops there are.
+    /// Moves through the page with the Tab key. Returns the number of stops, and those at which the focus
+    /// cannot be seen.
     pub fn walk(&mut self) -> (usize, Vec<String>) {
-        // From the top, wherever somebody was before.
+        // The walk starts at the top of the page, even if an element has the focus.
         self.js("document.activeElement.blur(), getSelection().collapse(document.body, 0), scrollTo(0, 0)");
         let (mut stops, mut faults) = (0, Vec::new());
         loop {
@@ -36,7 +38,7 @@ impl Browser {
         }
     }
 
-    /// Takes a picture of the page, from its top down to so many pixels of the page. Returns its size in bytes.
+    /// Takes a screenshot of the page, from its top to a height in pixels. Returns its size in bytes.
     pub fn picture(&mut self, file: &Path, height_max: u32) -> usize {
         let size =
             self.js("[innerWidth, Math.ceil(document.documentElement.getBoundingClientRect().height)]");
@@ -51,7 +53,8 @@ impl Browser {
     }
 }
 
-/// Null if the focus can be seen where it is; `nothing` where nothing has it.
+/// Script that checks the focused element. Its result is null if the focus is visible, `nothing` if no
+/// element has the focus, and otherwise the fault.
 const FOCUS: &str = r#"(() => {
   const at = document.activeElement;
   if (!at || at === document.body) return "nothing";
