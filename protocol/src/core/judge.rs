@@ -17,6 +17,8 @@ use crate::{
 const NOTIFY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
 /// Suspects in one such message. Further suspects follow in later rounds.
 const NOTIFIED_SUSPECTS_MAX: usize = 64;
+/// Watchers that are probed in each round because they did not confirm a suspect.
+const PROBED_WATCHERS_MAX: usize = 32;
 
 /// Time for which the connection to a failed member is kept, in case the member answers. After a healed
 /// partition, TCP takes minutes to resume; a new dial takes seconds.
@@ -199,6 +201,7 @@ impl Core {
         for suspect in suspects.iter().filter(|suspect| connected.contains(suspect)) {
             self.send_evidence(*suspect, &[*suspect]);
         }
+        self.probe_watchers(now, &suspects);
         let of_state = |state: MemberState| -> Vec<NodeId> {
             connected.iter().copied().filter(|id| self.member_state(*id) == Some(state)).collect()
         };
@@ -217,6 +220,21 @@ impl Core {
             // The neighbour is probed, too. If it is silent, it becomes a suspect, and the next round uses
             // another one.
             self.prober.probe(now, peer);
+        }
+    }
+
+    /// Probes watchers of suspects that nobody confirms: they may be gone, too.
+    ///
+    /// If most members are lost at once, most watchers of a lost member are lost members. Each survivor watches
+    /// only a few, so without this probe nobody would notice the others.
+    fn probe_watchers(&mut self, now: Time, suspects: &[NodeId]) {
+        let is_doubtful = |id: &NodeId| {
+            *id != self.id && !self.connections.is_connected(*id) && !self.liveness.is_accused(*id)
+        };
+        let watchers = suspects.iter().flat_map(|suspect| self.overlay.watchers_of(*suspect));
+        let doubtful: std::collections::BTreeSet<NodeId> = watchers.filter(is_doubtful).collect();
+        for watcher in doubtful.into_iter().take(PROBED_WATCHERS_MAX) {
+            self.prober.probe(now, watcher);
         }
     }
 

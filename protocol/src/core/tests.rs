@@ -182,6 +182,18 @@ fn all_but_two_hosts_may_vanish_without_a_word() {
 }
 
 #[test]
+fn four_that_survive_of_a_hundred_find_out_about_all_others() {
+    for seed in 0..3 {
+        let mut sim = cluster(seed, 100);
+        (4..100).for_each(|node| sim.freeze(node));
+        within(&mut sim, 120 * S, "all losses known", |sim| {
+            (4..100).all(|i| sim.all_believe(i, MemberState::Failed))
+        });
+        assert!(sim.has_converged(), "{}", describe(&sim));
+    }
+}
+
+#[test]
 fn a_partition_serves_on_both_sides_and_heals_within_ten_seconds() {
     for (n, at) in [(2, 1), (4, 2), (10, 3), (30, 15)] {
         let mut sim = cluster(n as u64, n);
