@@ -62,14 +62,21 @@ impl PeerClocks {
     }
 }
 
-/// Formats a duration in its largest unit.
+/// Formats a duration in its largest unit, to the nearest one: measured offsets are some milliseconds off.
 fn format_duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (number, unit) = match seconds {
-        0..7_200 => (seconds / 60, "minutes"),
-        7_200..172_800 => (seconds / 3_600, "hours"),
-        172_800..63_072_000 => (seconds / 86_400, "days"),
-        _ => (seconds / 31_536_000, "years"),
+    let round = |unit_seconds: u128| {
+        let unit_ms = unit_seconds * 1_000;
+        (duration.as_millis() + unit_ms / 2) / unit_ms
+    };
+    let (minutes, hours, days, years) = (round(60), round(3_600), round(86_400), round(31_536_000));
+    let (number, unit) = if minutes < 120 {
+        (minutes, "minutes")
+    } else if hours < 48 {
+        (hours, "hours")
+    } else if days < 730 {
+        (days, "days")
+    } else {
+        (years, "years")
     };
     if number == 1 { format!("1 {}", unit.trim_end_matches('s')) } else { format!("{number} {unit}") }
 }
@@ -99,6 +106,16 @@ mod tests {
         let years = text(&[-3650 * DAY_MS, -3650 * DAY_MS, 0]);
         assert!(years.contains("is 10 years ahead of those of its peers (median of 3)"), "{years}");
         assert!(text(&[61_000, 61_000]).contains("1 minute behind"), "{}", text(&[61_000, 61_000]));
+        // A measured offset is a little less or more than the real one.
+        for (offset, expected) in [
+            (120 * 60_000 - 20, "2 hours behind"),
+            (2 * DAY_MS - 20, "2 days behind"),
+            (2 * DAY_MS + 20, "2 days behind"),
+            (20 - 730 * DAY_MS, "2 years ahead of"),
+            (20 - 3650 * DAY_MS, "10 years ahead of"),
+        ] {
+            assert!(text(&[offset]).contains(expected), "{offset}: {}", text(&[offset]));
+        }
         // Half of the peers agree with this node.
         assert_eq!(text(&[DAY_MS, 10]), "");
         assert_eq!(text(&[DAY_MS, DAY_MS, 0, 10, -10]), "");
