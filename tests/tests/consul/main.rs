@@ -11,6 +11,7 @@ mod python;
 mod requests;
 mod restart;
 mod traefik;
+mod traefik_crash;
 
 use std::{
     io::{Read as _, Write as _},
