@@ -198,7 +198,12 @@ fn is_alive(pid: u32) -> bool {
 
 /// Returns a shell that prints its pid and then runs this.
 fn shell(script: &str) -> [String; 4] {
-    ["--".into(), "sh".into(), "-c".into(), format!("echo $$; {script}")]
+    trapping("", script)
+}
+
+/// A shell that says its id once it has set its traps.
+fn trapping(traps: &str, script: &str) -> [String; 4] {
+    ["--".into(), "sh".into(), "-c".into(), format!("{traps} echo $$; {script}")]
 }
 
 fn first_line(child: &mut Child) -> String {
@@ -268,8 +273,8 @@ fn it_is_registered_when_its_port_listens_and_gone_when_it_ends() {
 #[test]
 fn a_term_deregisters_drains_and_then_ends_the_command() {
     let node = Node::start();
-    let script = "trap 'echo got term; exit 5' TERM; while :; do sleep 0.05; done";
-    let mut child = node.run(&["--service", "w", "--drain", "700ms"]).args(shell(script)).spawn().unwrap();
+    let command = trapping("trap 'echo got term; exit 5' TERM;", "while :; do sleep 0.05; done");
+    let mut child = node.run(&["--service", "w", "--drain", "700ms"]).args(command).spawn().unwrap();
     node.registration(0);
     let start = Instant::now();
     signal(child.id(), "TERM");
@@ -287,9 +292,9 @@ fn a_term_deregisters_drains_and_then_ends_the_command() {
 #[test]
 fn other_signals_go_to_the_command_and_a_kill_ends_it() {
     let node = Node::start();
-    let script =
-        "trap 'echo usr1' USR1; trap 'echo hup' HUP; trap 'echo int' INT; while :; do sleep 0.05; done";
-    let mut child = node.run(&["--service", "w"]).args(shell(script)).spawn().unwrap();
+    let traps = "trap 'echo usr1' USR1; trap 'echo hup' HUP; trap 'echo int' INT;";
+    let command = trapping(traps, "while :; do sleep 0.05; done");
+    let mut child = node.run(&["--service", "w"]).args(command).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     let pid: u32 = lines.next().unwrap().parse().unwrap();
     node.registration(0);

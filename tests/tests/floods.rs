@@ -88,8 +88,9 @@ fn silent_connections_of_one_host_keep_no_node_from_joining() {
         let _flood = others_are_served(lab, &flooded, &Flooding::silent_handshakes());
         let late = lab.host();
         let join = ["--no-mdns", "--name", "m2", "--join", &flooded.host.ip];
-        let begun = Instant::now();
         let node = lab.start(Some(&late), "m2", 7500, &join);
+        lab.until(10 * S, "it answers", |lab| lab.get(node, "/members").is_some());
+        let begun = Instant::now();
         // Without a free place at once, it waits until a handshake is given up, 5 s.
         lab.until(20 * S, "both list both", |lab| {
             let alive = |by, name| lab.sees(by, name).as_deref() == Some("alive");

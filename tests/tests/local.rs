@@ -73,7 +73,8 @@ fn refused(lab: &mut Lab, data_dir: &str) -> String {
 fn open_to_others(dir: &Path) -> Vec<String> {
     let mut open = Vec::new();
     for entry in fs::read_dir(dir).unwrap().flatten() {
-        let (path, found) = (entry.path(), entry.metadata().unwrap());
+        // A running node removes files meanwhile.
+        let (path, Ok(found)) = (entry.path(), entry.metadata()) else { continue };
         if found.mode() & 0o077 != 0 {
             open.push(format!("{} {:o}", path.display(), found.mode() & 0o7777));
         }

@@ -100,6 +100,16 @@ impl Machines {
             *node = keeper(lab, host, &name);
         }
         lab.until(10 * S, "all list all again", |lab| lab.all_list_all(&self.nodes));
+        // Each start is an event that goes to the log of every node.
+        lab.until(20 * S, "equal logs", |lab| {
+            let newest = |node: &NodeRef| {
+                let page = lab.get(*node, "/log?limit=100&before=end")?;
+                let ids = page["records"].as_array()?.iter().map(|record| record["id"].to_string());
+                Some(ids.collect::<BTreeSet<_>>())
+            };
+            let first = newest(&self.nodes[0]);
+            first.is_some() && self.nodes.iter().all(|node| newest(node) == first)
+        });
     }
 }
 
@@ -121,7 +131,7 @@ fn losing_power(
     for _ in 0..rounds {
         // Requires some writes before each failure, at any speed of the machine and after a different time.
         let enough = writers.acknowledged() + machines.rng.usize(..60);
-        lab.until(20 * S, "writes go on", |_| writers.acknowledged() > enough);
+        lab.until(60 * S, "writes go on", |_| writers.acknowledged() > enough);
         let which = whose(&mut machines.rng);
         machines.lose_power(lab, &which);
     }

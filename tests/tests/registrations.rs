@@ -124,6 +124,8 @@ fn killing(lab: &mut Lab, rounds: u32, mut after_kill: impl FnMut(u32)) {
                 known.lock().unwrap().extend(of_one);
             });
         }
+        // Also after a failed assertion: otherwise the writers would keep the scope open.
+        let _stop = StopAtEnd(&stop);
         for round in 0..rounds {
             let enough = acknowledged.load(Relaxed) + 20;
             lab.until(20 * S, "writes go on", |_| acknowledged.load(Relaxed) > enough);
@@ -132,7 +134,6 @@ fn killing(lab: &mut Lab, rounds: u32, mut after_kill: impl FnMut(u32)) {
             node = plain(lab, &host);
         }
         lab.until(10 * S, "it answers", |lab| registrations(lab, node).is_some());
-        stop.store(true, Relaxed);
     });
     // The next incarnation reads the writes of the last one.
     lab.crash(node);
@@ -158,6 +159,15 @@ fn killing(lab: &mut Lab, rounds: u32, mut after_kill: impl FnMut(u32)) {
         let services = lab.get(node, "/services/job?health=critical").unwrap_or_default();
         services["services"]["job"].as_array().is_some_and(|all| all.len() == 1)
     });
+}
+
+/// Stops the writers when it is dropped.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 fn rounds(short: u32, long: u32) -> u32 {

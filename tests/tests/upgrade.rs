@@ -105,7 +105,7 @@ fn save(lab: &Lab, at: NodeRef, saved: &mut Vec<String>) {
     let title = format!("Grade {:02}", saved.len());
     let body = json!({ "title": title, "type": "Quiz", "score": 50 }).to_string();
     let headers = [("content-type", "application/json")];
-    let reply = http::send(lab.address(at), "POST /students/1/grades", &headers, &body, 5 * S).unwrap();
+    let reply = http::send(lab.address(at), "POST /students/1/grades", &headers, &body, 8 * S).unwrap();
     assert_eq!(reply.status, 201, "{}", reply.body);
     saved.push(title);
 }

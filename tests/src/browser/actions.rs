@@ -1,6 +1,6 @@
 //! Actions of a person on a page. Elements are found as by a screen reader: by role and accessible name.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -104,7 +104,7 @@ impl Browser {
             if let Some(found) = self.look_for(role, name) {
                 return found;
             }
-            if start.elapsed() > PATIENCE.min(Duration::from_secs(5)) {
+            if start.elapsed() > PATIENCE {
                 let page = self.js("document.body.innerText");
                 panic!("there is no {role} {name:?}\n{}", page.as_str().unwrap_or_default());
             }

@@ -41,7 +41,7 @@ impl Dig {
             "-p",
             &port.to_string(),
         ]);
-        command.args(["+tries=1", "+time=2"]).args(arguments.split(' '));
+        command.args(["+tries=2", "+time=5"]).args(arguments.split(' '));
         let output = command.output().unwrap();
         Self::parse(String::from_utf8_lossy(&output.stdout).into_owned())
     }

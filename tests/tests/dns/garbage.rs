@@ -142,7 +142,7 @@ fn throw(node: SocketAddr, seed: u64) -> Counted {
         }
     }
     // What several threads of the node answer may arrive in another order.
-    socket.set_read_timeout(Some(S / 2)).unwrap();
+    socket.set_read_timeout(Some(2 * S)).unwrap();
     while socket.recv(&mut [0; 65_536]).is_ok() {
         counted.answers += 1;
     }

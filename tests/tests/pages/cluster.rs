@@ -17,7 +17,8 @@ fn the_cluster_page_shows_a_death_while_it_is_open() {
         browser.go("http://127.0.0.1:7500/ui");
         browser.until(5 * S, "it is live", "document.getElementById('live').textContent === 'Live'");
         assert_eq!(browser.js("document.querySelectorAll('#members tbody tr').length"), 4);
-        assert_eq!(browser.js("document.querySelectorAll('#topology .link.own').length"), 3);
+        let links = "document.querySelectorAll('#topology .link.own').length === 3";
+        browser.until(5 * S, "this node is connected to all", links);
         // The focus is on a link of a node that stays.
         browser.js("document.querySelector('#services a[href*=\":7501\"]').focus(), window.stays = true");
 

@@ -66,10 +66,10 @@ fn browser(lab: &Lab) -> Browser {
     browser
 }
 
-/// Sends JSON as a program does.
+/// Sends JSON as a program does. Waits longer than the time after which the node answers "indeterminate".
 fn post(lab: &Lab, to: NodeRef, path: &str, body: &Value) -> Reply {
     let headers = [("content-type", "application/json")];
-    let reply = http::send(lab.address(to), &format!("POST {path}"), &headers, &body.to_string(), 5 * S);
+    let reply = http::send(lab.address(to), &format!("POST {path}"), &headers, &body.to_string(), 8 * S);
     reply.unwrap_or_else(|error| panic!("POST {path}: {error:?}\n{}", lab.describe()))
 }
 

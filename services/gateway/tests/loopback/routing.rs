@@ -216,7 +216,7 @@ async fn routes_follow_the_table_within_100_ms() {
     let instance = echo("a").await;
     let mut slowest_of_best = Duration::MAX;
     // The best of a few rounds: the machine may be busy.
-    for _ in 0..5 {
+    for _ in 0..20 {
         let start = Instant::now();
         harness.table.offer("web", "w", instance.address, &[]);
         while harness.get("/web").await.status != 200 {}

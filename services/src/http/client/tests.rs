@@ -81,7 +81,7 @@ async fn breaking_server() -> (String, Arc<AtomicUsize>) {
 }
 
 fn quick() -> Client {
-    Client::new(CallLimits { answer: Duration::from_millis(300), body_bytes: 1000, ..CallLimits::default() })
+    Client::new(CallLimits { answer: Duration::from_secs(2), body_bytes: 1000, ..CallLimits::default() })
 }
 
 /// A host whose instances are tried in this order, because each has a worse health than the one before.
