@@ -49,7 +49,8 @@ pub(super) struct Description {
     #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
     pub(super) requires: Vec<String>,
     /// Health check (repeatable): KIND[=TARGET][,OPTION=VALUE]…, such as http=/health,interval=5s or tcp or
-    /// process=:5432 (the process that listens there); kinds are http, tcp, grpc, ttl, alias, watch, process
+    /// process=:5432 (the process that listens there); kinds are http, tcp, udp, h2ping, grpc, ttl, alias,
+    /// watch, process
     #[arg(long, value_name = "CHECK")]
     pub(super) check: Vec<String>,
 }

@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | `http` | a request is answered with 2xx, or as `expect_status` and `expect_body` say; 429 warns |
 //! | `tcp` | a connection opens |
+//! | `udp` | a datagram is not refused |
+//! | `h2ping` | an HTTP/2 PING is acknowledged |
 //! | `grpc` | `grpc.health.v1` answers SERVING |
 //! | `ttl` | the program reports within the TTL |
 //! | `alias` | another instance or service is passing |
@@ -17,6 +19,7 @@ mod alias;
 mod connect;
 mod exec;
 mod grpc;
+mod h2ping;
 mod http;
 mod members;
 pub(crate) mod metrics;
@@ -33,7 +36,10 @@ mod tests;
 mod thresholds;
 mod tls;
 mod ttl;
+mod udp;
 mod watch;
 
 pub use process::owner_uid;
-pub use spec::{CheckKind, CheckSpec, HttpCheck, INTERVAL_DEFAULT, ProcessIdentity, TIMEOUT_DEFAULT};
+pub use spec::{
+    CheckKind, CheckSpec, CheckTls, HttpCheck, INTERVAL_DEFAULT, ProcessIdentity, TIMEOUT_DEFAULT,
+};

@@ -36,17 +36,13 @@ const TAGGED_HOST_CHARS_MAX: usize = 256;
 /// The longest note of a check, in bytes.
 const NOTES_BYTES_MAX: usize = 4096;
 /// Keys of checks that this node does not run: in their normal form, and as Consul writes them.
-const UNSUPPORTED: [(&str, &str); 12] = [
+const UNSUPPORTED: [(&str, &str); 8] = [
     ("args", "Args"),
     ("scriptargs", "ScriptArgs"),
     ("script", "Script"),
     ("shell", "Shell"),
     ("dockercontainerid", "DockerContainerID"),
     ("osservice", "OSService"),
-    ("udp", "UDP"),
-    ("h2ping", "H2PING"),
-    ("tlsservername", "TLSServerName"),
-    ("tcpusetls", "TCPUseTLS"),
     ("aliasnode", "AliasNode"),
     ("exec", "Exec"),
 ];
@@ -180,15 +176,16 @@ fn native_check(fields: &Fields) -> Result<(Value, ConsulCheck), Invalid> {
     if let Some((_, field)) = UNSUPPORTED.into_iter().find(|(key, _)| given(key).is_some()) {
         return Err(invalid(
             field,
-            "is not supported by this node; it has http, tcp, grpc, ttl and alias checks",
+            "is not supported by this node; it has http, tcp, udp, h2ping, grpc, ttl and alias checks",
         ));
     }
     let mut native = Map::new();
     let copied = [
         ("http", "http"),
         ("tcp", "tcp"),
+        ("udp", "udp"),
+        ("h2ping", "h2ping"),
         ("grpc", "grpc"),
-        ("grpcusetls", "tls"),
         ("method", "method"),
         ("header", "header"),
         ("body", "body"),
@@ -199,6 +196,7 @@ fn native_check(fields: &Fields) -> Result<(Value, ConsulCheck), Invalid> {
     for (key, native_key) in copied {
         native.extend(given(key).map(|value| (native_key.to_owned(), value)));
     }
+    add_tls(fields, &mut native)?;
     if let Some(id) = given("checkid").or_else(|| given("id")) {
         native.insert("id".into(), id);
     }
@@ -231,6 +229,28 @@ fn native_check(fields: &Fields) -> Result<(Value, ConsulCheck), Invalid> {
         return Err(invalid("Notes", problem));
     }
     Ok((native.into(), ConsulCheck { notes, timeout }))
+}
+
+/// Maps the TLS options of the check's kind. As in Consul, they have no effect where the check uses no TLS:
+/// some clients send them with every check.
+fn add_tls(fields: &Fields, native: &mut Map<String, Value>) -> Result<(), Invalid> {
+    let option =
+        [("tcp", "TCPUseTLS", false), ("grpc", "GRPCUseTLS", false), ("h2ping", "H2PingUseTLS", true)]
+            .into_iter()
+            .find(|(kind, ..)| native.contains_key(*kind));
+    let is_https = native
+        .get("http")
+        .and_then(Value::as_str)
+        .is_some_and(|url| url.trim().get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")));
+    let mut is_used = is_https;
+    if let Some((_, key, default)) = option {
+        is_used = fields.boolean(key)?.unwrap_or(default);
+        native.insert("tls".into(), is_used.into());
+    }
+    if let Some(name) = fields.text("TLSServerName", &[])?.filter(|name| is_used && !name.is_empty()) {
+        native.insert("tls_server_name".into(), name.into());
+    }
+    Ok(())
 }
 
 /// A duration as Go writes it, or a number of nanoseconds. Zero stands for none.

@@ -79,7 +79,9 @@ impl Scope {
                     }
                     HttpUrl::parse("http", &http.url).map(|url| Some(url.target.host))
                 }
-                CheckKind::Tcp { address }
+                CheckKind::Tcp { address, .. }
+                | CheckKind::Udp { address }
+                | CheckKind::H2ping { address, .. }
                 | CheckKind::Watch { address }
                 | CheckKind::Grpc { address, .. } => split_address("check", address).map(|(host, _)| host),
                 CheckKind::Ttl { .. } | CheckKind::Alias { .. } => continue,
@@ -144,6 +146,8 @@ mod tests {
             (r#"{"name":"web","port":80,"check":{"tcp":"127.0.0.1:5432"}}"#, "tcp"),
             (r#"{"name":"web","port":80,"check":{"watch":"10.0.0.8:1"}}"#, "watch"),
             (r#"{"name":"web","port":80,"check":{"grpc":"10.0.0.8:1"}}"#, "grpc"),
+            (r#"{"name":"web","port":80,"check":{"udp":"10.0.0.8:1"}}"#, "udp"),
+            (r#"{"name":"web","port":80,"check":{"h2ping":"10.0.0.8:1"}}"#, "h2ping"),
             (r#"{"name":"web","port":80,"requires":["db"],"updates":"http://10.0.0.8/"}"#, "updates"),
             (r#"{"name":"web","port":80,"check":{"http":"/","method":"POST"}}"#, "method"),
             (r#"{"name":"web","port":80,"check":{"http":"/","header":{"a":"b"}}}"#, "header"),

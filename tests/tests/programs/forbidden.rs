@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     path::PathBuf,
     process::Command,
 };
@@ -61,7 +61,7 @@ const SPELLINGS: [&str; 15] = [
 /// Spellings of `inet_aton`: checks do not parse them as IP addresses, the resolver does.
 const NUMBERS: [&str; 4] = ["2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518"];
 /// Kinds of checks that connect.
-const KINDS: [&str; 4] = ["http", "tcp", "grpc", "watch"];
+const KINDS: [&str; 6] = ["http", "tcp", "udp", "h2ping", "grpc", "watch"];
 
 /// A node, a second one beside it, one on another host, and a host with all forbidden addresses.
 struct Field {
@@ -93,11 +93,11 @@ impl Field {
             let (length, options) = if address.contains(':') { (128, "nodad") } else { (32, "") };
             far.sh(&format!("ip addr add {address}/{length} dev eth0 {options}"));
         }
-        near.sh(
-            "nft 'add table inet lab; add chain inet lab out { type filter hook output priority 0; }; \
+        near.sh("nft 'add table inet lab; add chain inet lab out { type filter hook output priority 0; }; \
              add counter inet lab calls; \
-             add rule inet lab out tcp flags & (syn|ack) == syn tcp dport { 7500, 7501 } counter name calls'",
-        );
+             add rule inet lab out tcp flags & (syn|ack) == syn tcp dport { 7500, 7501 } counter name calls; \
+             add counter inet lab datagrams; \
+             add rule inet lab out udp dport { 7500, 7501, 7600, 7601, 9900 } counter name datagrams'");
         let (here, there) = (AddressCounter::start(near, PORT), AddressCounter::start(far, PORT));
         Self { hosts, nodes, names, here, there }
     }
@@ -139,7 +139,12 @@ impl Field {
 
     /// Returns the connections to the HTTP ports of the first host's nodes, from that host.
     fn calls_of_nodes(&self) -> u64 {
-        let list = ["netns", "exec", &self.hosts[0].name, "nft", "list", "counter", "inet", "lab", "calls"];
+        self.counter("calls")
+    }
+
+    /// Returns the value of a counter of the first host's firewall.
+    fn counter(&self, name: &str) -> u64 {
+        let list = ["netns", "exec", &self.hosts[0].name, "nft", "list", "counter", "inet", "lab", name];
         let list = String::from_utf8(Command::new("ip").args(list).output().unwrap().stdout).unwrap();
         let packets = list.split_once("packets ").unwrap().1.split(' ').next().unwrap();
         packets.parse().unwrap()
@@ -151,7 +156,7 @@ impl Field {
         let mut there = self.there.accepted();
         there.remove(&allowed);
         assert!(there.is_empty() && self.here.accepted().is_empty(), "{there:?} {:?}", self.here.accepted());
-        assert_eq!(self.calls_of_nodes(), 0);
+        assert_eq!((self.calls_of_nodes(), self.counter("datagrams")), (0, 0));
     }
 }
 
@@ -222,7 +227,12 @@ fn names_that_resolve_to_forbidden_addresses_are_not_called() {
         assert!(reachable >= ELSEWHERE.len() + 4, "{reachable}");
         assert_eq!(field.hosts[0].send(7500, "GET /livez", "").status, 200);
         assert_eq!(field.calls_of_nodes(), 1, "the test's own");
-        field.hosts[0].sh("nft reset counter inet lab calls");
+        field.hosts[0].enter(|| {
+            let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+            socket.send_to(b"x", (field.hosts[2].ip.as_str(), PORT)).unwrap();
+        });
+        assert_eq!(field.counter("datagrams"), 1, "the test's own");
+        field.hosts[0].sh("nft reset counters");
         field.there.reset();
         field.here.reset();
         let mut names: Vec<(String, String, u16)> = ELSEWHERE

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `deaths` | a program dies, and every node of ten knows it, however the program was registered |
 //! | `rolling` | ten instances under `node run` are restarted behind the gateway, and no request fails |
+//! | `kinds` | the end of a server is known by its `udp` and `h2ping` checks |
 //! | `forbidden` | no check and no notification reaches an address that the policy forbids |
 //! | `namesakes` | a program that bears a role's name is listed, and gets none of the role's requests |
 //! | `outputs` | what changes only in the output of a check wakes nothing |
@@ -16,6 +17,7 @@
 mod commands;
 mod deaths;
 mod forbidden;
+mod kinds;
 mod namesakes;
 mod outputs;
 mod rolling;

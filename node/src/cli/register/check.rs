@@ -13,7 +13,7 @@ const NUMBERS: [&str; 3] =
 /// Options whose values are true or false.
 const FLAGS: [&str; 2] = ["tls", "tls_skip_verify"];
 /// Options whose values are strings.
-const TEXTS: [&str; 10] = [
+const TEXTS: [&str; 11] = [
     "id",
     "name",
     "interval",
@@ -24,6 +24,7 @@ const TEXTS: [&str; 10] = [
     "body",
     "expect_status",
     "expect_body",
+    "tls_server_name",
 ];
 /// Options whose values may contain commas.
 const FREE_TEXTS: [&str; 5] = ["body", "expect_body", "expect_status", HEADER, "name"];
@@ -45,7 +46,9 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
     let needed = |what: &str| value.ok_or_else(|| format!("give {kind}={what}"));
     let stated = match kind {
         // `true` means the address of the instance.
-        "http" | "tcp" | "grpc" | "watch" => Ok(value.map_or(Value::Bool(true), Value::from)),
+        "http" | "tcp" | "udp" | "h2ping" | "grpc" | "watch" => {
+            Ok(value.map_or(Value::Bool(true), Value::from))
+        }
         "ttl" => needed("DURATION, such as ttl=30s").map(Value::from),
         "alias" => needed("SERVICE or alias=id:ID").map(|target| match target.strip_prefix("id:") {
             Some(id) => json!({ "instance": id }),
@@ -53,7 +56,7 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
         }),
         "process" => needed("PID or process=:PORT").and_then(parse_pid).map(|pid| json!({ "pid": pid })),
         other => Err(format!(
-            "there is no kind {other:?}; choose from http, tcp, grpc, ttl, alias, watch and process"
+            "there is no kind {other:?}; choose from http, tcp, udp, h2ping, grpc, ttl, alias, watch and process"
         )),
     };
     let mut check = Map::from_iter([(kind.to_owned(), stated.map_err(wrong)?)]);
@@ -162,6 +165,12 @@ mod tests {
             ("http=https://a.example/", json!({"http": "https://a.example/"})),
             ("http", json!({"http": true})),
             ("tcp=:5432", json!({"tcp": ":5432"})),
+            (
+                "tcp,tls,tls-server-name=a.example",
+                json!({"tcp": true, "tls": true, "tls_server_name": "a.example"}),
+            ),
+            ("udp=:53", json!({"udp": ":53"})),
+            ("h2ping,tls=false", json!({"h2ping": true, "tls": false})),
             ("watch,interval=5s", json!({"watch": true, "interval": "5s"})),
             ("grpc=/shop.Cart,tls", json!({"grpc": "/shop.Cart", "tls": true})),
             ("ttl=30s", json!({"ttl": "30s"})),

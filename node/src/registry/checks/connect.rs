@@ -79,8 +79,9 @@ impl Connector {
         Self { policy, lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)), tls: TlsConfigs::default() }
     }
 
-    /// Opens a TCP connection.
-    pub(super) async fn connect(&self, target: &Target) -> Result<TcpStream, ConnectError> {
+    /// Resolves a target. Returns the addresses that the policy allows, at least one, for use at once: a name
+    /// may resolve to others later.
+    pub(super) async fn resolve_allowed(&self, target: &Target) -> Result<Vec<SocketAddr>, ConnectError> {
         let mut refusal = None;
         let mut allowed = Vec::new();
         for address in self.resolve(target).await? {
@@ -89,11 +90,18 @@ impl Connector {
                 Err(rule) => refusal = Some(rule),
             }
         }
-        match (allowed.as_slice(), refusal) {
-            ([], Some(rule)) => Err(ConnectError::Forbidden(rule)),
-            ([], None) => Err(ConnectError::NoAddress(target.to_string())),
-            ([only], _) => attempt(*only).await,
-            (several, _) => attempt_staggered(several).await,
+        match (allowed.is_empty(), refusal) {
+            (false, _) => Ok(allowed),
+            (true, Some(rule)) => Err(ConnectError::Forbidden(rule)),
+            (true, None) => Err(ConnectError::NoAddress(target.to_string())),
+        }
+    }
+
+    /// Opens a TCP connection.
+    pub(super) async fn connect(&self, target: &Target) -> Result<TcpStream, ConnectError> {
+        match self.resolve_allowed(target).await?.as_slice() {
+            [only] => attempt(*only).await,
+            several => attempt_staggered(several).await,
         }
     }
 
@@ -101,7 +109,7 @@ impl Connector {
     pub(super) async fn open(
         &self,
         target: &Target,
-        tls: Option<TlsOptions>,
+        tls: Option<&TlsOptions>,
     ) -> Result<Box<dyn Socket>, ConnectError> {
         let stream = self.connect(target).await?;
         // Requests are written in one piece.
@@ -110,6 +118,12 @@ impl Connector {
             None => Ok(Box::new(stream)),
             Some(options) => Ok(Box::new(self.tls.handshake(stream, &target.host, options).await?)),
         }
+    }
+
+    /// Trusts this root certificate alone, in place of the system's.
+    #[cfg(test)]
+    pub(super) fn trust(&self, root: rustls::pki_types::CertificateDer<'static>) {
+        self.tls.trust(root);
     }
 
     /// Returns the rule that refuses a target, if its address is known without name resolution.

@@ -22,6 +22,7 @@ use super::{
     connect::{Connector, Socket},
     http::{USER_AGENT, VIA, cause},
     outcome::Outcome,
+    spec::CheckTls,
     tls::{Protocol, TlsOptions},
 };
 use crate::registry::address::Target;
@@ -77,25 +78,17 @@ pub(super) struct GrpcProbe {
 
 impl GrpcProbe {
     /// Returns a check of a service at `host:port`.
-    pub(super) fn new(
-        address: &str,
-        service: &str,
-        tls: bool,
-        tls_skip_verify: bool,
-    ) -> Result<Self, Invalid> {
+    pub(super) fn new(address: &str, service: &str, tls: &CheckTls) -> Result<Self, Invalid> {
         let target = Target::parse("grpc", address)?;
         if service.len() > SERVICE_BYTES_MAX {
             let reason = format!("the name of the service is longer than {SERVICE_BYTES_MAX} bytes");
             return Err(Invalid::new("grpc", reason));
         }
-        let scheme = if tls { "https" } else { "http" };
+        let scheme = if tls.is_used { "https" } else { "http" };
         let url = format!("{scheme}://{target}{PATH}").parse();
         let url =
             url.map_err(|_| Invalid::new("grpc", format!("{address:?} is not an address; give host:port")))?;
-        let tls = tls.then_some(TlsOptions {
-            is_any_certificate_accepted: tls_skip_verify,
-            protocol: Protocol::Http2,
-        });
+        let tls = TlsOptions::parse(tls, Protocol::Http2)?;
         let message = frame(&HealthCheckRequest { service: service.to_owned() });
         Ok(Self { target, service: service.to_owned(), tls, url, message })
     }
@@ -103,7 +96,7 @@ impl GrpcProbe {
     /// Runs the check once. The caller enforces the timeout; the header `grpc-timeout` states it to the
     /// server.
     pub(super) async fn run(&self, connector: &Connector, timeout: Duration) -> Outcome {
-        let socket = match connector.open(&self.target, self.tls).await {
+        let socket = match connector.open(&self.target, self.tls.as_ref()).await {
             Ok(socket) => socket,
             Err(error) => return error.into(),
         };

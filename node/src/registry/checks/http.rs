@@ -17,7 +17,7 @@ use regex::{Regex, RegexBuilder};
 use super::{
     connect::{Connector, Socket},
     outcome::Outcome,
-    spec::HttpCheck,
+    spec::{CheckTls, HttpCheck},
     tls::{Protocol, TlsOptions},
 };
 use crate::registry::address::{HttpUrl, Scheme, Target};
@@ -65,13 +65,14 @@ impl HttpProbe {
     /// Parses URL, method, headers and pattern.
     pub(super) fn new(check: &HttpCheck) -> Result<Self, Invalid> {
         let url = HttpUrl::parse("http", &check.url)?;
-        let tls = (url.scheme == Scheme::Https).then_some(TlsOptions {
-            is_any_certificate_accepted: check.tls_skip_verify,
-            protocol: Protocol::Http1,
-        });
+        let tls = CheckTls {
+            is_used: url.scheme == Scheme::Https,
+            skip_verify: check.tls_skip_verify,
+            server_name: check.tls_server_name.clone(),
+        };
         Ok(Self {
             target: url.target,
-            tls,
+            tls: TlsOptions::parse(&tls, Protocol::Http1)?,
             method: parse_method(&check.method)?,
             path: Uri::from(url.path),
             headers: parse_headers(check, &url.authority)?,
@@ -88,7 +89,7 @@ impl HttpProbe {
 
     /// Runs the check once. The caller enforces the timeout.
     pub(super) async fn run(&self, connector: &Connector) -> Outcome {
-        let socket = match connector.open(&self.target, self.tls).await {
+        let socket = match connector.open(&self.target, self.tls.as_ref()).await {
             Ok(socket) => socket,
             Err(error) => return error.into(),
         };

@@ -8,7 +8,8 @@ use hearsay_services::{MetricKind, network::Forbidden};
 use super::spec::CheckKind;
 
 /// Label values of kinds, in the order of [`kind_index`].
-const KINDS: [&str; 8] = ["http", "tcp", "grpc", "ttl", "alias", "watch", "process", "exec"];
+const KINDS: [&str; 10] =
+    ["http", "tcp", "grpc", "ttl", "alias", "watch", "process", "exec", "udp", "h2ping"];
 /// Label values of results, in the order of [`Health`].
 const RESULTS: [&str; 3] = ["passing", "warning", "critical"];
 /// Label values of the rules of the address policy.
@@ -139,17 +140,20 @@ fn kind_index(kind: &CheckKind) -> usize {
         CheckKind::Watch { .. } => 5,
         CheckKind::Process(_) => 6,
         CheckKind::Exec { .. } => 7,
+        CheckKind::Udp { .. } => 8,
+        CheckKind::H2ping { .. } => 9,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::checks::CheckTls;
 
     #[test]
     fn runs_are_listed_by_kind_and_result_and_refusals_by_rule() {
         let metrics = CheckMetrics::default();
-        let kind = CheckKind::Tcp { address: String::new() };
+        let kind = CheckKind::Tcp { address: String::new(), tls: CheckTls::default() };
         metrics.count_run(&kind, Health::Critical, Some("member"));
         metrics.count_run(&kind, Health::Critical, None);
         let run = metrics.begin_run();
@@ -167,7 +171,9 @@ mod tests {
     fn every_kind_has_its_label() {
         let exec = CheckKind::Exec { argv: Vec::new() };
         let ttl = CheckKind::Ttl { ttl: std::time::Duration::ZERO };
-        for kind in [exec, ttl] {
+        let udp = CheckKind::Udp { address: String::new() };
+        let h2ping = CheckKind::H2ping { address: String::new(), tls: CheckTls::default() };
+        for kind in [exec, ttl, udp, h2ping] {
             assert_eq!(KINDS[kind_index(&kind)], kind.as_str());
         }
     }

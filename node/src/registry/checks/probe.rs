@@ -1,5 +1,5 @@
 //! Parses a check's spec into a [`Plan`] (probe at intervals, or wait for a report, change or exit), which
-//! also validates the spec. Runs one probe (HTTP, TCP, gRPC, exec) with its time limit.
+//! also validates the spec. Runs one probe (HTTP, TCP, UDP, HTTP/2 PING, gRPC, exec) with its time limit.
 
 use std::time::Duration;
 
@@ -10,10 +10,12 @@ use super::{
     connect::Connector,
     exec::ExecProbe,
     grpc::GrpcProbe,
+    h2ping::H2pingProbe,
     http::HttpProbe,
     outcome::Outcome,
     spec::{CheckKind, CheckSpec, ProcessIdentity},
     tcp::TcpProbe,
+    udp::UdpProbe,
 };
 use crate::registry::address::Target;
 
@@ -47,6 +49,8 @@ pub(super) enum Plan {
 pub(super) enum Probe {
     Http(HttpProbe),
     Tcp(TcpProbe),
+    Udp(UdpProbe),
+    H2ping(H2pingProbe),
     Grpc(GrpcProbe),
     Exec(ExecProbe),
 }
@@ -60,9 +64,11 @@ impl Plan {
         let probe = |probe| Self::Probe(Box::new(probe));
         Ok(match kind {
             CheckKind::Http(check) => probe(Probe::Http(HttpProbe::new(check)?)),
-            CheckKind::Tcp { address } => probe(Probe::Tcp(TcpProbe::new(address)?)),
-            CheckKind::Grpc { address, service, tls, tls_skip_verify } => {
-                probe(Probe::Grpc(GrpcProbe::new(address, service, *tls, *tls_skip_verify)?))
+            CheckKind::Tcp { address, tls } => probe(Probe::Tcp(TcpProbe::new(address, tls)?)),
+            CheckKind::Udp { address } => probe(Probe::Udp(UdpProbe::new(address)?)),
+            CheckKind::H2ping { address, tls } => probe(Probe::H2ping(H2pingProbe::new(address, tls)?)),
+            CheckKind::Grpc { address, service, tls } => {
+                probe(Probe::Grpc(GrpcProbe::new(address, service, tls)?))
             }
             CheckKind::Exec { argv } => probe(Probe::Exec(ExecProbe::new(argv)?)),
             CheckKind::Ttl { ttl } if ttl.is_zero() => {
@@ -91,14 +97,22 @@ impl Probe {
             match self {
                 Self::Http(probe) => probe.run(connector).await,
                 Self::Tcp(probe) => probe.run(connector).await,
+                Self::H2ping(probe) => probe.run(connector).await,
                 Self::Grpc(probe) => probe.run(connector, limit).await,
-                // The probe enforces the limit itself, so that a timeout reports the output so far.
-                Self::Exec(probe) => return probe.run(limit).await,
+                // These enforce the limit themselves: a timeout of a command reports the output so far, and
+                // silence after a datagram is a success.
+                Self::Exec(probe) => probe.run(limit).await,
+                Self::Udp(probe) => probe.run(connector, limit).await,
             }
         };
-        if matches!(self, Self::Exec(_)) {
+        if matches!(self, Self::Exec(_) | Self::Udp(_)) {
             return run.await;
         }
         timeout(limit, run).await.unwrap_or_else(|_| Outcome::timed_out(limit))
+    }
+
+    /// Whether a run usually lasts as long as its time limit.
+    pub(super) fn is_slow(&self) -> bool {
+        matches!(self, Self::Udp(_))
     }
 }

@@ -46,6 +46,8 @@ const RUNS_MAX: usize = 512;
 /// Concurrent connects of `watch` checks. A separate bound, so that hanging checks do not delay the detection
 /// of a failure.
 const WATCH_CONNECTS_MAX: usize = 512;
+/// Concurrent runs of `udp` checks. A separate bound: a run without an answer lasts as long as its timeout.
+const SLOW_RUNS_MAX: usize = 2048;
 /// Delay after which a run is counted as late.
 const LATE_AFTER: Duration = Duration::from_secs(1);
 /// Time over which the first runs of up to [`SPREAD_SHORT_MAX`] restored checks are spread.
@@ -93,6 +95,7 @@ struct Inner {
     policy: AddressPolicy,
     connector: Connector,
     runs: Semaphore,
+    slow_runs: Semaphore,
     watch_connects: Semaphore,
 }
 
@@ -130,6 +133,7 @@ impl CheckRunner {
             connector: Connector::new(policy.clone().with_loopback(true)),
             policy,
             runs: Semaphore::new(RUNS_MAX),
+            slow_runs: Semaphore::new(SLOW_RUNS_MAX),
             watch_connects: Semaphore::new(WATCH_CONNECTS_MAX),
         };
         (Self { inner: Arc::new(inner), events, runtime: Handle::try_current().ok() }, receiver)
@@ -149,9 +153,11 @@ impl CheckRunner {
     pub fn forbids(&self, kind: &CheckKind) -> Option<Forbidden> {
         let address = match kind {
             CheckKind::Http(http) => return self.forbids_url(&http.url),
-            CheckKind::Tcp { address } | CheckKind::Grpc { address, .. } | CheckKind::Watch { address } => {
-                address
-            }
+            CheckKind::Tcp { address, .. }
+            | CheckKind::Udp { address }
+            | CheckKind::H2ping { address, .. }
+            | CheckKind::Grpc { address, .. }
+            | CheckKind::Watch { address } => address,
             CheckKind::Ttl { .. }
             | CheckKind::Alias { .. }
             | CheckKind::Process(_)
@@ -321,8 +327,9 @@ impl CheckTask {
         let mut step = self.first_run.phase;
         loop {
             sleep_until(due).await;
+            let runs = if probe.is_slow() { &self.inner.slow_runs } else { &self.inner.runs };
             // The semaphore is never closed.
-            let permit = self.inner.runs.acquire().await;
+            let permit = runs.acquire().await;
             let started = Instant::now();
             if started.duration_since(due) > LATE_AFTER {
                 self.inner.context.metrics.count_late();
@@ -399,6 +406,7 @@ pub struct NotTtl;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::checks::CheckTls;
 
     #[test]
     fn the_next_run_keeps_the_phase_and_is_never_in_the_past() {
@@ -412,7 +420,10 @@ mod tests {
     #[test]
     fn first_runs_are_at_once_or_spread() {
         let key = |n: usize| CheckKey { instance: format!("web-{n}"), generation: 1, check: format!("c{n}") };
-        let spec = super::super::tests::spec(CheckKind::Tcp { address: "127.0.0.1:1".into() });
+        let spec = super::super::tests::spec(CheckKind::Tcp {
+            address: "127.0.0.1:1".into(),
+            tls: CheckTls::default(),
+        });
         let first = |n, begin: &Begin| FirstRun::new(&key(n), &spec, begin);
         let state = CheckState::default();
         for n in 0..100 {

@@ -46,10 +46,26 @@ pub struct CheckSpec {
 pub enum CheckKind {
     /// Sends a request.
     Http(HttpCheck),
-    /// Opens a connection to `host:port`.
+    /// Opens a connection to `host:port`, with a TLS handshake if TLS is used.
     Tcp {
         /// `host:port`
         address: String,
+        /// TLS.
+        #[serde(flatten)]
+        tls: CheckTls,
+    },
+    /// Sends a datagram to `host:port`.
+    Udp {
+        /// `host:port`
+        address: String,
+    },
+    /// Sends an HTTP/2 PING frame.
+    H2ping {
+        /// `host:port`
+        address: String,
+        /// TLS.
+        #[serde(flatten)]
+        tls: CheckTls,
     },
     /// Calls `grpc.health.v1.Health/Check`.
     Grpc {
@@ -57,10 +73,9 @@ pub enum CheckKind {
         address: String,
         /// The service whose health is read; empty: the server as a whole.
         service: String,
-        /// Whether to use TLS.
-        tls: bool,
-        /// Whether to accept any certificate.
-        tls_skip_verify: bool,
+        /// TLS.
+        #[serde(flatten)]
+        tls: CheckTls,
     },
     /// Waits for reports.
     Ttl {
@@ -94,6 +109,8 @@ impl CheckKind {
         match self {
             Self::Http(_) => "http",
             Self::Tcp { .. } => "tcp",
+            Self::Udp { .. } => "udp",
+            Self::H2ping { .. } => "h2ping",
             Self::Grpc { .. } => "grpc",
             Self::Ttl { .. } => "ttl",
             Self::Alias { .. } => "alias",
@@ -102,6 +119,22 @@ impl CheckKind {
             Self::Exec { .. } => "exec",
         }
     }
+}
+
+/// TLS of a check that connects.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CheckTls {
+    /// Whether to use TLS.
+    #[serde(rename = "tls")]
+    pub is_used: bool,
+    /// Whether to accept any certificate.
+    #[serde(rename = "tls_skip_verify")]
+    pub skip_verify: bool,
+    /// The name that the handshake states (SNI) and that the certificate must have; `None`: the host of the
+    /// address.
+    #[serde(rename = "tls_server_name", skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
 }
 
 /// An HTTP request and the expected answer.
@@ -121,6 +154,10 @@ pub struct HttpCheck {
     pub expect_body: Option<String>,
     /// Whether to accept any certificate.
     pub tls_skip_verify: bool,
+    /// The name that the TLS handshake states (SNI) and that the certificate must have; `None`: the host of
+    /// the URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_server_name: Option<String>,
 }
 
 /// Identity of a process. A pid alone does not suffice, because it can be reused after the process has ended.

@@ -2,12 +2,15 @@
 //! functions, limited by [`PATIENCE`], that the tests in `tests/` share.
 
 mod alias;
+mod datagram;
 mod exec;
 mod grpc;
+mod h2ping;
 mod http;
 mod policy;
 mod process;
 mod run;
+mod tls;
 mod ttl;
 mod watch;
 
@@ -61,7 +64,7 @@ fn often(kind: CheckKind) -> CheckSpec {
 }
 
 fn tcp(address: SocketAddr) -> CheckKind {
-    CheckKind::Tcp { address: address.to_string() }
+    CheckKind::Tcp { address: address.to_string(), tls: CheckTls::default() }
 }
 
 fn connector() -> Connector {

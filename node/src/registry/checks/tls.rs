@@ -1,8 +1,9 @@
 //! [`TlsConfigs`]: performs the TLS handshakes of checks, and verifies certificates by the system's roots, or
-//! accepts any with `tls_skip_verify`.
+//! accepts any with `tls_skip_verify`. [`TlsOptions`] are parsed when the check is validated.
 
 use std::sync::{Arc, OnceLock};
 
+use hearsay_protocol::Invalid;
 use rustls::{
     ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme, WantsVerifier,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -13,22 +14,46 @@ use tokio::{net::TcpStream, sync::OnceCell};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::warn;
 
+use super::spec::CheckTls;
 use crate::registry::address::Host;
 
 /// TLS options of a check.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct TlsOptions {
-    /// Whether to accept any certificate.
-    pub(super) is_any_certificate_accepted: bool,
-    /// The application protocol (ALPN).
-    pub(super) protocol: Protocol,
+    is_any_certificate_accepted: bool,
+    /// `None`: the host of the target.
+    server_name: Option<ServerName<'static>>,
+    protocol: Protocol,
 }
 
-/// Application protocol over TLS.
+/// Application protocol over TLS (ALPN).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Protocol {
+    /// The handshake offers none.
+    Unstated,
     Http1,
     Http2,
+}
+
+impl TlsOptions {
+    /// Parses the options; `None`: the check uses no TLS.
+    ///
+    /// # Errors
+    /// The server name is not a host name or an IP address.
+    pub(super) fn parse(tls: &CheckTls, protocol: Protocol) -> Result<Option<Self>, Invalid> {
+        let parse = |name: &String| {
+            ServerName::try_from(name.clone()).map_err(|_| {
+                let problem = format!("{name:?} is neither a host name nor an IP address");
+                Invalid::new("tls_server_name", problem)
+            })
+        };
+        let server_name = tls.server_name.as_ref().map(parse).transpose()?;
+        Ok(tls.is_used.then_some(Self {
+            is_any_certificate_accepted: tls.skip_verify,
+            server_name,
+            protocol,
+        }))
+    }
 }
 
 /// The handshake failed; no application data was sent.
@@ -45,17 +70,27 @@ pub(super) struct TlsConfigs {
 
 #[derive(Clone, Debug)]
 struct ByProtocol {
+    unstated: Arc<ClientConfig>,
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
 }
 
 impl TlsConfigs {
+    /// Trusts this root certificate alone, in place of the system's.
+    #[cfg(test)]
+    pub(super) fn trust(&self, root: CertificateDer<'static>) {
+        let mut roots = RootCertStore::empty();
+        roots.add(root).expect("a root certificate");
+        let config = builder().expect("a configuration").with_root_certificates(roots).with_no_client_auth();
+        self.verifying.set(ByProtocol::new(config)).expect("no handshake before");
+    }
+
     /// Performs the TLS handshake on a TCP connection.
     pub(super) async fn handshake(
         &self,
         stream: TcpStream,
         host: &Host,
-        options: TlsOptions,
+        options: &TlsOptions,
     ) -> Result<TlsStream<TcpStream>, TlsError> {
         let failed = |error: &dyn std::error::Error| TlsError(error.to_string());
         let configs = if options.is_any_certificate_accepted {
@@ -65,12 +100,14 @@ impl TlsConfigs {
             self.verifying.get_or_try_init(load_verifying_configs).await.map_err(|error| failed(&error))?
         };
         let config = match options.protocol {
+            Protocol::Unstated => &configs.unstated,
             Protocol::Http1 => &configs.http1,
             Protocol::Http2 => &configs.http2,
         };
-        let name = match host {
-            Host::Ip(ip) => ServerName::from(*ip),
-            Host::Name(name) => ServerName::try_from(name.clone()).map_err(|error| failed(&error))?,
+        let name = match (&options.server_name, host) {
+            (Some(name), _) => name.clone(),
+            (None, Host::Ip(ip)) => ServerName::from(*ip),
+            (None, Host::Name(name)) => ServerName::try_from(name.clone()).map_err(|error| failed(&error))?,
         };
         TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(|error| failed(&error))
     }
@@ -83,7 +120,7 @@ impl ByProtocol {
             config.alpn_protocols = vec![protocol.to_vec()];
             Arc::new(config)
         };
-        Self { http1: with(b"http/1.1"), http2: with(b"h2") }
+        Self { http1: with(b"http/1.1"), http2: with(b"h2"), unstated: Arc::new(config) }
     }
 }
 
@@ -102,7 +139,7 @@ async fn load_verifying_configs() -> Result<ByProtocol, Error> {
     let (added, _) = roots.add_parsable_certificates(loaded.certs);
     if added == 0 {
         let reason = loaded.errors.first().map_or_else(|| "none was found".into(), ToString::to_string);
-        warn!("the system's root certificates cannot be read, so https checks will fail: {reason}");
+        warn!("the system's root certificates cannot be read, so checks with TLS will fail: {reason}");
     }
     Ok(ByProtocol::new(builder()?.with_root_certificates(roots).with_no_client_auth()))
 }

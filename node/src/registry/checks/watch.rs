@@ -154,7 +154,7 @@ impl<'a> Watch<'a> {
             "watch: {why}; checked by tcp every {interval:?}, a connection is held again after {:?}",
             self.fallback
         );
-        let probe = TcpProbe { target: self.target.clone() };
+        let probe = TcpProbe { target: self.target.clone(), tls: None };
         let end = Instant::now() + self.fallback;
         while Instant::now() < end {
             let started = Instant::now();

@@ -3,7 +3,7 @@
 use hearsay_protocol::Health;
 
 use super::*;
-use crate::registry::checks::CheckKind;
+use crate::registry::checks::{CheckKind, CheckTls};
 
 fn read(body: Value) -> Result<Registration, Invalid> {
     read_consul(body.to_string().as_bytes(), RegistrationSource::caller([127, 0, 0, 1].into()), "abcdef")
@@ -79,7 +79,7 @@ fn checks_are_mapped_with_consuls_defaults() {
         "FailuresBeforeCritical": 2, "DeregisterCriticalServiceAfter": "500ms",
     }));
     assert_eq!((spec.id.as_str(), spec.name.as_str(), spec.initial_status), ("c", "n", Health::Passing));
-    assert!(matches!(&spec.kind, CheckKind::Tcp { address } if address == "127.0.0.1:8080"));
+    assert!(matches!(&spec.kind, CheckKind::Tcp { address, .. } if address == "127.0.0.1:8080"));
     assert_eq!((spec.successes_before_passing, spec.failures_before_warning), (3, Some(1)));
     assert_eq!((spec.failures_before_critical, spec.deregister_after), (2, Some(Duration::from_millis(500))));
     assert_eq!((sent.timeout, sent.notes.as_str()), (Some(Duration::from_secs(60)), "for people"));
@@ -89,12 +89,45 @@ fn checks_are_mapped_with_consuls_defaults() {
     let expected = CheckKind::Grpc {
         address: "127.0.0.1:8080".into(),
         service: "shop.Cart".into(),
-        tls: true,
-        tls_skip_verify: true,
+        tls: CheckTls { is_used: true, skip_verify: true, server_name: None },
     };
     assert_eq!(spec.kind, expected);
     let (spec, _) = only_check(json!({ "AliasService": "db-1" }));
     assert_eq!(spec.kind, CheckKind::Alias { instance: Some("db-1".into()), service: None });
+}
+
+#[test]
+fn tls_is_mapped_as_consul_documents_it() {
+    let tls = |is_used, server_name: Option<&str>| CheckTls {
+        is_used,
+        skip_verify: false,
+        server_name: server_name.map(str::to_owned),
+    };
+    for (check, expected) in [
+        (json!({ "TCP": "10.0.0.1:1", "TCPUseTLS": true, "TLSServerName": "a" }), tls(true, Some("a"))),
+        // Without TLS the name has no effect, as in Consul.
+        (json!({ "TCP": "10.0.0.1:1", "TLSServerName": "a" }), tls(false, None)),
+        (json!({ "GRPC": "10.0.0.1:1", "grpc_use_tls": true, "tls_server_name": "a" }), tls(true, Some("a"))),
+        (json!({ "GRPC": "10.0.0.1:1", "TCPUseTLS": true }), tls(false, None)),
+        (json!({ "H2PING": "10.0.0.1:1" }), tls(true, None)),
+        (json!({ "H2PING": "10.0.0.1:1", "H2PingUseTLS": false, "TLSServerName": "" }), tls(false, None)),
+    ] {
+        let (spec, _) = only_check(check.clone());
+        let found = match spec.kind {
+            CheckKind::Tcp { tls, .. } | CheckKind::Grpc { tls, .. } | CheckKind::H2ping { tls, .. } => tls,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(found, expected, "{check}");
+    }
+    for (url, expected) in [("https://10.0.0.1/", Some("a")), ("http://10.0.0.1/", None)] {
+        let (spec, _) = only_check(json!({ "HTTP": url, "TLSServerName": "a", "TLSSkipVerify": true }));
+        let CheckKind::Http(http) = spec.kind else { panic!("{spec:?}") };
+        assert_eq!((http.tls_server_name.as_deref(), http.tls_skip_verify), (expected, true), "{url}");
+    }
+    let (spec, _) = only_check(json!({ "UDP": "10.0.0.1:53", "TLSServerName": "a", "TLSSkipVerify": true }));
+    assert_eq!(spec.kind, CheckKind::Udp { address: "10.0.0.1:53".into() });
+    let check = json!({ "TCP": "10.0.0.1:1", "TCPUseTLS": "yes" });
+    assert_eq!(refused(json!({ "Name": "web", "Check": check })).0, "TCPUseTLS");
 }
 
 #[test]

@@ -12,9 +12,10 @@ use super::{
 use crate::{
     go_duration,
     registry::{
-        address::{HttpUrl, authority, split_address},
+        address::{HttpUrl, Scheme, authority, split_address},
         checks::{
-            CheckKind, CheckSpec, HttpCheck, INTERVAL_DEFAULT, ProcessIdentity, TIMEOUT_DEFAULT, owner_uid,
+            CheckKind, CheckSpec, CheckTls, HttpCheck, INTERVAL_DEFAULT, ProcessIdentity, TIMEOUT_DEFAULT,
+            owner_uid,
         },
         instance::{MAINTENANCE_CHECK, NODE_MAINTENANCE_CHECK},
         registration::{Dialect, Registration},
@@ -39,15 +40,19 @@ const IMPLIED_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 3;
 /// Kinds of checks, as keys of the request.
-const KINDS: [&str; 8] = ["http", "tcp", "grpc", "ttl", "alias", "watch", "process", "exec"];
+const KINDS: [&str; 10] =
+    ["http", "tcp", "udp", "h2ping", "grpc", "ttl", "alias", "watch", "process", "exec"];
+/// Kinds that can use TLS.
+const TLS_KINDS: [&str; 4] = ["http", "tcp", "h2ping", "grpc"];
+/// The longest server name of TLS (RFC 1035, section 2.3.4).
+const SERVER_NAME_CHARS_MAX: usize = 253;
 /// Unsupported kinds of Consul's agent: normalised key, and Consul's spelling.
-const FOREIGN_KINDS: [(&str, &str); 6] = [
+const FOREIGN_KINDS: [(&str, &str); 5] = [
     ("dockercontainerid", "docker_container_id"),
-    ("h2ping", "h2ping"),
-    ("udp", "udp"),
     ("script", "script"),
     ("osservice", "os_service"),
     ("aliasservice", "alias_service"),
+    ("aliasnode", "alias_node"),
 ];
 
 /// A check in a request.
@@ -226,11 +231,25 @@ fn read_kind(
     registration: &Registration,
     source: RegistrationSource,
 ) -> Result<CheckKind, Invalid> {
-    let tls_skip_verify = fields.boolean("tls_skip_verify")?.unwrap_or(false);
+    let address = |kind| read_address(fields, kind, registration);
+    // Kinds without TLS would ignore its options.
+    if !TLS_KINDS.contains(&kind) {
+        for option in ["tls", "tlsservername"] {
+            if is_given(fields, option) {
+                let problem = format!("is no option of {kind} checks; leave it out");
+                return Err(invalid(if option == "tls" { "tls" } else { "tls_server_name" }, problem));
+            }
+        }
+    }
     Ok(match kind {
-        "http" => CheckKind::Http(read_http(fields, registration, tls_skip_verify)?),
-        "tcp" => CheckKind::Tcp { address: read_address(fields, "tcp", registration)? },
-        "watch" => CheckKind::Watch { address: read_address(fields, "watch", registration)? },
+        "http" => CheckKind::Http(read_http(fields, registration)?),
+        "tcp" => CheckKind::Tcp { address: address("tcp")?, tls: read_tls(fields, "tcp_use_tls", false)? },
+        "udp" => CheckKind::Udp { address: address("udp")? },
+        // TLS unless it is refused, as in Consul, whose files have this key, too.
+        "h2ping" => {
+            CheckKind::H2ping { address: address("h2ping")?, tls: read_tls(fields, "h2ping_use_tls", true)? }
+        }
+        "watch" => CheckKind::Watch { address: address("watch")? },
         "grpc" => {
             let text = match fields.value("grpc") {
                 Some(Value::Bool(true)) => registration.local_address(),
@@ -248,8 +267,7 @@ fn read_kind(
             CheckKind::Grpc {
                 address: resolve_address("grpc", target, registration)?,
                 service: service.to_owned(),
-                tls: fields.boolean("tls")?.unwrap_or(false),
-                tls_skip_verify,
+                tls: read_tls(fields, "grpc_use_tls", false)?,
             }
         }
         "ttl" => match read_duration(fields, "ttl")? {
@@ -262,11 +280,31 @@ fn read_kind(
     })
 }
 
-fn read_http(
-    fields: &Fields,
-    registration: &Registration,
-    tls_skip_verify: bool,
-) -> Result<HttpCheck, Invalid> {
+/// Reads the options of TLS. `use_tls` is Consul's key for `tls`.
+fn read_tls(fields: &Fields, use_tls: &'static str, default: bool) -> Result<CheckTls, Invalid> {
+    let is_used = match fields.boolean("tls")? {
+        None => fields.boolean(use_tls)?.unwrap_or(default),
+        Some(is_used) => is_used,
+    };
+    Ok(CheckTls {
+        is_used,
+        skip_verify: fields.boolean("tls_skip_verify")?.unwrap_or(false),
+        server_name: read_server_name(fields, is_used)?,
+    })
+}
+
+fn read_server_name(fields: &Fields, is_tls_used: bool) -> Result<Option<String>, Invalid> {
+    let name = fields.text("tls_server_name", &[])?.filter(|name| !name.is_empty());
+    if let Some(name) = &name {
+        check_text("tls_server_name", name, SERVER_NAME_CHARS_MAX)?;
+        if !is_tls_used {
+            return Err(invalid("tls_server_name", "has no effect without TLS; use TLS, or leave it out"));
+        }
+    }
+    Ok(name)
+}
+
+fn read_http(fields: &Fields, registration: &Registration) -> Result<HttpCheck, Invalid> {
     let url = match fields.value("http") {
         Some(Value::Bool(true)) => "/".to_owned(),
         _ => fields.text("http", &[])?.unwrap_or_default(),
@@ -279,14 +317,20 @@ fn read_http(
             return Err(invalid(field, format!("has more than {TEXT_BYTES_MAX} bytes")));
         }
     }
+    let url = resolve_url("http", url.trim(), registration)?;
+    let is_https = HttpUrl::parse("http", &url)?.scheme == Scheme::Https;
+    if fields.boolean("tls")?.is_some_and(|tls| tls != is_https) {
+        return Err(invalid("tls", "contradicts the URL, whose scheme decides; leave tls out"));
+    }
     Ok(HttpCheck {
-        url: resolve_url("http", url.trim(), registration)?,
+        url,
         method,
         headers: read_headers(fields)?,
         body,
         expect_status: read_statuses(fields)?,
         expect_body,
-        tls_skip_verify,
+        tls_skip_verify: fields.boolean("tls_skip_verify")?.unwrap_or(false),
+        tls_server_name: read_server_name(fields, is_https)?,
     })
 }
 

@@ -7,7 +7,7 @@ use hearsay_protocol::Health;
 use serde_json::json;
 
 use super::*;
-use crate::registry::checks::CheckKind;
+use crate::registry::checks::{CheckKind, CheckTls};
 
 fn here() -> RegistrationSource {
     RegistrationSource::caller([127, 0, 0, 1].into())
@@ -186,6 +186,15 @@ fn a_check_has_exactly_one_known_kind_and_sound_times() {
         (json!({"exec": ["true"]}), ["exec", "--services-dir"]),
         (json!({"process": {"pid": 1}}), ["process", "socket"]),
         (json!({"ttl": "1s", "initial_status": "fine"}), ["initial_status", "passing"]),
+        (json!({"udp": "nowhere"}), ["udp", "host:port"]),
+        (json!({"udp": true, "tls": true}), ["tls", "udp checks"]),
+        (json!({"watch": true, "tls_server_name": "a"}), ["tls_server_name", "watch checks"]),
+        (json!({"tcp": true, "tls_server_name": "a"}), ["tls_server_name", "without TLS"]),
+        (json!({"http": "/", "tls_server_name": "a"}), ["tls_server_name", "without TLS"]),
+        (json!({"http": "/", "tls": true}), ["tls", "URL"]),
+        (json!({"grpc": true, "tls": true, "tls_server_name": "a b"}), ["tls_server_name", "host name"]),
+        (json!({"h2ping": true, "tls": "yes"}), ["tls", "true or false"]),
+        (json!({"ttl": "1s", "alias_node": "n1"}), ["check", "alias_node"]),
     ] {
         let error = refused(json!({"name": "web", "port": 1, "check": check}));
         assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
@@ -207,7 +216,7 @@ fn a_check_has_defaults_from_the_instance() {
         [json!({"tcp": true}), json!({"tcp": ":8080"}), json!({"tcp": "127.0.0.1:8080"})].map(only_check);
     for check in addresses {
         assert!(
-            matches!(&check.kind, CheckKind::Tcp { address } if address == "127.0.0.1:8080"),
+            matches!(&check.kind, CheckKind::Tcp { address, .. } if address == "127.0.0.1:8080"),
             "{check:?}"
         );
     }
@@ -215,7 +224,60 @@ fn a_check_has_defaults_from_the_instance() {
     assert!(
         matches!(&grpc.kind, CheckKind::Grpc { address, service, .. } if address == "127.0.0.1:9" && service == "my.Service")
     );
+    let udp = only_check(json!({"udp": true}));
+    assert_eq!(udp.kind, CheckKind::Udp { address: "127.0.0.1:8080".into() });
     let several = ok(json!({"name": "web", "id": "w", "port": 1, "checks": [{"ttl": "1s"}, {"tcp": true}]}));
     let ids: Vec<_> = several.checks.iter().map(|check| check.id.as_str()).collect();
     assert_eq!(ids, ["service:w:1", "service:w:2"]);
+}
+
+#[test]
+fn tls_is_used_as_stated_and_h2ping_uses_it_unless_it_is_refused() {
+    let tls = |is_used, skip_verify, server_name: Option<&str>| CheckTls {
+        is_used,
+        skip_verify,
+        server_name: server_name.map(str::to_owned),
+    };
+    for (check, expected) in [
+        (json!({"tcp": true}), CheckTls::default()),
+        (
+            json!({"tcp": true, "tls": true, "tls_server_name": "a.example"}),
+            tls(true, false, Some("a.example")),
+        ),
+        (json!({"tcp": true, "tcp_use_tls": true, "tls_skip_verify": true}), tls(true, true, None)),
+        (json!({"grpc": true}), CheckTls::default()),
+        (json!({"grpc": true, "grpc_use_tls": true}), tls(true, false, None)),
+        (json!({"h2ping": true}), tls(true, false, None)),
+        (json!({"h2ping": true, "tls": false}), CheckTls::default()),
+        (json!({"h2ping": true, "h2ping_use_tls": false}), CheckTls::default()),
+    ] {
+        let found = match only_check(check.clone()).kind {
+            CheckKind::Tcp { tls, .. } | CheckKind::Grpc { tls, .. } | CheckKind::H2ping { tls, .. } => tls,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(found, expected, "{check}");
+    }
+    let https = json!({"http": "https://10.0.0.1/", "tls": true, "tls_server_name": "a.example"});
+    let CheckKind::Http(http) = only_check(https).kind else { panic!("no http check") };
+    assert_eq!(http.tls_server_name.as_deref(), Some("a.example"));
+}
+
+#[test]
+fn checks_of_earlier_versions_are_still_read() {
+    for (stored, kind) in [
+        (
+            json!({"kind": "tcp", "address": "a:1"}),
+            CheckKind::Tcp { address: "a:1".into(), tls: CheckTls::default() },
+        ),
+        (
+            json!({"kind": "grpc", "address": "a:1", "service": "s", "tls": true, "tls_skip_verify": false}),
+            CheckKind::Grpc {
+                address: "a:1".into(),
+                service: "s".into(),
+                tls: CheckTls { is_used: true, ..CheckTls::default() },
+            },
+        ),
+    ] {
+        assert_eq!(serde_json::from_value::<CheckKind>(stored).unwrap(), kind);
+    }
 }

@@ -71,10 +71,7 @@ async fn a_check_that_a_node_does_not_run_is_400_and_named() {
         ("Script", json!("true")),
         ("DockerContainerID", json!("x")),
         ("OSService", json!("x")),
-        ("UDP", json!("10.0.0.1:1")),
-        ("H2PING", json!("10.0.0.1:1")),
         ("AliasNode", json!("n2")),
-        ("TLSServerName", json!("x")),
     ] {
         let body = json!({ "Name": "web", "Port": 1, "Check": { field: value, "HTTP": "http://10.0.0.1/", "Interval": "5s" } });
         let reply = send_put(&server, "/v1/agent/service/register", &body.to_string()).await;

@@ -4,18 +4,16 @@
 use super::*;
 
 /// Returns a check of each kind that connects to an address.
-fn kinds(address: &str) -> [CheckKind; 4] {
+fn kinds(address: &str) -> [CheckKind; 7] {
     let address = address.to_owned();
     let url = format!("http://{address}/latest/meta-data");
     [
         CheckKind::Http(HttpCheck { url, ..HttpCheck::default() }),
-        CheckKind::Tcp { address: address.clone() },
-        CheckKind::Grpc {
-            address: address.clone(),
-            service: String::new(),
-            tls: false,
-            tls_skip_verify: false,
-        },
+        CheckKind::Tcp { address: address.clone(), tls: CheckTls::default() },
+        CheckKind::Tcp { address: address.clone(), tls: CheckTls { is_used: true, ..CheckTls::default() } },
+        CheckKind::Udp { address: address.clone() },
+        CheckKind::H2ping { address: address.clone(), tls: CheckTls::default() },
+        CheckKind::Grpc { address: address.clone(), service: String::new(), tls: CheckTls::default() },
         CheckKind::Watch { address },
     ]
 }
@@ -33,7 +31,7 @@ async fn no_kind_calls_a_forbidden_address() {
             drop(check);
         }
     }
-    assert!(node.metric("check_refused") >= 20);
+    assert!(node.metric("check_refused") >= 35);
 }
 
 #[tokio::test]

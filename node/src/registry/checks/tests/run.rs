@@ -126,7 +126,7 @@ async fn a_check_that_cannot_run_is_critical_with_the_reason() {
 
 #[tokio::test]
 async fn a_name_without_address_is_a_failure() {
-    let kind = CheckKind::Tcp { address: "name.invalid:80".into() };
+    let kind = CheckKind::Tcp { address: "name.invalid:80".into(), tls: CheckTls::default() };
     let outcome = run_once(kind, PATIENCE).await;
     assert_eq!(outcome.health, Health::Critical);
 }
