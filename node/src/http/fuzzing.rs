@@ -105,6 +105,7 @@ impl Node {
             neighbours: watch::channel(Neighbourhood::default()).1,
             names: HostNames::new(["node1.example.org".to_owned()]),
             stream_limit: StreamLimit::new(1),
+            dns_port: None,
             response_budget: ResponseBudget::new(1 << 20),
         });
         let guard =

@@ -65,6 +65,8 @@ pub struct AppState {
     pub names: HostNames,
     /// Limit on blocking queries, event streams and held registrations.
     pub stream_limit: StreamLimit,
+    /// The port at which the node answers DNS; `None`: it does not.
+    pub dns_port: Option<u16>,
     /// Memory budget of large responses.
     pub response_budget: ResponseBudget,
 }

@@ -149,6 +149,7 @@ impl Server {
             neighbours: neighbourhood,
             names: names.clone(),
             stream_limit: StreamLimit::new(setup.stream_limit),
+            dns_port: Some(8600),
             response_budget: ResponseBudget::new(setup.response_bytes),
         });
         let plugins: Vec<_> =

@@ -15,7 +15,7 @@ use hearsay_protocol::{
     wire::{self, CheckReport},
 };
 use hearsay_services::{MetricKind, network::AddressPolicy};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     change::{AddedCheck, Change, Registered, Selector},
@@ -352,6 +352,12 @@ impl Registry {
     pub fn get(&self, id: &str) -> Option<RegistrationView> {
         let state = self.lock();
         state.registrations.get(id).map(|active| state.view_of(active))
+    }
+
+    /// Returns a receiver that yields after each change of registrations. It also yields for fields that
+    /// other nodes do not see, which change nothing in the provider table.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.lock().changes.subscribe()
     }
 
     /// Returns a reader of check reports that does not keep the registry alive.

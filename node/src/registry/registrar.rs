@@ -5,6 +5,7 @@
 //! earlier ones, and writes the durable part with one sync (group commit). Then it announces all effects to
 //! the driver, and answers all callers. Changes of check status are processed during the sync.
 
+mod begin;
 mod check_edits;
 mod decide;
 
@@ -17,12 +18,11 @@ use std::{
 use hearsay_protocol::Instance;
 use tokio::sync::{mpsc, oneshot};
 
+use begin::{Stated, restored_state, state_after};
+
 use super::{
     change::{Answer, Change, Registered, Selector},
-    checks::{
-        CheckSpec,
-        runner::{Begin, CheckEvent, CheckKey, CheckRunner, CheckState},
-    },
+    checks::runner::{Begin, CheckEvent, CheckKey, CheckRunner},
     context::RegistryContext,
     error::RegistryError,
     instance::{NodeState, instance},
@@ -34,7 +34,6 @@ use super::{
     subscribers::Subscriptions,
 };
 use crate::driver_command::DriverCommand;
-use hearsay_services::now_ms;
 
 /// Changes per batch. Guess: the decisions of a larger batch take longer than its sync.
 const BATCH_MAX: usize = 512;
@@ -56,8 +55,7 @@ const ACKNOWLEDGED_BY: &str = "acknowledged/";
 /// A change in memory, applied after the batch is stored.
 #[derive(Debug)]
 enum Effect {
-    /// The text is the id of a check that was added to the registration.
-    Activate(Box<Row>, Owner, Option<String>),
+    Activate(Box<Row>, Owner, Stated),
     Remove(String),
     Orphan(String),
     Maintain(String, Option<Maintenance>),
@@ -210,7 +208,7 @@ impl Registrar {
             (stored.rows.iter().map(|(row, _)| row.registration.checks.len()).sum(), vec![]);
         for (row, checks) in stored.rows {
             ids.push(row.registration.id.clone());
-            self.activate(row, Owner::Api, Some((&checks, total)), None);
+            self.activate(row, Owner::Api, Some((&checks, total)), &Stated::All);
         }
         self.acknowledged.clear();
         if !ids.is_empty() {
@@ -248,6 +246,7 @@ impl Registrar {
             self.apply_effect(effect, &mut touched).await;
         }
         self.announce(touched).await;
+        self.lock().changes.send_modify(|count| *count += 1);
         for reply in batch.replies {
             reply.succeed(&self.lock());
         }
@@ -296,9 +295,9 @@ impl Registrar {
 
     async fn apply_effect(&mut self, effect: Effect, touched: &mut BTreeSet<String>) {
         match effect {
-            Effect::Activate(row, owner, added) => {
+            Effect::Activate(row, owner, stated) => {
                 touched.insert(row.registration.id.clone());
-                self.activate(*row, owner, None, added.as_deref());
+                self.activate(*row, owner, None, &stated);
             }
             Effect::Remove(id) => {
                 let mut state = self.lock();
@@ -334,13 +333,13 @@ impl Registrar {
     }
 
     /// Puts a registration into effect. Its checks start; a check that the replaced registration had, too,
-    /// goes on. An `added` check starts with its own initial status.
+    /// goes on.
     fn activate(
         &mut self,
         row: Row,
         owner: Owner,
         restored: Option<(&StoredChecks, usize)>,
-        added: Option<&str>,
+        stated: &Stated,
     ) {
         self.generation += 1;
         let (generation, id) = (self.generation, row.registration.id.clone());
@@ -352,25 +351,9 @@ impl Registrar {
         };
         let mut checks = Vec::new();
         for spec in &row.registration.checks {
-            let same = before.iter().flat_map(|active| &active.checks).find(|c| c.running.spec() == spec);
-            let changed = before.as_ref().and_then(|active| state_before(active, &row.registration, spec));
-            let begin = match (same, restored) {
-                (Some(same), _) => Begin::Replaced(same.running.state()),
-                (None, None) if changed.is_some() && added != Some(spec.id.as_str()) => {
-                    Begin::Restored(changed.unwrap_or_default(), 1)
-                }
-                (None, Some((stored, total))) => match stored.get(&spec.id) {
-                    Some(stored) => Begin::Restored(
-                        CheckState {
-                            status: stored.status,
-                            since_ms: stored.since_ms,
-                            output: stored.output.clone(),
-                            ..CheckState::default()
-                        },
-                        total,
-                    ),
-                    None => Begin::Registered,
-                },
+            let begin = match (restored, &before) {
+                (Some((stored, total)), _) => restored_state(stored.get(&spec.id), total),
+                (None, Some(before)) => state_after(before, &row.registration, spec, stated),
                 (None, None) => Begin::Registered,
             };
             let key = CheckKey { instance: id.clone(), generation, check: spec.id.clone() };
@@ -542,36 +525,6 @@ impl Registrar {
         let writes = ids.iter().filter_map(stored).collect();
         (ids, writes)
     }
-}
-
-/// Returns the initial state of a check whose registration is replaced: a program that registers again must
-/// not flap.
-///
-/// Until its first run, a check of the same id and kind keeps its status, and any other check takes the
-/// status of the instance. `None`: the registration is of another program.
-fn state_before(
-    before: &ActiveRegistration,
-    registration: &Registration,
-    spec: &CheckSpec,
-) -> Option<CheckState> {
-    let old = &before.row.registration;
-    let place = |registration: &Registration| (registration.local_host.clone(), registration.port);
-    if before.is_orphaned || place(old) != place(registration) {
-        return None;
-    }
-    let is_same = |check: &&ActiveCheck| {
-        let known = check.running.spec();
-        known.id == spec.id && known.kind.as_str() == spec.kind.as_str()
-    };
-    let same = before.checks.iter().find(is_same).map(|check| check.running.state());
-    let status = before.checks.iter().map(|check| check.running.state().status).max().unwrap_or_default();
-    let of_instance = || CheckState {
-        status,
-        since_ms: now_ms(),
-        output: "not run yet; this is the status before the instance was registered again".into(),
-        ..CheckState::default()
-    };
-    Some(same.unwrap_or_else(of_instance))
 }
 
 impl Reply {

@@ -9,7 +9,7 @@ use hearsay_protocol::{
     Health,
     wire::{self, CheckReport},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::record::{ActiveCheck, ActiveRegistration, Maintenance, Owner, RegistrationView};
 
@@ -26,6 +26,8 @@ pub(super) struct State {
     /// Connections that hold, or are about to hold, a registration. The sender reports the end of the
     /// registration.
     pub(super) endings: BTreeMap<u64, oneshot::Sender<Ending>>,
+    /// Counts batches of changes, for readers that wait for one.
+    pub(super) changes: watch::Sender<u64>,
 }
 
 /// Why a held registration ended before its connection.

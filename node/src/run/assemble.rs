@@ -129,6 +129,11 @@ pub(super) fn assemble(
         neighbours: channels.neighbours.clone(),
         names: shared.names.clone(),
         stream_limit: http::StreamLimit::new(limits.streams),
+        dns_port: prepared
+            .dns
+            .as_ref()
+            .and_then(|sockets| sockets.tcp.local_addr().ok())
+            .map(|dns| dns.port()),
         response_budget: http::ResponseBudget::default(),
     });
     let listeners = std::mem::take(&mut prepared.plugin_listeners);

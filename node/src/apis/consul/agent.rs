@@ -40,7 +40,8 @@ pub(super) async fn own(State(state): State<Arc<AppState>>, uri: Uri) -> Result<
             "Version": CONSUL_VERSION,
             "Revision": "",
         },
-        "DebugConfig": { "DNSPort": -1 },
+        // As in Consul, -1 without DNS.
+        "DebugConfig": { "DNSPort": state.dns_port.map_or(-1, i32::from) },
         "Coord": {},
         "Member": member.map_or_else(|| json!({}), |member| json!(member)),
         "Stats": {},
@@ -117,7 +118,8 @@ pub(super) async fn service(
     let read = || LocalService::find(&state, &id).map(|service| (content_hash(&service), service));
     if let Some(seen) = &query.hash {
         let has_changed = || read().is_none_or(|(hash, _)| hash != *seen);
-        Wait::new(None, query.wait).until(&state, has_changed).await?;
+        let changes = state.registry.subscribe();
+        Wait::new(None, query.wait).until_changed(&state, changes, has_changed).await?;
     }
     let Some((hash, service)) = read() else {
         return Err(Problem::not_found(format!("unknown service ID: {}", shown(&id))));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::http::HeaderName;
 use hearsay_protocol::{Index, ProviderTable};
 use hearsay_services::{Problem, http::Parameters};
+use tokio::sync::watch;
 
 use crate::{go_duration, http::state::AppState};
 
@@ -82,8 +83,20 @@ impl Wait {
     /// # Errors
     /// 503 when too many requests wait.
     pub(crate) async fn until(self, state: &AppState, holds: impl Fn() -> bool) -> Result<(), Problem> {
-        // Subscribed before the first read, so that no change is missed between the two.
-        let mut newest = state.view.subscribe();
+        self.until_changed(state, state.view.subscribe(), holds).await
+    }
+
+    /// As [`Self::until`], but each change that `newest` yields evaluates the condition.
+    ///
+    /// # Errors
+    /// 503 when too many requests wait.
+    pub(crate) async fn until_changed<T>(
+        self,
+        state: &AppState,
+        mut newest: watch::Receiver<T>,
+        holds: impl Fn() -> bool,
+    ) -> Result<(), Problem> {
+        // The caller subscribed before this first read, so no change is missed between the two.
         if holds() {
             return Ok(());
         }

@@ -1,6 +1,7 @@
 //! Tests of Consul's interface: headers, shapes, statuses and parameters on which clients depend.
 
 mod agent;
+mod checks;
 mod clients;
 mod kv;
 

@@ -38,6 +38,9 @@ pub struct CheckSpec {
     pub deregister_after: Option<Duration>,
     /// Status before the first run.
     pub initial_status: Health,
+    /// Whether the request named the initial status. Registered again with one, a check takes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_status_given: bool,
 }
 
 /// The kind of a check, with its parameters.

@@ -55,6 +55,7 @@ pub(super) fn spec(kind: CheckKind) -> CheckSpec {
         successes_before_passing: 1,
         deregister_after: None,
         initial_status: Health::Critical,
+        is_status_given: false,
     }
 }
 

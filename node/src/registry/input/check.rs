@@ -138,6 +138,7 @@ fn spec_with_defaults(kind: CheckKind) -> CheckSpec {
         successes_before_passing: 1,
         deregister_after: None,
         initial_status: Health::Critical,
+        is_status_given: false,
     }
 }
 
@@ -186,17 +187,7 @@ fn read_object(
     if !name.is_empty() {
         check_text("name", &name, NAME_CHARS_MAX)?;
     }
-    let initial_status = match fields.text("initial_status", &["status"])?.as_deref() {
-        None | Some("" | "critical") => Health::Critical,
-        Some("warning") => Health::Warning,
-        Some("passing") => Health::Passing,
-        Some(other) => {
-            return Err(invalid(
-                "initial_status",
-                format!("{other:?} is not one of passing, warning, critical"),
-            ));
-        }
-    };
+    let initial_status = read_initial_status(&fields)?;
     Ok(CheckSpec {
         id,
         name,
@@ -210,9 +201,25 @@ fn read_object(
             None => read_duration(&fields, "deregister_critical_service_after")?,
             some => some,
         },
-        initial_status,
+        initial_status: initial_status.unwrap_or(Health::Critical),
+        is_status_given: initial_status.is_some(),
         ..spec_with_defaults(kind)
     })
+}
+
+fn read_initial_status(fields: &Fields) -> Result<Option<Health>, Invalid> {
+    Ok(Some(match fields.text("initial_status", &["status"])?.as_deref() {
+        None | Some("") => return Ok(None),
+        Some("critical") => Health::Critical,
+        Some("warning") => Health::Warning,
+        Some("passing") => Health::Passing,
+        Some(other) => {
+            return Err(invalid(
+                "initial_status",
+                format!("{other:?} is not one of passing, warning, critical"),
+            ));
+        }
+    }))
 }
 
 /// Whether a kind is given; `false` and empty strings count as absent.

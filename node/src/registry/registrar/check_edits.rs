@@ -11,7 +11,7 @@ use super::{
         registration::{CHECKS_MAX, ConsulFields, Registration},
         scope::Scope,
     },
-    Batch, Effect, Registrar,
+    Batch, Registrar, Stated,
 };
 
 impl Registrar {
@@ -21,16 +21,18 @@ impl Registrar {
         mut registration: Registration,
         batch: &mut Batch,
     ) -> Result<(), RegistryError> {
+        let mut stated = Stated::All;
         if let Some((_, before)) = self.planned(&registration.id, batch) {
             let is_listed = |id: &str| registration.checks.iter().any(|check| check.id == id);
             let kept: Vec<_> = before.checks.into_iter().filter(|check| !is_listed(&check.id)).collect();
             let mut sent = before.consul.map(|fields| fields.checks).unwrap_or_default();
             sent.retain(|id, _| kept.iter().any(|check| check.id == *id));
+            stated = Stated::AllBut(kept.iter().map(|check| check.id.clone()).collect());
             registration.checks.extend(kept);
             consul_fields(&mut registration).checks.extend(sent);
         }
         check_count(&registration)?;
-        self.decide_register(registration, Owner::Api, batch)
+        self.decide_register(registration, Owner::Api, stated, batch)
     }
 
     /// Adds a check to a registration, or replaces the one with the same id.
@@ -49,18 +51,12 @@ impl Registrar {
             return Err(forbidden_id(&registered));
         }
         let id = spec.id.clone();
-        let is_new = registration.checks.iter().all(|check| check.id != id);
         registration.checks.retain(|check| check.id != id);
         registration.checks.push(spec);
         consul_fields(&mut registration).checks.insert(id.clone(), sent);
         check_count(&registration)?;
         scope.check(&registration).map_err(RegistryError::Forbidden)?;
-        self.decide_edited(registration, owner, batch)?;
-        // A check that was there before goes on.
-        if is_new && let Some(Effect::Activate(_, _, added)) = batch.effects.last_mut() {
-            *added = Some(id);
-        }
-        Ok(())
+        self.decide_edited(registration, owner, Stated::Only(id), batch)
     }
 
     /// Removes a check from its registration.
@@ -82,11 +78,8 @@ impl Registrar {
         if !scope.includes(&registration) {
             return Err(forbidden_id(&registration.id));
         }
-        registration.checks.retain(|check| check.id != id);
-        if let Some(fields) = &mut registration.consul {
-            fields.checks.remove(id);
-        }
-        self.decide_edited(registration, owner, batch)
+        remove_check(&mut registration, id);
+        self.decide_edited(registration, owner, Stated::Nothing, batch)
     }
 
     /// Registers an edited registration in the place of the one before.
@@ -94,6 +87,7 @@ impl Registrar {
         &self,
         registration: Registration,
         owner: Owner,
+        stated: Stated,
         batch: &mut Batch,
     ) -> Result<(), RegistryError> {
         if let Owner::Connection(_) = owner {
@@ -102,7 +96,15 @@ impl Registrar {
             return Err(RegistryError::Conflict(problem));
         }
         // One of a file is refused: the file states its checks.
-        self.decide_register(registration, Owner::Api, batch)
+        self.decide_register(registration, Owner::Api, stated, batch)
+    }
+}
+
+/// Removes a check and its fields from a registration.
+pub(super) fn remove_check(registration: &mut Registration, id: &str) {
+    registration.checks.retain(|check| check.id != id);
+    if let Some(fields) = &mut registration.consul {
+        fields.checks.remove(id);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Part of [`Registrar`]: decides on a change before anything is written (owners, scopes, limits and
 //! selectors).
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use hearsay_protocol::check_instance_size;
 
@@ -16,7 +16,8 @@ use super::{
         scope::Scope,
         store::Write,
     },
-    ACKNOWLEDGED_BY, Batch, Effect, MAINTENANCE_OF, NODE_MAINTENANCE, Registrar, Reply,
+    ACKNOWLEDGED_BY, Batch, Effect, MAINTENANCE_OF, NODE_MAINTENANCE, Registrar, Reply, Stated,
+    check_edits::remove_check,
 };
 use hearsay_services::now_ms;
 
@@ -30,7 +31,7 @@ impl Registrar {
         match change {
             Change::Register(registration, owner, answer) => {
                 let id = registration.id.clone();
-                match self.decide_register(*registration, owner, batch) {
+                match self.decide_register(*registration, owner, Stated::All, batch) {
                     Ok(()) => batch.replies.push(Reply::Registered(id, answer)),
                     // A send error means that the client is gone.
                     Err(error) => _ = answer.send(Err(error)),
@@ -129,6 +130,7 @@ impl Registrar {
         &self,
         registration: Registration,
         owner: Owner,
+        stated: Stated,
         batch: &mut Batch,
     ) -> Result<(), RegistryError> {
         let id = registration.id.clone();
@@ -147,7 +149,16 @@ impl Registrar {
             self.check_room(batch)?;
             self.check_share(scope, batch)?;
         }
-        self.check_ids_of_checks(&registration, batch)?;
+        for (owner, deprived) in self.plan_takeovers(&registration, batch)? {
+            self.plan_activation(deprived, owner, Stated::Nothing, batch);
+        }
+        self.plan_activation(registration, owner, stated, batch);
+        Ok(())
+    }
+
+    fn plan_activation(&self, registration: Registration, owner: Owner, stated: Stated, batch: &mut Batch) {
+        let id = registration.id.clone();
+        let before = self.planned(&id, batch);
         let was_durable = before.as_ref().is_some_and(|(owner, _)| owner.is_durable());
         if before.as_ref().is_some_and(|(_, before)| before.updates.is_some()) {
             batch.writes.push(Write::Setting(format!("{ACKNOWLEDGED_BY}{id}"), None));
@@ -159,8 +170,7 @@ impl Registrar {
             batch.writes.push(Write::Delete(id.clone()));
         }
         batch.planned.insert(id, Some((owner.clone(), registration)));
-        batch.effects.push(Effect::Activate(Box::new(row), owner, None));
-        Ok(())
+        batch.effects.push(Effect::Activate(Box::new(row), owner, stated));
     }
 
     fn check_room(&self, batch: &Batch) -> Result<(), RegistryError> {
@@ -197,26 +207,56 @@ impl Registrar {
         )))
     }
 
-    /// Refuses a check id that another registration uses: a report names only the check.
-    fn check_ids_of_checks(&self, registration: &Registration, batch: &Batch) -> Result<(), RegistryError> {
-        let state = self.lock();
+    /// Returns the other registrations that lose checks to this one, without these checks.
+    ///
+    /// A report names only the check, so an id belongs to one instance. Between registrations in Consul's
+    /// form the newer one replaces the check, as in Consul, if its caller may change the older one. Otherwise
+    /// the id is refused.
+    fn plan_takeovers(
+        &self,
+        registration: &Registration,
+        batch: &Batch,
+    ) -> Result<Vec<(Owner, Registration)>, RegistryError> {
+        let scope = Scope::of(registration.registered_from);
+        let mut deprived: BTreeMap<String, (Owner, Registration)> = BTreeMap::new();
         for check in &registration.checks {
-            let active = state
-                .instance_of_check
-                .get(&check.id)
-                .filter(|instance| **instance != registration.id && !batch.planned.contains_key(*instance));
-            let planned = batch.planned.iter().find(|(id, planned)| {
-                let has = |(_, other): &(Owner, Registration)| other.checks.iter().any(|c| c.id == check.id);
-                **id != registration.id && planned.as_ref().is_some_and(has)
-            });
-            if let Some(other) = active.or(planned.map(|(id, _)| id)) {
+            let Some(id) = self.other_instance_of_check(&check.id, &registration.id, batch) else { continue };
+            let other = deprived.remove(&id).or_else(|| self.planned(&id, batch));
+            let is_replaced = |(owner, other): &(Owner, Registration)| {
+                registration.consul.is_some()
+                    && other.consul.is_some()
+                    && *owner == Owner::Api
+                    && scope.includes(other)
+            };
+            let Some((owner, mut other)) = other.filter(is_replaced) else {
                 return Err(RegistryError::Conflict(format!(
-                    "the check id {:?} is used by the instance {other:?}; choose another id",
+                    "the check id {:?} is used by the instance {id:?}; choose another id",
                     check.id
                 )));
-            }
+            };
+            tracing::info!(
+                check = check.id,
+                from = id,
+                to = registration.id,
+                "a check was registered with another instance"
+            );
+            remove_check(&mut other, &check.id);
+            deprived.insert(id, (owner, other));
         }
-        Ok(())
+        Ok(deprived.into_values().collect())
+    }
+
+    /// Returns the id of another instance that has a check with this id.
+    fn other_instance_of_check(&self, check: &str, instance: &str, batch: &Batch) -> Option<String> {
+        let has = |(_, other): &(Owner, Registration)| other.checks.iter().any(|c| c.id == check);
+        let mut planned = batch.planned.iter();
+        let planned = planned.find(|(id, planned)| *id != instance && planned.as_ref().is_some_and(has));
+        let active = || {
+            let state = self.lock();
+            let active = state.instance_of_check.get(check);
+            active.filter(|id| *id != instance && !batch.planned.contains_key(*id)).cloned()
+        };
+        planned.map(|(id, _)| id.clone()).or_else(active)
     }
 
     fn decide_deregister(

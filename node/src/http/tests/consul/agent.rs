@@ -225,12 +225,48 @@ async fn a_service_blocks_by_the_hash_of_what_was_registered() {
     let waiting = Reply::read(server.open(request).await);
     tokio::pin!(waiting);
     assert!(tokio::time::timeout(Duration::from_millis(100), &mut waiting).await.is_err());
+    // The provider table stays as it is, since this server has no driver.
     register(&server, json!({ "Name": "web", "Tags": ["v2"], "Check": { "TTL": "1h" } })).await;
-    // The driver, which this server lacks, would state it.
-    server.apply([offered(instance(1, "web", "web"))]);
-    assert_ne!(waiting.await.json()["ContentHash"], json!(hash));
+    assert_ne!(within(waiting).await.json()["ContentHash"], json!(hash));
     let reply = server.get("/v1/agent/service/none").await;
     assert_eq!((reply.status, reply.body.as_str()), (404, "unknown service ID: none"));
+}
+
+/// Other nodes see none of these fields, so a change of one changes nothing in the provider table.
+#[tokio::test]
+async fn every_change_of_a_registration_wakes_a_reader_that_blocks_by_hash() {
+    let server = cluster().await;
+    let mut body = json!({ "Name": "web", "Port": 80 });
+    register(&server, body.clone()).await;
+    for (field, value) in [
+        ("TaggedAddresses", json!({ "lan": { "Address": "10.0.0.9", "Port": 1 } })),
+        ("EnableTagOverride", json!(true)),
+        ("Weights", json!({ "Passing": 1, "Warning": 7 })),
+        ("Address", json!("127.0.0.1")),
+        ("Meta", json!({ "a": "b" })),
+    ] {
+        let hash = server.get("/v1/agent/service/web").await.json()["ContentHash"].clone();
+        let hash = hash.as_str().unwrap();
+        let request = format!("GET /v1/agent/service/web?hash={hash}&wait=5m HTTP/1.0\r\n\r\n");
+        let waiting = Reply::read(server.open(request).await);
+        tokio::pin!(waiting);
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err(), "{field}");
+        body[field] = value.clone();
+        register(&server, body.clone()).await;
+        assert_eq!(within(waiting).await.json()[field], value, "{field}");
+    }
+    let hash = server.get("/v1/agent/service/web").await.json()["ContentHash"].clone();
+    let request =
+        format!("GET /v1/agent/service/web?hash={}&wait=5m HTTP/1.0\r\n\r\n", hash.as_str().unwrap());
+    let waiting = Reply::read(server.open(request).await);
+    assert_eq!(send_put(&server, "/v1/agent/service/deregister/web", "").await.status, 200);
+    assert_eq!(within(waiting).await.status, 404);
+}
+
+#[tokio::test]
+async fn the_port_of_dns_is_stated() {
+    let server = cluster().await;
+    assert_eq!(server.get("/v1/agent/self").await.json()["DebugConfig"]["DNSPort"], json!(8600));
 }
 
 #[tokio::test]
