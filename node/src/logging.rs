@@ -12,9 +12,11 @@
 //! must not delay this node's answers to pings. Lines that do not fit into the queue are dropped and counted.
 //!
 //! The same events are shipped to the log of the cluster (`events`, and `hearsay_services::log_shipper`).
-//! `HEARSAY_SHIP` selects them in the same form, with the same default; `off` ships none.
+//! `HEARSAY_SHIP` selects them in the same form, with the same default; `off` ships none. Clients of
+//! `/v1/agent/monitor` follow the events while they are connected (`monitor`).
 
 mod events;
+mod monitor;
 
 use std::{
     io::{self, Write},
@@ -28,6 +30,8 @@ use std::{
 
 use hearsay_services::{LogQueue, ShipperCounters, log_queue};
 use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+pub use monitor::{LineFormat, LogLines, follow, readers_dropped};
 
 use crate::{
     config::{Environment, LogFormat},
@@ -130,6 +134,7 @@ pub fn init(format: LogFormat, environment: &Environment) -> Result<Log, Logging
     let (outbox, waiting) = log_queue();
     let counters = Arc::clone(outbox.counters());
     let started = tracing_subscriber::registry()
+        .with(monitor::layer(DEFAULT_FILTER))
         .with(text.with_filter(to_stderr))
         .with(events::Shipped(outbox).with_filter(to_log))
         .try_init();

@@ -12,6 +12,7 @@
 //! | `catalog`, `health`, `status` | reads of the cluster |
 //! | `agent`, `local` | reads of this node |
 //! | `agent_writes` | registrations, checks and members |
+//! | `monitor` | the log of this node |
 //! | `kv` | keys and values, by way of a node of the role `kv` |
 //! | `refused` | 501 and why |
 //! | `fuzzing` | properties of `filter` and of registrations, for a fuzz target |
@@ -28,6 +29,7 @@ mod health;
 mod kv;
 mod local;
 mod lookup;
+mod monitor;
 mod node;
 mod query;
 mod refused;

@@ -89,6 +89,11 @@ impl Driver {
             "Log lines dropped because the reader was too slow",
             logging::lines_dropped(),
         ));
+        counters.push((
+            "log_monitors_dropped",
+            "Clients that followed the log of this node and were dropped because they read too slowly",
+            logging::readers_dropped(),
+        ));
         counters.extend(logging::shipped());
         self.metrics.set_protocol(counters);
         self.warnings.set(warnings::CLOCK, self.peer_clocks.warning());

@@ -70,13 +70,14 @@ fn source_name(target: &str) -> String {
 
 /// The text of an event: its message, then its fields.
 #[derive(Default)]
-struct Text {
+pub(super) struct Text {
     message: String,
     fields: String,
 }
 
 impl Text {
-    fn finish(self) -> String {
+    /// Returns the text.
+    pub(super) fn finish(self) -> String {
         match (self.message.is_empty(), self.fields.is_empty()) {
             (false, true) => self.message,
             (false, false) => self.message + &self.fields,

@@ -1,6 +1,6 @@
 //! The paths of Consul's interface and their handlers.
 
-use super::{agent, agent_writes as writes, catalog, health, kv, refused, status};
+use super::{agent, agent_writes as writes, catalog, health, kv, monitor, refused, status};
 use crate::http::{guard::class::Class, route_table::RouteTable};
 
 /// Adds the paths to the node's own. They are documented by Consul, so `/openapi.json` does not list them.
@@ -11,6 +11,7 @@ pub(crate) fn consul_routes(table: RouteTable) -> RouteTable {
         .get("/v1/agent/host", agent::host)
         .get("/v1/agent/version", agent::version)
         .get("/v1/agent/metrics", agent::metrics)
+        .get("/v1/agent/monitor", monitor::follow_log)
         .get("/v1/agent/members", agent::members)
         .get("/v1/agent/services", agent::services)
         .get("/v1/agent/service/{*id}", agent::service)
