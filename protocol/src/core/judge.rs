@@ -223,10 +223,10 @@ impl Core {
         }
     }
 
-    /// Probes watchers of suspects that nobody confirms: they may be gone, too.
+    /// Probes watchers of suspects that have no second report: the watchers may be gone, too.
     ///
-    /// If most members are lost at once, most watchers of a lost member are lost members. Each survivor watches
-    /// only a few, so without this probe nobody would notice the others.
+    /// If most members are lost at once, most watchers of a lost member are lost as well. Each survivor
+    /// watches only a few members. Without this probe, the survivors would not notice the others.
     fn probe_watchers(&mut self, now: Time, suspects: &[NodeId]) {
         let is_doubtful = |id: &NodeId| {
             *id != self.id && !self.connections.is_connected(*id) && !self.liveness.is_accused(*id)
