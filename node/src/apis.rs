@@ -3,4 +3,5 @@
 
 pub(crate) mod consul;
 pub(crate) mod dns;
+mod entity_tag;
 pub(crate) mod prometheus;

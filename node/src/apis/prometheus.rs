@@ -15,16 +15,14 @@ use std::{
 use axum::{
     Json,
     extract::State,
-    http::{
-        HeaderMap, StatusCode, Uri,
-        header::{ETAG, IF_NONE_MATCH},
-    },
+    http::{HeaderMap, StatusCode, Uri, header::ETAG},
     response::{IntoResponse as _, Response},
 };
 use hearsay_protocol::Provider;
 use hearsay_services::{Problem, http::Parameters};
 use serde::Serialize;
 
+use super::entity_tag::is_known;
 use crate::http::state::AppState;
 
 /// What the names of all labels begin with.
@@ -68,7 +66,7 @@ pub async fn targets(
     let mut hasher = DefaultHasher::new();
     groups.hash(&mut hasher);
     let etag = format!("\"{:016x}\"", hasher.finish());
-    if headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == etag.as_bytes()) {
+    if is_known(&headers, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
     }
     Ok(([(ETAG, etag)], Json(groups)).into_response())

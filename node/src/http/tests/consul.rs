@@ -484,3 +484,25 @@ async fn a_member_that_failed_is_forgotten_by_its_name() {
     let (reply, ()) = tokio::join!(reply, answer);
     assert_eq!((reply.status, reply.body.as_str()), (200, ""));
 }
+
+#[tokio::test]
+async fn targets_that_prometheus_has_are_not_sent_again() {
+    let server = cluster().await;
+    let tag = server.get("/sd/prometheus").await.header("etag").to_owned();
+    let statuses = [
+        (tag.clone(), 304),
+        (format!("W/{tag}"), 304),
+        (format!("\"a,b\", W/\"c\" ,{tag}"), 304),
+        (format!("\"a\"\r\nif-none-match: {tag}"), 304),
+        ("*".to_owned(), 304),
+        (tag.trim_matches('"').to_owned(), 200),
+        (format!("w/{tag}"), 200),
+        ("\"a\", \"b\"".to_owned(), 200),
+    ];
+    for (known, status) in statuses {
+        let request = format!("GET /sd/prometheus HTTP/1.0\r\nif-none-match: {known}\r\n\r\n");
+        let reply = Reply::read(server.open(request).await).await;
+        assert_eq!((reply.status, reply.header("etag")), (status, tag.as_str()), "{known:?}");
+        assert_eq!(reply.body.is_empty(), status == 304, "{known:?}");
+    }
+}
