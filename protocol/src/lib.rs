@@ -40,7 +40,7 @@ pub use membership::liveness::{Claim, Evidence, Strength};
 pub use membership::overlay::Overlay;
 pub use providers::{
     ADDRESSES_META, AddressLimit, Change, Explanation, Index, Member, MemberState, Provider, ProviderTable,
-    ServiceChange, Subnet, host_of_multiaddr,
+    ServiceChange, Subnet, dns_label, host_of_multiaddr, ip_of_host,
 };
 pub use record::{
     ADDRESSES_MAX, CHECK_OUTPUT_BYTES_MAX, CheckSummary, ENTRY_BYTES_MAX, Entry, EntryError, Fact, Header,

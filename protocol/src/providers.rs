@@ -10,6 +10,7 @@
 //! - The index grows by one with every change that a query can see. Each node has its own index. It starts at
 //!   the node's incarnation in microseconds, so that it never decreases at a restart. That is far below 2^53,
 //!   the largest integer that JSON carries exactly.
+//! - Services and members are found by DNS label, and members by IP address, without a scan.
 //! - The last 4,096 changes are kept, so that a watcher resumes after a short absence; after a longer absence
 //!   it gets a snapshot. The number of explanations for `/why` is bounded, too.
 
@@ -20,6 +21,7 @@ mod explanations;
 mod guard;
 mod guard_state;
 mod member;
+mod names;
 mod provider;
 mod queries;
 mod table;
@@ -30,5 +32,6 @@ pub use addresses::{ADDRESSES_META, AddressLimit, Subnet, host_of_multiaddr};
 pub use change::{Change, Index, ServiceChange};
 pub use explanations::Explanation;
 pub use member::{Member, MemberState};
+pub use names::{dns_label, ip_of_host};
 pub use provider::Provider;
 pub use table::ProviderTable;

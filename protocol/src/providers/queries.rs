@@ -1,9 +1,9 @@
 //! Part of [`ProviderTable`]: queries of indexes, members, services, changes and explanations.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::{
-    change::{Index, ServiceChange},
+    change::{Index, ProviderKey, ServiceChange},
     explanations::{Explanation, Subject},
     member::Member,
     provider::Provider,
@@ -91,9 +91,49 @@ impl ProviderTable {
         all.filter(|(key, _)| !self.duplicates.is_duplicate(key)).map(|(_, provider)| provider)
     }
 
+    /// The same providers, beginning with those of the nodes from `start` on.
+    pub fn providers_distinct_from(
+        &self,
+        service: &str,
+        start: NodeId,
+    ) -> impl Iterator<Item = &Arc<Provider>> {
+        let split: ProviderKey = (start, String::new());
+        let all = self.listed.get(service).into_iter();
+        let all = all.flat_map(move |all| all.range(split.clone()..).chain(all.range(..split.clone())));
+        all.filter(|(key, _)| !self.duplicates.is_duplicate(key)).map(|(_, provider)| provider)
+    }
+
     /// The instance that a node offers under this id, listed or not.
     pub fn instance(&self, node: NodeId, id: &str) -> Option<&Arc<Instance>> {
         self.offered.get(&(node, id.to_owned()))
+    }
+
+    /// The service that a DNS label in lower case stands for: the one of that name, else the first one in
+    /// byte order whose [label](super::dns_label) it is.
+    pub fn service_labelled(&self, label: &str) -> Option<&str> {
+        self.names.service(label)
+    }
+
+    /// The labels of all services, each with the service that it stands for, in the order of the labels.
+    pub fn service_labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.names.services()
+    }
+
+    /// The present member that a DNS label in lower case stands for: the one of that name, else that of the
+    /// first name in byte order. Of several with one name, that of the lowest id.
+    pub fn member_labelled(&self, label: &str) -> Option<&Member> {
+        self.members.get(&self.names.member(label)?)
+    }
+
+    /// The present member that has an IP address. Of several, that of the lowest id.
+    pub fn member_at(&self, ip: IpAddr) -> Option<&Member> {
+        self.members.get(&self.names.member_at(ip)?)
+    }
+
+    /// Name clashes: the number of labels that several services need, and of those that several names of
+    /// present members need.
+    pub fn name_clashes(&self) -> [usize; 2] {
+        self.names.clashes()
     }
 
     /// Number of listed providers of all services.

@@ -13,6 +13,7 @@ use super::{
     explanations::{Explanation, Explanations, Subject},
     guard_state::Guard,
     member::{Member, MemberState},
+    names::NameIndex,
     provider::Provider,
 };
 use crate::{
@@ -36,6 +37,8 @@ pub struct ProviderTable {
     pub(super) listed_len: usize,
     /// Which of the listed providers are duplicates.
     pub(super) duplicates: Duplicates,
+    /// Listed services and present members by DNS label and address.
+    pub(super) names: NameIndex,
     /// Index at which each service last changed. Kept after the last provider is gone, so that a waiting
     /// query returns.
     pub(super) touched: BTreeMap<String, Index>,
@@ -63,6 +66,7 @@ impl ProviderTable {
             listed: BTreeMap::new(),
             listed_len: 0,
             duplicates: Duplicates::default(),
+            names: NameIndex::default(),
             touched: BTreeMap::new(),
             members_touched: start,
             history: VecDeque::new(),
@@ -80,7 +84,8 @@ impl ProviderTable {
         match change {
             Change::Member(member) => self.apply_member(now, *member),
             Change::Forgotten(id) => {
-                if self.members.remove(&id).is_some() {
+                if let Some(member) = self.members.remove(&id) {
+                    self.names.remove_member(&member);
                     self.withdraw_all(now, id);
                     self.explanations.forget(&Subject::Member(id));
                     self.address_order.forget(id);
@@ -112,6 +117,8 @@ impl ProviderTable {
                 != (&member.name, &member.zone, &member.addresses, &member.http, &member.roles)
         });
         let (state, present) = (member.state, member.state.is_present());
+        before.into_iter().for_each(|before| self.names.remove_member(before));
+        self.names.add_member(&member);
         self.members.insert(id, member);
         self.members_touched = self.tick();
         if !present && (was_listed || state == MemberState::Left) {
@@ -215,6 +222,9 @@ impl ProviderTable {
         let before =
             self.listed.entry(service.clone()).or_default().insert((node, id.clone()), Arc::clone(&provider));
         self.listed_len += usize::from(before.is_none());
+        if before.is_none() {
+            self.names.add_service(&service);
+        }
         let line = match &before {
             Some(before) if *before == provider => return,
             _ if provider.unverified => Explanation::Kept(service.clone(), id),
@@ -236,6 +246,7 @@ impl ProviderTable {
         }
         if providers.is_empty() {
             self.listed.remove(service);
+            self.names.remove_service(service);
         }
         self.record(service, Some(&provider), None);
         let line = Explanation::Removed(service.to_owned(), id.to_owned());

@@ -247,3 +247,50 @@ fn a_provider_has_the_zone_and_weight_that_its_instance_states_or_its_node_has()
     let of: Vec<_> = t.providers("web").map(|p| (p.zone(), p.weight(), p.is_role())).collect();
     assert_eq!(of, [(Some("node"), 1, false), (Some("own"), 0, true)]);
 }
+
+#[test]
+fn services_and_members_are_found_by_label_as_long_as_they_are_listed() {
+    let mut table = table([member(1, MemberState::Alive), member(2, MemberState::Alive)]);
+    for (id, service) in
+        [("a", "My Web"), ("b", "my.web"), ("c", "web"), ("d", "WEB"), ("e", &"x".repeat(64))]
+    {
+        table.apply(Time::ZERO, instance(1, id, service));
+    }
+    assert_eq!(table.service_labelled("my-web"), Some("My Web"), "the first in byte order");
+    assert_eq!(table.service_labelled("web"), Some("web"), "the exact name");
+    assert_eq!(table.service_labels().collect::<Vec<_>>(), [("my-web", "My Web"), ("web", "web")]);
+    assert_eq!(table.name_clashes(), [2, 0]);
+    let gone = |id: &str| Change::Instance {
+        node: Identity::from_seed(&[1; 32]).id(),
+        id: id.into(),
+        instance: None,
+    };
+    table.apply(Time::ZERO, gone("a"));
+    table.apply(Time::ZERO, gone("c"));
+    assert_eq!(
+        (table.service_labelled("my-web"), table.service_labelled("web")),
+        (Some("my.web"), Some("WEB"))
+    );
+    assert_eq!(table.name_clashes(), [0, 0]);
+    table.apply(Time::ZERO, member(1, MemberState::Failed));
+    assert_eq!(table.service_labels().count(), 0);
+
+    let named = |seed: u8, name: &str, ip: &str| {
+        let Change::Member(member) = member(seed, MemberState::Alive) else { unreachable!() };
+        let addresses = vec![format!("/ip4/{ip}/tcp/7600"), "/dns4/m.example/tcp/7600".into()];
+        Change::Member(Box::new(Member { name: name.into(), addresses, ..*member }))
+    };
+    let label = |table: &ProviderTable, label: &str| table.member_labelled(label).map(|m| m.name.clone());
+    let at = |table: &ProviderTable, ip: &str| table.member_at(ip.parse().unwrap()).map(|m| m.name.clone());
+    table.apply(Time::ZERO, named(2, "n 3", "10.0.0.2"));
+    table.apply(Time::ZERO, named(3, "N-3", "10.0.0.3"));
+    assert_eq!((label(&table, "n-3"), table.name_clashes()), (Some("N-3".into()), [0, 1]));
+    assert_eq!(at(&table, "10.0.0.2"), Some("n 3".into()));
+    table.apply(Time::ZERO, named(3, "n-3", "10.0.0.4"));
+    assert_eq!(label(&table, "n-3"), Some("n-3".into()));
+    assert_eq!((at(&table, "10.0.0.3"), at(&table, "10.0.0.4")), (None, Some("n-3".into())));
+    table.apply(Time::ZERO, Change::Forgotten(Identity::from_seed(&[3; 32]).id()));
+    assert_eq!((label(&table, "n-3"), at(&table, "10.0.0.4")), (Some("n 3".into()), None));
+    table.apply(Time::ZERO, member(2, MemberState::Left));
+    assert_eq!((label(&table, "n-2"), label(&table, "n2"), at(&table, "10.0.0.2")), (None, None, None));
+}
