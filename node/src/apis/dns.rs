@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `name` | the forms of names, and what each asks for |
 //! | `answer`, `browse` | the records of the provider table; those of DNS-SD |
+//! | `endpoints`, `sample` | the choice of a service's instances, with bounded work |
 //! | `message` | a request's checks, a response's size |
 //! | `rate_limit` | the limit for clients whose address may be forged |
 //! | `server`, `datagrams`, `metrics` | sockets, connections, counters |
@@ -11,10 +12,14 @@
 mod answer;
 mod browse;
 mod datagrams;
+mod endpoints;
+#[cfg(test)]
+mod fixture;
 mod message;
 mod metrics;
 mod name;
 mod rate_limit;
+mod sample;
 mod server;
 #[cfg(test)]
 mod tests;

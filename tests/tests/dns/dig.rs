@@ -80,7 +80,7 @@ impl Dig {
     }
 
     /// Asserts that there is no answer but the zone's SOA, which resolvers may keep for 1 s.
-    fn assert_negative(&self, status: &str, zone: &str) {
+    pub(crate) fn assert_negative(&self, status: &str, zone: &str) {
         assert_eq!((self.status.as_str(), self.answers.len()), (status, 0), "{self:?}");
         let [soa] = self.authorities.as_slice() else { panic!("{self:?}") };
         assert!(soa.starts_with(&format!("{zone} 1 IN SOA ")) && soa.ends_with(" 1"), "{soa}");

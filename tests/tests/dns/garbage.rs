@@ -15,7 +15,7 @@ use hearsay_tests::{
 use crate::{S, dig::Dig, has_programs, instance};
 
 /// Datagrams of garbage.
-const GARBAGE: usize = 100_000;
+const GARBAGE: usize = 1_000_000;
 /// Datagrams of which the node's queue takes more.
 const AT_ONCE: usize = 50;
 /// The size of a message's header. Shorter datagrams are no messages.

@@ -7,6 +7,7 @@ mod balancers;
 mod dig;
 mod forwarders;
 mod garbage;
+mod names;
 mod several_addresses;
 
 use std::{

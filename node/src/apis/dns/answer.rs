@@ -6,16 +6,19 @@
 //! - A and AAAA records are shuffled. SRV records keep one order for each client, which begins at another
 //!   instance for each: HAProxy assigns servers to slots by that order.
 //! - A program that several nodes have registered at one address has one record.
+//! - A name clash: names that need one label are told apart by [`ProviderTable::service_labelled`].
+//!
+//! [`ProviderTable::service_labelled`]: hearsay_protocol::ProviderTable::service_labelled
 
 use std::{
+    cell::Cell,
     collections::BTreeSet,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use hearsay_protocol::{Health, Member, NodeId, Provider, ProviderTable, host_of_multiaddr};
+use hearsay_protocol::{Member, NodeId, Provider, dns_label, host_of_multiaddr};
 use hickory_proto::{
     op::ResponseCode,
     rr::{
@@ -25,16 +28,16 @@ use hickory_proto::{
 };
 
 use super::{
-    browse::{self, instance_label},
-    name::{DATACENTER, ParsedName, Subject, address_label, is_label_of, label_of},
+    browse::{self, instance_label, is_instance_label},
+    endpoints::{Lookup, has_type, ips_of, name_of_host, sort_for},
+    name::{DATACENTER, ParsedName, Subject, address_label},
 };
 use crate::view::View;
 
-/// Seconds for which resolvers may keep that there is nothing (RFC 2308): the SOA's own TTL and its minimum.
-pub(super) const NEGATIVE_TTL: u32 = 1;
 /// The priority of every SRV record. As Consul's.
 const SRV_PRIORITY: u16 = 1;
-
+/// Seconds for which resolvers may keep that there is nothing (RFC 2308): the SOA's own TTL and its minimum.
+pub(super) const NEGATIVE_TTL: u32 = 1;
 /// The records of an answer, without its envelope.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Answer {
@@ -42,6 +45,8 @@ pub(super) struct Answer {
     pub(super) answers: Vec<Record>,
     pub(super) authorities: Vec<Record>,
     pub(super) additionals: Vec<Record>,
+    /// Instances that were examined for it.
+    pub(super) examined: usize,
 }
 
 /// What answers are made from.
@@ -66,7 +71,9 @@ impl Source {
         records_max: usize,
     ) -> Option<Answer> {
         let parsed = ParsedName::parse(name)?;
-        let question = Question { source: self, name, parsed: &parsed, record_type, client, records_max };
+        let examined = Cell::new(0);
+        let question =
+            Question { source: self, name, parsed: &parsed, record_type, client, records_max, examined };
         let found = question.find();
         if matches!(parsed.subject, Subject::Reverse(_)) && !found.exists {
             // Only the addresses of the cluster's nodes are answered for.
@@ -97,6 +104,7 @@ struct Question<'a> {
     record_type: RecordType,
     client: IpAddr,
     records_max: usize,
+    examined: Cell<usize>,
 }
 
 impl Question<'_> {
@@ -108,6 +116,7 @@ impl Question<'_> {
             authorities: if has_records { Vec::new() } else { vec![self.soa()] },
             answers: found.answers,
             additionals: found.additionals,
+            examined: self.examined.get(),
         }
     }
 
@@ -128,8 +137,9 @@ impl Question<'_> {
             Subject::BrowsingDomains => self.pointers(vec![self.parsed.domain.clone()]),
             Subject::ServiceTypes => {
                 let (view, domain) = (&self.source.view, &self.parsed.domain);
+                let types = browse::service_types(view, domain, self.records_max, &self.examined);
                 // The name exists without services, too: names exist below it.
-                Found { exists: true, ..self.pointers(browse::service_types(view, domain, self.records_max)) }
+                Found { exists: true, ..self.pointers(types) }
             }
             Subject::Instance { service, id } => self.instance(service, id),
             Subject::Reverse(ip) => self.reverse(*ip),
@@ -161,7 +171,7 @@ impl Question<'_> {
             found.answers.push(self.soa());
         }
         if self.asks_for(RecordType::NS) {
-            let own = self.source.view.read(|table| table.member(self.source.node).map(node_addresses));
+            let own = self.source.view.read(|table| table.member(self.source.node).map(Member::ips));
             let own = own.unwrap_or_default();
             if let Some(target) = own.first().and_then(|ip| self.address_name(*ip)) {
                 found.answers.push(self.record(self.name, RData::NS(NS(target.clone()))));
@@ -171,65 +181,56 @@ impl Question<'_> {
         found
     }
 
-    /// The instances of a service that are not critical, with a tag, in the table's order.
-    fn providers(&self, label: &str, is_wanted: impl Fn(&Provider) -> bool) -> Vec<Arc<Provider>> {
-        self.source.view.read(|table| {
-            let Some(service) = service_of(table, label) else { return Vec::new() };
-            let distinct = table.providers_distinct(service);
-            distinct.filter(|provider| is_usable(provider) && is_wanted(provider)).cloned().collect()
-        })
+    fn lookup<'a>(&'a self, label: &'a str) -> Lookup<'a> {
+        let Self { source, records_max, examined, .. } = self;
+        Lookup { view: &source.view, label, records_max: *records_max, examined }
     }
 
     fn service(&self, service: &str, tag: Option<&str>) -> Found {
-        let has_tag = |provider: &Provider| {
-            tag.is_none_or(|tag| provider.instance.tags.iter().any(|own| own.eq_ignore_ascii_case(tag)))
-        };
-        let providers = self.providers(service, has_tag);
-        if providers.is_empty() {
-            return Found::empty(tag.is_some_and(|tag| self.is_part_of_name(service, tag)));
-        }
-        self.endpoints(&providers, |provider| Some(provider.instance.port))
-    }
-
-    /// Whether names exist below a tag without instances: `port`, or the end of a tag with dots.
-    fn is_part_of_name(&self, service: &str, tag: &str) -> bool {
-        let end = format!(".{tag}");
-        let is_below = |provider: &Provider| {
-            (tag == "port" && !provider.instance.ports.is_empty())
-                || provider.instance.tags.iter().any(|own| own.to_lowercase().ends_with(&end))
-        };
-        !self.providers(service, is_below).is_empty()
+        // Whether names exist below the tag: `port`, or the end of a tag with dots.
+        let is_part = Cell::new(false);
+        let found = self.endpoints(service, |provider| {
+            let Some(tag) = tag else { return Some(provider.instance.port) };
+            let tags = &provider.instance.tags;
+            if tags.iter().any(|own| own.eq_ignore_ascii_case(tag)) {
+                return Some(provider.instance.port);
+            }
+            let is_below = (tag == "port" && !provider.instance.ports.is_empty())
+                || tags.iter().any(|own| is_end_of(own, tag));
+            is_part.set(is_part.get() || is_below);
+            None
+        });
+        Found { exists: found.exists || is_part.get(), ..found }
     }
 
     fn service_type(&self, service: &str) -> Found {
         if self.record_type != RecordType::PTR {
             return self.service(service, None);
         }
-        let providers = self.providers(service, |_| true);
-        let mut seen = BTreeSet::new();
-        let labels = providers.iter().map(|provider| instance_label(&provider.id));
-        let names = labels.filter(|label| seen.insert(label.clone()));
-        let names = names.filter_map(|label| self.name.prepend_label(label.as_bytes()).ok());
-        self.pointers(names.take(self.records_max).collect())
+        let labels = self.lookup(service).first(|provider| instance_label(&provider.id));
+        let names = labels.iter().filter_map(|label| self.name.prepend_label(label.as_bytes()).ok());
+        self.pointers(names.collect())
     }
 
     fn named_port(&self, service: &str, port: &str) -> Found {
-        let number = |provider: &Provider| {
+        self.endpoints(service, |provider| {
             let ports = &provider.instance.ports;
             ports.iter().find(|named| named.name.eq_ignore_ascii_case(port)).map(|named| named.port)
-        };
-        let providers = self.providers(service, |provider| number(provider).is_some());
-        self.endpoints(&providers, number)
+        })
     }
 
     fn instance(&self, service: &str, id: &str) -> Found {
-        let providers = self.providers(service, |provider| instance_label(&provider.id).to_lowercase() == id);
-        let Some(first) = providers.first() else { return Found::empty(false) };
-        let mut found = match self.record_type {
-            // The addresses are at the target of the SRV record.
-            RecordType::A | RecordType::AAAA => Found::empty(true),
-            _ => self.endpoints(&providers, |provider| Some(provider.instance.port)),
-        };
+        let port_of =
+            |provider: &Provider| is_instance_label(id, &provider.id).then_some(provider.instance.port);
+        let (instances, _) = self.lookup(service).instances(port_of);
+        // Of several nodes, that of the lowest id.
+        let first = instances.iter().map(|(provider, _)| provider).min_by_key(|provider| provider.node_id);
+        let Some(first) = first else { return Found::empty(false) };
+        let mut found = Found::empty(true);
+        // The addresses are at the target of the SRV record.
+        if self.asks_for(RecordType::SRV) {
+            self.add_srv(&mut found, &instances);
+        }
         if self.asks_for(RecordType::TXT) {
             let text = TXT::from_bytes(browse::text_strings(first).iter().map(Vec::as_slice).collect());
             found.answers.push(self.record(self.name, RData::TXT(text)));
@@ -238,26 +239,20 @@ impl Question<'_> {
     }
 
     fn node(&self, label: &str) -> Found {
-        let addresses = self.source.view.read(|table| {
-            let mut present = table.members().filter(|member| member.state.is_present());
-            present.find(|member| is_label_of(label, &member.name)).map(node_addresses)
+        let node = self.source.view.read(|table| {
+            let member = table.member_labelled(label)?;
+            Some((member.ips(), host_name_of(member)))
         });
-        match addresses {
-            None => Found::empty(false),
-            Some(ips) => Found {
-                exists: true,
-                answers: self.address_records(self.name, &ips),
-                additionals: Vec::new(),
-            },
+        let Some((ips, host)) = node else { return Found::empty(false) };
+        let mut found = Found { answers: self.address_records(self.name, &ips), ..Found::empty(true) };
+        if ips.is_empty() {
+            self.add_alias(&mut found, host);
         }
+        found
     }
 
     fn reverse(&self, ip: IpAddr) -> Found {
-        let label = self.source.view.read(|table| {
-            let mut present = table.members().filter(|member| member.state.is_present());
-            let member = present.find(|member| node_addresses(member).contains(&ip))?;
-            label_of(&member.name)
-        });
+        let label = self.source.view.read(|table| dns_label(&table.member_at(ip)?.name));
         let name = label.and_then(|label| self.below_domain(&[&label, "node", DATACENTER]));
         match name {
             Some(name) => self.pointers(vec![name]),
@@ -276,57 +271,55 @@ impl Question<'_> {
         found
     }
 
-    /// The records of instances, each at the port that `port_of` names.
-    fn endpoints(&self, providers: &[Arc<Provider>], port_of: impl Fn(&Provider) -> Option<u16>) -> Found {
-        let mut found = Found::empty(!providers.is_empty());
-        if self.record_type == RecordType::SRV {
-            self.add_srv(&mut found, providers, port_of);
-            return found;
+    /// The records of instances, each at the port that `port_of` names; instances without one are left out.
+    fn endpoints(&self, service: &str, port_of: impl Fn(&Provider) -> Option<u16>) -> Found {
+        let lookup = self.lookup(service);
+        match self.record_type {
+            RecordType::SRV => {
+                let (mut instances, is_all) = lookup.instances(port_of);
+                if is_all {
+                    sort_for(self.client, &mut instances);
+                }
+                let mut found = Found::empty(!instances.is_empty());
+                self.add_srv(&mut found, &instances);
+                found
+            }
+            RecordType::A | RecordType::AAAA | RecordType::ANY | RecordType::CNAME => {
+                let addresses = lookup.addresses(self.record_type, |provider| port_of(provider).is_some());
+                let answers = self.address_records(self.name, &addresses.ips);
+                let mut found = Found { answers, ..Found::empty(addresses.exists) };
+                self.add_alias(&mut found, addresses.alias);
+                found
+            }
+            _ => Found::empty(lookup.exists(|provider| port_of(provider).is_some())),
         }
-        if ![RecordType::A, RecordType::AAAA, RecordType::ANY].contains(&self.record_type) {
-            return found;
-        }
-        let locations: Vec<Location> = providers.iter().filter_map(|p| Location::of(p)).collect();
-        let ips: BTreeSet<IpAddr> = locations.iter().flat_map(|location| location.ips.clone()).collect();
-        let mut ips: Vec<IpAddr> = ips.into_iter().collect();
-        fastrand::shuffle(&mut ips);
-        found.answers = self.address_records(self.name, &ips);
-        found.answers.truncate(self.records_max);
-        // A name may have one CNAME record and no other (RFC 1034, section 3.6.2).
-        if ips.is_empty()
-            && let Some(host) = locations.into_iter().find_map(|location| location.name)
-        {
-            found.answers.push(self.record(self.name, RData::CNAME(CNAME(host))));
-        }
-        found
     }
 
-    fn add_srv(
-        &self,
-        found: &mut Found,
-        providers: &[Arc<Provider>],
-        port_of: impl Fn(&Provider) -> Option<u16>,
-    ) {
-        let mut seen = BTreeSet::new();
-        let mut additional = BTreeSet::new();
-        for provider in in_order_of(self.client, providers, self.records_max) {
-            let (Some(port), Some(location)) = (port_of(provider), Location::of(provider)) else { continue };
-            let target = match location.ips.first() {
-                Some(ip) => self.address_name(*ip),
-                None => location.name,
+    /// A name may have one CNAME record, and no address besides (RFC 1034, section 3.6.2).
+    fn add_alias(&self, found: &mut Found, host: Option<Name>) {
+        let types = [RecordType::A, RecordType::AAAA, RecordType::ANY, RecordType::CNAME];
+        if types.contains(&self.record_type) {
+            found.answers.extend(host.map(|host| self.record(self.name, RData::CNAME(CNAME(host)))));
+        }
+    }
+
+    fn add_srv(&self, found: &mut Found, instances: &[(Arc<Provider>, u16)]) {
+        let (mut seen, mut targets) = (BTreeSet::new(), BTreeSet::new());
+        for (provider, port) in instances {
+            let ip = ips_of(provider).into_iter().flatten().next();
+            let target = match ip {
+                Some(ip) => self.address_name(ip),
+                None => name_of_host(provider.host()),
             };
             let Some(target) = target else { continue };
-            if !seen.insert((provider.node_id, target.to_ascii(), port)) {
+            if !seen.insert((provider.node_id, target.to_ascii(), *port)) {
                 continue;
             }
-            let srv = SRV::new(SRV_PRIORITY, provider.weight(), port, target.clone());
-            found.answers.push(self.record(self.name, RData::SRV(srv)));
-            if let Some(ip) = location.ips.first()
-                && additional.insert(*ip)
-            {
-                let records = self.address_records_of(&target, &[*ip], RecordType::ANY);
-                found.additionals.extend(records);
+            if let Some(ip) = ip.filter(|ip| targets.insert(*ip)) {
+                found.additionals.extend(self.address_records_of(&target, &[ip], RecordType::ANY));
             }
+            let srv = SRV::new(SRV_PRIORITY, provider.weight(), *port, target);
+            found.answers.push(self.record(self.name, RData::SRV(srv)));
         }
     }
 
@@ -336,13 +329,12 @@ impl Question<'_> {
     }
 
     fn address_records_of(&self, name: &Name, ips: &[IpAddr], wanted: RecordType) -> Vec<Record> {
-        let records = ips.iter().filter_map(|ip| {
-            let (record_type, data) = match ip {
-                IpAddr::V4(ip) => (RecordType::A, RData::A(A(*ip))),
-                IpAddr::V6(ip) => (RecordType::AAAA, RData::AAAA(AAAA(*ip))),
+        let records = ips.iter().filter(|ip| has_type(**ip, wanted)).map(|ip| {
+            let data = match ip {
+                IpAddr::V4(ip) => RData::A(A(*ip)),
+                IpAddr::V6(ip) => RData::AAAA(AAAA(*ip)),
             };
-            let is_wanted = wanted == RecordType::ANY || wanted == record_type;
-            is_wanted.then(|| self.record(name, data))
+            self.record(name, data)
         });
         records.collect()
     }
@@ -358,81 +350,16 @@ impl Question<'_> {
     }
 }
 
-/// The instances in the order that a client gets: the table's, from a place that depends on the client. Where
-/// not all are answered with, they are a random choice.
-fn in_order_of(client: IpAddr, providers: &[Arc<Provider>], records_max: usize) -> Vec<&Arc<Provider>> {
-    let mut providers: Vec<&Arc<Provider>> = providers.iter().collect();
-    if providers.is_empty() {
-        return providers;
-    }
-    if providers.len() > records_max {
-        fastrand::shuffle(&mut providers);
-        providers.truncate(records_max);
-        return providers;
-    }
-    let mut hasher = DefaultHasher::new();
-    client.hash(&mut hasher);
-    let start = usize::try_from(hasher.finish() % providers.len() as u64).unwrap_or(0);
-    providers.rotate_left(start);
-    providers
+/// Whether a tag ends with a dot and these labels.
+fn is_end_of(tag: &str, end: &str) -> bool {
+    let (tag, end) = (tag.as_bytes(), end.as_bytes());
+    let Some(at) = tag.len().checked_sub(end.len() + 1) else { return false };
+    tag[at] == b'.' && tag[at + 1..].eq_ignore_ascii_case(end)
 }
 
-/// Where an instance is: the first address of each family, or a host name.
-struct Location {
-    ips: Vec<IpAddr>,
-    name: Option<Name>,
-}
-
-impl Location {
-    /// `None` where its address is neither an IP address nor a name that DNS can carry.
-    fn of(provider: &Provider) -> Option<Self> {
-        let hosts = provider.addresses.iter().filter_map(|address| address.rsplit_once(':'));
-        let mut ips: Vec<IpAddr> = Vec::new();
-        for (host, _) in hosts {
-            if let Some(ip) = ip_of(host)
-                && !ips.iter().any(|known| known.is_ipv4() == ip.is_ipv4())
-            {
-                ips.push(ip);
-            }
-        }
-        if ips.is_empty() {
-            ips.extend(ip_of(provider.host()));
-        }
-        let name = match ips.is_empty() {
-            true => Some(Name::from_ascii(format!("{}.", provider.host().trim_end_matches('.'))).ok()?),
-            false => None,
-        };
-        Some(Self { ips, name })
-    }
-}
-
-fn ip_of(host: &str) -> Option<IpAddr> {
-    host.trim_matches(['[', ']']).parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
-}
-
-/// The IP addresses of a node, best first: of its HTTP address, then of the swarm's.
-fn node_addresses(member: &Member) -> Vec<IpAddr> {
-    let http =
-        member.http.iter().filter_map(|http| http.rsplit_once(':')).filter_map(|(host, _)| ip_of(host));
-    let swarm = member.addresses.iter().filter_map(|address| host_of_multiaddr(address)).filter_map(ip_of);
-    let mut ips: Vec<IpAddr> = Vec::new();
-    http.chain(swarm).for_each(|ip| {
-        if !ips.contains(&ip) {
-            ips.push(ip);
-        }
-    });
-    ips
-}
-
-/// Whether clients may be sent to an instance.
-fn is_usable(provider: &Provider) -> bool {
-    provider.instance.health != Health::Critical
-}
-
-/// The service that a label stands for: the one of that name, else the first whose name needs that label.
-pub(super) fn service_of<'a>(table: &'a ProviderTable, label: &'a str) -> Option<&'a str> {
-    if table.providers(label).next().is_some() {
-        return Some(label);
-    }
-    table.services().find(|service| is_label_of(label, service))
+/// The first host name of a node that has no IP address.
+fn host_name_of(member: &Member) -> Option<Name> {
+    let http = member.http.iter().filter_map(|http| http.rsplit_once(':')).map(|(host, _)| host);
+    let swarm = member.addresses.iter().filter_map(|address| host_of_multiaddr(address));
+    http.chain(swarm).find_map(name_of_host)
 }

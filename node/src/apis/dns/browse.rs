@@ -2,14 +2,14 @@
 //! the strings of TXT records.
 
 use std::{
-    collections::BTreeSet,
+    cell::Cell,
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
 };
 
 use hearsay_protocol::{Health, Provider};
 use hickory_proto::rr::Name;
 
-use super::name::label_of;
 use crate::view::View;
 
 /// The longest label (RFC 1035, section 2.3.4), in bytes.
@@ -31,16 +31,29 @@ pub(super) fn instance_label(id: &str) -> String {
     format!("{}{end}", &id[..start])
 }
 
-/// `_web._tcp.<domain>` for each service with an instance that is not critical, at most `types_max` of them.
-/// Services whose names need the same label are one type.
-pub(super) fn service_types(view: &View, domain: &Name, types_max: usize) -> Vec<Name> {
+/// Whether a label in lower case is that of the instance with this id.
+pub(super) fn is_instance_label(label: &str, id: &str) -> bool {
+    match id.is_ascii() && id.len() <= LABEL_BYTES_MAX {
+        true => label.eq_ignore_ascii_case(id),
+        false => instance_label(id).to_lowercase() == label,
+    }
+}
+
+/// `_web._tcp.<domain>` for each label of services with an instance that is not critical, at most `types_max`
+/// of them. Services whose names need the same label are one type. Counts examined instances.
+pub(super) fn service_types(
+    view: &View,
+    domain: &Name,
+    types_max: usize,
+    examined: &Cell<usize>,
+) -> Vec<Name> {
     let labels: Vec<String> = view.read(|table| {
-        let mut seen = BTreeSet::new();
-        let is_usable = |service: &&str| {
-            table.providers_distinct(service).any(|provider| provider.instance.health != Health::Critical)
+        let is_usable = |provider: &Arc<Provider>| {
+            examined.set(examined.get() + 1);
+            provider.instance.health != Health::Critical
         };
-        let labels = table.services().filter(is_usable).filter_map(label_of);
-        labels.filter(|label| seen.insert(label.clone())).take(types_max).collect()
+        let usable = table.service_labels().filter(|(_, service)| table.providers(service).any(is_usable));
+        usable.map(|(label, _)| label.to_owned()).take(types_max).collect()
     });
     let name = |label: String| {
         let own = Name::from_labels([format!("_{label}").as_bytes(), b"_tcp".as_slice()]).ok()?;

@@ -6,8 +6,8 @@
 //! | shorter than a header, or itself a response | none: answering a response would start a loop |
 //! | not readable, or not exactly one question | FORMERR |
 //! | another operation than a query | NOTIMP |
-//! | a zone transfer, another class than IN, a name of no zone of the cluster | REFUSED |
 //! | a version of EDNS other than 0 | BADVERS |
+//! | a zone transfer, another class than IN, a name of no zone of the cluster | REFUSED |
 //!
 //! A response over UDP has at most 512 bytes, with EDNS as many as the client takes, but no more than 1,232
 //! unless it is on this machine: larger datagrams are fragmented on common paths. Where records do not fit,
@@ -32,10 +32,9 @@ const DATAGRAM_BYTES_MAX: u16 = 1232;
 const LOOPBACK_BYTES_MAX: u16 = 65_507;
 /// The byte of a message that has TC, and its bit there (RFC 1035, section 4.1.1).
 const TRUNCATION: (usize, u8) = (2, 0x02);
-/// Instances that a response over UDP to another machine considers. More than fit into it.
-const DATAGRAM_RECORDS_MAX: usize = 128;
-/// Instances that any response considers. More than fit into 64 KiB.
-const RECORDS_MAX: usize = 4096;
+/// The smallest record of an answer, in bytes: a compressed name (2), type, class, TTL and length (10), and
+/// an address of IPv4 (4).
+const RECORD_BYTES_MIN: usize = 16;
 
 /// How a request arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,21 +45,25 @@ pub(super) enum Transport {
     Tcp,
 }
 
+/// The client of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Client {
+    pub(super) ip: IpAddr,
+    pub(super) transport: Transport,
+}
+
 /// A response to send.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Response {
     pub(super) bytes: Vec<u8>,
     pub(super) code: ResponseCode,
     pub(super) is_truncated: bool,
+    /// Instances that were examined for it.
+    pub(super) examined: usize,
 }
 
 /// The response to a request; `None` where there is none.
-pub(super) fn respond(
-    source: &Source,
-    request: &[u8],
-    client: IpAddr,
-    transport: Transport,
-) -> Option<Response> {
+pub(super) fn respond(source: &Source, request: &[u8], client: Client) -> Option<Response> {
     let header = Header::read(&mut BinDecoder::new(request)).ok()?;
     if header.metadata.message_type == MessageType::Response {
         return None;
@@ -74,7 +77,8 @@ pub(super) fn respond(
     let Ok(message) = Message::from_vec(request) else {
         return error(&header.metadata, ResponseCode::FormErr).finish(PLAIN_BYTES_MAX);
     };
-    let mut response = response_to(source, &message, client, transport);
+    let bytes_max = bytes_max(&message, client);
+    let mut response = response_to(source, &message, client, bytes_max);
     if let Some(asked) = &message.edns {
         let mut edns = Edns::new();
         edns.set_max_payload(DATAGRAM_BYTES_MAX).set_version(0);
@@ -82,22 +86,22 @@ pub(super) fn respond(
         edns.set_dnssec_ok(asked.flags().dnssec_ok);
         response.message.edns = Some(edns);
     }
-    response.finish(bytes_max(&message, client, transport))
+    response.finish(bytes_max)
 }
 
 /// The bytes that a response may have.
-fn bytes_max(request: &Message, client: IpAddr, transport: Transport) -> u16 {
-    match (transport, &request.edns) {
+fn bytes_max(request: &Message, client: Client) -> u16 {
+    match (client.transport, &request.edns) {
         (Transport::Tcp, _) => u16::MAX,
         (_, None) => PLAIN_BYTES_MAX,
-        (_, Some(edns)) if client.is_loopback() => {
+        (_, Some(edns)) if client.ip.is_loopback() => {
             edns.max_payload().clamp(PLAIN_BYTES_MAX, LOOPBACK_BYTES_MAX)
         }
         (_, Some(edns)) => edns.max_payload().clamp(PLAIN_BYTES_MAX, DATAGRAM_BYTES_MAX),
     }
 }
 
-fn response_to(source: &Source, request: &Message, client: IpAddr, transport: Transport) -> Unfinished {
+fn response_to(source: &Source, request: &Message, client: Client, bytes_max: u16) -> Unfinished {
     let failed = |code| {
         let mut failed = error(&request.metadata, code);
         failed.message.queries.clone_from(&request.queries);
@@ -114,25 +118,23 @@ fn response_to(source: &Source, request: &Message, client: IpAddr, transport: Tr
     if is_transfer || query.query_class() != DNSClass::IN {
         return failed(ResponseCode::Refused);
     }
-    if transport == Transport::LimitedUdp {
+    if client.transport == Transport::LimitedUdp {
         let mut limited = failed(ResponseCode::NoError);
         limited.message.metadata.truncation = true;
         return limited;
     }
-    let records_max = match transport {
-        Transport::Tcp => RECORDS_MAX,
-        _ if client.is_loopback() => RECORDS_MAX,
-        _ => DATAGRAM_RECORDS_MAX,
-    };
-    match source.answer(query.name(), query.query_type(), client, records_max) {
+    // So many do not fit, so where a record is left out here, the response is truncated.
+    let records_max = usize::from(bytes_max) / RECORD_BYTES_MIN;
+    match source.answer(query.name(), query.query_type(), client.ip, records_max) {
         None => failed(ResponseCode::Refused),
-        Some(Answer { code, answers, authorities, additionals }) => {
+        Some(Answer { code, answers, authorities, additionals, examined }) => {
             let mut response = failed(code);
             response.message.metadata.authoritative = true;
             response.message.answers = answers;
             response.message.authorities = authorities;
             response.message.additionals = additionals;
-            response.is_over_tcp = transport == Transport::Tcp;
+            response.is_over_tcp = client.transport == Transport::Tcp;
+            response.examined = examined;
             response
         }
     }
@@ -146,13 +148,14 @@ fn error(request: &Metadata, code: ResponseCode) -> Unfinished {
     metadata.recursion_available = false;
     let mut message = Message::new(metadata.id, MessageType::Response, metadata.op_code);
     message.metadata = metadata;
-    Unfinished { message, is_over_tcp: false }
+    Unfinished { message, is_over_tcp: false, examined: 0 }
 }
 
 /// A response that may be too long.
 struct Unfinished {
     message: Message,
     is_over_tcp: bool,
+    examined: usize,
 }
 
 impl Unfinished {
@@ -166,7 +169,12 @@ impl Unfinished {
             }
         };
         let metadata = self.message.metadata;
-        Some(Response { bytes, code: metadata.response_code, is_truncated: metadata.truncation })
+        Some(Response {
+            bytes,
+            code: metadata.response_code,
+            is_truncated: metadata.truncation,
+            examined: self.examined,
+        })
     }
 
     /// Drops records from the end until the rest fits.

@@ -1,5 +1,5 @@
-//! Metrics of the DNS server: counts responses by transport and code, dropped and rate-limited requests, and
-//! open connections.
+//! Metrics of the DNS server: counts responses by transport and code, requests that were dropped, limited or
+//! refused, examined instances, and open connections.
 
 use hickory_proto::op::ResponseCode;
 use prometheus_client::{
@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::message::{Response, Transport};
+use super::message::{Client, Response, Transport};
 
 /// The counters of the DNS server.
 #[derive(Debug, Default)]
@@ -17,6 +17,7 @@ pub struct DnsMetrics {
     dropped: Counter,
     truncated: Counter,
     limited: Counter,
+    examined: Counter,
     /// Connections refused or closed for others, because the limit of their host or of all was reached.
     pub(super) refused: Counter,
     connections: Gauge,
@@ -51,12 +52,14 @@ impl DnsMetrics {
         add("dns_truncated", "DNS responses with TC, which send the client to TCP", &dns.truncated);
         add("dns_limited", "DNS requests beyond the rate of their network", &dns.limited);
         add("dns_refused", "DNS connections refused or closed for others", &dns.refused);
+        add("dns_examined", "Instances examined for DNS responses", &dns.examined);
         registry.register("dns_responses", "DNS responses", dns.responses.clone());
         registry.register("dns_connections", "DNS connections now open", dns.connections.clone());
         dns
     }
 
-    pub(super) fn count(&self, transport: Transport, response: Option<&Response>) {
+    pub(super) fn count(&self, client: Client, response: Option<&Response>) {
+        let transport = client.transport;
         if transport == Transport::LimitedUdp {
             self.limited.inc();
         }
@@ -64,6 +67,7 @@ impl DnsMetrics {
             self.dropped.inc();
             return;
         };
+        self.examined.inc_by(response.examined as u64);
         if response.is_truncated {
             self.truncated.inc();
         }

@@ -1,5 +1,5 @@
 //! Parses names below the domains of the cluster, and names of reverse lookups, into the [`Subject`] that
-//! each asks for. Converts names of services and nodes to labels.
+//! each asks for.
 //!
 //! | name below `hearsay` or `consul` | question |
 //! | --- | --- |
@@ -178,22 +178,6 @@ fn reverse_address(labels: &[String]) -> Option<IpAddr> {
     }
 }
 
-/// The label that serves a name of the table: lower case, with `-` in place of dots and spaces. `None` where
-/// it is longer than a label can be (63 bytes, RFC 1035, section 2.3.4).
-pub(super) fn label_of(name: &str) -> Option<String> {
-    let label = name.replace(['.', ' '], "-").to_lowercase();
-    (label.len() <= 63 && !label.is_empty()).then_some(label)
-}
-
-/// Whether a label in lower case serves a name of the table; see [`label_of`].
-pub(super) fn is_label_of(label: &str, name: &str) -> bool {
-    let as_label = |byte: u8| if matches!(byte, b'.' | b' ') { b'-' } else { byte.to_ascii_lowercase() };
-    match name.is_ascii() {
-        true => label.len() == name.len() && label.bytes().eq(name.bytes().map(as_label)),
-        false => label_of(name).as_deref() == Some(label),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,13 +263,5 @@ mod tests {
         let instance = Subject::Instance { service: "web".into(), id: "web 1".into() };
         let name = Name::from_labels(["Web 1".as_bytes(), b"_web", b"_tcp", b"hearsay"]).unwrap();
         assert_eq!(ParsedName::parse(&name).unwrap().subject, instance);
-    }
-
-    #[test]
-    fn a_label_serves_a_name_that_is_no_label() {
-        assert_eq!(label_of("My Shop.v2").as_deref(), Some("my-shop-v2"));
-        assert_eq!(label_of(&"x".repeat(64)), None);
-        assert!(is_label_of("my-shop-v2", "My Shop.v2") && !is_label_of("my-shop", "My Shop.v2"));
-        assert!(is_label_of("büro", "BÜRO"));
     }
 }

@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     answer::Source,
     datagrams::Datagrams,
-    message::{Transport, respond},
+    message::{Client, Transport, respond},
     metrics::DnsMetrics,
     rate_limit::RateLimit,
 };
@@ -50,8 +50,9 @@ pub(super) struct Server {
 impl Server {
     /// The bytes to answer a request with.
     fn respond(&self, request: &[u8], client: IpAddr, transport: Transport) -> Option<Vec<u8>> {
-        let response = respond(&self.source, request, client.to_canonical(), transport);
-        self.metrics.count(transport, response.as_ref());
+        let client = Client { ip: client.to_canonical(), transport };
+        let response = respond(&self.source, request, client);
+        self.metrics.count(client, response.as_ref());
         response.map(|response| response.bytes)
     }
 }

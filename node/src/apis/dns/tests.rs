@@ -1,12 +1,9 @@
 //! Tests of DNS responses to encoded requests: records of services, nodes and DNS-SD, response codes, SOA
 //! records, sizes, truncation and the rate limit.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::collections::BTreeMap;
 
-use hearsay_protocol::{
-    Change, Health, Incarnation, Index, Instance, Member, MemberState, NamedPort, NodeId, Origin, Time,
-    Version,
-};
+use hearsay_protocol::{Health, Instance, Member, NamedPort};
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{DNSClass, Name, RData, RecordType},
@@ -14,67 +11,18 @@ use hickory_proto::{
 };
 
 use super::{
-    answer::Source,
-    message::{Transport, respond},
+    endpoints::EXAMINED_MAX,
+    fixture::{Zone, member, web},
+    message::Transport,
 };
-use crate::view::{Clock, View};
 
 const LOOPBACK: &str = "127.0.0.1";
 const REMOTE: &str = "10.77.9.9";
 
-fn node_id(n: u8) -> NodeId {
-    NodeId::from_public_key([n; 32])
-}
-
-/// A table to ask.
-struct Zone(Source);
-
 impl Zone {
-    /// Two nodes, and no service.
-    fn new() -> Self {
-        let view = Arc::new(View::new(Index(1), Clock::start()));
-        let zone = Self(Source { view, node: node_id(1), ttl: 0 });
-        for n in 1..=2 {
-            zone.add_member(n);
-        }
-        zone
-    }
-
-    fn apply(&self, change: Change) {
-        self.0.view.apply(Time::ZERO, [change]);
-    }
-
-    fn add_member(&self, n: u8) {
-        self.apply(Change::Member(Box::new(Member {
-            id: node_id(n),
-            name: format!("n{n}"),
-            state: MemberState::Alive,
-            roles: vec![],
-            addresses: vec![format!("/ip4/10.77.0.{n}/tcp/7600"), format!("/ip6/fd77::{n}/tcp/7600")],
-            http: Some(format!("10.77.0.{n}:7500")),
-            zone: None,
-            software: String::new(),
-            protocol: 3,
-            ephemeral: false,
-            incarnation: Incarnation(1),
-            version: Version(1),
-            since: Time::ZERO,
-            rtt: None,
-        })));
-    }
-
-    fn add(&self, node: u8, id: &str, instance: Instance) {
-        self.apply(Change::Instance {
-            node: node_id(node),
-            id: id.into(),
-            instance: Some(Arc::new(instance)),
-        });
-    }
-
     /// The response to a request of these bytes.
     fn send(&self, request: &[u8], client: &str, transport: Transport) -> Option<Vec<u8>> {
-        let client: IpAddr = client.parse().unwrap();
-        respond(&self.0, request, client, transport).map(|response| response.bytes)
+        self.respond(request, client, transport).map(|response| response.bytes)
     }
 
     fn request(&self, request: &Message, client: &str, transport: Transport) -> Message {
@@ -85,19 +33,6 @@ impl Zone {
     /// The response to a question over UDP from this machine, without EDNS.
     fn ask(&self, name: &str, record_type: RecordType) -> Message {
         self.request(&question(name, record_type), LOOPBACK, Transport::Udp)
-    }
-}
-
-fn web(n: u8) -> Instance {
-    Instance {
-        service: "web".into(),
-        address: format!("10.77.1.{n}"),
-        port: 8000 + u16::from(n),
-        url: format!("http://10.77.1.{n}:{}", 8000 + u16::from(n)),
-        tags: vec![format!("v{n}")],
-        weight: Some(10 * u16::from(n)),
-        origin: Origin::Program,
-        ..Instance::default()
     }
 }
 
@@ -208,6 +143,30 @@ fn an_instance_with_a_host_name_is_an_alias() {
     let response = zone.ask("db.service.hearsay.", RecordType::A);
     assert!(matches!(&response.answers[0].data, RData::CNAME(name) if name.0.to_ascii() == "db.example."));
     assert_eq!(srv(&zone.ask("db.service.hearsay.", RecordType::SRV)), ["10 8001 db.example."]);
+    let is_alias = |message: &Message| matches!(message.answers.as_slice(), [record] if record.record_type() == RecordType::CNAME);
+    for record_type in [RecordType::AAAA, RecordType::ANY, RecordType::CNAME] {
+        assert!(is_alias(&zone.ask("db.service.hearsay.", record_type)), "{record_type}");
+    }
+    assert_no_data(&zone.ask("db.service.hearsay.", RecordType::TXT), "service.hearsay.");
+    // Beside an address, a name has no alias.
+    zone.add(2, "db-2", Instance { service: "db".into(), ..web(2) });
+    assert_eq!(addresses(&zone.ask("db.service.hearsay.", RecordType::ANY)), ["10.77.1.2"]);
+    assert_no_data(&zone.ask("db.service.hearsay.", RecordType::CNAME), "service.hearsay.");
+    assert_eq!(srv(&zone.ask("db.service.hearsay.", RecordType::SRV)).len(), 2);
+    // An address with a zone is no name.
+    zone.add(
+        1,
+        "l-1",
+        Instance { service: "l".into(), address: "fe80::1%eth0".into(), ..Instance::default() },
+    );
+    assert_no_data(&zone.ask("l.service.hearsay.", RecordType::A), "service.hearsay.");
+    // Nor has a node that is reached by a name alone an address.
+    zone.put_member(Member {
+        http: Some("n3.example:7500".into()),
+        addresses: vec!["/dns4/n3.example/tcp/7600".into()],
+        ..member(3)
+    });
+    assert!(is_alias(&zone.ask("n3.node.hearsay.", RecordType::A)));
 }
 
 #[test]
@@ -319,6 +278,14 @@ fn a_name_of_the_table_that_is_no_label_is_served_with_dashes() {
     let zone = Zone::new();
     zone.add(1, "shop-1", Instance { service: "My Shop.v2".into(), ..web(1) });
     assert_eq!(addresses(&zone.ask("my-shop-v2.service.hearsay.", RecordType::A)), ["10.77.1.1"]);
+    // A clash: the first in byte order answers, or the name that is the label.
+    zone.add(1, "shop-2", Instance { service: "My-Shop.v2".into(), ..web(2) });
+    assert_eq!(addresses(&zone.ask("my-shop-v2.service.hearsay.", RecordType::A)), ["10.77.1.1"]);
+    zone.add(1, "shop-3", Instance { service: "my-shop-v2".into(), ..web(3) });
+    assert_eq!(addresses(&zone.ask("my-shop-v2.service.hearsay.", RecordType::A)), ["10.77.1.3"]);
+    assert_eq!(addresses(&zone.ask("my.shop.v2.service.hearsay.", RecordType::A)), [""; 0]);
+    zone.put_member(Member { name: "N 1".into(), http: Some("10.77.0.3:7500".into()), ..member(3) });
+    assert_eq!(addresses(&zone.ask("n-1.node.hearsay.", RecordType::A)), ["10.77.0.3"]);
 }
 
 #[test]
@@ -390,6 +357,63 @@ fn crowded() -> Zone {
         zone.add(1 + n % 2, &format!("web-{n}"), web(n));
     }
     zone
+}
+
+/// A service of 10,200 instances of 204 nodes, at addresses of their own.
+fn vast() -> Zone {
+    let zone = Zone::new();
+    for node in 1..=204_u8 {
+        zone.add_member(node);
+        for n in 0..50_u8 {
+            let tags = if (node, n) == (200, 7) { vec!["Rare".to_owned()] } else { vec![] };
+            let address = format!("10.78.{node}.{n}");
+            zone.add(node, &format!("web-{n}"), Instance { address, tags, ..web(n) });
+        }
+    }
+    zone
+}
+
+#[test]
+fn the_work_for_a_question_is_bounded() {
+    let zone = vast();
+    let ask = |name: &str, record_type: RecordType, records_max: usize| {
+        let name = Name::from_ascii(name).unwrap();
+        zone.0.answer(&name, record_type, REMOTE.parse().unwrap(), records_max).unwrap()
+    };
+    for record_type in [RecordType::A, RecordType::SRV, RecordType::ANY] {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..20 {
+            let answer = ask("web.service.hearsay.", record_type, 77);
+            assert_eq!((answer.answers.len(), answer.examined), (77, EXAMINED_MAX), "{record_type}");
+            assert!(answer.additionals.len() <= 77);
+            seen.extend(answer.answers.iter().map(|record| record.data.to_string()));
+        }
+        assert!(seen.len() > 500, "always the same instances: {}", seen.len());
+    }
+    // One instance suffices to know that the name exists.
+    assert_eq!(ask("web.service.hearsay.", RecordType::TXT, 77).examined, 1);
+    // What is rare is found, though not at once.
+    let rare = ask("rare.web.service.hearsay.", RecordType::A, 77);
+    assert_eq!((rare.answers.len(), rare.examined), (1, 204 * 50));
+    // Browsing ends with the answer.
+    let browsed = ask("_web._tcp.hearsay.", RecordType::PTR, 40);
+    assert_eq!((browsed.answers.len(), browsed.examined), (40, 40));
+    assert_eq!(ask("_services._dns-sd._udp.hearsay.", RecordType::PTR, 77).examined, 1);
+    // Names that do not exist, and nodes, cost no examination.
+    for name in ["nope.service.hearsay.", "n77.node.hearsay."] {
+        assert_eq!(ask(name, RecordType::A, 77).examined, 0, "{name}");
+    }
+}
+
+#[test]
+fn a_service_that_fits_is_answered_as_a_whole() {
+    let zone = vast();
+    let name = Name::from_ascii("web.service.hearsay.").unwrap();
+    let client = REMOTE.parse().unwrap();
+    for record_type in [RecordType::A, RecordType::SRV] {
+        let answer = zone.0.answer(&name, record_type, client, 20_000).unwrap();
+        assert_eq!((answer.answers.len(), answer.examined), (204 * 50, 204 * 50), "{record_type}");
+    }
 }
 
 #[test]
