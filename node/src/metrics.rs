@@ -89,7 +89,7 @@ impl Metrics {
     pub fn new(view: Arc<View>) -> Self {
         let mut registry = Registry::with_prefix("hearsay");
         let http = HttpMetrics::register(&mut registry);
-        let dns = Arc::new(DnsMetrics::register(&mut registry));
+        let dns = Arc::new(DnsMetrics::register(&mut registry, Arc::clone(&view)));
         let published = Arc::new(Publication::default());
         registry.register_collector(Box::new(TableGauges(view)));
         registry.register_collector(Box::new(Arc::clone(&published)));

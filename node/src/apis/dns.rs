@@ -5,12 +5,14 @@
 //! | `name` | the forms of names, and what each asks for |
 //! | `answer`, `browse` | the records of the provider table; those of DNS-SD |
 //! | `endpoints`, `sample` | the choice of a service's instances, with bounded work |
+//! | `clashes` | names that need one label |
 //! | `message` | a request's checks, a response's size |
 //! | `rate_limit` | the limit for clients whose address may be forged |
 //! | `server`, `datagrams`, `metrics` | sockets, connections, counters |
 
 mod answer;
 mod browse;
+pub(crate) mod clashes;
 mod datagrams;
 mod endpoints;
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! `node doctor`: diagnosis of nodes that do not see each other.
 //!
 //! It checks a node's answer, the members that the node lists, and their ports. Then it checks whether they
-//! have the same state, which checks of registered programs fail, and whether multicast works on this
-//! machine. Each finding has a verdict and advice.
+//! have the same state, which checks of registered programs fail, which names clash in DNS, and whether
+//! multicast works on this machine. Each finding has a verdict and advice.
 //!
-//! `probe` gathers facts of nodes, and `host` those of this machine. `cluster`, `registrations` and the
-//! `judge_*` functions of `host` judge them without I/O, for tests. The command changes nothing and sends no
-//! multicast, except for the kernel's messages when it joins and leaves a group.
+//! `probe` gathers facts of nodes, and `host` those of this machine. `cluster`, `registrations`, `dns_names`
+//! and the `judge_*` functions of `host` judge them without I/O, for tests. The command changes nothing and
+//! sends no multicast, except for the kernel's messages when it joins and leaves a group.
 
 mod cluster;
+mod dns_names;
 mod host;
 mod probe;
 mod registrations;
@@ -72,6 +73,8 @@ pub(super) async fn doctor(client: &Client, output: Output) -> Result<(), Failur
             findings.extend(check_agreement(client, &own).await);
             findings
                 .extend(registrations::get_registrations(client).await.iter().flat_map(registrations::judge));
+            let services = dns_names::get_services(client).await;
+            findings.extend(services.iter().flat_map(|services| dns_names::judge(services, &own)));
             let local_nodes = probe::find_local_nodes(client).await;
             findings.extend(cluster::judge_local_nodes(&own, &local_nodes));
             network = get_network(client).await;

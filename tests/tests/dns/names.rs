@@ -1,12 +1,53 @@
-//! Tests of names in DNS: host names are aliases.
+//! Tests of names in DNS: clashes are counted and named by `node doctor`, and host names are aliases.
 
 use hearsay_tests::{
     Cluster as _,
     registry::{plain, register},
     scenario,
 };
+use serde_json::json;
 
-use crate::{S, dig::Dig, has_programs, instance};
+use crate::{S, deregister, dig::Dig, has_programs, instance};
+
+#[test]
+fn names_that_clash_are_counted_and_named_and_one_of_them_answers() {
+    const TEST: &str = "names::names_that_clash_are_counted_and_named_and_one_of_them_answers";
+    if !has_programs(TEST, &["dig"]) {
+        return;
+    }
+    scenario(TEST, |lab| {
+        let host = lab.host();
+        let node = plain(lab, &host, 0, &[]);
+        lab.until(10 * S, "it answers", |lab| lab.get(node, "/services").is_some());
+        let count = |lab: &hearsay_tests::Lab, kind: &str| -> f64 {
+            let metrics = lab.text(node, "/metrics").unwrap();
+            let name = format!("hearsay_dns_name_clashes{{kind=\"{kind}\"}} ");
+            metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap()
+        };
+        let mut first = instance("My Web", "a", "10.77.9.1", 8001);
+        first["tags"] = json!(["V1"]);
+        register(&host, &first);
+        let ask = || Dig::node(&host, "my-web.service.hearsay A").data();
+        assert_eq!(ask(), ["10.77.9.1"]);
+        assert_eq!(["service", "node", "tag"].map(|kind| count(lab, kind)), [0.0; 3]);
+        let mut second = instance("my-web", "b", "10.77.9.2", 8001);
+        second["tags"] = json!(["v1", "V1"]);
+        register(&host, &second);
+        assert_eq!(ask(), ["10.77.9.2"], "the name that is the label");
+        assert_eq!(["service", "node", "tag"].map(|kind| count(lab, kind)), [1.0, 0.0, 1.0]);
+        let doctor = lab.command(Some(&host), "m0", &["doctor"]).output().unwrap();
+        let words = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        for part in [
+            "my-web.service.hearsay: \"my-web\", \"My Web\"; DNS answers for \"my-web\" only",
+            "these tags of the service \"my-web\" apart: \"v1\", \"V1\"",
+        ] {
+            assert!(words.contains(part), "{words}");
+        }
+        deregister(&host, "b");
+        assert_eq!(ask(), ["10.77.9.1"]);
+        assert_eq!(["service", "node", "tag"].map(|kind| count(lab, kind)), [0.0; 3]);
+    });
+}
 
 #[test]
 fn a_host_name_is_an_alias_for_every_type_that_follows_one() {

@@ -1,6 +1,8 @@
 //! Metrics of the DNS server: counts responses by transport and code, requests that were dropped, limited or
 //! refused, examined instances, and open connections.
 
+use std::sync::Arc;
+
 use hickory_proto::op::ResponseCode;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -8,7 +10,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::message::{Client, Response, Transport};
+use super::{
+    clashes::ClashGauges,
+    message::{Client, Response, Transport},
+};
+use crate::view::View;
 
 /// The counters of the DNS server.
 #[derive(Debug, Default)]
@@ -39,8 +45,9 @@ impl Drop for OpenConnection<'_> {
 }
 
 impl DnsMetrics {
-    /// Registers the counters, all zero.
-    pub fn register(registry: &mut Registry) -> Self {
+    /// Registers the counters, all zero, and the gauges of name clashes.
+    pub fn register(registry: &mut Registry, view: Arc<View>) -> Self {
+        registry.register_collector(Box::new(ClashGauges(view)));
         let dns = Self::default();
         let mut add =
             |name: &str, help: &str, counter: &Counter| registry.register(name, help, counter.clone());
