@@ -198,6 +198,7 @@ impl Config {
         }
         config.warnings.extend(config.unmapped_http());
         config.warnings.extend(config.unprotected_reads());
+        config.warnings.extend(config.private_dns()?);
         let unknown = environment.unknown();
         config
             .warnings
@@ -217,6 +218,26 @@ impl Config {
             _ => return None,
         };
         Some(format!("--private: {why}"))
+    }
+
+    /// Returns a warning if `--private` leaves clients without an answer that `--dns` seems to be for.
+    ///
+    /// # Errors
+    /// No client may use the DNS server that `--dns` asks for.
+    fn private_dns(&self) -> Result<Option<String>, ConfigError> {
+        let (Listen::Exactly(at) | Listen::Ladder(at)) = self.dns;
+        if !self.private || !is_given(self.dns, LOOPBACK, DNS_PORT) {
+            return Ok(None);
+        }
+        if self.loopback_needs_token {
+            let problem = "with --private and --loopback-needs-token every read needs the API token, which DNS cannot carry; \
+                           leave one of the three options out";
+            return Err(ConfigError::option("dns", problem));
+        }
+        let is_beyond = !at.ip().to_canonical().is_loopback();
+        Ok(is_beyond.then(|| {
+            format!("--private: DNS at {at} answers only clients of this machine and refuses others, because DNS carries no proof")
+        }))
     }
 
     fn check(options: Options, environment: &Environment, roles: &[&str]) -> Result<Self, ConfigError> {

@@ -7,12 +7,13 @@
 //! | `endpoints`, `sample` | the choice of a service's instances, with bounded work |
 //! | `clashes` | names that need one label |
 //! | `message` | a request's checks, a response's size |
-//! | `rate_limit` | the limit for clients whose address may be forged |
+//! | `clients`, `rate_limit` | which clients get records; the limit for those whose address may be forged |
 //! | `server`, `datagrams`, `metrics` | sockets, connections, counters |
 
 mod answer;
 mod browse;
 pub(crate) mod clashes;
+mod clients;
 mod datagrams;
 mod endpoints;
 #[cfg(test)]
@@ -32,8 +33,9 @@ use hearsay_protocol::NodeId;
 use hearsay_services::network::Exempt;
 use tokio::sync::watch;
 
-use crate::{system::ports::DnsSockets, view::View};
+use crate::{config::Config, system::ports::DnsSockets, view::View};
 use answer::Source;
+use clients::OwnAddresses;
 pub use metrics::DnsMetrics;
 use rate_limit::RateLimit;
 use server::Server;
@@ -41,17 +43,21 @@ use server::Server;
 /// What a node answers DNS from.
 #[derive(Debug)]
 pub struct Dns {
-    /// The provider table.
-    pub view: Arc<View>,
-    /// This node.
-    pub node: NodeId,
+    view: Arc<View>,
+    node: NodeId,
     /// How long resolvers may keep a record, in seconds.
-    pub ttl: u32,
-    /// The counters.
-    pub metrics: Arc<DnsMetrics>,
+    ttl: u32,
+    /// Whether only clients of this machine get records.
+    is_private: bool,
+    metrics: Arc<DnsMetrics>,
 }
 
 impl Dns {
+    /// A server that answers from the provider table of a node.
+    pub fn new(config: &Config, node: NodeId, view: Arc<View>, metrics: Arc<DnsMetrics>) -> Self {
+        Self { view, node, ttl: config.dns_ttl, is_private: config.private, metrics }
+    }
+
     /// Answers at these sockets until `stop` is true or its sender is dropped. `exempt`: hosts without a
     /// share of the connections.
     ///
@@ -64,7 +70,8 @@ impl Dns {
         stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let source = Source { view: self.view, node: self.node, ttl: self.ttl };
-        let server = Arc::new(Server { source, metrics: self.metrics, limit: RateLimit::default() });
+        let only = self.is_private.then(OwnAddresses::default);
+        let server = Arc::new(Server { source, metrics: self.metrics, limit: RateLimit::default(), only });
         server::serve(server, sockets, exempt, stop).await
     }
 }

@@ -259,3 +259,17 @@ fn the_key_is_what_systemd_passes_unless_another_file_is_named() {
     fs::write(dir.path().join("hearsay.cluster.key"), "no key").unwrap();
     assert!(error(&[], "", &credentials).contains("hearsay.cluster.key"));
 }
+
+#[test]
+fn a_private_node_warns_of_dns_for_others_and_refuses_dns_that_answers_none() {
+    let warns = |flags: &[&str]| {
+        let config = load(flags, "", &[]).unwrap();
+        config.warnings.iter().any(|warning| warning.contains("DNS at 0.0.0.0:7553 answers only"))
+    };
+    assert!(warns(&["--private", "--dns", "0.0.0.0"]));
+    assert!(!warns(&["--private"]) && !warns(&["--dns", "0.0.0.0"]));
+    let both = ["--private", "--loopback-needs-token"];
+    assert!(load(&both, "", &[]).is_ok(), "without --dns, the node does not answer DNS");
+    let error = load(&[&both[..], &["--dns", ":53"]].concat(), "", &[]).unwrap_err().to_string();
+    assert!(error.starts_with("dns: ") && error.contains("API token"), "{error}");
+}

@@ -157,7 +157,12 @@ fn raise_file_limit() -> u64 {
 }
 
 /// Opens the sockets of DNS. Without a free port the node starts without DNS, unless the user chose the port.
+/// A node whose own machine needs the token for reads answers no DNS, which carries no token.
 fn open_dns(config: &Config) -> anyhow::Result<Option<DnsSockets>> {
+    if config.private && config.loopback_needs_token {
+        tracing::info!("this node does not answer DNS: reads need the API token, which DNS cannot carry");
+        return Ok(None);
+    }
     match ports::listen_dns(config.dns) {
         Ok(sockets) => Ok(Some(sockets)),
         Err(error @ PortError::NoneFree { .. }) => {

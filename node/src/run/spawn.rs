@@ -118,8 +118,7 @@ pub(super) async fn spawn(config: Config, assembled: Assembled) -> anyhow::Resul
     let log_shipper = spawn_log_shipper(host, prepared.storage.dir())?;
     let (http_stop, http_stopping) = watch::channel(false);
     if let Some(sockets) = prepared.dns {
-        let dns =
-            Dns { view: Arc::clone(&view), node: id, ttl: config.dns_ttl, metrics: Arc::clone(&metrics.dns) };
+        let dns = Dns::new(&config, id, Arc::clone(&view), Arc::clone(&metrics.dns));
         tokio::spawn(dns.serve(sockets, exempt, http_stopping.clone()));
     }
     let (socket_file, socket) = prepared.socket.unzip();

@@ -8,6 +8,7 @@ mod dig;
 mod forwarders;
 mod garbage;
 mod names;
+mod private;
 mod several_addresses;
 
 use std::{

@@ -7,7 +7,7 @@
 //! | not readable, or not exactly one question | FORMERR |
 //! | another operation than a query | NOTIMP |
 //! | a version of EDNS other than 0 | BADVERS |
-//! | a zone transfer, another class than IN, a name of no zone of the cluster | REFUSED |
+//! | a client that may not read, a zone transfer, another class than IN, a name of no zone of the cluster | REFUSED |
 //!
 //! A response over UDP has at most 512 bytes, with EDNS as many as the client takes, but no more than 1,232
 //! unless it is on this machine: larger datagrams are fragmented on common paths. Where records do not fit,
@@ -50,6 +50,8 @@ pub(super) enum Transport {
 pub(super) struct Client {
     pub(super) ip: IpAddr,
     pub(super) transport: Transport,
+    /// Whether it gets records. A private node answers only clients of its machine.
+    pub(super) may_read: bool,
 }
 
 /// A response to send.
@@ -115,7 +117,7 @@ fn response_to(source: &Source, request: &Message, client: Client, bytes_max: u1
     }
     let [query] = request.queries.as_slice() else { return failed(ResponseCode::FormErr) };
     let is_transfer = matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR);
-    if is_transfer || query.query_class() != DNSClass::IN {
+    if !client.may_read || is_transfer || query.query_class() != DNSClass::IN {
         return failed(ResponseCode::Refused);
     }
     if client.transport == Transport::LimitedUdp {

@@ -23,6 +23,7 @@ pub struct DnsMetrics {
     dropped: Counter,
     truncated: Counter,
     limited: Counter,
+    private: Counter,
     examined: Counter,
     /// Connections refused or closed for others, because the limit of their host or of all was reached.
     pub(super) refused: Counter,
@@ -59,6 +60,7 @@ impl DnsMetrics {
         add("dns_truncated", "DNS responses with TC, which send the client to TCP", &dns.truncated);
         add("dns_limited", "DNS requests beyond the rate of their network", &dns.limited);
         add("dns_refused", "DNS connections refused or closed for others", &dns.refused);
+        add("dns_private", "DNS requests of other machines, refused by a private node", &dns.private);
         add("dns_examined", "Instances examined for DNS responses", &dns.examined);
         registry.register("dns_responses", "DNS responses", dns.responses.clone());
         registry.register("dns_connections", "DNS connections now open", dns.connections.clone());
@@ -69,6 +71,9 @@ impl DnsMetrics {
         let transport = client.transport;
         if transport == Transport::LimitedUdp {
             self.limited.inc();
+        }
+        if !client.may_read {
+            self.private.inc();
         }
         let Some(response) = response else {
             self.dropped.inc();

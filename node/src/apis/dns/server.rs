@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{
     answer::Source,
+    clients::OwnAddresses,
     datagrams::Datagrams,
     message::{Client, Transport, respond},
     metrics::DnsMetrics,
@@ -45,12 +46,15 @@ pub(super) struct Server {
     pub(super) source: Source,
     pub(super) metrics: Arc<DnsMetrics>,
     pub(super) limit: RateLimit,
+    /// The addresses of the clients that a private node answers; `None`: the node answers all.
+    pub(super) only: Option<OwnAddresses>,
 }
 
 impl Server {
     /// The bytes to answer a request with.
     fn respond(&self, request: &[u8], client: IpAddr, transport: Transport) -> Option<Vec<u8>> {
-        let client = Client { ip: client.to_canonical(), transport };
+        let may_read = self.only.as_ref().is_none_or(|own| own.has(client, Instant::now()));
+        let client = Client { ip: client.to_canonical(), transport, may_read };
         let response = respond(&self.source, request, client);
         self.metrics.count(client, response.as_ref());
         response.map(|response| response.bytes)

@@ -13,7 +13,7 @@ use hickory_proto::{
 use super::{
     endpoints::EXAMINED_MAX,
     fixture::{Zone, member, web},
-    message::Transport,
+    message::{Client, Transport, respond},
 };
 
 const LOOPBACK: &str = "127.0.0.1";
@@ -286,6 +286,27 @@ fn a_name_of_the_table_that_is_no_label_is_served_with_dashes() {
     assert_eq!(addresses(&zone.ask("my.shop.v2.service.hearsay.", RecordType::A)), [""; 0]);
     zone.put_member(Member { name: "N 1".into(), http: Some("10.77.0.3:7500".into()), ..member(3) });
     assert_eq!(addresses(&zone.ask("n-1.node.hearsay.", RecordType::A)), ["10.77.0.3"]);
+}
+
+#[test]
+fn a_client_that_may_not_read_is_refused_and_learns_nothing() {
+    let zone = Zone::new();
+    zone.add(1, "web-1", web(1));
+    for (name, record_type) in [
+        ("web.service.hearsay.", RecordType::A),
+        ("nope.service.hearsay.", RecordType::A),
+        ("hearsay.", RecordType::SOA),
+        ("2.0.77.10.in-addr.arpa.", RecordType::PTR),
+    ] {
+        for transport in [Transport::Udp, Transport::Tcp, Transport::LimitedUdp] {
+            let request = question(name, record_type).to_vec().unwrap();
+            let client = Client { ip: REMOTE.parse().unwrap(), transport, may_read: false };
+            let bytes = respond(&zone.0, &request, client).unwrap().bytes;
+            let response = Message::from_vec(&bytes).unwrap();
+            assert_eq!(code(&response), ResponseCode::Refused, "{name}");
+            assert_eq!(bytes.len(), request.len(), "{name}: not larger than the request");
+        }
+    }
 }
 
 #[test]
