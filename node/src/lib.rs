@@ -40,6 +40,8 @@ mod warnings;
 
 #[cfg(any(test, fuzzing))]
 pub use apis::consul::fuzzing::consul as fuzz_consul;
+#[cfg(any(test, fuzzing))]
+pub use apis::dns::fuzzing::dns as fuzz_dns;
 pub use builtin::builtin;
 pub use cli::main;
 pub use driver::{Driver, DriverParts};

@@ -9,6 +9,7 @@
 //! | `message` | a request's checks, a response's size |
 //! | `clients`, `rate_limit` | which clients get records; the limit for those whose address may be forged |
 //! | `server`, `datagrams`, `metrics` | sockets, connections, counters |
+//! | `fuzzing`, `fixture` | properties of responses, for a fuzz target; the table that they are about |
 
 mod answer;
 mod browse;
@@ -16,8 +17,10 @@ pub(crate) mod clashes;
 mod clients;
 mod datagrams;
 mod endpoints;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod fixture;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod message;
 mod metrics;
 mod name;
