@@ -24,6 +24,7 @@ mod grades;
 mod hold;
 mod journal_admin;
 mod kv;
+mod kv_writes;
 mod listeners;
 mod log;
 mod output;

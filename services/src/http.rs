@@ -27,5 +27,5 @@ pub use prefixes::{
 pub use problem::{PROBLEM_CONTENT_TYPE, Problem};
 pub use refusal::{bare_response, bare_status_detail};
 pub use signing::UnsignedRequest;
-pub use source::Source;
+pub use source::{ConnectionHost, Source};
 pub use stall_timer::{StallTimer, WriteTimeout};

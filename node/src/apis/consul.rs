@@ -26,6 +26,7 @@ mod filter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod health;
+mod key_writes;
 mod kv;
 mod local;
 mod lookup;

@@ -69,7 +69,8 @@ impl Holder {
         if !response.status().is_success() {
             let status = response.status();
             let answer = self.client.read(response).await?;
-            if status.is_server_error() && status != http::StatusCode::INSUFFICIENT_STORAGE {
+            let is_temporary = status.is_server_error() && status != http::StatusCode::INSUFFICIENT_STORAGE;
+            if is_temporary || status == http::StatusCode::TOO_MANY_REQUESTS {
                 return Err(self.client.unreachable(answer.problem()));
             }
             return Err(answer

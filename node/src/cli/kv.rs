@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     client::{Answer, Client},
     failure::Failure,
+    kv_writes::show_writes,
     output::{Output, Tone},
 };
 use crate::escape::{escaped, percent_encoded};
@@ -29,11 +30,15 @@ const INTERVAL: Duration = Duration::from_millis(250);
 pub(super) enum KvCommand {
     /// Print the value of a key; exit code 2 if there is none
     #[command(
-        after_help = "Examples:\n  node kv get web/limit\n  node kv get web/limit --json | jq .ModifyIndex"
+        after_help = "Examples:\n  node kv get web/limit\n  node kv get -v web/limit\n  node kv get web/limit --json | jq .[0].ModifyIndex"
     )]
     Get {
         /// The key
         key: String,
+        /// Print the write in effect and the one that it superseded, with node, time and entry, also of a
+        /// deleted key
+        #[arg(short, long)]
+        verbose: bool,
     },
     /// Set the value of a key
     #[command(
@@ -81,7 +86,8 @@ pub(super) enum KvCommand {
 
 pub(super) async fn run(command: &KvCommand, client: &Client, output: Output) -> Result<(), Failure> {
     match command {
-        KvCommand::Get { key } => get(client, output, key).await,
+        KvCommand::Get { key, verbose: false } => get(client, output, key).await,
+        KvCommand::Get { key, verbose: true } => get_with_writes(client, output, key).await,
         KvCommand::Put { key, value, flags } => put(client, (key, value), *flags).await,
         KvCommand::Delete { key, prefix } => {
             let path = path(key, if *prefix { "?recurse" } else { "" });
@@ -110,7 +116,7 @@ fn check_key(key: &str) -> Result<(), Failure> {
 /// An answer to a read.
 struct Fetched {
     index: u64,
-    /// Whether no node can answer now: none keeps the store, or those that do fail.
+    /// Whether no node can answer now: none keeps the store, those that do fail, or too many requests wait.
     is_unavailable: bool,
     answer: Answer,
 }
@@ -130,7 +136,8 @@ async fn fetch(client: &Client, path: &str) -> Result<Fetched, Failure> {
     let header = |name: &str| response.headers().get(name)?.to_str().ok();
     let index = header("x-consul-index").and_then(|index| index.parse().ok()).unwrap_or(0);
     let is_missing = header("x-consul-knownleader") == Some("false");
-    let is_unavailable = is_missing || response.status().is_server_error();
+    let is_refused = response.status() == StatusCode::TOO_MANY_REQUESTS;
+    let is_unavailable = is_missing || is_refused || response.status().is_server_error();
     Ok(Fetched { index, is_unavailable, answer: client.read(response).await? })
 }
 
@@ -146,6 +153,12 @@ async fn get(client: &Client, output: Output, key: &str) -> Result<(), Failure> 
     out.write_all(&answer.body)?;
     out.flush()?;
     Ok(())
+}
+
+async fn get_with_writes(client: &Client, output: Output, key: &str) -> Result<(), Failure> {
+    check_key(key)?;
+    let answer = fetch(client, &path(key, "?writes")).await?.available()?.answer;
+    show_writes(output, key, answer)
 }
 
 async fn put(client: &Client, (key, value): (&str, &str), flags: u64) -> Result<(), Failure> {

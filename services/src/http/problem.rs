@@ -17,12 +17,13 @@ pub struct Problem {
     detail: String,
     more: Map<String, Value>,
     page: Option<HeaderValue>,
+    retry_after_s: Option<u16>,
 }
 
 impl Problem {
     /// A problem with a sentence for people: what is wrong, and what to do.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), more: Map::new(), page: None }
+        Self { status, detail: detail.into(), more: Map::new(), page: None, retry_after_s: None }
     }
 
     /// A problem with status 404.
@@ -47,6 +48,12 @@ impl Problem {
     #[must_use]
     pub fn with_page(self, page: Option<HeaderValue>) -> Self {
         Self { page, ..self }
+    }
+
+    /// Sets the header `Retry-After`, in seconds.
+    #[must_use]
+    pub fn retry_after(self, seconds: u16) -> Self {
+        Self { retry_after_s: Some(seconds), ..self }
     }
 
     /// Returns the page that [`Self::with_page`] set.
@@ -86,6 +93,9 @@ impl IntoResponse for Problem {
         }
         let content_type = (header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_CONTENT_TYPE));
         let mut response = (self.status, [content_type], self.to_json()).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         // A middleware may write the problem in another form.
         response.extensions_mut().insert(self);
         response

@@ -1,5 +1,6 @@
 //! Type for the source of a request ([`Source`]): the member, host or unknown client that a write is charged
-//! to, or the operator, whose writes are not charged.
+//! to, or the operator, whose writes are not charged. Also the type for the host of its connection
+//! ([`ConnectionHost`]).
 //!
 //! The node determines the source and adds it to the extensions of each request for a plug-in. Only proven
 //! facts count: statements of a client about itself, in the body or a header, do not matter.
@@ -7,7 +8,7 @@
 use std::{
     convert::Infallible,
     fmt,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use axum::extract::FromRequestParts;
@@ -67,10 +68,29 @@ impl<S: Sync> FromRequestParts<S> for Source {
     }
 }
 
+/// Host at the other end of a request's connection, to which waiting requests are charged. Of a request that
+/// a node forwards it is that node. No host is exempt, not even a member or this machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectionHost(pub HostKey);
+
+impl Default for ConnectionHost {
+    /// This machine: the Unix socket, or a request inside the process.
+    fn default() -> Self {
+        Self(IpAddr::from(Ipv4Addr::LOCALHOST).into())
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for ConnectionHost {
+    type Rejection = Infallible;
+
+    /// Extracts the host. A request without one is of this machine.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().copied().unwrap_or_default())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
 
     #[test]

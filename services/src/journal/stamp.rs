@@ -2,7 +2,10 @@
 //!
 //! Entries are ordered by [`Moment`], which respects causality even if clocks differ, then by id.
 
-use hearsay_protocol::journal::{EntryId, Moment};
+use hearsay_protocol::{
+    NodeId, Version,
+    journal::{EntryId, FeedId, HybridTime, Moment},
+};
 
 /// The place of an entry in the total order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -27,19 +30,24 @@ impl Stamp {
         bytes[56..].copy_from_slice(&self.id.seq.0.to_be_bytes());
         bytes
     }
+
+    /// Decodes a stamp. `None`: the bytes have another length.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; STAMP_BYTES] = bytes.try_into().ok()?;
+        let number = |at: usize| Some(u64::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
+        let writer = NodeId::from_public_key(*bytes.get(16..)?.first_chunk()?);
+        let feed = FeedId { writer, boot: number(48)? };
+        let moment = Moment { epoch: number(0)?, time: HybridTime(number(8)?) };
+        Some(Self { moment, id: EntryId { feed, seq: Version(number(56)?) } })
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use hearsay_protocol::{
-        NodeId, Version,
-        journal::{FeedId, HybridTime},
-    };
-
     use super::*;
 
     #[test]
-    fn the_bytes_sort_as_the_stamps() {
+    fn the_bytes_sort_as_the_stamps_and_are_decoded() {
         let mut stamps = Vec::new();
         for (epoch, time) in
             [0, 1, 256].into_iter().flat_map(|epoch| [0, 1, 255, 256, u64::MAX].map(|time| (epoch, time)))
@@ -52,5 +60,10 @@ mod tests {
         }
         stamps.sort();
         assert!(stamps.windows(2).all(|w| w[0].to_bytes() < w[1].to_bytes()));
+        for stamp in stamps {
+            let bytes = stamp.to_bytes();
+            assert_eq!(Stamp::from_bytes(&bytes), Some(stamp));
+            assert_eq!(Stamp::from_bytes(&bytes[1..]), None);
+        }
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Every write is an entry of the journal, and so is a deletion. The last write of a key in journal order is
 //! in effect, on every replica. `change.rs` encodes entries, `tables.rs` folds and reads them, `index.rs` is
-//! the index of blocking queries, `store.rs` has the bounds, and `receipt.rs` answers a write.
+//! the index of blocking queries, `store.rs` has the bounds, `receipt.rs` answers a write, and `writes.rs`
+//! names the latest writes of a key.
 
 mod change;
 mod index;
@@ -13,6 +14,7 @@ mod request;
 mod restore;
 mod store;
 mod tables;
+mod writes;
 
 use std::sync::Arc;
 
@@ -32,6 +34,7 @@ pub use index::KV_INDEX;
 use crate::{
     Host, Problem, Service,
     http::{
+        ConnectionHost,
         append::{self, WriteOptions},
         parameters::Parameters,
     },
@@ -84,6 +87,7 @@ impl Service for Kv {
         let counts = &self.0;
         let writes_refused = "Writes to the key/value store that a bound on keys or bytes refused";
         let waits_refused = "Blocking queries of the key/value store beyond the bound, which were refused";
+        let lists_refused = "Lists of the key/value store that were refused as too large";
         let values_dropped = "Large values that were dropped because some of their parts never came";
         vec![
             metric("kv_keys", "Keys of the key/value store", MetricKind::Gauge, counts.size.live()),
@@ -95,6 +99,7 @@ impl Service for Kv {
             ),
             metric("kv_writes_refused", writes_refused, MetricKind::Counter, counts.writes_refused()),
             metric("kv_waits_refused", waits_refused, MetricKind::Counter, counts.waits_refused()),
+            metric("kv_lists_refused", lists_refused, MetricKind::Counter, counts.lists_refused()),
             metric("kv_values_dropped", values_dropped, MetricKind::Counter, counts.size.dropped()),
         ]
     }
@@ -105,7 +110,12 @@ impl Service for Kv {
 }
 
 /// Handles `GET /kv`: the keys and values below a prefix, or the keys only.
-async fn list(State(store): State<KvStore>, headers: HeaderMap, uri: Uri) -> Result<Response, Problem> {
+async fn list(
+    State(store): State<KvStore>,
+    host: ConnectionHost,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, Problem> {
     let parameters = Parameters::read(uri.query(), &["prefix", "keys", "separator", "index", "wait"])?;
     let prefix = check_prefix(parameters.single("prefix")?.unwrap_or_default())?;
     let wants_keys = parameters.single("keys")?.map(|value| Parameters::flag("keys", value)).transpose()?;
@@ -113,7 +123,7 @@ async fn list(State(store): State<KvStore>, headers: HeaderMap, uri: Uri) -> Res
     let query = BlockingQuery::read(&parameters)?;
     append::await_tokens(store.journal()?, &headers).await?;
     let scope = Scope::Prefix(prefix.clone());
-    if let Some(index) = store.await_change(&scope, query).await? {
+    if let Some(index) = store.await_change(host, &scope, query).await? {
         return Ok(unchanged(index));
     }
     let (index, body) = match wants_keys.unwrap_or_default() {
@@ -132,27 +142,55 @@ async fn list(State(store): State<KvStore>, headers: HeaderMap, uri: Uri) -> Res
 /// Handles `GET /kv/{key}`.
 async fn read(
     State(store): State<KvStore>,
+    host: ConnectionHost,
     key: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let parameters = Parameters::read(uri.query(), &["raw", "index", "wait"])?;
-    let is_raw = parameters.single("raw")?.map(|value| Parameters::flag("raw", value)).transpose()?;
+    let parameters = Parameters::read(uri.query(), &["raw", "writes", "index", "wait"])?;
+    let flag = |name| parameters.single(name)?.map(|value| Parameters::flag(name, value)).transpose();
+    let is_raw = flag("raw")?.unwrap_or_default();
+    let wants_writes = flag("writes")?.unwrap_or_default();
+    if is_raw && wants_writes {
+        return Err(Problem::parameter("writes", "is for JSON; ask without raw"));
+    }
     let query = BlockingQuery::read(&parameters)?;
     let key = check_key(key)?;
     append::await_tokens(store.journal()?, &headers).await?;
-    if let Some(index) = store.await_change(&Scope::Key(key.clone()), query).await? {
+    if let Some(index) = store.await_change(host, &Scope::Key(key.clone()), query).await? {
         return Ok(unchanged(index));
     }
-    let (index, pair) = store.find(key).await?;
-    let reply = match (pair, is_raw.unwrap_or_default()) {
-        (None, _) => Problem::not_found("no value has this key").into_response(),
+    let (index, pair) = match wants_writes {
+        true => return read_with_writes(&store, key).await,
+        false => store.find(key).await?,
+    };
+    let reply = match (pair, is_raw) {
+        (None, _) => no_value().into_response(),
         (Some(pair), true) => {
             ([(header::CONTENT_TYPE, "application/octet-stream")], pair.into_value()).into_response()
         }
         (Some(pair), false) => Json(pair).into_response(),
     };
     Ok(([(KV_INDEX, index.to_string())], reply).into_response())
+}
+
+/// Answers a key with its value and its latest writes. A deleted key has writes, too.
+async fn read_with_writes(store: &KvStore, key: String) -> Result<Response, Problem> {
+    let (index, pair, writes) = store.find_with_writes(key).await?;
+    let writes = serde_json::json!(writes);
+    let reply = match pair {
+        None => no_value().with("writes", writes).into_response(),
+        Some(pair) => {
+            let mut body = serde_json::json!(pair);
+            body["writes"] = writes;
+            Json(body).into_response()
+        }
+    };
+    Ok(([(KV_INDEX, index.to_string())], reply).into_response())
+}
+
+fn no_value() -> Problem {
+    Problem::not_found("no value has this key")
 }
 
 /// Answers a blocking query that ended without a change.

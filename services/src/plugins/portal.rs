@@ -134,7 +134,7 @@ impl Service for Portal {
             "/portal/log": { "get": page("The log as a page") },
             "/portal/log/tail": { "get": {
                 "summary": "New records of the log (server-sent events)",
-                "responses": { "200": answer("Server-sent events", "text/event-stream"), "503": refused() },
+                "responses": { "200": answer("Server-sent events", "text/event-stream"), "429": refused(), "503": refused() },
             } },
             "/portal/log.js": file("Script of the log page", "text/javascript"),
             "/portal/style.css": file("Stylesheet of the pages", "text/css"),

@@ -18,7 +18,7 @@ fn write(host: &Host, request: &str, body: &Value) {
 }
 
 /// The keys and values that a replica has, without its own indexes.
-fn pairs(lab: &Lab, replica: NodeRef) -> Option<Vec<(String, String)>> {
+pub(super) fn pairs(lab: &Lab, replica: NodeRef) -> Option<Vec<(String, String)>> {
     let pairs = lab.get(replica, "/kv")?;
     let text = |pair: &Value, name: &str| pair[name].as_str().unwrap_or_default().to_owned();
     Some(pairs.as_array()?.iter().map(|pair| (text(pair, "key"), text(pair, "value"))).collect())

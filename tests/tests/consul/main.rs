@@ -6,6 +6,7 @@
 mod clients;
 mod go;
 mod keys;
+mod keys_faults;
 mod monitor;
 mod prometheus;
 mod python;

@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     answer::{KNOWN_LEADER, json, with_index},
+    key_writes::KeyWrites,
     query::Query,
 };
 use crate::{
@@ -53,6 +54,8 @@ struct KvQuery {
     wants_keys: bool,
     separator: String,
     is_raw: bool,
+    /// Whether the answer names the latest writes of the key. Consul has no such parameter.
+    wants_writes: bool,
     /// Parameters that the replica reads: `cas` and `flags`.
     passed_on: Vec<(&'static str, u64)>,
 }
@@ -67,6 +70,7 @@ impl KvQuery {
                 "recurse" => query.is_recursive = Parameters::flag(&name, &value)?,
                 "keys" => query.wants_keys = Parameters::flag(&name, &value)?,
                 "raw" => query.is_raw = Parameters::flag(&name, &value)?,
+                "writes" => query.wants_writes = Parameters::flag(&name, &value)?,
                 "separator" => query.separator = value.into_owned(),
                 "cas" => query.passed_on.push(("cas", number()?)),
                 "flags" => query.passed_on.push(("flags", number()?)),
@@ -79,6 +83,12 @@ impl KvQuery {
 
     /// Returns the path and query of a read at a replica.
     fn target(&self, key: &str) -> Result<String, Problem> {
+        if self.wants_writes && (self.wants_keys || self.is_recursive || self.is_raw) {
+            return Err(Problem::parameter(
+                "writes",
+                "is for one key and for JSON; ask without keys, recurse and raw",
+            ));
+        }
         match (self.wants_keys, self.is_recursive, self.is_raw) {
             (true, ..) => Ok(format!(
                 "/kv?keys=true&prefix={}&separator={}",
@@ -87,6 +97,8 @@ impl KvQuery {
             )),
             (_, true, _) => Ok(format!("/kv?prefix={}", percent_encoded(key))),
             _ if key.is_empty() => Err(missing_key()),
+            // A replica of an earlier version refuses the parameter, so only a query that needs it has it.
+            _ if self.wants_writes => Ok(format!("/kv/{}?writes=true", percent_encoded(key))),
             (.., is_raw) => Ok(format!("/kv/{}?raw={is_raw}", percent_encoded(key))),
         }
     }
@@ -105,6 +117,7 @@ struct StoredPair {
     value: String,
     create_index: u64,
     modify_index: u64,
+    writes: Option<KeyWrites>,
 }
 
 /// A key and its value, as Consul answers them.
@@ -117,14 +130,31 @@ struct ConsulPair {
     value: Option<String>,
     create_index: u64,
     modify_index: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writes: Option<KeyWrites>,
 }
 
-impl From<StoredPair> for ConsulPair {
-    fn from(pair: StoredPair) -> Self {
-        let StoredPair { key, flags, value, create_index, modify_index } = pair;
+impl ConsulPair {
+    fn new(pair: StoredPair, state: &AppState) -> Self {
+        let StoredPair { key, flags, value, create_index, modify_index, writes } = pair;
         let value = Some(value).filter(|value| !value.is_empty());
-        Self { lock_index: 0, key, flags, value, create_index, modify_index }
+        let writes = writes.map(|writes| writes.named(state));
+        Self { lock_index: 0, key, flags, value, create_index, modify_index, writes }
     }
+}
+
+/// A problem of a replica without a value for a key.
+#[derive(Debug, Deserialize)]
+struct AbsentKey {
+    writes: Option<KeyWrites>,
+}
+
+/// A read of this node at the replicas.
+#[derive(Clone, Copy)]
+struct ReplicaRead<'a> {
+    state: &'a AppState,
+    host: &'a dyn Host,
+    query: &'a KvQuery,
 }
 
 /// Outcome of a read at the replicas.
@@ -142,7 +172,7 @@ enum Outcome {
 /// `GET /v1/kv/{key}`.
 ///
 /// # Errors
-/// 404 without a value. 500: no replica can answer. 503: too many requests wait.
+/// 404 without a value. 429: too many requests wait. 500: no replica can answer.
 pub(super) async fn read(
     State(state): State<Arc<AppState>>,
     Extension(host): HostExtension,
@@ -180,10 +210,11 @@ async fn read_key(
         Some(token) => Call::get(target).header(HEARSAY_TOKEN, token),
         None => Call::get(target),
     };
+    let read = ReplicaRead { state, host, query: &query };
     let Some(seen) = query.query.index else {
-        return finish(ask(host, &query, &call(target)).await, 1);
+        return finish(read.ask(&call(target)).await, 1);
     };
-    let _permit = state.admit_stream()?;
+    let _permit = state.stream_limit.admit_key_query(&state.metrics)?;
     let ends = Instant::now() + Wait::new(None, query.query.wait).at_most();
     let leaving = state.leaving();
     tokio::pin!(leaving);
@@ -191,16 +222,18 @@ async fn read_key(
         let left = ends.saturating_duration_since(Instant::now()).min(SLICE);
         let waiting = call(format!("{target}&index={}&wait={}ms", seen.0, left.as_millis()));
         let outcome = tokio::select! {
-            outcome = ask(host, &query, &waiting) => outcome,
-            () = &mut leaving => return finish(ask(host, &query, &call(target)).await, seen.0),
+            outcome = read.ask(&waiting) => outcome,
+            () = &mut leaving => return finish(read.ask(&call(target)).await, seen.0),
         };
         let is_over = ends <= Instant::now() + Duration::from_millis(1);
         match outcome {
             Outcome::Answered(response) => return Ok(response),
             Outcome::Unchanged if is_over => {
-                return finish(ask(host, &query, &call(target)).await, seen.0);
+                return finish(read.ask(&call(target)).await, seen.0);
             }
             Outcome::Unchanged => (),
+            // The replicas may refuse blocking queries only.
+            Outcome::Failed(_) if is_over => return finish(read.ask(&call(target)).await, seen.0),
             outcome if is_over => return finish(outcome, seen.0),
             outcome => {
                 if timeout(PAUSE.min(left), &mut leaving).await.is_ok() {
@@ -226,53 +259,70 @@ fn finish(outcome: Outcome, index: u64) -> Result<Response, Problem> {
     }
 }
 
-/// Reads from the nearest replica.
-async fn ask(host: &dyn Host, query: &KvQuery, call: &Call) -> Outcome {
-    let reply = match host.client().call(host, KV_ROLE, call).await {
-        Ok(reply) => reply,
-        Err(CallError::NoInstance { .. }) => return Outcome::NoReplica,
-        Err(error) => return Outcome::Failed(failed(&error)),
-    };
-    let index = reply.headers.get(KV_INDEX).and_then(|index| index.to_str().ok()?.parse().ok()).unwrap_or(1);
-    match reply.status {
-        StatusCode::NOT_MODIFIED => Outcome::Unchanged,
-        StatusCode::OK => match translate(query, &reply, index) {
-            Ok(response) => Outcome::Answered(response),
-            Err(error) => {
-                let detail = format!("the node {:?} has another version: {error}", reply.provider.node);
-                Outcome::Failed(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
+impl ReplicaRead<'_> {
+    /// Reads from the nearest replica.
+    async fn ask(self, call: &Call) -> Outcome {
+        let reply = match self.host.client().call(self.host, KV_ROLE, call).await {
+            Ok(reply) => reply,
+            Err(CallError::NoInstance { .. }) => return Outcome::NoReplica,
+            Err(error) => return Outcome::Failed(failed(&error)),
+        };
+        let index = reply.headers.get(KV_INDEX).and_then(|index| index.to_str().ok()?.parse().ok());
+        let index = index.unwrap_or(1);
+        match reply.status {
+            StatusCode::NOT_MODIFIED => Outcome::Unchanged,
+            StatusCode::OK => match self.translate(&reply, index) {
+                Ok(response) => Outcome::Answered(response),
+                Err(error) => {
+                    let detail = format!("the node {:?} has another version: {error}", reply.provider.node);
+                    Outcome::Failed(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
+                }
+            },
+            StatusCode::NOT_FOUND => Outcome::Answered(self.absent(&reply, index)),
+            _ => Outcome::Answered(problem_of(&reply).into_response()),
+        }
+    }
+
+    /// Answers that a replica has no value for the key. A deleted key has writes.
+    fn absent(self, reply: &Reply, index: u64) -> Response {
+        let writes = reply.json::<AbsentKey>().ok().and_then(|absent| absent.writes);
+        match writes.filter(|_| self.query.wants_writes) {
+            None => absent(index, NO_VALUE),
+            Some(writes) => {
+                let body = serde_json::json!({ "detail": NO_VALUE, "Writes": writes.named(self.state) });
+                with_index(index, (StatusCode::NOT_FOUND, Json(body)))
             }
-        },
-        StatusCode::NOT_FOUND => Outcome::Answered(absent(index, NO_VALUE)),
-        _ => Outcome::Answered(problem_of(&reply).into_response()),
+        }
+    }
+
+    /// Translates the answer of a replica to Consul's.
+    fn translate(self, reply: &Reply, index: u64) -> serde_json::Result<Response> {
+        let query = self.query;
+        if query.wants_keys {
+            let keys: Vec<String> = reply.json()?;
+            return Ok(match keys.is_empty() {
+                true => absent(index, NO_VALUE),
+                false => with_index(index, json(&query.query, &keys)),
+            });
+        }
+        if !query.is_recursive && query.is_raw {
+            // A client that shows the value must not take it for a page.
+            let content_type = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+            return Ok(with_index(index, (content_type, reply.body.clone())));
+        }
+        let pairs: Vec<StoredPair> = if query.is_recursive { reply.json()? } else { vec![reply.json()?] };
+        if pairs.is_empty() {
+            return Ok(absent(index, NO_VALUE));
+        }
+        let pairs: Vec<ConsulPair> =
+            pairs.into_iter().map(|pair| ConsulPair::new(pair, self.state)).collect();
+        Ok(with_index(index, json(&query.query, &pairs)))
     }
 }
 
 /// Answers that there is no value, as JSON: Consul's clients expect this type of each answer to a query.
 fn absent(index: u64, detail: &str) -> Response {
     with_index(index, (StatusCode::NOT_FOUND, Json(serde_json::json!({ "detail": detail }))))
-}
-
-/// Translates the answer of a replica to Consul's.
-fn translate(query: &KvQuery, reply: &Reply, index: u64) -> serde_json::Result<Response> {
-    if query.wants_keys {
-        let keys: Vec<String> = reply.json()?;
-        return Ok(match keys.is_empty() {
-            true => absent(index, NO_VALUE),
-            false => with_index(index, json(&query.query, &keys)),
-        });
-    }
-    if !query.is_recursive && query.is_raw {
-        // A client that shows the value must not take it for a page.
-        let content_type = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-        return Ok(with_index(index, (content_type, reply.body.clone())));
-    }
-    let pairs: Vec<StoredPair> = if query.is_recursive { reply.json()? } else { vec![reply.json()?] };
-    if pairs.is_empty() {
-        return Ok(absent(index, NO_VALUE));
-    }
-    let pairs: Vec<ConsulPair> = pairs.into_iter().map(ConsulPair::from).collect();
-    Ok(with_index(index, json(&query.query, &pairs)))
 }
 
 /// Returns the error of a replica.
@@ -394,6 +444,9 @@ mod tests {
     fn a_read_is_translated_to_the_replicas_path() {
         for (query, key, expected) in [
             ("", "a/b c/", Ok("/kv/a%2Fb%20c%2F?raw=false")),
+            ("writes", "a", Ok("/kv/a?writes=true")),
+            ("writes&recurse", "a", Err(400)),
+            ("writes&raw", "a", Err(400)),
             ("raw", "a", Ok("/kv/a?raw=true")),
             ("recurse", "", Ok("/kv?prefix=")),
             ("recurse=1&raw", "a/", Ok("/kv?prefix=a%2F")),

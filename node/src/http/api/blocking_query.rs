@@ -67,7 +67,7 @@ impl Wait {
     /// the node leaves.
     ///
     /// # Errors
-    /// 503 when too many requests wait.
+    /// 429 when too many requests wait.
     pub(crate) async fn hold(
         self,
         state: &AppState,
@@ -81,7 +81,7 @@ impl Wait {
     /// table evaluates the condition.
     ///
     /// # Errors
-    /// 503 when too many requests wait.
+    /// 429 when too many requests wait.
     pub(crate) async fn until(self, state: &AppState, holds: impl Fn() -> bool) -> Result<(), Problem> {
         self.until_changed(state, state.view.subscribe(), holds).await
     }

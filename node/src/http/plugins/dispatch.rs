@@ -18,12 +18,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::StreamExt as _;
-use hearsay_services::{Host, Service, http::covers};
+use hearsay_services::{
+    Host, Service,
+    http::{ConnectionHost, covers},
+};
 use tower::ServiceExt;
 
 use crate::http::{
     plugins::source::source,
-    server::response::{Route, unknown_path},
+    server::{
+        connection::Connection,
+        response::{Route, unknown_path},
+    },
     state::AppState,
 };
 
@@ -64,6 +70,10 @@ impl Plugins {
         };
         let source = source(&request);
         request.extensions_mut().insert(source);
+        let peer = request.extensions().get::<Connection>().and_then(|connection| connection.peer);
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(ConnectionHost(peer.ip().into()));
+        }
         let mut response = match router.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},

@@ -12,7 +12,7 @@ use crate::config::{MAX_CONNECTIONS, MAX_STREAMS};
 pub struct Limits {
     /// Open connections. Further ones are answered with 503 and closed. An idle connection takes about 10 kB.
     pub connections: usize,
-    /// Blocking queries, event streams and held registrations. More are answered with 503. Fewer than
+    /// Blocking queries, event streams and held registrations. More are answered with 429. Fewer than
     /// connections, so that waiting requests leave room for others.
     pub streams: usize,
     /// Time to send a request's head, and for which a connection may be idle. Node.js and Apache close idle

@@ -177,7 +177,7 @@ async fn event_streams_of_plugins_take_a_place_and_end_when_the_node_leaves() {
     let mut stream = server.open("GET /portal/log/tail HTTP/1.1\r\nhost: n1\r\n\r\n").await;
     assert_eq!(kinds(&mut stream, 1).await, ["absent"]);
     assert_eq!(server.metrics.http.waiting.get(), 1);
-    server.get("/portal/log/tail").await.problem(503);
+    server.get("/portal/log/tail").await.problem(429);
     server.readiness.send_replace(Readiness::Leaving);
     until("the stream ends", || server.metrics.http.waiting.get() == 0).await;
 }

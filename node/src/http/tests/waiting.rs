@@ -94,8 +94,12 @@ async fn who_waits_is_let_go_when_the_node_leaves() {
 async fn those_who_wait_cannot_keep_out_those_who_ask() {
     let server = Arc::new(Server::with(Setup { stream_limit: 1, ..Setup::default() }).await);
     let held = held(&server, &format!("/services?index={}", START.0)).await;
-    server.get(&format!("/services?index={}", START.0)).await.problem(503);
-    server.get("/services/watch").await.problem(503);
+    let refused = server.get(&format!("/services?index={}", START.0)).await;
+    assert_eq!(refused.header("retry-after"), "5");
+    refused.problem(429);
+    let refused = server.get(&format!("/v1/health/service/web?index={}", START.0)).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (429, "5"), "as Consul beyond a limit");
+    server.get("/services/watch").await.problem(429);
     assert_eq!(server.get("/services").await.status, 200);
     held.abort();
 }

@@ -31,7 +31,15 @@ fn headers() -> Value {
 fn pair() -> Value {
     json!({ "type": "object", "required": ["key", "flags", "value", "createIndex", "modifyIndex"],
         "properties": { "key": text(), "flags": integer(), "value": { "type": "string", "contentEncoding": "base64" },
-            "createIndex": integer(), "modifyIndex": integer() } })
+            "createIndex": integer(), "modifyIndex": integer(), "writes": writes() } })
+}
+
+fn writes() -> Value {
+    let write = json!({ "type": "object", "required": ["change", "node", "time", "epoch", "entry"],
+        "properties": { "change": { "type": "string", "enum": ["put", "delete"] }, "node": text(),
+            "time": { "type": "string", "format": "date-time" }, "epoch": integer(), "entry": text() } });
+    json!({ "type": "object", "required": ["latest", "superseded"],
+        "properties": { "latest": write, "superseded": { "oneOf": [write, { "type": "null" }] } } })
 }
 
 fn blocking() -> [Value; 2] {
@@ -67,7 +75,7 @@ pub(super) fn paths() -> Value {
                     index, wait, reference("token")],
                 "responses": { "200": { "description": "Keys in order", "headers": headers(),
                         "content": { "application/json": { "schema": { "type": "array", "items": { "oneOf": [pair(), text()] } } } } },
-                    "304": unchanged(), "400": problem(), "413": problem(), "503": problem() } },
+                    "304": unchanged(), "400": problem(), "413": problem(), "429": problem(), "503": problem() } },
             "post": { "summary": "Restore keys from a backup (`node journal restore`)",
                 "parameters": [query("dry-run", json!({ "type": "boolean" }), "Shows the differences and writes nothing"),
                     reference("ack"), reference("token")],
@@ -83,10 +91,11 @@ pub(super) fn paths() -> Value {
             "parameters": [key],
             "get": { "summary": "A value",
                 "parameters": [query("raw", json!({ "type": "boolean" }), "The bytes of the value"),
+                    query("writes", json!({ "type": "boolean" }), "Names the write in effect and the one before it; not with raw"),
                     blocking()[0], blocking()[1], reference("token")],
                 "responses": { "200": { "description": "The value", "headers": headers(),
                         "content": { "application/json": { "schema": pair() }, "application/octet-stream": {} } },
-                    "304": unchanged(), "400": problem(), "404": problem(), "503": problem() } },
+                    "304": unchanged(), "400": problem(), "404": problem(), "429": problem(), "503": problem() } },
             "put": { "summary": "Set a value",
                 "parameters": [query("flags", integer(), "A number that is kept with the value"), cas(),
                     reference("ack"), reference("idempotencyKey")],

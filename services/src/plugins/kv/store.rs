@@ -9,7 +9,7 @@ use std::sync::{
 use hearsay_protocol::NodeId;
 use http::StatusCode;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     time::{Instant, sleep_until},
 };
 
@@ -19,11 +19,16 @@ use super::{
     receipt::Receipt,
     request::BlockingQuery,
     tables::{self, Pair, StoreSize},
+    writes::{self, KeyWrites},
 };
 use crate::{
     Problem,
-    http::append::{WriteOptions, append_problem},
+    http::{
+        ConnectionHost,
+        append::{WriteOptions, append_problem},
+    },
     journal::{self, Connection, Journal, KEY_BYTES_MAX, Write},
+    network::{Holder, Share, ShareRefusal, Shares},
 };
 
 /// Maximum number of keys, deleted ones included: an older write of a deleted key may still arrive.
@@ -33,7 +38,10 @@ const STORE_BYTES_MAX: u64 = 1 << 30;
 /// Maximum number of bytes of a list. A node that forwards the list reads 4 MiB.
 const LIST_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Maximum number of blocking queries at this replica. Guess: each reads the database after every change.
-const WAITS_MAX: usize = 1024;
+/// Each host has a [share](Shares): a client, or a node that asks for its own clients.
+pub(super) const WAITS_MAX: usize = 1024;
+/// Seconds after which a query beyond the limit may be tried again.
+const WAIT_RETRY_S: u16 = 5;
 /// Keys that a deletion of a prefix reads at once.
 const DELETED_AT_ONCE: usize = 1000;
 /// Bytes that the number of an entry adds to an idempotency key.
@@ -45,6 +53,7 @@ pub(super) struct Counts {
     pub(super) size: Arc<StoreSize>,
     writes_refused: AtomicU64,
     waits_refused: AtomicU64,
+    lists_refused: AtomicU64,
     /// Whether the node stops, and blocking queries are to end.
     is_leaving: watch::Sender<bool>,
 }
@@ -52,6 +61,10 @@ pub(super) struct Counts {
 impl Counts {
     pub(super) fn writes_refused(&self) -> u64 {
         self.writes_refused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn lists_refused(&self) -> u64 {
+        self.lists_refused.load(Ordering::Relaxed)
     }
 
     /// Ends all blocking queries.
@@ -95,13 +108,13 @@ pub(super) struct KvStore {
     journal: Option<Arc<dyn Journal>>,
     node: NodeId,
     counts: Arc<Counts>,
-    waits: Arc<Semaphore>,
+    waits: Arc<Shares>,
 }
 
 impl KvStore {
     /// The store at this node.
     pub(super) fn new(journal: Option<Arc<dyn Journal>>, node: NodeId, counts: Arc<Counts>) -> Self {
-        Self { journal, node, counts, waits: Arc::new(Semaphore::new(WAITS_MAX)) }
+        Self { journal, node, counts, waits: Shares::new(WAITS_MAX) }
     }
 
     /// Returns the journal.
@@ -118,12 +131,13 @@ impl KvStore {
     }
 
     /// Waits until a scope has changed since the index of the client. Returns the index if it has not changed
-    /// when the wait is over.
+    /// when the wait is over. The wait is charged to `host`.
     ///
     /// # Errors
-    /// 503: too many queries wait, or the database cannot be read.
+    /// 429: too many queries wait. 503: the database cannot be read.
     pub(super) async fn await_change(
         &self,
+        ConnectionHost(host): ConnectionHost,
         scope: &Scope,
         query: BlockingQuery,
     ) -> Result<Option<u64>, Problem> {
@@ -142,7 +156,7 @@ impl KvStore {
                 Some(until) => seen = until,
             }
             if permit.is_none() {
-                permit = Some(self.admit_wait()?);
+                permit = Some(self.admit_wait(Holder::Host(host))?);
             }
             tokio::select! {
                 () = sleep_until(ends) => return Ok(Some(index)),
@@ -154,11 +168,19 @@ impl KvStore {
         }
     }
 
-    fn admit_wait(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        Arc::clone(&self.waits).try_acquire_owned().map_err(|_| {
+    fn admit_wait(&self, holder: Holder) -> Result<Share, Problem> {
+        self.waits.take(holder, None).map_err(|refusal| {
             self.counts.waits_refused.fetch_add(1, Ordering::Relaxed);
-            let detail = format!("{WAITS_MAX} blocking queries wait at this node already; try again later");
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+            let detail = match refusal {
+                ShareRefusal::Full => format!(
+                    "{WAITS_MAX} blocking queries wait at this node already; ask another kv node, or ask without index"
+                ),
+                ShareRefusal::Share => format!(
+                    "your host holds its share of the {WAITS_MAX} blocking queries of this node; end some, ask another kv node, or ask \
+                     without index"
+                ),
+            };
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(WAIT_RETRY_S)
         })
     }
 
@@ -176,6 +198,25 @@ impl KvStore {
         journal::read(self.journal()?, found).await
     }
 
+    /// Returns a key and its index, as [`find`](Self::find), and its latest writes.
+    ///
+    /// # Errors
+    /// 503: the database cannot be read.
+    pub(super) async fn find_with_writes(
+        &self,
+        key: String,
+    ) -> Result<(u64, Option<Pair>, Option<KeyWrites>), Problem> {
+        let node = self.node;
+        let found = move |db: &Connection| {
+            let (replica, index) = index_of(db, node, &Scope::Key(key.clone()))?;
+            // One transaction, so that the writes are those of the value.
+            let db = db.unchecked_transaction()?;
+            let pair = tables::find(&db, &key)?.map(|pair| numbered(replica, pair));
+            Ok((index, pair, writes::find_writes(&db, &key)?))
+        };
+        journal::read(self.journal()?, found).await
+    }
+
     /// Lists the keys and values below a prefix, and its index.
     ///
     /// # Errors
@@ -187,7 +228,8 @@ impl KvStore {
             Ok((index, tables::list_pairs(db, &prefix, LIST_BYTES_MAX)?))
         };
         let ((replica, index), pairs) = journal::read(self.journal()?, list).await?;
-        let pairs = pairs.ok_or_else(too_large)?.into_iter().map(|pair| numbered(replica, pair)).collect();
+        let pairs =
+            pairs.ok_or_else(|| self.too_large())?.into_iter().map(|pair| numbered(replica, pair)).collect();
         Ok((index, pairs))
     }
 
@@ -206,7 +248,15 @@ impl KvStore {
             Ok((index, tables::list_keys(db, &prefix, &separator, LIST_BYTES_MAX)?))
         };
         let (index, keys) = journal::read(self.journal()?, list).await?;
-        Ok((index, keys.ok_or_else(too_large)?))
+        Ok((index, keys.ok_or_else(|| self.too_large())?))
+    }
+
+    fn too_large(&self) -> Problem {
+        self.counts.lists_refused.fetch_add(1, Ordering::Relaxed);
+        let detail = format!(
+            "the list has more than {LIST_BYTES_MAX} bytes; ask for a longer prefix, or for keys only"
+        );
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with("limit", LIST_BYTES_MAX)
     }
 
     /// Checks the index of a compare-and-set.
@@ -366,12 +416,6 @@ fn numbered(replica: ReplicaIndex, pair: Pair) -> Pair {
     let [create_index, modify_index] =
         [pair.create_index, pair.modify_index].map(|changes| replica.encode(changes));
     Pair { create_index, modify_index, ..pair }
-}
-
-fn too_large() -> Problem {
-    let detail =
-        format!("the list has more than {LIST_BYTES_MAX} bytes; ask for a longer prefix, or for keys only");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with("limit", LIST_BYTES_MAX)
 }
 
 fn no_answer() -> Problem {

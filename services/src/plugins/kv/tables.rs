@@ -4,8 +4,8 @@
 //! The row of a key has the latest write by its [stamp](crate::journal::Stamp). A deletion is a row without a
 //! value, because an older write may still arrive. A value in parts takes effect with its last part's stamp
 //! when all parts have arrived. Parts whose others never arrive are bounded: those with the oldest stamps are
-//! dropped. `changed` and `created` count changes in the order of arrival, so they differ from those on other
-//! replicas.
+//! dropped. `superseded` is the stamp of the latest write but one. `changed` and `created` count changes in
+//! the order of arrival, so they differ from those on other replicas.
 
 use std::sync::{
     Arc,
@@ -16,7 +16,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Serialize, Serializer};
 
-use super::change::{Change, EPOCHS, KV_VALUE_BYTES_MAX, Part, Put};
+use super::{
+    change::{Change, EPOCHS, KV_VALUE_BYTES_MAX, Part, Put},
+    writes::keep_superseded,
+};
 use crate::journal::{EpochFormat, Projection, Recorded};
 
 /// Maximum number of parts that wait for the others of their value: 116 MiB. Far above what writes in flight
@@ -26,7 +29,7 @@ pub(super) const WAITING_PARTS_MAX: u64 = 2048;
 
 /// Queries with the same rows on all replicas.
 const COMPARED: &[(&str, &str)] = &[
-    ("kv_keys", "SELECT key, stamp, flags, value FROM kv_keys"),
+    ("kv_keys", "SELECT key, stamp, flags, value, superseded, superseded_is_deletion FROM kv_keys"),
     ("kv_parts", "SELECT feed, write_id, parts, part, stamp, key, flags, bytes FROM kv_parts"),
 ];
 
@@ -105,7 +108,7 @@ pub(super) struct Totals {
 
 impl Projection for Tables {
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn epochs(&self) -> Option<EpochFormat> {
@@ -125,6 +128,8 @@ impl Projection for Tables {
                  flags INTEGER NOT NULL,
                  created INTEGER NOT NULL,
                  changed INTEGER NOT NULL,
+                 superseded BLOB,
+                 superseded_is_deletion INTEGER NOT NULL DEFAULT 0,
                  value BLOB
              );
              CREATE INDEX kv_changed ON kv_keys (key, changed);
@@ -186,7 +191,7 @@ fn set(db: &Connection, key: &str, stamp: &[u8], value: Option<(u64, &[u8])>) ->
     let before: Option<(Vec<u8>, Option<u64>, i64)> =
         find.query_row([key.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
     if before.as_ref().is_some_and(|(before, _, _)| before.as_slice() >= stamp) {
-        return Ok(());
+        return keep_superseded(db, key, stamp, value.is_none());
     }
     let old_bytes = before.as_ref().and_then(|(_, bytes, _)| *bytes);
     let mut add =
@@ -202,8 +207,9 @@ fn set(db: &Connection, key: &str, stamp: &[u8], value: Option<(u64, &[u8])>) ->
     let created = before.filter(|_| old_bytes.is_some()).map_or(changed, |(_, _, created)| created);
     let mut put = db.prepare_cached(
         "INSERT INTO kv_keys (key, stamp, flags, created, changed, value) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (key) DO UPDATE SET stamp = excluded.stamp, flags = excluded.flags,
-             created = excluded.created, changed = excluded.changed, value = excluded.value",
+         ON CONFLICT (key) DO UPDATE SET superseded = stamp, superseded_is_deletion = value IS NULL,
+             stamp = excluded.stamp, flags = excluded.flags, created = excluded.created,
+             changed = excluded.changed, value = excluded.value",
     )?;
     let (flags, value) = value.map_or((0, None), |(flags, value)| (flags.cast_signed(), Some(value)));
     put.execute(params![key.as_bytes(), stamp, flags, created, changed, value]).map(drop)

@@ -397,3 +397,82 @@ async fn a_node_that_stops_ends_its_blocking_queries() {
     let (waited, ()) = tokio::join!(request(router, Method::GET, &path), kv.drain().unwrap());
     assert_eq!(waited.status, 304);
 }
+
+#[tokio::test]
+async fn the_winning_write_and_the_superseded_one_are_named_alike_in_any_order_of_arrival() {
+    let one = Replica::new("n1");
+    one.put("/kv/a", "0").await;
+    let first = one.get("/kv/a?writes").await.json();
+    assert_eq!((&first["value"], &first["writes"]["superseded"]), (&"MA==".into(), &Value::Null));
+    assert_eq!(first["writes"]["latest"]["node"], one.host.node_id().to_string());
+    for value in ["1", "2"] {
+        one.put("/kv/a", value).await;
+    }
+    one.put("/kv/b", "1").await;
+    let token = one.delete("/kv/b").await.headers["hearsay-token"].to_str().unwrap().to_owned();
+    let (a, b) = (one.get("/kv/a?writes").await.json(), one.get("/kv/b?writes").await);
+    let (a, b) = (a["writes"].clone(), (b.status.as_u16(), b.json()["writes"].clone()));
+    assert_eq!((&a["latest"]["change"], &a["superseded"]["change"]), (&"put".into(), &"put".into()));
+    assert_eq!(
+        (b.0, &b.1["latest"]["change"], &b.1["superseded"]["change"]),
+        (404, &"delete".into(), &"put".into())
+    );
+    assert_eq!(b.1["latest"]["entry"], token);
+    let mut entries = one.journal().entries();
+    for seed in 0..20 {
+        fastrand::Rng::with_seed(seed).shuffle(&mut entries);
+        let other = Replica::new("n2");
+        entries.iter().cloned().for_each(|entry| other.journal().take(entry));
+        assert_eq!(other.get("/kv/a?writes").await.json()["writes"], a, "seed {seed}");
+        assert_eq!(other.get("/kv/b?writes").await.json()["writes"], b.1, "seed {seed}");
+    }
+    assert_eq!(one.get("/kv/a?writes&raw").await.status, 400);
+    assert_eq!(one.get("/kv/never?writes").await.json()["writes"], Value::Null);
+}
+
+#[tokio::test]
+async fn one_host_cannot_use_up_the_blocking_queries_of_a_replica() {
+    let kv = Kv::default();
+    let host = Arc::new(MemoryHost::new("n1").keeping(&kv));
+    let router = kv.router(host);
+    let index = index(&request(router.clone(), Method::GET, "/kv/a").await);
+    let ask = |host: [u8; 4], wait: &str| {
+        let path = format!("/kv/a?index={index}&wait={wait}");
+        let mut query = Request::get(path).body(Body::empty()).unwrap();
+        query.extensions_mut().insert(ConnectionHost(std::net::IpAddr::from(host).into()));
+        send(router.clone(), query)
+    };
+    let share = store::WAITS_MAX * 3 / 4;
+    let held: Vec<_> = (0..share).map(|_| tokio::spawn(ask([10, 0, 0, 1], "60s"))).collect();
+    let refused = loop {
+        let answer = ask([10, 0, 0, 1], "1ms").await;
+        if answer.status != 304 {
+            break answer;
+        }
+    };
+    assert_eq!((refused.status.as_u16(), &refused.headers["retry-after"]), (429, &"5".parse().unwrap()));
+    assert!(refused.is_problem() && refused.text().contains("share"), "{refused:?}");
+    assert_eq!(ask([10, 0, 0, 2], "1ms").await.status, 304, "another host has a share of its own");
+    assert_eq!(request(router.clone(), Method::GET, "/kv/a").await.status, 404, "a read takes no place");
+    let count = kv.metrics().iter().find(|metric| metric.name == "kv_waits_refused").unwrap().value;
+    assert_eq!(count, 1);
+    kv.drain().unwrap().await;
+    for query in held {
+        assert_eq!(query.await.unwrap().status, 304);
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_is_too_large_is_refused_and_counted() {
+    let kv = Kv::default();
+    let host = Arc::new(MemoryHost::new("n1").keeping(&kv));
+    let router = kv.router(host);
+    for number in 0..20 {
+        let put = Request::put(format!("/kv/a/{number}")).body(Body::from(vec![7; KV_VALUE_BYTES_MAX]));
+        assert_eq!(send(router.clone(), put.unwrap()).await.status, 204);
+    }
+    assert_eq!(request(router.clone(), Method::GET, "/kv?prefix=a/").await.status, 413);
+    assert_eq!(request(router, Method::GET, "/kv?prefix=a/&keys").await.status, 200);
+    let count = kv.metrics().iter().find(|metric| metric.name == "kv_lists_refused").unwrap().value;
+    assert_eq!(count, 1);
+}

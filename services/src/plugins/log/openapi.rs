@@ -160,7 +160,7 @@ fn stream_paths() -> Value {
                 { "name": "Last-Event-ID", "in": "header", "schema": text(), "description": "Resumes an interrupted stream" },
             ],
             "responses": { "200": { "description": "The stream", "content": event_stream() },
-                "400": problem(), "410": problem(), "503": problem() },
+                "400": problem(), "410": problem(), "429": problem(), "503": problem() },
         } },
         "/log/events": { "post": {
             "summary": "Events that nodes ship: listed, and without an offset",
