@@ -7,6 +7,7 @@ mod clients;
 mod go;
 mod keys;
 mod keys_faults;
+mod long_polls;
 mod monitor;
 mod prometheus;
 mod python;

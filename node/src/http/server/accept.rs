@@ -16,7 +16,7 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{Request, StatusCode},
+    http::{HeaderValue, Request, StatusCode},
 };
 use bytes::Bytes;
 use hearsay_services::{
@@ -178,6 +178,9 @@ async fn serve_connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let active = requests.begin();
         let mut request = request.map(Body::new);
+        if may_wait(&request) {
+            copy_head(&mut request);
+        }
         request.extensions_mut().insert(connection.clone());
         // A router is always ready.
         let response = router.clone().call(request);
@@ -213,6 +216,24 @@ async fn serve_connection(
             let detail = "the head of the request took too long to arrive; send it at once";
             // The client may be gone.
             _ = parts.io.into_inner().stream.try_write(&bare_response(StatusCode::REQUEST_TIMEOUT, detail));
+        }
+    }
+}
+
+/// Returns whether a request is a blocking query, which may wait for minutes.
+fn may_wait(request: &Request<Body>) -> bool {
+    request.uri().query().is_some_and(|query| ["index=", "hash="].iter().any(|name| query.contains(name)))
+}
+
+/// Copies the head of a request. Its parts are slices of hyper's read buffer of 8 KiB. While they are alive,
+/// hyper allocates another buffer to notice that the client closes the connection.
+fn copy_head(request: &mut Request<Body>) {
+    if let Ok(uri) = request.uri().to_string().parse() {
+        *request.uri_mut() = uri;
+    }
+    for value in request.headers_mut().values_mut() {
+        if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = copy;
         }
     }
 }
