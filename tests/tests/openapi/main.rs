@@ -120,10 +120,11 @@ fn a_node_does_what_its_openapi_document_says() {
     let Some(program) = schemathesis("a_node_does_what_its_openapi_document_says") else { return };
     scenario("a_node_does_what_its_openapi_document_says", |lab| {
         let hosts = [lab.host(), lab.host()];
-        let roles = ["--demo", "--role", "log,grading,visits,portal,gateway", "--name", "m1"];
+        let roles = ["--demo", "--role", "log,grading,visits,kv,portal,gateway", "--name", "m1"];
         let node = lab.start(Some(&hosts[0]), "m1", 7500, &roles);
         // A second replica, so that writes reach every level.
-        let other = lab.start(Some(&hosts[1]), "m2", 7500, &["--role", "log,grading,visits", "--name", "m2"]);
+        let other =
+            lab.start(Some(&hosts[1]), "m2", 7500, &["--role", "log,grading,visits,kv", "--name", "m2"]);
         lab.until(10 * S, "they see each other", |lab| {
             lab.sees(node, "m2").as_deref() == Some("alive")
                 && lab.sees(other, "m1").as_deref() == Some("alive")
