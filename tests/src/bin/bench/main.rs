@@ -4,6 +4,7 @@
 mod agent;
 mod clock;
 mod cluster;
+mod consul;
 mod disk;
 mod fleet;
 mod floods;
@@ -37,8 +38,9 @@ use anyhow::{Result, bail};
 /// Benchmark: name, usage, function.
 type Benchmark = (&'static str, &'static str, fn(&[String]) -> Result<()>);
 
-const BENCHMARKS: [Benchmark; 7] = [
+const BENCHMARKS: [Benchmark; 8] = [
     ("cluster", cluster::USAGE, cluster::run),
+    ("consul", consul::USAGE, consul::run),
     ("floods", floods::USAGE, floods::run),
     ("gateway", gateway::USAGE, gateway::run),
     ("journal", journal::USAGE, journal::run),

@@ -3,12 +3,12 @@
 
 mod checks;
 mod deaths;
-mod etcd;
+pub(crate) mod etcd;
 mod held;
 mod large;
-mod page;
+pub(crate) mod page;
 mod program;
-mod requests;
+pub(crate) mod requests;
 mod spread;
 
 use std::{path::PathBuf, time::Duration};

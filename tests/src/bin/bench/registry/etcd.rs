@@ -15,7 +15,7 @@ const PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
 
 /// Returns the installed version; `None` if etcd is not installed.
-pub(super) fn version() -> Option<String> {
+pub(crate) fn version() -> Option<String> {
     first_line("etcd", &["--version"])
 }
 

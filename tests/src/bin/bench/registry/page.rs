@@ -100,35 +100,8 @@ fn requested(text: &mut String, figures: &requests::Figures) {
         if !writes {
             _ = write!(text, "The service has {LOOKED_UP} instances.\n\n");
         }
-        let of = if writes { "of etcd" } else { "of etcd, serializable" };
-        let head = [
-            "clients",
-            "what",
-            "requests/s",
-            "lowest – highest round",
-            of,
-            "p50 / p99 / max",
-            "CPU µs each",
-            "bad",
-        ];
-        let mut table = Table::new(&head);
-        for clients in CLIENTS {
-            for kind in Kind::ALL.into_iter().filter(|kind| kind.writes() == writes) {
-                let Some(cell) = figures.cells.get(&(kind, clients)) else { continue };
-                let peer = figures.cells.get(&(kind.peer(), clients));
-                let rates = || cell.rates.iter().copied();
-                table.row(vec![
-                    clients.to_string(),
-                    kind.name().into(),
-                    format!("{:.0}", cell.rate()),
-                    format!("{:.0} – {:.0}", rates().fold(f64::MAX, f64::min), rates().fold(0.0, f64::max)),
-                    peer.map_or_else(|| "–".into(), |peer| format!("{:.2}", cell.rate() / peer.rate())),
-                    three_us(&cell.answered.times()),
-                    format!("{:.0}", cell.cpu_seconds * 1e6 / cell.answered.times_us.len().max(1) as f64),
-                    cell.answered.bad.to_string(),
-                ]);
-            }
-        }
+        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| kind.writes() == writes).collect();
+        let table = requests_table(figures, &kinds);
         _ = writeln!(text, "{table}");
     }
     let rounds: Vec<String> = figures
@@ -143,6 +116,41 @@ fn requested(text: &mut String, figures: &requests::Figures) {
             rounds.join(", ")
         );
     }
+}
+
+/// Returns the rates and latencies of these kinds, either writes or lookups.
+pub(crate) fn requests_table(figures: &requests::Figures, kinds: &[Kind]) -> Table {
+    let writes = kinds.iter().any(|kind| kind.writes());
+    let of = if writes { "of etcd" } else { "of etcd, serializable" };
+    let head = [
+        "clients",
+        "what",
+        "requests/s",
+        "lowest – highest round",
+        of,
+        "p50 / p99 / max",
+        "CPU µs each",
+        "bad",
+    ];
+    let mut table = Table::new(&head);
+    for clients in CLIENTS {
+        for kind in kinds {
+            let Some(cell) = figures.cells.get(&(*kind, clients)) else { continue };
+            let peer = figures.cells.get(&(kind.peer(), clients));
+            let rates = || cell.rates.iter().copied();
+            table.row(vec![
+                clients.to_string(),
+                kind.name().into(),
+                format!("{:.0}", cell.rate()),
+                format!("{:.0} – {:.0}", rates().fold(f64::MAX, f64::min), rates().fold(0.0, f64::max)),
+                peer.map_or_else(|| "–".into(), |peer| format!("{:.2}", cell.rate() / peer.rate())),
+                three_us(&cell.answered.times()),
+                format!("{:.0}", cell.cpu_seconds * 1e6 / cell.answered.times_us.len().max(1) as f64),
+                cell.answered.bad.to_string(),
+            ]);
+        }
+    }
+    table
 }
 
 fn died(text: &mut String, figures: &deaths::Figures) {

@@ -37,10 +37,16 @@ pub(crate) enum Kind {
     EtcdRange,
     EtcdSerializable,
     Lookup,
+    /// The same lookup by Consul's path.
+    ConsulLookup,
     Livez,
 }
 
 impl Kind {
+    /// Lookups of one service, by both interfaces of a node and by etcd.
+    pub(crate) const CONSUL: [Self; 4] =
+        [Self::EtcdRange, Self::EtcdSerializable, Self::Lookup, Self::ConsulLookup];
+
     pub(crate) const ALL: [Self; 6] =
         [Self::EtcdPut, Self::Register, Self::EtcdRange, Self::EtcdSerializable, Self::Lookup, Self::Livez];
 
@@ -51,6 +57,7 @@ impl Kind {
             Self::EtcdRange => "etcd, Range, linearizable",
             Self::EtcdSerializable => "etcd, Range, serializable",
             Self::Lookup => "hearsay, GET /services/web",
+            Self::ConsulLookup => "hearsay, GET /v1/health/service/web?passing",
             Self::Livez => "hearsay, GET /livez",
         }
     }
@@ -64,7 +71,7 @@ impl Kind {
         if self.writes() { Self::EtcdPut } else { Self::EtcdSerializable }
     }
 
-    fn is_etcd(self) -> bool {
+    pub(crate) fn is_etcd(self) -> bool {
         matches!(self, Self::EtcdPut | Self::EtcdRange | Self::EtcdSerializable)
     }
 
@@ -97,6 +104,7 @@ impl Kind {
                 vec![etcd::range(SERVICE, self == Self::EtcdSerializable)]
             }
             Self::Lookup => vec![get(&format!("/services/{SERVICE}"))],
+            Self::ConsulLookup => vec![get(&format!("/v1/health/service/{SERVICE}?passing"))],
             Self::Livez => vec![get("/livez")],
         }
     }
@@ -140,7 +148,7 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let cell = |((kind, clients), cell): (&(Kind, usize), &Cell)| {
             json!({
                 "what": kind.name(), "clients": clients, "perSecond": cell.rate(), "rates": cell.rates,
@@ -164,17 +172,9 @@ pub(super) fn measure(options: &Options, folder: &Path, has_etcd: bool) -> Resul
     let mut figures = Figures::default();
     let has_wrk = first_line("wrk", &["-v"]).is_some();
     for round in 0..options.rounds {
-        for kind in Kind::ALL.into_iter().filter(|kind| has_etcd || !kind.is_etcd()) {
-            for clients in CLIENTS {
-                let place = folder.join("servers");
-                let cell = figures.cells.entry((kind, clients)).or_default();
-                ask(kind, clients, options.time, &place, cell)
-                    .with_context(|| format!("{}, {clients} clients", kind.name()))?;
-                fs::remove_dir_all(&place).with_context(|| place.display().to_string())?;
-                let rate = cell.rates.last().copied().unwrap_or_default();
-                eprintln!("round {}: {}, {clients} clients: {rate:.0}/s", round + 1, kind.name());
-            }
-        }
+        eprintln!("round {}", round + 1);
+        let kinds = Kind::ALL.into_iter().filter(|kind| has_etcd || !kind.is_etcd());
+        measure_round(kinds, options.time, folder, &mut figures)?;
         if has_wrk {
             let place = folder.join("servers");
             let server = started(Kind::Lookup, &place)?;
@@ -189,6 +189,30 @@ pub(super) fn measure(options: &Options, folder: &Path, has_etcd: bool) -> Resul
         }
     }
     Ok(figures)
+}
+
+/// Measures each of these kinds once, with each number of connections.
+///
+/// # Errors
+/// A server did not start, or refused.
+pub(crate) fn measure_round(
+    kinds: impl Iterator<Item = Kind>,
+    time: Duration,
+    folder: &Path,
+    figures: &mut Figures,
+) -> Result<()> {
+    for kind in kinds {
+        for clients in CLIENTS {
+            let place = folder.join("servers");
+            let cell = figures.cells.entry((kind, clients)).or_default();
+            ask(kind, clients, time, &place, cell)
+                .with_context(|| format!("{}, {clients} clients", kind.name()))?;
+            fs::remove_dir_all(&place).with_context(|| place.display().to_string())?;
+            let rate = cell.rates.last().copied().unwrap_or_default();
+            eprintln!("{}, {clients} clients: {rate:.0}/s", kind.name());
+        }
+    }
+    Ok(())
 }
 
 /// Starts a server that has the instances for lookups.
