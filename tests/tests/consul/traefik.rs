@@ -89,7 +89,13 @@ pub(super) fn send_requests(host: &Host, is_over: &AtomicBool, (good, bad): (&At
 }
 
 /// Scales from one instance to five and back to two, restarts the node that Traefik asks, and scales again.
-fn scale_and_restart(lab: &mut Lab, hosts: &[Host], traefik: &RealClient, m0: hearsay_tests::NodeRef) {
+/// Returns the programs, which must run for as long as requests are sent.
+fn scale_and_restart(
+    lab: &mut Lab,
+    hosts: &[Host],
+    traefik: &RealClient,
+    m0: hearsay_tests::NodeRef,
+) -> Vec<Program> {
     let mut programs: Vec<Program> = Vec::new();
     for port in PROGRAM_PORT + 1..PROGRAM_PORT + 5 {
         programs.push(Program::start(PROGRAM, &hosts[1], port));
@@ -114,6 +120,7 @@ fn scale_and_restart(lab: &mut Lab, hosts: &[Host], traefik: &RealClient, m0: he
         assert!(count.is_none_or(|count| count >= 2), "Traefik dropped servers: {count:?}");
         count == Some(3)
     });
+    programs
 }
 
 #[test]
@@ -133,14 +140,12 @@ fn traefik_follows_instances_and_a_restart_of_its_node_without_failed_requests()
             scope.spawn(|| send_requests(&hosts[0], &is_over, (&good, &bad)));
             // A panic must not leave the thread of the requests waiting.
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                scale_and_restart(lab, &hosts, &traefik, nodes[0]);
+                scale_and_restart(lab, &hosts, &traefik, nodes[0])
             }));
             is_over.store(true, Ordering::Relaxed);
             ended
         });
-        if let Err(panic) = ended {
-            std::panic::resume_unwind(panic);
-        }
+        let _programs = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let (good, bad) = (good.into_inner(), bad.into_inner());
         println!("{good} requests succeeded, {bad} failed");
         assert!(bad == 0 && good > 100, "{good} requests succeeded, {bad} failed");
