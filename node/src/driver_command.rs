@@ -6,7 +6,10 @@ use std::{
     net::IpAddr,
 };
 
-use hearsay_protocol::{Command, Instance, MemberState, NodeId, RequestId};
+use hearsay_protocol::{
+    Command, FireRefusal, Instance, MemberState, NodeId, RequestId,
+    wire::{UserEvent, UserEventContent},
+};
 use libp2p::Multiaddr;
 use tokio::sync::oneshot;
 
@@ -35,6 +38,8 @@ pub enum DriverCommand {
     Maintenance(bool),
     /// Forget a member that has failed or left, on this node and on all others.
     Forget(NodeId, oneshot::Sender<ForgetOutcome>),
+    /// Fire a user event. Answered once this node lists it, if its filters accept this node.
+    FireUserEvent(Box<UserEventContent>, oneshot::Sender<Fired>),
     /// Apply reloaded options. Refused as a whole, with the reason, if other nodes would refuse the entries
     /// that result.
     Reload(Reloaded, oneshot::Sender<Result<(), String>>),
@@ -43,6 +48,9 @@ pub enum DriverCommand {
     /// Leave the cluster. Answered when the neighbours have the farewell, or after half a second.
     Leave(oneshot::Sender<()>),
 }
+
+/// The outcome of [`DriverCommand::FireUserEvent`].
+pub type Fired = Result<Box<UserEvent>, FireRefusal>;
 
 /// The outcome of [`DriverCommand::Forget`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

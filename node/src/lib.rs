@@ -35,6 +35,7 @@ mod socket;
 mod storage;
 mod swarm;
 mod system;
+mod user_events;
 mod view;
 mod warnings;
 
@@ -56,4 +57,5 @@ pub use registry::fuzzing::registration as fuzz_registration;
 pub use run::{Overrides, run, run_with};
 pub use storage::{DataDir, Storage};
 pub use swarm::{Behaviour, BehaviourEvent, SwarmConfig, build as build_swarm};
+pub use user_events::UserEvents;
 pub use view::{Clock, View};

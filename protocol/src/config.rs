@@ -66,6 +66,13 @@ pub struct Config {
     pub evidence_per_observer_per_s: u32,
     /// Reports of one observer at once. If a switch fails, one observer reports many members.
     pub evidence_per_observer_burst: u32,
+    /// User events of one origin per second, on average, that a receiver takes. The origin itself fires at
+    /// half this rate. Events beyond that arrive later, when neighbours compare theirs.
+    pub user_events_per_origin_per_s: u32,
+    /// User events of one origin at once that a receiver takes; the origin itself fires half as many.
+    pub user_events_per_origin_burst: u32,
+    /// Age up to which a node gives user events to neighbours that missed them.
+    pub user_event_age: Duration,
     /// Age up to which a node stops if another member has its name. An older node only warns, because no node
     /// may stop when a partition heals.
     pub newcomer: Duration,
@@ -100,6 +107,9 @@ impl Default for Config {
             entries_per_signer_burst: 12_000,
             evidence_per_observer_per_s: 20,
             evidence_per_observer_burst: 200,
+            user_events_per_origin_per_s: 20,
+            user_events_per_origin_burst: 200,
+            user_event_age: Duration::from_secs(3600),
             newcomer: Duration::from_secs(15),
             name_clash: Duration::from_secs(3),
         }

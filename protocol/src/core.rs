@@ -12,8 +12,9 @@
 //! - After [`Output::Fatal`](crate::Output::Fatal), stop.
 //!
 //! `core/learn.rs` applies entries of other nodes, `core/judge.rs` draws verdicts, `core/announce.rs` states
-//! facts about this node, `core/clash.rs` defends its key, `core/forget.rs` removes members that are gone.
-//! `core/machine.rs` has the state that these files share.
+//! facts about this node, `core/clash.rs` defends its key, `core/forget.rs` removes members that are gone,
+//! and `core/user_events.rs` fires and receives user events. `core/machine.rs` has the state that these files
+//! share.
 
 mod announce;
 mod clash;
@@ -29,5 +30,8 @@ mod own;
 mod rate_limit;
 #[cfg(test)]
 mod tests;
+mod user_event_state;
+mod user_events;
 
 pub use machine::{Core, Startup};
+pub use user_event_state::UserEventCounters;

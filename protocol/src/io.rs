@@ -7,13 +7,39 @@ use crate::{
     Incarnation, NodeId, Version,
     membership::liveness::Strength,
     providers::{Change, MemberState},
-    record::Instance,
+    record::{Instance, Invalid},
     sync::RequestId,
+    wire::{UserEvent, UserEventContent},
 };
 
 /// Id of a received gossip message, to which the core's judgement refers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct GossipId(pub u64);
+
+/// Id of a command to fire a user event, to which the outcome refers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FireId(pub u64);
+
+/// Reason for which a user event was not fired. No node lists it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FireRefusal {
+    /// A field is out of bounds.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// This node fired too many events within a short time.
+    #[error(
+        "this node fires at most {per_s} user events a second, and {burst} at once; try again in a second"
+    )]
+    RateLimited {
+        /// Events per second, on average.
+        per_s: u32,
+        /// Events at once.
+        burst: u32,
+    },
+    /// This node has left the cluster.
+    #[error("this node has left the cluster")]
+    Left,
+}
 
 /// Content of a node's header, before it is versioned and signed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +73,8 @@ pub enum Command {
     KeepLinks(BTreeSet<NodeId>),
     /// Forget a failed or left member on all nodes. Does nothing if it is unknown or present.
     Forget(NodeId),
+    /// Fire a user event. The core answers with one [`Output::Fired`].
+    FireUserEvent(FireId, Box<UserEventContent>),
     /// Announce the departure. Afterwards the core states nothing more.
     Leave,
 }
@@ -141,6 +169,10 @@ pub enum Output {
     /// An operator ordered, at any node, that this member be forgotten. Members that are forgotten for their
     /// age cause no such output.
     ForgottenByOperator(NodeId),
+    /// A user event that was fired at this node or at another one, after this node's start. Each comes once.
+    UserEvent(Box<UserEvent>),
+    /// The outcome of a command to fire a user event. If it was fired, its [`Output::UserEvent`] came before.
+    Fired(FireId, Result<Box<UserEvent>, FireRefusal>),
     /// Event for the log.
     Event(Event),
     /// The node must stop.

@@ -33,9 +33,11 @@ mod version_set;
 pub mod wire;
 
 pub use config::Config;
-pub use core::{Core, Startup};
+pub use core::{Core, Startup, UserEventCounters};
 pub use id::{Identity, Incarnation, NodeId, NotANodeId, Version};
-pub use io::{Command, Counters, Event, Fatal, GossipId, Input, Judgement, Output, Profile};
+pub use io::{
+    Command, Counters, Event, Fatal, FireId, FireRefusal, GossipId, Input, Judgement, Output, Profile,
+};
 pub use membership::liveness::{Claim, Evidence, Strength};
 pub use membership::overlay::Overlay;
 pub use providers::{

@@ -14,6 +14,7 @@ mod key;
 pub(crate) mod parts;
 mod web_origin;
 
+pub(crate) use bounds::check_name;
 pub use bounds::{
     ADDRESSES_MAX, ID_CHARS_MAX, Invalid, META_PAIRS_MAX, NAME_CHARS_MAX, TAGS_MAX, check_service_name,
 };

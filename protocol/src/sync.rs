@@ -43,6 +43,9 @@ pub(crate) const SETTLE: Duration = Duration::from_millis(300);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RequestId(pub u64);
 
+/// Id of requests for whose response no session waits.
+pub(crate) const NO_SESSION: RequestId = RequestId(0);
+
 /// A request to send.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SyncRequest {
@@ -216,7 +219,7 @@ impl Sync {
             Response::Pages { .. } => {
                 session.pull.retain(|id, theirs| State::lacks(&state.digest(*id), theirs))
             }
-            Response::Parts(_) | Response::Done => (),
+            Response::Parts(_) | Response::Done | Response::UserEvents { .. } => (),
         }
         let request = session.next(known);
         match request {
@@ -400,7 +403,11 @@ pub(crate) fn answer(known: Knowledge<'_>, request: &Request) -> Option<Response
             let (pages, unfinished) = pages(known, well_formed);
             Some(Response::Pages { pages, more: unfinished.is_some() })
         }
-        Request::Push(_) | Request::Unneeded | Request::Clash(_) | Request::Forget(_) => None,
+        Request::Push(_)
+        | Request::Unneeded
+        | Request::Clash(_)
+        | Request::Forget(_)
+        | Request::UserEvents { .. } => None,
     }
 }
 
@@ -453,7 +460,7 @@ mod tests {
     fn a_contradiction_larger_than_a_page_is_pushed_once() {
         let (id, state) = large();
         let theirs = Digest { hash: [7; 16], ..state.digest(id) };
-        let mut session = Session::new(RequestId(0), Time::ZERO, Duration::from_secs(15));
+        let mut session = Session::new(NO_SESSION, Time::ZERO, Duration::from_secs(15));
         session.compare(&state, vec![theirs], false);
         session.pull.clear();
         let mut entries = 0;

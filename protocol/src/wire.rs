@@ -10,6 +10,7 @@
 mod check_reports;
 pub(crate) mod codec;
 mod message;
+mod user_event;
 
 pub use check_reports::{
     CheckReport, REPORT_OUTPUT_BYTES_MAX, REPORTS_MAX, decode_check_reports, encode_check_reports,
@@ -18,4 +19,9 @@ pub use codec::{DecodeError, MESSAGE_BYTES_MAX};
 pub use message::{
     Clash, ClashClaim, Digest, Forget, ForgetClaim, Gossip, Message, PAGE_BYTES, Page, Received, Request,
     Response, WIRE_VERSION, decode, encode,
+};
+pub(crate) use user_event::LAMPORT_MAX;
+pub use user_event::{
+    AgedUserEvent, EVENT_FILTER_CHARS_MAX, EVENT_PAYLOAD_BYTES_MAX, EventId, UserEvent, UserEventClaim,
+    UserEventContent,
 };

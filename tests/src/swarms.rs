@@ -15,7 +15,7 @@ use std::{
 use anyhow::Context as _;
 use hearsay_node::{
     Clock, Driver, DriverCommand, DriverParts, Metrics, Neighbourhood, Offer, Presentation, SwarmConfig,
-    View, build_swarm,
+    UserEvents, View, build_swarm,
 };
 use hearsay_protocol::{
     Config, Core, Health, Identity, Incarnation, Index, MemberState, NodeId, Profile, Startup,
@@ -139,6 +139,7 @@ impl Swarms {
             cluster: swarm_config.cluster,
             view: Arc::clone(&view),
             metrics: Arc::new(Metrics::new(Arc::clone(&view))),
+            user_events: Arc::new(UserEvents::new(id, name.to_owned(), Arc::clone(&view))),
             presentation,
             warnings: Arc::default(),
             commands: command_receiver,

@@ -14,6 +14,7 @@
 //! | `agent_writes` | registrations, checks and members |
 //! | `monitor` | the log of this node |
 //! | `kv` | keys and values, by way of a node of the role `kv` |
+//! | `event` | user events |
 //! | `refused` | 501 and why |
 //! | `fuzzing` | properties of `filter` and of registrations, for a fuzz target |
 
@@ -21,6 +22,7 @@ mod agent;
 mod agent_writes;
 mod answer;
 mod catalog;
+mod event;
 mod fields;
 mod filter;
 #[cfg(any(test, fuzzing))]

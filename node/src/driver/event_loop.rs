@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use hearsay_protocol::{Command, Fatal, Health, Input};
+use hearsay_protocol::{Command, Fatal, FireId, Health, Input};
 use libp2p::{identify, mdns, swarm::SwarmEvent};
 
 use super::{outcome::Outcome, state::Driver};
@@ -101,6 +101,11 @@ impl Driver {
             DriverCommand::Forget(id, answer) => {
                 let outcome = self.forget(id);
                 self.outcomes.push(Outcome::Forgotten(answer, outcome));
+            }
+            DriverCommand::FireUserEvent(content, answer) => {
+                let id = FireId(self.next_id());
+                self.firing.insert(id, answer);
+                self.handle_input(Input::Command(Command::FireUserEvent(id, content)));
             }
             DriverCommand::Alive(answer) => {
                 // The watchdog may have stopped waiting.

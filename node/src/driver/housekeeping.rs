@@ -95,6 +95,12 @@ impl Driver {
             logging::readers_dropped(),
         ));
         counters.extend(logging::shipped());
+        counters.extend(self.core.user_event_counters().list());
+        counters.push((
+            "user_events_filtered",
+            "User events not listed because their filters do not accept this node",
+            self.user_events.filtered(),
+        ));
         self.metrics.set_protocol(counters);
         self.warnings.set(warnings::CLOCK, self.peer_clocks.warning());
         let lateness = self.core.lateness(self.view.clock().now());

@@ -2,12 +2,13 @@
 
 use tokio::sync::oneshot;
 
-use crate::driver_command::ForgetOutcome;
+use crate::driver_command::{Fired, ForgetOutcome};
 
 /// The result of a command.
 pub(super) enum Outcome {
     Forgotten(oneshot::Sender<ForgetOutcome>, ForgetOutcome),
     Stated(oneshot::Sender<()>),
+    Fired(oneshot::Sender<Fired>, Fired),
 }
 
 impl Outcome {
@@ -16,6 +17,7 @@ impl Outcome {
         match self {
             Self::Forgotten(answer, outcome) => _ = answer.send(outcome),
             Self::Stated(answer) => _ = answer.send(()),
+            Self::Fired(answer, fired) => _ = answer.send(fired),
         }
     }
 }

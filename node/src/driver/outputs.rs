@@ -3,7 +3,7 @@
 
 use hearsay_protocol::{Fatal, Output};
 
-use super::{replication::may_change_replicas, state::Driver};
+use super::{outcome::Outcome, replication::may_change_replicas, state::Driver};
 use crate::{event_log, swarm::peer_of};
 
 impl Driver {
@@ -68,6 +68,12 @@ impl Driver {
                 }
             }
             Output::ForgottenByOperator(id) => self.replication.journals.forget_replica(id),
+            Output::UserEvent(event) => self.user_events.deliver(*event),
+            Output::Fired(id, fired) => {
+                if let Some(answer) = self.firing.remove(&id) {
+                    self.outcomes.push(Outcome::Fired(answer, fired));
+                }
+            }
             Output::Event(event) => event_log::log_event(&event),
             Output::Change(_) | Output::Fatal(_) => (),
         }

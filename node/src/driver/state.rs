@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use hearsay_protocol::{Core, GossipId, Input, NodeId, RequestId};
+use hearsay_protocol::{Core, FireId, GossipId, Input, NodeId, RequestId};
 use libp2p::{
     Multiaddr, PeerId, Swarm,
     gossipsub::{IdentTopic, MessageId},
@@ -15,12 +15,13 @@ use super::{
     dials::Dials, outcome::Outcome, outsiders::Outsiders, peer_clocks::PeerClocks, replication::Replication,
 };
 use crate::{
-    driver_command::{DriverCommand, Neighbourhood},
+    driver_command::{DriverCommand, Fired, Neighbourhood},
     journal::Journals,
     metrics::Metrics,
     presentation::Presentation,
     registry::CheckReportReader,
     swarm::Behaviour,
+    user_events::UserEvents,
     view::View,
     warnings::Warnings,
 };
@@ -73,6 +74,9 @@ pub struct Driver {
     pub(super) farewell: Option<(oneshot::Sender<()>, Instant)>,
     /// Results of commands, sent once readers of the view can see them.
     pub(super) outcomes: Vec<Outcome>,
+    pub(super) user_events: Arc<UserEvents>,
+    /// Commands to fire a user event that the core has not answered yet.
+    pub(super) firing: BTreeMap<FireId, oneshot::Sender<Fired>>,
     /// Addresses that mDNS announces, by node.
     pub(super) announced: BTreeMap<NodeId, Multiaddr>,
     pub(super) outsiders: Outsiders,
@@ -103,6 +107,8 @@ pub struct DriverParts {
     pub view: Arc<View>,
     /// Counters and gauges for `/metrics`.
     pub metrics: Arc<Metrics>,
+    /// The list of user events for programs.
+    pub user_events: Arc<UserEvents>,
     /// The node's header and the instances of its roles.
     pub presentation: Presentation,
     /// Conditions that an operator should fix.
@@ -146,6 +152,8 @@ impl Driver {
             blocked_until: BTreeMap::new(),
             farewell: None,
             outcomes: Vec::new(),
+            user_events: parts.user_events,
+            firing: BTreeMap::new(),
             announced: BTreeMap::new(),
             outsiders: Outsiders::default(),
             handshakes_failed: 0,

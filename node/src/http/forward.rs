@@ -2,7 +2,8 @@
 //!
 //! On any path that writes, the parameter makes this node sign the request and forward it, once. So the
 //! command line and programs authenticate to one node only. The other node's status and body are returned
-//! unchanged, with the headers in `RESPONSE_HEADERS`.
+//! unchanged, with the headers in `RESPONSE_HEADERS`. Where a user event is fired, the parameter is a filter
+//! instead, as in Consul.
 
 use std::time::Duration;
 
@@ -15,10 +16,13 @@ use axum::{
 use hearsay_protocol::{Instance, Member, Provider};
 use hearsay_services::{
     Host, Problem,
-    http::{Call, HEARSAY_ACK, HEARSAY_TOKEN, IDEMPOTENCY_KEY, Parameters},
+    http::{Call, HEARSAY_ACK, HEARSAY_TOKEN, IDEMPOTENCY_KEY, Parameters, covers},
 };
 
-use crate::http::{guard::caller::Caller, state::AppState};
+use crate::http::{
+    guard::{caller::Caller, class::FIRE_PREFIX},
+    state::AppState,
+};
 
 /// Time for the other node's response. A write waits for the disks of replicas for 5 s at most.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -38,6 +42,9 @@ const RESPONSE_HEADERS: [HeaderName; 6] =
 /// for a node that is not present.
 pub(crate) fn take_target(state: &AppState, request: &mut Request) -> Result<Option<Box<Member>>, Problem> {
     let Some(caller) = request.extensions().get::<Caller>() else { return Ok(None) };
+    if covers(FIRE_PREFIX, request.uri().path()) {
+        return Ok(None);
+    }
     let query = request.uri().query().unwrap_or_default();
     let is_node = |pair: &&str| pair.split('=').next() == Some("node");
     let mut named = query.split('&').filter(is_node);

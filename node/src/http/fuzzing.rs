@@ -34,6 +34,7 @@ use crate::{
     registry::{self, Registry},
     signing::Signing,
     storage::Secret,
+    user_events::UserEvents,
     view::{Clock, View},
 };
 
@@ -97,6 +98,8 @@ impl Node {
             cluster: "test".to_owned(),
             metrics: Arc::new(Metrics::new(Arc::clone(&view))),
             registry: Registry::open(None, parts).expect("a registry in memory"),
+            user_events: Arc::new(UserEvents::new(id, "n1".to_owned(), Arc::clone(&view))),
+            driver: mpsc::channel(1).0,
             operator_requests,
             access: Arc::new(access),
             signing: Arc::new(Signing::new(me, "test".to_owned(), view, None)),

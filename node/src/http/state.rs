@@ -7,7 +7,7 @@ use hearsay_services::Problem;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    driver_command::Neighbourhood,
+    driver_command::{DriverCommand, Neighbourhood},
     http::{
         guard::{access::Access, host_names::HostNames},
         server::{
@@ -19,6 +19,7 @@ use crate::{
     operator_request::OperatorRequest,
     registry::Registry,
     signing::Signing,
+    user_events::UserEvents,
     view::View,
     warnings::Warnings,
 };
@@ -49,6 +50,10 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// The registrations that this node holds.
     pub registry: Arc<Registry>,
+    /// User events, which the driver adds.
+    pub user_events: Arc<UserEvents>,
+    /// Commands to the driver.
+    pub driver: mpsc::Sender<DriverCommand>,
     /// Requests of operators to the node's main loop.
     pub operator_requests: mpsc::Sender<OperatorRequest>,
     /// Settings that decide which clients may write and read.

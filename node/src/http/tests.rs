@@ -17,7 +17,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::D
 
 use axum::Router;
 use hearsay_protocol::{
-    Change, Health, Identity, Incarnation, Index, Instance, Member, MemberState, NodeId, Time, Version,
+    Change, FireRefusal, Health, Identity, Incarnation, Index, Instance, Member, MemberState, NodeId, Time,
+    Version, wire::UserEventClaim,
 };
 use hearsay_services::Service;
 use serde_json::Value;
@@ -37,6 +38,7 @@ use crate::{
     registry::{self, Registry},
     signing::Signing,
     storage::Secret,
+    user_events::UserEvents,
     view::{Clock, View},
 };
 
@@ -116,6 +118,35 @@ fn open_journals(
     (Arc::new(Journals::open(plugins, &context).unwrap()), driver_commands)
 }
 
+/// Starts a driver that only fires user events.
+fn start_user_events(view: &Arc<View>) -> (Arc<UserEvents>, mpsc::Sender<DriverCommand>) {
+    let events = Arc::new(UserEvents::new(node_id(1), "n1".to_owned(), Arc::clone(view)));
+    let (driver, commands) = mpsc::channel(16);
+    tokio::spawn(fire_user_events(Arc::clone(&events), commands));
+    (events, driver)
+}
+
+/// Name of a user event that the driver refuses in [`fire_user_events`].
+const REFUSED_EVENT: &str = "refused";
+
+/// Fires user events as the driver of a node without neighbours does.
+async fn fire_user_events(events: Arc<UserEvents>, mut commands: mpsc::Receiver<DriverCommand>) {
+    let me = Identity::from_seed(&[1; 32]);
+    let (by, incarnation, mut number) = (me.id(), Incarnation(5), 0);
+    while let Some(command) = commands.recv().await {
+        let DriverCommand::FireUserEvent(content, answer) = command else { continue };
+        if content.name == REFUSED_EVENT {
+            _ = answer.send(Err(FireRefusal::RateLimited { per_s: 10, burst: 100 }));
+            continue;
+        }
+        number += 1;
+        let claim = UserEventClaim { by, incarnation, number, lamport: number, content: *content };
+        let event = claim.sign(&me, "test");
+        events.deliver(event.clone());
+        _ = answer.send(Ok(Box::new(event)));
+    }
+}
+
 impl Server {
     async fn start() -> Self {
         Self::with(Setup::default()).await
@@ -130,6 +161,7 @@ impl Server {
         let (neighbours, neighbourhood) = watch::channel(Neighbourhood::default());
         let (id, name, cluster) = (node_id(1), "n1".to_owned(), "test".to_owned());
         let registry = open_registry(&view);
+        let (user_events, driver) = start_user_events(&view);
         let access = Arc::new(setup.access);
         let names = HostNames::new([name.clone()]);
         let me = Identity::from_seed(&[1; 32]);
@@ -141,6 +173,8 @@ impl Server {
             cluster: cluster.clone(),
             metrics: Arc::clone(&metrics),
             registry: Arc::clone(&registry),
+            user_events,
+            driver,
             operator_requests,
             access: Arc::clone(&access),
             signing: Arc::clone(&signing),

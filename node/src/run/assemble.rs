@@ -31,6 +31,7 @@ use crate::{
     signing::Signing,
     storage::{Remembered, Secret, Storage, read_token},
     system::interfaces::InterfaceAddress,
+    user_events::UserEvents,
     view::{Clock, View},
     warnings::Warnings,
 };
@@ -62,6 +63,7 @@ pub(super) struct Assembled {
 pub(super) struct Shared {
     pub(super) view: Arc<View>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) user_events: Arc<UserEvents>,
     pub(super) warnings: Arc<Warnings>,
     pub(super) signing: Arc<Signing>,
     pub(super) access: Arc<Access>,
@@ -121,6 +123,8 @@ pub(super) fn assemble(
         cluster: config.cluster.clone(),
         metrics: Arc::clone(&shared.metrics),
         registry: Arc::clone(&shared.registry),
+        user_events: Arc::clone(&shared.user_events),
+        driver: channels.driver.clone(),
         operator_requests: channels.requests_sender.clone(),
         access: Arc::clone(&shared.access),
         signing: Arc::clone(&shared.signing),
@@ -222,9 +226,11 @@ fn share(
     metrics.set_plugins(plugins.clone());
     metrics.set_journals(&journals);
     metrics.set_programs(&registry);
+    let user_events = Arc::new(UserEvents::new(id, config.name_of(id), Arc::clone(&view)));
     Ok(Shared {
         view,
         metrics,
+        user_events,
         warnings: Arc::default(),
         signing: Arc::new(signing),
         access,

@@ -8,6 +8,7 @@ use hearsay_protocol::Core;
 use hearsay_services::{Host, SHIPPER_THREAD, Service};
 use libp2p::{Multiaddr, identity::Keypair};
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
@@ -34,6 +35,7 @@ use crate::{
     socket::SocketFile,
     swarm::{self, SwarmConfig},
     system::{memory, ports::SwarmPort, systemd},
+    user_events::UserEvents,
     view::View,
     warnings::Warnings,
 };
@@ -87,7 +89,7 @@ pub(super) async fn spawn(config: Config, assembled: Assembled) -> anyhow::Resul
         ..
     } = assembled;
     let Channels { driver, commands, operator_requests, readiness, neighbourhood, neighbours, .. } = channels;
-    let Shared { view, metrics, warnings, signing, registry, journals, exempt, .. } = shared;
+    let Shared { view, metrics, user_events, warnings, signing, registry, journals, exempt, .. } = shared;
     let plan = DriverPlan {
         keypair: prepared.keypair,
         listen_on: prepared.swarm_port.listen_on(),
@@ -95,6 +97,7 @@ pub(super) async fn spawn(config: Config, assembled: Assembled) -> anyhow::Resul
         core,
         view: Arc::clone(&view),
         metrics: Arc::clone(&metrics),
+        user_events,
         presentation,
         warnings,
         commands,
@@ -123,8 +126,7 @@ pub(super) async fn spawn(config: Config, assembled: Assembled) -> anyhow::Resul
     }
     let (socket_file, socket) = prepared.socket.unzip();
     let socket = socket.map(tokio::net::UnixListener::from_std).transpose()?;
-    let listener = tokio::net::TcpListener::from_std(prepared.http)?;
-    let listeners = http::Listeners::from(listener).with_socket(socket);
+    let listeners = http::Listeners::from(TcpListener::from_std(prepared.http)?).with_socket(socket);
     let http = tokio::spawn(http::serve(listeners, router, limits, metrics, http_stopping));
 
     // The node runs on if standard output is closed.
@@ -161,6 +163,7 @@ struct DriverPlan {
     core: Core,
     view: Arc<View>,
     metrics: Arc<Metrics>,
+    user_events: Arc<UserEvents>,
     presentation: Presentation,
     warnings: Arc<Warnings>,
     commands: mpsc::Receiver<DriverCommand>,
@@ -183,6 +186,7 @@ impl DriverPlan {
             cluster: self.swarm_config.cluster,
             view: self.view,
             metrics: self.metrics,
+            user_events: self.user_events,
             presentation: self.presentation,
             warnings: self.warnings,
             commands: self.commands,

@@ -10,7 +10,7 @@ use crate::{
     io::{Event, Fatal, Output, Profile},
     membership::state::Applied,
     record::{Entry, Fact, Instance, Key, Presence, parts},
-    sync::{RequestId, SyncRequest},
+    sync::{NO_SESSION, SyncRequest},
     version_set::VersionSet,
     wire::{Gossip, PAGE_BYTES, Page, Request},
 };
@@ -152,7 +152,7 @@ impl Core {
         let neighbours: Vec<NodeId> = self.connections.connected().collect();
         for peer in neighbours {
             let request = Request::Push(page.iter().cloned().collect());
-            self.send_request(SyncRequest { peer, request_id: RequestId(0), request });
+            self.send_request(SyncRequest { peer, request_id: NO_SESSION, request });
         }
     }
 

@@ -24,7 +24,7 @@ use crate::{
     Incarnation, NodeId, Time, Version,
     io::{Event, Fatal, Judgement, Output},
     record::{Entry, Key, signed_bytes},
-    sync::{RequestId, SyncRequest},
+    sync::{NO_SESSION, SyncRequest},
     wire::{Clash, ClashClaim, Gossip, Request},
 };
 
@@ -89,7 +89,7 @@ impl Core {
         for peer in neighbours {
             self.send_request(SyncRequest {
                 peer,
-                request_id: RequestId(0),
+                request_id: NO_SESSION,
                 request: Request::Clash(clash.clone()),
             });
         }
@@ -113,7 +113,7 @@ impl Core {
             && now.since(*at) < PASS_ON_FOR
         {
             let request = Request::Clash(clash.clone());
-            self.send_request(SyncRequest { peer, request_id: RequestId(0), request });
+            self.send_request(SyncRequest { peer, request_id: NO_SESSION, request });
         }
     }
 

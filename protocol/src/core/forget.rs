@@ -19,7 +19,7 @@ use crate::{
     NodeId, Time,
     io::{Event, Judgement, Output},
     providers::{Change, MemberState},
-    sync::{RequestId, SyncRequest},
+    sync::{NO_SESSION, SyncRequest},
     wire::{Forget, ForgetClaim, Gossip, Request},
 };
 
@@ -76,11 +76,7 @@ impl Core {
         let orders: Vec<Forget> =
             self.forget_orders.orders.values().map(|(_, forget)| forget.clone()).collect();
         if !orders.is_empty() {
-            self.send_request(SyncRequest {
-                peer,
-                request_id: RequestId(0),
-                request: Request::Forget(orders),
-            });
+            self.send_request(SyncRequest { peer, request_id: NO_SESSION, request: Request::Forget(orders) });
         }
     }
 

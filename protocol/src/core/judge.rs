@@ -7,7 +7,7 @@ use crate::{
     io::{Event, Judgement, Output},
     membership::liveness::{Claim, Evidence, EvidenceEffect, Strength, Verdict},
     providers::{Change, Explanation, MemberState},
-    sync::{RequestId, SyncRequest},
+    sync::{NO_SESSION, SyncRequest},
     version_set::VersionSet,
     wire::{self, Gossip, Page, Request},
 };
@@ -252,7 +252,7 @@ impl Core {
         let page = page_of_evidence(subject, incarnation, vec![evidence.clone()]);
         self.send_request(SyncRequest {
             peer: from,
-            request_id: RequestId(0),
+            request_id: NO_SESSION,
             request: Request::Push(vec![page]),
         });
         self.publish_evidence(evidence);
@@ -264,7 +264,7 @@ impl Core {
             Some(page_of_evidence(node, incarnation, self.liveness.reports(node).cloned().collect()))
         };
         let pages = suspects.iter().copied().filter_map(page).collect();
-        self.send_request(SyncRequest { peer, request_id: RequestId(0), request: Request::Push(pages) });
+        self.send_request(SyncRequest { peer, request_id: NO_SESSION, request: Request::Push(pages) });
     }
 
     /// When suspects next receive the evidence.

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{forget_orders::ForgetOrders, key_clash::KeyClash, own::OwnState, rate_limit::RateLimit};
+use super::{
+    forget_orders::ForgetOrders, key_clash::KeyClash, own::OwnState, rate_limit::RateLimit,
+    user_event_state::UserEventState,
+};
 use crate::{
     Identity, Incarnation, NodeId, Time,
     config::Config,
@@ -16,7 +19,7 @@ use crate::{
         state::{Hash, State},
     },
     providers::{Change, MemberState},
-    sync::{RequestId, Sync, SyncRequest},
+    sync::{NO_SESSION, Sync, SyncRequest},
     wire::Request,
 };
 
@@ -62,6 +65,7 @@ pub struct Core {
     pub(super) own: OwnState,
     pub(super) key_clash: KeyClash,
     pub(super) forget_orders: ForgetOrders,
+    pub(super) user_events: UserEventState,
     /// State of each member, and since when.
     pub(super) member_states: BTreeMap<NodeId, (MemberState, Time)>,
     /// Members that are alive or suspect, this node included.
@@ -108,6 +112,7 @@ impl Core {
             patience: Patience::new(now),
             key_clash: KeyClash::new(startup.incarnation),
             forget_orders: ForgetOrders::default(),
+            user_events: UserEventState::new(&config),
             own: OwnState::new(startup.incarnation, startup.profile, rng.u64(..), now),
             member_states: BTreeMap::new(),
             present: BTreeSet::new(),
@@ -298,7 +303,7 @@ impl Core {
                     // response.
                     self.send_request(SyncRequest {
                         peer,
-                        request_id: RequestId(0),
+                        request_id: NO_SESSION,
                         request: Request::Unneeded,
                     });
                 }
@@ -330,6 +335,7 @@ impl Core {
         ] {
             limit.prune(now);
         }
+        self.user_events.prune(now, self.config.user_event_age);
         self.forget_expired_members(now);
     }
 
@@ -428,6 +434,7 @@ impl Core {
                 self.kept_connections = peers;
             }
             Command::Forget(id) => self.order_to_forget(now, id),
+            Command::FireUserEvent(id, content) => self.fire_user_event(now, id, *content),
             Command::Leave => self.leave(now),
         }
     }

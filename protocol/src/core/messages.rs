@@ -1,11 +1,13 @@
 //! Part of [`Core`]: decodes gossip, requests and responses of peers, dispatches them, and counts
 //! misbehaviour.
 
+use std::time::Duration;
+
 use super::machine::Core;
 use crate::{
     NodeId, Time,
     io::{Event, GossipId, Judgement, Output},
-    sync::{self, Knowledge, RequestId, SyncRequest},
+    sync::{self, Knowledge, NO_SESSION, RequestId, SyncRequest},
     wire::{self, Gossip, Received, Request, Response},
 };
 
@@ -17,6 +19,9 @@ impl Core {
             Ok(Received::Known(Gossip::Evidence(evidence))) => self.learn_evidence_list(now, evidence, from),
             Ok(Received::Known(Gossip::Clash(clash))) => self.handle_clash(now, &clash, from),
             Ok(Received::Known(Gossip::Forget(forget))) => self.handle_forget_order(now, &forget, from),
+            Ok(Received::Known(Gossip::UserEvent(event))) => {
+                self.learn_user_event(now, &event, Duration::ZERO, from)
+            }
             Ok(Received::Unknown) => {
                 self.counters.unknown_kind += 1;
                 let allowed = self.unknown_relay_limit.has_token(now, from);
@@ -62,6 +67,12 @@ impl Core {
                 }
                 return;
             }
+            Ok(Received::Known(Request::UserEvents { within_ms, known, is_first })) => {
+                if is_first {
+                    self.request_user_events_in_turn(now, from, &known);
+                }
+                self.answer_user_events(now, from, within_ms, &known)
+            }
             Ok(Received::Known(request)) => {
                 let known = Knowledge { state: &self.state, liveness: &self.liveness };
                 sync::answer(known, &request).unwrap_or(Response::Done)
@@ -100,6 +111,11 @@ impl Core {
         request_id: RequestId,
         bytes: Option<Vec<u8>>,
     ) {
+        if request_id == NO_SESSION
+            && let Some(bytes) = bytes
+        {
+            return self.handle_user_events(now, from, &bytes);
+        }
         if !self.sync.expects(from, request_id) {
             return;
         }
@@ -119,6 +135,8 @@ impl Core {
         let known = Knowledge { state: &self.state, liveness: &self.liveness };
         if let Some(request) = self.sync.handle_response(now, from, response, known) {
             self.send_request(request);
+        } else {
+            self.compare_user_events(now, from);
         }
         for id in std::mem::take(&mut self.sync.forgotten) {
             self.forget(id);

@@ -13,7 +13,7 @@ use crate::{
     membership::liveness::{Claim, Strength},
     providers::{Change, Index, MemberState, ProviderTable},
     sync::RequestId,
-    wire::{self, Gossip},
+    wire::{self, Gossip, UserEvent},
 };
 
 use super::link::{Due, Link, LinkMessage, NodeIndex, Stalled, Weather, What};
@@ -50,6 +50,8 @@ pub struct SimNode {
     pub(super) host: Option<u8>,
     /// Members that were removed by order of an operator, by the core's outputs.
     pub forgotten_by_operator: Vec<NodeId>,
+    /// User events in this life, by the core's outputs.
+    pub user_events: Vec<UserEvent>,
     /// Message of the [`Output::Fatal`](crate::Output::Fatal) that stopped the core.
     pub fatal: Option<String>,
 }
@@ -226,6 +228,7 @@ impl Sim {
             ephemeral: false,
             host: None,
             forgotten_by_operator: Vec::new(),
+            user_events: Vec::new(),
             fatal: None,
         });
         index
@@ -242,6 +245,7 @@ impl Sim {
         node.frozen = false;
         node.table = ProviderTable::new(Index(node.incarnation * 1000));
         node.seen_gossip.clear();
+        node.user_events.clear();
         node.fatal = None;
         let of_host = node.host.map(|host| format!("/ip4/10.77.0.{host}/tcp/7600"));
         let profile = Profile {
@@ -496,6 +500,8 @@ impl Sim {
                 self.nodes[from].table.apply(now, change);
             }
             Output::ForgottenByOperator(id) => self.nodes[from].forgotten_by_operator.push(id),
+            Output::UserEvent(event) => self.nodes[from].user_events.push(*event),
+            Output::Fired(_, fired) => self.note(|| format!("{from}: fired {}", fired.is_ok())),
             Output::Event(event) => self.note(|| format!("{from}: {}", brief_event(&event))),
             Output::Fatal(fatal) => {
                 self.nodes[from].fatal = Some(fatal.to_string());

@@ -9,7 +9,10 @@ use crate::{
     membership::liveness::Evidence,
     record::{Entry, signed_bytes},
     version_set::VersionSet,
-    wire::codec::{self, DecodeError, MESSAGE_BYTES_MAX},
+    wire::{
+        codec::{self, DecodeError, MESSAGE_BYTES_MAX},
+        user_event::{AgedUserEvent, UserEvent},
+    },
 };
 
 /// Version of the wire format: the first byte of every message.
@@ -34,6 +37,9 @@ pub enum Gossip {
     /// Relay it. Forget the subject if your table lists it as failed or left, in this incarnation and with no
     /// header newer than the named one. If the subject is you, state a newer header.
     Forget(Forget),
+    /// Unless you have it already, or its origin is no member or over its rate limit: list it for programs if
+    /// its filters accept this node, and relay it.
+    UserEvent(UserEvent),
 }
 
 /// An operator's order to forget a gone member, signed by the node that received it. The receiver's duty is
@@ -169,6 +175,16 @@ pub enum Request {
     },
     /// Handle each order as if it came by gossip. Answer [`Response::Done`].
     Forget(Vec<Forget>),
+    /// Answer [`Response::UserEvents`] with the user events that were fired within this time and that the
+    /// sender does not have, oldest first, as many as fit. If the sender has some that you lack, ask in turn.
+    UserEvents {
+        /// Time in milliseconds: the sender lists no event that was fired before its start.
+        within_ms: u64,
+        /// First eight bytes of the ids of the events that the sender has.
+        known: Vec<u64>,
+        /// Whether to ask in turn. False in a request that is made in turn.
+        is_first: bool,
+    },
 }
 
 /// The response to a [`Request`].
@@ -195,6 +211,14 @@ pub enum Response {
     /// The root hashes differ. Hashes of the 64 parts of the table. A node's part is the lowest six bits of
     /// the first byte of its id.
     Parts(Vec<u64>),
+    /// User events, after a `UserEvents`. Handle each as if it came by gossip, and forward it by gossip if it
+    /// was new, because other neighbours may have missed it for the same reason.
+    UserEvents {
+        /// The events that fit.
+        events: Vec<AgedUserEvent>,
+        /// Whether to ask again after taking these events.
+        more: bool,
+    },
 }
 
 /// A decoded message.
@@ -213,13 +237,13 @@ pub trait Message: Serialize + DeserializeOwned {
 }
 
 impl Message for Gossip {
-    const KINDS: u8 = 4;
+    const KINDS: u8 = 5;
 }
 impl Message for Request {
-    const KINDS: u8 = 7;
+    const KINDS: u8 = 8;
 }
 impl Message for Response {
-    const KINDS: u8 = 5;
+    const KINDS: u8 = 6;
 }
 
 /// Encodes a message, wire version included.

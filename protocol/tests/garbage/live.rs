@@ -6,7 +6,10 @@ use std::time::Duration;
 use hearsay_protocol::{
     Claim, Command, Config, Core, Entry, Fact, GossipId, Header, Identity, Incarnation, Input, Instance, Key,
     NodeId, Output, Presence, Profile, RequestId, Startup, Strength, Time, Version, VersionSet,
-    wire::{self, Digest, Forget, ForgetClaim, Gossip, MESSAGE_BYTES_MAX, Page, Request, Response},
+    wire::{
+        self, AgedUserEvent, Digest, Forget, ForgetClaim, Gossip, MESSAGE_BYTES_MAX, Page, Request, Response,
+        UserEvent, UserEventClaim, UserEventContent,
+    },
 };
 
 /// Kind of the input in which a message arrives.
@@ -100,6 +103,13 @@ fn forget(seed: u8) -> Forget {
     claim.sign(&who(2), "default")
 }
 
+fn user_event(seed: u8, number: u64) -> UserEvent {
+    let content =
+        UserEventContent { name: "deploy".into(), payload: vec![1, 2], ..UserEventContent::default() };
+    let (by, incarnation) = (id(seed), Incarnation(1000));
+    UserEventClaim { by, incarnation, number, lamport: 7, content }.sign(&who(seed), "default")
+}
+
 /// One valid message of every kind for a [`Live`] core.
 pub(crate) fn messages() -> Vec<(Way, Vec<u8>)> {
     let digest = Digest {
@@ -110,6 +120,7 @@ pub(crate) fn messages() -> Vec<(Way, Vec<u8>)> {
         hash: [1; 16],
     };
     let digests = vec![digest, Digest::of_nothing(id(9))];
+    let events = vec![AgedUserEvent { age_ms: 1, event: user_event(3, 3) }];
     let mut all: Vec<(Way, Vec<u8>)> = vec![
         (Way::Gossip, wire::encode(&Gossip::Entries(page(4).entries))),
         (Way::Gossip, wire::encode(&Gossip::Entries(page(1).entries))),
@@ -123,6 +134,13 @@ pub(crate) fn messages() -> Vec<(Way, Vec<u8>)> {
         (Way::Request, wire::encode(&Request::Unneeded)),
         (Way::Gossip, wire::encode(&Gossip::Forget(forget(2)))),
         (Way::Request, wire::encode(&Request::Forget(vec![forget(1), forget(3)]))),
+        (Way::Gossip, wire::encode(&Gossip::UserEvent(user_event(2, 1)))),
+        (Way::Gossip, wire::encode(&Gossip::UserEvent(user_event(3, 2)))),
+        (
+            Way::Request,
+            wire::encode(&Request::UserEvents { within_ms: 9999, known: vec![1, 2], is_first: true }),
+        ),
+        (Way::Response, wire::encode(&Response::UserEvents { events, more: true })),
         (Way::Response, wire::encode(&Response::Same)),
         (Way::Response, wire::encode(&Response::Parts(vec![1; 64]))),
         (Way::Response, wire::encode(&Response::Parts(Vec::new()))),

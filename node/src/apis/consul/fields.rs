@@ -76,6 +76,15 @@ pub(super) const OF_SERVICES: [Field; 8] = [
     ("Weights.Warning", Kind::Number),
 ];
 
+/// `/v1/event/list`.
+pub(super) const OF_EVENTS: [Field; 5] = [
+    ("ID", Kind::Text),
+    ("Name", Kind::Text),
+    ("NodeFilter", Kind::Text),
+    ("ServiceFilter", Kind::Text),
+    ("TagFilter", Kind::Text),
+];
+
 /// `/v1/agent/members`.
 pub(super) const OF_MEMBERS: [Field; 5] = [
     ("Name", Kind::Text),

@@ -1,6 +1,6 @@
 //! The paths of Consul's interface and their handlers.
 
-use super::{agent, agent_writes as writes, catalog, health, kv, monitor, refused, status};
+use super::{agent, agent_writes as writes, catalog, event, health, kv, monitor, refused, status};
 use crate::http::{guard::class::Class, route_table::RouteTable};
 
 /// Adds the paths to the node's own. They are documented by Consul, so `/openapi.json` does not list them.
@@ -51,7 +51,10 @@ pub(crate) fn consul_routes(table: RouteTable) -> RouteTable {
         .delete("/v1/kv", Class::Kv, kv::delete_all)
         .get("/v1/kv/{*key}", kv::read)
         .put("/v1/kv/{*key}", Class::Kv, kv::write)
-        .delete("/v1/kv/{*key}", Class::Kv, kv::delete);
+        .delete("/v1/kv/{*key}", Class::Kv, kv::delete)
+        .put("/v1/event/fire/{*name}", Class::Kv, event::fire)
+        .post("/v1/event/fire/{*name}", Class::Kv, event::fire)
+        .get("/v1/event/list", event::list);
     refuse_others(table)
 }
 

@@ -145,7 +145,8 @@ pub(crate) fn check_content_type(area: Area, method: &Method, headers: &HeaderMa
     let is_form = essence.as_deref().is_some_and(|essence| FORM_TYPES.contains(&essence));
     let is_allowed = match area {
         Area::Plugin { takes_form_bodies: true } => true,
-        Area::Consul => !is_form || method != Method::POST,
+        Area::Consul { takes_text: true } if essence.as_deref() == Some("text/plain") => true,
+        Area::Consul { .. } => !is_form || method != Method::POST,
         // DELETE /services accepts a URL as plain text, and no form can send a DELETE.
         _ if method == Method::DELETE => essence.as_deref() != Some(FORM_TYPES[0]),
         // A script can send a body without a content type, and the browser sends no CORS preflight for it.
@@ -245,7 +246,11 @@ mod tests {
             }
         }
         assert!(allowed(plugin(true), Method::POST, form));
-        assert!(allowed(Area::Consul, Method::PUT, form) && !allowed(Area::Consul, Method::POST, form));
+        let [consul, fire] = [false, true].map(|takes_text| Area::Consul { takes_text });
+        assert!(allowed(consul, Method::PUT, form) && !allowed(consul, Method::POST, form));
+        let text = Some("text/plain;charset=UTF-8");
+        assert!(allowed(fire, Method::POST, text) && !allowed(consul, Method::POST, text));
+        assert!(!allowed(fire, Method::POST, form));
         assert!(
             allowed(Area::Node, Method::DELETE, Some("text/plain"))
                 && !allowed(Area::Node, Method::DELETE, form)

@@ -200,7 +200,7 @@ impl Caller {
                 "writes to this path, from this machine too, need it"
             }
             Class::Admin => "writes to this path from other machines need it",
-            Class::Kv => "writes of keys from other machines need it",
+            Class::Kv => "writes of keys and user events from other machines need it",
             Class::Registry | Class::Role if access.is_keyed => "writes from other machines need it",
             Class::Registry | Class::Role | Class::Session => {
                 "writes from public addresses, and those that a proxy forwards, need it"

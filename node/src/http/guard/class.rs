@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | admin | the node itself: leave, maintenance, forget | this machine, the node's token |
 //! | registry | registrations and checks | this machine, the token, a member's signed request; in a cluster without key also private addresses |
-//! | kv | the key/value store | the same as registry, but no private addresses: one key may steer a whole cluster |
+//! | kv | the key/value store, user events | the same as registry, but no private addresses: a key or an event may steer a whole cluster |
 //! | role | the other plug-ins' paths | the same as registry; with `--open`, every client |
 //! | session | the sessions of browsers | every client, from the node's own pages |
 //!
@@ -22,6 +22,9 @@ use hearsay_services::{
 /// Prefix of the key/value store's own paths. Those below `/v1` are in the route table.
 const KV_PREFIX: &str = "/kv";
 
+/// The paths that fire user events. Some clients send the payload as plain text.
+pub(crate) const FIRE_PREFIX: &str = "/v1/event/fire";
+
 /// Paths that show nothing of the cluster. The first one, `/`, only redirects to the front page.
 const PUBLIC: [&str; 3] = ["", "/livez", "/readyz"];
 
@@ -32,7 +35,7 @@ pub(crate) enum Class {
     Admin,
     /// Changes registrations and checks.
     Registry,
-    /// Changes the key/value store.
+    /// Changes the key/value store, or fires a user event.
     Kv,
     /// Writes to another plug-in.
     Role,
@@ -69,7 +72,10 @@ pub(crate) enum Area {
     /// The node itself.
     Node,
     /// Paths compatible with Consul's, below `/v1`.
-    Consul,
+    Consul {
+        /// Whether a POST may have plain text, which HTML forms can send.
+        takes_text: bool,
+    },
     /// A plug-in.
     Plugin {
         /// Whether the plug-in accepts the content types of HTML forms.
@@ -103,7 +109,7 @@ impl Classes {
     pub(crate) fn area(&self, path: &str) -> Area {
         match self.plugins.iter().find(|(prefix, _)| covers(prefix, path)) {
             Some((_, takes_form_bodies)) => Area::Plugin { takes_form_bodies: *takes_form_bodies },
-            None if covers("/v1", path) => Area::Consul,
+            None if covers("/v1", path) => Area::Consul { takes_text: covers(FIRE_PREFIX, path) },
             None => Area::Node,
         }
     }
@@ -118,7 +124,7 @@ impl Classes {
     pub(crate) fn class_of_read(&self, path: &str) -> Class {
         match self.area(path) {
             Area::Plugin { .. } => Class::of_plugin_read(path),
-            Area::Node | Area::Consul => Class::Registry,
+            Area::Node | Area::Consul { .. } => Class::Registry,
         }
     }
 

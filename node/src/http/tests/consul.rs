@@ -3,6 +3,7 @@
 mod agent;
 mod checks;
 mod clients;
+mod event;
 mod kv;
 mod monitor;
 
@@ -20,7 +21,7 @@ const HEADERS: [(&str, &str); 5] = [
     ("x-consul-default-acl-policy", "allow"),
     ("content-type", "application/json"),
 ];
-const BLOCKABLE: [&str; 13] = [
+const BLOCKABLE: [&str; 14] = [
     "/v1/catalog/services",
     "/v1/catalog/service/web",
     "/v1/catalog/connect/web",
@@ -34,6 +35,7 @@ const BLOCKABLE: [&str; 13] = [
     "/v1/health/node/n1",
     "/v1/health/connect/web",
     "/v1/coordinate/nodes",
+    "/v1/event/list",
 ];
 
 /// An instance with one check.
@@ -461,7 +463,7 @@ async fn what_a_node_cannot_promise_is_501_and_why() {
         );
         assert!(reply.body.len() > 20, "{reply:?}");
     }
-    let reply = server.get("/v1/event/list").await;
+    let reply = server.get("/v1/acl/tokens").await;
     assert_eq!((reply.status, reply.header("content-type")), (404, "text/plain; charset=utf-8"));
 }
 

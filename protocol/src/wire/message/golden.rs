@@ -51,3 +51,9 @@ pub(super) const PAGES: &str = concat!(
 );
 pub(super) const DONE: &str = "0103";
 pub(super) const PARTS: &str = "01040201fdffffffffffffffff";
+pub(super) const USER_EVENT: &str = concat!(
+    "0104ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c0503fb2c01066465706c6f790201",
+    "02045e7765620000c7a029cc2be68664a3c7ebfb2466560961b60f1473f2eb7d01e8bf42ca8e24bac460800ddfaf1e2b",
+    "940dcf262970e8105e8206c2fc413eb88ac80955792c7903",
+);
+pub(super) const USER_EVENTS_WANTED: &str = "0107fb60ea0207fdffffffffffffffff01";

@@ -6,6 +6,7 @@ use crate::{
     Identity, Version,
     membership::liveness::{Claim, Strength},
     record::{Fact, Key},
+    wire::{UserEventClaim, UserEventContent},
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -48,6 +49,17 @@ fn forget() -> Forget {
     claim.sign(&me(), "home")
 }
 
+fn user_event() -> UserEvent {
+    let content = UserEventContent {
+        name: "deploy".into(),
+        payload: vec![1, 2],
+        node_filter: "^web".into(),
+        ..UserEventContent::default()
+    };
+    let (by, incarnation) = (me().id(), Incarnation(5));
+    UserEventClaim { by, incarnation, number: 3, lamport: 300, content }.sign(&me(), "home")
+}
+
 fn digest() -> Digest {
     let mut seen = VersionSet::up_to(Version(7));
     seen.insert_range(Version(300), Version(301));
@@ -75,6 +87,7 @@ fn gossip_keeps_its_bytes() {
     let signature = me().sign(b"golden");
     check(Gossip::Clash(Clash { claim, signature }), golden::CLASH);
     check(Gossip::Forget(forget()), golden::FORGET);
+    check(Gossip::UserEvent(user_event()), golden::USER_EVENT);
 }
 
 #[test]
@@ -95,11 +108,18 @@ fn requests_and_responses_keep_their_bytes() {
     let clash = Clash { claim, signature: me().sign(b"golden") };
     check(Request::Clash(clash), &golden::CLASH.replacen("0102", "0104", 1));
     check(Request::Forget(vec![forget()]), &golden::FORGET.replacen("0103", "010601", 1));
+    check(
+        Request::UserEvents { within_ms: 60_000, known: vec![7, u64::MAX], is_first: true },
+        golden::USER_EVENTS_WANTED,
+    );
     check(Response::Same, golden::SAME);
     check(Response::Parts(vec![1, u64::MAX]), golden::PARTS);
     check(Response::Digests { digests: vec![digest()], more: true }, golden::DIGESTS);
     check(Response::Pages { pages: vec![page], more: false }, golden::PAGES);
     check(Response::Done, golden::DONE);
+    let events = vec![AgedUserEvent { age_ms: 5, event: user_event() }];
+    let golden = golden::USER_EVENT.replacen("0104", "01050105", 1) + "01";
+    check(Response::UserEvents { events, more: true }, &golden);
 }
 
 #[test]
@@ -107,6 +127,18 @@ fn an_order_to_forget_is_of_a_kind_that_the_version_before_relays() {
     /// Number of kinds of gossip and of requests that the version before orders knew.
     const BEFORE: [u8; 2] = [3, 6];
     let kinds = [encode(&Gossip::Forget(forget()))[1], encode(&Request::Forget(vec![forget()]))[1]];
+    assert!(kinds.iter().zip(BEFORE).all(|(kind, known)| *kind >= known && *kind < 251), "{kinds:?}");
+}
+
+#[test]
+fn a_user_event_is_of_a_kind_that_the_version_before_relays() {
+    /// Number of kinds of gossip, requests and responses that the version before user events knew.
+    const BEFORE: [u8; 3] = [4, 7, 5];
+    let kinds = [
+        encode(&Gossip::UserEvent(user_event()))[1],
+        encode(&Request::UserEvents { within_ms: 0, known: vec![], is_first: true })[1],
+        encode(&Response::UserEvents { events: vec![], more: false })[1],
+    ];
     assert!(kinds.iter().zip(BEFORE).all(|(kind, known)| *kind >= known && *kind < 251), "{kinds:?}");
 }
 
