@@ -17,6 +17,7 @@ mod checks;
 mod client;
 mod doctor;
 mod drain;
+mod event;
 mod exec_child;
 mod failure;
 mod follow;
@@ -44,7 +45,7 @@ use clap_complete::Shell;
 use hearsay_services::Service;
 
 use self::{
-    client::Client, drain::DrainOptions, exec_child::ExecChildOptions, failure::Failure,
+    client::Client, drain::DrainOptions, event::EventCommand, exec_child::ExecChildOptions, failure::Failure,
     grades::GradesCommand, journal_admin::JournalCommand, kv::KvCommand, output::Output,
     register::RegisterOptions, run::RunOptions,
 };
@@ -188,6 +189,9 @@ enum Command {
     /// Import or export the grade book as CSV
     #[command(subcommand)]
     Grades(GradesCommand),
+    /// Fire user events, and watch those that a node receives
+    #[command(subcommand)]
+    Event(EventCommand),
     /// Read and write keys of the key/value store
     #[command(subcommand)]
     Kv(KvCommand),
@@ -320,6 +324,7 @@ fn run_command(
             Command::Health => queries::health(&client, output).await,
             Command::Doctor => doctor::doctor(&client, output).await,
             Command::Grades(command) => grades::run(command, &client, output, environment).await,
+            Command::Event(command) => event::run(command, &client, output).await,
             Command::Kv(command) => kv::run(command, &client, output).await,
             Command::Journal(JournalCommand::Restore(options)) => {
                 journal_admin::restore::restore(options, &client, services, output, environment).await

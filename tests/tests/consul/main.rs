@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod clients;
+mod events;
 mod go;
 mod keys;
 mod keys_faults;

@@ -150,6 +150,20 @@ func main() {
 	check(err)
 	assert(leader != "", "leader", leader)
 
+	// User events: fired here, listed once on the other node.
+	id, _, err := here.Event().Fire(&consulapi.UserEvent{Name: "deploy", Payload: []byte("v2")}, nil)
+	check(err)
+	until("the event is on the other node", func() bool {
+		events, meta, err := other.Event().List("deploy", nil)
+		check(err)
+		if len(events) == 0 {
+			return false
+		}
+		is := len(events) == 1 && events[0].ID == id && string(events[0].Payload) == "v2"
+		assert(is && meta.LastIndex == other.Event().IDToIndex(id), "events", events)
+		return true
+	})
+
 	check(agent.ServiceDeregister("web-1"))
 	until("it is gone", func() bool { return status(other) == "" })
 	fmt.Println("done")

@@ -116,6 +116,28 @@ if takes(other.health.service, "filter_expr"):
     expression = '"v1" in Service.Tags and Service.Meta.version == "2"'
     _, found = other.health.service("web", filter_expr=expression)
     assert len(found) == 1, found
+
+# User events, and a list that waits for the next one.
+index, events = other.event.list()
+assert events == [], events
+found = []
+# Without `wait`, which python-consul does not send.
+wait_for_event = lambda: found.append(other.event.list(name="deploy", index=index))
+thread = threading.Thread(target=wait_for_event, daemon=True)
+thread.start()
+time.sleep(0.2)
+fired = here.event.fire("deploy", "v2", node="^m[01]$")
+assert fired["Name"] == "deploy" and fired["NodeFilter"] == "^m[01]$", fired
+thread.join(20)
+assert not thread.is_alive(), "the list was not woken"
+newest, events = found[0]
+assert [event["ID"] for event in events] == [fired["ID"]] and events[0]["Payload"] == b"v2", events
+digits = fired["ID"].replace("-", "")
+assert int(newest) == int(digits[:16], 16) ^ int(digits[16:], 16), newest
+here.event.fire("elsewhere", "", node="^m0$")
+until("it is listed where its filter says", lambda: len(here.event.list()[1]) == 2)
+assert len(other.event.list()[1]) == 1
+
 for refused in (lambda: here.session.create(), lambda: here.catalog.register("elsewhere", "10.0.0.1")):
     try:
         refused()
