@@ -1,6 +1,7 @@
 //! `bench consul`: measures the time until a change wakes the blocking queries of clients of all nodes, and
-//! compares lookups by Consul's path with the node's own path and with etcd.
+//! compares lookups by Consul's path with the node's own path and with etcd, and DNS with unbound.
 
+mod dns;
 mod wakes;
 
 use std::{fmt::Write as _, path::PathBuf, time::Duration};
@@ -24,16 +25,16 @@ use crate::{
 
 /// Usage.
 pub(crate) const USAGE: &str = "\
-bench consul [OPTIONS]    blocking queries on 10 nodes, lookups beside etcd; needs root for a network namespace
-  --parts LIST            what to measure (wakes,lookups)
+bench consul [OPTIONS]    blocking queries on 10 nodes, lookups beside etcd, DNS beside unbound; needs root for a network namespace
+  --parts LIST            what to measure (wakes,lookups,dns)
   --changes N             changes that wake queries (200)
-  --rounds N              how often lookups are measured, in turn (3)
+  --rounds N              how often lookups and DNS are measured, in turn (3)
   --seconds N             for how long each time, after one second that does not count (5)
   --dir DIR               where servers keep what they write (target/bench): on a disk, not in memory
   --out FILE              the page to write (docs/bench/consul.md)
   --json FILE             where to write the figures, too
 ";
-const PARTS: [&str; 2] = ["wakes", "lookups"];
+const PARTS: [&str; 3] = ["wakes", "lookups", "dns"];
 /// Description of the method, printed on the page with the figures.
 const METHOD: &str = include_str!("consul/method.md");
 
@@ -93,6 +94,7 @@ impl Options {
 struct Figures {
     wakes: Option<wakes::Figures>,
     lookups: Option<requests::Figures>,
+    dns: Option<dns::Figures>,
     has_etcd: bool,
 }
 
@@ -122,19 +124,27 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         }
         figures.lookups = Some(lookups);
     }
+    match dns::missing() {
+        Some(why) => eprintln!("skipped: DNS: {why}"),
+        None if options.has("dns") => {
+            figures.dns = Some(dns::measure(options.rounds, options.time, folder.path())?);
+        }
+        None => {}
+    }
     print!("{}", tables(&figures));
     if let Some(file) = &options.json {
         let json = json!({
             "wakes": figures.wakes.as_ref().map(wakes::Figures::json),
             "lookups": figures.lookups.as_ref().map(requests::Figures::json),
+            "dns": figures.dns.as_ref().map(dns::Figures::json),
         });
         report::write(file, &serde_json::to_string_pretty(&json)?)?;
     }
     let with =
         [machine::node_version(), ("etcd", etcd::version().unwrap_or_else(|| "not installed".to_owned()))];
     let page = format!(
-        "# Consul's interface: blocking queries, and lookups beside etcd\n\n\
-         Measured {} on {}, by `tests/run --bench consul`. All on one machine, over loopback in a network namespace of its own; {} rounds of lookups \
+        "# Consul's interface and DNS: blocking queries, lookups beside etcd, DNS beside unbound\n\n\
+         Measured {} on {}, by `tests/run --bench consul`. All on one machine, over loopback in a network namespace of its own; {} rounds \
          in turn of {} s each.\n\n{}{}{METHOD}",
         machine::date(),
         machine::describe(),
@@ -166,6 +176,9 @@ fn tables(figures: &Figures) -> String {
         if !figures.has_etcd {
             _ = writeln!(text, "Skipped: etcd: it is not installed.\n");
         }
+    }
+    if let Some(of) = &figures.dns {
+        _ = write!(text, "## DNS over UDP\n\n{}\n", dns::table(of));
     }
     text
 }
