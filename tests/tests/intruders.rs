@@ -254,7 +254,8 @@ fn a_flood_of_announcements_delays_no_verdict_and_fills_no_memory() {
             rest.iter().all(|n| lab.sees(*n, "m5").as_deref() == Some("failed"))
         });
         drop(intruder);
-        // Members that cannot be reached, far more than real ones. Nodes may disconnect whoever floods.
+        // Members that cannot be reached, far more than real ones. Nodes may have disconnected the first
+        // intruder.
         let mut intruder = Intruder::connect([8; 32], CLUSTER, swarm_of(1)).unwrap();
         for i in 0..100u8 {
             let mut seed = [i; 32];

@@ -19,7 +19,7 @@ const SERVICES: usize = 50;
 const POLLS_PER_SERVICE: usize = 100;
 /// Memory of the node for one waiting query and its connection. Most of it are hyper's two buffers of 8 KiB.
 /// A third one would be too much.
-const KB_PER_QUERY_MAX: u64 = 19;
+const KB_PER_QUERY_MAX: u64 = 22;
 const RESTARTS: usize = 20;
 
 fn service(number: usize) -> String {
