@@ -25,6 +25,7 @@
 //! been synced to disk and entered in this node's provider table. A refused change has no effect.
 
 mod address;
+pub(crate) mod catalog_input;
 mod change;
 pub(crate) mod checks;
 pub(crate) mod consul_input;

@@ -22,6 +22,7 @@ mod agent;
 mod agent_writes;
 mod answer;
 mod catalog;
+mod catalog_writes;
 mod event;
 mod fields;
 mod filter;

@@ -113,7 +113,16 @@ pub(super) async fn register_check(
     body: Bytes,
 ) -> Result<StatusCode, Problem> {
     Query::read(&uri)?;
-    let input = ConsulCheckInput::parse(&body).map_err(RegistryError::from)?;
+    add_check(&state, &requester, &body).await?;
+    Ok(StatusCode::OK)
+}
+
+/// Adds a check in Consul's form to a registration of this node, or replaces the check with the same id.
+///
+/// # Errors
+/// As [`register_check`].
+pub(super) async fn add_check(state: &AppState, requester: &Requester, body: &[u8]) -> Result<(), Problem> {
+    let input = ConsulCheckInput::parse(body).map_err(RegistryError::from)?;
     let instance = input.instance.clone();
     let Some(view) = state.registry.get(&instance) else {
         return Err(Problem::not_found(format!("ServiceID {:?} does not exist", shown(&instance))));
@@ -123,7 +132,7 @@ pub(super) async fn register_check(
     let (spec, sent) = read.map_err(RegistryError::from)?;
     let added = AddedCheck { registration: instance, spec, sent };
     state.registry.add_check(added, requester.scope()).await?;
-    Ok(StatusCode::OK)
+    Ok(())
 }
 
 /// `PUT /v1/agent/check/deregister/{id}`.

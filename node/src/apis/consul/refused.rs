@@ -29,14 +29,6 @@ pub(super) async fn mesh() -> Problem {
     refuse("Hearsay has no service mesh and no certificate authority")
 }
 
-/// `/v1/catalog/register` and `/deregister`: entries in the name of any node.
-pub(super) async fn catalog_writes() -> Problem {
-    refuse(
-        "a node speaks for itself alone, so nothing is entered in another node's name; use /v1/agent/service/register at any node, \
-         with the Address of the service",
-    )
-}
-
 /// `/v1/agent/join`: a running node takes no further addresses to join.
 pub(super) async fn join() -> Problem {
     refuse("nodes find each other on a network; elsewhere start the node with --join ADDRESS")

@@ -1,6 +1,8 @@
 //! The paths of Consul's interface and their handlers.
 
-use super::{agent, agent_writes as writes, catalog, event, health, kv, monitor, refused, status};
+use super::{
+    agent, agent_writes as writes, catalog, catalog_writes, event, health, kv, monitor, refused, status,
+};
 use crate::http::{guard::class::Class, route_table::RouteTable};
 
 /// Adds the paths to the node's own. They are documented by Consul, so `/openapi.json` does not list them.
@@ -45,6 +47,8 @@ pub(crate) fn consul_routes(table: RouteTable) -> RouteTable {
         .put("/v1/agent/check/warn/{*id}", Class::Registry, writes::warn)
         .put("/v1/agent/check/fail/{*id}", Class::Registry, writes::fail)
         .put("/v1/agent/check/update/{*id}", Class::Registry, writes::update)
+        .put("/v1/catalog/register", Class::Registry, catalog_writes::register)
+        .put("/v1/catalog/deregister", Class::Registry, catalog_writes::deregister)
         .put("/v1/agent/force-leave/{node}", Class::Admin, writes::force_leave);
     let table = table
         .get("/v1/kv", kv::read_all)
@@ -63,8 +67,6 @@ fn refuse_others(table: RouteTable) -> RouteTable {
     let table = table
         .refuse("/v1/agent/join/{address}", refused::join)
         .refuse("/v1/agent/reload", refused::reload)
-        .refuse("/v1/catalog/register", refused::catalog_writes)
-        .refuse("/v1/catalog/deregister", refused::catalog_writes)
         .refuse("/v1/txn", refused::transactions)
         .refuse("/v1/query", refused::prepared_queries);
     table

@@ -1,6 +1,7 @@
 //! Tests of Consul's interface: headers, shapes, statuses and parameters on which clients depend.
 
 mod agent;
+mod catalog_writes;
 mod checks;
 mod clients;
 mod event;
@@ -451,7 +452,6 @@ async fn what_a_node_cannot_promise_is_501_and_why() {
         "POST /v1/query/x/execute",
         "GET /v1/connect/ca/roots",
         "GET /v1/agent/connect/ca/leaf/web",
-        "PUT /v1/catalog/register",
         "PUT /v1/agent/join/10.0.0.1",
         "PUT /v1/agent/reload",
     ] {
