@@ -14,6 +14,7 @@ mod prometheus;
 mod python;
 mod requests;
 mod restart;
+mod rust;
 mod traefik;
 mod traefik_crash;
 
