@@ -17,7 +17,8 @@ use crate::{
 const NOTIFY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
 /// Suspects in one such message. Further suspects follow in later rounds.
 const NOTIFIED_SUSPECTS_MAX: usize = 64;
-/// Watchers that are probed in each round because they did not confirm a suspect.
+/// Watchers that are probed in each round because they did not confirm a suspect. Guess: few enough dials at
+/// once. Further watchers follow in later rounds.
 const PROBED_WATCHERS_MAX: usize = 32;
 
 /// Time for which the connection to a failed member is kept, in case the member answers. After a healed
@@ -233,8 +234,11 @@ impl Core {
         };
         let watchers = suspects.iter().flat_map(|suspect| self.overlay.watchers_of(*suspect));
         let doubtful: std::collections::BTreeSet<NodeId> = watchers.filter(is_doubtful).collect();
-        for watcher in doubtful.into_iter().take(PROBED_WATCHERS_MAX) {
-            self.prober.probe(now, watcher);
+        let begin = self.notifications.wrapping_mul(PROBED_WATCHERS_MAX);
+        let begin = begin.checked_rem(doubtful.len()).unwrap_or(0);
+        let count = doubtful.len().min(PROBED_WATCHERS_MAX);
+        for watcher in doubtful.iter().cycle().skip(begin).take(count) {
+            self.prober.probe(now, *watcher);
         }
     }
 

@@ -68,10 +68,7 @@ impl Core {
                 return;
             }
             Ok(Received::Known(Request::UserEvents { within_ms, known, is_first })) => {
-                if is_first {
-                    self.request_user_events_in_turn(now, from, &known);
-                }
-                self.answer_user_events(now, from, within_ms, &known)
+                self.answer_user_events(now, from, within_ms, (&known, is_first))
             }
             Ok(Received::Known(request)) => {
                 let known = Knowledge { state: &self.state, liveness: &self.liveness };

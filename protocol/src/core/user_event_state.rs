@@ -14,8 +14,8 @@ use crate::{
     wire::{EventId, LAMPORT_MAX, UserEvent},
 };
 
-/// Events held. If there are more, the one that arrived first is dropped; a neighbour that missed it does not
-/// get it from this node.
+/// Events held. If there are more, the one that was fired first is dropped; a neighbour that missed it does
+/// not get it from this node.
 pub(super) const EVENTS_MAX: usize = 256;
 /// Origins whose numbers are remembered. If there are more, the one unused for longest is dropped; an old
 /// event of it would be taken a second time.
@@ -174,7 +174,9 @@ impl UserEventState {
 
     /// Holds an event for neighbours that missed it.
     pub(super) fn hold(&mut self, fired_at: Time, event: UserEvent) {
-        self.held.push_back(Held { fired_at, id: event.id(), event });
+        // By the time of firing, so that neighbours hold the same events.
+        let place = self.held.partition_point(|held| held.fired_at <= fired_at);
+        self.held.insert(place, Held { fired_at, id: event.id(), event });
         if self.held.len() > EVENTS_MAX {
             self.held.pop_front();
             self.counters.displaced += 1;

@@ -113,7 +113,7 @@ impl Core {
     }
 
     /// Asks a neighbour in turn, if it has events that this node lacks.
-    pub(super) fn request_user_events_in_turn(&mut self, now: Time, peer: NodeId, theirs: &[u64]) {
+    fn request_user_events_in_turn(&mut self, now: Time, peer: NodeId, theirs: &[u64]) {
         let ours: BTreeSet<u64> = self.user_events.known().into_iter().collect();
         if theirs.iter().any(|id| !ours.contains(id)) {
             self.request_user_events(now, peer, false);
@@ -134,11 +134,14 @@ impl Core {
         now: Time,
         from: NodeId,
         within_ms: u64,
-        known: &[u64],
+        (known, is_first): (&[u64], bool),
     ) -> Response {
         if known.len() > EVENTS_MAX {
             self.reject_malformed(now, from, "request for user events");
             return Response::Done;
+        }
+        if is_first {
+            self.request_user_events_in_turn(now, from, known);
         }
         let within = Duration::from_millis(within_ms).min(self.config.user_event_age);
         let known: BTreeSet<u64> = known.iter().copied().collect();
@@ -179,12 +182,16 @@ impl Core {
             if self.learn_user_event(now, &event, age, from) == Judgement::Accept {
                 is_news = true;
                 self.user_events.counters.recovered += 1;
-                // Other neighbours may have missed it for the same reason.
-                self.publish(&Gossip::UserEvent(event));
             }
         }
-        // Without news the next answer would be the same.
-        if more && is_news {
+        if !is_news {
+            // The next answer would be the same.
+            return;
+        }
+        // Other neighbours may have missed them for the same reason. Gossip states no age, so a node that
+        // started later would take them.
+        self.schedule_comparisons(now, from);
+        if more {
             self.request_user_events(now, from, false);
         }
     }

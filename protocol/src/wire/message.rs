@@ -211,8 +211,8 @@ pub enum Response {
     /// The root hashes differ. Hashes of the 64 parts of the table. A node's part is the lowest six bits of
     /// the first byte of its id.
     Parts(Vec<u64>),
-    /// User events, after a `UserEvents`. Handle each as if it came by gossip, and forward it by gossip if it
-    /// was new, because other neighbours may have missed it for the same reason.
+    /// User events, after a `UserEvents`. Handle each as if it came by gossip, but do not forward it by
+    /// gossip, which states no age. If one was new, compare with the other neighbours soon.
     UserEvents {
         /// The events that fit.
         events: Vec<AgedUserEvent>,

@@ -166,6 +166,21 @@ fn a_frozen_node_gets_what_it_missed() {
 }
 
 #[test]
+fn what_a_node_missed_does_not_reach_one_that_started_later() {
+    let mut sim = cluster(6, 6);
+    sim.freeze(3);
+    sim.run_for(30 * S);
+    let event = fire(&mut sim, 0, "deploy").unwrap();
+    sim.run_for(30 * S);
+    let late = sim.add(Some(0));
+    sim.run_for(10 * S);
+    sim.thaw(3);
+    within(&mut sim, 60 * S, "it has what it missed", |sim| taken(sim, 3) == [event.id()].into());
+    sim.run_for(60 * S);
+    assert!(taken(&sim, late).is_empty());
+}
+
+#[test]
 fn an_origin_over_its_rate_is_refused_where_it_fires_and_dropped_elsewhere() {
     let mut sim = cluster(7, 3);
     let fired = (0..150).filter(|_| fire(&mut sim, 0, "flood").is_some()).count();
