@@ -1,5 +1,5 @@
-//! Parses what `PUT /v1/catalog/register` and `/v1/catalog/deregister` ask for, and maps it to the forms of
-//! Consul's agent.
+//! Parses the bodies of `PUT /v1/catalog/register` and `/v1/catalog/deregister` into the form of Consul's
+//! agent.
 //!
 //! The keys are those of Consul's API documentation. A check of the catalog has a status, and in its
 //! `Definition` perhaps what a node can run. Without that it keeps its status as a TTL check of a year.
@@ -7,7 +7,10 @@
 use hearsay_protocol::Invalid;
 use serde_json::{Map, Value};
 
-use super::input::fields::{Fields, invalid};
+use super::{
+    consul_input::{is_blank, parse},
+    input::fields::{Fields, invalid},
+};
 
 /// Keys of a service that mean the same as in a registration with the agent.
 const OF_SERVICE: [&str; 10] = [
@@ -27,7 +30,7 @@ const OF_CHECK: [&str; 4] = ["checkid", "name", "notes", "status"];
 /// Kinds of checks that a definition can state.
 const KINDS: [&str; 5] = ["http", "tcp", "udp", "grpc", "h2ping"];
 /// Other keys of a definition that mean the same as in a registration with the agent.
-const OF_DEFINITION: [&str; 10] = [
+const OF_DEFINITION: [&str; 11] = [
     "interval",
     "timeout",
     "method",
@@ -37,12 +40,13 @@ const OF_DEFINITION: [&str; 10] = [
     "tlsservername",
     "tcpusetls",
     "grpcusetls",
+    "h2pingusetls",
     "deregistercriticalserviceafter",
 ];
 /// TTL of a check that has a status alone: the longest of the registry.
 const TTL: &str = "8760h";
 
-/// What is to be entered into the catalog.
+/// A registration by the catalog.
 #[derive(Debug, PartialEq)]
 pub struct CatalogRegistration {
     /// Name of the node in whose name it is entered.
@@ -56,13 +60,13 @@ pub struct CatalogRegistration {
 pub enum CatalogContent {
     /// A service with its checks.
     Service(Vec<u8>),
-    /// Checks of services that are registered already.
-    Checks(Vec<Vec<u8>>),
+    /// A check of a service that is registered already.
+    Check(Vec<u8>),
     /// The node alone.
     Node,
 }
 
-/// What is to be removed from the catalog.
+/// A removal by the catalog.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CatalogRemoval {
     /// Name of its node; empty for the node that is asked.
@@ -79,22 +83,30 @@ impl CatalogRegistration {
     /// # Errors
     /// Names the field and the allowed values.
     pub fn parse(body: &[u8], own: &str) -> Result<Self, Invalid> {
-        let fields = fields_of(body)?;
+        let fields = Fields::of("body", parse(body)?)?;
         let node = node_of(&fields)?;
         let checks: Vec<Value> =
             fields.value("check").into_iter().chain(fields.array("checks")?.into_iter().flatten()).collect();
-        let checks = checks.into_iter().filter(|check| check.as_object().is_none_or(|c| !c.is_empty()));
+        // Some clients send an empty object if they have no check.
+        let is_given = |check: &Value| check.as_object().is_none_or(|check| !check.values().all(is_blank));
+        let checks = checks.into_iter().filter(is_given);
         let checks: Vec<Fields> = checks.map(|check| Fields::of("Check", check)).collect::<Result<_, _>>()?;
-        let Some(service) = fields.value("service").filter(|service| !service.is_null()) else {
-            let checks: Vec<Vec<u8>> = checks.iter().map(check_of_service).collect::<Result<_, _>>()?;
-            let content =
-                if checks.is_empty() { CatalogContent::Node } else { CatalogContent::Checks(checks) };
+        let Some(service) = fields.value("service") else {
+            let content = match checks.as_slice() {
+                [] => CatalogContent::Node,
+                [check] => CatalogContent::Check(check_of_service(check)?),
+                // The first could be registered, and the second refused.
+                _ => return Err(invalid("Checks", "has several; without a Service, a request takes one")),
+            };
             return Ok(Self { node, content });
         };
         let service = Fields::of("Service", service)?;
         let mut agent = copied(&service, &OF_SERVICE);
         if service.text("address", &[])?.is_none_or(|address| address.is_empty()) && node != own {
-            let address = fields.text("address", &[])?.unwrap_or_default();
+            let address =
+                fields.text("address", &[])?.filter(|address| !address.is_empty()).ok_or_else(|| {
+                    invalid("Address", "is missing; it is the address of a service that states none")
+                })?;
             agent.insert("address".into(), address.into());
         }
         let name = service.text("service", &[])?.unwrap_or_default();
@@ -118,17 +130,11 @@ impl CatalogRemoval {
     /// # Errors
     /// Names the field and the allowed values.
     pub fn parse(body: &[u8]) -> Result<Self, Invalid> {
-        let fields = fields_of(body)?;
+        let fields = Fields::of("body", parse(body)?)?;
         let given = |key| Ok(fields.text(key, &[])?.filter(|id| !id.is_empty()));
         let node = given("node")?.unwrap_or_default();
         Ok(Self { node, service: given("serviceid")?, check: given("checkid")? })
     }
-}
-
-fn fields_of(body: &[u8]) -> Result<Fields, Invalid> {
-    let value =
-        serde_json::from_slice(body).map_err(|error| invalid("body", format!("is no JSON: {error}")))?;
-    Fields::of("body", value)
 }
 
 fn node_of(fields: &Fields) -> Result<String, Invalid> {
@@ -155,10 +161,7 @@ fn agent_check(check: &Fields) -> Result<Map<String, Value>, Invalid> {
     if check.text("checkid", &[])?.is_none_or(|id| id.is_empty()) {
         agent.extend(check.value("name").map(|name| ("checkid".to_owned(), name)));
     }
-    let definition = match check.value("definition").filter(|definition| !definition.is_null()) {
-        Some(definition) => Some(Fields::of("Definition", definition)?),
-        None => None,
-    };
+    let definition = check.value("definition").map(|of| Fields::of("Definition", of)).transpose()?;
     let is_stated = |definition: &&Fields, key: &str| {
         definition.value(key).is_some_and(|target| target.as_str().is_some_and(|target| !target.is_empty()))
     };
@@ -178,12 +181,12 @@ mod tests {
 
     use super::*;
 
-    fn parse(body: &Value) -> Result<CatalogRegistration, Invalid> {
+    fn read(body: &Value) -> Result<CatalogRegistration, Invalid> {
         CatalogRegistration::parse(body.to_string().as_bytes(), "n1")
     }
 
     fn agent(body: &Value) -> Value {
-        match parse(body).unwrap().content {
+        match read(body).unwrap().content {
             CatalogContent::Service(agent) => serde_json::from_slice(&agent).unwrap(),
             other => panic!("{other:?}"),
         }
@@ -198,12 +201,17 @@ mod tests {
         };
         assert_eq!((of("legacy", ""), of("legacy", "10.0.0.8")), ("10.0.0.9".into(), "10.0.0.8".into()));
         assert_eq!(of("n1", ""), "");
+        let nowhere = read(&json!({ "Node": "legacy", "Service": { "Service": "db" } }));
+        assert_eq!(nowhere.unwrap_err().field, "Address");
     }
 
     #[test]
     fn a_check_runs_its_definition_or_keeps_its_status() {
-        let checks =
-            |check: Value| agent(&json!({ "Node": "x", "Service": { "Service": "db" }, "Check": check }));
+        let checks = |check: Value| {
+            agent(
+                &json!({ "Node": "x", "Address": "10.0.0.9", "Service": { "Service": "db" }, "Check": check }),
+            )
+        };
         let stated = checks(json!({ "CheckID": "c", "Name": "c", "Status": "passing", "ServiceID": "db" }));
         assert_eq!(
             stated["checks"][0],
@@ -215,17 +223,20 @@ mod tests {
             run["checks"][0],
             json!({ "checkid": "c", "name": "c", "http": "http://10.0.0.9/", "interval": "5s" })
         );
-        let refused =
-            parse(&json!({ "Node": "x", "Service": { "Service": "db" }, "Check": { "ServiceID": "web" } }));
+        let refused = read(
+            &json!({ "Node": "x", "Address": "10.0.0.9", "Service": { "Service": "db" }, "Check": { "ServiceID": "web" } }),
+        );
         assert_eq!(refused.unwrap_err().field, "ServiceID");
     }
 
     #[test]
-    fn what_names_neither_node_nor_service_is_told_apart() {
-        assert_eq!(parse(&json!({ "Address": "10.0.0.9" })).unwrap_err().field, "Node");
-        assert_eq!(parse(&json!({ "Node": "x" })).unwrap().content, CatalogContent::Node);
-        let alone = parse(&json!({ "Node": "x", "Check": { "Name": "c", "ServiceID": "db" } })).unwrap();
-        assert!(matches!(alone.content, CatalogContent::Checks(checks) if checks.len() == 1));
+    fn a_body_without_node_is_refused_and_one_without_service_is_a_node_or_a_check() {
+        assert_eq!(read(&json!({ "Address": "10.0.0.9" })).unwrap_err().field, "Node");
+        assert_eq!(read(&json!({ "Node": "x" })).unwrap().content, CatalogContent::Node);
+        let alone = read(&json!({ "Node": "x", "Check": { "Name": "c", "ServiceID": "db" } })).unwrap();
+        assert!(matches!(alone.content, CatalogContent::Check(_)));
+        let several = read(&json!({ "Node": "x", "Checks": [{ "Name": "c" }, { "Name": "d" }] }));
+        assert_eq!(several.unwrap_err().field, "Checks");
         let removal = CatalogRemoval::parse(br#"{"Node":"x","ServiceID":"db"}"#).unwrap();
         assert_eq!((removal.service.as_deref(), removal.check), (Some("db"), None));
     }

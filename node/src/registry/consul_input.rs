@@ -146,7 +146,7 @@ impl ConsulCheckInput {
     }
 }
 
-fn parse(body: &[u8]) -> Result<Value, Invalid> {
+pub(super) fn parse(body: &[u8]) -> Result<Value, Invalid> {
     serde_json::from_slice(body).map_err(|error| invalid("body", format!("is no JSON: {error}")))
 }
 
@@ -159,7 +159,7 @@ fn without_empty(mut tags: Value) -> Value {
 }
 
 /// Returns whether a value means the same as an absent one.
-fn is_blank(value: &Value) -> bool {
+pub(super) fn is_blank(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Number(number) => number.as_f64() == Some(0.0),

@@ -1,8 +1,8 @@
 //! `PUT /v1/catalog/register` and `/v1/catalog/deregister`: enter a service that no agent serves, such as a
 //! managed database, and remove it.
 //!
-//! A node speaks for itself. So the service is registered with this node, at the address of the request, and
-//! is listed under this node's name, whatever `Node` says.
+//! A node speaks for itself. So the service is registered with this node, at the `Address` of the service
+//! or of the body, and is listed under this node's name, whatever `Node` says.
 
 use std::sync::Arc;
 
@@ -12,7 +12,6 @@ use axum::{
     http::{StatusCode, Uri},
     response::Response,
 };
-use hearsay_protocol::MemberState;
 use hearsay_services::Problem;
 
 use super::{agent_writes::add_check, answer::json, lookup::shown, node::CatalogNode, query::Query};
@@ -38,6 +37,8 @@ pub(super) async fn register(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let query = Query::read(&uri)?;
+    // Before, the table does not tell what other members have.
+    state.started().await;
     let asked = CatalogRegistration::parse(&body, &state.name).map_err(RegistryError::from)?;
     refuse_other_member(&state, &asked.node)?;
     match asked.content {
@@ -52,11 +53,7 @@ pub(super) async fn register(
                 state.registry.register_keeping_checks(registration, scope).await?;
             }
         }
-        CatalogContent::Checks(checks) => {
-            for check in checks {
-                add_check(&state, &requester, &check).await?;
-            }
-        }
+        CatalogContent::Check(check) => add_check(&state, &requester, &check).await?,
         CatalogContent::Node => {
             return Err(not_here("a node is in the catalog while it runs; register a Service or a Check"));
         }
@@ -64,7 +61,7 @@ pub(super) async fn register(
     Ok(json(&query, &true))
 }
 
-/// `PUT /v1/catalog/deregister`. What is not there is removed already.
+/// `PUT /v1/catalog/deregister`. An unknown service or check counts as removed.
 ///
 /// # Errors
 /// 501: a node alone, or what another member has registered.
@@ -75,27 +72,33 @@ pub(super) async fn deregister(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let query = Query::read(&uri)?;
+    // Before, the table does not tell what other members have.
+    state.started().await;
     let asked = CatalogRemoval::parse(&body).map_err(RegistryError::from)?;
     refuse_other_member(&state, &asked.node)?;
-    match (asked.check, asked.service) {
-        (Some(check), _) if state.registry.has_check(&check) => {
-            state.registry.remove_check(&check, requester.scope()).await?;
-        }
-        (Some(_), _) => (),
-        (None, Some(id)) if state.registry.get(&id).is_some() => {
-            state.registry.deregister(Selector::Id(id), Owner::Api, requester.scope()).await?;
+    let removed = match (asked.check, asked.service) {
+        (Some(check), service) => {
+            if let Some(node) = service.and_then(|service| holder_of(&state, &service)) {
+                return Err(not_here(&format!(
+                    "the service is registered with the node {node}; ask that one"
+                )));
+            }
+            state.registry.remove_check(&check, requester.scope()).await
         }
         (None, Some(id)) => {
-            if let Some(node) = holder_of(&state, &id) {
-                let id = shown(&id);
-                return Err(not_here(&format!("{id:?} is registered with the node {node}; ask that one")));
-            }
+            let removed = state.registry.deregister(Selector::Id(id), Owner::Api, requester.scope()).await;
+            removed.map(|_| ())
         }
         (None, None) => {
             return Err(not_here(
                 "a node leaves the catalog when it leaves; /v1/agent/force-leave forgets one",
             ));
         }
+    };
+    match removed {
+        Ok(()) | Err(RegistryError::NotFound(_)) => (),
+        Err(error @ RegistryError::HeldElsewhere { .. }) => return Err(not_here(&error.to_string())),
+        Err(error) => return Err(error.into()),
     }
     Ok(json(&query, &true))
 }
@@ -104,7 +107,7 @@ pub(super) async fn deregister(
 fn refuse_other_member(state: &AppState, node: &str) -> Result<(), Problem> {
     let found = state.read(|table| CatalogNode::find_named(table, node));
     match found {
-        Some(found) if found.node_id != state.id && found.state == MemberState::Alive => {
+        Some(found) if found.node_id != state.id && found.state.is_present() => {
             let node = shown(node);
             Err(not_here(&format!(
                 "{node:?} is a node of this cluster and speaks for itself; send this to that node"
@@ -114,12 +117,12 @@ fn refuse_other_member(state: &AppState, node: &str) -> Result<(), Problem> {
     }
 }
 
-/// The name of the other node that offers an instance with this id.
+/// The name of another node that offers an instance with this id, unless this node does.
 fn holder_of(state: &AppState, id: &str) -> Option<String> {
-    state.read(|table| {
-        let mut all = table.services().flat_map(|service| table.providers(service));
-        all.find(|provider| provider.id == id && provider.node_id != state.id).map(|it| it.node.clone())
-    })
+    if state.registry.get(id).is_some() {
+        return None;
+    }
+    state.read(|table| table.providers_with_id(id).map(|provider| provider.node.clone()).next())
 }
 
 fn not_here(reason: &str) -> Problem {

@@ -7,6 +7,8 @@ use hearsay_protocol::{Member, MemberState, NodeId, ProviderTable, host_of_multi
 
 /// The key of a node's metadata that carries its zone.
 const ZONE: &str = "zone";
+/// Length of a UUID in text.
+const UUID_LENGTH: usize = 36;
 
 /// A node.
 #[derive(Clone, Debug)]
@@ -35,6 +37,10 @@ impl CatalogNode {
     pub(super) fn find_named(table: &ProviderTable, name: &str) -> Option<Self> {
         if let Some(member) = table.member_named(name) {
             return Self::find(table, member.id);
+        }
+        // Else each member's UUID would be computed in vain.
+        if name.len() != UUID_LENGTH {
+            return None;
         }
         let member = table.members().find(|member| uuid_of(member.id) == name)?;
         Self::find(table, member.id)

@@ -47,7 +47,8 @@ const RUNS_MAX: usize = 512;
 /// of a failure.
 const WATCH_CONNECTS_MAX: usize = 512;
 /// Concurrent runs of `udp` checks. A separate bound: a run without an answer lasts as long as its timeout.
-const SLOW_RUNS_MAX: usize = 2048;
+/// Guess, as the bounds above: each has a socket, for which a node keeps some files.
+const SLOW_RUNS_MAX: usize = 512;
 /// Delay after which a run is counted as late.
 const LATE_AFTER: Duration = Duration::from_secs(1);
 /// Time over which the first runs of up to [`SPREAD_SHORT_MAX`] restored checks are spread.
