@@ -27,10 +27,10 @@ use crate::escape::escaped;
 
 /// Readers at the same time. Guess: each operator has one.
 const READERS_MAX: usize = 16;
-/// Lines queued for one reader: some hundred kilobytes.
+/// Lines queued for one reader: usually some hundred kilobytes, at most 4 MiB.
 const LINES_MAX: usize = 1024;
-/// The longest line, in bytes.
-const LINE_BYTES_MAX: usize = 16 * 1024;
+/// The longest message, in bytes.
+const LINE_BYTES_MAX: usize = 4 * 1024;
 
 /// The readers of this process's log.
 static READERS: Readers = Readers::new();
@@ -165,20 +165,29 @@ struct Monitored(&'static Readers);
 impl<S: Subscriber> Layer<S> for Monitored {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
         let level = *event.metadata().level();
-        let mut readers = self.0.lock();
-        if readers.iter().all(|reader| reader.level < level) {
+        let wanted = |format: LineFormat| {
+            self.0.lock().iter().any(|reader| reader.format == format && level <= reader.level)
+        };
+        let formats = [LineFormat::Text, LineFormat::Json].map(|format| wanted(format).then_some(format));
+        if formats.iter().all(Option::is_none) {
             return;
         }
+        // Without the lock: what is recorded may log, too.
         let mut text = Text::default();
         event.record(&mut text);
         let message = text.finish();
-        let line = |format| line(format, level, event.metadata().target(), &message);
-        readers.retain(|reader| {
-            if reader.level < level || reader.lines.try_send(line(reader.format)).is_ok() {
-                return true;
+        let lines = formats.map(|format| {
+            let format = format?;
+            Some((format, line(format, level, event.metadata().target(), &message)))
+        });
+        self.0.lock().retain(|reader| {
+            let of_reader = lines.iter().flatten().find(|(format, _)| *format == reader.format);
+            let Some((_, line)) = of_reader.filter(|_| level <= reader.level) else { return true };
+            let is_taken = reader.lines.try_send(line.clone()).is_ok();
+            if !is_taken {
+                self.0.dropped.fetch_add(1, Ordering::Relaxed);
             }
-            self.0.dropped.fetch_add(1, Ordering::Relaxed);
-            false
+            is_taken
         });
     }
 }

@@ -18,7 +18,10 @@ use tracing::Level;
 use crate::{
     http::{
         guard::{caller::Caller, class::Class},
-        server::{connection::Connection, stream_limit::StreamPermit},
+        server::{
+            connection::Connection,
+            stream_limit::{RETRY_AFTER_S, StreamPermit},
+        },
         state::AppState,
     },
     logging::{LineFormat, LogLines, follow},
@@ -28,7 +31,7 @@ use crate::{
 /// stream ends when the client reads too slowly, or the node leaves.
 ///
 /// # Errors
-/// 401 and 403: the caller has no proof of an administrator. 400 for an unknown level. 503: too many readers.
+/// 401 and 403: the caller has no proof of an administrator. 400 for an unknown level. 429: too many readers.
 pub(super) async fn follow_log(
     State(state): State<Arc<AppState>>,
     request: Request,
@@ -45,7 +48,7 @@ pub(super) async fn follow_log(
     let permit = state.admit_stream()?;
     let Some(lines) = follow(level, format) else {
         let detail = "too many clients follow this node's log; end one of them";
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
+        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(RETRY_AFTER_S));
     };
     let body = Body::from_stream(stream::unfold(Lines { lines, state, _permit: permit }, Lines::next));
     let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

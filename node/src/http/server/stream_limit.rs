@@ -26,7 +26,7 @@ use crate::{
 const KEY_QUERIES_MAX: usize = 768;
 /// Seconds after which a request beyond the limit may be tried again. Clients that ignore the header wait
 /// longer after an error: Prometheus 15 s.
-const RETRY_AFTER_S: u16 = 5;
+pub(crate) const RETRY_AFTER_S: u16 = 5;
 
 /// Limit on the lasting requests of one node.
 #[derive(Debug)]
