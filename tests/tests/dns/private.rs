@@ -33,7 +33,9 @@ fn a_private_node_answers_dns_of_its_own_machine_alone() {
             assert!(found.authorities.is_empty(), "{found:?}");
         }
         let metrics = hosts[0].send(7500, "GET /metrics", "").body;
-        assert!(metrics.lines().any(|line| line == "hearsay_dns_private_total 5"), "{metrics}");
+        let refused = metrics.lines().find_map(|line| line.strip_prefix("hearsay_dns_private_total "));
+        // dig repeats a question whose answer is late.
+        assert!(refused.is_some_and(|count| count.parse::<u64>().unwrap() >= 5), "{metrics}");
         // An address that the machine gets later is its own, too.
         hosts[0].sh("ip addr add 10.77.3.2/16 dev eth0");
         lab.until(5 * S, "the new address is known", |_| {

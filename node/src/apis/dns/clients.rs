@@ -1,9 +1,9 @@
 //! [`OwnAddresses`]: finds whether a client of DNS is on this machine, for a private node, which answers no
 //! others.
 //!
-//! DNS carries no proof. A datagram from another machine may have any source, but the kernel drops those from
-//! outside with a source of this machine (RFC 1812, section 5.3.7), so an own address proves as much as
-//! loopback.
+//! DNS carries no proof, and a datagram from another machine may have any source. An own address is enough
+//! all the same: the response goes to that address, so to this machine. Over IPv4 the kernel also drops such
+//! datagrams from outside.
 
 use std::{
     collections::BTreeSet,
@@ -14,8 +14,8 @@ use std::{
 
 use crate::system::interfaces;
 
-/// How old the list of addresses may be when a client is not in it. It bounds the system calls that other
-/// machines can cause.
+/// How old the list of addresses may be. It bounds for how long an address that this machine has lost counts
+/// as its own, and the system calls that other machines can cause.
 const AGE_MAX: Duration = Duration::from_secs(1);
 
 /// The addresses of this machine, read again when they may have changed.
@@ -40,10 +40,10 @@ impl OwnAddresses {
             return true;
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*known {
-            Some((_, own)) if own.contains(&client) => return true,
-            Some((read, _)) if now.saturating_duration_since(*read) < AGE_MAX => return false,
-            _ => (),
+        if let Some((read, own)) = &*known
+            && now.saturating_duration_since(*read) < AGE_MAX
+        {
+            return own.contains(&client);
         }
         let own = (self.list)();
         let is_own = own.contains(&client);
@@ -60,10 +60,10 @@ mod tests {
 
     static READ: AtomicUsize = AtomicUsize::new(0);
 
-    /// The second address appears after the first reading.
+    /// The second address replaces the first one after the first reading.
     fn list() -> BTreeSet<IpAddr> {
-        let count = READ.fetch_add(1, Ordering::Relaxed);
-        ["10.77.0.1", "fd77::1"].into_iter().take(1 + count).map(|ip| ip.parse().unwrap()).collect()
+        let own = ["10.77.0.1", "fd77::1"][READ.fetch_add(1, Ordering::Relaxed)];
+        [own.parse().unwrap()].into()
     }
 
     #[test]
@@ -77,6 +77,7 @@ mod tests {
             assert!(!has(client, start), "{client}");
         }
         assert_eq!(READ.load(Ordering::Relaxed), 1, "others cause no reading");
+        assert!(!has("10.77.0.1", start + AGE_MAX), "a lost address");
         assert!(has("fd77::1", start + AGE_MAX), "a new address");
         assert!(!has("10.77.0.2", start + AGE_MAX));
         assert_eq!(READ.load(Ordering::Relaxed), 2);
