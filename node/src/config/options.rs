@@ -130,7 +130,7 @@ pub struct Options {
     /// Address or network of a proxy with many clients; the share per host does not apply to it (repeatable)
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub trusted_proxy: Vec<String>,
-    /// Allow writes to the plug-ins' paths from the network without the API token
+    /// Allow writes to the plug-ins' paths, except /kv, from the network without the API token
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub open: Option<bool>,

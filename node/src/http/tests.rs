@@ -317,6 +317,15 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it should have happened by now")
 }
 
+/// Starts a query in the background and returns once the server holds it.
+async fn held(server: &Arc<Server>, path: &str) -> tokio::task::JoinHandle<Reply> {
+    let before = server.metrics.http.waiting.get();
+    let (asking, path) = (Arc::clone(server), path.to_owned());
+    let query = tokio::spawn(async move { asking.get(&path).await });
+    until("the query waits", || server.metrics.http.waiting.get() == before + 1).await;
+    query
+}
+
 /// Waits until a condition holds.
 async fn until(what: &str, is_so: impl Fn() -> bool) {
     let waiting = async {

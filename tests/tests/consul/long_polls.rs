@@ -56,11 +56,10 @@ fn is_silent(stream: &TcpStream) -> bool {
     stream.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
-/// Number of blocking queries and streams of a node.
-fn waiting(lab: &Lab, node: NodeRef) -> usize {
-    let metrics = lab.text(node, "/metrics").unwrap_or_default();
-    let value = metrics.lines().find_map(|line| line.strip_prefix("hearsay_http_waiting "));
-    value.and_then(|value| value.parse().ok()).unwrap_or(0)
+/// Number of blocking queries and streams of a node; `None` without an answer.
+fn waiting(lab: &Lab, node: NodeRef) -> Option<usize> {
+    let metrics = lab.text(node, "/metrics")?;
+    metrics.lines().find_map(|line| line.strip_prefix("hearsay_http_waiting ")?.parse().ok())
 }
 
 /// Allows this process and its later children as many files as the system does.
@@ -90,7 +89,7 @@ fn of_five_thousand_long_polls_only_those_of_the_changed_service_wake() {
             .map(|poll_number| poll_number % SERVICES)
             .map(|number| (number, poll(address, number, indexes[number])))
             .collect();
-        lab.until(30 * S, "all queries wait", |lab| waiting(lab, node) == polls.len());
+        lab.until(30 * S, "all queries wait", |lab| waiting(lab, node) == Some(polls.len()));
         let resident = lab.resident_kb(node);
         println!("{without} KiB resident without queries, {resident} KiB with {} queries", polls.len());
         let growth_max = KB_PER_QUERY_MAX * polls.len() as u64;
@@ -108,10 +107,10 @@ fn of_five_thousand_long_polls_only_those_of_the_changed_service_wake() {
             }
             polls = others;
         }
-        lab.until(5 * S, "the others wait", |lab| waiting(lab, node) == polls.len());
+        lab.until(5 * S, "the others wait", |lab| waiting(lab, node) == Some(polls.len()));
         assert!(polls.iter().all(|(_, stream)| is_silent(stream)), "a query of another service was answered");
         drop(polls);
-        lab.until(10 * S, "closed queries are forgotten", |lab| waiting(lab, node) == 0);
+        lab.until(10 * S, "closed queries are forgotten", |lab| waiting(lab, node) == Some(0));
     });
 }
 

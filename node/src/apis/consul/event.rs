@@ -119,7 +119,7 @@ pub(super) async fn fire(
 /// accept it. A query with the index of the newest one waits for the next.
 ///
 /// # Errors
-/// 400 for a filter that cannot be parsed. 503: too many requests wait.
+/// 400 for a filter that cannot be parsed. 429: too many requests wait.
 pub(super) async fn list(State(state): State<Arc<AppState>>, uri: Uri) -> Result<Response, Problem> {
     let query = Query::read(&uri)?;
     let mut names = Parameters::pairs(uri.query()).filter(|(parameter, _)| parameter == "name");

@@ -27,7 +27,7 @@ pub(super) type NodeEntries = (Arc<CatalogNode>, Vec<Entry>);
 /// Waits until the node has started. A blocking query then waits until its index exceeds the seen one.
 ///
 /// # Errors
-/// 503 when too many requests wait.
+/// 429 when too many requests wait.
 pub(super) async fn hold(
     state: &AppState,
     query: &Query,

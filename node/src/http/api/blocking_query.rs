@@ -89,7 +89,7 @@ impl Wait {
     /// As [`Self::until`], but each change that `newest` yields evaluates the condition.
     ///
     /// # Errors
-    /// 503 when too many requests wait.
+    /// 429 when too many requests wait.
     pub(crate) async fn until_changed<T>(
         self,
         state: &AppState,

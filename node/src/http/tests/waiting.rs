@@ -1,20 +1,11 @@
 //! Tests of blocking queries and of the event stream.
 
 use tokio::io::AsyncBufReadExt;
-use tokio::{io::BufReader, task::JoinHandle};
+use tokio::io::BufReader;
 
 use hearsay_services::Host as _;
 
 use super::*;
-
-/// Starts a query in the background and returns once the server holds it.
-async fn held(server: &Arc<Server>, path: &str) -> JoinHandle<Reply> {
-    let before = server.metrics.http.waiting.get();
-    let (asking, path) = (Arc::clone(server), path.to_owned());
-    let query = tokio::spawn(async move { asking.get(&path).await });
-    until("the query waits", || server.metrics.http.waiting.get() == before + 1).await;
-    query
-}
 
 async fn server_with_web() -> Arc<Server> {
     let server = Server::start().await;

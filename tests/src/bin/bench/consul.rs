@@ -124,12 +124,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         }
         figures.lookups = Some(lookups);
     }
-    match dns::missing() {
-        Some(why) => eprintln!("skipped: DNS: {why}"),
-        None if options.has("dns") => {
-            figures.dns = Some(dns::measure(options.rounds, options.time, folder.path())?);
+    if options.has("dns") {
+        match dns::missing() {
+            Some(why) => eprintln!("skipped: DNS: {why}"),
+            None => figures.dns = Some(dns::measure(options.rounds, options.time, folder.path())?),
         }
-        None => {}
     }
     print!("{}", tables(&figures));
     if let Some(file) = &options.json {

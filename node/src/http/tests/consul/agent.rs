@@ -213,7 +213,7 @@ async fn the_agents_own_writes_ignore_unknown_parameters_and_a_missing_reason_is
 
 #[tokio::test]
 async fn a_service_blocks_by_the_hash_of_what_was_registered() {
-    let server = cluster().await;
+    let server = Arc::new(cluster().await);
     register(&server, json!({ "Name": "web", "Check": { "TTL": "1h" } })).await;
     let reply = server.get("/v1/agent/service/web").await;
     let hash = reply.json()["ContentHash"].as_str().unwrap().to_owned();
@@ -221,13 +221,10 @@ async fn a_service_blocks_by_the_hash_of_what_was_registered() {
     assert_eq!(send_put(&server, "/v1/agent/check/pass/service:web", "").await.status, 200);
     let same = server.get(&format!("/v1/agent/service/web?hash={hash}&wait=10ms")).await;
     assert_eq!(same.json()["ContentHash"], json!(hash), "a check is no part of it");
-    let request = format!("GET /v1/agent/service/web?hash={hash}&wait=5m HTTP/1.0\r\n\r\n");
-    let waiting = Reply::read(server.open(request).await);
-    tokio::pin!(waiting);
-    assert!(tokio::time::timeout(Duration::from_millis(100), &mut waiting).await.is_err());
+    let waiting = held(&server, &format!("/v1/agent/service/web?hash={hash}&wait=5m")).await;
     // The provider table stays as it is, since this server has no driver.
     register(&server, json!({ "Name": "web", "Tags": ["v2"], "Check": { "TTL": "1h" } })).await;
-    assert_ne!(within(waiting).await.json()["ContentHash"], json!(hash));
+    assert_ne!(within(waiting).await.unwrap().json()["ContentHash"], json!(hash));
     let reply = server.get("/v1/agent/service/none").await;
     assert_eq!((reply.status, reply.body.as_str()), (404, "unknown service ID: none"));
 }
@@ -235,7 +232,7 @@ async fn a_service_blocks_by_the_hash_of_what_was_registered() {
 /// Other nodes see none of these fields, so a change of one changes nothing in the provider table.
 #[tokio::test]
 async fn every_change_of_a_registration_wakes_a_reader_that_blocks_by_hash() {
-    let server = cluster().await;
+    let server = Arc::new(cluster().await);
     let mut body = json!({ "Name": "web", "Port": 80 });
     register(&server, body.clone()).await;
     for (field, value) in [
@@ -247,20 +244,16 @@ async fn every_change_of_a_registration_wakes_a_reader_that_blocks_by_hash() {
     ] {
         let hash = server.get("/v1/agent/service/web").await.json()["ContentHash"].clone();
         let hash = hash.as_str().unwrap();
-        let request = format!("GET /v1/agent/service/web?hash={hash}&wait=5m HTTP/1.0\r\n\r\n");
-        let waiting = Reply::read(server.open(request).await);
-        tokio::pin!(waiting);
-        assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err(), "{field}");
+        let waiting = held(&server, &format!("/v1/agent/service/web?hash={hash}&wait=5m")).await;
         body[field] = value.clone();
         register(&server, body.clone()).await;
-        assert_eq!(within(waiting).await.json()[field], value, "{field}");
+        assert_eq!(within(waiting).await.unwrap().json()[field], value, "{field}");
     }
     let hash = server.get("/v1/agent/service/web").await.json()["ContentHash"].clone();
-    let request =
-        format!("GET /v1/agent/service/web?hash={}&wait=5m HTTP/1.0\r\n\r\n", hash.as_str().unwrap());
-    let waiting = Reply::read(server.open(request).await);
+    let path = format!("/v1/agent/service/web?hash={}&wait=5m", hash.as_str().unwrap());
+    let waiting = held(&server, &path).await;
     assert_eq!(send_put(&server, "/v1/agent/service/deregister/web", "").await.status, 200);
-    assert_eq!(within(waiting).await.status, 404);
+    assert_eq!(within(waiting).await.unwrap().status, 404);
 }
 
 #[tokio::test]

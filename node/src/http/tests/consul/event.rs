@@ -2,7 +2,6 @@
 //! which blocks by the id of its newest event.
 
 use serde_json::json;
-use tokio::task::JoinHandle;
 
 use super::*;
 
@@ -111,15 +110,6 @@ async fn an_event_that_cannot_be_kept_is_refused_with_the_reason() {
     refused(REFUSED_EVENT, "", 429, "10 user events a second").await;
     assert_eq!(server.get("/v1/event/list").await.json(), json!([]));
     fire(&server, "a", &"x".repeat(512)).await;
-}
-
-/// Starts a query in the background and returns once the server holds it.
-async fn held(server: &Arc<Server>, path: &str) -> JoinHandle<Reply> {
-    let before = server.metrics.http.waiting.get();
-    let (asking, path) = (Arc::clone(server), path.to_owned());
-    let query = tokio::spawn(async move { asking.get(&path).await });
-    until("the query waits", || server.metrics.http.waiting.get() == before + 1).await;
-    query
 }
 
 #[tokio::test]
