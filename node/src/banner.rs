@@ -26,6 +26,8 @@ pub struct Banner {
     pub gateway: Option<SocketAddr>,
     /// Address at which DNS answers, if enabled.
     pub dns: Option<SocketAddr>,
+    /// Address at which gRPC listens, if enabled.
+    pub grpc: Option<SocketAddr>,
     /// Path of the Unix socket, if there is one.
     pub socket: Option<PathBuf>,
     /// Address at which the swarm listens.
@@ -75,6 +77,9 @@ impl Banner {
         if let Some(dns) = self.dns {
             line("dns", &dns.to_string());
         }
+        if let Some(grpc) = self.grpc {
+            line("grpc", &reachable_here(grpc).to_string());
+        }
         if let Some(socket) = &self.socket {
             line("socket", &socket.display().to_string());
         }
@@ -120,6 +125,7 @@ mod tests {
             advertised: vec!["http://10.0.0.1:7501".into()],
             gateway: None,
             dns: None,
+            grpc: None,
             socket: Some("/run/hearsay/default-7501.sock".into()),
             swarm: SocketAddr::from(([0, 0, 0, 0], 7601)),
             data_dir: Some("/state/1".into()),

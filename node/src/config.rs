@@ -46,6 +46,8 @@ pub const HTTP_PORT: u16 = 7500;
 pub const GATEWAY_PORT: u16 = 8080;
 /// First port of the DNS ladder.
 pub const DNS_PORT: u16 = 7553;
+/// First port of the ladder of gRPC.
+pub const GRPC_PORT: u16 = 7700;
 /// Default of `--max-connections`: concurrent HTTP connections. An idle one takes about 10 kB.
 pub const MAX_CONNECTIONS: usize = 20_000;
 /// Default of `--max-streams`: concurrent blocking queries, event streams and held registrations.
@@ -99,6 +101,8 @@ pub struct Config {
     pub gateway_options: GatewayOptions,
     /// Listener of DNS.
     pub dns: Listen,
+    /// Listener of gRPC.
+    pub grpc: Listen,
     /// TTL of DNS records, in seconds.
     pub dns_ttl: u32,
     /// Advertised addresses of the swarm, in place of the interfaces' addresses. The node's URLs contain the
@@ -266,6 +270,7 @@ impl Config {
                 routes: parse_all("gateway-routes", &options.gateway_routes)?,
             },
             dns: listen("dns", options.dns, LOOPBACK, DNS_PORT)?,
+            grpc: listen("grpc", options.grpc, EVERY_ADDRESS, GRPC_PORT)?,
             dns_ttl: options.dns_ttl.unwrap_or(0),
             advertise: advertised(&options.advertise)?,
             advertise_http: advertised_http(options.advertise_http)?,

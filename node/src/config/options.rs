@@ -70,6 +70,10 @@ pub struct Options {
     /// Seconds for which resolvers may keep a DNS record [default: 0]
     #[arg(long, value_name = "SECONDS")]
     pub dns_ttl: Option<u32>,
+    /// Address to serve gRPC and xDS at [default: every address, first free port from 7700]
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(deserialize_with = "text_or_port")]
+    pub grpc: Option<String>,
     /// Address at which others reach this node, in place of the interfaces' addresses: a host name, an IP
     /// address or a network interface, with the port if it is mapped (repeatable)
     #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
@@ -241,6 +245,7 @@ impl Options {
             gateway_allow: list(self.gateway_allow, lower.gateway_allow),
             gateway_routes: list(self.gateway_routes, lower.gateway_routes),
             dns: self.dns.or(lower.dns),
+            grpc: self.grpc.or(lower.grpc),
             dns_ttl: self.dns_ttl.or(lower.dns_ttl),
             advertise: list(self.advertise, lower.advertise),
             advertise_http: self.advertise_http.or(lower.advertise_http),

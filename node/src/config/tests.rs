@@ -108,6 +108,7 @@ fn default_ports_are_ladders_and_dns_stays_on_loopback() {
         (config.swarm, "[::]:7600"),
         (config.gateway, "[::]:8080"),
         (config.dns, "127.0.0.1:7553"),
+        (config.grpc, "[::]:7700"),
     ] {
         assert_eq!(listen, Listen::Ladder(expected.parse().unwrap()));
     }

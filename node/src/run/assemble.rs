@@ -17,6 +17,7 @@ use super::{
     prepare::{Prepared, dial_addresses},
 };
 use crate::{
+    apis,
     config::{Advertise, Config, hostname},
     driver_command::{DriverCommand, Neighbourhood},
     exemptions,
@@ -50,6 +51,8 @@ pub(super) struct Assembled {
     pub(super) channels: Channels,
     pub(super) host: Arc<NodeHost>,
     pub(super) router: axum::Router,
+    /// The router of gRPC.
+    pub(super) grpc: axum::Router,
     pub(super) limits: Limits,
     pub(super) core: Core,
     pub(super) presentation: Presentation,
@@ -145,6 +148,7 @@ pub(super) fn assemble(
     let presentation = present(config, &prepared, &name, &listeners)?;
     let advertised = advertised_urls(&presentation, &prepared.interfaces);
     let host = Arc::new(host(config, &prepared, &shared, listeners)?);
+    let grpc = apis::grpc::router(Arc::clone(&state));
     let router = http::router(state, &prepared.plugins, host.clone())?;
     let remembered = prepared.storage.remembered();
     let core = Core::new(
@@ -170,6 +174,7 @@ pub(super) fn assemble(
         channels,
         host,
         router,
+        grpc,
         limits,
         core,
         presentation,
@@ -204,7 +209,7 @@ fn share(
             view: Arc::clone(&view),
             driver: channels.driver.clone(),
             role_instances: plugins.len(),
-            listeners: vec![prepared.http_address()?, prepared.swarm_port.address],
+            listeners: own_listeners(prepared)?,
             allow_exec: config.allow_exec_checks,
         },
     )
@@ -239,6 +244,12 @@ fn share(
         names: HostNames::new(own_names(config).chain([config.name_of(id), hostname()])),
         exempt,
     })
+}
+
+/// Returns the addresses of the listeners at which no check may be aimed.
+fn own_listeners(prepared: &Prepared) -> std::io::Result<Vec<SocketAddr>> {
+    let grpc = prepared.grpc.as_ref().map(TcpListener::local_addr).transpose()?;
+    Ok([prepared.http_address()?, prepared.swarm_port.address].into_iter().chain(grpc).collect())
 }
 
 /// Returns the rules by which callers may read and write.

@@ -1,6 +1,8 @@
 //! Fills in the [`Banner`], the lines that a node prints when it has started, from the node's options and
 //! parts. [`Banner::render`] formats it.
 
+use std::net::TcpListener;
+
 use super::assemble::Assembled;
 use crate::{banner::Banner, config::Config};
 
@@ -19,6 +21,7 @@ pub(super) fn render(config: &Config, assembled: &Assembled) -> std::io::Result<
         advertised: assembled.advertised.clone(),
         gateway: assembled.gateway,
         dns: prepared.dns.as_ref().map(|sockets| sockets.tcp.local_addr()).transpose()?,
+        grpc: prepared.grpc.as_ref().map(TcpListener::local_addr).transpose()?,
         socket: prepared.socket.as_ref().map(|(file, _)| file.path().to_owned()),
         swarm: prepared.swarm_port.address,
         data_dir: prepared.storage.dir().map(Into::into),

@@ -38,6 +38,8 @@ pub(super) struct Prepared {
     pub(super) plugin_listeners: BTreeMap<String, TcpListener>,
     /// The sockets of DNS; `None` if no port of the ladder is free.
     pub(super) dns: Option<DnsSockets>,
+    /// The listener of gRPC; `None` if no port of the ladder is free.
+    pub(super) grpc: Option<TcpListener>,
     pub(super) swarm_port: SwarmPort,
     /// Addresses on this host at which other nodes may listen.
     pub(super) rungs: Vec<Multiaddr>,
@@ -84,6 +86,7 @@ pub(super) async fn prepare(config: &Config, services: Vec<Arc<dyn Service>>) ->
     let http = ports::listen("http", config.http)?;
     let plugin_listeners = open_plugin_listeners(&plugins, config)?;
     let dns = open_dns(config)?;
+    let grpc = open_grpc(config)?;
     let swarm_port = ports::claim_swarm(config.swarm)?;
     let mut storage = Storage::open(&config.data_dir, &config.cluster)?;
     let keypair = Keypair::ed25519_from_bytes(*storage.seed().expose())?;
@@ -106,6 +109,7 @@ pub(super) async fn prepare(config: &Config, services: Vec<Arc<dyn Service>>) ->
         http,
         plugin_listeners,
         dns,
+        grpc,
         swarm_port,
         rungs,
         storage,
@@ -167,6 +171,19 @@ fn open_dns(config: &Config) -> anyhow::Result<Option<DnsSockets>> {
         Ok(sockets) => Ok(Some(sockets)),
         Err(error @ PortError::NoneFree { .. }) => {
             tracing::warn!("this node does not answer DNS: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens the listener of gRPC. Without a free port the node starts without gRPC, unless the user chose the
+/// port.
+fn open_grpc(config: &Config) -> anyhow::Result<Option<TcpListener>> {
+    match ports::listen("grpc", config.grpc) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error @ PortError::NoneFree { .. }) => {
+            tracing::warn!("this node does not serve gRPC: {error}");
             Ok(None)
         }
         Err(error) => Err(error.into()),

@@ -4,6 +4,7 @@
 use std::{io::Write as _, path::Path, sync::Arc};
 
 use anyhow::Context as _;
+use either::Either;
 use hearsay_protocol::Core;
 use hearsay_services::{Host, SHIPPER_THREAD, Service};
 use libp2p::{Multiaddr, identity::Keypair};
@@ -82,6 +83,7 @@ pub(super) async fn spawn(config: Config, assembled: Assembled) -> anyhow::Resul
         channels,
         host,
         router,
+        grpc,
         limits,
         core,
         presentation,
@@ -127,7 +129,16 @@ pub(super) async fn spawn(config: Config, assembled: Assembled) -> anyhow::Resul
     let (socket_file, socket) = prepared.socket.unzip();
     let socket = socket.map(tokio::net::UnixListener::from_std).transpose()?;
     let listeners = http::Listeners::from(TcpListener::from_std(prepared.http)?).with_socket(socket);
-    let http = tokio::spawn(http::serve(listeners, router, limits, metrics, http_stopping));
+    let grpc_server = match prepared.grpc {
+        Some(listener) => {
+            let listeners = http::Listeners::http2(TcpListener::from_std(listener)?);
+            let (limits, metrics) = (limits.clone(), Arc::clone(&metrics));
+            Either::Left(http::serve(listeners, grpc, limits, metrics, http_stopping.clone()))
+        }
+        None => Either::Right(std::future::ready(())),
+    };
+    let http_server = http::serve(listeners, router, limits, metrics, http_stopping);
+    let http = tokio::spawn(async { _ = tokio::join!(http_server, grpc_server) });
 
     // The node runs on if standard output is closed.
     _ = std::io::stdout().write_all(banner.as_bytes());

@@ -36,8 +36,9 @@ use crate::{
     http::server::{
         client_stream::ClientStream,
         connection::{Connection, HOLDER},
+        http2::serve_http2,
         limits::Limits,
-        listeners::{Listeners, Peer, Stream},
+        listeners::{Listeners, Peer, Protocol, Stream},
     },
     metrics::Metrics,
 };
@@ -107,8 +108,16 @@ pub async fn serve(
                     Peer::Unix(credentials) => Connection { socket: Some(credentials), ..base.clone() },
                 };
                 let accepted = Accepted { stream, connection, activity, _share: share };
-                let serving = serve_connection(accepted, router.clone(), Arc::clone(&metrics), stop.clone());
-                connections.spawn(HOLDER.scope(holder, serving));
+                let (router, metrics, stop) = (router.clone(), Arc::clone(&metrics), stop.clone());
+                match listeners.protocol() {
+                    Protocol::Http1 => {
+                        let serving = serve_connection(accepted, router, metrics, stop);
+                        connections.spawn(HOLDER.scope(holder, serving));
+                    }
+                    Protocol::Http2 => {
+                        connections.spawn(serve_http2(accepted, router, metrics, (stop, holder)));
+                    }
+                }
             }
             Err(_) => {
                 metrics.http.ended("accept_failed");
@@ -138,15 +147,15 @@ fn refuse(stream: &Stream, refusal: ShareRefusal, metrics: &Metrics) {
 }
 
 /// An admitted connection.
-struct Accepted {
-    stream: Stream,
-    connection: Connection,
-    activity: Arc<Activity>,
-    _share: Share,
+pub(super) struct Accepted {
+    pub(super) stream: Stream,
+    pub(super) connection: Connection,
+    pub(super) activity: Arc<Activity>,
+    pub(super) _share: Share,
 }
 
 /// Resolves when the server is to stop.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, and the node with it.
     let _ = stop.wait_for(|stop| *stop).await;
 }
@@ -256,10 +265,10 @@ fn end_reason(error: &hyper::Error) -> &'static str {
 }
 
 /// Counts a connection as open until dropped.
-struct OpenGuard(Arc<Metrics>);
+pub(super) struct OpenGuard(Arc<Metrics>);
 
 impl OpenGuard {
-    fn count(metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn count(metrics: &Arc<Metrics>) -> Self {
         metrics.http.connections.inc();
         Self(Arc::clone(metrics))
     }
@@ -272,9 +281,9 @@ impl Drop for OpenGuard {
 }
 
 /// A response body. Its connection counts as active until the body is dropped.
-struct TrackedBody {
-    body: Body,
-    _active: ActiveRequest,
+pub(super) struct TrackedBody {
+    pub(super) body: Body,
+    pub(super) _active: ActiveRequest,
 }
 
 impl hyper::body::Body for TrackedBody {

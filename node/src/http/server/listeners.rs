@@ -35,16 +35,27 @@ pub(crate) enum Peer {
     Unix(PeerCredentials),
 }
 
+/// Version of HTTP that a listener speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge (RFC 9113, section 3.3), as gRPC uses it. Browsers speak HTTP/2 over TLS
+    /// only, so no web page can send a request to such a listener.
+    Http2,
+}
+
 /// The listeners of one node.
 #[derive(Debug)]
 pub struct Listeners {
     tcp: TcpListener,
     socket: Option<UnixListener>,
+    protocol: Protocol,
 }
 
 impl From<TcpListener> for Listeners {
     fn from(tcp: TcpListener) -> Self {
-        Self { tcp, socket: None }
+        Self { tcp, socket: None, protocol: Protocol::Http1 }
     }
 }
 
@@ -54,6 +65,16 @@ impl Listeners {
     pub fn with_socket(mut self, socket: Option<UnixListener>) -> Self {
         self.socket = socket;
         self
+    }
+
+    /// Returns the listener of gRPC.
+    pub(crate) fn http2(tcp: TcpListener) -> Self {
+        Self { tcp, socket: None, protocol: Protocol::Http2 }
+    }
+
+    /// Returns the version of HTTP that clients must speak.
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// Accepts the next connection from either listener.
