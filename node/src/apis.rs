@@ -6,3 +6,4 @@ pub(crate) mod dns;
 mod entity_tag;
 pub(crate) mod grpc;
 pub(crate) mod prometheus;
+pub(crate) mod xds;

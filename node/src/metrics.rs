@@ -29,7 +29,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{apis::dns::DnsMetrics, journal::Journals, view::View};
+use crate::{
+    apis::{dns::DnsMetrics, xds::XdsMetrics},
+    journal::Journals,
+    view::View,
+};
 use registry::RegistryMetrics;
 
 /// The media type of [`Metrics::render`].
@@ -46,6 +50,8 @@ pub struct Metrics {
     pub http: HttpMetrics,
     /// Counters of DNS.
     pub dns: Arc<DnsMetrics>,
+    /// Counters of the xDS server.
+    pub xds: Arc<XdsMetrics>,
     published: Arc<Publication>,
     plugins: Arc<PluginMetrics>,
     journals: Arc<JournalMetrics>,
@@ -90,6 +96,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("hearsay");
         let http = HttpMetrics::register(&mut registry);
         let dns = Arc::new(DnsMetrics::register(&mut registry, Arc::clone(&view)));
+        let xds = Arc::new(XdsMetrics::register(&mut registry));
         let published = Arc::new(Publication::default());
         registry.register_collector(Box::new(TableGauges(view)));
         registry.register_collector(Box::new(Arc::clone(&published)));
@@ -99,7 +106,7 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&journals)));
         let programs = Arc::new(RegistryMetrics::default());
         registry.register_collector(Box::new(Arc::clone(&programs)));
-        Self { registry, http, dns, published, plugins, journals, programs }
+        Self { registry, http, dns, xds, published, plugins, journals, programs }
     }
 
     /// Replaces the counters of the driver: `hearsay_<name>_total`.

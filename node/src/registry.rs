@@ -49,6 +49,7 @@ pub use change::{AddedCheck, Registered, Selector};
 pub use context::RegistryContext;
 pub use error::RegistryError;
 pub use handle::Registry;
+pub(crate) use instance::MAINTENANCE_KIND;
 pub use instance::{MAINTENANCE_CHECK, NODE_MAINTENANCE_CHECK};
 pub use scope::Scope;
 pub use state::{CheckReportReader, Ending};

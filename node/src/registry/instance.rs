@@ -18,7 +18,7 @@ pub const MAINTENANCE_CHECK: &str = "_service_maintenance:";
 pub const NODE_MAINTENANCE_CHECK: &str = "_node_maintenance";
 
 const MAINTENANCE_NAME: &str = "Maintenance Mode";
-const MAINTENANCE_KIND: &str = "maintenance";
+pub(crate) const MAINTENANCE_KIND: &str = "maintenance";
 
 /// State of the node that affects all its instances.
 #[derive(Clone, Copy, Debug)]

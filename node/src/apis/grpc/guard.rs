@@ -22,7 +22,7 @@ use crate::http::{
 };
 
 /// Methods that only read. A path that ends with a slash stands for all methods of a service.
-const READS: [&str; 0] = [];
+const READS: [&str; 1] = ["/envoy.service.discovery.v3.AggregatedDiscoveryService/"];
 /// Methods that write registrations and checks.
 const REGISTRY_WRITES: [&str; 0] = [];
 

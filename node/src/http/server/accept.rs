@@ -103,7 +103,7 @@ pub async fn serve(
                         if !address.ip().to_canonical().is_loopback() {
                             stream.enable_keepalive();
                         }
-                        Connection { peer: Some(address), ..base.clone() }
+                        Connection { peer: Some(address), abort: Arc::default(), ..base.clone() }
                     }
                     Peer::Unix(credentials) => Connection { socket: Some(credentials), ..base.clone() },
                 };

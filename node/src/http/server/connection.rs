@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use hearsay_services::network::Holder;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::http::server::{limits::Limits, listeners::PeerCredentials};
 
@@ -16,6 +16,8 @@ pub(crate) struct Connection {
     /// Process at the other end of the Unix socket; `None` for other connections.
     pub(crate) socket: Option<PeerCredentials>,
     pub(crate) limits: Arc<Limits>,
+    /// Ends the connection at once, if it is one of HTTP/2.
+    pub(crate) abort: Arc<Notify>,
     /// Memory for the bodies of all connections: one permit for each byte.
     pub(crate) body_memory: Arc<Semaphore>,
 }
@@ -33,6 +35,7 @@ impl Connection {
             peer: None,
             socket: None,
             limits: Arc::new(limits),
+            abort: Arc::default(),
             body_memory: Arc::new(Semaphore::new(bytes)),
         }
     }

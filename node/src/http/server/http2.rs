@@ -61,6 +61,7 @@ pub(super) async fn serve_http2(
     let _open = OpenGuard::count(&metrics);
     let Accepted { stream, connection, activity, _share } = accepted;
     let limits = Arc::clone(&connection.limits);
+    let abort = Arc::clone(&connection.abort);
     let mut builder = http2::Builder::new(ChargedTo(holder));
     builder
         .timer(TokioTimer::new())
@@ -84,6 +85,10 @@ pub(super) async fn serve_http2(
     let ended = tokio::select! {
         result = serving.as_mut() => Some(result),
         () = stopped(&mut stop) => None,
+        () = abort.notified() => {
+            metrics.http.ended("unread");
+            return;
+        }
         () = activity.evicted() => {
             metrics.http.ended("evicted");
             None

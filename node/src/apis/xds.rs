@@ -1,0 +1,35 @@
+//! xDS server of a node: tells Envoy and gRPC clients which services there are, and where, from the provider
+//! table.
+//!
+//! The protocol is that of Envoy's "xDS REST and gRPC protocol": aggregated discovery (ADS) over gRPC, as
+//! state of the world and as deltas, and discovery by REST. Every service is a cluster, an assignment of
+//! endpoints, a listener and a route configuration of its name. `docs/xds.md` describes them.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `kind` | the four types of resources |
+//! | `catalog`, `endpoint` | services and endpoints with the versions at which they changed |
+//! | `assignment`, `cluster`, `listener`, `routes`, `resources` | the messages of each type |
+//! | `rest_json`, `rest` | the same as JSON; discovery by REST |
+//! | `subscription`, `state_of_the_world`, `delta` | what a client has subscribed to, and what it gets next |
+//! | `ads`, `stream`, `names` | the gRPC service, its streams, and the bound on subscribed names |
+//! | `metrics` | counters |
+
+mod ads;
+mod assignment;
+mod catalog;
+mod cluster;
+mod delta;
+mod endpoint;
+mod kind;
+mod listener;
+mod metrics;
+mod names;
+mod resources;
+mod routes;
+mod state_of_the_world;
+mod stream;
+mod subscription;
+
+pub(crate) use ads::Ads;
+pub use metrics::XdsMetrics;

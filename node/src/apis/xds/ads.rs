@@ -1,0 +1,153 @@
+//! [`Ads`]: the aggregated discovery service over gRPC, and the task that keeps its catalog up to date.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    time::Duration,
+};
+
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{Instant, sleep, sleep_until},
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    catalog::Catalog,
+    delta::Delta,
+    names::NameBudget,
+    state_of_the_world::StateOfTheWorld,
+    stream::{MEMORY_BYTES, Responses, Shared, StreamContext, start},
+};
+use crate::{
+    apis::grpc::guard::status_of,
+    http::{AppState, server::connection::Connection},
+};
+
+/// Pause between two readings of the table, so that a burst of changes is read once.
+const COALESCING: Duration = Duration::from_millis(5);
+
+/// The service. Clones share their catalog.
+#[derive(Clone, Debug)]
+pub(crate) struct Ads {
+    state: Arc<AppState>,
+    /// The catalog, while there are streams.
+    shared: Arc<Mutex<Weak<Shared>>>,
+    names: NameBudget,
+    memory: Arc<Semaphore>,
+}
+
+impl Ads {
+    /// Creates the service. The catalog is read when the first stream begins.
+    pub(crate) fn new(state: Arc<AppState>) -> Self {
+        Self {
+            state,
+            shared: Arc::default(),
+            names: NameBudget::default(),
+            memory: Arc::new(Semaphore::new(MEMORY_BYTES)),
+        }
+    }
+
+    /// Returns the gRPC service.
+    pub(crate) fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
+        AggregatedDiscoveryServiceServer::new(self)
+    }
+
+    /// Returns the catalog, up to date. It is dropped with the last stream.
+    fn catalog(&self) -> Arc<Shared> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = shared.upgrade() {
+            return shared;
+        }
+        let mut catalog = Catalog::new(self.state.id);
+        self.state.read(|table| catalog.update(table, Instant::now()));
+        let (sender, newest) = watch::channel(catalog.version());
+        let new = Arc::new(Shared { catalog: RwLock::new(catalog), newest });
+        *shared = Arc::downgrade(&new);
+        tokio::spawn(keep_up(Arc::clone(&self.state), Arc::downgrade(&new), sender));
+        new
+    }
+
+    /// Admits a stream.
+    ///
+    /// # Errors
+    /// The node, or the client's host, has too many streams.
+    fn admit<T>(&self, request: &Request<T>) -> Result<StreamContext, Status> {
+        let permit = self.state.admit_stream().map_err(|problem| status_of(&problem))?;
+        let shared = self.catalog();
+        let connection = request.extensions().get::<Connection>();
+        Ok(StreamContext {
+            state: Arc::clone(&self.state),
+            newest: shared.newest.clone(),
+            shared,
+            memory: Arc::clone(&self.memory),
+            names: self.names.share(),
+            abort: connection.map(|connection| Arc::clone(&connection.abort)).unwrap_or_default(),
+            _permit: permit,
+        })
+    }
+}
+
+/// Reads the changes of the table into the catalog until no stream uses it.
+async fn keep_up(state: Arc<AppState>, shared: Weak<Shared>, sender: watch::Sender<u64>) {
+    let mut changes = state.view.subscribe();
+    loop {
+        let Some(next_removal) = shared.upgrade().map(|shared| shared.catalog().next_removal()) else {
+            return;
+        };
+        let removal = async {
+            match next_removal {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = removal => (),
+            () = sender.closed() => return,
+        }
+        let Some(shared) = shared.upgrade() else { return };
+        if let Some(version) = read_changes(&state, &shared) {
+            sender.send_replace(version);
+        }
+        drop(shared);
+        sleep(COALESCING).await;
+    }
+}
+
+/// Reads the changes of the table. Returns the new version, if anything changed.
+fn read_changes(state: &AppState, shared: &Shared) -> Option<u64> {
+    let mut catalog = shared.catalog.write().unwrap_or_else(PoisonError::into_inner);
+    let has_changed = state.read(|table| catalog.update(table, Instant::now()));
+    state.metrics.xds.set_left_out(catalog.left_out());
+    has_changed.then(|| catalog.version())
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Ads {
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        let context = self.admit(&request)?;
+        Ok(Response::new(start(StateOfTheWorld::default(), request.into_inner(), context)))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let context = self.admit(&request)?;
+        Ok(Response::new(start(Delta::default(), request.into_inner(), context)))
+    }
+}

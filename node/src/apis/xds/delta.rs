@@ -1,0 +1,130 @@
+//! [`Delta`]: the protocol of a stream on which a client adds and removes names, and responses state only
+//! what changed.
+//!
+//! Source: Envoy's "xDS REST and gRPC protocol", section "Incremental xDS".
+
+use std::collections::{BTreeMap, HashMap};
+
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
+};
+use prost::Message as _;
+use tonic::Status;
+
+use super::{
+    catalog::Catalog,
+    kind::Kind,
+    resources::{resource, version_of},
+    state_of_the_world::RESPONSE_BYTES,
+    stream::{Received, Session, control_plane, zone_of},
+    subscription::Subscription,
+};
+
+/// Resources in a response that are removed, at most.
+const REMOVED_MAX: usize = 4096;
+
+/// One stream's state.
+#[derive(Default, Debug)]
+pub(super) struct Delta {
+    kinds: BTreeMap<Kind, KindState>,
+    zone: String,
+    nonce: u64,
+}
+
+#[derive(Debug)]
+struct KindState {
+    subscription: Subscription,
+    /// Versions of resources that the client has from an earlier stream, until they are compared.
+    initial: HashMap<String, String>,
+    /// Nonce of the last response; `None` before the first.
+    nonce: Option<u64>,
+    /// Whether the client waits for a response, even one without resources.
+    is_awaited: bool,
+}
+
+impl Session for Delta {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
+    fn receive(&mut self, request: DeltaDiscoveryRequest, catalog: &Catalog) -> Result<Received, Status> {
+        self.zone = zone_of(request.node).unwrap_or(std::mem::take(&mut self.zone));
+        let Some(kind) = Kind::of_url(&request.type_url) else {
+            return Ok(Received::UnknownType(request.type_url));
+        };
+        let is_first = !self.kinds.contains_key(&kind);
+        let state = self.kinds.entry(kind).or_insert_with(|| KindState {
+            subscription: Subscription::new(kind, catalog),
+            initial: HashMap::new(),
+            nonce: None,
+            is_awaited: false,
+        });
+        // A request that changes the subscription need not answer a response. One that only answers has no
+        // effect, whichever response it answers.
+        state.subscription.unsubscribe(&request.resource_names_unsubscribe);
+        if is_first || !request.resource_names_subscribe.is_empty() {
+            state.subscription.subscribe(&request.resource_names_subscribe, catalog)?;
+        }
+        if is_first {
+            state.is_awaited = true;
+            state.subscription.add_pending(request.initial_resource_versions.keys());
+            state.initial = request.initial_resource_versions;
+        }
+        let is_old = !request.response_nonce.is_empty()
+            && Some(request.response_nonce) != state.nonce.map(|nonce| nonce.to_string());
+        Ok(match request.error_detail {
+            Some(error) => Received::Refused(kind, error.message),
+            None if is_old => Received::OldNonce,
+            None => Received::Accepted,
+        })
+    }
+
+    fn respond(&mut self, catalog: &Catalog) -> Result<Option<(Kind, DeltaDiscoveryResponse)>, Status> {
+        for state in self.kinds.values_mut() {
+            state.subscription.collect(catalog)?;
+        }
+        for (&kind, state) in &mut self.kinds {
+            let (mut resources, mut removed, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while bytes < RESPONSE_BYTES
+                && removed.len() < REMOVED_MAX
+                && let Some(name) = state.subscription.pop()
+            {
+                let initial = state.initial.remove(&*name);
+                let Some(found) = resource(catalog, kind, &name, &self.zone) else {
+                    removed.push(name.to_string());
+                    continue;
+                };
+                let version = version_of(&found);
+                if initial.as_ref() == Some(&version) {
+                    continue;
+                }
+                bytes += found.encoded_len();
+                let name = name.to_string();
+                resources.push(Resource { name, version, resource: Some(found), ..Resource::default() });
+            }
+            if !state.subscription.has_pending() {
+                state.initial = HashMap::new();
+            }
+            if resources.is_empty() && removed.is_empty() && !state.is_awaited {
+                continue;
+            }
+            state.is_awaited = false;
+            self.nonce += 1;
+            state.nonce = Some(self.nonce);
+            let response = DeltaDiscoveryResponse {
+                system_version_info: catalog.version().to_string(),
+                resources,
+                removed_resources: removed,
+                type_url: kind.url(),
+                nonce: self.nonce.to_string(),
+                control_plane: Some(control_plane(catalog)),
+                ..DeltaDiscoveryResponse::default()
+            };
+            return Ok(Some((kind, response)));
+        }
+        Ok(None)
+    }
+
+    fn names(&self) -> usize {
+        self.kinds.values().map(|state| state.subscription.len() + state.initial.len()).sum()
+    }
+}

@@ -1,0 +1,274 @@
+//! One xDS stream: passes requests to its [`Session`], and sends responses one at a time, as fast as the
+//! client reads them.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
+use futures::Stream;
+use prost::Message;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tonic::{Status, Streaming};
+
+use super::{catalog::Catalog, kind::Kind, metrics::XdsMetrics, names::NameShare};
+use crate::http::{AppState, server::stream_limit::StreamPermit};
+
+/// Time for which a client may leave a response unread. Then its connection ends.
+pub(super) const UNREAD_MAX: Duration = Duration::from_secs(30);
+/// Shortest time between two responses that follow from changes of the table.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Bytes a second of changes to one stream, beyond which it pauses for longer. A client that has all services
+/// in one resource would get megabytes for every change.
+const BYTES_PER_SECOND: u64 = 20_000_000;
+/// Characters of a zone. A longer one is no zone of a member.
+const ZONE_CHARS_MAX: usize = 128;
+
+/// The state machine of one stream.
+pub(super) trait Session: Send + 'static {
+    type Request: Message + Default + Send + 'static;
+    type Response: Message + Send + 'static;
+
+    /// Handles a request.
+    ///
+    /// # Errors
+    /// The stream ends with this status.
+    fn receive(&mut self, request: Self::Request, catalog: &Catalog) -> Result<Received, Status>;
+
+    /// Returns the next response, if one is due.
+    ///
+    /// # Errors
+    /// The stream ends with this status.
+    fn respond(&mut self, catalog: &Catalog) -> Result<Option<(Kind, Self::Response)>, Status>;
+
+    /// Returns the number of names that the stream keeps.
+    fn names(&self) -> usize;
+}
+
+/// Outcome of a request.
+pub(super) enum Received {
+    /// A subscription or an acknowledgement.
+    Accepted,
+    /// The client has refused a response (NACK), with this text.
+    Refused(Kind, String),
+    /// The request answers an earlier response than the last one.
+    OldNonce,
+    /// A node does not serve resources of this type.
+    UnknownType(String),
+}
+
+/// Returns the zone that a client states. The rest of its description is dropped.
+pub(super) fn zone_of(node: Option<Node>) -> Option<String> {
+    let zone = node?.locality?.zone;
+    (zone.chars().count() <= ZONE_CHARS_MAX).then_some(zone)
+}
+
+/// Names the node that answers, for people who read a client's state.
+pub(super) fn control_plane(catalog: &Catalog) -> ControlPlane {
+    ControlPlane { identifier: catalog.me().to_string() }
+}
+
+/// The catalog of all streams, and its newest version.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) catalog: RwLock<Catalog>,
+    pub(super) newest: watch::Receiver<u64>,
+}
+
+impl Shared {
+    /// Locks the catalog for reading. A panic while it was written leaves it as of an earlier version.
+    pub(super) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
+        self.catalog.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a stream's task works with.
+pub(super) struct StreamContext {
+    pub(super) state: Arc<AppState>,
+    pub(super) shared: Arc<Shared>,
+    /// The catalog's newest version.
+    pub(super) newest: watch::Receiver<u64>,
+    /// Memory for responses of all streams: one permit for each byte.
+    pub(super) memory: Arc<Semaphore>,
+    pub(super) names: NameShare,
+    /// Ends the connection of a client that does not read.
+    pub(super) abort: Arc<Notify>,
+    pub(super) _permit: StreamPermit,
+}
+
+/// A response on its way to the client.
+struct Outgoing<T> {
+    response: Result<T, Status>,
+    memory: Option<OwnedSemaphorePermit>,
+    /// Dropped when the client has read the response.
+    read: oneshot::Sender<()>,
+}
+
+/// Responses of one stream. The next one is taken when the client has read the last one.
+pub(crate) struct Responses<T> {
+    receiver: mpsc::Receiver<Outgoing<T>>,
+    unread: Option<(Option<OwnedSemaphorePermit>, oneshot::Sender<()>)>,
+}
+
+impl<T> Stream for Responses<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.unread = None;
+        self.receiver.poll_recv(cx).map(|outgoing| {
+            let Outgoing { response, memory, read } = outgoing?;
+            self.unread = Some((memory, read));
+            Some(response)
+        })
+    }
+}
+
+/// Starts the task of a stream and returns its responses.
+pub(super) fn start<S: Session>(
+    session: S,
+    requests: Streaming<S::Request>,
+    context: StreamContext,
+) -> Responses<S::Response> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let metrics = Arc::clone(&context.state.metrics.xds);
+        let _open = OpenStream::count(Arc::clone(&metrics));
+        let mut task = StreamTask { session, context, sender, resume_at: Instant::now() };
+        if let Err(status) = task.run(requests).await {
+            metrics.count_ended(reason(&status));
+            let (read, _) = oneshot::channel();
+            // The client may be gone.
+            _ = task.sender.try_send(Outgoing { response: Err(status), memory: None, read });
+        }
+    });
+    Responses { receiver, unread: None }
+}
+
+/// Returns the metric label for the end of a stream.
+fn reason(status: &Status) -> &'static str {
+    match status.code() {
+        tonic::Code::ResourceExhausted => "limit",
+        tonic::Code::Aborted => "lag",
+        tonic::Code::DeadlineExceeded => "unread",
+        tonic::Code::Unavailable => "leaving",
+        tonic::Code::InvalidArgument => "malformed",
+        _ => "broken",
+    }
+}
+
+/// Counts a stream until dropped.
+struct OpenStream(Arc<XdsMetrics>);
+
+impl OpenStream {
+    fn count(metrics: Arc<XdsMetrics>) -> Self {
+        metrics.streams.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.streams.dec();
+    }
+}
+
+struct StreamTask<S: Session> {
+    session: S,
+    context: StreamContext,
+    sender: mpsc::Sender<Outgoing<S::Response>>,
+    /// When the next response may follow from a change of the table.
+    resume_at: Instant,
+}
+
+impl<S: Session> StreamTask<S> {
+    /// Serves the stream until the client ends it.
+    async fn run(&mut self, mut requests: Streaming<S::Request>) -> Result<(), Status> {
+        // A node that has just started would list few services, and clients would drop the others.
+        self.context.state.started().await;
+        let state = Arc::clone(&self.context.state);
+        let closed = self.sender.clone();
+        loop {
+            tokio::select! {
+                request = requests.message() => match request? {
+                    Some(request) => self.receive(request)?,
+                    None => return Ok(()),
+                },
+                changed = self.context.newest.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    sleep_until(self.resume_at).await;
+                    self.context.newest.mark_unchanged();
+                }
+                () = closed.closed() => return Ok(()),
+                () = state.leaving() => {
+                    return Err(Status::unavailable("this node is leaving; ask another node"));
+                }
+            }
+            while let Some((kind, response)) = self.next_response()? {
+                self.send(kind, response).await?;
+            }
+        }
+    }
+
+    fn receive(&mut self, request: S::Request) -> Result<(), Status> {
+        let received = self.session.receive(request, &self.context.shared.catalog())?;
+        let metrics = &self.context.state.metrics.xds;
+        match received {
+            Received::Accepted => (),
+            Received::Refused(kind, error) => {
+                metrics.count_nack(kind);
+                let error: String = error.chars().take(512).collect();
+                tracing::warn!(
+                    kind = kind.label(),
+                    error,
+                    "an xDS client refuses a response and keeps what it had"
+                );
+            }
+            Received::OldNonce => metrics.count_ignored("old_nonce"),
+            Received::UnknownType(url) => {
+                metrics.count_ignored("unknown_type");
+                let url: String = url.chars().take(128).collect();
+                tracing::debug!(url, "an xDS client asks for resources of a type that a node does not serve");
+            }
+        }
+        match self.context.names.set(self.session.names()) {
+            true => Ok(()),
+            false => Err(Status::resource_exhausted(
+                "the clients of this node subscribe to too many names; ask another node",
+            )),
+        }
+    }
+
+    fn next_response(&mut self) -> Result<Option<(Kind, S::Response)>, Status> {
+        self.session.respond(&self.context.shared.catalog())
+    }
+
+    /// Sends a response and waits until the client has read it.
+    async fn send(&mut self, kind: Kind, response: S::Response) -> Result<(), Status> {
+        let bytes = response.encoded_len();
+        let charged = u32::try_from(bytes.min(MEMORY_BYTES)).unwrap_or(u32::MAX);
+        let memory = Arc::clone(&self.context.memory).acquire_many_owned(charged).await.ok();
+        let (read, was_read) = oneshot::channel();
+        if self.sender.send(Outgoing { response: Ok(response), memory, read }).await.is_err() {
+            return Err(Status::cancelled("the client is gone"));
+        }
+        self.context.state.metrics.xds.count_response(kind, bytes);
+        let pause = Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / BYTES_PER_SECOND);
+        self.resume_at = Instant::now() + pause.max(PAUSE);
+        if timeout(UNREAD_MAX, was_read).await.is_err() {
+            self.context.abort.notify_one();
+            return Err(Status::deadline_exceeded("this client does not read its responses"));
+        }
+        Ok(())
+    }
+}
+
+/// Memory for responses that clients have not read yet.
+pub(super) const MEMORY_BYTES: usize = 64 * 1024 * 1024;
