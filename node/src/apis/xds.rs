@@ -26,6 +26,8 @@ mod listener;
 mod metrics;
 mod names;
 mod resources;
+mod rest;
+mod rest_json;
 mod routes;
 mod state_of_the_world;
 mod stream;
@@ -33,3 +35,4 @@ mod subscription;
 
 pub(crate) use ads::Ads;
 pub use metrics::XdsMetrics;
+pub(crate) use rest::rest_routes;

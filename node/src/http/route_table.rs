@@ -44,6 +44,16 @@ impl RouteTable {
         self.write("post", path, class, post(handler))
     }
 
+    /// Adds a path for `POST` that only reads: the body says what.
+    pub(crate) fn query<T: 'static>(
+        mut self,
+        path: &'static str,
+        handler: impl Handler<T, Arc<AppState>>,
+    ) -> Self {
+        self.served.push(("post", path));
+        Self { router: self.router.route(path, post(handler)), ..self }
+    }
+
     /// Adds a path for `PUT`, a write of this class.
     pub(crate) fn put<T: 'static>(
         self,

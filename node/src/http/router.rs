@@ -16,7 +16,10 @@ use hearsay_services::{
 };
 
 use crate::{
-    apis::consul::{KV_PREFIX, consul_routes},
+    apis::{
+        consul::{KV_PREFIX, consul_routes},
+        xds::rest_routes,
+    },
     http::{
         api::openapi,
         forward,
@@ -42,7 +45,7 @@ pub fn router(
 ) -> Result<Router, PrefixClash> {
     check_prefixes(plugins)?;
     let front = plugins.iter().find_map(|plugin| plugin.front_page()).unwrap_or(FRONT_PAGE).to_owned();
-    let own = consul_routes(own_routes(&front, openapi::document(plugins)));
+    let own = rest_routes(consul_routes(own_routes(&front, openapi::document(plugins))));
     let guard = Guard::new(Arc::clone(&state), plugins, own.writes());
     let own = own.into_router().with_state(Arc::clone(&state));
     let others = Plugins::new(Arc::clone(&state), plugins, &host);

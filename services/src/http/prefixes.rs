@@ -57,6 +57,10 @@ pub fn is_sign_in(path: &str) -> bool {
 /// writes.
 const WRITING_GETS: &[&str] = &["/visits/hit"];
 
+/// Prefix of paths at which a POST only reads: discovery of Envoy by REST, whose body states what is asked
+/// for.
+const READING_POSTS: &str = "/v3/discovery:";
+
 /// Effect of a request, which follows from its method and path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
@@ -73,6 +77,7 @@ impl Effect {
     pub fn of(method: &Method, path: &str) -> Self {
         match method {
             &Method::OPTIONS => Self::Read,
+            &Method::POST if path.starts_with(READING_POSTS) => Self::Read,
             method if !method.is_safe() => Self::Write,
             _ if WRITING_GETS.contains(&path.strip_suffix('/').unwrap_or(path)) => Self::WriteByGet,
             _ => Self::Read,

@@ -28,7 +28,7 @@ use envoy_types::pb::{
 use super::{endpoint::Traits, resources::any};
 
 /// Time to connect to an endpoint, in seconds. A retry at another endpoint follows.
-pub(super) const CONNECT_TIMEOUT_S: i64 = 2;
+pub(super) const CONNECT_TIMEOUT_S: i64 = 1;
 /// Name under which Envoy looks for the options of the protocol.
 pub(super) const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -60,6 +60,8 @@ pub(super) fn cluster(name: &str, traits: Traits) -> Cluster {
             healthy_panic_threshold: Some(Percent { value: 0.0 }),
             ..CommonLbConfig::default()
         }),
+        // An instance that is gone from the table has ended or was deregistered.
+        ignore_health_on_host_removal: true,
         typed_extension_protocol_options: protocol.into_iter().collect::<HashMap<_, _>>(),
         ..Cluster::default()
     }

@@ -15,7 +15,7 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout},
 };
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::{catalog::Catalog, kind::Kind, metrics::XdsMetrics, names::NameShare};
 use crate::http::{AppState, server::stream_limit::StreamPermit};
@@ -153,11 +153,11 @@ pub(super) fn start<S: Session>(
 /// Returns the metric label for the end of a stream.
 fn reason(status: &Status) -> &'static str {
     match status.code() {
-        tonic::Code::ResourceExhausted => "limit",
-        tonic::Code::Aborted => "lag",
-        tonic::Code::DeadlineExceeded => "unread",
-        tonic::Code::Unavailable => "leaving",
-        tonic::Code::InvalidArgument => "malformed",
+        Code::ResourceExhausted => "limit",
+        Code::Aborted => "lag",
+        Code::DeadlineExceeded => "unread",
+        Code::Unavailable => "leaving",
+        Code::InvalidArgument => "malformed",
         _ => "broken",
     }
 }
@@ -195,9 +195,13 @@ impl<S: Session> StreamTask<S> {
         let closed = self.sender.clone();
         loop {
             tokio::select! {
-                request = requests.message() => match request? {
-                    Some(request) => self.receive(request)?,
-                    None => return Ok(()),
+                request = requests.message() => match request {
+                    Ok(Some(request)) => self.receive(request)?,
+                    // The client has ended the stream, or its connection.
+                    Ok(None) => return Ok(()),
+                    Err(status) if status.code() == Code::Cancelled => return Ok(()),
+                    Err(status) if status.code() == Code::Unknown => return Ok(()),
+                    Err(status) => return Err(status),
                 },
                 changed = self.context.newest.changed() => {
                     if changed.is_err() {
