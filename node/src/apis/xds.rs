@@ -36,3 +36,6 @@ mod subscription;
 pub(crate) use ads::Ads;
 pub use metrics::XdsMetrics;
 pub(crate) use rest::rest_routes;
+
+#[cfg(test)]
+mod tests;
