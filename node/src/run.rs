@@ -11,6 +11,7 @@ mod banner;
 mod overrides;
 mod prepare;
 mod readiness;
+mod servers;
 mod shutdown;
 mod spawn;
 mod until_stopped;

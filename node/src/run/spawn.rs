@@ -4,12 +4,10 @@
 use std::{io::Write as _, path::Path, sync::Arc};
 
 use anyhow::Context as _;
-use either::Either;
 use hearsay_protocol::Core;
 use hearsay_services::{Host, SHIPPER_THREAD, Service};
 use libp2p::{Multiaddr, identity::Keypair};
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
@@ -18,6 +16,7 @@ use super::{
     assemble::{Assembled, Channels, Shared},
     banner,
     readiness::{FIRST_SYNC_MAX, become_ready, set_ready},
+    servers::Servers,
     until_stopped::{Node, StopRequests},
 };
 use crate::{
@@ -26,7 +25,7 @@ use crate::{
     discovery,
     driver::{Driver, DriverParts},
     driver_command::{DriverCommand, Neighbourhood},
-    http::{self, Readiness},
+    http::Readiness,
     journal::Journals,
     logging,
     metrics::Metrics,
@@ -121,24 +120,15 @@ pub(super) async fn spawn(config: Config, assembled: Assembled) -> anyhow::Resul
         tokio::spawn(task);
     }
     let log_shipper = spawn_log_shipper(host, prepared.storage.dir())?;
-    let (http_stop, http_stopping) = watch::channel(false);
+    let (http_stop, stop) = watch::channel(false);
     if let Some(sockets) = prepared.dns {
         let dns = Dns::new(&config, id, Arc::clone(&view), Arc::clone(&metrics.dns));
-        tokio::spawn(dns.serve(sockets, exempt, http_stopping.clone()));
+        tokio::spawn(dns.serve(sockets, exempt, stop.clone()));
     }
     let (socket_file, socket) = prepared.socket.unzip();
-    let socket = socket.map(tokio::net::UnixListener::from_std).transpose()?;
-    let listeners = http::Listeners::from(TcpListener::from_std(prepared.http)?).with_socket(socket);
-    let grpc_server = match prepared.grpc {
-        Some(listener) => {
-            let listeners = http::Listeners::http2(TcpListener::from_std(listener)?);
-            let (limits, metrics) = (limits.clone(), Arc::clone(&metrics));
-            Either::Left(http::serve(listeners, grpc, limits, metrics, http_stopping.clone()))
-        }
-        None => Either::Right(std::future::ready(())),
-    };
-    let http_server = http::serve(listeners, router, limits, metrics, http_stopping);
-    let http = tokio::spawn(async { _ = tokio::join!(http_server, grpc_server) });
+    let servers =
+        Servers { http: prepared.http, socket, router, grpc: prepared.grpc.map(|listener| (listener, grpc)) };
+    let http = servers.spawn(limits, metrics, stop)?;
 
     // The node runs on if standard output is closed.
     _ = std::io::stdout().write_all(banner.as_bytes());

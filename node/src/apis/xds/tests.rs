@@ -38,6 +38,9 @@ fn node(n: u8) -> NodeId {
     NodeId::from_public_key([n; 32])
 }
 
+/// Priority, zone and sub-zone, weight, and endpoints as port, health and weight.
+type LocalityOf = (u32, String, u32, Vec<(u32, HealthStatus, u32)>);
+
 /// A table, and the catalog of node 1.
 struct Fixture {
     table: ProviderTable,
@@ -115,9 +118,8 @@ impl Fixture {
         self.responses(session)
     }
 
-    /// The assignment of `web` for a client in a zone: priority, zone, sub-zone, weight of the locality, and
-    /// the endpoints as port, health and weight.
-    fn web(&self, zone: &str) -> Vec<(u32, String, u32, Vec<(u32, HealthStatus, u32)>)> {
+    /// The assignment of `web` for a client in a zone.
+    fn web(&self, zone: &str) -> Vec<LocalityOf> {
         let mut session = StateOfTheWorld::default();
         let responses = self.send(
             &mut session,
