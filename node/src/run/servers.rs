@@ -1,9 +1,8 @@
-//! [`Servers`]: the listeners of HTTP and gRPC, which end together when the node stops.
+//! [`Servers`]: the listeners of HTTP and gRPC, which share one limit of connections.
 
 use std::{net::TcpListener, os::unix::net::UnixListener, sync::Arc};
 
 use axum::Router;
-use futures::future::OptionFuture;
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
@@ -32,17 +31,12 @@ impl Servers {
         stop: watch::Receiver<bool>,
     ) -> std::io::Result<JoinHandle<()>> {
         let socket = self.socket.map(tokio::net::UnixListener::from_std).transpose()?;
-        let listeners = Listeners::from(tokio::net::TcpListener::from_std(self.http)?).with_socket(socket);
         let grpc = match self.grpc {
-            Some((listener, router)) => {
-                let listeners = Listeners::http2(tokio::net::TcpListener::from_std(listener)?);
-                Some(http::serve(listeners, router, limits.clone(), Arc::clone(&metrics), stop.clone()))
-            }
+            Some((listener, router)) => Some((tokio::net::TcpListener::from_std(listener)?, router)),
             None => None,
         };
-        let http = http::serve(listeners, self.router, limits, metrics, stop);
-        Ok(tokio::spawn(async {
-            tokio::join!(http, OptionFuture::from(grpc));
-        }))
+        let http = tokio::net::TcpListener::from_std(self.http)?;
+        let listeners = Listeners::from(http).with_socket(socket).with_grpc(grpc);
+        Ok(tokio::spawn(http::serve(listeners, self.router, limits, metrics, stop)))
     }
 }

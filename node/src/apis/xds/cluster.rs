@@ -6,7 +6,8 @@ use envoy_types::pb::{
     envoy::{
         config::{
             cluster::v3::{
-                Cluster,
+                CircuitBreakers, Cluster,
+                circuit_breakers::Thresholds,
                 cluster::{ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy},
             },
             core::v3::{
@@ -22,7 +23,7 @@ use envoy_types::pb::{
         },
         r#type::v3::Percent,
     },
-    google::protobuf::Duration,
+    google::protobuf::{Duration, UInt32Value},
 };
 
 use super::{endpoint::Traits, resources::any};
@@ -31,6 +32,10 @@ use super::{endpoint::Traits, resources::any};
 pub(super) const CONNECT_TIMEOUT_S: i64 = 1;
 /// Name under which Envoy looks for the options of the protocol.
 pub(super) const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// Connections, requests and retries of a client to a service at a time. Envoy's defaults (1,024 requests, 3
+/// retries) refuse requests after a crash, when many are repeated at once.
+pub(super) const CONCURRENCY_MAX: u32 = u32::MAX;
 
 /// Returns the source of resources that come over the same stream.
 pub(super) fn from_ads() -> ConfigSource {
@@ -54,6 +59,10 @@ pub(super) fn cluster(name: &str, traits: Traits) -> Cluster {
         }),
         connect_timeout: Some(Duration { seconds: CONNECT_TIMEOUT_S, nanos: 0 }),
         lb_policy: policy.into(),
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![thresholds()],
+            ..CircuitBreakers::default()
+        }),
         common_lb_config: Some(CommonLbConfig {
             // Envoy sends requests to unhealthy endpoints while more than half are unhealthy. Here the table
             // guard keeps the endpoints whose failure is doubtful, so the others have failed.
@@ -64,6 +73,17 @@ pub(super) fn cluster(name: &str, traits: Traits) -> Cluster {
         ignore_health_on_host_removal: true,
         typed_extension_protocol_options: protocol.into_iter().collect::<HashMap<_, _>>(),
         ..Cluster::default()
+    }
+}
+
+fn thresholds() -> Thresholds {
+    let unlimited = Some(UInt32Value { value: CONCURRENCY_MAX });
+    Thresholds {
+        max_connections: unlimited,
+        max_pending_requests: unlimited,
+        max_requests: unlimited,
+        max_retries: unlimited,
+        ..Thresholds::default()
     }
 }
 

@@ -10,7 +10,7 @@ use axum::{
     Json,
     body::Bytes,
     extract::State,
-    http::StatusCode,
+    http::{HeaderMap, StatusCode, header::HOST},
     response::{IntoResponse as _, Response},
 };
 use hearsay_services::Problem;
@@ -18,7 +18,12 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{catalog::Catalog, kind::Kind, rest_json::resource_json, subscription::NAMES_MAX};
+use super::{
+    catalog::Catalog,
+    kind::Kind,
+    rest_json::{RestClient, resource_json},
+    subscription::NAMES_MAX,
+};
 use crate::http::{AppState, route_table::RouteTable};
 
 /// Request for resources. Other members, of which Envoy sends many, are ignored.
@@ -48,7 +53,11 @@ struct Locality {
 
 /// Adds the paths.
 pub(crate) fn rest_routes(table: RouteTable) -> RouteTable {
-    let of = |kind| move |State(state): State<Arc<AppState>>, body: Bytes| answer(state, kind, body);
+    let of = |kind| {
+        move |State(state): State<Arc<AppState>>, headers: HeaderMap, body: Bytes| {
+            answer(state, kind, headers, body)
+        }
+    };
     table
         .query("/v3/discovery:clusters", of(Kind::Clusters))
         .query("/v3/discovery:endpoints", of(Kind::Endpoints))
@@ -56,7 +65,12 @@ pub(crate) fn rest_routes(table: RouteTable) -> RouteTable {
         .query("/v3/discovery:routes", of(Kind::Routes))
 }
 
-async fn answer(state: Arc<AppState>, kind: Kind, body: Bytes) -> Result<Response, Problem> {
+async fn answer(
+    state: Arc<AppState>,
+    kind: Kind,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
     let request: DiscoveryRequest = match body.is_empty() {
         true => DiscoveryRequest::default(),
         false => serde_json::from_slice(&body).map_err(|e| Problem::parameter("body", e))?,
@@ -78,9 +92,10 @@ async fn answer(state: Arc<AppState>, kind: Kind, body: Bytes) -> Result<Respons
         true if kind.is_whole() => catalog.names().map(AsRef::as_ref).collect(),
         _ => request.resource_names.iter().map(String::as_str).collect(),
     };
-    let zone = &request.node.locality.zone;
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let client = RestClient { zone: &request.node.locality.zone, host };
     let resources: Vec<_> =
-        names.into_iter().filter_map(|name| resource_json(&catalog, kind, name, zone)).collect();
+        names.into_iter().filter_map(|name| resource_json(&catalog, kind, name, client)).collect();
     let resources = serde_json::to_string(&resources).map_err(|e| Problem::parameter("resources", e))?;
     // The content decides, so that a client may ask any node next.
     let version: String = blake3::hash(resources.as_bytes()).to_hex().chars().take(16).collect();

@@ -6,13 +6,13 @@ use serde_json::{Map, Value, json};
 use super::{
     assignment::{Group, group},
     catalog::{Catalog, Service},
-    cluster::{CONNECT_TIMEOUT_S, PROTOCOL_OPTIONS},
+    cluster::{CONCURRENCY_MAX, CONNECT_TIMEOUT_S, PROTOCOL_OPTIONS},
     endpoint::{Endpoint, Traits, Usability},
     kind::Kind,
     listener::ROUTER,
     routes::{
-        ALL_SERVICES, HOST_CHOICES, Host, PREVIOUS_HOSTS, Path, RETRIES, RETRY_ON, host_of_service,
-        hosts_of_all,
+        ALL_SERVICES, BACK_OFF_MS, HOST_CHOICES, Host, PREVIOUS_HOSTS, Path, RETRIES, RETRY_ON,
+        host_of_service, hosts_of_all,
     },
 };
 
@@ -20,12 +20,17 @@ use super::{
 const TYPES: &str = "type.googleapis.com/envoy";
 
 /// Returns a resource with its `@type`; `None` if there is none of this name.
-pub(super) fn resource_json(catalog: &Catalog, kind: Kind, name: &str, zone: &str) -> Option<Value> {
+pub(super) fn resource_json(
+    catalog: &Catalog,
+    kind: Kind,
+    name: &str,
+    client: RestClient<'_>,
+) -> Option<Value> {
     let service = catalog.service(name);
     let mut json = match (kind, service) {
-        (Kind::Clusters, Some(service)) => cluster(name, service.traits),
-        (Kind::Endpoints, service) => assignment(name, service, catalog, zone),
-        (Kind::Listeners, Some(_)) => listener(name),
+        (Kind::Clusters, Some(service)) => cluster(name, service.traits, client.host),
+        (Kind::Endpoints, service) => assignment(name, service, catalog, client.zone),
+        (Kind::Listeners, Some(_)) => listener(name, client.host),
         (Kind::Routes, Some(_)) => routes(name, vec![host_of_service(name)]),
         (Kind::Routes, None) if name == ALL_SERVICES => {
             routes(name, hosts_of_all(catalog.names().map(AsRef::as_ref)))
@@ -36,11 +41,29 @@ pub(super) fn resource_json(catalog: &Catalog, kind: Kind, name: &str, zone: &st
     Some(json)
 }
 
-fn from_ads() -> Value {
-    json!({"ads": {}, "resource_api_version": "V3"})
+/// Returns the source of further resources: the same interface, at the client's cluster of this name. Envoy
+/// sends the name of the cluster as the host of a request, so the host of the request names the cluster.
+fn by_rest(host: &str) -> Value {
+    let source = json!({
+        "api_type": "REST",
+        "transport_api_version": "V3",
+        "cluster_names": [host],
+        "refresh_delay": "1s",
+        "request_timeout": "5s",
+    });
+    json!({"api_config_source": source, "resource_api_version": "V3"})
 }
 
-fn cluster(name: &str, traits: Traits) -> Value {
+/// The client of a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RestClient<'a> {
+    /// Zone; empty: none.
+    pub(super) zone: &'a str,
+    /// Host of the request.
+    pub(super) host: &'a str,
+}
+
+fn cluster(name: &str, traits: Traits, host: &str) -> Value {
     let mut options = Map::new();
     if traits.is_http2 {
         let http2 = json!({
@@ -52,9 +75,15 @@ fn cluster(name: &str, traits: Traits) -> Value {
     json!({
         "name": name,
         "type": "EDS",
-        "eds_cluster_config": {"eds_config": from_ads()},
+        "eds_cluster_config": {"eds_config": by_rest(host)},
         "connect_timeout": format!("{CONNECT_TIMEOUT_S}s"),
         "lb_policy": if traits.is_least_request { "LEAST_REQUEST" } else { "ROUND_ROBIN" },
+        "circuit_breakers": {"thresholds": [{
+            "max_connections": CONCURRENCY_MAX,
+            "max_pending_requests": CONCURRENCY_MAX,
+            "max_requests": CONCURRENCY_MAX,
+            "max_retries": CONCURRENCY_MAX,
+        }]},
         "common_lb_config": {"healthy_panic_threshold": {"value": 0.0}},
         "ignore_health_on_host_removal": true,
         "typed_extension_protocol_options": options,
@@ -92,11 +121,11 @@ fn lb_endpoint(endpoint: &Endpoint, weight: u32) -> Value {
     })
 }
 
-fn listener(name: &str) -> Value {
+fn listener(name: &str, host: &str) -> Value {
     let manager = json!({
         "@type": format!("{TYPES}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": name,
-        "rds": {"config_source": from_ads(), "route_config_name": name},
+        "rds": {"config_source": by_rest(host), "route_config_name": name},
         "http_filters": [{
             "name": ROUTER,
             "typed_config": {"@type": format!("{TYPES}.extensions.filters.http.router.v3.Router")},
@@ -120,11 +149,19 @@ fn virtual_host(host: &Host) -> Value {
         "retry_policy": {
             "retry_on": RETRY_ON,
             "num_retries": RETRIES,
+            "retry_back_off": {
+                "base_interval": seconds(BACK_OFF_MS.0),
+                "max_interval": seconds(BACK_OFF_MS.1),
+            },
             "retry_host_predicate": [{"name": PREVIOUS_HOSTS, "typed_config": {"@type": previous_hosts}}],
             // A 64-bit number, which proto3's JSON form writes as text.
             "host_selection_retry_max_attempts": HOST_CHOICES.to_string(),
         },
     })
+}
+
+fn seconds(ms: i32) -> String {
+    format!("0.{ms:03}s")
 }
 
 fn route(path: &Path) -> Value {

@@ -7,7 +7,7 @@ use envoy_types::pb::{
     envoy::{
         config::route::v3::{
             RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
-            retry_policy::{RetryHostPredicate, retry_host_predicate},
+            retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate},
             route::Action,
             route_action::ClusterSpecifier,
             route_match::PathSpecifier,
@@ -28,6 +28,9 @@ pub(super) const ALL_SERVICES: &str = "hearsay/services";
 pub(super) const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
 /// Repetitions of a request.
 pub(super) const RETRIES: u32 = 3;
+/// Pause before the first repetition, and the longest one, in milliseconds. Nothing was sent, so the next
+/// endpoint can be tried at once.
+pub(super) const BACK_OFF_MS: (i32, i32) = (5, 50);
 /// Attempts to choose an endpoint that has not been tried.
 pub(super) const HOST_CHOICES: i64 = 5;
 /// Name of the extension that avoids endpoints that have been tried.
@@ -131,6 +134,10 @@ fn route(path: Path) -> Route {
     }
 }
 
+fn milliseconds(ms: i32) -> Duration {
+    Duration { seconds: 0, nanos: ms * 1_000_000 }
+}
+
 fn retry_policy() -> RetryPolicy {
     let previous_hosts = RetryHostPredicate {
         name: PREVIOUS_HOSTS.into(),
@@ -139,6 +146,10 @@ fn retry_policy() -> RetryPolicy {
     RetryPolicy {
         retry_on: RETRY_ON.into(),
         num_retries: Some(UInt32Value { value: RETRIES }),
+        retry_back_off: Some(RetryBackOff {
+            base_interval: Some(milliseconds(BACK_OFF_MS.0)),
+            max_interval: Some(milliseconds(BACK_OFF_MS.1)),
+        }),
         retry_host_predicate: vec![previous_hosts],
         host_selection_retry_max_attempts: HOST_CHOICES,
         ..RetryPolicy::default()

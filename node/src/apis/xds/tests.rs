@@ -27,7 +27,7 @@ use super::{
     catalog::{Catalog, LINGER},
     delta::Delta,
     kind::Kind,
-    rest_json::resource_json,
+    rest_json::{RestClient, resource_json},
     routes::ALL_SERVICES,
     state_of_the_world::StateOfTheWorld,
     stream::{Received, Session},
@@ -482,16 +482,17 @@ fn a_large_answer_is_several_responses() {
 fn rest_has_the_same_names_types_and_endpoints() {
     let mut fixture = Fixture::new();
     fixture.add(1, "web", |web| web.weight = Some(7));
+    let client = RestClient { zone: "", host: "localhost" };
     for kind in Kind::ALL {
-        let json = resource_json(&fixture.catalog, kind, "web", "").unwrap();
+        let json = resource_json(&fixture.catalog, kind, "web", client).unwrap();
         assert_eq!(json["@type"], kind.url());
         assert!(json["name"] == "web" || json["cluster_name"] == "web", "{json}");
     }
-    let json = resource_json(&fixture.catalog, Kind::Endpoints, "web", "").unwrap();
+    let json = resource_json(&fixture.catalog, Kind::Endpoints, "web", client).unwrap();
     let locality = &json["endpoints"][0];
     assert_eq!((&locality["priority"], &locality["load_balancing_weight"]), (&0.into(), &7.into()));
     assert_eq!(locality["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["port_value"], 8000);
-    assert!(resource_json(&fixture.catalog, Kind::Clusters, "nope", "").is_none());
-    let all = resource_json(&fixture.catalog, Kind::Routes, ALL_SERVICES, "").unwrap();
+    assert!(resource_json(&fixture.catalog, Kind::Clusters, "nope", client).is_none());
+    let all = resource_json(&fixture.catalog, Kind::Routes, ALL_SERVICES, client).unwrap();
     assert_eq!(all["virtual_hosts"][0]["domains"][0], "web");
 }

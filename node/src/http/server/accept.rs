@@ -73,6 +73,7 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let listeners = listeners.into();
+    let grpc = listeners.grpc_router();
     let base = Connection::new(limits);
     let shares = Shares::new(base.limits.connections);
     let mut connections = JoinSet::new();
@@ -85,7 +86,7 @@ pub async fn serve(
             accepted = listeners.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((stream, peer, protocol)) => {
                 let holder = match peer {
                     Peer::Tcp(address) => base.limits.exempt.holder(address.ip()),
                     Peer::Unix(_) => Holder::Exempt,
@@ -108,14 +109,14 @@ pub async fn serve(
                     Peer::Unix(credentials) => Connection { socket: Some(credentials), ..base.clone() },
                 };
                 let accepted = Accepted { stream, connection, activity, _share: share };
-                let (router, metrics, stop) = (router.clone(), Arc::clone(&metrics), stop.clone());
-                match listeners.protocol() {
-                    Protocol::Http1 => {
-                        let serving = serve_connection(accepted, router, metrics, stop);
-                        connections.spawn(HOLDER.scope(holder, serving));
+                let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
+                match (protocol, &grpc) {
+                    (Protocol::Http2, Some(grpc)) => {
+                        connections.spawn(serve_http2(accepted, grpc.clone(), metrics, (stop, holder)));
                     }
-                    Protocol::Http2 => {
-                        connections.spawn(serve_http2(accepted, router, metrics, (stop, holder)));
+                    _ => {
+                        let serving = serve_connection(accepted, router.clone(), metrics, stop);
+                        connections.spawn(HOLDER.scope(holder, serving));
                     }
                 }
             }

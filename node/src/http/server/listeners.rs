@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use axum::Router;
 use socket2::{SockRef, TcpKeepalive};
 
 use tokio::{
@@ -50,16 +51,28 @@ pub(crate) enum Protocol {
 pub struct Listeners {
     tcp: TcpListener,
     socket: Option<UnixListener>,
-    protocol: Protocol,
+    grpc: Option<(TcpListener, Router)>,
 }
 
 impl From<TcpListener> for Listeners {
     fn from(tcp: TcpListener) -> Self {
-        Self { tcp, socket: None, protocol: Protocol::Http1 }
+        Self { tcp, socket: None, grpc: None }
     }
 }
 
 impl Listeners {
+    /// Adds the listener of gRPC and the router behind it.
+    #[must_use]
+    pub fn with_grpc(mut self, grpc: Option<(TcpListener, Router)>) -> Self {
+        self.grpc = grpc;
+        self
+    }
+
+    /// Returns the router of gRPC.
+    pub(crate) fn grpc_router(&self) -> Option<Router> {
+        self.grpc.as_ref().map(|(_, router)| router.clone())
+    }
+
     /// Adds a Unix socket.
     #[must_use]
     pub fn with_socket(mut self, socket: Option<UnixListener>) -> Self {
@@ -67,40 +80,35 @@ impl Listeners {
         self
     }
 
-    /// Returns the listener of gRPC.
-    pub(crate) fn http2(tcp: TcpListener) -> Self {
-        Self { tcp, socket: None, protocol: Protocol::Http2 }
-    }
-
-    /// Returns the version of HTTP that clients must speak.
-    pub(crate) fn protocol(&self) -> Protocol {
-        self.protocol
-    }
-
-    /// Accepts the next connection from either listener.
-    pub(crate) async fn accept(&self) -> io::Result<(Stream, Peer)> {
+    /// Accepts the next connection from any listener.
+    pub(crate) async fn accept(&self) -> io::Result<(Stream, Peer, Protocol)> {
         let unix_connection = async {
             match &self.socket {
                 Some(socket) => socket.accept().await,
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            accepted = self.tcp.accept() => {
-                let (stream, peer) = accepted?;
-                // Responses are written whole, so Nagle's algorithm would only delay them.
-                _ = stream.set_nodelay(true);
-                Ok((Stream::Tcp(stream), Peer::Tcp(peer)))
+        let grpc_connection = async {
+            match &self.grpc {
+                Some((listener, _)) => listener.accept().await,
+                None => std::future::pending().await,
             }
+        };
+        let ((stream, peer), protocol) = tokio::select! {
+            accepted = self.tcp.accept() => (accepted?, Protocol::Http1),
+            accepted = grpc_connection => (accepted?, Protocol::Http2),
             accepted = unix_connection => {
                 let (stream, _) = accepted?;
                 let peer = stream.peer_cred()?;
                 // The kernel reports 0 for a process that has no pid here.
                 let pid = peer.pid().filter(|pid| *pid > 0);
                 let credentials = PeerCredentials { uid: peer.uid(), gid: peer.gid(), pid };
-                Ok((Stream::Unix(stream), Peer::Unix(credentials)))
+                return Ok((Stream::Unix(stream), Peer::Unix(credentials), Protocol::Http1));
             }
-        }
+        };
+        // Responses are written whole, so Nagle's algorithm would only delay them.
+        _ = stream.set_nodelay(true);
+        Ok((Stream::Tcp(stream), Peer::Tcp(peer), protocol))
     }
 }
 
