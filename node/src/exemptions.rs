@@ -80,6 +80,7 @@ mod tests {
             software: "test".into(),
             protocol: 1,
             ephemeral: false,
+            grpc: None,
             incarnation: Incarnation(1),
             version: Version(1),
             since: Time::ZERO,

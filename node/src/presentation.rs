@@ -51,6 +51,8 @@ pub struct Presentation {
     pub swarm_port: u16,
     /// Address at which HTTP listens.
     pub http: SocketAddr,
+    /// Address at which gRPC listens; `None`: nowhere.
+    pub grpc: Option<SocketAddr>,
     /// Start of the node, in milliseconds since the Unix epoch.
     pub since_ms: u64,
     /// Health of the node's instances: critical during maintenance.
@@ -98,13 +100,11 @@ impl Presentation {
     pub fn at(&self, listening: &[Multiaddr], interfaces: &[InterfaceAddress]) -> Vec<Command> {
         let addresses = self.addresses(listening, interfaces);
         let (host, port) = self.http(&addresses, interfaces);
-        let authority = match host.parse::<IpAddr>() {
-            Ok(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
-            _ => format!("{host}:{port}"),
-        };
+        let authority = authority(&host, port);
         let mut profile = self.profile.clone();
         profile.addresses = addresses.iter().map(Multiaddr::to_string).collect();
         profile.http = Some(authority.clone());
+        profile.grpc = self.grpc(&addresses, interfaces);
         let limit = self.address_limit(&host, &addresses);
         let mut commands = vec![Command::SetProfile(profile)];
         for offer in &self.offers {
@@ -173,13 +173,25 @@ impl Presentation {
 
     /// Returns the host and port of HTTP to advertise.
     fn http(&self, addresses: &[Multiaddr], interfaces: &[InterfaceAddress]) -> (String, u16) {
-        let bare = |host: &Host| match host {
-            Host::Ip(ip) => ip.to_string(),
-            Host::Name(name) => name.clone(),
-        };
         if let Some(HostPort { host, port }) = &self.advertise_http {
             return (bare(host), *port);
         }
+        (self.host_of(self.http, addresses, interfaces), self.http.port())
+    }
+
+    /// Returns the address of gRPC to advertise, by the same rules as that of HTTP.
+    fn grpc(&self, addresses: &[Multiaddr], interfaces: &[InterfaceAddress]) -> Option<String> {
+        let listener = self.grpc?;
+        Some(authority(&self.host_of(listener, addresses, interfaces), listener.port()))
+    }
+
+    /// Returns the host to advertise for a listener.
+    fn host_of(
+        &self,
+        listener: SocketAddr,
+        addresses: &[Multiaddr],
+        interfaces: &[InterfaceAddress],
+    ) -> String {
         let host = match self.advertise.first() {
             Some(Advertise::Host(host, _)) => Some(bare(host)),
             Some(Advertise::Interface(name, _)) => {
@@ -187,10 +199,10 @@ impl Presentation {
             }
             None => None,
         };
-        let bound = Some(self.http.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
-        let takes = |ip: &IpAddr| self.http.is_ipv6() || ip.is_ipv4();
+        let bound = Some(listener.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
+        let takes = |ip: &IpAddr| listener.is_ipv6() || ip.is_ipv4();
         let own = || addresses.iter().filter_map(ip_of).find(takes).unwrap_or(Ipv4Addr::LOCALHOST.into());
-        (host.or(bound).unwrap_or_else(|| own().to_string()), self.http.port())
+        host.or(bound).unwrap_or_else(|| own().to_string())
     }
 
     /// Returns at which of the header's addresses HTTP listens, as a limit; `None`: at all of them.
@@ -202,6 +214,22 @@ impl Presentation {
         }
         let has_ipv6 = addresses.iter().filter_map(ip_of).any(|ip| ip.is_ipv6());
         (self.http.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && has_ipv6).then_some(AddressLimit::Ipv4)
+    }
+}
+
+/// Returns a host without the brackets of an IPv6 address.
+fn bare(host: &Host) -> String {
+    match host {
+        Host::Ip(ip) => ip.to_string(),
+        Host::Name(name) => name.clone(),
+    }
+}
+
+/// Returns `host:port`, with brackets around an IPv6 address.
+fn authority(host: &str, port: u16) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
+        _ => format!("{host}:{port}"),
     }
 }
 
@@ -326,6 +354,7 @@ mod tests {
                 zone: None,
                 software: "test".into(),
                 ephemeral: false,
+                grpc: None,
             },
             offers: vec![Offer { service: "grading".into(), tags: vec![], meta: BTreeMap::new() }],
             suffix: "abcdef".into(),
@@ -333,6 +362,7 @@ mod tests {
             advertise_http: None,
             swarm_port: 7600,
             http: "[::]:7500".parse().unwrap(),
+            grpc: "[::]:7700".parse().ok(),
             since_ms: 0,
             health: Health::Passing,
         }
@@ -397,11 +427,28 @@ mod tests {
     }
 
     #[test]
+    fn grpc_is_advertised_where_it_listens() {
+        let of = |listener: &str, advertise_http: Option<&str>| {
+            let p = Presentation {
+                grpc: listener.parse().ok(),
+                advertise_http: advertise_http.map(|text| text.parse().unwrap()),
+                ..presentation(&[])
+            };
+            stated(&p, &["/ip4/10.77.0.2/tcp/7600", "/ip6/fd77::2/tcp/7600"]).0.grpc
+        };
+        assert_eq!(of("[::]:7700", None).as_deref(), Some("10.77.0.2:7700"));
+        assert_eq!(of("[fd77::2]:7701", None).as_deref(), Some("[fd77::2]:7701"));
+        assert_eq!(of("127.0.0.1:7702", Some("edge.example:80")).as_deref(), Some("127.0.0.1:7702"));
+        assert_eq!(of("none", None), None);
+    }
+
+    #[test]
     fn what_is_advertised_outranks_the_interfaces() {
         let p = presentation(&["db1.example", "10.0.0.9"]);
         let (profile, instance) = stated(&p, &["/ip4/10.77.0.2/tcp/7600"]);
         assert_eq!(profile.addresses, ["/dns/db1.example/tcp/7600", "/ip4/10.0.0.9/tcp/7600"]);
         assert_eq!(profile.http.as_deref(), Some("db1.example:7500"));
+        assert_eq!(profile.grpc.as_deref(), Some("db1.example:7700"));
         assert_eq!(instance.url, "http://db1.example:7500");
     }
     #[test]

@@ -204,6 +204,7 @@ mod tests {
             software: String::new(),
             protocol: 3,
             ephemeral: false,
+            grpc: None,
             incarnation: Incarnation(incarnation),
             version: Version(1),
             since: Time::from_start(Duration::ZERO),

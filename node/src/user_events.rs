@@ -163,6 +163,7 @@ mod tests {
                 software: String::new(),
                 protocol: 1,
                 ephemeral: false,
+                grpc: None,
                 incarnation: Incarnation(1),
                 version: Version(1),
                 since: Time::ZERO,

@@ -58,6 +58,8 @@ pub struct Profile {
     pub software: String,
     /// Whether the node's key ends with its process.
     pub ephemeral: bool,
+    /// gRPC address, `host:port`; `None` if the node does not serve gRPC.
+    pub grpc: Option<String>,
 }
 
 /// Command to the core from this node's program or operator.

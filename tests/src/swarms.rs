@@ -100,6 +100,7 @@ impl Swarms {
                 zone: None,
                 software: concat!("hearsay ", env!("CARGO_PKG_VERSION")).into(),
                 ephemeral: false,
+                grpc: None,
             },
             offers: vec![Offer { service: service.into(), tags: Vec::new(), meta: BTreeMap::new() }],
             suffix: id.short(),
@@ -107,6 +108,7 @@ impl Swarms {
             advertise_http: None,
             swarm_port: port,
             http,
+            grpc: None,
             since_ms: now_ms,
             health: Health::Passing,
         };

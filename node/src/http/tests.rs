@@ -353,6 +353,7 @@ fn member(seed: u8) -> Member {
         software: "test".into(),
         protocol: 1,
         ephemeral: false,
+        grpc: None,
         incarnation: Incarnation(5),
         version: Version(3),
         since: Time::ZERO,

@@ -311,6 +311,7 @@ fn present(
             zone: config.zone.clone(),
             software: concat!("hearsay ", env!("CARGO_PKG_VERSION")).into(),
             ephemeral: prepared.storage.dir().is_none(),
+            grpc: None,
         },
         offers,
         suffix: prepared.identity().id().short(),
@@ -318,6 +319,7 @@ fn present(
         advertise_http: config.advertise_http.clone(),
         swarm_port: prepared.swarm_port.address.port(),
         http: prepared.http_address()?,
+        grpc: prepared.grpc.as_ref().map(TcpListener::local_addr).transpose()?,
         since_ms: prepared.started_ms,
         health: Health::Passing,
     };

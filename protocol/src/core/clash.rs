@@ -210,6 +210,7 @@ mod tests {
             zone: None,
             software: "test".into(),
             ephemeral: false,
+            grpc: None,
         }
     }
 

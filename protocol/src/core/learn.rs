@@ -216,6 +216,7 @@ impl Core {
             software: header.software.clone(),
             protocol: header.protocol,
             ephemeral: header.ephemeral,
+            grpc: header.grpc.clone(),
             incarnation: s.incarnation(),
             version: s.header_version(),
             since: *since,

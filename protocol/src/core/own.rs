@@ -106,6 +106,7 @@ impl OwnState {
             presence: self.presence,
             boot: self.boot,
             ephemeral: self.profile.ephemeral,
+            grpc: self.profile.grpc.clone(),
         }
     }
 }

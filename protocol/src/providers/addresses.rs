@@ -127,10 +127,15 @@ impl AddressOrder {
         hosts.into_iter().map(|host| authority(host, instance.port)).collect()
     }
 
-    /// HTTP address of a member to try first. If the stated address is not in the header, it is mapped or
-    /// bound, and no other address is tried.
-    pub(super) fn http(&self, member: &Member) -> Option<String> {
-        let stated = member.http.as_deref()?;
+    /// Returns the member with the HTTP and gRPC addresses to try first.
+    pub(super) fn from_here(&self, member: &Member) -> Member {
+        let best = |stated: &Option<String>| stated.as_deref().map(|stated| self.best_of(member, stated));
+        Member { http: best(&member.http), grpc: best(&member.grpc), ..member.clone() }
+    }
+
+    /// Address of a listener of a member to try first. If the stated address is not in the header, it is
+    /// mapped or bound, and no other address is tried.
+    fn best_of(&self, member: &Member, stated: &str) -> String {
         let best = stated.rsplit_once(':').and_then(|(host, port)| {
             let host = host.trim_matches(['[', ']']);
             let hosts: Vec<&str> =
@@ -141,7 +146,7 @@ impl AddressOrder {
             let all = std::iter::once(host).chain(hosts).filter(|host| !is_unreachable(host));
             Some(authority(all.min_by_key(|host| self.rank(member.id, host))?, port.parse().ok()?))
         });
-        Some(best.unwrap_or_else(|| stated.to_owned()))
+        best.unwrap_or_else(|| stated.to_owned())
     }
 
     fn rank(&self, node: NodeId, host: &str) -> Rank {
@@ -236,6 +241,7 @@ mod tests {
             software: "test".into(),
             protocol: 1,
             ephemeral: false,
+            grpc: None,
             incarnation: Incarnation(1),
             version: Version(1),
             since: Time::ZERO,
@@ -325,13 +331,18 @@ mod tests {
 
     #[test]
     fn a_members_http_is_at_the_address_that_the_reader_reaches() {
-        let http =
-            |http: &str| on(&[("10.77.0.2", 16)]).http(&Member { http: Some(http.into()), ..laptop() });
+        let http = |http: &str| {
+            let here = on(&[("10.77.0.2", 16)]);
+            let seen =
+                here.from_here(&Member { http: Some(http.into()), grpc: Some(http.into()), ..laptop() });
+            assert_eq!(seen.grpc, seen.http, "gRPC is where HTTP is");
+            seen.http
+        };
         assert_eq!(http(TUNNEL).as_deref(), Some(LAN));
         assert_eq!(http(LAN6).as_deref(), Some(LAN));
         assert_eq!(http("203.0.113.7:17500").as_deref(), Some("203.0.113.7:17500"), "a mapped port");
         assert_eq!(http("no port").as_deref(), Some("no port"));
-        assert_eq!(on(&[]).http(&Member { http: None, ..laptop() }), None);
+        assert_eq!(on(&[]).from_here(&Member { http: None, ..laptop() }).http, None);
     }
 
     #[test]

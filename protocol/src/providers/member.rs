@@ -63,6 +63,8 @@ pub struct Member {
     pub protocol: u16,
     /// Whether key and data of the node end with its process.
     pub ephemeral: bool,
+    /// gRPC address, `host:port`; `None` if the node serves no gRPC, or is of a version that does not state it.
+    pub grpc: Option<String>,
     /// Current incarnation.
     pub incarnation: Incarnation,
     /// Version of the node's header. Evidence refers to this version.

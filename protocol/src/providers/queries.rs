@@ -43,16 +43,15 @@ impl ProviderTable {
         self.members.values()
     }
 
-    /// All remembered members, each with the HTTP address that this node's host should try first. A change of
-    /// that address alone does not move the index.
+    /// All remembered members, each with the HTTP and gRPC addresses that this node's host should try first. A
+    /// change of these addresses alone does not move the index.
     pub fn members_from_here(&self) -> impl Iterator<Item = Member> {
-        self.members.values().map(|member| Member { http: self.address_order.http(member), ..member.clone() })
+        self.members.values().map(|member| self.address_order.from_here(member))
     }
 
-    /// The member with this id, with the HTTP address that this node's host should try first.
+    /// The member with this id, with the addresses that this node's host should try first.
     pub fn member_from_here(&self, id: NodeId) -> Option<Member> {
-        let member = self.members.get(&id)?;
-        Some(Member { http: self.address_order.http(member), ..member.clone() })
+        Some(self.address_order.from_here(self.members.get(&id)?))
     }
 
     /// The member with this id.

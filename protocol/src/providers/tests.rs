@@ -26,6 +26,7 @@ fn member(seed: u8, state: MemberState) -> Change {
         software: "test".into(),
         protocol: 1,
         ephemeral: false,
+        grpc: None,
         incarnation: Incarnation(1),
         version: Version(1),
         since: Time::ZERO,

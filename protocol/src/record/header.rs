@@ -48,6 +48,9 @@ pub struct Header {
     /// Whether the node's key ends with its process, so that the node never returns. Appended in protocol
     /// version 1; `false` in a header that ends before it.
     pub ephemeral: bool,
+    /// gRPC address, `host:port`. Appended in protocol version 1 after `ephemeral`; `None` in a header that
+    /// ends before it, and of a node without gRPC.
+    pub grpc: Option<String>,
 }
 
 impl Header {
@@ -57,14 +60,14 @@ impl Header {
     }
 
     /// Decodes a value. Skips fields that a newer version appended. If an older version did not append
-    /// `ephemeral`, it is `false`.
+    /// `ephemeral` or `grpc`, it is `false` or `None`.
     ///
     /// # Errors
     /// The value is not a header.
     pub fn decode(value: &[u8]) -> Result<Self, DecodeError> {
-        // `ephemeral` is one byte at the end. If a header lacks it, the zero byte appended here takes its
-        // place. A header that lacks more bytes is still too short.
-        let padded = [value, &[0]].concat();
+        // Each of the two fields at the end is one zero byte if it is not given. If a header lacks them, the
+        // zero bytes appended here take their places. A header that lacks more bytes is still too short.
+        let padded = [value, &[0, 0]].concat();
         codec::decode_prefix(&padded).map(|(header, _)| header)
     }
 
@@ -81,6 +84,9 @@ impl Header {
         if let Some(http) = &self.http {
             check_name("http", http, ID_CHARS_MAX)?;
         }
+        if let Some(grpc) = &self.grpc {
+            check_name("grpc", grpc, ID_CHARS_MAX)?;
+        }
         if let Some(zone) = &self.zone {
             check_service_name("zone", zone)?;
         }
@@ -92,7 +98,7 @@ impl Header {
 mod tests {
     use super::*;
 
-    /// The header as the previous version encodes and decodes it.
+    /// The header as a version before `ephemeral` encodes and decodes it.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct HeaderBefore {
         name: String,
@@ -107,7 +113,14 @@ mod tests {
         boot: u64,
     }
 
-    fn header(ephemeral: bool) -> Header {
+    /// The header as a version before `grpc` encodes and decodes it.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct HeaderBeforeGrpc {
+        before: HeaderBefore,
+        ephemeral: bool,
+    }
+
+    fn header(ephemeral: bool, grpc: Option<&str>) -> Header {
         Header {
             name: "a".into(),
             addresses: vec!["/ip4/10.0.0.1/tcp/7600".into()],
@@ -117,31 +130,48 @@ mod tests {
             floor: Version(2),
             boot: u64::MAX,
             ephemeral,
+            grpc: grpc.map(str::to_owned),
             ..Header::default()
         }
     }
 
+    const GRPC: Option<&str> = Some("10.0.0.1:7700");
+
     #[test]
     fn a_header_keeps_its_bytes() {
-        let hex: String = header(true).encode().iter().map(|b| format!("{b:02x}")).collect();
+        let hex: String = header(true, GRPC).encode().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
-            "016101162f6970342f31302e302e302e312f7463702f373630300001036c6f67000173010200fdffffffffffffffff01"
+            "016101162f6970342f31302e302e302e312f7463702f373630300001036c6f67000173010200fdffffffffffffffff01010d31302e302e302e313a37373030"
         );
     }
 
     #[test]
-    fn a_header_is_read_by_the_version_before_and_read_from_it() {
-        let ours = header(true).encode();
+    fn a_header_is_read_by_the_versions_before_and_read_from_them() {
+        let ours = header(true, GRPC).encode();
         let (theirs, used) = codec::decode_prefix::<HeaderBefore>(&ours).unwrap();
-        assert_eq!((theirs.name.as_str(), theirs.boot, used), ("a", u64::MAX, ours.len() - 1));
+        assert_eq!((theirs.name.as_str(), theirs.boot, used), ("a", u64::MAX, ours.len() - 16));
         let before = codec::encode(&theirs);
-        assert_eq!(Header::decode(&before), Ok(header(false)), "it does not say");
-        assert_eq!(Header::decode(&ours), Ok(header(true)));
+        assert_eq!(Header::decode(&before), Ok(header(false, None)), "it states neither");
+        let (theirs, used) = codec::decode_prefix::<HeaderBeforeGrpc>(&ours).unwrap();
+        assert_eq!((theirs.ephemeral, used), (true, ours.len() - 15));
+        let before_grpc = codec::encode(&theirs);
+        assert_eq!(Header::decode(&before_grpc), Ok(header(true, None)), "it does not state gRPC");
+        assert_eq!(Header::decode(&ours), Ok(header(true, GRPC)));
         let newer = [ours.as_slice(), b"a field of the future"].concat();
-        assert_eq!(Header::decode(&newer), Ok(header(true)));
+        assert_eq!(Header::decode(&newer), Ok(header(true, GRPC)));
         for length in 0..before.len() {
             assert_eq!(Header::decode(&before[..length]), Err(DecodeError::Malformed), "{length} bytes");
         }
+        for length in before_grpc.len() + 3..ours.len() - 2 {
+            assert_eq!(Header::decode(&ours[..length]), Err(DecodeError::Malformed), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn the_grpc_address_has_a_bound() {
+        let long = "a".repeat(ID_CHARS_MAX + 1);
+        assert_eq!(header(false, Some(&long)).check().map_err(|invalid| invalid.field), Err("grpc"));
+        assert_eq!(header(false, GRPC).check(), Ok(()));
     }
 }

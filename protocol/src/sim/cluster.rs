@@ -256,6 +256,7 @@ impl Sim {
             zone: None,
             software: "sim".into(),
             ephemeral: node.ephemeral,
+            grpc: None,
         };
         let startup = Startup {
             incarnation: Incarnation(node.incarnation),

@@ -49,6 +49,7 @@ fn header(seed: u8) -> Vec<u8> {
         presence: Presence::Running,
         boot: 7,
         ephemeral: false,
+        grpc: None,
     };
     header.encode()
 }
@@ -171,6 +172,7 @@ impl Live {
             zone: None,
             software: "1".into(),
             ephemeral: false,
+            grpc: None,
         };
         let startup = Startup { incarnation: Incarnation(2000), remembered: vec![], profile, seed: 1 };
         let core = Core::new(who(1), Config::default(), startup, Time::ZERO);

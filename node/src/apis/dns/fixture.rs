@@ -73,6 +73,7 @@ pub(super) fn member(n: u8) -> Member {
         software: String::new(),
         protocol: 3,
         ephemeral: false,
+        grpc: None,
         incarnation: Incarnation(1),
         version: Version(1),
         since: Time::ZERO,

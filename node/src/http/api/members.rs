@@ -103,6 +103,8 @@ struct MemberJson<'a> {
     roles: &'a [String],
     addresses: &'a [String],
     http: Option<&'a str>,
+    /// Address of gRPC; null if the node does not serve it.
+    grpc: Option<&'a str>,
     incarnation: u64,
     version: u64,
     since: String,
@@ -120,6 +122,7 @@ impl<'a> MemberJson<'a> {
             roles: &member.roles,
             addresses: &member.addresses,
             http: member.http.as_deref(),
+            grpc: member.grpc.as_deref(),
             incarnation: member.incarnation.0,
             version: member.version.0,
             since: rfc3339(clock.wall(member.since)),

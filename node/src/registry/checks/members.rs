@@ -159,19 +159,21 @@ fn states_http(member: &Member, host: &str, port: u16) -> bool {
     http_port.parse() == Ok(port) && (is_host(stated.trim_matches(['[', ']'])) || hosts.any(is_host))
 }
 
-/// Returns the addresses of a member: its swarm, and its HTTP at each address of its header. Host names are
-/// left out, because they may resolve to other addresses later. A member that left has none.
+/// Returns the addresses of a member: its swarm, and its HTTP and gRPC at each address of its header. Host
+/// names are left out, because they may resolve to other addresses later. A member that left has none.
 fn addresses_of(member: &Member) -> Vec<SocketAddr> {
     if member.state == MemberState::Left {
         return Vec::new();
     }
     let swarm: Vec<SocketAddr> = member.addresses.iter().filter_map(|address| socket_of(address)).collect();
-    let http = member.http.as_deref().and_then(|http| http.rsplit_once(':'));
-    let http_port = http.and_then(|(_, port)| port.parse::<u16>().ok());
-    let stated = http.and_then(|(host, _)| host.trim_matches(['[', ']']).parse::<IpAddr>().ok());
-    let hosts = swarm.iter().map(SocketAddr::ip).chain(stated);
-    let http = http_port.into_iter().flat_map(|port| hosts.clone().map(move |ip| SocketAddr::new(ip, port)));
-    let all = http.chain(swarm.iter().copied());
+    let listeners = [&member.http, &member.grpc].into_iter().filter_map(|stated| {
+        let (host, port) = stated.as_deref()?.rsplit_once(':')?;
+        Some((host.trim_matches(['[', ']']).parse::<IpAddr>().ok(), port.parse::<u16>().ok()?))
+    });
+    let listeners = listeners.flat_map(|(host, port)| {
+        swarm.iter().map(SocketAddr::ip).chain(host).map(move |ip| SocketAddr::new(ip, port))
+    });
+    let all = listeners.chain(swarm.iter().copied());
     all.map(|address| SocketAddr::new(address.ip().to_canonical(), address.port())).collect()
 }
 
@@ -204,6 +206,7 @@ mod tests {
             software: String::new(),
             protocol: 3,
             ephemeral: false,
+            grpc: Some(format!("10.0.2.{id}:7700")),
             incarnation: Incarnation(1),
             version: Version(1),
             since: Time::from_start(Duration::ZERO),
@@ -277,13 +280,16 @@ mod tests {
             "10.0.0.1:7600",
             "10.0.0.1:7500",
             "10.0.1.1:7500",
+            "10.0.0.1:7700",
+            "10.0.2.1:7700",
+            "[fd77::1]:7700",
             "[fd77::1]:7600",
             "[fd77::1]:7500",
             "10.0.0.2:7600",
         ] {
             assert!(contains(&addresses, address), "{address}");
         }
-        for address in ["10.0.0.1:80", "10.0.0.3:7600", "10.0.1.1:7600"] {
+        for address in ["10.0.0.1:80", "10.0.0.3:7600", "10.0.0.3:7700", "10.0.1.1:7600", "10.0.1.1:7700"] {
             assert!(!contains(&addresses, address), "{address}");
         }
     }
@@ -297,10 +303,11 @@ mod tests {
         let beside = Member {
             addresses: vec![format!("/ip4/{}/tcp/7601", own.ip)],
             http: Some(format!("{}:7501", own.ip)),
+            grpc: Some(format!("{}:7701", own.ip)),
             ..member(1, MemberState::Alive)
         };
         view.apply(view.clock().now(), [Change::Member(Box::new(beside))]);
-        for address in ["127.0.0.1:7501", "127.9.9.9:7601", "[::1]:7501"] {
+        for address in ["127.0.0.1:7501", "127.9.9.9:7601", "[::1]:7501", "127.0.0.1:7701"] {
             assert!(contains(&addresses, address), "{address}");
         }
         for address in ["127.0.0.1:7502", "203.0.113.1:7501"] {
@@ -310,6 +317,7 @@ mod tests {
         let other = Member {
             addresses: vec![format!("/ip4/{}/tcp/7602", own.ip), "/ip4/203.0.113.2/tcp/7602".into()],
             http: Some("203.0.113.2:7502".into()),
+            grpc: None,
             ..member(2, MemberState::Alive)
         };
         view.apply(view.clock().now(), [Change::Member(Box::new(other))]);

@@ -28,6 +28,7 @@ fn subscriber(dialect: Dialect) -> Subscriber {
             software: String::new(),
             protocol: 3,
             ephemeral: false,
+            grpc: None,
             incarnation: Incarnation(1),
             version: Version(1),
             since: view.clock().now(),

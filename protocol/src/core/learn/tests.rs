@@ -19,6 +19,7 @@ fn core(seed: u8) -> Core {
         zone: None,
         software: "test".into(),
         ephemeral: false,
+        grpc: None,
     };
     let startup = Startup { incarnation: Incarnation(1), remembered: vec![], profile, seed: 1 };
     Core::new(Identity::from_seed(&[seed; 32]), Config::default(), startup, Time::ZERO)

@@ -31,6 +31,7 @@ fn on_host(seed: u8, host: u8, state: MemberState) -> Change {
         software: "test".into(),
         protocol: 3,
         ephemeral: false,
+        grpc: None,
         incarnation: Incarnation(1),
         version: Version(1),
         since: Time::ZERO,

@@ -28,6 +28,7 @@ impl Node {
             software: String::new(),
             protocol: 3,
             ephemeral: false,
+            grpc: None,
             incarnation: Incarnation(1),
             version: Version(1),
             since: self.view.clock().now(),
