@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use hearsay_services::rfc3339_ms;
 
-use crate::{http::state::AppState, registry::record::RegistrationView};
+use crate::http::state::AppState;
 
 /// An instance as JSON. The field names are part of the API.
 #[derive(Serialize)]
@@ -172,29 +172,47 @@ pub(crate) struct InstanceWithChecks<'a> {
 }
 
 impl<'a> InstanceWithChecks<'a> {
-    /// Uses the checks of the registration that this node holds.
-    pub(crate) fn held_here(provider: &'a Provider, held: RegistrationView) -> Self {
-        let mut checks = held.checks;
-        // The check that represents a maintenance is only in the table.
-        for gossiped in &provider.instance.checks {
-            if checks.iter().all(|check| check.id != gossiped.id) {
-                checks.push(gossiped.into());
-            }
-        }
-        Self { instance: provider.into(), checks: checks.into_iter().map(CheckJson::from).collect() }
+    /// Creates the JSON of an instance and its checks.
+    pub(crate) fn new(provider: &'a Provider, checks: Vec<CurrentCheck>) -> Self {
+        let json = |check: CurrentCheck| CheckJson { stale: check.is_stale, ..CheckJson::from(check.report) };
+        Self { instance: provider.into(), checks: checks.into_iter().map(json).collect() }
     }
+}
 
-    /// Uses the reports of the holder. Without them, the checks are as gossiped and marked stale.
-    pub(crate) fn held_elsewhere(provider: &'a Provider, reports: Option<&[CheckReport]>) -> Self {
-        let check = |gossiped: &CheckSummary| {
-            let report = reports.and_then(|reports| reports.iter().find(|report| report.id == gossiped.id));
-            match report {
-                Some(report) => CheckJson::from(report.clone()),
-                None => {
-                    CheckJson { stale: reports.is_none(), ..CheckJson::from(CheckReport::from(gossiped)) }
+/// A check of an instance, as current as its holder answers.
+pub(crate) struct CurrentCheck {
+    pub(crate) report: CheckReport,
+    /// Whether the holder did not answer, so that the report is the one gossiped at the last change of status.
+    pub(crate) is_stale: bool,
+}
+
+impl CurrentCheck {
+    /// Reads the checks of an instance: from this node if it holds the registration, else from the holder.
+    pub(crate) async fn read(state: &AppState, provider: &Provider) -> Vec<Self> {
+        let gossiped = &provider.instance.checks;
+        if provider.node_id == state.id
+            && let Some(held) = state.registry.get(&provider.id)
+        {
+            let mut reports = held.checks;
+            // The check that represents a maintenance is only in the table.
+            for check in gossiped {
+                if reports.iter().all(|report| report.id != check.id) {
+                    reports.push(check.into());
                 }
             }
+            return reports.into_iter().map(|report| Self { report, is_stale: false }).collect();
+        }
+        if gossiped.is_empty() {
+            return Vec::new();
+        }
+        let reports = state.registry.reports_of(provider.node_id, &provider.id).await;
+        let current = |check: &CheckSummary| {
+            let report = reports.as_ref().and_then(|reports| reports.iter().find(|r| r.id == check.id));
+            match report {
+                Some(report) => Self { report: report.clone(), is_stale: false },
+                None => Self { report: check.into(), is_stale: reports.is_none() },
+            }
         };
-        Self { instance: provider.into(), checks: provider.instance.checks.iter().map(check).collect() }
+        gossiped.iter().map(current).collect()
     }
 }

@@ -4,8 +4,8 @@
 //! The response body follows the dialect of the request. Success is 200, never 201: older clients compare the
 //! status.
 
-mod hold;
-mod required;
+pub(crate) mod hold;
+pub(crate) mod required;
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use axum::{
     Json,
     body::Bytes,
     extract::{FromRequestParts, Path, State, rejection::PathRejection},
-    http::{HeaderMap, StatusCode, Uri, header, request::Parts},
+    http::{Extensions, HeaderMap, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use hearsay_protocol::Health;
@@ -35,6 +35,7 @@ use crate::{
         registration::{Dialect, Registration},
     },
 };
+use hold::HeldRegistration;
 use required::RequiredInstances;
 
 /// Bound on `grace`: the time for which an instance is kept after its connection has closed.
@@ -75,12 +76,16 @@ impl<S: Sync> FromRequestParts<S> for Requester {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let (connection, caller) = (parts.extensions.get().cloned(), parts.extensions.get().cloned());
-        Ok(Self { connection, caller })
+        Ok(Self::of(&parts.extensions))
     }
 }
 
 impl Requester {
+    /// Returns the client of a request with these extensions.
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        Self { connection: extensions.get().cloned(), caller: extensions.get().cloned() }
+    }
+
     /// Returns the registrations that it may change.
     pub(crate) fn scope(&self) -> Scope {
         Scope::of(self.caller.as_ref().and_then(Caller::unproven_ip))
@@ -136,13 +141,12 @@ pub(crate) async fn register(
                 "needs hold: without it the registration does not end with the connection",
             ));
         }
-        Some(text) => go_duration::parse(text)
-            .filter(|grace| *grace <= GRACE_MAX)
-            .ok_or_else(|| Parameters::refuse("grace", text, "a duration such as 5s, of at most 1h"))?,
+        Some(text) => parse_grace(text)?,
     };
     let registration = read_registration(&state, &requester, &body)?;
     if hold {
-        return hold::hold_registration(state, registration, grace, scope).await;
+        let held = HeldRegistration::begin(state, registration, grace, scope).await?;
+        return Ok(held.into_events());
     }
     let (dialect, requires) = (registration.dialect, registration.requires.clone());
     let registered = state.registry.register(registration, Owner::Api, scope).await?;
@@ -152,6 +156,16 @@ pub(crate) async fn register(
         Dialect::Native | Dialect::ServiceUrl => required.to_json(&registered.id, &state.name),
     })
     .into_response())
+}
+
+/// Parses the time for which an instance is kept after its connection has closed.
+///
+/// # Errors
+/// 400: it is no duration, or exceeds its limit.
+pub(crate) fn parse_grace(text: &str) -> Result<Duration, Problem> {
+    go_duration::parse(text)
+        .filter(|grace| *grace <= GRACE_MAX)
+        .ok_or_else(|| Parameters::refuse("grace", text, "a duration such as 5s, of at most 1h"))
 }
 
 /// Deregisters the instance that the body names: a URL as plain text, or a registration in JSON.

@@ -15,7 +15,7 @@ use hearsay_services::{Problem, http::Parameters};
 use crate::http::{
     api::{
         blocking_query::{INDEX_HEADER, Wait},
-        instance::{InstanceWithChecks, ServicesJson},
+        instance::{CurrentCheck, InstanceWithChecks, ServicesJson},
     },
     state::AppState,
 };
@@ -69,21 +69,23 @@ pub(crate) async fn instance(
 ) -> Result<Response, Problem> {
     let Path((name, id)) = path.map_err(|_| Problem::not_found("the path is not UTF-8"))?;
     Parameters::read(uri.query(), &[])?;
-    let provider = state.read(|table| table.providers(&name).find(|provider| provider.id == id).cloned());
-    let Some(provider) = provider else {
+    let provider = find_instance(&state, &name, &id)?;
+    let checks = CurrentCheck::read(&state, &provider).await;
+    Ok(Json(InstanceWithChecks::new(&provider, checks)).into_response())
+}
+
+/// Returns the instance with this id of a service.
+///
+/// # Errors
+/// 404: no such instance is known here.
+pub(crate) fn find_instance(state: &AppState, name: &str, id: &str) -> Result<Arc<Provider>, Problem> {
+    let provider = state.read(|table| table.providers(name).find(|provider| provider.id == id).cloned());
+    provider.ok_or_else(|| {
         let detail = format!(
             "no instance {id:?} of service {name:?} is known here; /services/{{name}} lists the known instances"
         );
-        return Err(Problem::not_found(detail));
-    };
-    if provider.node_id == state.id
-        && let Some(held) = state.registry.get(&id)
-    {
-        return Ok(Json(InstanceWithChecks::held_here(&provider, held)).into_response());
-    }
-    let is_checked = !provider.instance.checks.is_empty();
-    let reports = if is_checked { state.registry.reports_of(provider.node_id, &id).await } else { None };
-    Ok(Json(InstanceWithChecks::held_elsewhere(&provider, reports.as_deref())).into_response())
+        Problem::not_found(detail)
+    })
 }
 
 fn answer(state: &AppState, index: Index, named: Option<&str>, providers: Vec<Arc<Provider>>) -> Response {
@@ -106,12 +108,12 @@ impl Query {
 }
 
 /// Filter and order of the instances.
-struct Filter {
+pub(crate) struct Filter {
     /// Tags that an instance must have, all of them.
-    tags: Vec<String>,
-    health: Option<Health>,
-    zone: Option<String>,
-    nearest_first: bool,
+    pub(crate) tags: Vec<String>,
+    pub(crate) health: Option<Health>,
+    pub(crate) zone: Option<String>,
+    pub(crate) nearest_first: bool,
 }
 
 impl Filter {
@@ -142,7 +144,12 @@ impl Filter {
     }
 
     /// Adds the data of the table that sorting needs. Runs under the lock of the table.
-    fn select(&self, state: &AppState, table: &ProviderTable, providers: Vec<Arc<Provider>>) -> Selection {
+    pub(crate) fn select(
+        &self,
+        state: &AppState,
+        table: &ProviderTable,
+        providers: Vec<Arc<Provider>>,
+    ) -> Selection {
         let here = self.nearest_first.then(|| Here {
             id: state.id,
             zone: table.member(state.id).and_then(|member| member.zone.clone()),
@@ -152,7 +159,7 @@ impl Filter {
     }
 
     /// Filters and sorts. Runs without the lock.
-    fn apply(&self, found: Selection) -> Vec<Arc<Provider>> {
+    pub(crate) fn apply(&self, found: Selection) -> Vec<Arc<Provider>> {
         let Selection { mut providers, here } = found;
         providers.retain(|provider| {
             let instance = &provider.instance;
@@ -169,7 +176,7 @@ impl Filter {
 }
 
 /// Data from the table.
-struct Selection {
+pub(crate) struct Selection {
     providers: Vec<Arc<Provider>>,
     /// Only for sorting by distance.
     here: Option<Here>,

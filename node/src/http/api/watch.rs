@@ -46,16 +46,13 @@ pub(crate) async fn watch(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let parameters = Parameters::read(uri.query(), &["service"])?;
-    let follower = Follower {
-        service: parameters.single("service")?.map(str::to_owned),
-        position: last_event_id(&headers),
-        ready: VecDeque::new(),
-        newest: state.view.subscribe(),
-        permit: None,
-        _permit: state.admit_stream()?,
-        state,
-    };
-    let events = stream::unfold(follower, Follower::next);
+    let service = parameters.single("service")?.map(str::to_owned);
+    let follower = Follower::new(state, service, last_event_id(&headers))?;
+    let events = stream::unfold(follower, async |mut follower| {
+        let event = follower.next().await?;
+        let event = follower.to_sse(event)?;
+        Some((Ok::<_, Infallible>(event), follower))
+    });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
@@ -64,39 +61,61 @@ fn last_event_id(headers: &HeaderMap) -> Option<Index> {
     headers.get("last-event-id")?.to_str().ok()?.trim().parse().ok().map(Index)
 }
 
-/// Source of the events of one client.
-struct Follower {
+/// An event for a client that follows the table.
+pub(crate) enum TableEvent {
+    /// All instances at this index.
+    Snapshot(Index, Vec<Arc<Provider>>),
+    /// A change at this index.
+    Change(Index, ServiceChange),
+}
+
+/// Source of the events of one client. gRPC's `Watch` uses it, too.
+pub(crate) struct Follower {
     state: Arc<AppState>,
     /// Restricts the changes to one service.
     service: Option<String>,
     /// Index up to which the client has seen changes; `None` before the snapshot.
     position: Option<Index>,
     /// Events that were read from the table and are not yet sent.
-    ready: VecDeque<Event>,
+    ready: VecDeque<TableEvent>,
     newest: Receiver<Index>,
     /// Charge of the snapshot until the client has read it.
     permit: Option<OwnedSemaphorePermit>,
     _permit: StreamPermit,
 }
 
-/// Data from one read of the table.
-enum Batch {
-    Snapshot(Index, Vec<Arc<Provider>>),
-    Changes(Index, Vec<(Index, ServiceChange)>),
-}
-
 impl Follower {
-    /// Returns the next event; `None` when the node leaves.
-    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
+    /// Follows the table after a position, or from a snapshot on.
+    ///
+    /// # Errors
+    /// 429 when too many streams are open.
+    pub(crate) fn new(
+        state: Arc<AppState>,
+        service: Option<String>,
+        position: Option<Index>,
+    ) -> Result<Self, Problem> {
+        Ok(Self {
+            service,
+            position,
+            ready: VecDeque::new(),
+            newest: state.view.subscribe(),
+            permit: None,
+            _permit: state.admit_stream()?,
+            state,
+        })
+    }
+
+    /// Returns the next event; `None` when the node leaves. The client has read the event before.
+    pub(crate) async fn next(&mut self) -> Option<TableEvent> {
         loop {
             if let Some(event) = self.ready.pop_front() {
-                return Some((Ok(event), self));
+                return Some(event);
             }
-            // The client has read the last event.
             self.permit = None;
             // The index is marked as seen before the read, so that a later change wakes the task.
             self.newest.mark_unchanged();
-            if self.refill()? {
+            self.refill();
+            if !self.ready.is_empty() {
                 continue;
             }
             tokio::select! {
@@ -106,64 +125,69 @@ impl Follower {
         }
     }
 
-    /// Reads the next batch and returns whether it has events. `None`: the response budget is exhausted, and
-    /// the stream ends; the client reconnects.
-    fn refill(&mut self) -> Option<bool> {
-        let batch = self.state.read(|table| read(table, self.position, self.service.as_deref()));
-        match batch {
-            Batch::Snapshot(index, providers) => {
-                self.position = Some(index);
+    /// Charges a snapshot of this size to the response budget until the next batch of events. `false`: the
+    /// budget is exhausted, and the stream ends; the client reconnects.
+    pub(crate) fn charge(&mut self, bytes: usize) -> bool {
+        self.permit = self.state.response_budget.acquire(bytes);
+        if self.permit.is_none() {
+            self.state.metrics.http.refused("answers");
+        }
+        self.permit.is_some()
+    }
+
+    /// Reads the next batch of events.
+    fn refill(&mut self) {
+        let (position, events) = self.state.read(|table| read(table, self.position, self.service.as_deref()));
+        self.position = Some(position);
+        self.ready.extend(events);
+    }
+
+    fn to_sse(&mut self, event: TableEvent) -> Option<Event> {
+        // Serialisation of these types cannot fail.
+        match event {
+            TableEvent::Snapshot(index, providers) => {
                 let providers = providers.iter().map(Arc::as_ref);
                 let json = ServicesJson::new(&self.state, index, self.service.as_deref(), providers);
                 let data = serde_json::to_string(&json).ok()?;
-                self.permit = self.state.response_budget.acquire(data.len());
-                if self.permit.is_none() {
-                    self.state.metrics.http.refused("answers");
-                    return None;
-                }
-                self.ready.push_back(event("snapshot", index, data));
-                Some(true)
+                self.charge(data.len()).then(|| sse("snapshot", index, data))
             }
-            Batch::Changes(position, changes) => {
-                self.position = Some(position);
-                self.ready.extend(changes.iter().filter_map(|(index, change)| {
-                    let (kind, replaced) = match change {
-                        ServiceChange::Added(_) => ("added", None),
-                        ServiceChange::Changed(_) => ("changed", None),
-                        ServiceChange::Replaced { before, .. } => ("changed", Some(before.as_ref())),
-                        ServiceChange::Removed(_) => ("removed", None),
-                    };
-                    // Serialisation of these types cannot fail.
-                    let json = ChangedInstance::new(change.provider(), replaced);
-                    Some(event(kind, *index, serde_json::to_string(&json).ok()?))
-                }));
-                Some(!changes.is_empty())
+            TableEvent::Change(index, change) => {
+                let (kind, replaced) = match &change {
+                    ServiceChange::Added(_) => ("added", None),
+                    ServiceChange::Changed(_) => ("changed", None),
+                    ServiceChange::Replaced { before, .. } => ("changed", Some(before.as_ref())),
+                    ServiceChange::Removed(_) => ("removed", None),
+                };
+                let json = ChangedInstance::new(change.provider(), replaced);
+                Some(sse(kind, index, serde_json::to_string(&json).ok()?))
             }
         }
     }
 }
 
-/// Reads the changes after a position, or a snapshot if the history does not reach back to it.
-fn read(table: &ProviderTable, position: Option<Index>, service: Option<&str>) -> Batch {
+/// Reads the changes after a position, or a snapshot if the history does not reach back to it. Returns the new
+/// position and the events up to it.
+fn read(table: &ProviderTable, position: Option<Index>, service: Option<&str>) -> (Index, Vec<TableEvent>) {
     let is_asked_for = |name: &str| service.is_none_or(|service| service == name);
     let Some((position, changes)) = position.and_then(|p| Some((p, table.changes_after(p)?))) else {
         let asked_for = table.services().filter(|name| is_asked_for(name));
         let providers = asked_for.flat_map(|name| table.providers_distinct(name)).cloned().collect();
-        return Batch::Snapshot(table.services_index(), providers);
+        let index = table.services_index();
+        return (index, vec![TableEvent::Snapshot(index, providers)]);
     };
     let (mut position, mut batch) = (position, Vec::new());
     for (index, change) in changes {
         position = *index;
         if is_asked_for(&change.provider().instance.service) {
-            batch.push((*index, change.clone()));
+            batch.push(TableEvent::Change(*index, change.clone()));
             if batch.len() == BATCH {
                 break;
             }
         }
     }
-    Batch::Changes(position, batch)
+    (position, batch)
 }
 
-fn event(kind: &str, index: Index, data: String) -> Event {
+fn sse(kind: &str, index: Index, data: String) -> Event {
     Event::default().event(kind).id(index.0.to_string()).data(data)
 }

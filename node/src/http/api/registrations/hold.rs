@@ -1,9 +1,10 @@
-//! Held registrations: `POST /services?hold` registers for as long as the connection is open.
+//! Held registrations: a program is registered for as long as a connection or a stream of it is open. `POST
+//! /services?hold` and gRPC's `Register` share [`HeldRegistration`].
 //!
-//! The response is an event stream: `registered`, then `update` whenever the passing instances of a required
-//! service change. A last event, `deregistered` or `replaced`, means that the registration has ended before
-//! the connection: the client must not register again. When the connection closes, hyper drops the stream and
-//! thereby the registration.
+//! The response to `POST /services?hold` is an event stream: `registered`, then `update` whenever the passing
+//! instances of a required service change. A last event, `deregistered` or `replaced`, means that the
+//! registration has ended before the connection: the client must not register again. When the connection
+//! closes, hyper drops the stream and thereby the registration.
 
 use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
@@ -29,64 +30,21 @@ use crate::{
 /// Interval of keep-alives on a stream without events. Their absence tells a client that its node is lost.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// Registers a program and answers with the event stream.
-pub(crate) async fn hold_registration(
-    state: Arc<AppState>,
-    registration: Registration,
-    grace: Duration,
-    scope: Scope,
-) -> Result<Response, Problem> {
-    let permit = state.admit_stream()?;
-    let services = registration.requires.clone();
-    let (connection, ending) = state.registry.begin_connection();
-    let (sender, receiver) = oneshot::channel();
-    let registry = Arc::clone(&state.registry);
-    // A separate task: if the client disconnects while its registration is being stored, the registration is
-    // still released.
-    tokio::spawn(async move {
-        let registered = registry.register(registration, Owner::Connection(connection), scope).await;
-        if registered.is_err() {
-            registry.end_connection(connection);
-        }
-        let hold = registered.map(|registered| HeldRegistration { registry, registered, connection, grace });
-        // If the client has disconnected, the hold is dropped here, which releases the registration.
-        _ = sender.send(hold);
-    });
-    let hold = receiver.await.unwrap_or(Err(RegistryError::Stopping))?;
-    let required = RequiredInstances::look_up(&state, &services);
-    let data = required.to_json(&hold.registered.id, &state.name);
-    let first = Event::default().event("registered").data(data.to_string());
-    let follower = EventSource {
-        first: Some(first),
-        services,
-        required,
-        changes: state.view.subscribe(),
-        ending: Some(ending),
-        _hold: hold,
-        _permit: permit,
-        state,
-    };
-    let events = stream::unfold(follower, EventSource::next);
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+/// An event of a held registration.
+pub(crate) enum HoldEvent {
+    /// The registration is stored and listed.
+    Registered,
+    /// The passing instances of a required service have changed.
+    Updated,
+    /// The registration was deregistered. The last event.
+    Deregistered,
+    /// A newer owner registered the same id. The last event.
+    Replaced,
 }
 
-/// A held registration, released on drop.
-struct HeldRegistration {
-    registry: Arc<Registry>,
-    registered: Registered,
-    connection: u64,
-    grace: Duration,
-}
-
-impl Drop for HeldRegistration {
-    fn drop(&mut self) {
-        self.registry.release(&self.registered, self.connection, self.grace);
-    }
-}
-
-/// Source of the events of one held registration.
-struct EventSource {
-    first: Option<Event>,
+/// A held registration. It ends when it is dropped.
+pub(crate) struct HeldRegistration {
+    is_announced: bool,
     services: BTreeSet<String>,
     /// Last state that was sent to the client.
     required: RequiredInstances,
@@ -94,27 +52,82 @@ struct EventSource {
     /// `None` once the last event has been sent.
     ending: Option<oneshot::Receiver<Ending>>,
     state: Arc<AppState>,
-    _hold: HeldRegistration,
+    lease: Lease,
     _permit: StreamPermit,
 }
 
-impl EventSource {
-    /// Returns the next event; `None` when the node leaves.
-    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
-        if let Some(first) = self.first.take() {
-            return Some((Ok(first), self));
+impl HeldRegistration {
+    /// Registers a program.
+    ///
+    /// # Errors
+    /// As a registration without hold, and 429 when too many streams are open. Nothing was registered.
+    pub(crate) async fn begin(
+        state: Arc<AppState>,
+        registration: Registration,
+        grace: Duration,
+        scope: Scope,
+    ) -> Result<Self, Problem> {
+        let permit = state.admit_stream()?;
+        let services = registration.requires.clone();
+        let (connection, ending) = state.registry.begin_connection();
+        let (sender, receiver) = oneshot::channel();
+        let registry = Arc::clone(&state.registry);
+        // A separate task: if the client disconnects while its registration is being stored, the registration
+        // is still released.
+        tokio::spawn(async move {
+            let registered = registry.register(registration, Owner::Connection(connection), scope).await;
+            if registered.is_err() {
+                registry.end_connection(connection);
+            }
+            let lease = registered.map(|registered| Lease { registry, registered, connection, grace });
+            // If the client has disconnected, the lease is dropped here, which releases the registration.
+            _ = sender.send(lease);
+        });
+        let lease = receiver.await.unwrap_or(Err(RegistryError::Stopping))?;
+        Ok(Self {
+            is_announced: false,
+            required: RequiredInstances::look_up(&state, &services),
+            services,
+            changes: state.view.subscribe(),
+            ending: Some(ending),
+            state,
+            lease,
+            _permit: permit,
+        })
+    }
+
+    /// The id of the instance.
+    pub(crate) fn id(&self) -> &str {
+        &self.lease.registered.id
+    }
+
+    /// The passing instances of the required services, at the last event.
+    pub(crate) fn required(&self) -> &RequiredInstances {
+        &self.required
+    }
+
+    /// Ends the registration at once, without the time of grace.
+    pub(crate) fn end_at_once(mut self) {
+        self.lease.grace = Duration::ZERO;
+    }
+
+    /// Returns the next event; `None` after the last one, or when the node leaves. Can be dropped and called
+    /// again without losing an event.
+    pub(crate) async fn next(&mut self) -> Option<HoldEvent> {
+        if !self.is_announced {
+            self.is_announced = true;
+            return Some(HoldEvent::Registered);
         }
         loop {
             let is_following = !self.services.is_empty();
             let ending = self.ending.as_mut()?;
             tokio::select! {
                 ended = ending => {
-                    let kind = match ended.ok()? {
-                        Ending::Deregistered => "deregistered",
-                        Ending::Replaced => "replaced",
-                    };
                     self.ending = None;
-                    return Some((Ok(Event::default().event(kind).data("{}")), self));
+                    return Some(match ended.ok()? {
+                        Ending::Deregistered => HoldEvent::Deregistered,
+                        Ending::Replaced => HoldEvent::Replaced,
+                    });
                 }
                 changed = self.changes.changed(), if is_following => changed.ok()?,
                 () = self.state.leaving() => return None,
@@ -122,9 +135,42 @@ impl EventSource {
             let required = RequiredInstances::look_up(&self.state, &self.services);
             if required != self.required {
                 self.required = required;
-                let data = json!({ "requires": self.required.instances_json() });
-                return Some((Ok(Event::default().event("update").data(data.to_string())), self));
+                return Some(HoldEvent::Updated);
             }
         }
+    }
+
+    /// Returns the response with the event stream.
+    pub(super) fn into_events(self) -> Response {
+        let events = stream::unfold(self, async |mut held| {
+            let event = held.next().await?;
+            let event = held.to_sse(&event);
+            Some((Ok::<_, Infallible>(event), held))
+        });
+        Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    }
+
+    fn to_sse(&self, event: &HoldEvent) -> Event {
+        let (kind, data) = match event {
+            HoldEvent::Registered => ("registered", self.required.to_json(self.id(), &self.state.name)),
+            HoldEvent::Updated => ("update", json!({ "requires": self.required.instances_json() })),
+            HoldEvent::Deregistered => ("deregistered", json!({})),
+            HoldEvent::Replaced => ("replaced", json!({})),
+        };
+        Event::default().event(kind).data(data.to_string())
+    }
+}
+
+/// Releases a registration on drop.
+struct Lease {
+    registry: Arc<Registry>,
+    registered: Registered,
+    connection: u64,
+    grace: Duration,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.registry.release(&self.registered, self.connection, self.grace);
     }
 }

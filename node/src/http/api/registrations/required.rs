@@ -28,6 +28,11 @@ impl RequiredInstances {
         }))
     }
 
+    /// Returns each required service with its instances.
+    pub(crate) fn services(&self) -> impl Iterator<Item = (&str, &[Arc<Provider>])> {
+        self.0.iter().map(|(service, providers)| (service.as_str(), providers.as_slice()))
+    }
+
     /// Returns `{"<service>":[instance…]}`.
     pub(crate) fn instances_json(&self) -> Value {
         let entry_of = |(service, providers): (&String, &Vec<Arc<Provider>>)| {
