@@ -30,7 +30,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    apis::{dns::DnsMetrics, xds::XdsMetrics},
+    apis::{dns::DnsMetrics, grpc::GrpcMetrics, xds::XdsMetrics},
     journal::Journals,
     view::View,
 };
@@ -52,6 +52,8 @@ pub struct Metrics {
     pub dns: Arc<DnsMetrics>,
     /// Counters of the xDS server.
     pub xds: Arc<XdsMetrics>,
+    /// Counters of gRPC.
+    pub grpc: GrpcMetrics,
     published: Arc<Publication>,
     plugins: Arc<PluginMetrics>,
     journals: Arc<JournalMetrics>,
@@ -97,6 +99,7 @@ impl Metrics {
         let http = HttpMetrics::register(&mut registry);
         let dns = Arc::new(DnsMetrics::register(&mut registry, Arc::clone(&view)));
         let xds = Arc::new(XdsMetrics::register(&mut registry));
+        let grpc = GrpcMetrics::register(&mut registry);
         let published = Arc::new(Publication::default());
         registry.register_collector(Box::new(TableGauges(view)));
         registry.register_collector(Box::new(Arc::clone(&published)));
@@ -106,7 +109,7 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&journals)));
         let programs = Arc::new(RegistryMetrics::default());
         registry.register_collector(Box::new(Arc::clone(&programs)));
-        Self { registry, http, dns, xds, published, plugins, journals, programs }
+        Self { registry, http, dns, xds, grpc, published, plugins, journals, programs }
     }
 
     /// Replaces the counters of the driver: `hearsay_<name>_total`.

@@ -22,21 +22,49 @@ use crate::http::{
 };
 
 /// Methods that only read. A path that ends with a slash stands for all methods of a service.
-const READS: [&str; 1] = ["/envoy.service.discovery.v3.AggregatedDiscoveryService/"];
+const READS: &[&str] = &[
+    "/hearsay.v1.Discovery/List",
+    "/hearsay.v1.Discovery/Get",
+    "/hearsay.v1.Discovery/Watch",
+    "/hearsay.v1.Discovery/Members",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/",
+    "/grpc.reflection.v1.ServerReflection/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+];
 /// Methods that write registrations and checks.
-const REGISTRY_WRITES: [&str; 0] = [];
+const REGISTRY_WRITES: &[&str] = &["/hearsay.v1.Discovery/Register", "/hearsay.v1.Discovery/ReportCheck"];
+/// Label of all methods that are not in the tables.
+const UNKNOWN: &str = "unknown";
+
+/// Returns the entry of a table that stands for a path.
+fn entry(table: &[&'static str], path: &str) -> Option<&'static str> {
+    let stands_for =
+        |known: &&'static str| path == *known || known.ends_with('/') && path.starts_with(*known);
+    table.iter().copied().find(stands_for)
+}
 
 /// Returns the class and the effect of a method. An unknown method is a write of the class admin, so that one
 /// that is added later is never open by mistake.
 fn class_of(path: &str) -> (Class, Effect) {
-    let is_read = |known: &&str| path == *known || known.ends_with('/') && path.starts_with(*known);
-    if READS.iter().any(is_read) {
+    if entry(READS, path).is_some() {
         (Class::Registry, Effect::Read)
-    } else if REGISTRY_WRITES.contains(&path) {
+    } else if entry(REGISTRY_WRITES, path).is_some() {
         (Class::Registry, Effect::Write)
     } else {
         (Class::Admin, Effect::Write)
     }
+}
+
+/// Returns the label of a method in metrics. The number of labels is bounded.
+pub(super) fn method_label(path: &str) -> &'static str {
+    entry(READS, path).or_else(|| entry(REGISTRY_WRITES, path)).unwrap_or(UNKNOWN)
+}
+
+/// Whether a path is a method of reflection, which is a stream without an end of its own.
+pub(super) fn is_reflection(path: &str) -> bool {
+    path.starts_with("/grpc.reflection.")
 }
 
 /// Passes a call whose caller may make it. The call gets the extension [`Caller`].
@@ -60,11 +88,69 @@ pub(crate) fn status_of(problem: &Problem) -> Status {
         403 => Code::PermissionDenied,
         404 => Code::NotFound,
         409 => Code::FailedPrecondition,
-        429 => Code::ResourceExhausted,
+        429 | 507 => Code::ResourceExhausted,
         501 => Code::Unimplemented,
         503 => Code::Unavailable,
         504 => Code::DeadlineExceeded,
         _ => Code::Internal,
     };
     Status::new(code, problem.detail())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+    use crate::apis::grpc::reflection::DESCRIPTORS;
+
+    #[test]
+    fn every_method_has_a_class() {
+        let mut methods = Vec::new();
+        for descriptors in DESCRIPTORS {
+            for file in FileDescriptorSet::decode(*descriptors).unwrap().file {
+                for service in &file.service {
+                    let names = service
+                        .method
+                        .iter()
+                        .map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name()));
+                    methods.extend(names);
+                }
+            }
+        }
+        assert!(methods.len() >= 10, "{methods:?}");
+        for method in &methods {
+            assert_ne!(class_of(method).0, Class::Admin, "{method}");
+        }
+        for table in [READS, REGISTRY_WRITES] {
+            for known in table {
+                assert!(
+                    methods.iter().any(|method| entry(&[known], method).is_some()),
+                    "{known} is no method"
+                );
+            }
+        }
+        assert_eq!(class_of("/hearsay.v1.Discovery/Listen"), (Class::Admin, Effect::Write));
+        assert_eq!(class_of("/hearsay.v1.Discovery/"), (Class::Admin, Effect::Write));
+        assert_eq!(method_label("/x.Y/Z"), UNKNOWN);
+    }
+
+    #[test]
+    fn a_problem_has_the_code_that_clients_expect() {
+        let code = |status| status_of(&Problem::new(StatusCode::from_u16(status).unwrap(), "x")).code();
+        for (status, expected) in [
+            (400, Code::InvalidArgument),
+            (401, Code::Unauthenticated),
+            (403, Code::PermissionDenied),
+            (404, Code::NotFound),
+            (409, Code::FailedPrecondition),
+            (429, Code::ResourceExhausted),
+            (503, Code::Unavailable),
+            (507, Code::ResourceExhausted),
+        ] {
+            assert_eq!(code(status), expected, "{status}");
+        }
+    }
 }

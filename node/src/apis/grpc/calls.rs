@@ -1,0 +1,218 @@
+//! Calls of gRPC clients: their deadlines (`grpc-timeout`), their counters, and the memory of their responses.
+//!
+//! A deadline holds for the whole call. When it passes, the handler is dropped, and with it a registration or a
+//! watch. A call that ends without a status was cancelled by its client.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, HttpBody},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue},
+    middleware::Next,
+    response::Response,
+};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, Sleep},
+};
+use tonic::{Code, Status};
+
+use super::guard;
+use crate::{
+    http::{AppState, server::stream_limit::StreamPermit},
+    metrics::Metrics,
+};
+
+/// Header field of a client's deadline.
+const TIMEOUT: &str = "grpc-timeout";
+/// Longer deadlines count as none: no call lasts for years.
+const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Charge of a large response to the response budget, as an extension of the response. It is returned when the
+/// client has read the response.
+#[derive(Clone)]
+pub(super) struct Charge(
+    #[allow(dead_code, reason = "returns the memory on drop")] Arc<OwnedSemaphorePermit>,
+);
+
+impl From<OwnedSemaphorePermit> for Charge {
+    fn from(permit: OwnedSemaphorePermit) -> Self {
+        Self(Arc::new(permit))
+    }
+}
+
+/// Passes a call, ends it at its deadline, and counts it when it has ended.
+pub(super) async fn track(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let mut count = CallCount {
+        metrics: Arc::clone(&state.metrics),
+        method: guard::method_label(path),
+        is_counted: false,
+    };
+    let deadline = request.headers().get(TIMEOUT).map(parse_timeout).transpose();
+    // The other streams ask for a permit themselves, because they know their ends better.
+    let permit = guard::is_reflection(path).then(|| state.admit_stream()).transpose();
+    let (deadline, permit) = match (deadline, permit) {
+        (Ok(deadline), Ok(permit)) => (deadline.flatten(), permit),
+        (Err(status), _) => return count.refuse(status),
+        (_, Err(problem)) => return count.refuse(guard::status_of(&problem)),
+    };
+    let deadline = deadline.map(|timeout| Instant::now() + timeout);
+    let running = next.run(request);
+    let response = match deadline {
+        None => running.await,
+        Some(at) => match tokio::time::timeout_at(at, running).await {
+            Ok(response) => response,
+            Err(_) => return count.refuse(deadline_exceeded()),
+        },
+    };
+    let (mut head, body) = response.into_parts();
+    if let Some(code) = code_in(&head.headers) {
+        count.finish(code);
+    }
+    let charge = head.extensions.remove::<Charge>();
+    let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+    Response::from_parts(
+        head,
+        Body::new(CallBody { body, deadline, count, _charge: charge, _permit: permit }),
+    )
+}
+
+fn deadline_exceeded() -> Status {
+    Status::deadline_exceeded("the call took longer than its grpc-timeout allows")
+}
+
+/// Parses a deadline: up to eight digits and a unit. `None`: so long that it counts as none.
+fn parse_timeout(value: &HeaderValue) -> Result<Option<Duration>, Status> {
+    let malformed = || {
+        Status::invalid_argument(
+            "grpc-timeout: is not of 1 to 8 digits and one of the units H, M, S, m, u, n",
+        )
+    };
+    let text = value.to_str().map_err(|_| malformed())?;
+    let unit = text.chars().next_back().ok_or_else(malformed)?;
+    let digits = &text[..text.len() - unit.len_utf8()];
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(malformed());
+    }
+    let number: u64 = digits.parse().map_err(|_| malformed())?;
+    let timeout = match unit {
+        'H' => Duration::from_secs(number * 3600),
+        'M' => Duration::from_secs(number * 60),
+        'S' => Duration::from_secs(number),
+        'm' => Duration::from_millis(number),
+        'u' => Duration::from_micros(number),
+        'n' => Duration::from_nanos(number),
+        _ => return Err(malformed()),
+    };
+    Ok((timeout <= DEADLINE_MAX).then_some(timeout))
+}
+
+/// Returns the status code in header fields or trailers.
+fn code_in(headers: &HeaderMap) -> Option<Code> {
+    headers.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
+}
+
+/// Counts a call once: with its status, or as cancelled when it is dropped without one.
+struct CallCount {
+    metrics: Arc<Metrics>,
+    method: &'static str,
+    is_counted: bool,
+}
+
+impl CallCount {
+    fn finish(&mut self, code: Code) {
+        if !self.is_counted {
+            self.is_counted = true;
+            self.metrics.grpc.count(self.method, code);
+        }
+    }
+
+    /// Returns the response of a call that does not reach its handler, or does not wait for it.
+    fn refuse(mut self, status: Status) -> Response {
+        self.finish(status.code());
+        status.into_http()
+    }
+}
+
+impl Drop for CallCount {
+    fn drop(&mut self) {
+        self.finish(Code::Cancelled);
+    }
+}
+
+/// Body of a response: ends at the deadline, and counts the call by its trailers.
+struct CallBody {
+    body: Body,
+    deadline: Option<Pin<Box<Sleep>>>,
+    count: CallCount,
+    _charge: Option<Charge>,
+    _permit: Option<StreamPermit>,
+}
+
+impl HttpBody for CallBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = &mut *self;
+        let is_late = this.deadline.as_mut().is_some_and(|at| at.as_mut().poll(context).is_ready());
+        if is_late && !this.count.is_counted {
+            this.deadline = None;
+            // Drops the handler's stream.
+            this.body = Body::empty();
+            this.count.finish(Code::DeadlineExceeded);
+            let mut trailers = HeaderMap::new();
+            let written = deadline_exceeded().add_header(&mut trailers);
+            return Poll::Ready(written.is_ok().then(|| Ok(Frame::trailers(trailers))));
+        }
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame
+            && let Some(code) = frame.trailers_ref().and_then(code_in)
+        {
+            this.count.finish(code);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_has_digits_and_a_unit() {
+        let parse = |text: &'static str| {
+            parse_timeout(&HeaderValue::from_static(text)).map_err(|status| status.code())
+        };
+        assert_eq!(parse("250m"), Ok(Some(Duration::from_millis(250))));
+        assert_eq!(parse("00000003S"), Ok(Some(Duration::from_secs(3))));
+        assert_eq!(parse("2H"), Ok(Some(Duration::from_secs(7200))));
+        assert_eq!(parse("99999999M"), Ok(None), "so long that it counts as none");
+        assert_eq!(parse("99999999H"), Ok(None));
+        for malformed in ["", "S", "1", "1x", "-1S", "+1S", "1.5S", "123456789S", " 1S", "1 S"] {
+            assert_eq!(parse(malformed), Err(Code::InvalidArgument), "{malformed:?}");
+        }
+        let foreign = HeaderValue::from_bytes("1µ".as_bytes()).unwrap();
+        assert!(parse_timeout(&foreign).is_err());
+    }
+}
