@@ -428,17 +428,14 @@ mod tests {
 
     #[test]
     fn grpc_is_advertised_where_it_listens() {
-        let of = |listener: &str, advertise_http: Option<&str>| {
-            let p = Presentation {
-                grpc: listener.parse().ok(),
-                advertise_http: advertise_http.map(|text| text.parse().unwrap()),
-                ..presentation(&[])
-            };
+        let of = |listener: &str, advertise_http: Option<HostPort>| {
+            let p = Presentation { grpc: listener.parse().ok(), advertise_http, ..presentation(&[]) };
             stated(&p, &["/ip4/10.77.0.2/tcp/7600", "/ip6/fd77::2/tcp/7600"]).0.grpc
         };
+        let edge = HostPort { host: Host::Name("edge.example".into()), port: 80 };
         assert_eq!(of("[::]:7700", None).as_deref(), Some("10.77.0.2:7700"));
         assert_eq!(of("[fd77::2]:7701", None).as_deref(), Some("[fd77::2]:7701"));
-        assert_eq!(of("127.0.0.1:7702", Some("edge.example:80")).as_deref(), Some("127.0.0.1:7702"));
+        assert_eq!(of("127.0.0.1:7702", Some(edge)).as_deref(), Some("127.0.0.1:7702"));
         assert_eq!(of("none", None), None);
     }
 

@@ -8,6 +8,7 @@ mod bounds;
 mod classes;
 mod consul;
 mod contract;
+mod grpc;
 mod guard;
 mod login;
 mod ui;
@@ -30,7 +31,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    builtin,
+    apis, builtin,
     driver_command::{DriverCommand, Neighbourhood},
     journal::{JournalContext, Journals},
     metrics::Metrics,
@@ -59,6 +60,7 @@ struct Server {
     registry: Arc<Registry>,
     serving: tokio::task::JoinHandle<()>,
     router: Router,
+    grpc: Router,
     host: Arc<NodeHost>,
     _dir: tempfile::TempDir,
     /// Commands of the journals to the driver, which does not run here.
@@ -211,6 +213,7 @@ impl Server {
         for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
             within(task).await;
         }
+        let grpc = apis::grpc::router(Arc::clone(&state));
         let router = router(state, &plugins, host.clone()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -227,6 +230,7 @@ impl Server {
             registry,
             serving,
             router,
+            grpc,
             host,
             _dir: dir,
             _driver_commands: driver_commands,

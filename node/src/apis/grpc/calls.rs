@@ -18,6 +18,7 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
+use futures::Stream;
 use hyper::body::{Frame, SizeHint};
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -47,6 +48,14 @@ impl From<OwnedSemaphorePermit> for Charge {
     fn from(permit: OwnedSemaphorePermit) -> Self {
         Self(Arc::new(permit))
     }
+}
+
+/// Stream of a call's messages.
+pub(super) type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Returns the status of a stream that ends because the node leaves.
+pub(super) fn leaving() -> Status {
+    Status::unavailable("this node is leaving the cluster; call another node")
 }
 
 /// Passes a call, ends it at its deadline, and counts it when it has ended.

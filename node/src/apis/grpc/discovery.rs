@@ -1,24 +1,24 @@
 //! `hearsay.v1.Discovery`: lists and follows the table, registers programs and takes their reports.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures::{Stream, stream};
+use futures::stream;
 use hearsay_protocol::{Health, Index, Member, Provider, ServiceChange, check_service_name};
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    calls::Charge,
+    calls::{Charge, Messages, leaving},
     guard::status_of,
     messages::{self, pb},
-    register, registration_json,
+    register,
 };
 use crate::{
     http::{
         AppState,
         api::{
             instance::CurrentCheck,
-            registrations::{Requester, parse_status},
+            registrations::Requester,
             services::{Filter, find_instance},
             watch::{Follower, TableEvent},
         },
@@ -30,9 +30,6 @@ use crate::{
 const PART_BYTES: usize = 1024 * 1024;
 /// Smaller answers are not charged to the response budget.
 const SMALL_BYTES: usize = 32 * 1024;
-
-/// Stream of a call's messages.
-pub(super) type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service.
 pub(super) struct DiscoveryService {
@@ -65,11 +62,6 @@ fn no_memory() -> Status {
     )
 }
 
-/// Returns a status for a stream that ends because the node leaves.
-pub(super) fn leaving() -> Status {
-    Status::unavailable("this node is leaving the cluster; call another node")
-}
-
 /// Returns the filter of a request.
 fn filter_of(request: &pb::ListRequest) -> Result<Filter, Status> {
     let health = match request.health() {
@@ -93,6 +85,8 @@ impl pb::discovery_server::Discovery for DiscoveryService {
     async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListResponse>, Status> {
         let (state, request) = (&self.state, request.into_inner());
         let filter = filter_of(&request)?;
+        // A client of a restarted node would otherwise drop the instances of other nodes.
+        state.started().await;
         let (index, found) = state.read(|table| {
             let (index, providers) = match request.service.as_str() {
                 "" => {
@@ -129,6 +123,7 @@ impl pb::discovery_server::Discovery for DiscoveryService {
             check_service_name("service", service)
                 .map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
         }
+        self.state.started().await;
         let position = index.filter(|index| *index > 0).map(Index);
         let follower = Follower::new(Arc::clone(&self.state), service, position)
             .map_err(|problem| status_of(&problem))?;
@@ -149,7 +144,7 @@ impl pb::discovery_server::Discovery for DiscoveryService {
         request: Request<pb::ReportCheckRequest>,
     ) -> Result<Response<pb::ReportCheckResponse>, Status> {
         let requester = Requester::of(request.extensions());
-        report(&self.state, &requester, request.into_inner())?;
+        register::report(&self.state, &requester, request.into_inner())?;
         Ok(Response::new(pb::ReportCheckResponse {}))
     }
 
@@ -174,19 +169,6 @@ impl pb::discovery_server::Discovery for DiscoveryService {
             members: members.into_iter().map(convert).collect(),
         })
     }
-}
-
-/// Records a report for a `ttl` check.
-pub(super) fn report(
-    state: &AppState,
-    requester: &Requester,
-    request: pb::ReportCheckRequest,
-) -> Result<(), Status> {
-    let word = registration_json::status_word(request.status());
-    let status = parse_status("status", word).map_err(|problem| status_of(&problem))?;
-    // The check bounds the output.
-    let reported = state.registry.report(&request.check_id, status, request.output, requester.scope());
-    reported.map_err(|error| status_of(&error.into()))
 }
 
 /// One client's watch.

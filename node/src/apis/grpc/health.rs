@@ -14,7 +14,7 @@ use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server,
 };
 
-use super::{discovery::Messages, guard::status_of};
+use super::{calls::Messages, guard::status_of};
 use crate::http::{AppState, Readiness, server::stream_limit::StreamPermit};
 
 /// The node's own services; the empty name is the node.
@@ -34,6 +34,14 @@ pub(super) struct HealthService {
 impl HealthService {
     pub(super) fn new(state: Arc<AppState>) -> Self {
         Self { state }
+    }
+
+    /// Waits until a node that starts lists the instances of other nodes, if a service of the table is asked
+    /// for. Otherwise it would be unknown after each restart of the node.
+    async fn await_table(&self, service: &str) {
+        if !OWN.contains(&service) {
+            self.state.started().await;
+        }
     }
 }
 
@@ -66,6 +74,7 @@ impl health_server::Health for HealthService {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
+        self.await_table(&service).await;
         match status_of_service(&self.state, &service) {
             Some(status) => Ok(Response::new(response(status))),
             None => Err(Status::not_found(format!("no instance of service {service:?} is known here"))),
@@ -77,8 +86,10 @@ impl health_server::Health for HealthService {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let permit = self.state.admit_stream().map_err(|problem| status_of(&problem))?;
+        let service = request.into_inner().service;
+        self.await_table(&service).await;
         let session = WatchSession {
-            service: request.into_inner().service,
+            service,
             last: None,
             changes: self.state.view.subscribe(),
             readiness: self.state.readiness.clone(),

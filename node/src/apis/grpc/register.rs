@@ -9,7 +9,7 @@ use futures::stream;
 use tonic::{Status, Streaming};
 
 use super::{
-    discovery::{self, Messages, leaving},
+    calls::{Messages, leaving},
     guard::status_of,
     messages::pb,
     registration_json,
@@ -20,7 +20,7 @@ use crate::{
         api::registrations::{
             Requester,
             hold::{HeldRegistration, HoldEvent},
-            parse_grace,
+            parse_grace, parse_status,
         },
     },
     registry::{RegistryError, input},
@@ -28,6 +28,19 @@ use crate::{
 
 /// Time in which a client sends the registration.
 const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(10);
+
+/// Records a report for a `ttl` check.
+pub(super) fn report(
+    state: &AppState,
+    requester: &Requester,
+    request: pb::ReportCheckRequest,
+) -> Result<(), Status> {
+    let word = registration_json::status_word(request.status());
+    let status = parse_status("status", word).map_err(|problem| status_of(&problem))?;
+    // The check bounds the output.
+    let reported = state.registry.report(&request.check_id, status, request.output, requester.scope());
+    reported.map_err(|error| status_of(&error.into()))
+}
 
 /// Returns the responses to a call.
 pub(super) fn serve(
@@ -145,7 +158,7 @@ impl Call {
         let (check_id, refused) = match request.message {
             Some(pb::register_request::Message::Report(report)) => {
                 let check_id = report.check_id.clone();
-                (check_id, discovery::report(&self.state, &self.requester, report))
+                (check_id, report(&self.state, &self.requester, report))
             }
             Some(pb::register_request::Message::Registration(_)) => {
                 let detail = "registration: is for the first message only; open another stream";
