@@ -1,5 +1,5 @@
-//! Generates the code of `proto/`, and the descriptors that gRPC reflection answers with. The compiler of protos
-//! is a crate, so a build needs no installed program.
+//! Generates the code of `proto/`, and the descriptors that gRPC reflection answers with. The compiler of
+//! protos is a crate, so a build needs no installed program.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

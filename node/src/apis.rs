@@ -1,5 +1,5 @@
-//! Interfaces of other systems, by which their clients can query a node: Consul's HTTP API, DNS, gRPC, and the
-//! HTTP service discovery of Prometheus.
+//! Interfaces of other systems, by which their clients can query a node: Consul's HTTP API, DNS, gRPC, and
+//! the HTTP service discovery of Prometheus.
 
 pub(crate) mod consul;
 pub(crate) mod dns;

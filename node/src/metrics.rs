@@ -30,7 +30,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    apis::{dns::DnsMetrics, grpc::GrpcMetrics, xds::XdsMetrics},
+    apis::{dns::DnsMetrics, grpc::metrics::GrpcMetrics, xds::metrics::XdsMetrics},
     journal::Journals,
     view::View,
 };

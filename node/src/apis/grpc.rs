@@ -15,7 +15,7 @@ mod discovery;
 pub(crate) mod guard;
 mod health;
 mod messages;
-mod metrics;
+pub(crate) mod metrics;
 mod reflection;
 mod register;
 mod registration_json;
@@ -28,7 +28,6 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::{apis::xds::Ads, http::AppState};
 pub(crate) use messages::pb;
-pub use metrics::GrpcMetrics;
 
 use discovery::DiscoveryService;
 use health::HealthService;

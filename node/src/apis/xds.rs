@@ -23,7 +23,7 @@ mod delta;
 mod endpoint;
 mod kind;
 mod listener;
-mod metrics;
+pub(crate) mod metrics;
 mod names;
 mod resources;
 mod rest;
@@ -34,7 +34,6 @@ mod stream;
 mod subscription;
 
 pub(crate) use ads::Ads;
-pub use metrics::XdsMetrics;
 pub(crate) use rest::rest_routes;
 
 #[cfg(test)]

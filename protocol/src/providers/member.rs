@@ -63,7 +63,8 @@ pub struct Member {
     pub protocol: u16,
     /// Whether key and data of the node end with its process.
     pub ephemeral: bool,
-    /// gRPC address, `host:port`; `None` if the node serves no gRPC, or is of a version that does not state it.
+    /// gRPC address, `host:port`; `None` if the node serves no gRPC, or is of a version that does not state
+    /// it.
     pub grpc: Option<String>,
     /// Current incarnation.
     pub incarnation: Incarnation,

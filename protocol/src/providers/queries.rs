@@ -43,8 +43,8 @@ impl ProviderTable {
         self.members.values()
     }
 
-    /// All remembered members, each with the HTTP and gRPC addresses that this node's host should try first. A
-    /// change of these addresses alone does not move the index.
+    /// All remembered members, each with the HTTP and gRPC addresses that this node's host should try first.
+    /// A change of these addresses alone does not move the index.
     pub fn members_from_here(&self) -> impl Iterator<Item = Member> {
         self.members.values().map(|member| self.address_order.from_here(member))
     }

@@ -1,5 +1,5 @@
-//! gRPC over real nodes with a real client, whose script (`client.py`) uses grpcio, grpcio-health-checking and
-//! grpcio-reflection from PyPI.
+//! gRPC over real nodes with a real client, whose script (`client.py`) uses grpcio, grpcio-health-checking
+//! and grpcio-reflection from PyPI.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,7 +1,8 @@
-//! Calls of gRPC clients: their deadlines (`grpc-timeout`), their counters, and the memory of their responses.
+//! Calls of gRPC clients: their deadlines (`grpc-timeout`), their counters, and the memory of their
+//! responses.
 //!
-//! A deadline holds for the whole call. When it passes, the handler is dropped, and with it a registration or a
-//! watch. A call that ends without a status was cancelled by its client.
+//! A deadline holds for the whole call. When it passes, the handler is dropped, and with it a registration or
+//! a watch. A call that ends without a status was cancelled by its client.
 
 use std::{
     pin::Pin,
@@ -37,8 +38,8 @@ const TIMEOUT: &str = "grpc-timeout";
 /// Longer deadlines count as none: no call lasts for years.
 const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Charge of a large response to the response budget, as an extension of the response. It is returned when the
-/// client has read the response.
+/// Charge of a large response to the response budget, as an extension of the response. It is returned when
+/// the client has read the response.
 #[derive(Clone)]
 pub(super) struct Charge(
     #[allow(dead_code, reason = "returns the memory on drop")] Arc<OwnedSemaphorePermit>,

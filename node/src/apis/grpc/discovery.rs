@@ -144,7 +144,7 @@ impl pb::discovery_server::Discovery for DiscoveryService {
         request: Request<pb::ReportCheckRequest>,
     ) -> Result<Response<pb::ReportCheckResponse>, Status> {
         let requester = Requester::of(request.extensions());
-        register::report(&self.state, &requester, request.into_inner())?;
+        register::record_report(&self.state, &requester, request.into_inner())?;
         Ok(Response::new(pb::ReportCheckResponse {}))
     }
 

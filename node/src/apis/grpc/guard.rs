@@ -125,7 +125,8 @@ mod tests {
             assert_ne!(class_of(method).0, Class::Admin, "{method}");
         }
         for table in [READS, REGISTRY_WRITES] {
-            for known in table {
+            let ours = |known: &&&str| known.starts_with("/hearsay.") || known.starts_with("/grpc.");
+            for known in table.iter().filter(ours) {
                 assert!(
                     methods.iter().any(|method| entry(&[known], method).is_some()),
                     "{known} is no method"

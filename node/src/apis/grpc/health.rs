@@ -1,8 +1,8 @@
-//! `grpc.health.v1.Health`: health of the node (empty name, or the name of one of its gRPC services) and of the
-//! services in its table.
+//! `grpc.health.v1.Health`: health of the node (empty name, or the name of one of its gRPC services) and of
+//! the services in its table.
 //!
-//! A service of the table is SERVING while an instance is passing, warning or unverified, and NOT_SERVING while
-//! all are critical.
+//! A service of the table is SERVING while an instance is passing, warning or unverified, and NOT_SERVING
+//! while all are critical.
 
 use std::sync::Arc;
 

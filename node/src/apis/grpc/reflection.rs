@@ -1,5 +1,5 @@
-//! Reflection (`grpc.reflection.v1` and `v1alpha`): tools such as grpcurl learn from it which services a node has,
-//! and their messages.
+//! Reflection (`grpc.reflection.v1` and `v1alpha`): tools such as grpcurl learn from it which services a node
+//! has, and their messages.
 
 use tonic::service::Routes;
 use tonic_reflection::server::{Builder, Error};

@@ -1,7 +1,7 @@
 //! `Register`: a stream whose end ends the registration.
 //!
-//! The registration is held by the stream of responses. hyper drops that stream when the client resets the call
-//! or its connection ends, and thereby the registration, as for `POST /services?hold`.
+//! The registration is held by the stream of responses. hyper drops that stream when the client resets the
+//! call or its connection ends, and thereby the registration, as for `POST /services?hold`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ use crate::{
 const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(10);
 
 /// Records a report for a `ttl` check.
-pub(super) fn report(
+pub(super) fn record_report(
     state: &AppState,
     requester: &Requester,
     request: pb::ReportCheckRequest,
@@ -158,7 +158,7 @@ impl Call {
         let (check_id, refused) = match request.message {
             Some(pb::register_request::Message::Report(report)) => {
                 let check_id = report.check_id.clone();
-                (check_id, report(&self.state, &self.requester, report))
+                (check_id, record_report(&self.state, &self.requester, report))
             }
             Some(pb::register_request::Message::Registration(_)) => {
                 let detail = "registration: is for the first message only; open another stream";

@@ -1,5 +1,5 @@
-//! A registration as the JSON of `POST /services`, so that the registry's parser checks it: bounds, defaults and
-//! errors are those of HTTP, and errors name the same fields.
+//! A registration as the JSON of `POST /services`, so that the registry's parser checks it: bounds, defaults
+//! and errors are those of HTTP, and errors name the same fields.
 
 use serde_json::{Map, Value, json};
 
@@ -199,7 +199,8 @@ mod tests {
         assert_eq!(field(pb::Registration { meta, ..web() }), "meta");
         let with = |check| pb::Registration { checks: vec![check], ..web() };
         assert_eq!(field(with(pb::CheckDefinition::default())), "check");
-        assert_eq!(field(with(check(Kind::Ttl(String::new())))), "ttl");
+        assert_eq!(field(with(check(Kind::Ttl(String::new())))), "check");
+        assert_eq!(field(with(check(Kind::Ttl("soon".into())))), "ttl");
         let unverified = pb::HealthStatus::Unverified.into();
         let initial = pb::CheckDefinition { initial_status: unverified, ..check(Kind::Ttl("1s".into())) };
         assert_eq!(field(with(initial)), "initial_status");

@@ -182,7 +182,8 @@ impl<'a> InstanceWithChecks<'a> {
 /// A check of an instance, as current as its holder answers.
 pub(crate) struct CurrentCheck {
     pub(crate) report: CheckReport,
-    /// Whether the holder did not answer, so that the report is the one gossiped at the last change of status.
+    /// Whether the holder did not answer, so that the report is the one gossiped at the last change of
+    /// status.
     pub(crate) is_stale: bool,
 }
 

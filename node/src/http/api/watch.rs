@@ -165,8 +165,8 @@ impl Follower {
     }
 }
 
-/// Reads the changes after a position, or a snapshot if the history does not reach back to it. Returns the new
-/// position and the events up to it.
+/// Reads the changes after a position, or a snapshot if the history does not reach back to it. Returns the
+/// new position and the events up to it.
 fn read(table: &ProviderTable, position: Option<Index>, service: Option<&str>) -> (Index, Vec<TableEvent>) {
     let is_asked_for = |name: &str| service.is_none_or(|service| service == name);
     let Some((position, changes)) = position.and_then(|p| Some((p, table.changes_after(p)?))) else {

@@ -125,6 +125,7 @@ async fn members_have_exactly_the_shape_of_the_contract() {
     let far = Member {
         rtt: Some(Duration::from_micros(1_234)),
         http: None,
+        grpc: Some("10.0.0.2:7700".into()),
         state: MemberState::Suspect,
         ..member(2)
     };
@@ -140,7 +141,7 @@ async fn members_have_exactly_the_shape_of_the_contract() {
     assert!(since.as_str().is_some_and(|since| since.ends_with('Z')));
     let expected = json!({
         "id": node_id(2).to_string(), "name": "n2", "state": "suspect", "roles": ["grading"],
-        "addresses": ["/ip4/10.0.0.2/tcp/7600"], "http": null, "incarnation": 5, "version": 3, "since": since,
+        "addresses": ["/ip4/10.0.0.2/tcp/7600"], "http": null, "grpc": "10.0.0.2:7700", "incarnation": 5, "version": 3, "since": since,
         "rttMs": 1.234,
     });
     assert_eq!(by_name("n2"), expected);

@@ -43,15 +43,19 @@ struct Grpc {
     address: SocketAddr,
     client: DiscoveryClient<Channel>,
     health: HealthClient<Channel>,
-    /// The client's connection, which ends when the task is aborted.
-    connection: tokio::task::JoinHandle<()>,
+    /// The socket of the client's connection.
+    socket: std::net::TcpStream,
 }
 
-async fn connect(address: SocketAddr) -> (Channel, tokio::task::JoinHandle<()>) {
-    let stream = TcpStream::connect(address).await.unwrap();
-    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+/// Opens a connection, and returns its socket, too.
+async fn connect(address: SocketAddr) -> (Channel, std::net::TcpStream) {
+    let socket = std::net::TcpStream::connect(address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let stream = TokioIo::new(TcpStream::from_std(socket.try_clone().unwrap()).unwrap());
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
     let (sender, connection) = within(handshake).await.unwrap();
-    (Channel(sender), tokio::spawn(async { _ = connection.await }))
+    tokio::spawn(connection);
+    (Channel(sender), socket)
 }
 
 impl Grpc {
@@ -63,12 +67,12 @@ impl Grpc {
         let (router, metrics) = (server.grpc.clone(), Arc::clone(&server.metrics));
         let stop = server.stop.subscribe();
         tokio::spawn(serve(Listeners::http2(listener), router, limits, metrics, stop));
-        let (channel, connection) = connect(address).await;
+        let (channel, socket) = connect(address).await;
         let origin: axum::http::Uri = format!("http://{address}").parse().unwrap();
         let client = DiscoveryClient::with_origin(channel.clone(), origin.clone());
         let health = HealthClient::with_origin(channel, origin);
         server.apply([joined(member(1)), offered(instance(1, "a", "web"))]);
-        Self { server, address, client, health, connection }
+        Self { server, address, client, health, socket }
     }
 
     async fn start() -> Self {
@@ -308,7 +312,7 @@ async fn reflection_describes_every_service_in_both_versions() {
         server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
     };
     let grpc = Grpc::start().await;
-    let (channel, _connection) = connect(grpc.address).await;
+    let (channel, _socket) = connect(grpc.address).await;
     let origin = format!("http://{}", grpc.address).parse().unwrap();
     let mut client = ServerReflectionClient::with_origin(channel, origin);
     let ask = |request| ServerReflectionRequest { host: String::new(), message_request: Some(request) };
@@ -387,7 +391,7 @@ async fn large_answers_are_charged_to_the_budget() {
 #[tokio::test]
 async fn unknown_methods_and_garbage_are_refused_and_break_nothing() {
     let mut grpc = Grpc::start().await;
-    let (mut channel, _connection) = connect(grpc.address).await;
+    let (mut channel, _socket) = connect(grpc.address).await;
     let mut send = async |path: &str, body: &'static [u8]| {
         let request = axum::http::Request::post(format!("http://{}{path}", grpc.address))
             .header("content-type", "application/grpc")

@@ -50,7 +50,7 @@ async fn a_registration_ends_with_its_call_or_its_connection_whichever_is_first(
     // A lost connection.
     let (_sender, mut responses) = grpc.register(first(registration("job"), "")).await;
     event(&mut responses).await.unwrap();
-    grpc.connection.abort();
+    grpc.socket.shutdown(std::net::Shutdown::Both).unwrap();
     until("the registration is gone", || grpc.held().is_empty()).await;
     until("the permits are returned", || grpc.server.metrics.http.waiting.get() == 0).await;
 }
