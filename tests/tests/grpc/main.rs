@@ -93,6 +93,11 @@ fn python_finds_the_services_by_reflection_and_lists_instances() {
         assert!(lab.log(nodes[1]).contains(":7700"), "the banner tells it: {}", lab.log(nodes[1]));
         let body = json!({ "name": "web", "id": "web-1", "port": 8080, "tags": ["v1"] });
         assert_eq!(hosts[0].send(7500, "POST /services", &body.to_string()).status, 200);
+        for aim in ["127.0.0.1:7700".to_owned(), grpc_of(lab, nodes[1])] {
+            let body = json!({ "name": "aimed", "port": 1, "check": { "tcp": aim } });
+            let refused = hosts[0].send(7500, "POST /services", &body.to_string());
+            assert_eq!((refused.status, &refused.json()["field"]), (400, &json!("tcp")), "{aim}");
+        }
         lab.until(5 * S, "both list it", |lab| all_have(lab, &nodes, "web", 1));
         let mut client = PythonClient::start(lab, &hosts[0], &python, &["list", &grpc_of(lab, nodes[1])]);
         assert!(client.child.wait().unwrap().success(), "{:?}", client.lines());
