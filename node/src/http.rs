@@ -11,7 +11,8 @@
 //! | `ui/` | the node's own pages |
 //! | `plugins/` | dispatch to plug-ins, and the node as they see it |
 //! | `router`, `routes`, `route_table` | the order of the checks; the node's own paths |
-//! | `forward` | `?node=`: writes for another node |
+//! | `forward` | `?node=`: writes for another node; inner requests for a role of another node |
+//! | `reentry` | inner requests: a handler enters the router again for its client |
 //! | `state` | the state that all handlers share |
 //! | `fuzzing` | properties for a fuzz target |
 //!
@@ -24,6 +25,7 @@ mod forward;
 pub(crate) mod fuzzing;
 pub(crate) mod guard;
 mod plugins;
+pub(crate) mod reentry;
 pub(crate) mod route_table;
 mod router;
 mod routes;

@@ -4,23 +4,28 @@
 //! command line and programs authenticate to one node only. The other node's status and body are returned
 //! unchanged, with the headers in `RESPONSE_HEADERS`. Where a user event is fired, the parameter is a filter
 //! instead, as in Consul.
+//!
+//! Also forwards an [inner request](crate::http::reentry) for a role that this node lacks.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use axum::{
     body::{Body, to_bytes},
     extract::Request,
-    http::{HeaderName, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderName, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use hearsay_protocol::{Instance, Member, Provider};
 use hearsay_services::{
     Host, Problem,
-    http::{Call, HEARSAY_ACK, HEARSAY_TOKEN, IDEMPOTENCY_KEY, Parameters, covers},
+    http::{Call, CallError, Forwarded, HEARSAY_ACK, HEARSAY_TOKEN, IDEMPOTENCY_KEY, Parameters, covers},
 };
 
 use crate::http::{
     guard::{caller::Caller, class::FIRE_PREFIX},
+    reentry::RoleElsewhere,
+    server::connection::Connection,
     state::AppState,
 };
 
@@ -107,6 +112,21 @@ fn find(state: &AppState, name: &str) -> Result<Member, Problem> {
 /// # Errors
 /// 502: the other node does not answer. Whether it has executed the write is unknown.
 pub(crate) async fn forward(host: &dyn Host, request: Request, to: &Member) -> Result<Response, Problem> {
+    let call = call_of(request).await;
+    let answer = host.client().forward(host, &provider_of(to), &call, ANSWER_MAX).await;
+    let answer = answer.map_err(|why| {
+        let detail = format!(
+            "the node {:?} does not answer, so it may or may not have executed the write: {why}",
+            to.name
+        );
+        Problem::new(StatusCode::BAD_GATEWAY, detail)
+    })?;
+    let (head, body) = answer.into_parts();
+    Ok(response_of(head.status, &head.headers, body))
+}
+
+/// Returns the forwarded parts of a request.
+async fn call_of(request: Request) -> Call {
     let (head, body) = request.into_parts();
     // The body was read and bounded before.
     let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
@@ -117,23 +137,63 @@ pub(crate) async fn forward(host: &dyn Host, request: Request, to: &Member) -> R
             call = call.header(name, value);
         }
     }
-    let answer = host.client().forward(host, &provider_of(to), &call, ANSWER_MAX).await;
-    let answer = answer.map_err(|why| {
-        let detail = format!(
-            "the node {:?} does not answer, so it may or may not have executed the write: {why}",
-            to.name
-        );
-        Problem::new(StatusCode::BAD_GATEWAY, detail)
-    })?;
-    let (head, body) = answer.into_parts();
-    let mut response = (head.status, Body::from(body)).into_response();
+    call
+}
+
+/// Returns the response of another node as this node's.
+fn response_of(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Response {
+    let mut response = (status, Body::from(body)).into_response();
     response.headers_mut().remove(header::CONTENT_TYPE);
     for name in RESPONSE_HEADERS {
-        if let Some(value) = head.headers.get(&name) {
+        if let Some(value) = headers.get(&name) {
             response.headers_mut().insert(name, value.clone());
         }
     }
-    Ok(response)
+    response
+}
+
+/// Forwards an inner request to a node of a role that this node lacks. The guard has checked the client by the
+/// rule of this node; the signature of this node is the proof for the other one.
+///
+/// # Errors
+/// 503: no node has the role, or none can answer.
+pub(crate) async fn forward_to_role(
+    host: &dyn Host,
+    request: Request,
+    RoleElsewhere(role): RoleElsewhere,
+) -> Result<Response, Problem> {
+    let client = client_ip(&request);
+    let authority =
+        request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
+    let mut call = call_of(request).await;
+    if let (Some(client), Some(host)) = (client, &authority) {
+        // A role charges a write to the client that the signer states.
+        call = call.header(header::FORWARDED, &Forwarded { client, host, is_https: false }.write());
+    }
+    match host.client().call(host, role, &call).await {
+        Ok(reply) => Ok(response_of(reply.status, &reply.headers, reply.body)),
+        Err(error @ CallError::NoInstance { .. }) => {
+            let detail = format!("{error}, and this node lacks the role; start a node with --role {role}");
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+        }
+        Err(error @ CallError::AllFailed { indeterminate: true, .. }) => {
+            let detail = format!("the write may or may not take effect: {error}");
+            Err(Problem::new(StatusCode::BAD_GATEWAY, detail))
+        }
+        Err(error @ CallError::AllFailed { .. }) => {
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+        }
+        Err(error @ CallError::TooLarge { .. }) => {
+            Err(Problem::new(StatusCode::BAD_GATEWAY, format!("{error}; ask for less")))
+        }
+    }
+}
+
+/// Returns the address of a request's client, or that of the untrusted proxy in front of it.
+fn client_ip(request: &Request) -> Option<IpAddr> {
+    let caller = request.extensions().get::<Caller>().and_then(Caller::ip);
+    let connection = request.extensions().get::<Connection>();
+    caller.or_else(|| connection.and_then(|connection| connection.peer).map(|peer| peer.ip().to_canonical()))
 }
 
 /// Returns a node as a provider, in the form in which its roles are listed.

@@ -18,6 +18,9 @@
 //! [`login`]. They have stricter rules instead: `Origin` is required, and the content type must be a form's.
 //! A form that changes registrations must come from this machine or with a session, even with a valid token.
 //!
+//! JSON-RPC and MCP make [inner requests](crate::http::reentry), which pass this guard with the connection
+//! and the credentials of their client. For them rules 1 to 4 apply twice, and rule 5 to the inner request.
+//!
 //! A plug-in may opt out of rule 4. Under `/v1`, PUT and DELETE may have any content type: no form can send
 //! those methods, and Consul's clients use `curl -X PUT -d`.
 
@@ -52,6 +55,7 @@ use crate::{
             class::{Class, Classes},
             host_names::HostNames,
         },
+        reentry::{self, RoleElsewhere},
         server::connection::Connection,
         state::AppState,
         ui::parts::{DEREGISTER_PATH, MAINTENANCE_PATH},
@@ -136,6 +140,7 @@ impl Guard {
         let authority = own_authority(&head, &self.state.names)?;
         let (method, path) = (request.method(), request.uri().path());
         let effect = Effect::of(method, path);
+        let elsewhere = reentry::is_inner(request).then(|| self.classes.role_elsewhere(path)).flatten();
         check_site(method, request.headers(), effect.is_write()).map_err(|problem| ("site", problem))?;
         let needs_proof = effect.is_write() || access.reads_need_proof && !self.classes.is_public(path);
         let signed = match self.check_signature(request, authority.as_ref()) {
@@ -145,6 +150,9 @@ impl Guard {
         };
         if let Some(signed) = signed {
             request.extensions_mut().insert(signed);
+        }
+        if let Some(role) = elsewhere {
+            request.extensions_mut().insert(RoleElsewhere(role));
         }
         if !needs_proof {
             return Ok(());
@@ -157,9 +165,11 @@ impl Guard {
                 .map_err(|problem| ("origin", problem))?;
         }
         let (method, path) = (request.method(), request.uri().path());
-        let class = match effect {
-            Effect::Read => self.classes.class_of_read(path),
-            _ => self.classes.class(method, path),
+        let class = match (effect, elsewhere) {
+            (Effect::Read, None) => self.classes.class_of_read(path),
+            (Effect::Read, Some(_)) => Class::of_plugin_read(path),
+            (_, None) => self.classes.class(method, path),
+            (_, Some(_)) => Class::of_plugin(path),
         };
         let connection = request.extensions().get::<Connection>();
         let caller = Caller::of(request, connection, signed, access);
@@ -178,7 +188,8 @@ impl Guard {
         caller
             .check(class, effect, access)
             .map_err(|problem| self.missing_proof(request, &caller, problem))?;
-        if effect.is_write() {
+        // An inner request has a caller of its own.
+        if effect.is_write() && class != Class::Inner {
             request.extensions_mut().insert(caller);
         }
         Ok(())

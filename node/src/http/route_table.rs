@@ -14,6 +14,8 @@ use crate::http::{guard::class::Class, state::AppState};
 /// A router and the list of its paths.
 pub(crate) struct RouteTable {
     router: Router<Arc<AppState>>,
+    /// Paths whose handlers make inner requests. The router that they enter again does not have them.
+    reentrant: Router<Arc<AppState>>,
     served: Vec<(&'static str, &'static str)>,
     writes: Vec<(&'static str, &'static str, Class)>,
 }
@@ -21,7 +23,7 @@ pub(crate) struct RouteTable {
 impl RouteTable {
     /// Returns an empty table.
     pub(crate) fn new() -> Self {
-        Self { router: Router::new(), served: Vec::new(), writes: Vec::new() }
+        Self { router: Router::new(), reentrant: Router::new(), served: Vec::new(), writes: Vec::new() }
     }
 
     /// Adds a path for `GET` and `HEAD`.
@@ -74,6 +76,25 @@ impl RouteTable {
         self.write("delete", path, class, delete(handler))
     }
 
+    /// Adds a path, with and without a trailing slash, whose handlers make [inner
+    /// requests](crate::http::reentry). `methods` are in lower case; all but `get` are writes of the class
+    /// [`Class::Inner`].
+    pub(crate) fn reentrant(
+        mut self,
+        path: &'static str,
+        methods: &[&'static str],
+        route: MethodRouter<Arc<AppState>>,
+    ) -> Self {
+        for method in methods {
+            self.served.push((method, path));
+            if *method != "get" {
+                self.writes.push((method, path, Class::Inner));
+            }
+        }
+        let reentrant = self.reentrant.route(path, route.clone()).route(&format!("{path}/"), route);
+        Self { reentrant, ..self }
+    }
+
     /// Adds a path that refuses every method. It is neither a write nor documented.
     pub(crate) fn refuse<T: 'static>(
         self,
@@ -106,8 +127,8 @@ impl RouteTable {
         &self.served
     }
 
-    /// Returns the router.
-    pub(crate) fn into_router(self) -> Router<Arc<AppState>> {
-        self.router
+    /// Returns the router, and the router of the paths whose handlers make inner requests.
+    pub(crate) fn into_routers(self) -> (Router<Arc<AppState>>, Router<Arc<AppState>>) {
+        (self.router, self.reentrant)
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Request, State},
     http::Uri,
     middleware::{self, Next},
@@ -25,6 +25,7 @@ use crate::{
         forward,
         guard::Guard,
         plugins::dispatch::Plugins,
+        reentry::{Reentry, RoleElsewhere},
         routes::own_routes,
         server::{request_body, response},
         state::AppState,
@@ -47,11 +48,18 @@ pub fn router(
     let front = plugins.iter().find_map(|plugin| plugin.front_page()).unwrap_or(FRONT_PAGE).to_owned();
     let own = rest_routes(consul_routes(own_routes(&front, openapi::document(plugins))));
     let guard = Guard::new(Arc::clone(&state), plugins, own.writes());
-    let own = own.into_router().with_state(Arc::clone(&state));
+    let (own, reentrant) = own.into_routers();
+    let own = own.with_state(Arc::clone(&state));
+    let reentrant = reentrant.with_state(Arc::clone(&state));
     let others = Plugins::new(Arc::clone(&state), plugins, &host);
     let unslashed = own.clone().fallback(async |uri: Uri| response::unknown_path(&uri));
     let own = own.fallback(move |request| others.clone().answer(unslashed.clone(), request));
-    Ok(own.layer(middleware::from_fn_with_state(Arc::new(Gate { state, guard, host }), pass)))
+    let gate = Arc::new(Gate { state, guard, host });
+    let inner = own.layer(middleware::from_fn_with_state(Arc::clone(&gate), pass));
+    // The inner router lacks the paths that enter it. So no request enters it twice, and no router holds
+    // itself.
+    let reentrant = reentrant.layer(Extension(Reentry::new(inner.clone())));
+    Ok(inner.merge(reentrant.layer(middleware::from_fn_with_state(gate, pass))))
 }
 
 /// The parts that every request passes.
@@ -71,6 +79,10 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
         let (request, _permit) = request_body::read_body(&gate.state, request).await?;
         if let Some(other) = other {
             let response = forward::forward(gate.host.as_ref(), request, &other).await;
+            return response.map_err(IntoResponse::into_response);
+        }
+        if let Some(role) = request.extensions().get::<RoleElsewhere>().copied() {
+            let response = forward::forward_to_role(gate.host.as_ref(), request, role).await;
             return response.map_err(IntoResponse::into_response);
         }
         let request = with_host(request, &gate.host);

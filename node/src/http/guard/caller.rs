@@ -159,7 +159,8 @@ impl Caller {
     /// 401: a proof is missing or wrong. 403: the node has no token, so other machines have no way to prove
     /// themselves.
     pub(crate) fn check(&self, class: Class, effect: Effect, access: &Access) -> Result<(), Problem> {
-        let is_free = effect == Effect::Read && !access.reads_need_proof || class == Class::Session;
+        let is_free = effect == Effect::Read && !access.reads_need_proof
+            || matches!(class, Class::Session | Class::Inner);
         if is_free || self.is_local || self.token == Token::Ours {
             return Ok(());
         }
@@ -173,7 +174,7 @@ impl Caller {
             Class::Kv => is_member,
             Class::Registry => is_member || is_private,
             Class::Role => is_member || is_private || access.is_open,
-            Class::Session => true,
+            Class::Session | Class::Inner => true,
         };
         if is_allowed { Ok(()) } else { Err(self.refusal(class, effect, access)) }
     }
@@ -202,7 +203,7 @@ impl Caller {
             Class::Admin => "writes to this path from other machines need it",
             Class::Kv => "writes of keys and user events from other machines need it",
             Class::Registry | Class::Role if access.is_keyed => "writes from other machines need it",
-            Class::Registry | Class::Role | Class::Session => {
+            Class::Registry | Class::Role | Class::Session | Class::Inner => {
                 "writes from public addresses, and those that a proxy forwards, need it"
             }
         };

@@ -8,6 +8,7 @@
 //! | kv | the key/value store, user events | the same as registry, but no private addresses: a key or an event may steer a whole cluster |
 //! | role | the other plug-ins' paths | the same as registry; with `--open`, every client |
 //! | session | the sessions of browsers | every client, from the node's own pages |
+//! | inner | JSON-RPC, MCP | every client: each [inner request](crate::http::reentry) has a class of its own and needs that proof |
 //!
 //! An unknown path is of the class admin, so that a path that is added later is never open by mistake.
 
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use axum::http::Method;
 use hearsay_services::{
     Service,
-    http::{covers, is_sign_in},
+    http::{BUILT_IN, covers, is_sign_in},
 };
 
 /// Prefix of the key/value store's own paths. Those below `/v1` are in the route table.
@@ -41,6 +42,8 @@ pub(crate) enum Class {
     Role,
     /// Begins or ends the session of a browser. The form itself carries the proof.
     Session,
+    /// Has no effect but that of its inner requests, which pass the guard themselves.
+    Inner,
 }
 
 impl Class {
@@ -62,6 +65,7 @@ impl Class {
             Self::Kv => "kv",
             Self::Role => "role",
             Self::Session => "session",
+            Self::Inner => "inner",
         }
     }
 }
@@ -126,6 +130,13 @@ impl Classes {
             Area::Plugin { .. } => Class::of_plugin_read(path),
             Area::Node | Area::Consul { .. } => Class::Registry,
         }
+    }
+
+    /// Returns the built-in role of a path that this node does not serve because it lacks the role.
+    pub(crate) fn role_elsewhere(&self, path: &str) -> Option<&'static str> {
+        let is_of = |(_, prefixes): &&(_, &[&str])| prefixes.iter().any(|prefix| covers(prefix, path));
+        let (role, _) = BUILT_IN.iter().find(is_of)?;
+        matches!(self.area(path), Area::Node).then_some(role)
     }
 
     /// Returns the class of a write.
