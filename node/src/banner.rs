@@ -28,6 +28,8 @@ pub struct Banner {
     pub dns: Option<SocketAddr>,
     /// Address at which gRPC listens, if enabled.
     pub grpc: Option<SocketAddr>,
+    /// Address at which JSON-RPC answers over TCP, if enabled.
+    pub jsonrpc: Option<SocketAddr>,
     /// Path of the Unix socket, if there is one.
     pub socket: Option<PathBuf>,
     /// Address at which the swarm listens.
@@ -80,6 +82,9 @@ impl Banner {
         if let Some(grpc) = self.grpc {
             line("grpc", &reachable_here(grpc).to_string());
         }
+        if let Some(jsonrpc) = self.jsonrpc {
+            line("jsonrpc", &jsonrpc.to_string());
+        }
         if let Some(socket) = &self.socket {
             line("socket", &socket.display().to_string());
         }
@@ -126,6 +131,7 @@ mod tests {
             gateway: None,
             dns: None,
             grpc: None,
+            jsonrpc: None,
             socket: Some("/run/hearsay/default-7501.sock".into()),
             swarm: SocketAddr::from(([0, 0, 0, 0], 7601)),
             data_dir: Some("/state/1".into()),

@@ -48,6 +48,8 @@ pub const GATEWAY_PORT: u16 = 8080;
 pub const DNS_PORT: u16 = 7553;
 /// First port of the ladder of gRPC.
 pub const GRPC_PORT: u16 = 7700;
+/// First port of the ladder of JSON-RPC over TCP.
+pub const JSONRPC_PORT: u16 = 7800;
 /// Default of `--max-connections`: concurrent HTTP connections. An idle one takes about 10 kB.
 pub const MAX_CONNECTIONS: usize = 20_000;
 /// Default of `--max-streams`: concurrent blocking queries, event streams and held registrations.
@@ -105,6 +107,8 @@ pub struct Config {
     pub grpc: Listen,
     /// TTL of DNS records, in seconds.
     pub dns_ttl: u32,
+    /// Listener of JSON-RPC over TCP.
+    pub jsonrpc_tcp: Option<Listen>,
     /// Advertised addresses of the swarm, in place of the interfaces' addresses. The node's URLs contain the
     /// host of the first one.
     pub advertise: Vec<Advertise>,
@@ -203,6 +207,7 @@ impl Config {
         config.warnings.extend(config.unmapped_http());
         config.warnings.extend(config.unprotected_reads());
         config.warnings.extend(config.private_dns()?);
+        config.warnings.extend(config.private_jsonrpc()?);
         let unknown = environment.unknown();
         config
             .warnings
@@ -244,6 +249,25 @@ impl Config {
         }))
     }
 
+    /// Returns a warning if `--private` leaves clients of JSON-RPC over TCP without an answer.
+    ///
+    /// # Errors
+    /// No client may use the listener.
+    fn private_jsonrpc(&self) -> Result<Option<String>, ConfigError> {
+        let Some(Listen::Exactly(at) | Listen::Ladder(at)) = self.jsonrpc_tcp.filter(|_| self.private) else {
+            return Ok(None);
+        };
+        if self.loopback_needs_token {
+            let problem = "with --private and --loopback-needs-token every read needs the API token, which JSON-RPC over TCP cannot carry; \
+                           leave one of the three options out, or use POST /rpc";
+            return Err(ConfigError::option("jsonrpc-tcp", problem));
+        }
+        let is_beyond = !at.ip().to_canonical().is_loopback();
+        Ok(is_beyond.then(|| {
+            format!("--private: JSON-RPC at {at} carries no token, so calls of other machines have no proof; they can use POST /rpc")
+        }))
+    }
+
     fn check(options: Options, environment: &Environment, roles: &[&str]) -> Result<Self, ConfigError> {
         let mut warnings = Vec::new();
         let cluster_key = match options.key_file.or_else(|| credential(environment)) {
@@ -272,6 +296,7 @@ impl Config {
             dns: listen("dns", options.dns, LOOPBACK, DNS_PORT)?,
             grpc: listen("grpc", options.grpc, EVERY_ADDRESS, GRPC_PORT)?,
             dns_ttl: options.dns_ttl.unwrap_or(0),
+            jsonrpc_tcp: optional_listen("jsonrpc-tcp", options.jsonrpc_tcp, LOOPBACK, JSONRPC_PORT)?,
             advertise: advertised(&options.advertise)?,
             advertise_http: advertised_http(options.advertise_http)?,
             join: parse_all("join", &options.join)?,
@@ -354,6 +379,16 @@ fn listen(option: &'static str, text: Option<String>, ip: IpAddr, port: u16) -> 
         }
         None => Ok(Listen::Ladder(default)),
     }
+}
+
+/// Like [`listen`], for a listener that is off without the option.
+fn optional_listen(
+    option: &'static str,
+    text: Option<String>,
+    ip: IpAddr,
+    port: u16,
+) -> Result<Option<Listen>, ConfigError> {
+    text.map(|text| listen(option, Some(text), ip, port)).transpose()
 }
 
 fn log_retention(age: Option<String>, bytes: Option<String>) -> Result<Retention, ConfigError> {

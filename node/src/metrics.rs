@@ -1,9 +1,9 @@
-//! [`Metrics`]: counts HTTP requests, collects the metrics of DNS, protocol, provider table, plug-ins,
-//! journals and service registry, and writes them all as text for `/metrics`.
+//! [`Metrics`]: counts HTTP requests, collects the metrics of DNS, JSON-RPC, protocol, provider table,
+//! plug-ins, journals and service registry, and writes them all as text for `/metrics`.
 //!
-//! The counters of HTTP and DNS are kept here. Figures of the provider table are computed when `/metrics` is
-//! read. The protocol and the swarm keep their own counters, of which the driver publishes a snapshot about
-//! once a second.
+//! The counters of HTTP, DNS and JSON-RPC are kept here. Figures of the provider table are computed when
+//! `/metrics` is read. The protocol and the swarm keep their own counters, of which the driver publishes a
+//! snapshot about once a second.
 
 mod registry;
 
@@ -30,7 +30,9 @@ use prometheus_client::{
 };
 
 use crate::{
-    apis::{dns::DnsMetrics, grpc::metrics::GrpcMetrics, xds::metrics::XdsMetrics},
+    apis::{
+        dns::DnsMetrics, grpc::metrics::GrpcMetrics, jsonrpc::JsonRpcMetrics, xds::metrics::XdsMetrics,
+    },
     journal::Journals,
     view::View,
 };
@@ -54,6 +56,8 @@ pub struct Metrics {
     pub xds: Arc<XdsMetrics>,
     /// Counters of gRPC.
     pub grpc: GrpcMetrics,
+    /// Counters of JSON-RPC.
+    pub jsonrpc: JsonRpcMetrics,
     published: Arc<Publication>,
     plugins: Arc<PluginMetrics>,
     journals: Arc<JournalMetrics>,
@@ -100,6 +104,7 @@ impl Metrics {
         let dns = Arc::new(DnsMetrics::register(&mut registry, Arc::clone(&view)));
         let xds = Arc::new(XdsMetrics::register(&mut registry));
         let grpc = GrpcMetrics::register(&mut registry);
+        let jsonrpc = JsonRpcMetrics::register(&mut registry);
         let published = Arc::new(Publication::default());
         registry.register_collector(Box::new(TableGauges(view)));
         registry.register_collector(Box::new(Arc::clone(&published)));
@@ -109,7 +114,7 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&journals)));
         let programs = Arc::new(RegistryMetrics::default());
         registry.register_collector(Box::new(Arc::clone(&programs)));
-        Self { registry, http, dns, xds, grpc, published, plugins, journals, programs }
+        Self { registry, http, dns, xds, grpc, jsonrpc, published, plugins, journals, programs }
     }
 
     /// Replaces the counters of the driver: `hearsay_<name>_total`.

@@ -74,6 +74,11 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "text_or_port")]
     pub grpc: Option<String>,
+    /// Address to answer JSON-RPC at, by lines over TCP; without a port the first free one from 7800
+    /// [default: none; POST /rpc of HTTP needs no option]
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(deserialize_with = "text_or_port")]
+    pub jsonrpc_tcp: Option<String>,
     /// Address at which others reach this node, in place of the interfaces' addresses: a host name, an IP
     /// address or a network interface, with the port if it is mapped (repeatable)
     #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
@@ -247,6 +252,7 @@ impl Options {
             dns: self.dns.or(lower.dns),
             grpc: self.grpc.or(lower.grpc),
             dns_ttl: self.dns_ttl.or(lower.dns_ttl),
+            jsonrpc_tcp: self.jsonrpc_tcp.or(lower.jsonrpc_tcp),
             advertise: list(self.advertise, lower.advertise),
             advertise_http: self.advertise_http.or(lower.advertise_http),
             join: list(self.join, lower.join),

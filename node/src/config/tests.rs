@@ -274,3 +274,19 @@ fn a_private_node_warns_of_dns_for_others_and_refuses_dns_that_answers_none() {
     let error = load(&[&both[..], &["--dns", ":53"]].concat(), "", &[]).unwrap_err().to_string();
     assert!(error.starts_with("dns: ") && error.contains("API token"), "{error}");
 }
+
+#[test]
+fn json_rpc_over_tcp_is_off_by_default_and_warned_of_if_others_have_no_proof() {
+    assert_eq!(load(&[], "", &[]).unwrap().jsonrpc_tcp, None);
+    let at = |text: &str| load(&[], "", &[("HEARSAY_JSONRPC_TCP", text)]).unwrap().jsonrpc_tcp;
+    assert_eq!(at("127.0.0.1"), Some(Listen::Ladder("127.0.0.1:7800".parse().unwrap())));
+    assert_eq!(at(":9000"), Some(Listen::Exactly("127.0.0.1:9000".parse().unwrap())));
+    let warns = |flags: &[&str]| {
+        let config = load(flags, "", &[]).unwrap();
+        config.warnings.iter().any(|warning| warning.contains("JSON-RPC at 0.0.0.0:7800 carries no token"))
+    };
+    assert!(warns(&["--private", "--jsonrpc-tcp", "0.0.0.0"]));
+    assert!(!warns(&["--private", "--jsonrpc-tcp", ":7800"]) && !warns(&["--jsonrpc-tcp", "0.0.0.0"]));
+    let error = error(&["--private", "--loopback-needs-token", "--jsonrpc-tcp", ":7800"], "", &[]);
+    assert!(error.starts_with("jsonrpc-tcp: ") && error.contains("API token"), "{error}");
+}

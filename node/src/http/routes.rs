@@ -6,10 +6,11 @@ use std::sync::Arc;
 use axum::{
     extract::{Request, State},
     response::{Redirect, Response},
+    routing::post,
 };
 use hearsay_services::http::{ICON, STYLESHEET};
 
-use crate::apis::prometheus;
+use crate::apis::{jsonrpc, prometheus};
 use crate::http::{
     api::{agent, dependencies, members, network, openapi, probes, registrations, services, watch, why},
     guard::{class::Class, login},
@@ -45,6 +46,7 @@ pub(crate) fn own_routes(front: &str, document: Vec<u8>) -> RouteTable {
         .get("/readyz", probes::readyz)
         .get("/metrics", probes::metrics)
         .get("/sd/prometheus", prometheus::targets)
+        .reentrant(jsonrpc::PATH, &["post"], post(jsonrpc::answer))
         .get("/openapi.json", async move || openapi::answer(document))
         .get("/ui", cluster::page)
         .get("/ui/services", services_page::page)

@@ -10,6 +10,7 @@ mod consul;
 mod contract;
 mod grpc;
 mod guard;
+mod jsonrpc;
 mod login;
 mod ui;
 mod waiting;
@@ -62,6 +63,7 @@ struct Server {
     router: Router,
     grpc: Router,
     host: Arc<NodeHost>,
+    state: Arc<AppState>,
     _dir: tempfile::TempDir,
     /// Commands of the journals to the driver, which does not run here.
     _driver_commands: mpsc::Receiver<DriverCommand>,
@@ -214,7 +216,7 @@ impl Server {
             within(task).await;
         }
         let grpc = apis::grpc::router(Arc::clone(&state));
-        let router = router(state, &plugins, host.clone()).unwrap();
+        let router = router(Arc::clone(&state), &plugins, host.clone()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = serve(listener, router.clone(), setup.limits, Arc::clone(&metrics), is_stopped);
@@ -232,6 +234,7 @@ impl Server {
             router,
             grpc,
             host,
+            state,
             _dir: dir,
             _driver_commands: driver_commands,
         }

@@ -17,7 +17,7 @@ use super::{
     prepare::{Prepared, dial_addresses},
 };
 use crate::{
-    apis,
+    apis::{self, jsonrpc::JsonRpcServer},
     config::{Advertise, Config, hostname},
     driver_command::{DriverCommand, Neighbourhood},
     exemptions,
@@ -53,6 +53,7 @@ pub(super) struct Assembled {
     pub(super) router: axum::Router,
     /// The router of gRPC.
     pub(super) grpc: axum::Router,
+    pub(super) jsonrpc: JsonRpcServer,
     pub(super) limits: Limits,
     pub(super) core: Core,
     pub(super) presentation: Presentation,
@@ -149,7 +150,8 @@ pub(super) fn assemble(
     let advertised = advertised_urls(&presentation, &prepared.interfaces);
     let host = Arc::new(host(config, &prepared, &shared, listeners)?);
     let grpc = apis::grpc::router(Arc::clone(&state));
-    let router = http::router(state, &prepared.plugins, host.clone())?;
+    let router = http::router(Arc::clone(&state), &prepared.plugins, host.clone())?;
+    let jsonrpc = JsonRpcServer::new(state, router.clone(), limits.clone());
     let remembered = prepared.storage.remembered();
     let core = Core::new(
         prepared.identity(),
@@ -175,6 +177,7 @@ pub(super) fn assemble(
         host,
         router,
         grpc,
+        jsonrpc,
         limits,
         core,
         presentation,

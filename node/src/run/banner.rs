@@ -22,6 +22,7 @@ pub(super) fn render(config: &Config, assembled: &Assembled) -> std::io::Result<
         gateway: assembled.gateway,
         dns: prepared.dns.as_ref().map(|sockets| sockets.tcp.local_addr()).transpose()?,
         grpc: prepared.grpc.as_ref().map(TcpListener::local_addr).transpose()?,
+        jsonrpc: prepared.jsonrpc.as_ref().map(TcpListener::local_addr).transpose()?,
         socket: prepared.socket.as_ref().map(|(file, _)| file.path().to_owned()),
         swarm: prepared.swarm_port.address,
         data_dir: prepared.storage.dir().map(Into::into),

@@ -40,6 +40,8 @@ pub(super) struct Prepared {
     pub(super) dns: Option<DnsSockets>,
     /// The listener of gRPC; `None` if no port of the ladder is free.
     pub(super) grpc: Option<TcpListener>,
+    /// The listener of `--jsonrpc-tcp`.
+    pub(super) jsonrpc: Option<TcpListener>,
     pub(super) swarm_port: SwarmPort,
     /// Addresses on this host at which other nodes may listen.
     pub(super) rungs: Vec<Multiaddr>,
@@ -87,6 +89,7 @@ pub(super) async fn prepare(config: &Config, services: Vec<Arc<dyn Service>>) ->
     let plugin_listeners = open_plugin_listeners(&plugins, config)?;
     let dns = open_dns(config)?;
     let grpc = open_grpc(config)?;
+    let jsonrpc = config.jsonrpc_tcp.map(|at| ports::listen("jsonrpc-tcp", at)).transpose()?;
     let swarm_port = ports::claim_swarm(config.swarm)?;
     let mut storage = Storage::open(&config.data_dir, &config.cluster)?;
     let keypair = Keypair::ed25519_from_bytes(*storage.seed().expose())?;
@@ -110,6 +113,7 @@ pub(super) async fn prepare(config: &Config, services: Vec<Arc<dyn Service>>) ->
         plugin_listeners,
         dns,
         grpc,
+        jsonrpc,
         swarm_port,
         rungs,
         storage,

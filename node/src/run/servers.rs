@@ -1,11 +1,14 @@
-//! [`Servers`]: the listeners of HTTP and gRPC, which share one limit of connections.
+//! [`Servers`]: the listeners of HTTP and gRPC, which share one limit of connections, and that of
+//! JSON-RPC by lines.
 
 use std::{net::TcpListener, os::unix::net::UnixListener, sync::Arc};
 
 use axum::Router;
+use futures::future::OptionFuture;
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
+    apis::jsonrpc::JsonRpcServer,
     http::{self, Limits, Listeners},
     metrics::Metrics,
 };
@@ -17,6 +20,8 @@ pub(super) struct Servers {
     pub(super) router: Router,
     /// `None`: the node serves no gRPC.
     pub(super) grpc: Option<(TcpListener, Router)>,
+    /// `None`: the node answers no JSON-RPC by lines.
+    pub(super) jsonrpc: Option<(TcpListener, JsonRpcServer)>,
 }
 
 impl Servers {
@@ -37,6 +42,15 @@ impl Servers {
         };
         let http = tokio::net::TcpListener::from_std(self.http)?;
         let listeners = Listeners::from(http).with_socket(socket).with_grpc(grpc);
-        Ok(tokio::spawn(http::serve(listeners, self.router, limits, metrics, stop)))
+        let lines = match self.jsonrpc {
+            Some((listener, server)) => {
+                Some(server.serve(tokio::net::TcpListener::from_std(listener)?, stop.clone()))
+            }
+            None => None,
+        };
+        let http = http::serve(listeners, self.router, limits, metrics, stop);
+        Ok(tokio::spawn(async {
+            tokio::join!(http, OptionFuture::from(lines));
+        }))
     }
 }

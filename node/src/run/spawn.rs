@@ -1,5 +1,5 @@
-//! Third step of a start: starts the driver's thread, background tasks, the log shipper, and the HTTP and DNS
-//! servers, and prints the banner.
+//! Third step of a start: starts the driver's thread, background tasks, the log shipper, and the servers of
+//! HTTP, DNS and JSON-RPC, and prints the banner.
 
 use std::{io::Write as _, path::Path, sync::Arc};
 
@@ -83,6 +83,7 @@ pub(super) async fn spawn(config: Config, assembled: Assembled) -> anyhow::Resul
         host,
         router,
         grpc,
+        jsonrpc,
         limits,
         core,
         presentation,
@@ -126,8 +127,13 @@ pub(super) async fn spawn(config: Config, assembled: Assembled) -> anyhow::Resul
         tokio::spawn(dns.serve(sockets, exempt, stop.clone()));
     }
     let (socket_file, socket) = prepared.socket.unzip();
-    let servers =
-        Servers { http: prepared.http, socket, router, grpc: prepared.grpc.map(|listener| (listener, grpc)) };
+    let servers = Servers {
+        http: prepared.http,
+        socket,
+        router,
+        grpc: prepared.grpc.map(|listener| (listener, grpc)),
+        jsonrpc: prepared.jsonrpc.map(|listener| (listener, jsonrpc)),
+    };
     let http = servers.spawn(limits, metrics, stop)?;
 
     // The node runs on if standard output is closed.

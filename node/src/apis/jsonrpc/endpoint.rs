@@ -1,0 +1,38 @@
+//! `POST /rpc`: JSON-RPC 2.0 over HTTP.
+
+use std::sync::Arc;
+
+use axum::{
+    body::to_bytes,
+    extract::{Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use hearsay_services::{Problem, http::Parameters};
+
+use super::session::Session;
+use crate::http::{reentry::InnerClient, state::AppState};
+
+/// Carries out a request or a batch. The status is 200 with a response and 204 without one, also for errors
+/// of JSON-RPC.
+///
+/// # Errors
+/// 400 for a query: a parameter belongs into the message.
+pub(crate) async fn answer(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    Parameters::read(request.uri().query(), &[])?;
+    let (head, body) = request.into_parts();
+    // The body was read and bounded before.
+    let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let Some(client) = InnerClient::of(&head) else {
+        // Unreachable: the route table lists this path as one with inner requests.
+        return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the node cannot enter its router"));
+    };
+    let answer = Session { state, client }.answer(&body).await;
+    Ok(match answer.text {
+        Some(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
+}
