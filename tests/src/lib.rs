@@ -49,7 +49,7 @@ pub use floods::{CpuLimit, Flood, Flooded, Flooding, TimedRequest, run_flooder};
 pub use foreign::{ForeignSite, NameServer, SiteRequest};
 pub use intruder::{Intruder, spoof_mdns};
 pub use lossy_disk::LossyDisk;
-pub use programs::Program;
+pub use programs::{Program, command_on, find_program, run_to_end};
 pub use swarms::Swarms;
 pub use writers::{Writers, all_written};
 

@@ -18,12 +18,11 @@ mod endpoint;
 mod error;
 mod message;
 mod method;
-mod metrics;
+pub(crate) mod metrics;
 mod server;
 mod session;
 
 pub(crate) use endpoint::answer;
-pub use metrics::JsonRpcMetrics;
 pub use server::JsonRpcServer;
 
 /// The path of JSON-RPC over HTTP.

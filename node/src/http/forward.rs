@@ -152,8 +152,8 @@ fn response_of(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Response
     response
 }
 
-/// Forwards an inner request to a node of a role that this node lacks. The guard has checked the client by the
-/// rule of this node; the signature of this node is the proof for the other one.
+/// Forwards an inner request to a node of a role that this node lacks. The guard has checked the client by
+/// the rule of this node; the signature of this node is the proof for the other one.
 ///
 /// # Errors
 /// 503: no node has the role, or none can answer.

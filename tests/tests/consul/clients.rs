@@ -1,53 +1,19 @@
-//! Helpers that find programs which use Consul's interface, such as Prometheus or a Python client, and run
-//! them on a host of the lab: to their end, or in the background ([`RealClient`]).
+//! [`RealClient`]: a program that uses Consul's interface, such as Prometheus, and runs in the background on
+//! a host of the lab.
 
 use std::{
-    ffi::OsStr,
     fs::{self, File},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::Duration,
 };
 
-use hearsay_tests::{Cluster as _, Host, Lab, http};
+use hearsay_tests::{Host, Lab, http};
+pub(crate) use hearsay_tests::{command_on, find_program, run_to_end};
 use serde_json::Value;
 
 /// Limit of a request to a client's own API. Tests take no answer for an empty one, so it is long.
 const REQUEST_MAX: Duration = Duration::from_secs(20);
-
-/// Returns the path of a program. Without the program, prints that the test is skipped; with `LAB=full` the
-/// test fails. `variable` is the environment variable in which `tests/run` gives the path; without it, the
-/// program is searched in `PATH`.
-pub(crate) fn find_program(test: &str, name: &str, variable: Option<&str>) -> Option<PathBuf> {
-    let found = match variable {
-        Some(variable) => std::env::var_os(variable).map(PathBuf::from),
-        None => {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
-        }
-    };
-    if found.is_none() {
-        println!("skipped: {test}: needs {name}; tests/run installs it");
-        assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and {test} has no {name}");
-    }
-    found
-}
-
-/// Returns a command that runs a program inside a host's namespace.
-pub(crate) fn command_on(host: &Host, program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", &host.name]).arg(program).stdin(Stdio::null());
-    command
-}
-
-/// Runs a program to its end and returns its output. Fails unless the program succeeds.
-pub(crate) fn run_to_end(lab: &Lab, mut command: Command) -> String {
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}{errors}\n{}", lab.describe());
-    text.into_owned()
-}
 
 /// Client that runs during a scenario. It is killed when this value is dropped.
 pub(crate) struct RealClient {

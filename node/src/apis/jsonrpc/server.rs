@@ -26,9 +26,12 @@ use super::{
     session::Session,
 };
 use crate::http::{
-    AppState, Limits,
     reentry::InnerClient,
-    server::connection::{Connection, HOLDER},
+    server::{
+        connection::{Connection, HOLDER},
+        limits::Limits,
+    },
+    state::AppState,
 };
 
 /// Connections.
