@@ -28,6 +28,7 @@ mod kv;
 mod kv_writes;
 mod listeners;
 mod log;
+mod mcp;
 mod output;
 mod progress;
 mod providers;
@@ -46,7 +47,7 @@ use hearsay_services::Service;
 
 use self::{
     client::Client, drain::DrainOptions, event::EventCommand, exec_child::ExecChildOptions, failure::Failure,
-    grades::GradesCommand, journal_admin::JournalCommand, kv::KvCommand, output::Output,
+    grades::GradesCommand, journal_admin::JournalCommand, kv::KvCommand, mcp::McpOptions, output::Output,
     register::RegisterOptions, run::RunOptions,
 };
 use crate::{
@@ -195,6 +196,9 @@ enum Command {
     /// Read and write keys of the key/value store
     #[command(subcommand)]
     Kv(KvCommand),
+    /// Serve the Model Context Protocol on standard input and output, for an agent
+    #[command(after_help = mcp::HELP)]
+    Mcp(McpOptions),
     /// Verify, rebuild, back up and restore the journals of this machine's nodes
     #[command(subcommand)]
     Journal(JournalCommand),
@@ -326,6 +330,7 @@ fn run_command(
             Command::Grades(command) => grades::run(command, &client, output, environment).await,
             Command::Event(command) => event::run(command, &client, output).await,
             Command::Kv(command) => kv::run(command, &client, output).await,
+            Command::Mcp(options) => mcp::serve(client, options).await,
             Command::Journal(JournalCommand::Restore(options)) => {
                 journal_admin::restore::restore(options, &client, services, output, environment).await
             }

@@ -139,7 +139,7 @@ fn path(path: &str, query: &[(&str, String)]) -> String {
 }
 
 /// Returns the node itself if it has the role `log`, else a node that has it.
-async fn find_log_node(client: &Client) -> Result<Client, Failure> {
+pub(super) async fn find_log_node(client: &Client) -> Result<Client, Failure> {
     let no_log_node =
         || Failure::NoMatch("no node has the role log; start one with `node --role log`".into());
     let answer = match client.get("/services/log").await {
