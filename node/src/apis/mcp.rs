@@ -12,8 +12,10 @@
 //! | `reads`, `writes` | what each tool requests and answers |
 //! | `page` | parts of long lists |
 //! | `server` | the protocol, by the crate rmcp |
+//! | `endpoint` | the path `/mcp` of the node |
 
 mod backend;
+mod endpoint;
 mod page;
 mod parameter;
 mod reads;
@@ -24,4 +26,5 @@ mod tool;
 mod writes;
 
 pub(crate) use backend::{Backend, ToolAnswer, ToolError, ToolRequest};
+pub(crate) use endpoint::answer;
 pub(crate) use server::McpServer;

@@ -9,8 +9,9 @@ use crate::apis::mcp::{Backend, McpServer, ToolAnswer, ToolError, ToolRequest};
 
 /// Help of the command.
 pub(super) const HELP: &str = "\
-An agent starts it, and ends it by closing its standard input. Most agents take this in the file of their MCP servers:
-  {\"mcpServers\": {\"hearsay\": {\"command\": \"node\", \"args\": [\"mcp\"]}}}
+An agent starts it, and ends it by closing its standard input. Most agents take this in the file of their MCP servers,
+with the path of this program:
+  {\"mcpServers\": {\"hearsay\": {\"command\": \"/usr/bin/hearsay\", \"args\": [\"mcp\"]}}}
 
 The tools read: list_services, get_service, list_members, why, search_log, dependencies. With --allow-writes there are
 also drain and deregister. An agent runs tools on behalf of texts that it has read, so let your client ask before it

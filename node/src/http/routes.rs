@@ -10,7 +10,7 @@ use axum::{
 };
 use hearsay_services::http::{ICON, STYLESHEET};
 
-use crate::apis::{jsonrpc, prometheus};
+use crate::apis::{jsonrpc, mcp, prometheus};
 use crate::http::{
     api::{agent, dependencies, members, network, openapi, probes, registrations, services, watch, why},
     guard::{class::Class, login},
@@ -47,6 +47,7 @@ pub(crate) fn own_routes(front: &str, document: Vec<u8>) -> RouteTable {
         .get("/metrics", probes::metrics)
         .get("/sd/prometheus", prometheus::targets)
         .reentrant(jsonrpc::PATH, &["post"], post(jsonrpc::answer))
+        .reentrant("/mcp", &["post"], post(mcp::answer))
         .get("/openapi.json", async move || openapi::answer(document))
         .get("/ui", cluster::page)
         .get("/ui/services", services_page::page)

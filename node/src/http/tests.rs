@@ -12,6 +12,7 @@ mod grpc;
 mod guard;
 mod jsonrpc;
 mod login;
+mod mcp;
 mod ui;
 mod waiting;
 

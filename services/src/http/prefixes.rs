@@ -18,6 +18,7 @@ pub const RESERVED: &[&str] = &[
     "/livez",
     "/login",
     "/logout",
+    "/mcp",
     "/members",
     "/metrics",
     "/openapi.json",

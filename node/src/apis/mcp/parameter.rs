@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use crate::http::reentry::path_segment;
+
 /// Kind and bounds of an argument.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
@@ -156,6 +158,12 @@ impl Arguments {
     /// Returns a text that the tool needs; [`read`](Self::read) has checked that it is there.
     pub(super) fn required(&self, name: &str) -> &str {
         self.text(name).unwrap_or_default()
+    }
+
+    /// Returns a text that the tool needs as a segment of a path.
+    pub(super) fn segment(&self, name: &str) -> String {
+        // No path has an empty segment, and no checked text is empty.
+        path_segment(self.required(name)).unwrap_or_default()
     }
 
     /// Returns a number, or its default.

@@ -82,22 +82,18 @@ fn summary(name: &str, instances: &Value) -> Value {
 /// `get_service`.
 pub(super) async fn get_service(backend: &impl Backend, arguments: &Arguments) -> Result<Value, ToolError> {
     let name = arguments.required("name");
-    if let Some(id) = arguments.text("instance") {
+    if arguments.text("instance").is_some() {
         let others = [&FILTERS[..], &["nearest_first", "limit", "offset"]].concat();
         if let Some(other) = arguments.first_of(&others) {
             return Err(ToolError::new(format!("{other}: goes without instance; leave one of them out")));
         }
-        let target = format!("/services/{}/{}", percent_encoded(name), percent_encoded(id));
+        let target = format!("/services/{}/{}", arguments.segment("name"), arguments.segment("instance"));
         return get(backend, target).await.map(|instance| json!({ "instance": instance }));
     }
     let near = arguments.flag("nearest_first").then(|| "_self".to_owned());
     let query = filters(arguments).chain([("near", near)]);
-    // `/services/watch` is the event stream.
-    let mut answer = if name == "watch" {
-        get(backend, with_query("/services", query)).await?
-    } else {
-        get(backend, with_query(&format!("/services/{}", percent_encoded(name)), query)).await?
-    };
+    let mut answer =
+        get(backend, with_query(&format!("/services/{}", arguments.segment("name")), query)).await?;
     let instances = answer.get_mut("services").and_then(|services| services.get_mut(name)).map(Value::take);
     let mut result = of_answer(answer);
     result.insert("service".to_owned(), name.into());
@@ -132,7 +128,7 @@ pub(super) async fn list_members(backend: &impl Backend, arguments: &Arguments) 
 
 /// `why`.
 pub(super) async fn why(backend: &impl Backend, arguments: &Arguments) -> Result<Value, ToolError> {
-    let mut answer = get(backend, format!("/why/{}", percent_encoded(arguments.required("subject")))).await?;
+    let mut answer = get(backend, format!("/why/{}", arguments.segment("subject"))).await?;
     if let Some(Value::Array(events)) = answer.get_mut("events") {
         let omitted = page::keep_last(events, arguments.number("limit"));
         answer.insert("omitted".to_owned(), omitted.into());

@@ -120,10 +120,10 @@ async fn a_service_is_read_by_its_name_whatever_it_is() {
     let instance = json!({ "id": "a/b", "checks": [] });
     let web = json!({ "cluster": "test", "node": "n1", "index": 7, "services": { "Web": [{ "id": "w1" }] } });
     let node = FixedNode::new([
-        ("GET /services/Web?tag=mcp&near=_self", 200, web),
-        ("GET /services", 200, services()),
-        ("GET /services/a%20b/a%2Fb", 200, instance.clone()),
-        ("GET /services/none", 404, json!({ "title": "Not Found", "detail": "no service none" })),
+        ("GET /services/%57eb?tag=mcp&near=_self", 200, web),
+        ("GET /services/%77atch", 200, services()),
+        ("GET /services/%61%20b/%61%2Fb", 200, instance.clone()),
+        ("GET /services/%6Eone", 404, json!({ "title": "Not Found", "detail": "no service none" })),
     ]);
     let found = node.done("get_service", json!({ "name": "Web", "tag": "mcp", "nearest_first": true })).await;
     assert_eq!(
@@ -164,7 +164,7 @@ async fn members_are_counted_by_state_and_filtered() {
 #[tokio::test]
 async fn the_latest_events_are_kept() {
     let answer = json!({ "cluster": "test", "node": "n1", "subject": "web", "events": [{ "text": "1" }, { "text": "2" }] });
-    let node = FixedNode::new([("GET /why/web", 200, answer)]);
+    let node = FixedNode::new([("GET /why/%77eb", 200, answer)]);
     let why = node.done("why", json!({ "subject": "web", "limit": 1 })).await;
     assert_eq!((&why["events"], &why["omitted"]), (&json!([{ "text": "2" }]), &json!(1)));
 }
@@ -223,16 +223,16 @@ async fn dependencies_are_those_around_a_service() {
 #[tokio::test]
 async fn a_write_goes_to_the_holder_of_the_registration() {
     let node = FixedNode::new([
-        ("PUT /services/a%2F1/maintenance", 404, json!({ "detail": "not here", "holder": "n 2" })),
-        ("PUT /services/a%2F1/maintenance?node=n%202", 200, json!({ "id": "a/1", "maintenance": true })),
-        ("DELETE /services/b", 404, json!({ "detail": "unknown" })),
-        ("DELETE /services/b?node=n3", 200, json!({ "node": "n3", "removed": ["b"] })),
+        ("PUT /services/%61%2F1/maintenance", 404, json!({ "detail": "not here", "holder": "n 2" })),
+        ("PUT /services/%61%2F1/maintenance?node=n%202", 200, json!({ "id": "a/1", "maintenance": true })),
+        ("DELETE /services/%62", 404, json!({ "detail": "unknown" })),
+        ("DELETE /services/%62?node=n3", 200, json!({ "node": "n3", "removed": ["b"] })),
     ]);
     let done = node.done("drain", json!({ "id": "a/1", "reason": "disk" })).await;
     assert_eq!(done, json!({ "id": "a/1", "maintenance": true }));
     assert_eq!(
         node.sent()[1],
-        "PUT /services/a%2F1/maintenance?node=n%202 {\"enable\":true,\"reason\":\"disk\"}"
+        "PUT /services/%61%2F1/maintenance?node=n%202 {\"enable\":true,\"reason\":\"disk\"}"
     );
     node.done("drain", json!({ "id": "a/1", "undo": true })).await;
     assert!(node.sent()[1].ends_with(" {\"enable\":false,\"reason\":\"\"}"));

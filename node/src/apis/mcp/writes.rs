@@ -11,7 +11,7 @@ use crate::escape::percent_encoded;
 
 /// `drain`.
 pub(super) async fn drain(backend: &impl Backend, arguments: &Arguments) -> Result<Value, ToolError> {
-    let path = format!("/services/{}/maintenance", percent_encoded(arguments.required("id")));
+    let path = format!("/services/{}/maintenance", arguments.segment("id"));
     let reason = arguments.text("reason").unwrap_or_default();
     let body = json!({ "enable": !arguments.flag("undo"), "reason": reason });
     write_at_holder(backend, arguments, ToolRequest { method: Method::PUT, target: path, body: Some(body) })
@@ -20,7 +20,7 @@ pub(super) async fn drain(backend: &impl Backend, arguments: &Arguments) -> Resu
 
 /// `deregister`.
 pub(super) async fn deregister(backend: &impl Backend, arguments: &Arguments) -> Result<Value, ToolError> {
-    let path = format!("/services/{}", percent_encoded(arguments.required("id")));
+    let path = format!("/services/{}", arguments.segment("id"));
     write_at_holder(backend, arguments, ToolRequest { method: Method::DELETE, target: path, body: None })
         .await
 }

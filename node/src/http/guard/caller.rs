@@ -117,6 +117,11 @@ impl Caller {
         self.is_local || self.token == Token::Ours || self.writes_by_session() || self.signer.is_some()
     }
 
+    /// Whether the request has the node's API token.
+    pub(crate) fn has_token(&self) -> bool {
+        self.token == Token::Ours
+    }
+
     /// Whether the request has a session of this node.
     pub(crate) fn has_session(&self) -> bool {
         self.has_session

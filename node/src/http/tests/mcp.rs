@@ -1,0 +1,173 @@
+//! Tests of `/mcp` through the router: tools read for every client that may read, change something only with the
+//! API token, and no web page can use them.
+
+use serde_json::json;
+
+use super::*;
+
+const HEADERS: [&str; 2] = ["content-type: application/json", "accept: application/json, text/event-stream"];
+const TOKEN: &str = "authorization: Bearer s3cret";
+const FORWARDED: &str = "x-forwarded-for: 8.8.8.8";
+
+fn access() -> Access {
+    Access { token: Some(Secret::new("s3cret".to_owned())), ..Access::default() }
+}
+
+/// Starts a node that holds the instance `web-1`.
+async fn start(access: Access) -> Server {
+    let server = Server::with(Setup { access, roles: &["log"], ..Setup::default() }).await;
+    server.apply([joined(member(1)), offered(instance(1, "far", "web"))]);
+    let body = json!({ "id": "web-1", "name": "web", "address": "10.0.0.9", "port": 80, "tags": ["mcp"] });
+    let headers = [HEADERS[0], TOKEN];
+    let reply = server.send("POST /services", &headers, body.to_string()).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    server
+}
+
+async fn post(server: &Server, headers: &[&str], message: &Value) -> Reply {
+    server.send("POST /mcp", &[&HEADERS[..], headers].concat(), message.to_string()).await
+}
+
+fn request(method: &str, params: Value) -> Value {
+    json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params })
+}
+
+/// Calls a tool, and returns whether it failed, and its structured result.
+async fn call(server: &Server, headers: &[&str], tool: &str, arguments: Value) -> (bool, Value) {
+    let message = request("tools/call", json!({ "name": tool, "arguments": arguments }));
+    let reply = post(server, headers, &message).await;
+    assert_eq!((reply.status, reply.header("content-type")), (200, "application/json"), "{reply:?}");
+    let result = reply.json()["result"].clone();
+    (result["isError"] == true, result["structuredContent"].clone())
+}
+
+async fn tools(server: &Server, headers: &[&str]) -> Vec<String> {
+    let listed = post(server, headers, &request("tools/list", json!({}))).await.json();
+    let tools = listed["result"]["tools"].as_array().unwrap().iter();
+    tools.map(|tool| tool["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn tools_read_what_the_client_may_read() {
+    let server = start(access()).await;
+    let initialize = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+    let reply = post(&server, &[], &request("initialize", initialize)).await;
+    assert_eq!((reply.status, reply.header("mcp-session-id")), (200, ""), "{reply:?}");
+    assert_eq!(reply.json()["result"]["protocolVersion"], "2025-06-18");
+    let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    assert_eq!(post(&server, &[], &initialized).await.status, 202);
+    for (tool, arguments, pointer, expected) in [
+        ("list_services", json!({ "tag": "a" }), "/services/0/name", json!("web")),
+        ("get_service", json!({ "name": "web", "instance": "far" }), "/instance/node", json!("n1")),
+        ("list_members", json!({}), "/members/0/name", json!("n1")),
+        ("why", json!({ "subject": "web" }), "/events/0/service", json!("web")),
+        ("dependencies", json!({}), "/services/0/instances", json!(1)),
+        ("search_log", json!({}), "/records", json!([])),
+    ] {
+        for headers in [&[][..], &[FORWARDED]] {
+            let (is_error, result) = call(&server, headers, tool, arguments.clone()).await;
+            assert!(!is_error && result.pointer(pointer) == Some(&expected), "{tool}: {result}");
+        }
+    }
+    let (is_error, error) = call(&server, &[], "get_service", json!({ "name": "watch" })).await;
+    assert!(is_error && error["status"] == 404, "{error}");
+}
+
+#[tokio::test]
+async fn a_tool_changes_something_only_with_the_token_from_this_machine_too() {
+    let server = start(access()).await;
+    for headers in [&[][..], &[FORWARDED], &["authorization: Bearer wrong"]] {
+        assert_eq!(tools(&server, headers).await.len(), 6);
+        for tool in ["drain", "deregister"] {
+            let (is_error, error) = call(&server, headers, tool, json!({ "id": "web-1" })).await;
+            assert!(is_error && error["error"].as_str().unwrap().contains("API token"), "{error}");
+        }
+    }
+    assert!(server.registry.get("web-1").unwrap().maintenance.is_none());
+    assert_eq!(server.metrics.http.refused_count("mcp_write"), 6);
+    for headers in [&[TOKEN][..], &[TOKEN, FORWARDED]] {
+        assert_eq!(tools(&server, headers).await.len(), 8);
+        let drained = json!({ "id": "web-1", "reason": "disk" });
+        let (is_error, result) = call(&server, headers, "drain", drained).await;
+        assert!(!is_error && result["maintenance"] == true, "{result}");
+        assert_eq!(server.registry.get("web-1").unwrap().maintenance.unwrap().reason, "disk");
+        let (is_error, result) =
+            call(&server, headers, "drain", json!({ "id": "web-1", "undo": true })).await;
+        assert!(!is_error && result["maintenance"] == false, "{result}");
+    }
+    let (is_error, result) = call(&server, &[TOKEN], "deregister", json!({ "id": "web-1" })).await;
+    assert!(!is_error && result["removed"] == json!(["web-1"]), "{result}");
+    let (is_error, error) = call(&server, &[TOKEN], "deregister", json!({ "id": "web-1" })).await;
+    assert!(is_error && error["status"] == 404, "{error}");
+}
+
+#[tokio::test]
+async fn a_private_node_tells_a_stranger_nothing() {
+    let server = start(Access { reads_need_proof: true, ..access() }).await;
+    for tool in ["list_services", "list_members", "dependencies", "search_log"] {
+        let (is_error, error) = call(&server, &[FORWARDED], tool, json!({})).await;
+        assert!(is_error && error["status"] == 401, "{tool}: {error}");
+        for headers in [&[][..], &[TOKEN, FORWARDED]] {
+            let (is_error, result) = call(&server, headers, tool, json!({})).await;
+            assert!(!is_error, "{tool}: {result}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_web_page_can_use_the_tools() {
+    let server = start(access()).await;
+    let list = request("tools/list", json!({})).to_string();
+    let accept = HEADERS[1];
+    for headers in [
+        &["content-type: text/plain", accept][..],
+        &["content-type: application/x-www-form-urlencoded", accept],
+    ] {
+        server.send("POST /mcp", headers, &list).await.problem(415);
+    }
+    for origin in ["origin: http://evil.example", "origin: null", "sec-fetch-site: cross-site"] {
+        server.send("POST /mcp", &[&HEADERS[..], &[origin]].concat(), &list).await.problem(403);
+    }
+    server.send("POST /mcp", &[&HEADERS[..], &["host: evil.example"]].concat(), &list).await.problem(421);
+    let own = [&HEADERS[..], &["host: n1:7500", "origin: http://n1:7500"]].concat();
+    assert_eq!(server.send("POST /mcp", &own, &list).await.status, 200);
+}
+
+#[tokio::test]
+async fn there_are_no_sessions_and_no_streams() {
+    let server = start(access()).await;
+    for method in ["GET", "DELETE", "PUT"] {
+        let reply = server.send(&format!("{method} /mcp"), &[HEADERS[1]], "").await;
+        reply.problem(405);
+        assert_eq!(reply.header("allow"), "POST");
+    }
+    assert_eq!(server.metrics.http.waiting.get(), 0);
+}
+
+#[tokio::test]
+async fn garbage_is_refused_in_the_form_of_the_protocol() {
+    let server = start(access()).await;
+    let nested = "[".repeat(100_000);
+    for (body, code) in [
+        ("", -32700),
+        ("{", -32700),
+        (nested.as_str(), -32700),
+        ("[]", -32600),
+        ("7", -32600),
+        ("{}", -32600),
+        (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, -32600),
+        (r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#, -32600),
+    ] {
+        let reply = server.send("POST /mcp", &HEADERS, body).await;
+        assert_eq!((reply.status, reply.json()["error"]["code"].as_i64()), (400, Some(code)), "{reply:?}");
+    }
+    server.send("POST /mcp", &[HEADERS[0]], "{}").await.problem(406);
+    let large = "x".repeat(Limits::default().body_bytes + 1);
+    server.send("POST /mcp", &HEADERS, large).await.problem(413);
+    let unknown = post(&server, &[], &request("no/such", json!({}))).await;
+    assert_eq!(unknown.json()["error"]["code"], -32601, "{unknown:?}");
+    for params in [json!({}), json!({ "name": 7 }), json!({ "name": "why", "arguments": [] })] {
+        let reply = post(&server, &[], &request("tools/call", params)).await;
+        assert!(reply.json()["error"]["code"].is_i64(), "{reply:?}");
+    }
+}
