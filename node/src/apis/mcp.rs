@@ -1,8 +1,8 @@
 //! The Model Context Protocol, by which agents query a node: `/mcp` of its HTTP server, and `node mcp`.
 //!
-//! The tools are implemented once, over the paths of the node's HTTP API ([`Backend`]). Most of them read. The
-//! others are for clients that an operator has trusted with writes: an agent runs tools on behalf of texts that
-//! it has read, so that it runs on this machine proves nothing.
+//! The tools are implemented once, over the paths of the node's HTTP API ([`Backend`]). Most of them read.
+//! The others are for clients that an operator has trusted with writes: an agent runs tools on behalf of
+//! texts that it has read, so that it runs on this machine proves nothing.
 //!
 //! | file | content |
 //! | --- | --- |

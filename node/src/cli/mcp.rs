@@ -1,4 +1,5 @@
-//! `node mcp`: the Model Context Protocol on standard input and output. An agent starts it as a child process.
+//! `node mcp`: the Model Context Protocol on standard input and output. An agent starts it as a child
+//! process.
 
 use bytes::Bytes;
 use clap::Args;

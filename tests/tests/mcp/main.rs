@@ -1,5 +1,5 @@
-//! The Model Context Protocol over real nodes, with the MCP client of PyPI: an agent reads the cluster, and changes
-//! it only with the token, or where `node mcp` allows writes.
+//! The Model Context Protocol over real nodes, with the MCP client of PyPI: an agent reads the cluster, and
+//! changes it only with the token, or where `node mcp` allows writes.
 
 // In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
@@ -18,8 +18,8 @@ const S: Duration = Duration::from_secs(1);
 /// Calls of the client, and the expected results.
 const ROUND: &str = include_str!("round.py");
 
-/// Returns the Python that has the client, as `tests/run` installs it. Without it, prints that the test is skipped;
-/// with `LAB=full` the test fails.
+/// Returns the Python that has the client, as `tests/run` installs it. Without it, prints that the test is
+/// skipped; with `LAB=full` the test fails.
 fn python(test: &str) -> Option<OsString> {
     let python = std::env::var_os("MCP_CLIENT");
     if python.is_none() {

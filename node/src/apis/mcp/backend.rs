@@ -1,4 +1,5 @@
-//! [`Backend`]: the requests by which tools read and change a cluster, inside a node or from the command line.
+//! [`Backend`]: the requests by which tools read and change a cluster, inside a node or from the command
+//! line.
 
 use bytes::Bytes;
 use http::{Method, StatusCode};

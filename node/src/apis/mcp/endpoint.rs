@@ -1,12 +1,12 @@
 //! `POST /mcp`: the streamable HTTP of the protocol, without sessions.
 //!
-//! Each message is answered by itself, in JSON. So a client makes nothing grow in the node: there is no session
-//! that must expire, and no event stream. `GET` and `DELETE`, which belong to sessions, are answered with 405, as
-//! the protocol allows.
+//! Each message is answered by itself, in JSON. So a client makes nothing grow in the node: there is no
+//! session that must expire, and no event stream. `GET` and `DELETE`, which belong to sessions, are answered
+//! with 405, as the protocol allows.
 //!
-//! A tool's request enters the node's router again for the client ([`InnerClient`]). So the guard, the classes of
-//! writes and `--private` hold as for HTTP. Tools that change something need the API token besides: a client of
-//! this machine may be an agent that follows a text.
+//! A tool's request enters the node's router again for the client ([`InnerClient`]). So the guard, the
+//! classes of writes and `--private` hold as for HTTP. Tools that change something need the API token
+//! besides: a client of this machine may be an agent that follows a text.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -39,8 +39,8 @@ use crate::http::{
 
 /// Size of an answer that a tool reads: about 30,000 instances at half a kilobyte each. Guess.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Memory that an answer takes as a tree of values, relative to its text. Estimate: an object of twenty members takes
-/// 3 kB, its text 500 bytes.
+/// Memory that an answer takes as a tree of values, relative to its text. Estimate: an object of twenty
+/// members takes 3 kB, its text 500 bytes.
 const TREE_FACTOR: usize = 7;
 /// Smaller answers are not charged to the response budget, as smaller responses are not.
 const SMALL_BYTES: usize = 32 * 1024;

@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 /// Size of a result. Agents pay for every byte, and some clients cut or refuse results of 25,000 tokens.
 pub(super) const RESULT_BYTES_MAX: usize = 64 * 1024;
 
-/// Replaces the list at `key` by its items from `offset` on, at most `limit` of them and as many as fit, but at
-/// least one. Adds their total number, and `next_offset` if there are more.
+/// Replaces the list at `key` by its items from `offset` on, at most `limit` of them and as many as fit, but
+/// at least one. Adds their total number, and `next_offset` if there are more.
 pub(super) fn cut(result: &mut Map<String, Value>, key: &str, offset: usize, limit: usize) {
     let Some(Value::Array(items)) = result.get_mut(key).map(Value::take) else { return };
     let total = items.len();

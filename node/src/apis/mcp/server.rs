@@ -49,7 +49,8 @@ impl<B: Backend> McpServer<B> {
     /// Runs a tool, if the client may use it.
     ///
     /// # Errors
-    /// An error for the agent: the tool is refused, an argument is out of bounds, or the node's answer is an error.
+    /// An error for the agent: the tool is refused, an argument is out of bounds, or the node's answer is an
+    /// error.
     pub(super) async fn call(
         &self,
         tool: &'static ToolDefinition,

@@ -25,8 +25,8 @@ pub(super) async fn deregister(backend: &impl Backend, arguments: &Arguments) ->
         .await
 }
 
-/// Sends a write to the node of the argument `node`. Without it, the write goes to the node itself, and if that
-/// names another one as the holder of the registration, to the holder.
+/// Sends a write to the node of the argument `node`. Without it, the write goes to the node itself, and if
+/// that names another one as the holder of the registration, to the holder.
 async fn write_at_holder(
     backend: &impl Backend,
     arguments: &Arguments,

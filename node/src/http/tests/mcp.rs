@@ -1,5 +1,5 @@
-//! Tests of `/mcp` through the router: tools read for every client that may read, change something only with the
-//! API token, and no web page can use them.
+//! Tests of `/mcp` through the router: tools read for every client that may read, change something only with
+//! the API token, and no web page can use them.
 
 use serde_json::json;
 
