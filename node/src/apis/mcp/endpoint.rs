@@ -16,7 +16,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use hearsay_services::{Problem, network::Holder};
+use hearsay_services::{Problem, http::Parameters, network::Holder};
 use http_body_util::Full;
 use rmcp::transport::{
     StreamableHttpServerConfig, StreamableHttpService,
@@ -56,18 +56,24 @@ const PARSE_ERROR: i32 = -32700;
 const INVALID_REQUEST: i32 = -32600;
 
 /// Answers a message of the protocol.
-pub(crate) async fn answer(State(state): State<Arc<AppState>>, request: Request) -> Response {
+///
+/// # Errors
+/// 400: the path has no parameters.
+pub(crate) async fn answer(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    Parameters::read(request.uri().query(), &[])?;
     let has_token =
         Caller::of(&request, request.extensions().get::<Connection>(), None, &state.access).has_token();
     let (head, body) = request.into_parts();
     let Some(client) = InnerClient::of(&head) else {
-        return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this path cannot reach the others")
-            .into_response();
+        return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this path cannot reach the others"));
     };
     // The body was read and bounded before.
     let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
     if let Err(error) = serde_json::from_slice::<IgnoredAny>(&body) {
-        return refuse(PARSE_ERROR, &format!("the body is not JSON: {error}"));
+        return Ok(refuse(PARSE_ERROR, &format!("the body is not JSON: {error}")));
     }
     let node = OwnNode {
         client,
@@ -90,22 +96,20 @@ pub(crate) async fn answer(State(state): State<Arc<AppState>>, request: Request)
     let is_json = is_json(&head.headers);
     let response = service.handle(Request::from_parts(head, Full::new(body))).await.map(Body::new);
     if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-        return refuse(
-            INVALID_REQUEST,
-            "the body is not one JSON-RPC 2.0 message of the Model Context Protocol",
-        );
+        let message = "the body is not one JSON-RPC 2.0 message of the Model Context Protocol";
+        return Ok(refuse(INVALID_REQUEST, message));
     }
     if response.status().is_client_error() && !response.headers().contains_key(header::CONTENT_TYPE) {
-        return describe(response).await;
+        return Err(problem_of(response).await);
     }
-    response
+    Ok(response)
 }
 
-/// Replaces an error of rmcp in plain text, such as 406, by a problem.
-async fn describe(plain: Response) -> Response {
+/// Returns an error of rmcp in plain text, such as 406, as a problem.
+async fn problem_of(plain: Response) -> Problem {
     let status = plain.status();
     let text = to_bytes(plain.into_body(), TEXT_BYTES_MAX).await.unwrap_or_default();
-    Problem::new(status, String::from_utf8_lossy(&text)).into_response()
+    Problem::new(status, String::from_utf8_lossy(&text))
 }
 
 /// Returns the error of a body that is no message.

@@ -162,6 +162,8 @@ async fn garbage_is_refused_in_the_form_of_the_protocol() {
         assert_eq!((reply.status, reply.json()["error"]["code"].as_i64()), (400, Some(code)), "{reply:?}");
     }
     server.send("POST /mcp", &[HEADERS[0]], "{}").await.problem(406);
+    assert!(server.send("POST /mcp?session=1", &HEADERS, "{}").await.problem(400).contains("session"));
+    assert_eq!(server.send("POST /mcp/", &HEADERS, "{}").await.json()["error"]["code"], -32600);
     let large = "x".repeat(Limits::default().body_bytes + 1);
     server.send("POST /mcp", &HEADERS, large).await.problem(413);
     let unknown = post(&server, &[], &request("no/such", json!({}))).await;
