@@ -38,6 +38,7 @@ mod responses;
 mod run;
 mod sse;
 mod watch;
+mod xds;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -48,7 +49,7 @@ use hearsay_services::Service;
 use self::{
     client::Client, drain::DrainOptions, event::EventCommand, exec_child::ExecChildOptions, failure::Failure,
     grades::GradesCommand, journal_admin::JournalCommand, kv::KvCommand, mcp::McpOptions, output::Output,
-    register::RegisterOptions, run::RunOptions,
+    register::RegisterOptions, run::RunOptions, xds::XdsCommand,
 };
 use crate::{
     admission::ClusterKey,
@@ -199,6 +200,9 @@ enum Command {
     /// Serve the Model Context Protocol on standard input and output, for an agent
     #[command(after_help = mcp::HELP)]
     Mcp(McpOptions),
+    /// Configure Envoy and gRPC to get services from a node by xDS
+    #[command(subcommand)]
+    Xds(XdsCommand),
     /// Verify, rebuild, back up and restore the journals of this machine's nodes
     #[command(subcommand)]
     Journal(JournalCommand),
@@ -331,6 +335,7 @@ fn run_command(
             Command::Event(command) => event::run(command, &client, output).await,
             Command::Kv(command) => kv::run(command, &client, output).await,
             Command::Mcp(options) => mcp::serve(client, options).await,
+            Command::Xds(command) => xds::run(command, &client, output).await,
             Command::Journal(JournalCommand::Restore(options)) => {
                 journal_admin::restore::restore(options, &client, services, output, environment).await
             }

@@ -377,3 +377,38 @@ fn the_doctor_prints_problems_and_advice() {
     assert_eq!(verdict("only loopback"), "warn");
     assert_eq!(verdict("swarm port can be reached"), "ok");
 }
+
+#[test]
+fn bootstrap_files_have_the_address_and_zone_of_the_node() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let members = MEMBERS.replacen("\"http\":", &format!("\"grpc\":\"10.0.0.1:{port}\",\"http\":"), 1);
+    let replies = [
+        ("GET /members", Reply::ok(&members)),
+        ("GET /v1/agent/self", Reply::ok(r#"{"Meta":{"zone":"east"}}"#)),
+    ];
+    let (code, stdout, stderr) = ask(&replies, &["xds", "bootstrap", "envoy"]);
+    assert_eq!(code, 0, "{stderr}");
+    // The node of this machine is reached on loopback, where something listens at that port.
+    for line in [
+        "  id: \"envoy-db1\"".to_owned(),
+        "  locality: {zone: \"east\"}".to_owned(),
+        format!("                    socket_address: {{address: \"127.0.0.1\", port_value: {port}}}"),
+    ] {
+        assert!(stdout.lines().any(|found| found == line), "{line}: {stdout}");
+    }
+    // Nothing listens at port 1 of loopback.
+    let elsewhere = members.replace(&format!("10.0.0.1:{port}"), "10.0.0.1:1");
+    let replies = [("GET /members", Reply::ok(&elsewhere)), replies[1].clone()];
+    let (code, stdout, _) = ask(&replies, &["xds", "bootstrap", "grpc", "--id", "x", "--json"]);
+    let file: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let found = (code, &file["node"]["id"], &file["node"]["locality"]["zone"]);
+    assert_eq!(found, (0, &"x".into(), &"east".into()));
+    assert_eq!(file["xds_servers"][0]["server_uri"], "10.0.0.1:1");
+    let (code, stdout, stderr) =
+        ask(&[("GET /members", Reply::ok(MEMBERS))], &["xds", "bootstrap", "grpc"]);
+    assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+    assert!(stderr.contains("\"db1\" serves no gRPC") && stderr.contains("--grpc"), "{stderr}");
+    let (code, _, stderr) = run(&["xds", "bootstrap", "envoy", "--id", ""]);
+    assert!(code == 2 && stderr.contains("--id has 1 to 192 bytes"), "{stderr}");
+}

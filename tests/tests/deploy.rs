@@ -137,27 +137,27 @@ fn members_of_the_group_reach_the_socket_of_a_packaged_node_and_others_do_not() 
 }
 
 #[test]
-fn the_package_ships_the_settings_of_resolvers_as_the_page_names_them() {
+fn the_package_ships_the_settings_of_tools_as_the_page_names_them() {
     let manifest = project_file("node/Cargo.toml");
     let assets = manifest.split("\nassets = [\n").nth(1).unwrap().split("\n]").next().unwrap();
-    for asset in [
-        "[\"../deploy/dns/*\", \"usr/share/doc/hearsay/dns/\", \"644\"]",
-        "[\"../docs/tools.md\", \"usr/share/doc/hearsay/\", \"644\"]",
-    ] {
-        assert!(assets.contains(asset), "{asset}");
-    }
-    assert!(
-        project_file("deploy/check").contains("/usr/share/doc/hearsay/dns/"),
-        "the package is looked into"
-    );
     let page = project_file("docs/tools.md");
-    assert!(page.contains("/usr/share/doc/hearsay/dns"));
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/dns");
-    let files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name()).collect();
-    assert!(files.len() >= 6, "{files:?}");
-    for file in files {
-        let file = file.to_str().unwrap().to_owned();
-        assert!(page.contains(&format!("deploy/dns/{file}")), "{file}");
+    assert!(assets.contains("[\"../docs/tools.md\", \"usr/share/doc/hearsay/\", \"644\"]"));
+    assert!(page.contains("/usr/share/doc/hearsay"));
+    for (folder, count) in [("dns", 6), ("envoy", 1), ("grpc", 1)] {
+        let asset =
+            format!("[\"../deploy/{folder}/*\", \"usr/share/doc/hearsay/{folder}/\", \"644\"]");
+        assert!(assets.contains(&asset), "{asset}");
+        assert!(
+            project_file("deploy/check").contains(&format!("deploy/{folder}/*")),
+            "the package is looked into"
+        );
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(folder);
+        let files: Vec<_> = fs::read_dir(path).unwrap().map(|file| file.unwrap().file_name()).collect();
+        assert!(files.len() >= count, "{files:?}");
+        for file in files {
+            let file = file.to_str().unwrap().to_owned();
+            assert!(page.contains(&format!("deploy/{folder}/{file}")), "{file}");
+        }
     }
 }
 

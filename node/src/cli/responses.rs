@@ -139,6 +139,8 @@ pub(super) struct Member {
     pub(super) roles: Vec<String>,
     pub(super) addresses: Vec<String>,
     pub(super) http: Option<String>,
+    /// Address of gRPC, `host:port`; `None`: it serves none, or is an older node.
+    pub(super) grpc: Option<String>,
     pub(super) incarnation: u64,
     pub(super) version: Value,
     pub(super) since: Value,
