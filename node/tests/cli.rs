@@ -405,8 +405,7 @@ fn bootstrap_files_have_the_address_and_zone_of_the_node() {
     let found = (code, &file["node"]["id"], &file["node"]["locality"]["zone"]);
     assert_eq!(found, (0, &"x".into(), &"east".into()));
     assert_eq!(file["xds_servers"][0]["server_uri"], "10.0.0.1:1");
-    let (code, stdout, stderr) =
-        ask(&[("GET /members", Reply::ok(MEMBERS))], &["xds", "bootstrap", "grpc"]);
+    let (code, stdout, stderr) = ask(&[("GET /members", Reply::ok(MEMBERS))], &["xds", "bootstrap", "grpc"]);
     assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
     assert!(stderr.contains("\"db1\" serves no gRPC") && stderr.contains("--grpc"), "{stderr}");
     let (code, _, stderr) = run(&["xds", "bootstrap", "envoy", "--id", ""]);

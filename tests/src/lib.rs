@@ -22,6 +22,7 @@ use serde_json::Value;
 
 mod address_counter;
 mod browser;
+pub mod clients;
 mod clocks;
 mod cluster;
 mod compose;
@@ -49,7 +50,7 @@ pub use floods::{CpuLimit, Flood, Flooded, Flooding, TimedRequest, run_flooder};
 pub use foreign::{ForeignSite, NameServer, SiteRequest};
 pub use intruder::{Intruder, spoof_mdns};
 pub use lossy_disk::LossyDisk;
-pub use programs::{Program, command_on, find_program, run_to_end};
+pub use programs::Program;
 pub use swarms::Swarms;
 pub use writers::{Writers, all_written};
 

@@ -1,12 +1,11 @@
 //! Programs of users that a test runs on the lab's hosts ([`Program`]), and HTTP requests from these hosts.
 
 use std::{
-    ffi::OsStr,
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     os::fd::AsFd as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
@@ -14,49 +13,12 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{
-    Cluster as _, Host, Lab,
+    Host,
     http::{self, Reply},
 };
 
 /// Limit of every request.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
-
-/// Returns the path of a program. Without the program, prints that the test is skipped; with `LAB=full` the
-/// test fails. `variable` is the environment variable in which `tests/run` gives the path; without it, the
-/// program is searched in `PATH`.
-pub fn find_program(test: &str, name: &str, variable: Option<&str>) -> Option<PathBuf> {
-    let found = match variable {
-        Some(variable) => std::env::var_os(variable).map(PathBuf::from),
-        None => {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
-        }
-    };
-    if found.is_none() {
-        println!("skipped: {test}: needs {name}; tests/run installs it");
-        assert!(std::env::var("LAB").as_deref() != Ok("full"), "LAB=full, and {test} has no {name}");
-    }
-    found
-}
-
-/// Returns a command that runs a program inside a host's namespace.
-pub fn command_on(host: &Host, program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", &host.name]).arg(program).stdin(Stdio::null());
-    command
-}
-
-/// Runs a program to its end and returns its output.
-///
-/// # Panics
-/// The program cannot be started, or fails.
-pub fn run_to_end(lab: &Lab, mut command: Command) -> String {
-    let output = command.output().expect("the program is there");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}{errors}\n{}", lab.describe());
-    text.into_owned()
-}
 
 impl Host {
     /// Runs a closure on a thread inside the host's namespace.

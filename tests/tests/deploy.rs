@@ -144,8 +144,7 @@ fn the_package_ships_the_settings_of_tools_as_the_page_names_them() {
     assert!(assets.contains("[\"../docs/tools.md\", \"usr/share/doc/hearsay/\", \"644\"]"));
     assert!(page.contains("/usr/share/doc/hearsay"));
     for (folder, count) in [("dns", 6), ("envoy", 1), ("grpc", 1)] {
-        let asset =
-            format!("[\"../deploy/{folder}/*\", \"usr/share/doc/hearsay/{folder}/\", \"644\"]");
+        let asset = format!("[\"../deploy/{folder}/*\", \"usr/share/doc/hearsay/{folder}/\", \"644\"]");
         assert!(assets.contains(&asset), "{asset}");
         assert!(
             project_file("deploy/check").contains(&format!("deploy/{folder}/*")),

@@ -129,7 +129,9 @@ fn advertised_grpc(own: &Member) -> Result<Authority, Failure> {
     };
     let authority = address.parse::<Authority>().ok().filter(|authority| authority.port_u16().is_some());
     authority.ok_or_else(|| {
-        Failure::Refused(format!("the node {name:?} states the gRPC address {address:?}, which is not HOST:PORT"))
+        Failure::Refused(format!(
+            "the node {name:?} states the gRPC address {address:?}, which is not HOST:PORT"
+        ))
     })
 }
 

@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod clients;
 mod events;
 mod go;
 mod keys;
@@ -23,7 +22,7 @@ use std::{
     time::Instant,
 };
 
-use hearsay_tests::{Cluster as _, Lab, NodeRef, registry::cluster, scenario};
+use hearsay_tests::{Cluster as _, Lab, NodeRef, clients, registry::cluster, scenario};
 use requests::{S, index_of, passing, put};
 use serde_json::{Value, json};
 

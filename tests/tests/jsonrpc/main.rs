@@ -6,7 +6,10 @@
 use std::{fs, process::Command, time::Duration};
 
 use hearsay_tests::{
-    Cluster as _, Host, Lab, NodeRef, command_on, find_program, registry::all_see_all, run_to_end, scenario,
+    Cluster as _, Host, Lab, NodeRef,
+    clients::{command_on, find_program, run_to_end},
+    registry::all_see_all,
+    scenario,
 };
 use serde_json::{Value, json};
 
