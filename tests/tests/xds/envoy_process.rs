@@ -28,7 +28,11 @@ impl Envoy {
         let file = bootstrap(lab, host, "envoy");
         let mut command = command_on(host, program);
         // Hot restarts share memory with every other Envoy of the machine.
-        command.arg("-c").arg(file).args(["--concurrency", "2", "--disable-hot-restart"]).args(more);
+        command
+            .arg("-c")
+            .arg(file)
+            .args(["--concurrency", "2", "--disable-hot-restart", "-l", "warning"])
+            .args(more);
         Self(RealClient::spawn(lab, host, command, ADMIN_PORT))
     }
 

@@ -9,7 +9,10 @@ use std::{
     time::Instant,
 };
 
-use hearsay_tests::{Host, http};
+use hearsay_tests::{
+    Host,
+    http::{self, Reply, SendError},
+};
 
 use super::{S, envoy_process::ENTRY_PORT};
 
@@ -86,12 +89,16 @@ pub(super) fn under_load<R>(host: &Host, act: impl FnOnce(&Load) -> R) -> R {
 }
 
 /// Sends a request to Envoy by the prefix of a service, and returns the status. To be called inside a host.
-pub(super) fn by_prefix(service: &str, path: &str) -> Result<u16, http::SendError> {
+pub(super) fn by_prefix(service: &str, path: &str) -> Result<u16, SendError> {
     by_host("127.0.0.1", &format!("/{service}{path}"))
 }
 
 /// Sends a request to Envoy with this host, and returns the status. To be called inside a host.
-pub(super) fn by_host(name: &str, path: &str) -> Result<u16, http::SendError> {
+pub(super) fn by_host(name: &str, path: &str) -> Result<u16, SendError> {
+    send(name, path).map(|reply| reply.status)
+}
+
+fn send(host: &str, path: &str) -> Result<Reply, SendError> {
     let to = ([127, 0, 0, 1], ENTRY_PORT).into();
-    http::send_under(name, to, &format!("GET {path}"), &[], "", 10 * S).map(|answer| answer.status)
+    http::send_under(host, to, &format!("GET {path}"), &[], "", 10 * S)
 }

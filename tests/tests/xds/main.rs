@@ -28,7 +28,9 @@ fn bootstrap(lab: &Lab, host: &Host, client: &str) -> PathBuf {
     let mut command = command_on(host, program);
     command.args(["xds", "bootstrap", client, "--node", "http://127.0.0.1:7500"]);
     let text = run_to_end(lab, command);
-    let file = lab.dir().join(format!("bootstrap-{client}-{}", host.name));
+    // Envoy reads a file as YAML only if its name says so.
+    let extension = if client == "envoy" { "yaml" } else { "json" };
+    let file = lab.dir().join(format!("{client}-{}.{extension}", host.name));
     fs::write(&file, text).unwrap();
     file
 }
