@@ -1,5 +1,6 @@
-//! Real clients of a node's interfaces, such as Prometheus, Envoy or a Python program: found where `tests/run`
-//! installs them, and run on a host of the lab, to their end or in the background ([`RealClient`]).
+//! Real clients of a node's interfaces, such as Prometheus, Envoy or a Python program: found where
+//! `tests/run` installs them, and run on a host of the lab, to their end or in the background
+//! ([`RealClient`]).
 
 use std::{
     fs::{self, File},

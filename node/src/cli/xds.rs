@@ -1,7 +1,7 @@
 //! `node xds`: bootstrap files for Envoy and gRPC, with the address and zone of a node.
 //!
-//! The files are those of `deploy/`. Only the values that depend on the node are replaced, so that a file that
-//! a user copied by hand and a printed one behave alike.
+//! The files are those of `deploy/`. Only the values that depend on the node are replaced, so that a file
+//! that a user copied by hand and a printed one behave alike.
 
 use std::{net::IpAddr, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Envoy with the shipped bootstrap file: it routes by host and by prefix, follows scaling, drains and crashes
-//! of instances, and rejects nothing that a node sends.
+//! Envoy with the shipped bootstrap file: it routes by host and by prefix, follows scaling, drains and
+//! crashes of instances, and rejects nothing that a node sends.
 
 use std::time::Instant;
 
@@ -169,6 +169,55 @@ fn a_drain_fails_no_request_of_envoy() {
             load.assert_none_failed();
             println!("{} requests", load.good());
         });
+        envoy.assert_accepted_all();
+    });
+}
+
+/// Envoy that polls the node by REST. It sends the name of the cluster as host, and a node answers to its own
+/// names.
+const BY_REST: &str = r#"
+node: {id: rest, cluster: hearsay}
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}}
+dynamic_resources:
+  cds_config: &node
+    resource_api_version: V3
+    api_config_source: {api_type: REST, transport_api_version: V3, cluster_names: [localhost], refresh_delay: 0.1s, request_timeout: 5s}
+static_resources:
+  listeners:
+    - address: {socket_address: {address: 127.0.0.1, port_value: 10000}}
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: services
+                rds: {route_config_name: hearsay/services, config_source: *node}
+                http_filters:
+                  - name: envoy.filters.http.router
+                    typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+  clusters:
+    - name: localhost
+      type: STATIC
+      load_assignment:
+        cluster_name: localhost
+        endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 7500}}}}]}]
+"#;
+
+#[test]
+fn envoy_follows_instances_by_rest() {
+    const TEST: &str = "envoy::envoy_follows_instances_by_rest";
+    let Some(program) = find_program(TEST, "envoy", Some("ENVOY")) else { return };
+    scenario(TEST, |lab| {
+        let (hosts, _nodes) = cluster(lab, 2, &[]);
+        let mut programs = vec![start_watched(&hosts[1], PORT)];
+        let file = lab.dir().join("rest.yaml");
+        std::fs::write(&file, BY_REST).unwrap();
+        let envoy = Envoy::start_from(lab, &hosts[0], &program, &file);
+        envoy.until_serves(lab, &hosts[0]);
+        programs.extend((PORT + 1..PORT + 3).map(|port| start_watched(&hosts[1], port)));
+        envoy.until_has(lab, 3);
+        programs.pop().unwrap().kill();
+        envoy.until_has(lab, 2);
         envoy.assert_accepted_all();
     });
 }

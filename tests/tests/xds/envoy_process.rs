@@ -25,14 +25,19 @@ impl Envoy {
 
     /// Starts Envoy with further arguments.
     pub(super) fn start_with(lab: &Lab, host: &Host, program: &Path, more: &[&str]) -> Self {
-        let file = bootstrap(lab, host, "envoy");
+        Self::spawn(lab, host, program, &bootstrap(lab, host, "envoy"), more)
+    }
+
+    /// Starts Envoy with another bootstrap file.
+    pub(super) fn start_from(lab: &Lab, host: &Host, program: &Path, file: &Path) -> Self {
+        Self::spawn(lab, host, program, file, &[])
+    }
+
+    fn spawn(lab: &Lab, host: &Host, program: &Path, file: &Path, more: &[&str]) -> Self {
         let mut command = command_on(host, program);
+        command.arg("-c").arg(file).args(["--concurrency", "2", "-l", "warning"]);
         // Hot restarts share memory with every other Envoy of the machine.
-        command
-            .arg("-c")
-            .arg(file)
-            .args(["--concurrency", "2", "--disable-hot-restart", "-l", "warning"])
-            .args(more);
+        command.arg("--disable-hot-restart").args(more);
         Self(RealClient::spawn(lab, host, command, ADMIN_PORT))
     }
 

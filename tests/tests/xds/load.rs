@@ -45,7 +45,8 @@ impl Load {
         assert!(failed.is_empty(), "{good} requests succeeded, {} failed: {failed:?}", failed.len());
     }
 
-    /// Asserts that no failed request began at or after this time, and that at most one failed for each client.
+    /// Asserts that no failed request began at or after this time, and that at most one failed for each
+    /// client.
     pub(super) fn assert_only_in_flight_failed(&self, crash: Instant) {
         let (good, failed) = (self.good(), self.failed());
         println!("{good} requests succeeded, {} in flight failed", failed.len());

@@ -1,5 +1,5 @@
-//! xDS over real nodes: Envoy and a gRPC client without a proxy, configured by the files that `node xds bootstrap`
-//! prints, follow instances, and lose no request to a crash, a drain or a restart of their node.
+//! xDS over real nodes: Envoy and a gRPC client without a proxy, configured by the files that `node xds
+//! bootstrap` prints, follow instances, and lose no request to a crash, a drain or a restart of their node.
 
 #![allow(clippy::unwrap_used)]
 

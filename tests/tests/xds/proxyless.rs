@@ -124,8 +124,8 @@ impl Caller {
         self.calls().since(&before)
     }
 
-    /// Waits until only these instances answer. Calls that began before may end later, so it waits for several
-    /// calls of none but these.
+    /// Waits until only these instances answer. Calls that began before may end later, so it waits for
+    /// several calls of none but these.
     fn until_only(&self, lab: &Lab, names: &[String]) {
         lab.until(30 * S, &format!("only {names:?} answer"), |lab| {
             let calls = self.until_calls(lab, 50);

@@ -30,6 +30,7 @@ mod system;
 mod table;
 mod usage;
 mod wrk;
+mod xds;
 
 use std::process::ExitCode;
 
@@ -38,7 +39,7 @@ use anyhow::{Result, bail};
 /// Benchmark: name, usage, function.
 type Benchmark = (&'static str, &'static str, fn(&[String]) -> Result<()>);
 
-const BENCHMARKS: [Benchmark; 8] = [
+const BENCHMARKS: [Benchmark; 9] = [
     ("cluster", cluster::USAGE, cluster::run),
     ("consul", consul::USAGE, consul::run),
     ("floods", floods::USAGE, floods::run),
@@ -47,6 +48,7 @@ const BENCHMARKS: [Benchmark; 8] = [
     ("registry", registry::USAGE, registry::run),
     ("simulation", simulation::USAGE, simulation::run),
     ("swarms", swarms::USAGE, swarms::run),
+    ("xds", xds::USAGE, xds::run),
 ];
 
 fn main() -> ExitCode {
