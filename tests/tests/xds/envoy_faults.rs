@@ -1,5 +1,7 @@
 //! Envoy while nodes fail: its own node restarts, or most nodes freeze.
 
+use std::fs;
+
 use hearsay_tests::{
     Cluster as _, Lab, NodeRef,
     clients::find_program,
@@ -7,7 +9,7 @@ use hearsay_tests::{
     scenario,
 };
 
-use super::{S, envoy_process::Envoy, load::under_load, restart, start_watched};
+use super::{S, bootstrap, envoy_process::Envoy, load::under_load, restart, start_watched};
 
 /// Port of the first instance.
 const PORT: u16 = 9001;
@@ -44,6 +46,40 @@ fn envoy_serves_during_a_restart_of_its_node_and_follows_later_changes() {
             }
             load.assert_none_failed();
             println!("{} requests", load.good());
+        });
+        envoy.assert_accepted_all();
+    });
+}
+
+#[test]
+fn envoy_asks_another_node_when_its_own_is_gone() {
+    const TEST: &str = "envoy_faults::envoy_asks_another_node_when_its_own_is_gone";
+    let Some(program) = find_program(TEST, "envoy", Some("ENVOY")) else { return };
+    scenario(TEST, |lab| {
+        let (hosts, nodes) = cluster(lab, 3, &[]);
+        let mut programs: Vec<_> = (PORT..PORT + 2).map(|port| start_watched(&hosts[2], port)).collect();
+        // As the shipped file says, with a second node beside the first.
+        let file = bootstrap(lab, &hosts[0], "envoy");
+        let text = fs::read_to_string(&file).unwrap();
+        let (before, own) = text.split_once("              - endpoint:").unwrap();
+        let other = own.replace("127.0.0.1", &hosts[1].ip);
+        fs::write(&file, format!("{before}              - endpoint:{own}              - endpoint:{other}"))
+            .unwrap();
+        let envoy = Envoy::start_from(lab, &hosts[0], &program, &file);
+        envoy.until_serves(lab, &hosts[0]);
+        envoy.until_has(lab, 2);
+        under_load(&hosts[0], |load| {
+            for gone in [0, 1] {
+                lab.crash(nodes[gone]);
+                if gone == 0 {
+                    programs.push(start_watched(&hosts[2], PORT + 2));
+                    envoy.until_has(lab, 3);
+                }
+            }
+            lab.until(30 * S, "Envoy notices that both are gone", |_| is_connected(&envoy) == Some(false));
+            let good = load.good();
+            lab.until(10 * S, "500 requests without a node", |_| load.good() > good + 500);
+            load.assert_none_failed();
         });
         envoy.assert_accepted_all();
     });

@@ -16,7 +16,7 @@ use hearsay_tests::{
 };
 use serde_json::{Value, json};
 
-use super::{S, bootstrap};
+use super::{S, bootstrap, restart};
 
 /// Server of gRPC that answers with its name.
 const ANSWERER: &str = include_str!("answerer.py");
@@ -202,5 +202,26 @@ fn grpc_calls_its_own_zone_and_then_the_next() {
         assert!(calls.failed.is_empty() && calls.answered() == far, "{calls:?}");
         hosts[1].sh("ip link set eth0 up");
         caller.until_only(lab, &near);
+    });
+}
+
+#[test]
+fn grpc_calls_during_a_restart_of_its_node_and_follows_later_changes() {
+    const TEST: &str = "proxyless::grpc_calls_during_a_restart_of_its_node_and_follows_later_changes";
+    let Some(python) = find_program(TEST, "grpcio", Some("XDS_PYTHON")) else { return };
+    scenario(TEST, |lab| {
+        let (hosts, nodes) = hearsay_tests::registry::cluster(lab, 2, &[]);
+        let mut programs = vec![start_answerer(lab, &hosts[1], &python, (PORT, 1))];
+        lab.until(10 * S, "all nodes list it", |lab| all_have(lab, &nodes, "web", 1));
+        let caller = Caller::start(lab, &hosts[0], &python);
+        let name = |port| name_of(&hosts[1], port);
+        caller.until_only(lab, &[name(PORT)]);
+        lab.crash(nodes[0]);
+        caller.until_calls(lab, 1000);
+        restart(lab, &hosts[0], 0);
+        programs.push(start_answerer(lab, &hosts[1], &python, (PORT + 1, 1)));
+        caller.until_only(lab, &[name(PORT), name(PORT + 1)]);
+        let failed = caller.calls().failed;
+        assert!(failed.is_empty(), "{failed:?}");
     });
 }
