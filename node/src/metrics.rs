@@ -31,7 +31,8 @@ use prometheus_client::{
 
 use crate::{
     apis::{
-        dns::DnsMetrics, grpc::metrics::GrpcMetrics, jsonrpc::metrics::JsonRpcMetrics, xds::metrics::XdsMetrics,
+        dns::DnsMetrics, grpc::metrics::GrpcMetrics, jsonrpc::metrics::JsonRpcMetrics,
+        xds::metrics::XdsMetrics,
     },
     journal::Journals,
     view::View,

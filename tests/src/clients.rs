@@ -3,9 +3,10 @@
 //! ([`RealClient`]).
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     path::PathBuf,
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 

@@ -68,6 +68,7 @@ impl Fixture {
             roles: vec![],
             addresses: vec![format!("/ip4/10.77.0.{n}/tcp/7600")],
             http: None,
+            grpc: None,
             zone: Some(zone.into()),
             software: String::new(),
             protocol: 3,

@@ -64,9 +64,11 @@ impl Grpc {
         let server = Server::with(setup).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (router, metrics) = (server.grpc.clone(), Arc::clone(&server.metrics));
+        let metrics = Arc::clone(&server.metrics);
         let stop = server.stop.subscribe();
-        tokio::spawn(serve(Listeners::http2(listener), router, limits, metrics, stop));
+        let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listeners = Listeners::from(http).with_grpc(Some((listener, server.grpc.clone())));
+        tokio::spawn(serve(listeners, server.router.clone(), limits, metrics, stop));
         let (channel, socket) = connect(address).await;
         let origin: axum::http::Uri = format!("http://{address}").parse().unwrap();
         let client = DiscoveryClient::with_origin(channel.clone(), origin.clone());
