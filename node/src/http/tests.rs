@@ -168,8 +168,7 @@ impl Server {
         let registry = open_registry(&view);
         let (user_events, driver) = start_user_events(&view);
         let access = Arc::new(setup.access);
-        let names = HostNames::new([name.clone()]);
-        let me = Identity::from_seed(&[1; 32]);
+        let (names, me) = (HostNames::new([name.clone()]), Identity::from_seed(&[1; 32]));
         let signing = Arc::new(Signing::new(me, cluster.clone(), Arc::clone(&view), None));
         let state = Arc::new(AppState {
             view: Arc::clone(&view),
@@ -220,8 +219,8 @@ impl Server {
         let router = router(Arc::clone(&state), &plugins, host.clone()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = serve(listener, router.clone(), setup.limits, Arc::clone(&metrics), is_stopped);
-        let serving = tokio::spawn(serving);
+        let counted = Arc::clone(&metrics);
+        let serving = tokio::spawn(serve(listener, router.clone(), setup.limits, counted, is_stopped));
         Self {
             address,
             view,

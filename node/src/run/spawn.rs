@@ -25,12 +25,12 @@ use crate::{
     discovery,
     driver::{Driver, DriverParts},
     driver_command::{DriverCommand, Neighbourhood},
-    http::Readiness,
+    http::{NodeHost, Readiness},
     journal::Journals,
     logging,
     metrics::Metrics,
     presentation::Presentation,
-    registry::{CheckReportReader, files::watcher::FileWatcher},
+    registry::{CheckReportReader, Registry, files::watcher::FileWatcher},
     reload::Joins,
     socket::SocketFile,
     swarm::{self, SwarmConfig},
@@ -109,17 +109,10 @@ pub(super) async fn spawn(config: Config, assembled: Assembled) -> anyhow::Resul
     };
     let driver_ended = spawn_driver(plan)?;
     registry.await_restored().await;
-    if let Some(dir) = config.services_dir.clone() {
-        tokio::spawn(FileWatcher::new(dir, config.allow_exec_checks, Arc::clone(&registry)).run());
-    }
     tokio::spawn(discovery::dial_ladder(prepared.rungs, driver.clone(), neighbours.clone()));
     let mut joins = Joins::new(driver.clone(), neighbours.clone());
     joins.set(&config.join);
-    tokio::spawn(memory::release_after_bursts(neighbours.clone()));
-    tokio::spawn(memory::release_after_start());
-    for task in prepared.plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
-        tokio::spawn(task);
-    }
+    spawn_tasks(&config, &registry, &prepared.plugins, &host, &neighbours);
     let log_shipper = spawn_log_shipper(host, prepared.storage.dir())?;
     let (http_stop, stop) = watch::channel(false);
     if let Some(sockets) = prepared.dns {
@@ -160,6 +153,25 @@ pub(super) async fn spawn(config: Config, assembled: Assembled) -> anyhow::Resul
     };
     let node = Node { view, me: id, storage: prepared.storage, driver, config, own_tags, joins, signing };
     Ok((node, Running { stop_requests: StopRequests { driver_ended, operator_requests }, parts }))
+}
+
+/// Starts the tasks that run beside the servers: the watcher of registration files, the release of memory,
+/// and the tasks of the plug-ins.
+fn spawn_tasks(
+    config: &Config,
+    registry: &Arc<Registry>,
+    plugins: &[Arc<dyn Service>],
+    host: &Arc<NodeHost>,
+    neighbours: &watch::Receiver<Neighbourhood>,
+) {
+    if let Some(dir) = config.services_dir.clone() {
+        tokio::spawn(FileWatcher::new(dir, config.allow_exec_checks, Arc::clone(registry)).run());
+    }
+    tokio::spawn(memory::release_after_bursts(neighbours.clone()));
+    tokio::spawn(memory::release_after_start());
+    for task in plugins.iter().filter_map(|plugin| plugin.task(host.clone())) {
+        tokio::spawn(task);
+    }
 }
 
 /// Parts from which the driver's thread builds the swarm and the driver.

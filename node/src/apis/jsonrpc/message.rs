@@ -4,10 +4,18 @@
 //! `jsonrpc`, `params` is an array, and a response has both `result` and `error`. Go's client reads only a
 //! text as an error; for any other value it ends the connection.
 
-use serde::Serialize;
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
 use serde_json::{Map, Value, value::RawValue};
 
 use super::error::RpcError;
+
+/// Requests of a batch. Guess.
+pub(super) const BATCH_MAX: usize = 100;
 
 /// Version of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +39,66 @@ pub(super) struct Request {
     pub(super) id: Option<Value>,
     pub(super) method: String,
     pub(super) params: Params,
+}
+
+/// A message: one request, or a batch.
+#[derive(Debug)]
+pub(super) enum Message<'a> {
+    One(Value),
+    Batch(Batch<'a>),
+}
+
+/// The requests of a batch, unparsed: parsed, they may take ten times the memory, and a batch waits for its
+/// calls.
+#[derive(Debug)]
+pub(super) struct Batch<'a> {
+    /// The first [`BATCH_MAX`].
+    pub(super) requests: Vec<&'a RawValue>,
+    /// The number of all.
+    pub(super) count: usize,
+}
+
+impl<'a> Message<'a> {
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// It is not JSON.
+    pub(super) fn read(bytes: &'a [u8]) -> serde_json::Result<Self> {
+        match bytes.trim_ascii_start().first() {
+            Some(b'[') => serde_json::from_slice(bytes).map(Self::Batch),
+            _ => serde_json::from_slice(bytes).map(Self::One),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Batch<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Array;
+
+        impl<'de> Visitor<'de> for Array {
+            type Value = Batch<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of requests")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+                let mut batch = Batch { requests: Vec::new(), count: 0 };
+                while batch.count < BATCH_MAX
+                    && let Some(request) = array.next_element()?
+                {
+                    batch.requests.push(request);
+                    batch.count += 1;
+                }
+                while array.next_element::<IgnoredAny>()?.is_some() {
+                    batch.count += 1;
+                }
+                Ok(batch)
+            }
+        }
+
+        from.deserialize_seq(Array)
+    }
 }
 
 /// An object that is no request, with the version and id for the response to it.
@@ -154,6 +222,21 @@ mod tests {
         let Refused { version, id, error } = *Request::read(value, default).unwrap_err();
         assert_eq!(error.code, -32600);
         (version, id, error.message)
+    }
+
+    #[test]
+    fn a_message_is_one_request_or_a_batch_of_which_no_more_than_the_limit_is_kept() {
+        let batch = |text: &str| match Message::read(text.as_bytes()).unwrap() {
+            Message::Batch(Batch { requests, count }) => Some((requests.len(), count)),
+            Message::One(_) => None,
+        };
+        assert_eq!(batch(" [ {}, 1 ] "), Some((2, 2)));
+        assert_eq!((batch("[]"), batch("{}"), batch("1")), (Some((0, 0)), None, None));
+        let long = format!("[{}{{}}]", "{},".repeat(BATCH_MAX + 4));
+        assert_eq!(batch(&long), Some((BATCH_MAX, BATCH_MAX + 5)));
+        for text in ["", "[", "[1", "[1,]", "{}{}", "[]1", "nul"] {
+            assert!(Message::read(text.as_bytes()).is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
     error::RpcError,
-    message::{Refused, Request, Version, response},
+    message::{BATCH_MAX, Batch, Message, Refused, Request, Version, response},
     method::Method,
 };
 use crate::http::{
@@ -24,8 +24,6 @@ use crate::http::{
     state::AppState,
 };
 
-/// Requests of a batch. Guess.
-pub(super) const BATCH_MAX: usize = 100;
 /// Bytes of the results of one message: the tables of some 20,000 instances.
 const RESULT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Time after which no further request of a batch is carried out. A request to a role takes 15 s at most.
@@ -67,23 +65,30 @@ impl Session {
             let text = response(Version::Two, &Value::Null, Err(&error));
             Answer { text: Some(text), _permits: Vec::new() }
         };
-        let requests = match serde_json::from_slice(message) {
-            Ok(Value::Array(requests)) => requests,
-            Ok(request) => return self.answer_one(request, None).await,
+        let Batch { requests, count } = match Message::read(message) {
+            Ok(Message::Batch(batch)) => batch,
+            Ok(Message::One(request)) => return self.answer_one(request, None).await,
             Err(error) => return refuse(RpcError::parse(format!("the message is not JSON: {error}"))),
         };
-        if requests.is_empty() {
+        if count == 0 {
             return refuse(RpcError::invalid_request("the batch is empty; give at least one request"));
         }
-        if requests.len() > BATCH_MAX {
+        if count > BATCH_MAX {
             self.state.metrics.jsonrpc.refused("batch_requests");
-            let detail = format!("at most {BATCH_MAX} requests in a batch, this has {}", requests.len());
+            let detail = format!("at most {BATCH_MAX} requests in a batch, this has {count}");
             return refuse(RpcError::invalid_request(detail));
         }
         let mut budget = Budget::new();
         let mut responses = Vec::new();
         for request in requests {
-            responses.extend(self.respond(request, None, &mut budget).await);
+            // Its syntax was checked with the batch; only a number may still be out of range.
+            match serde_json::from_str(request.get()) {
+                Ok(request) => responses.extend(self.respond(request, None, &mut budget).await),
+                Err(error) => {
+                    let error = RpcError::invalid_request(format!("a request cannot be read: {error}"));
+                    responses.extend(refuse(error).text);
+                }
+            }
         }
         let text = (!responses.is_empty()).then(|| format!("[{}]", responses.join(",")));
         Answer { text, _permits: budget.permits }

@@ -111,6 +111,8 @@ async fn each_error_has_its_code_and_problem_details() {
         assert_eq!((reply.status, &response["error"]["code"]), (200, &json!(code)), "{message}");
         assert_eq!(response["error"]["data"]["status"], 400);
     }
+    let unread = server.send("POST /rpc", &[JSON], "[1e999]").await.json();
+    assert_eq!((unread.as_array().unwrap().len(), &unread[0]["error"]["code"]), (1, &json!(-32600)));
     server.send("POST /rpc?node=n2", &[JSON], "{}").await.problem(400);
     assert_eq!(server.get("/rpc").await.status, 405);
     assert_eq!(server.send("POST /rpc/", &[JSON], "{").await.status, 200, "with a slash at the end");
