@@ -128,7 +128,7 @@ impl AddressOrder {
     }
 
     /// Returns the member with the HTTP and gRPC addresses to try first.
-    pub(super) fn from_here(&self, member: &Member) -> Member {
+    pub(super) fn seen_from_here(&self, member: &Member) -> Member {
         let best = |stated: &Option<String>| stated.as_deref().map(|stated| self.best_of(member, stated));
         Member { http: best(&member.http), grpc: best(&member.grpc), ..member.clone() }
     }
@@ -334,7 +334,7 @@ mod tests {
         let http = |http: &str| {
             let here = on(&[("10.77.0.2", 16)]);
             let seen =
-                here.from_here(&Member { http: Some(http.into()), grpc: Some(http.into()), ..laptop() });
+                here.seen_from_here(&Member { http: Some(http.into()), grpc: Some(http.into()), ..laptop() });
             assert_eq!(seen.grpc, seen.http, "gRPC is where HTTP is");
             seen.http
         };
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(http(LAN6).as_deref(), Some(LAN));
         assert_eq!(http("203.0.113.7:17500").as_deref(), Some("203.0.113.7:17500"), "a mapped port");
         assert_eq!(http("no port").as_deref(), Some("no port"));
-        assert_eq!(on(&[]).from_here(&Member { http: None, ..laptop() }).http, None);
+        assert_eq!(on(&[]).seen_from_here(&Member { http: None, ..laptop() }).http, None);
     }
 
     #[test]

@@ -46,12 +46,12 @@ impl ProviderTable {
     /// All remembered members, each with the HTTP and gRPC addresses that this node's host should try first.
     /// A change of these addresses alone does not move the index.
     pub fn members_from_here(&self) -> impl Iterator<Item = Member> {
-        self.members.values().map(|member| self.address_order.from_here(member))
+        self.members.values().map(|member| self.address_order.seen_from_here(member))
     }
 
     /// The member with this id, with the addresses that this node's host should try first.
     pub fn member_from_here(&self, id: NodeId) -> Option<Member> {
-        Some(self.address_order.from_here(self.members.get(&id)?))
+        Some(self.address_order.seen_from_here(self.members.get(&id)?))
     }
 
     /// The member with this id.
