@@ -91,6 +91,15 @@ impl Default for Setup {
     }
 }
 
+fn plugins_of(roles: &[&str]) -> Vec<Arc<dyn Service>> {
+    builtin().into_iter().filter(|plugin| roles.contains(&plugin.name())).collect()
+}
+
+fn signing_of(view: &Arc<View>, cluster: &str) -> Arc<Signing> {
+    let me = Identity::from_seed(&[1; 32]);
+    Arc::new(Signing::new(me, cluster.to_owned(), Arc::clone(view), None))
+}
+
 fn open_registry(view: &Arc<View>) -> Arc<Registry> {
     let (orders, _) = mpsc::channel(16);
     let parts = registry::RegistryContext {
@@ -168,8 +177,8 @@ impl Server {
         let registry = open_registry(&view);
         let (user_events, driver) = start_user_events(&view);
         let access = Arc::new(setup.access);
-        let (names, me) = (HostNames::new([name.clone()]), Identity::from_seed(&[1; 32]));
-        let signing = Arc::new(Signing::new(me, cluster.clone(), Arc::clone(&view), None));
+        let names = HostNames::new([name.clone()]);
+        let signing = signing_of(&view, &cluster);
         let state = Arc::new(AppState {
             view: Arc::clone(&view),
             id,
@@ -190,8 +199,7 @@ impl Server {
             dns_port: Some(8600),
             response_budget: ResponseBudget::new(setup.response_bytes),
         });
-        let plugins: Vec<_> =
-            builtin().into_iter().filter(|plugin| setup.roles.contains(&plugin.name())).collect();
+        let plugins = plugins_of(setup.roles);
         let dir = tempfile::tempdir().unwrap();
         let (journals, driver_commands) = open_journals(&plugins, dir.path(), view.clock());
         let host = Arc::new(NodeHost {

@@ -8,7 +8,7 @@ use prost_types::Timestamp;
 use crate::http::api::{instance::CurrentCheck, registrations::required::RequiredInstances};
 
 /// The generated code.
-#[allow(missing_docs, unreachable_pub, dead_code, clippy::all)]
+#[allow(missing_docs, unreachable_pub, dead_code, clippy::all, clippy::too_many_lines)]
 pub(crate) mod pb {
     tonic::include_proto!("hearsay.v1");
 }

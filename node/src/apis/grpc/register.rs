@@ -65,7 +65,7 @@ enum Session {
     /// The registration has not come yet.
     Opening(Box<Call>),
     /// The program is registered.
-    Held(Box<Call>, HeldRegistration),
+    Held(Box<Call>, Box<HeldRegistration>),
     /// The last response is sent.
     Over,
 }
@@ -77,7 +77,7 @@ impl Session {
     async fn next(self) -> Option<(Response, Self)> {
         match self {
             Self::Opening(mut call) => match call.begin().await {
-                Ok(held) => call.follow(held).await,
+                Ok(held) => call.follow(Box::new(held)).await,
                 Err(status) => Some((Err(status), Self::Over)),
             },
             Self::Held(call, held) => call.follow(held).await,
@@ -110,7 +110,7 @@ impl Call {
     }
 
     /// Waits for the next event of a registration, or the next message of its client.
-    async fn follow(mut self: Box<Self>, mut held: HeldRegistration) -> Option<(Response, Session)> {
+    async fn follow(mut self: Box<Self>, mut held: Box<HeldRegistration>) -> Option<(Response, Session)> {
         loop {
             tokio::select! {
                 // An event comes first, so that a client that ends its side at once still learns its id.

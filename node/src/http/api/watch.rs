@@ -50,7 +50,7 @@ pub(crate) async fn watch(
     let follower = Follower::new(state, service, last_event_id(&headers))?;
     let events = stream::unfold(follower, async |mut follower| {
         let event = follower.next().await?;
-        let event = follower.to_sse(event)?;
+        let event = follower.render(event)?;
         Some((Ok::<_, Infallible>(event), follower))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
@@ -142,7 +142,7 @@ impl Follower {
         self.ready.extend(events);
     }
 
-    fn to_sse(&mut self, event: TableEvent) -> Option<Event> {
+    fn render(&mut self, event: TableEvent) -> Option<Event> {
         // Serialisation of these types cannot fail.
         match event {
             TableEvent::Snapshot(index, providers) => {
