@@ -1,6 +1,7 @@
 //! The HTTP server: listeners, connections, request bodies, responses, and the bounds on what clients hold.
 
 pub(crate) mod accept;
+mod accepted;
 pub(crate) mod body_budget;
 pub(crate) mod client_stream;
 pub(crate) mod connection;

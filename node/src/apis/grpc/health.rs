@@ -18,9 +18,10 @@ use super::{calls::Messages, guard::status_of};
 use crate::http::{AppState, Readiness, server::stream_limit::StreamPermit};
 
 /// The node's own services; the empty name is the node.
-const OWN: [&str; 5] = [
+const OWN: [&str; 6] = [
     "",
     "hearsay.v1.Discovery",
+    "envoy.service.discovery.v3.AggregatedDiscoveryService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

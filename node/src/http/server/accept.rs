@@ -9,7 +9,6 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, LazyLock},
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -18,22 +17,18 @@ use axum::{
     body::Body,
     http::{HeaderValue, Request, StatusCode},
 };
-use bytes::Bytes;
 use hearsay_services::{
     http::bare_response,
-    network::{ActiveRequest, Activity, Holder, Share, ShareRefusal, Shares},
+    network::{Activity, Holder, ShareRefusal, Shares},
 };
-use hyper::{
-    body::{Frame, Incoming, SizeHint},
-    server::conn::http1,
-    service::service_fn,
-};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tower::Service;
 
 use crate::{
     http::server::{
+        accepted::{Accepted, OpenGuard, TrackedBody, stopped},
         client_stream::ClientStream,
         connection::{Connection, HOLDER},
         http2::serve_http2,
@@ -147,20 +142,6 @@ fn refuse(stream: &Stream, refusal: ShareRefusal, metrics: &Metrics) {
     let _ = stream.try_write(response);
 }
 
-/// An admitted connection.
-pub(super) struct Accepted {
-    pub(super) stream: Stream,
-    pub(super) connection: Connection,
-    pub(super) activity: Arc<Activity>,
-    pub(super) _share: Share,
-}
-
-/// Resolves when the server is to stop.
-pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // An error means that the sender is gone, and the node with it.
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
 /// Serves a connection to its end, or until it is evicted while idle.
 async fn serve_connection(
     accepted: Accepted,
@@ -262,47 +243,5 @@ fn end_reason(error: &hyper::Error) -> &'static str {
         "write_stall"
     } else {
         "broken"
-    }
-}
-
-/// Counts a connection as open until dropped.
-pub(super) struct OpenGuard(Arc<Metrics>);
-
-impl OpenGuard {
-    pub(super) fn count(metrics: &Arc<Metrics>) -> Self {
-        metrics.http.connections.inc();
-        Self(Arc::clone(metrics))
-    }
-}
-
-impl Drop for OpenGuard {
-    fn drop(&mut self) {
-        self.0.http.connections.dec();
-    }
-}
-
-/// A response body. Its connection counts as active until the body is dropped.
-pub(super) struct TrackedBody {
-    pub(super) body: Body,
-    pub(super) _active: ActiveRequest,
-}
-
-impl hyper::body::Body for TrackedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

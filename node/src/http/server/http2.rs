@@ -15,7 +15,7 @@ use tower::Service as _;
 
 use crate::{
     http::server::{
-        accept::{Accepted, OpenGuard, TrackedBody, stopped},
+        accepted::{Accepted, OpenGuard, TrackedBody, stopped},
         client_stream::ClientStream,
         connection::HOLDER,
     },
