@@ -177,8 +177,7 @@ impl Server {
         let registry = open_registry(&view);
         let (user_events, driver) = start_user_events(&view);
         let access = Arc::new(setup.access);
-        let names = HostNames::new([name.clone()]);
-        let signing = signing_of(&view, &cluster);
+        let (names, signing) = (HostNames::new([name.clone()]), signing_of(&view, &cluster));
         let state = Arc::new(AppState {
             view: Arc::clone(&view),
             id,
