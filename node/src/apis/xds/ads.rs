@@ -114,20 +114,12 @@ async fn keep_up(state: Arc<AppState>, shared: Weak<Shared>, sender: watch::Send
             () = sender.closed() => return,
         }
         let Some(shared) = shared.upgrade() else { return };
-        if let Some(version) = read_changes(&state, &shared) {
-            sender.send_replace(version);
-        }
+        let version = shared.read_changes(&state);
         drop(shared);
+        // A stream that has just begun may have read these changes, so the version that was sent decides.
+        sender.send_if_modified(|sent| std::mem::replace(sent, version) != version);
         sleep(COALESCING).await;
     }
-}
-
-/// Reads the changes of the table. Returns the new version, if anything changed.
-fn read_changes(state: &AppState, shared: &Shared) -> Option<u64> {
-    let mut catalog = shared.catalog.write().unwrap_or_else(PoisonError::into_inner);
-    let has_changed = state.read(|table| catalog.update(table, Instant::now()));
-    state.metrics.xds.set_left_out(catalog.left_out());
-    has_changed.then(|| catalog.version())
 }
 
 #[tonic::async_trait]

@@ -86,6 +86,14 @@ impl Shared {
     pub(super) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Reads the changes of the table, and returns the newest version.
+    pub(super) fn read_changes(&self, state: &AppState) -> u64 {
+        let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        state.read(|table| catalog.update(table, Instant::now()));
+        state.metrics.xds.set_left_out(catalog.left_out());
+        catalog.version()
+    }
 }
 
 /// What a stream's task works with.
@@ -192,6 +200,8 @@ impl<S: Session> StreamTask<S> {
         // A node that has just started would list few services, and clients would drop the others.
         self.context.state.started().await;
         let state = Arc::clone(&self.context.state);
+        // The catalog may be as of the time when the client connected, with nothing in the table.
+        self.context.shared.read_changes(&state);
         let closed = self.sender.clone();
         loop {
             tokio::select! {
