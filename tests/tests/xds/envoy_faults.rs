@@ -36,7 +36,7 @@ fn envoy_serves_during_a_restart_of_its_node_and_follows_later_changes() {
                 lab.until(10 * S, "500 requests without the node", |_| load.good() > good + 500);
                 let serves_all = || envoy.hosts("web").is_some_and(|hosts| hosts.len() >= programs.len());
                 assert!(serves_all(), "Envoy dropped instances");
-                own = restart(lab, &hosts[0], 0);
+                own = restart(lab, &hosts[0], &hosts[1]);
                 lab.until(30 * S, "Envoy asks the node again", |_| {
                     assert!(serves_all(), "Envoy dropped instances");
                     is_connected(&envoy) == Some(true)

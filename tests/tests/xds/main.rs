@@ -50,9 +50,11 @@ fn id_of(host: &Host, port: u16) -> String {
     format!("web-{}-{port}", host.name)
 }
 
-/// Starts the node of a host again, and waits until it is ready.
-fn restart(lab: &mut Lab, host: &Host, i: usize) -> NodeRef {
-    let node = plain(lab, host, i, &[]);
+/// Starts the node of a host again, and waits until it is ready. It joins a peer: a node that was killed
+/// before it stored its first list of members would otherwise start as the first one of a cluster, with an
+/// empty table.
+fn restart(lab: &mut Lab, host: &Host, peer: &Host) -> NodeRef {
+    let node = plain(lab, host, 0, &["--join", &peer.ip]);
     lab.until(20 * S, "the node is ready", |lab| {
         lab.get(node, "/readyz").is_some_and(|answer| answer["status"] == "ready")
     });

@@ -218,7 +218,7 @@ fn grpc_calls_during_a_restart_of_its_node_and_follows_later_changes() {
         caller.until_only(lab, &[name(PORT)]);
         lab.crash(nodes[0]);
         caller.until_calls(lab, 1000);
-        restart(lab, &hosts[0], 0);
+        restart(lab, &hosts[0], &hosts[1]);
         programs.push(start_answerer(lab, &hosts[1], &python, (PORT + 1, 1)));
         caller.until_only(lab, &[name(PORT), name(PORT + 1)]);
         let failed = caller.calls().failed;
