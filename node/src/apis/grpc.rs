@@ -26,7 +26,7 @@ use axum::{Router, middleware};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
-use crate::{apis::xds::Ads, http::AppState};
+use crate::{apis::xds::Ads, http::state::AppState};
 pub(crate) use messages::pb;
 
 use discovery::DiscoveryService;

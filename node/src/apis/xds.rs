@@ -9,7 +9,8 @@
 //! | --- | --- |
 //! | `kind` | the four types of resources |
 //! | `catalog`, `endpoint` | services and endpoints with the versions at which they changed |
-//! | `assignment`, `cluster`, `listener`, `routes`, `resources` | the messages of each type |
+//! | `assignment`, `cluster`, `listener`, `routes` | the messages of each type |
+//! | `resources`, `encoding` | resources by kind and name, encoded; their versions |
 //! | `rest_json`, `rest` | the same as JSON; discovery by REST |
 //! | `subscription`, `state_of_the_world`, `delta` | what a client has subscribed to, and what it gets next |
 //! | `ads`, `stream`, `names` | the gRPC service, its streams, and the bound on subscribed names |
@@ -20,6 +21,7 @@ mod assignment;
 mod catalog;
 mod cluster;
 mod delta;
+mod encoding;
 mod endpoint;
 mod kind;
 mod listener;

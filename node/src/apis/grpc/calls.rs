@@ -29,7 +29,7 @@ use tonic::{Code, Status};
 
 use super::guard;
 use crate::{
-    http::{AppState, server::stream_limit::StreamPermit},
+    http::{server::stream_limit::StreamPermit, state::AppState},
     metrics::Metrics,
 };
 

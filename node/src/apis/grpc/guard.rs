@@ -16,9 +16,9 @@ use hearsay_services::{Problem, http::Effect};
 use tonic::{Code, Status};
 
 use crate::http::{
-    AppState,
     guard::{caller::Caller, class::Class},
     server::connection::Connection,
+    state::AppState,
 };
 
 /// Methods that only read. A path that ends with a slash stands for all methods of a service.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     apis::grpc::guard::status_of,
-    http::{AppState, server::connection::Connection},
+    http::{server::connection::Connection, state::AppState},
 };
 
 /// Pause between two readings of the table, so that a burst of changes is read once.

@@ -1,10 +1,10 @@
 //! `ClusterLoadAssignment`: the endpoints of a service by zone, with priorities, weights and health.
 //!
-//! - A zone is a locality. The zone of the client has priority 0; the others follow by measured distance, and
-//!   equally distant ones have one priority. Priorities have no gap, as gRPC demands.
-//! - Envoy chooses among the endpoints of a priority by their weights. gRPC's `round_robin` ignores these, but
-//!   honours the weights of localities (gRFC A42). So where the weights of a zone differ, the endpoints of each
-//!   weight are a locality of their own (`sub_zone`), whose weight is their sum.
+//! - A zone is a locality. The zone of the client has priority 0; the others follow by measured distance,
+//!   and equally distant ones have one priority. Priorities have no gap, as gRPC demands.
+//! - Envoy chooses among the endpoints of a priority by their weights. gRPC's `round_robin` ignores these,
+//!   but honours the weights of localities (gRFC A42). So where the weights of a zone differ, the endpoints
+//!   of each weight are a locality of their own (`sub_zone`), whose weight is their sum.
 //! - An endpoint of weight 0 is left out while another one can be used.
 
 use std::{collections::BTreeMap, net::SocketAddr};

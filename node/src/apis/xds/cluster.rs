@@ -26,7 +26,7 @@ use envoy_types::pb::{
     google::protobuf::{Duration, UInt32Value},
 };
 
-use super::{endpoint::Traits, resources::any};
+use super::{encoding::any, endpoint::Traits};
 
 /// Time to connect to an endpoint, in seconds. A retry at another endpoint follows.
 pub(super) const CONNECT_TIMEOUT_S: i64 = 1;

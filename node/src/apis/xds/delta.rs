@@ -13,8 +13,9 @@ use tonic::Status;
 
 use super::{
     catalog::Catalog,
+    encoding::version_of,
     kind::Kind,
-    resources::{resource, version_of},
+    resources::resource,
     state_of_the_world::RESPONSE_BYTES,
     stream::{Received, Session, control_plane, zone_of},
     subscription::Subscription,

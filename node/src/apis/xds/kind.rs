@@ -49,8 +49,8 @@ impl Kind {
         }
     }
 
-    /// Whether a client may subscribe to all resources, and gets all that it subscribed to in each response of
-    /// the state of the world.
+    /// Whether a client may subscribe to all resources, and gets all that it subscribed to in each response
+    /// of the state of the world.
     pub(crate) fn is_whole(self) -> bool {
         matches!(self, Self::Clusters | Self::Listeners)
     }

@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::{
     },
 };
 
-use super::{cluster::from_ads, resources::any};
+use super::{cluster::from_ads, encoding::any};
 
 /// Name of the filter that every connection manager has last.
 pub(super) const ROUTER: &str = "envoy.filters.http.router";

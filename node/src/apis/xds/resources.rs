@@ -1,21 +1,16 @@
 //! Resources by kind and name, encoded as messages for gRPC.
 
 use envoy_types::pb::google::protobuf::Any;
-use prost::{Message, Name};
 
 use super::{
     assignment::assignment,
     catalog::Catalog,
     cluster::cluster,
+    encoding::any,
     kind::Kind,
     listener::listener,
     routes::{ALL_SERVICES, host_of_service, hosts_of_all, route_configuration},
 };
-
-/// Encodes a message with its type.
-pub(super) fn any<M: Message + Name>(message: &M) -> Any {
-    Any { type_url: M::type_url(), value: message.encode_to_vec() }
-}
 
 /// Returns a resource for a client in a zone; `None` if there is none of this name. An unknown service has an
 /// assignment without endpoints, so that a client need not wait for one.
@@ -35,11 +30,4 @@ pub(super) fn resource(catalog: &Catalog, kind: Kind, name: &str, zone: &str) ->
         }
         _ => None,
     }
-}
-
-/// Returns the version of a resource: a hash of its content, so that it is the same on every node and after a
-/// restart, and a client that reconnects gets only what differs.
-pub(super) fn version_of(resource: &Any) -> String {
-    let hash = blake3::hash(&resource.value);
-    hash.to_hex().chars().take(16).collect()
 }

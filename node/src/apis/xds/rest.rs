@@ -24,7 +24,7 @@ use super::{
     rest_json::{RestClient, resource_json},
     subscription::NAMES_MAX,
 };
-use crate::http::{AppState, route_table::RouteTable};
+use crate::http::{route_table::RouteTable, state::AppState};
 
 /// Request for resources. Other members, of which Envoy sends many, are ignored.
 #[derive(Deserialize, Default, Debug)]

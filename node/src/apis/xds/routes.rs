@@ -18,7 +18,7 @@ use envoy_types::pb::{
 };
 use hearsay_protocol::dns_label;
 
-use super::resources::any;
+use super::encoding::any;
 
 /// Name of the routes to all services. No service can have this name, because of the slash.
 pub(super) const ALL_SERVICES: &str = "hearsay/services";
@@ -62,8 +62,8 @@ impl Path {
     }
 }
 
-/// Returns the virtual host of the routes to one service. It has every domain, because a gRPC client looks for
-/// the authority of its channel.
+/// Returns the virtual host of the routes to one service. It has every domain, because a gRPC client looks
+/// for the authority of its channel.
 pub(super) fn host_of_service(name: &str) -> Host {
     Host { name: name.to_owned(), domains: vec!["*".into()], paths: vec![Path::every(name)] }
 }
@@ -73,8 +73,8 @@ pub(super) fn host_of_service(name: &str) -> Host {
 pub(super) fn hosts_of_all<'a>(services: impl Iterator<Item = &'a str>) -> Vec<Host> {
     let (mut labels, mut paths) = (BTreeMap::new(), Vec::new());
     for name in services {
-        // Envoy refuses routes in which two virtual hosts have one domain. Of services with one label, the one
-        // of that name has it, else the first one, as in DNS.
+        // Envoy refuses routes in which two virtual hosts have one domain. Of services with one label, the
+        // one of that name has it, else the first one, as in DNS.
         if let Some(label) = dns_label(name) {
             let holder = labels.entry(label).or_insert(name);
             if dns_label(name).as_deref() == Some(name) {

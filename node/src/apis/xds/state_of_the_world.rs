@@ -53,8 +53,8 @@ impl Session for StateOfTheWorld {
             nonce: None,
             is_awaited: false,
         });
-        // The first request of a stream has no nonce. It may have the version of an earlier stream, which says
-        // nothing about this one.
+        // The first request of a stream has no nonce. It may have the version of an earlier stream, which
+        // says nothing about this one.
         let answered = (!request.response_nonce.is_empty()).then_some(request.response_nonce);
         if !is_first && answered != state.nonce.map(|nonce| nonce.to_string()) {
             return Ok(Received::OldNonce);

@@ -18,7 +18,7 @@ use tokio::{
 use tonic::{Code, Status, Streaming};
 
 use super::{catalog::Catalog, kind::Kind, metrics::XdsMetrics, names::NameShare};
-use crate::http::{AppState, server::stream_limit::StreamPermit};
+use crate::http::{server::stream_limit::StreamPermit, state::AppState};
 
 /// Time for which a client may leave a response unread. Then its connection ends.
 pub(super) const UNREAD_MAX: Duration = Duration::from_secs(30);
