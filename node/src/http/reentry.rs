@@ -19,10 +19,13 @@ use axum::{
 };
 use bytes::Bytes;
 use hearsay_services::Problem;
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tower::ServiceExt as _;
 
-use crate::{escape::percent_encoded, http::server::connection::Connection};
+use crate::{
+    escape::percent_encoded,
+    http::server::{connection::Connection, response_budget::Unkept},
+};
 
 /// Headers by which the guard judges a request; `x-forwarded-*` too. The signature is not among them.
 const JUDGED: [HeaderName; 7] = [
@@ -172,15 +175,42 @@ impl InnerClient {
     /// Sends a request and reads the response.
     ///
     /// # Errors
-    /// 507: the body has more than `bytes_max` bytes.
+    /// The response is lost. 507: the body has more than `bytes_max` bytes, or a write has found no memory
+    /// for it; 502: the body broke off. The problem says whether a write was carried out.
     pub(crate) async fn ask(&self, inner: InnerRequest, bytes_max: usize) -> Result<InnerReply, Problem> {
+        let is_write = inner.method != Method::GET;
         let (head, body) = self.send(inner).await.into_parts();
-        let Ok(body) = Limited::new(body, bytes_max).collect().await else {
-            let detail = format!("the answer is larger than {bytes_max} bytes, the limit; ask for less");
-            return Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail));
-        };
-        Ok(InnerReply { status: head.status, headers: head.headers, body: body.to_bytes() })
+        if let Some(Unkept(status)) = head.extensions.get()
+            && is_write
+        {
+            let reason = "this node has no memory left for large responses";
+            return Err(lost(StatusCode::INSUFFICIENT_STORAGE, Some(*status), reason));
+        }
+        let written = is_write.then_some(head.status);
+        match Limited::new(body, bytes_max).collect().await {
+            Ok(body) => Ok(InnerReply { status: head.status, headers: head.headers, body: body.to_bytes() }),
+            Err(error) if error.is::<LengthLimitError>() => {
+                let hint = if is_write { "" } else { "; ask for less" };
+                let reason = format!("the answer is larger than {bytes_max} bytes, the limit{hint}");
+                Err(lost(StatusCode::INSUFFICIENT_STORAGE, written, &reason))
+            }
+            Err(error) => {
+                Err(lost(StatusCode::BAD_GATEWAY, written, &format!("the answer broke off: {error}")))
+            }
+        }
     }
+}
+
+/// Returns the problem of a response that is lost. `written`: the status of the response to a write.
+fn lost(status: StatusCode, written: Option<StatusCode>, reason: &str) -> Problem {
+    let detail = match written {
+        None => reason.to_owned(),
+        Some(done) if done.is_success() => {
+            format!("the write was carried out; its answer is lost: {reason}")
+        }
+        Some(failed) => format!("the write failed with {failed}; its answer is lost: {reason}"),
+    };
+    Problem::new(status, detail)
 }
 
 #[cfg(test)]
@@ -219,5 +249,47 @@ mod tests {
         assert_eq!(names, ["authorization", "cookie", "host", "x-forwarded-for"]);
         assert_eq!(client.headers.get_all("cookie").iter().count(), 2);
         assert_eq!(client.headers["host"], "n1:7500", "an absolute target takes precedence");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_lost_says_whether_the_write_was_carried_out() {
+        use futures::stream;
+        let answers = Router::new()
+            .route("/large", axum::routing::any(|| async { "a".repeat(11) }))
+            .route("/failed", axum::routing::any(|| async { (StatusCode::CONFLICT, "a".repeat(11)) }))
+            .route(
+                "/broken",
+                axum::routing::any(|| async {
+                    Body::from_stream(stream::iter([Ok("a"), Err(std::io::Error::other("gone"))]))
+                }),
+            )
+            .route(
+                "/unkept",
+                axum::routing::any(|| async {
+                    (
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        axum::Extension(Unkept(StatusCode::CREATED)),
+                        "no memory",
+                    )
+                }),
+            );
+        let client = InnerClient { router: answers, connection: None, headers: HeaderMap::new() };
+        let ask = async |method, path: &str| {
+            let problem = client.ask(InnerRequest::new(method, path), 10).await.unwrap_err();
+            (problem.status().as_u16(), problem.detail().to_owned())
+        };
+        let carried_out = "the write was carried out; its answer is lost: ";
+        let large = "the answer is larger than 10 bytes, the limit";
+        assert_eq!(ask(Method::GET, "/large").await, (507, format!("{large}; ask for less")));
+        assert_eq!(ask(Method::POST, "/large").await, (507, format!("{carried_out}{large}")));
+        let (status, detail) = ask(Method::POST, "/failed").await;
+        assert_eq!((status, detail.starts_with("the write failed with 409")), (507, true), "{detail}");
+        let (status, detail) = ask(Method::GET, "/broken").await;
+        assert_eq!((status, detail.starts_with("the answer broke off")), (502, true), "{detail}");
+        assert!(ask(Method::PUT, "/broken").await.1.starts_with(carried_out));
+        let (status, detail) = ask(Method::POST, "/unkept").await;
+        assert_eq!((status, detail.starts_with(carried_out)), (507, true), "{detail}");
+        let kept = client.ask(InnerRequest::new(Method::GET, "/unkept"), 10).await;
+        assert_eq!(kept.unwrap().status, 503, "a read is only refused");
     }
 }

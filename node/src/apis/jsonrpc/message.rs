@@ -32,11 +32,12 @@ pub(super) enum Params {
 }
 
 /// A request.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) struct Request {
+#[derive(Debug)]
+pub(super) struct Request<'a> {
     pub(super) version: Version,
-    /// `None`: a notification, which has no response.
-    pub(super) id: Option<Value>,
+    /// The text of a number, a text or null, which the response repeats unchanged: a parsed number loses
+    /// digits. `None`: a notification, which has no response.
+    pub(super) id: Option<&'a RawValue>,
     pub(super) method: String,
     pub(super) params: Params,
 }
@@ -44,7 +45,7 @@ pub(super) struct Request {
 /// A message: one request, or a batch.
 #[derive(Debug)]
 pub(super) enum Message<'a> {
-    One(Value),
+    One(&'a RawValue),
     Batch(Batch<'a>),
 }
 
@@ -101,56 +102,85 @@ impl<'de> Deserialize<'de> for Batch<'de> {
     }
 }
 
-/// An object that is no request, with the version and id for the response to it.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) struct Refused {
+/// A value that is no request, with the version and id for the response to it.
+#[derive(Debug)]
+pub(super) struct Refused<'a> {
     pub(super) version: Version,
-    pub(super) id: Value,
+    pub(super) id: &'a RawValue,
     pub(super) error: RpcError,
 }
 
-impl Request {
+/// The members of a request, unparsed.
+#[derive(Deserialize)]
+struct Members<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    jsonrpc: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    method: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    params: Option<&'a RawValue>,
+}
+
+/// Reads a member that is present, also null: an id that is null is no missing id.
+fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
+}
+
+fn is_null(value: &RawValue) -> bool {
+    value.get() == "null"
+}
+
+fn is_text_or_number(value: &RawValue) -> bool {
+    matches!(value.get().as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'))
+}
+
+impl<'a> Request<'a> {
     /// Reads a request. `default`: the version of one without `jsonrpc`; `None`: it is refused.
     ///
     /// # Errors
     /// The value is no request.
-    pub(super) fn read(value: Value, default: Option<Version>) -> Result<Self, Box<Refused>> {
-        let refuse = |version: Option<Version>, id: Option<&Value>, detail: String| {
-            let id = id.filter(|id| id.is_string() || id.is_number()).cloned().unwrap_or_default();
+    pub(super) fn read(value: &'a RawValue, default: Option<Version>) -> Result<Self, Box<Refused<'a>>> {
+        let refuse = |version: Option<Version>, id: Option<&'a RawValue>, detail: String| {
+            let id = id.filter(|id| is_text_or_number(id)).unwrap_or(RawValue::NULL);
             let version = version.unwrap_or(Version::Two);
             Box::new(Refused { version, id, error: RpcError::invalid_request(detail) })
         };
-        let Value::Object(mut members) = value else {
+        if !value.get().starts_with('{') {
             return Err(refuse(default, None, "a request is a JSON object".to_owned()));
-        };
-        let id = members.remove("id");
-        let version = match members.get("jsonrpc") {
-            Some(Value::String(two)) if two == "2.0" => Some(Version::Two),
-            None | Some(Value::Null) => default,
-            Some(_) => None,
+        }
+        let members: Members<'a> = serde_json::from_str(value.get())
+            .map_err(|error| refuse(default, None, format!("the request cannot be read: {error}")))?;
+        let id = members.id;
+        let version = match members.jsonrpc {
+            None => default,
+            Some(null) if is_null(null) => default,
+            Some(named) => serde_json::from_str(named.get())
+                .is_ok_and(|name: String| name == "2.0")
+                .then_some(Version::Two),
         };
         let Some(version) = version else {
-            return Err(refuse(default, id.as_ref(), "jsonrpc: must be \"2.0\"".to_owned()));
+            return Err(refuse(default, id, "jsonrpc: must be \"2.0\"".to_owned()));
         };
-        let refuse = |detail: &str| Err(refuse(Some(version), id.as_ref(), detail.to_owned()));
-        if !matches!(id, None | Some(Value::Null | Value::String(_) | Value::Number(_))) {
-            return refuse("id: must be a text, a number or null");
+        let refuse = |detail: &str| refuse(Some(version), id, detail.to_owned());
+        if id.is_some_and(|id| !is_null(id) && !is_text_or_number(id)) {
+            return Err(refuse("id: must be a text, a number or null"));
         }
-        let method = match members.remove("method") {
-            Some(Value::String(method)) => method,
-            Some(_) => return refuse("method: must be a text"),
-            None => return refuse("method: is missing"),
-        };
-        let params = match members.remove("params") {
+        let method = members.method.ok_or_else(|| refuse("method: is missing"))?;
+        let method = serde_json::from_str(method.get()).map_err(|_| refuse("method: must be a text"))?;
+        let params = match members.params.map(|params| serde_json::from_str::<Value>(params.get())) {
             None => Params::ByPosition(Vec::new()),
-            Some(Value::Null) if version == Version::One => Params::ByPosition(Vec::new()),
-            Some(Value::Array(values)) => Params::of_array(values),
-            Some(Value::Object(named)) if version == Version::Two => Params::ByName(named),
-            Some(_) if version == Version::One => return refuse("params: must be an array"),
-            Some(_) => return refuse("params: must be an object or an array"),
+            Some(Ok(Value::Null)) if version == Version::One => Params::ByPosition(Vec::new()),
+            Some(Ok(Value::Array(values))) => Params::of_array(values),
+            Some(Ok(Value::Object(named))) if version == Version::Two => Params::ByName(named),
+            Some(Ok(_)) if version == Version::One => return Err(refuse("params: must be an array")),
+            Some(Ok(_)) => return Err(refuse("params: must be an object or an array")),
+            // A number may be out of range, and values may be nested too deeply.
+            Some(Err(error)) => return Err(refuse(&format!("params: cannot be read: {error}"))),
         };
         // In version 1.0 a notification has the id null.
-        let id = id.filter(|id| version == Version::Two || !id.is_null());
+        let id = id.filter(|id| version == Version::Two || !is_null(id));
         Ok(Self { version, id, method, params })
     }
 }
@@ -177,7 +207,7 @@ struct ResponseTwo<'a> {
     result: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<ErrorObject<'a>>,
-    id: &'a Value,
+    id: &'a RawValue,
 }
 
 #[derive(Serialize)]
@@ -189,13 +219,13 @@ struct ErrorObject<'a> {
 
 #[derive(Serialize)]
 struct ResponseOne<'a> {
-    id: &'a Value,
+    id: &'a RawValue,
     result: Option<&'a RawValue>,
     error: Option<String>,
 }
 
 /// Writes a response.
-pub(super) fn response(version: Version, id: &Value, outcome: Result<&RawValue, &RpcError>) -> String {
+pub(super) fn response(version: Version, id: &RawValue, outcome: Result<&RawValue, &RpcError>) -> String {
     let (result, error) = (outcome.ok(), outcome.err());
     let written = match version {
         Version::Two => {
@@ -218,10 +248,15 @@ mod tests {
 
     use super::*;
 
+    fn raw(value: &Value) -> Box<RawValue> {
+        RawValue::from_string(value.to_string()).unwrap()
+    }
+
     fn refusal(value: Value, default: Option<Version>) -> (Version, Value, String) {
-        let Refused { version, id, error } = *Request::read(value, default).unwrap_err();
+        let value = raw(&value);
+        let Refused { version, id, error } = *Request::read(&value, default).unwrap_err();
         assert_eq!(error.code, -32600);
-        (version, id, error.message)
+        (version, serde_json::from_str(id.get()).unwrap(), error.message)
     }
 
     #[test]
@@ -241,24 +276,31 @@ mod tests {
 
     #[test]
     fn a_request_of_version_two_has_an_id_or_is_a_notification() {
-        let read = |id: Option<Value>| {
-            let mut request = json!({ "jsonrpc": "2.0", "method": "why", "params": ["a"] });
-            if let Some(id) = id {
-                request["id"] = id;
-            }
-            Request::read(request, None).unwrap().id
+        let read = |members: &str| {
+            let request = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"why\"{members}}}");
+            let request = RawValue::from_string(request).unwrap();
+            let read = Request::read(&request, None);
+            read.map(|read| read.id.map(|id| id.get().to_owned())).map_err(|refused| refused.error.message)
         };
-        assert_eq!(read(None), None);
-        for id in [json!(null), json!(7), json!("x"), json!(1.5)] {
-            assert_eq!(read(Some(id.clone())), Some(id));
+        assert_eq!(read(""), Ok(None));
+        let texts = ["null", "7", "-1.50", "12345678901234567890123456789", "1e999", "\"x\"", "\"\\u0041\""];
+        for id in texts {
+            assert_eq!(read(&format!(", \"id\": {id} ")), Ok(Some(id.to_owned())), "its text is unchanged");
         }
+        for id in ["true", "{}", "[1]"] {
+            assert!(read(&format!(",\"id\":{id}")).unwrap_err().starts_with("id: must be"), "{id}");
+        }
+        assert!(read(",\"id\":1,\"id\":2").unwrap_err().contains("duplicate field"));
+        assert!(read(",\"params\":[1e999]").unwrap_err().starts_with("params: cannot be read: number"));
+        let deep = format!(",\"params\":{}{}", "[".repeat(200), "]".repeat(200));
+        assert!(read(&deep).unwrap_err().starts_with("params: cannot be read: recursion"));
     }
 
     #[test]
     fn parameters_are_named_or_listed_and_an_only_object_names_them() {
         let read = |params: Value| {
             let request = json!({ "jsonrpc": "2.0", "method": "why", "params": params, "id": 1 });
-            Request::read(request, None).unwrap().params
+            Request::read(&raw(&request), None).unwrap().params
         };
         let named = |value: Value| Params::ByName(value.as_object().unwrap().clone());
         assert_eq!(read(json!({ "a": 1 })), named(json!({ "a": 1 })));
@@ -296,14 +338,14 @@ mod tests {
 
     #[test]
     fn version_one_is_that_of_go() {
-        let go = json!({ "method": "Services.List", "params": [{}], "id": 0 });
-        let request = Request::read(go, Some(Version::One)).unwrap();
-        assert_eq!((request.version, request.id), (Version::One, Some(json!(0))));
+        let go = raw(&json!({ "method": "Services.List", "params": [{}], "id": 0 }));
+        let request = Request::read(&go, Some(Version::One)).unwrap();
+        assert_eq!((request.version, request.id.map(RawValue::get)), (Version::One, Some("0")));
         assert_eq!(request.params, Params::ByName(Map::new()));
-        let notification = json!({ "method": "why", "params": ["a"], "id": null });
-        assert_eq!(Request::read(notification, Some(Version::One)).unwrap().id, None);
-        let two = json!({ "jsonrpc": "2.0", "method": "why", "id": 1 });
-        assert_eq!(Request::read(two, Some(Version::One)).unwrap().version, Version::Two);
+        let notification = raw(&json!({ "method": "why", "params": ["a"], "id": null }));
+        assert!(Request::read(&notification, Some(Version::One)).unwrap().id.is_none());
+        let two = raw(&json!({ "jsonrpc": "2.0", "method": "why", "id": 1 }));
+        assert_eq!(Request::read(&two, Some(Version::One)).unwrap().version, Version::Two);
         let named = json!({ "method": "why", "params": {}, "id": 1 });
         assert_eq!(refusal(named, Some(Version::One)).0, Version::One);
     }
@@ -312,7 +354,7 @@ mod tests {
     fn a_response_has_the_form_of_its_version() {
         let result = RawValue::from_string("{\"a\":1}".to_owned()).unwrap();
         let error = RpcError { code: -32004, message: "gone".to_owned(), data: json!({ "status": 404 }) };
-        let write = |version, outcome| response(version, &json!(7), outcome);
+        let write = |version, outcome| response(version, &raw(&json!(7)), outcome);
         assert_eq!(write(Version::Two, Ok(&*result)), r#"{"jsonrpc":"2.0","result":{"a":1},"id":7}"#);
         assert_eq!(
             write(Version::Two, Err(&error)),

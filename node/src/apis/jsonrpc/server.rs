@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use hearsay_services::network::{Activity, Exempt, Shares};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{
@@ -152,7 +152,7 @@ async fn answer_line(
 ) -> Result<(), EndReason> {
     let line = timeout(LINE_TIME_MAX, read_line(reader)).await;
     let (line, reason) = match line {
-        Ok(Ok(line)) => match serde_json::from_slice::<Map<String, Value>>(&line) {
+        Ok(Ok(line)) => match object_of(&line) {
             Ok(object) => (Ok(object), ""),
             Err(error) => {
                 let detail = format!("the line is not a JSON object: {error}; the connection ends");
@@ -173,17 +173,23 @@ async fn answer_line(
         Ok(object) => object,
         Err(error) => {
             // A browser gets no more than this line, which contains nothing of the node.
-            let text = response(Version::One, &Value::Null, Err(&error));
+            let text = response(Version::One, RawValue::NULL, Err(&error));
             _ = write_line(writer, text).await;
             return Err(reason);
         }
     };
-    let mut answer = session.answer_one(Value::Object(object), Some(Version::One)).await;
+    let mut answer = session.answer_one(&object, Some(Version::One)).await;
     match answer.text.take() {
         // The memory stays charged until the client has read the line.
         Some(text) => write_line(writer, text).await,
         None => Ok(()),
     }
+}
+
+/// Returns a line as a JSON object, unparsed.
+fn object_of(line: &[u8]) -> Result<Box<RawValue>, String> {
+    let value: Box<RawValue> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    if value.get().starts_with('{') { Ok(value) } else { Err("it is another value".to_owned()) }
 }
 
 /// Why no line was read.

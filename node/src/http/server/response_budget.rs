@@ -11,6 +11,7 @@ use std::{
 };
 
 use axum::{
+    Extension,
     body::{Body, HttpBody},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -24,10 +25,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::metrics::Metrics;
 
 /// Smaller responses are not charged: the buffers of a connection take about as much.
-const SMALL_BYTES: u64 = 32 * 1024;
+pub(crate) const SMALL_BYTES: u64 = 32 * 1024;
 /// Size of the pieces in which a response is handed to hyper. The whole response stays charged until the last
 /// piece is handed over.
 const PIECE_BYTES: usize = 16 * 1024;
+
+/// Mark of a response whose memory its handler has charged.
+#[derive(Clone, Copy, Debug)]
+struct Charged;
+
+/// Mark of the 503 in place of a response that has found no memory, with the status of that response.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unkept(pub(crate) StatusCode);
+
+/// Returns a response whose memory is charged by these permits. It is never refused: what it reports has
+/// been done.
+pub(crate) fn charged(text: String, permits: Vec<OwnedSemaphorePermit>) -> Response {
+    let body = ChargedBody { rest: text.into(), _permits: permits };
+    (Extension(Charged), Body::new(body)).into_response()
+}
 
 /// Memory budget of the large responses that clients have not read yet.
 #[derive(Debug)]
@@ -46,8 +62,11 @@ impl ResponseBudget {
 
     /// Charges a response if it is large. Without memory for it the response becomes 503.
     pub(crate) async fn charge(&self, response: Response, metrics: &Metrics) -> Response {
+        let is_charged = response.extensions().get::<Charged>().is_some();
         match response.body().size_hint().exact() {
-            Some(bytes) if bytes > SMALL_BYTES => self.charge_bytes(response, bytes, metrics).await,
+            Some(bytes) if bytes > SMALL_BYTES && !is_charged => {
+                self.charge_bytes(response, bytes, metrics).await
+            }
             // An event stream creates each event when the client has read the one before.
             _ => response,
         }
@@ -61,9 +80,10 @@ impl ResponseBudget {
             let detail = "this node has no memory left for large responses that clients read slowly; try again in a second, or ask another node";
             let mut response = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response.extensions_mut().insert(Unkept(head.status));
             return response;
         };
-        Response::from_parts(head, Body::new(ChargedBody { rest: whole.to_bytes(), _permit: permit }))
+        Response::from_parts(head, Body::new(ChargedBody { rest: whole.to_bytes(), _permits: vec![permit] }))
     }
 }
 
@@ -77,7 +97,7 @@ impl Default for ResponseBudget {
 /// The unread part of a response and the memory charged for it.
 struct ChargedBody {
     rest: Bytes,
-    _permit: OwnedSemaphorePermit,
+    _permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl HttpBody for ChargedBody {

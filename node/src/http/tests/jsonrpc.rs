@@ -248,6 +248,82 @@ async fn a_role_of_another_node_is_reached_with_the_proof_of_a_role() {
     server.get("/students").await.problem(404);
 }
 
+#[tokio::test]
+async fn an_id_returns_unchanged() {
+    let server = Server::start().await;
+    for id in ["12345678901234567890123456789", "1.50", "\"\\u0041\"", "null"] {
+        for method in ["members.list", "no.such"] {
+            let message = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\",\"id\":{id}}}");
+            let reply = server.send("POST /rpc", &[JSON], message).await;
+            assert!(reply.body.ends_with(&format!(",\"id\":{id}}}")), "{reply:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_a_parameter_of_a_call_and_not_of_a_message() {
+    let server = Server::start().await;
+    let message = json!({ "jsonrpc": "2.0", "method": "students.add", "params": ["A", "Unwritten"], "id": 1 });
+    let reply = server.send("POST /rpc", &[JSON, "idempotency-key: k"], message.to_string()).await;
+    reply.problem(400);
+    assert!(reply.body.contains("the parameter idempotencyKey of the call"), "{reply:?}");
+    assert_eq!(server.get("/students?q=Unwritten").await.json(), json!([]));
+}
+
+/// Starts a server whose table of services has between 170 and 256 KiB, and returns that size.
+async fn with_large_table() -> (Server, usize) {
+    let server = Server::start().await;
+    server.apply([joined(member(1))]);
+    let more = |ids: std::ops::Range<usize>| {
+        server.apply(ids.map(|i| offered(instance(1, &format!("{i:0200}"), "web"))));
+    };
+    more(0..100);
+    let some = server.get("/services").await.body.len();
+    more(100..100 * 220_000 / some);
+    let bytes = server.get("/services").await.body.len();
+    assert!((170 * 1024..256 * 1024).contains(&bytes), "{bytes}");
+    (server, bytes)
+}
+
+#[tokio::test]
+async fn a_write_for_whose_answer_no_room_is_left_is_not_carried_out() {
+    let (server, _) = with_large_table().await;
+    let read = json!({ "jsonrpc": "2.0", "method": "services.list", "id": 1 });
+    let write = json!({ "jsonrpc": "2.0", "method": "students.add", "params": ["A", "Unwritten"], "id": 2 });
+    let mut batch = vec![read; 99];
+    batch.push(write.clone());
+    let responses = rpc(&server, &[], &json!(batch)).await;
+    assert!(responses[0]["result"].is_object() && responses[98]["error"]["code"] == -32057);
+    let error = &responses[99]["error"];
+    assert_eq!((&responses[99]["id"], &error["code"]), (&json!(2), &json!(-32057)));
+    assert!(error["message"].as_str().unwrap().contains("was not carried out"), "{error}");
+    assert_eq!(server.get("/students?q=Unwritten").await.json(), json!([]));
+    assert!(rpc(&server, &[], &write).await["result"]["id"].is_number(), "in a message of its own");
+}
+
+#[tokio::test]
+async fn a_batch_that_was_carried_out_is_never_refused_for_memory() {
+    let (server, bytes) = with_large_table().await;
+    let batch = json!([
+        { "jsonrpc": "2.0", "method": "services.list", "id": 1 },
+        { "jsonrpc": "2.0", "method": "students.add", "params": ["A", "B"], "id": 2 },
+    ]);
+    // The memory suffices for the table, but not for the whole response.
+    let left = bytes + 60;
+    let held = server.state.response_budget.acquire((1 << 28) - left).unwrap();
+    let responses = rpc(&server, &[], &batch).await;
+    assert!(responses[0]["result"].is_object() && responses[1]["result"]["id"].is_number());
+    let rest = {
+        let acquire = || server.state.response_budget.acquire(left);
+        until("the memory of the response is free again", || acquire().is_some()).await;
+        acquire().unwrap()
+    };
+    let responses = rpc(&server, &[], &batch).await;
+    assert_eq!(responses[0]["error"]["code"], -32053, "no memory is left for a large result");
+    assert!(responses[1]["result"]["id"].is_number(), "a small one needs none");
+    drop((held, rest));
+}
+
 /// Serves `--jsonrpc-tcp` for a server, and returns the address.
 async fn serve_lines(server: &Server) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
