@@ -263,7 +263,8 @@ async fn an_id_returns_unchanged() {
 #[tokio::test]
 async fn an_idempotency_key_is_a_parameter_of_a_call_and_not_of_a_message() {
     let server = Server::start().await;
-    let message = json!({ "jsonrpc": "2.0", "method": "students.add", "params": ["A", "Unwritten"], "id": 1 });
+    let message =
+        json!({ "jsonrpc": "2.0", "method": "students.add", "params": ["A", "Unwritten"], "id": 1 });
     let reply = server.send("POST /rpc", &[JSON, "idempotency-key: k"], message.to_string()).await;
     reply.problem(400);
     assert!(reply.body.contains("the parameter idempotencyKey of the call"), "{reply:?}");
