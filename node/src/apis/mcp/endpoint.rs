@@ -5,7 +5,8 @@
 //! with 405, as the protocol allows.
 //!
 //! A tool's request enters the node's router again for the client ([`InnerClient`]). So the guard, the
-//! classes of writes and `--private` hold as for HTTP. Tools that change something need the API token
+//! classes of writes and `--private` hold as for HTTP. With `--private` the messages that make no request,
+//! such as `initialize`, need the proof of a read, too. Tools that change something need the API token
 //! besides: a client of this machine may be an agent that follows a text.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,10 +14,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::{
     body::{Body, Bytes, to_bytes},
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use hearsay_services::{Problem, http::Parameters, network::Holder};
+use hearsay_services::{
+    Problem,
+    http::{Effect, Parameters},
+    network::Holder,
+};
 use http_body_util::Full;
 use rmcp::transport::{
     StreamableHttpServerConfig, StreamableHttpService,
@@ -31,12 +36,14 @@ use super::{
     server::McpServer,
 };
 use crate::http::{
-    guard::caller::Caller,
+    guard::{caller::Caller, class::Class},
     reentry::{InnerClient, InnerRequest},
     server::connection::{Connection, HOLDER},
     state::AppState,
 };
 
+/// Size of a message. Tools have short arguments.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// Size of an answer that a tool reads: about 30,000 instances at half a kilobyte each. Guess.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Memory that an answer takes as a tree of values, relative to its text. Estimate: an object of twenty
@@ -58,41 +65,41 @@ const INVALID_REQUEST: i32 = -32600;
 /// Answers a message of the protocol.
 ///
 /// # Errors
-/// 400: the path has no parameters.
+/// 400: the path has no parameters. 401, 403: the node is private, and the client may not read it. 413: the
+/// message is too large.
 pub(crate) async fn answer(
     State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Response, Problem> {
     Parameters::read(request.uri().query(), &[])?;
-    let has_token =
-        Caller::of(&request, request.extensions().get::<Connection>(), None, &state.access).has_token();
+    let caller = Caller::of(&request, request.extensions().get::<Connection>(), None, &state.access);
+    if let Err(problem) = caller.check(Class::Registry, Effect::Read, &state.access) {
+        state.metrics.http.refused("token");
+        return Ok(refuse_stranger(problem));
+    }
     let (head, body) = request.into_parts();
     let Some(client) = InnerClient::of(&head) else {
         return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this path cannot reach the others"));
     };
-    // The body was read and bounded before.
-    let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    // The body was read before, so an error can only be its size.
+    let Ok(body) = to_bytes(body, MESSAGE_BYTES_MAX).await else {
+        state.metrics.http.refused("body_size");
+        let detail = format!(
+            "the message is larger than {MESSAGE_BYTES_MAX} bytes, the limit of /mcp; shorten its arguments"
+        );
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+    };
     if let Err(error) = serde_json::from_slice::<IgnoredAny>(&body) {
         return Ok(refuse(PARSE_ERROR, &format!("the body is not JSON: {error}")));
     }
     let node = OwnNode {
         client,
         holder: HOLDER.try_with(|holder| *holder).ok(),
-        has_token,
+        has_token: caller.has_token(),
         state,
         charges: Arc::default(),
     };
-    let server = McpServer::new(node);
-    // The guard has checked Host and Origin by the names of this node.
-    let config = StreamableHttpServerConfig::default()
-        .with_legacy_session_mode(false)
-        .with_json_response(true)
-        .with_sse_keep_alive(None)
-        .with_max_request_body_bytes(body.len())
-        .disable_allowed_hosts()
-        .disable_allowed_origins();
-    let sessions = Arc::new(NeverSessionManager::default());
-    let service = StreamableHttpService::new(move || Ok(server.clone()), sessions, config);
+    let service = transport(McpServer::new(node));
     let is_json = is_json(&head.headers);
     let response = service.handle(Request::from_parts(head, Full::new(body))).await.map(Body::new);
     if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
@@ -103,6 +110,32 @@ pub(crate) async fn answer(
         return Err(problem_of(response).await);
     }
     Ok(response)
+}
+
+/// Returns the transport of a server: without sessions, and without event streams.
+pub(super) fn transport<B: Backend>(
+    server: McpServer<B>,
+) -> StreamableHttpService<McpServer<B>, NeverSessionManager> {
+    // The guard has checked Host and Origin by the names of this node.
+    let config = StreamableHttpServerConfig::default()
+        .with_legacy_session_mode(false)
+        .with_json_response(true)
+        .with_sse_keep_alive(None)
+        .with_max_request_body_bytes(MESSAGE_BYTES_MAX)
+        .disable_allowed_hosts()
+        .disable_allowed_origins();
+    let sessions = Arc::new(NeverSessionManager::default());
+    StreamableHttpService::new(move || Ok(server.clone()), sessions, config)
+}
+
+/// Returns the refusal of a client that may not read this node, in the form of the guard's.
+fn refuse_stranger(problem: Problem) -> Response {
+    let is_unproven = problem.status() == StatusCode::UNAUTHORIZED;
+    let mut response = problem.into_response();
+    if is_unproven {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
 }
 
 /// Returns an error of rmcp in plain text, such as 406, as a problem.

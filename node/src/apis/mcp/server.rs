@@ -112,7 +112,7 @@ impl<B: Backend> ServerHandler for McpServer<B> {
     async fn call_tool(
         &self,
         request: CallToolRequestParams,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let Some(tool) = ToolDefinition::named(&request.name) else {
             let name: String = request.name.chars().take(64).collect();
@@ -121,6 +121,10 @@ impl<B: Backend> ServerHandler for McpServer<B> {
                 None,
             ));
         };
-        Ok(result(self.call(tool, request).await).into())
+        // rmcp runs this in a task of its own, which does not end with the client's connection.
+        tokio::select! {
+            outcome = self.call(tool, request) => Ok(result(outcome).into()),
+            () = context.ct.cancelled() => Err(ErrorData::internal_error("the client has cancelled the call", None)),
+        }
     }
 }
