@@ -16,6 +16,9 @@ const TAGS_LISTED_MAX: usize = 32;
 /// Filters of instances, by their names in the tools and in the API.
 const FILTERS: [&str; 3] = ["tag", "health", "zone"];
 
+/// Health of an instance that the table guard keeps listed. The API has no filter for it; the tools have.
+pub(super) const UNVERIFIED: &str = "unverified";
+
 /// A result, before it is cut.
 type Object = Map<String, Value>;
 
@@ -35,7 +38,18 @@ fn with_query(path: &str, pairs: impl IntoIterator<Item = (&'static str, Option<
 }
 
 fn filters(arguments: &Arguments) -> impl Iterator<Item = (&'static str, Option<String>)> {
-    FILTERS.map(|name| (name, arguments.text(name).map(str::to_owned))).into_iter()
+    let of_api = |name| arguments.text(name).filter(|text| name != "health" || *text != UNVERIFIED);
+    FILTERS.map(|name| (name, of_api(name).map(str::to_owned))).into_iter()
+}
+
+/// Applies to the instances of a service the filter that the API lacks. Returns whether the service stays.
+fn keep_meant(arguments: &Arguments, instances: &mut Value) -> bool {
+    if arguments.text("health") != Some(UNVERIFIED) {
+        return true;
+    }
+    let Some(instances) = instances.as_array_mut() else { return false };
+    instances.retain(|instance| instance["health"] == UNVERIFIED);
+    !instances.is_empty()
 }
 
 /// Returns the page of a result that the arguments ask for.
@@ -53,7 +67,10 @@ fn of_answer(mut answer: Object) -> Object {
 /// `list_services`.
 pub(super) async fn list_services(backend: &impl Backend, arguments: &Arguments) -> Result<Value, ToolError> {
     let mut answer = get(backend, with_query("/services", filters(arguments))).await?;
-    let services = answer.remove("services").unwrap_or_default();
+    let mut services = answer.remove("services").unwrap_or_default();
+    if let Some(services) = services.as_object_mut() {
+        services.retain(|_, instances| keep_meant(arguments, instances));
+    }
     let part = arguments.text("name").map(str::to_lowercase);
     let is_meant = |name: &str| part.as_ref().is_none_or(|part| name.to_lowercase().contains(part));
     let services = services.as_object().into_iter().flatten().filter(|(name, _)| is_meant(name));
@@ -71,7 +88,8 @@ fn summary(name: &str, instances: &Value) -> Value {
     let tags: BTreeSet<&str> = tags.filter_map(Value::as_str).collect();
     let mut summary = json!({
         "name": name, "instances": instances.len(), "passing": count("passing"), "warning": count("warning"),
-        "critical": count("critical"), "tags": tags.iter().take(TAGS_LISTED_MAX).collect::<Vec<_>>(),
+        "critical": count("critical"), "unverified": count(UNVERIFIED),
+        "tags": tags.iter().take(TAGS_LISTED_MAX).collect::<Vec<_>>(),
     });
     if TAGS_LISTED_MAX < tags.len() {
         summary["tags_omitted"] = (tags.len() - TAGS_LISTED_MAX).into();
@@ -95,9 +113,11 @@ pub(super) async fn get_service(backend: &impl Backend, arguments: &Arguments) -
     let mut answer =
         get(backend, with_query(&format!("/services/{}", arguments.segment("name")), query)).await?;
     let instances = answer.get_mut("services").and_then(|services| services.get_mut(name)).map(Value::take);
+    let mut instances = instances.unwrap_or_else(|| json!([]));
+    keep_meant(arguments, &mut instances);
     let mut result = of_answer(answer);
     result.insert("service".to_owned(), name.into());
-    result.insert("instances".to_owned(), instances.unwrap_or_else(|| json!([])));
+    result.insert("instances".to_owned(), instances);
     Ok(page_of(result, "instances", arguments))
 }
 

@@ -7,10 +7,14 @@ use bytes::Bytes;
 use http::StatusCode;
 use rmcp::{ServiceExt as _, model::CallToolRequestParams};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    sync::{mpsc, oneshot},
+};
 
 use super::{
     backend::{Backend, ToolAnswer, ToolError, ToolRequest},
+    endpoint,
     server::{McpServer, result},
     tool::ToolDefinition,
 };
@@ -92,7 +96,7 @@ async fn services_are_summarised_filtered_and_paged() {
         ("GET /services", 200, services()),
         ("GET /services?tag=a%26b&health=passing&zone=z", 200, services()),
     ]);
-    let web = json!({ "name": "Web", "instances": 2, "passing": 1, "warning": 0, "critical": 1, "tags": ["a", "b", "mcp"] });
+    let web = json!({ "name": "Web", "instances": 2, "passing": 1, "warning": 0, "critical": 1, "unverified": 0, "tags": ["a", "b", "mcp"] });
     let listed = node.done("list_services", json!({ "limit": 1 })).await;
     assert_eq!(
         listed,
@@ -103,6 +107,25 @@ async fn services_are_summarised_filtered_and_paged() {
     let filter = json!({ "tag": "a&b", "health": "passing", "zone": "z", "name": "wE" });
     assert_eq!(node.done("list_services", filter).await["total"], 1);
     assert_eq!(node.sent().len(), 3);
+}
+
+#[tokio::test]
+async fn instances_that_the_table_guard_keeps_are_counted_and_found() {
+    let instances = json!([{ "id": "w1", "health": "passing" }, { "id": "w2", "health": "unverified" }]);
+    let answer = json!({ "services": { "db": [{ "id": "d1", "health": "critical" }], "web": instances } });
+    let node = FixedNode::new([
+        ("GET /services", 200, answer.clone()),
+        ("GET /services?zone=z", 200, answer.clone()),
+        ("GET /services/%77eb", 200, answer),
+    ]);
+    let listed = node.done("list_services", json!({ "name": "web" })).await;
+    let web = &listed["services"][0];
+    assert_eq!((&web["passing"], &web["unverified"], &web["instances"]), (&json!(1), &json!(1), &json!(2)));
+    let listed = node.done("list_services", json!({ "health": "unverified", "zone": "z" })).await;
+    let web = &listed["services"][0];
+    assert_eq!((&listed["total"], &web["name"], &web["instances"]), (&json!(1), &json!("web"), &json!(1)));
+    let found = node.done("get_service", json!({ "name": "web", "health": "unverified" })).await;
+    assert_eq!(found["instances"], json!([{ "id": "w2", "health": "unverified" }]));
 }
 
 #[tokio::test]
@@ -328,4 +351,47 @@ async fn the_protocol_lists_the_tools_that_a_client_may_use_and_calls_them() {
     assert_eq!(answers[5]["result"]["content"][0]["text"], NO_WRITES);
     let answers = exchange(node, &lines).await;
     assert_eq!(names(&answers[1]), [&reads[..], &["drain", "deregister"]].concat());
+}
+
+/// A node that never answers. It hands out a receiver for each request, which ends with the request.
+#[derive(Clone, Debug)]
+struct SilentNode(mpsc::UnboundedSender<oneshot::Receiver<()>>);
+
+impl Backend for SilentNode {
+    fn may_write(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    fn count_refusal(&self) {}
+
+    async fn send(&self, _: ToolRequest) -> Result<ToolAnswer, ToolError> {
+        let (_while_it_runs, end) = oneshot::channel();
+        self.0.send(end).unwrap();
+        std::future::pending().await
+    }
+
+    async fn read_log(&self, target: String) -> Result<ToolAnswer, ToolError> {
+        self.send(ToolRequest::read(target)).await
+    }
+}
+
+#[tokio::test]
+async fn the_call_of_a_client_that_goes_away_ends() {
+    let patience = std::time::Duration::from_secs(20);
+    for tool in ["list_services", "search_log"] {
+        let (requests, mut received) = mpsc::unbounded_channel();
+        let transport = endpoint::transport(McpServer::new(SilentNode(requests)));
+        let message = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": { "name": tool, "arguments": {} } });
+        let request = http::Request::post("/mcp")
+            .header("host", "n1")
+            .header("content-type", "application/json")
+            .header("accept", "application/json, text/event-stream")
+            .body(http_body_util::Full::new(Bytes::from(message.to_string())))
+            .unwrap();
+        let client = tokio::spawn(async move { transport.handle(request).await });
+        let mut end = tokio::time::timeout(patience, received.recv()).await.unwrap().unwrap();
+        assert_eq!(end.try_recv(), Err(oneshot::error::TryRecvError::Empty), "{tool} runs");
+        client.abort();
+        assert!(tokio::time::timeout(patience, end).await.expect("the call ends").is_err(), "{tool}");
+    }
 }

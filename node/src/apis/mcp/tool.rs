@@ -5,7 +5,10 @@ use std::sync::Arc;
 use hearsay_protocol::{ID_CHARS_MAX, NAME_CHARS_MAX};
 use rmcp::model::{Tool, ToolAnnotations};
 
-use super::parameter::{Kind, Parameter, input_schema};
+use super::{
+    parameter::{Kind, Parameter, input_schema},
+    reads::UNVERIFIED,
+};
 use crate::http::api::registrations::REASON_CHARS_MAX;
 
 /// Characters of a tag, for an argument. A registration bounds only the tags of an instance together.
@@ -15,7 +18,9 @@ const WORDS_CHARS_MAX: usize = 256;
 /// Characters of a cursor of the log.
 const CURSOR_CHARS_MAX: usize = 256;
 
-const HEALTHS: Kind = Kind::Choice(&["passing", "warning", "critical"]);
+const HEALTHS: Kind = Kind::Choice(&["passing", "warning", "critical", UNVERIFIED]);
+/// Description of the parameter `health`.
+const HEALTH: &str = "Only instances of this health; an unverified one has the health that it had last, too";
 const NAME: Kind = Kind::Text(NAME_CHARS_MAX);
 const ID: Kind = Kind::Text(ID_CHARS_MAX);
 const TAG: Kind = Kind::Text(TAG_CHARS_MAX);
@@ -109,7 +114,8 @@ pub(super) const TOOLS: &[ToolDefinition] = &[
         name: "list_services",
         title: "List services",
         description: "Lists the services of the cluster by name, each with its number of instances by health (passing, warning, \
-            critical) and the tags of its instances (at most 32). Start here to find a service; get_service has the addresses. Programs that \
+            critical; unverified: its node and many others fell silent at once, so it is kept and counts as passing) and the tags of its \
+            instances (at most 32). Start here to find a service; get_service has the addresses. Programs that \
             are MCP servers are registered with the tag `mcp`, agents that speak A2A with the tag `a2a`: pass it as `tag`. Roles of nodes \
             (such as log, kv, gateway) are services, too.",
         parameters: &[
@@ -119,7 +125,7 @@ pub(super) const TOOLS: &[ToolDefinition] = &[
                 "Count only instances with exactly this tag, and leave out services without one; `mcp` finds MCP servers, \
                  `a2a` A2A agents",
             ),
-            Parameter::optional("health", HEALTHS, "Count only instances of this health"),
+            Parameter::optional("health", HEALTHS, HEALTH),
             Parameter::optional("zone", NAME, "Count only instances in this zone"),
             Parameter::optional("name", NAME, "Only services whose name contains this text, ignoring case"),
             limit(100, 1000),
@@ -143,7 +149,7 @@ pub(super) const TOOLS: &[ToolDefinition] = &[
                 "Only the instance with this id, with its checks; not together with other filters",
             ),
             Parameter::optional("tag", TAG, "Only instances with exactly this tag"),
-            Parameter::optional("health", HEALTHS, "Only instances of this health"),
+            Parameter::optional("health", HEALTHS, HEALTH),
             Parameter::optional("zone", NAME, "Only instances in this zone"),
             Parameter::optional(
                 "nearest_first",
