@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `guard` | the class of each method, and the proof that it needs |
 //! | `calls`, `metrics` | deadlines and counters of calls |
+//! | `incomplete` | the bounds of messages that have arrived in part |
 //! | `discovery`, `register` | `hearsay.v1.Discovery`; its stream of a held registration |
 //! | `registration_json` | a registration as the JSON that the registry parses |
 //! | `messages` | the generated messages, and conversions to them |
@@ -14,6 +15,7 @@ mod calls;
 mod discovery;
 pub(crate) mod guard;
 mod health;
+mod incomplete;
 mod messages;
 pub(crate) mod metrics;
 mod reflection;

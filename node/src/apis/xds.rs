@@ -13,11 +13,12 @@
 //! | `resources`, `encoding` | resources by kind and name, encoded; their versions |
 //! | `rest_json`, `rest` | the same as JSON; discovery by REST |
 //! | `subscription`, `state_of_the_world`, `delta` | what a client has subscribed to, and what it gets next |
-//! | `ads`, `stream`, `names` | the gRPC service, its streams, and the bound on subscribed names |
+//! | `ads`, `stream`, `budget` | the gRPC service, its streams, and the bounds on what they hold |
 //! | `metrics` | counters |
 
 mod ads;
 mod assignment;
+mod budget;
 mod catalog;
 mod cluster;
 mod delta;
@@ -26,7 +27,6 @@ mod endpoint;
 mod kind;
 mod listener;
 pub(crate) mod metrics;
-mod names;
 mod resources;
 mod rest;
 mod rest_json;

@@ -6,7 +6,7 @@ pub(crate) mod body_budget;
 pub(crate) mod client_stream;
 pub(crate) mod connection;
 pub(crate) mod content_coding;
-mod http2;
+pub(crate) mod http2;
 pub(crate) mod limits;
 pub(crate) mod listeners;
 pub(crate) mod request_body;

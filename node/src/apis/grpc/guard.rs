@@ -15,6 +15,7 @@ use axum::{
 use hearsay_services::{Problem, http::Effect};
 use tonic::{Code, Status};
 
+use super::incomplete::Messages;
 use crate::http::{
     guard::{caller::Caller, class::Class},
     server::connection::Connection,
@@ -45,15 +46,15 @@ fn entry(table: &[&'static str], path: &str) -> Option<&'static str> {
     table.iter().copied().find(stands_for)
 }
 
-/// Returns the class and the effect of a method. An unknown method is a write of the class admin, so that one
-/// that is added later is never open by mistake.
-fn class_of(path: &str) -> (Class, Effect) {
+/// Returns the class and the effect of a method; `None`: it is in no table. Such a method is refused, so that
+/// one that is added later is never open by mistake.
+fn class_of(path: &str) -> Option<(Class, Effect)> {
     if entry(READS, path).is_some() {
-        (Class::Registry, Effect::Read)
+        Some((Class::Registry, Effect::Read))
     } else if entry(REGISTRY_WRITES, path).is_some() {
-        (Class::Registry, Effect::Write)
+        Some((Class::Registry, Effect::Write))
     } else {
-        (Class::Admin, Effect::Write)
+        None
     }
 }
 
@@ -70,14 +71,18 @@ pub(super) fn is_reflection(path: &str) -> bool {
 /// Passes a call whose caller may make it. The call gets the extension [`Caller`].
 pub(super) async fn pass(State(state): State<Arc<AppState>>, mut request: Request, next: Next) -> Response {
     let access = &state.access;
-    let (class, effect) = class_of(request.uri().path());
+    let Some((class, effect)) = class_of(request.uri().path()) else {
+        return Status::unimplemented("this node does not serve this method").into_http::<Body>();
+    };
     let caller = Caller::of(&request, request.extensions().get::<Connection>(), None, access);
     if let Err(problem) = caller.check(class, effect, access) {
         state.metrics.http.refused("token");
         return status_of(&problem).into_http::<Body>();
     }
     request.extensions_mut().insert(caller);
-    next.run(request).await
+    let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
+    let metrics = Arc::clone(&state.metrics);
+    next.run(request.map(|body| Messages::bound(body, &connection, metrics))).await
 }
 
 /// Returns the status for a problem, by the table of `google.rpc.Code`.
@@ -122,7 +127,10 @@ mod tests {
         }
         assert!(methods.len() >= 10, "{methods:?}");
         for method in &methods {
-            assert_ne!(class_of(method).0, Class::Admin, "{method}");
+            let is_write =
+                ["/hearsay.v1.Discovery/Register", "/hearsay.v1.Discovery/ReportCheck"].contains(&&**method);
+            let effect = if is_write { Effect::Write } else { Effect::Read };
+            assert_eq!(class_of(method), Some((Class::Registry, effect)), "{method}");
         }
         for table in [READS, REGISTRY_WRITES] {
             let ours = |known: &&&str| known.starts_with("/hearsay.") || known.starts_with("/grpc.");
@@ -133,8 +141,8 @@ mod tests {
                 );
             }
         }
-        assert_eq!(class_of("/hearsay.v1.Discovery/Listen"), (Class::Admin, Effect::Write));
-        assert_eq!(class_of("/hearsay.v1.Discovery/"), (Class::Admin, Effect::Write));
+        assert_eq!(class_of("/hearsay.v1.Discovery/Listen"), None);
+        assert_eq!(class_of("/hearsay.v1.Discovery/"), None);
         assert_eq!(method_label("/x.Y/Z"), UNKNOWN);
     }
 

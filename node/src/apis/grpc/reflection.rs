@@ -27,9 +27,13 @@ pub(super) fn add(routes: Routes) -> Routes {
     }
 }
 
+/// Size of a request, which is the name of a service, a method or a file.
+const REQUEST_BYTES_MAX: usize = 4 * 1024;
+
 fn services(routes: &Routes) -> Result<Routes, Error> {
-    let routes = routes.clone().add_service(builder().build_v1()?);
-    Ok(routes.add_service(builder().build_v1alpha()?))
+    let v1 = builder().build_v1()?.max_decoding_message_size(REQUEST_BYTES_MAX);
+    let v1alpha = builder().build_v1alpha()?.max_decoding_message_size(REQUEST_BYTES_MAX);
+    Ok(routes.clone().add_service(v1).add_service(v1alpha))
 }
 
 fn builder() -> Builder<'static> {

@@ -9,24 +9,30 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
     aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
 };
+use hearsay_services::network::Holder;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    budget::Budget,
     catalog::Catalog,
     delta::Delta,
-    names::NameBudget,
     state_of_the_world::StateOfTheWorld,
-    stream::{MEMORY_BYTES, Responses, Shared, StreamContext, start},
+    stream::{MEMORY_BYTES, NAMES_BYTES, Responses, Shared, StreamContext, start},
 };
 use crate::{
     apis::grpc::guard::status_of,
-    http::{server::connection::Connection, state::AppState},
+    http::{
+        server::connection::{Connection, HOLDER},
+        state::AppState,
+    },
 };
 
+/// Interval of readings without a change of the table: measured distances change without one.
+const INTERVAL: Duration = Duration::from_secs(10);
 /// Pause between two readings of the table, so that a burst of changes is read once.
 const COALESCING: Duration = Duration::from_millis(5);
 
@@ -36,8 +42,8 @@ pub(crate) struct Ads {
     state: Arc<AppState>,
     /// The catalog, while there are streams.
     shared: Arc<Mutex<Weak<Shared>>>,
-    names: NameBudget,
-    memory: Arc<Semaphore>,
+    names: Budget,
+    memory: Budget,
 }
 
 impl Ads {
@@ -46,8 +52,8 @@ impl Ads {
         Self {
             state,
             shared: Arc::default(),
-            names: NameBudget::default(),
-            memory: Arc::new(Semaphore::new(MEMORY_BYTES)),
+            names: Budget::new(NAMES_BYTES),
+            memory: Budget::new(MEMORY_BYTES),
         }
     }
 
@@ -78,13 +84,16 @@ impl Ads {
     fn admit<T>(&self, request: &Request<T>) -> Result<StreamContext, Status> {
         let permit = self.state.admit_stream().map_err(|problem| status_of(&problem))?;
         let shared = self.catalog();
+        // Without a connection the call was made inside the process.
+        let holder = HOLDER.try_with(|holder| *holder).unwrap_or(Holder::Exempt);
         let connection = request.extensions().get::<Connection>();
         Ok(StreamContext {
             state: Arc::clone(&self.state),
             newest: shared.newest.clone(),
             shared,
-            memory: Arc::clone(&self.memory),
-            names: self.names.share(),
+            memory: self.memory.clone(),
+            names: self.names.part(holder),
+            holder,
             abort: connection.map(|connection| Arc::clone(&connection.abort)).unwrap_or_default(),
             _permit: permit,
         })
@@ -98,19 +107,15 @@ async fn keep_up(state: Arc<AppState>, shared: Weak<Shared>, sender: watch::Send
         let Some(next_removal) = shared.upgrade().map(|shared| shared.catalog().next_removal()) else {
             return;
         };
-        let removal = async {
-            match next_removal {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let latest = Instant::now() + INTERVAL;
+        let next = next_removal.map_or(latest, |at| at.min(latest));
         tokio::select! {
             changed = changes.changed() => {
                 if changed.is_err() {
                     return;
                 }
             }
-            () = removal => (),
+            () = sleep_until(next) => (),
             () = sender.closed() => return,
         }
         let Some(shared) = shared.upgrade() else { return };

@@ -23,8 +23,13 @@ use super::{
 
 /// Time for which a service stays without instances.
 pub(super) const LINGER: Duration = Duration::from_secs(600);
+/// Services without instances that stay. A host that registers and deregisters under ever new names makes
+/// them.
+const LINGERING_MAX: usize = 4096;
 /// Removals that are kept for streams that lag. A stream lags for 30 s at most.
-const REMOVALS_MAX: usize = 4096;
+const REMOVALS_MAX: usize = 32_768;
+/// Services that one reading of the table removes, at most, so that streams can follow.
+const REMOVALS_AT_ONCE: usize = 512;
 
 /// A service and the versions at which it changed.
 #[derive(Debug)]
@@ -126,21 +131,19 @@ impl Catalog {
             self.version = table.index().0;
         }
         self.position = Some(table.index());
-        self.zones = Zones::read(table, self.me);
+        let zones = Zones::read(table, self.me);
+        let has_moved = std::mem::replace(&mut self.zones, zones) != self.zones;
         for name in touched {
             let exists = table.providers(&name).next().is_some();
-            let read = Endpoints::of(table.providers_distinct(&name));
+            let read = Endpoints::of(table, self.me, table.providers_distinct(&name));
             self.set(name, read, (!exists).then_some(now));
         }
-        let is_over =
-            |service: &Service| service.empty_since.is_some_and(|since| now.duration_since(since) >= LINGER);
-        let over: Vec<_> = self
-            .services
-            .iter()
-            .filter(|(_, service)| is_over(service))
-            .map(|(name, _)| Arc::clone(name))
-            .collect();
-        over.into_iter().for_each(|name| self.remove(&name));
+        if has_moved {
+            self.regroup();
+        }
+        for name in self.over(now) {
+            self.remove(&name);
+        }
         self.version != before
     }
 
@@ -182,6 +185,33 @@ impl Catalog {
             known.service_at = self.version;
             self.service_changes.insert(self.version, name);
         }
+    }
+
+    /// Changes the version of services in several zones, whose order may be another one.
+    fn regroup(&mut self) {
+        let in_several = |service: &Service| {
+            let mut zones = service.endpoints.iter().map(|endpoint| &endpoint.zone);
+            zones.next().is_some_and(|first| zones.any(|zone| zone != first))
+        };
+        for (name, service) in self.services.iter_mut().filter(|(_, service)| in_several(service)) {
+            self.version += 1;
+            self.endpoint_changes.remove(&service.endpoints_at);
+            service.endpoints_at = self.version;
+            self.endpoint_changes.insert(self.version, Arc::clone(name));
+        }
+    }
+
+    /// Returns services without instances that are to be removed: after [`LINGER`], or earlier where there are
+    /// more than [`LINGERING_MAX`]; the oldest first.
+    fn over(&self, now: Instant) -> Vec<Arc<str>> {
+        let empty = self.services.iter().filter_map(|(name, service)| Some((service.empty_since?, name)));
+        let mut empty: Vec<_> = empty.collect();
+        empty.sort();
+        let surplus = empty.len().saturating_sub(LINGERING_MAX);
+        let is_over =
+            |(at, (since, _)): &(usize, (Instant, _))| *at < surplus || now.duration_since(*since) >= LINGER;
+        let over = empty.into_iter().enumerate().take_while(is_over);
+        over.take(REMOVALS_AT_ONCE).map(|(_, (_, name))| Arc::clone(name)).collect()
     }
 
     fn remove(&mut self, name: &Arc<str>) {

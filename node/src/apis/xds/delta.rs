@@ -18,7 +18,7 @@ use super::{
     resources::resource,
     state_of_the_world::RESPONSE_BYTES,
     stream::{Received, Session, control_plane, zone_of},
-    subscription::Subscription,
+    subscription::{ENTRY_BYTES, NAME_BYTES_MAX, NAMES_MAX, Subscription},
 };
 
 /// Resources in a response that are removed, at most.
@@ -67,6 +67,7 @@ impl Session for Delta {
         }
         if is_first {
             state.is_awaited = true;
+            check_initial(&request.initial_resource_versions)?;
             state.subscription.add_pending(request.initial_resource_versions.keys());
             state.initial = request.initial_resource_versions;
         }
@@ -79,10 +80,11 @@ impl Session for Delta {
         })
     }
 
-    fn respond(&mut self, catalog: &Catalog) -> Result<Option<(Kind, DeltaDiscoveryResponse)>, Status> {
-        for state in self.kinds.values_mut() {
-            state.subscription.collect(catalog)?;
-        }
+    fn collect(&mut self, catalog: &Catalog) -> Result<(), Status> {
+        self.kinds.values_mut().try_for_each(|state| state.subscription.collect(catalog))
+    }
+
+    fn respond(&mut self, catalog: &Catalog) -> Option<(Kind, DeltaDiscoveryResponse)> {
         for (&kind, state) in &mut self.kinds {
             let (mut resources, mut removed, mut bytes) = (Vec::new(), Vec::new(), 0);
             while bytes < RESPONSE_BYTES
@@ -120,12 +122,28 @@ impl Session for Delta {
                 control_plane: Some(control_plane(catalog)),
                 ..DeltaDiscoveryResponse::default()
             };
-            return Ok(Some((kind, response)));
+            return Some((kind, response));
         }
-        Ok(None)
+        None
     }
 
-    fn names(&self) -> usize {
-        self.kinds.values().map(|state| state.subscription.len() + state.initial.len()).sum()
+    fn bytes(&self) -> usize {
+        self.kinds.values().map(|state| state.subscription.bytes() + initial_bytes(&state.initial)).sum()
     }
+}
+
+/// Checks the versions that a client has from an earlier stream.
+fn check_initial(versions: &HashMap<String, String>) -> Result<(), Status> {
+    let is_long =
+        |(name, version): (&String, &String)| name.len() > NAME_BYTES_MAX || version.len() > NAME_BYTES_MAX;
+    if versions.len() > NAMES_MAX || versions.iter().any(is_long) {
+        return Err(Status::invalid_argument(format!(
+            "initial_resource_versions: at most {NAMES_MAX} names and versions, each of at most {NAME_BYTES_MAX} bytes"
+        )));
+    }
+    Ok(())
+}
+
+fn initial_bytes(versions: &HashMap<String, String>) -> usize {
+    versions.iter().map(|(name, version)| ENTRY_BYTES * 2 + name.len() + version.len()).sum()
 }

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use hearsay_protocol::{Health, Provider};
+use hearsay_protocol::{Health, Member, NodeId, Provider, ProviderTable};
+use hearsay_services::network::check_ip;
 
 use crate::registry::MAINTENANCE_KIND;
 
@@ -54,17 +55,22 @@ impl Traits {
 pub(super) struct Endpoints {
     pub(super) all: Vec<Endpoint>,
     pub(super) traits: Traits,
-    /// Instances without an IP address or without a port. Endpoints cannot have host names.
+    /// Instances without an IP address or a port, because endpoints cannot have host names, and those at
+    /// addresses that the address policy refuses.
     pub(super) left_out: usize,
 }
 
 impl Endpoints {
-    /// Reads the endpoints of instances.
-    pub(super) fn of<'a>(providers: impl Iterator<Item = &'a Arc<Provider>>) -> Self {
+    /// Reads the endpoints of instances. `me`: this node.
+    pub(super) fn of<'a>(
+        table: &ProviderTable,
+        me: NodeId,
+        providers: impl Iterator<Item = &'a Arc<Provider>>,
+    ) -> Self {
         let (mut by_address, mut read) = (BTreeMap::new(), Self::default());
         for provider in providers {
             provider.instance.tags.iter().for_each(|tag| read.traits.add(tag));
-            let Some(address) = address_of(provider) else {
+            let Some(address) = address_of(provider).filter(|at| is_allowed(table, me, provider, *at)) else {
                 read.left_out += 1;
                 continue;
             };
@@ -94,6 +100,22 @@ fn address_of(provider: &Provider) -> Option<SocketAddr> {
     };
     let address = parsed.or_else(stated).filter(|address| address.port() != 0)?;
     Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
+}
+
+/// Whether clients may be sent to an address: the rules of the gateway. A program may neither be at an address
+/// that leads to the machine of the client or to metadata of a cloud, nor where a node listens.
+fn is_allowed(table: &ProviderTable, me: NodeId, provider: &Provider, at: SocketAddr) -> bool {
+    let is_here = provider.node_id == me
+        || table.connected(provider.node_id).is_some_and(|ip| ip.to_canonical().is_loopback());
+    if check_ip(at.ip(), is_here).is_err() {
+        return false;
+    }
+    let states = |host: &Option<String>| {
+        let stated = host.as_deref().and_then(|host| host.parse::<SocketAddr>().ok());
+        stated.is_some_and(|stated| stated.port() == at.port())
+    };
+    let is_node = |member: &Member| states(&member.http) || states(&member.grpc);
+    provider.is_role() || !table.member_at(at.ip()).is_some_and(is_node)
 }
 
 fn usability_of(provider: &Provider) -> Usability {

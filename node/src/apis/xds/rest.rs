@@ -88,9 +88,10 @@ async fn answer(
     state.started().await;
     let mut catalog = Catalog::new(state.id);
     state.read(|table| catalog.update(table, Instant::now()));
-    let names: BTreeSet<&str> = match request.resource_names.is_empty() {
-        true if kind.is_whole() => catalog.names().map(AsRef::as_ref).collect(),
-        _ => request.resource_names.iter().map(String::as_str).collect(),
+    let is_whole = request.resource_names.is_empty() || request.resource_names.iter().any(|name| name == "*");
+    let names: BTreeSet<&str> = match kind.is_whole() && is_whole {
+        true => catalog.names().map(AsRef::as_ref).collect(),
+        false => request.resource_names.iter().map(String::as_str).collect(),
     };
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let client = RestClient { zone: &request.node.locality.zone, host };

@@ -67,14 +67,13 @@ impl Session for StateOfTheWorld {
         })
     }
 
-    fn respond(&mut self, catalog: &Catalog) -> Result<Option<(Kind, DiscoveryResponse)>, Status> {
-        for state in self.kinds.values_mut() {
-            state.subscription.collect(catalog)?;
-        }
+    fn collect(&mut self, catalog: &Catalog) -> Result<(), Status> {
+        self.kinds.values_mut().try_for_each(|state| state.subscription.collect(catalog))
+    }
+
+    fn respond(&mut self, catalog: &Catalog) -> Option<(Kind, DiscoveryResponse)> {
         let is_due = |state: &KindState| state.is_awaited || state.subscription.has_pending();
-        let Some((&kind, state)) = self.kinds.iter_mut().find(|(_, state)| is_due(state)) else {
-            return Ok(None);
-        };
+        let (&kind, state) = self.kinds.iter_mut().find(|(_, state)| is_due(state))?;
         let mut resources = Vec::new();
         if kind.is_whole() {
             let names = state.subscription.take_whole(catalog);
@@ -100,10 +99,10 @@ impl Session for StateOfTheWorld {
             control_plane: Some(control_plane(catalog)),
             ..DiscoveryResponse::default()
         };
-        Ok(Some((kind, response)))
+        Some((kind, response))
     }
 
-    fn names(&self) -> usize {
-        self.kinds.values().map(|state| state.subscription.len()).sum()
+    fn bytes(&self) -> usize {
+        self.kinds.values().map(|state| state.subscription.bytes()).sum()
     }
 }

@@ -10,18 +10,25 @@ use std::{
 
 use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
 use futures::Stream;
+use hearsay_services::network::Holder;
 use prost::Message;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
-    time::{Instant, sleep_until, timeout},
+    sync::{Notify, mpsc, oneshot, watch},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tonic::{Code, Status, Streaming};
 
-use super::{catalog::Catalog, kind::Kind, metrics::XdsMetrics, names::NameShare};
-use crate::http::{server::stream_limit::StreamPermit, state::AppState};
+use super::{
+    budget::{Budget, Part},
+    catalog::Catalog,
+    kind::Kind,
+    metrics::XdsMetrics,
+};
+use crate::http::{
+    server::{http2::UNREAD_MAX, stream_limit::StreamPermit},
+    state::AppState,
+};
 
-/// Time for which a client may leave a response unread. Then its connection ends.
-pub(super) const UNREAD_MAX: Duration = Duration::from_secs(30);
 /// Shortest time between two responses that follow from changes of the table.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Bytes a second of changes to one stream, beyond which it pauses for longer. A client that has all services
@@ -41,14 +48,17 @@ pub(super) trait Session: Send + 'static {
     /// The stream ends with this status.
     fn receive(&mut self, request: Self::Request, catalog: &Catalog) -> Result<Received, Status>;
 
-    /// Returns the next response, if one is due.
+    /// Makes pending what has changed in the catalog since the last call.
     ///
     /// # Errors
     /// The stream ends with this status.
-    fn respond(&mut self, catalog: &Catalog) -> Result<Option<(Kind, Self::Response)>, Status>;
+    fn collect(&mut self, catalog: &Catalog) -> Result<(), Status>;
 
-    /// Returns the number of names that the stream keeps.
-    fn names(&self) -> usize;
+    /// Returns the next response, if one is due.
+    fn respond(&mut self, catalog: &Catalog) -> Option<(Kind, Self::Response)>;
+
+    /// Returns the bytes of the names that the stream keeps.
+    fn bytes(&self) -> usize;
 }
 
 /// Outcome of a request.
@@ -102,9 +112,12 @@ pub(super) struct StreamContext {
     pub(super) shared: Arc<Shared>,
     /// The catalog's newest version.
     pub(super) newest: watch::Receiver<u64>,
-    /// Memory for responses of all streams: one permit for each byte.
-    pub(super) memory: Arc<Semaphore>,
-    pub(super) names: NameShare,
+    /// Memory for responses of all streams.
+    pub(super) memory: Budget,
+    /// Memory for the names that this stream subscribes to.
+    pub(super) names: Part,
+    /// Host to which the stream is charged.
+    pub(super) holder: Holder,
     /// Ends the connection of a client that does not read.
     pub(super) abort: Arc<Notify>,
     pub(super) _permit: StreamPermit,
@@ -113,7 +126,7 @@ pub(super) struct StreamContext {
 /// A response on its way to the client.
 struct Outgoing<T> {
     response: Result<T, Status>,
-    memory: Option<OwnedSemaphorePermit>,
+    memory: Option<Part>,
     /// Dropped when the client has read the response.
     read: oneshot::Sender<()>,
 }
@@ -121,7 +134,7 @@ struct Outgoing<T> {
 /// Responses of one stream. The next one is taken when the client has read the last one.
 pub(crate) struct Responses<T> {
     receiver: mpsc::Receiver<Outgoing<T>>,
-    unread: Option<(Option<OwnedSemaphorePermit>, oneshot::Sender<()>)>,
+    unread: Option<(Option<Part>, oneshot::Sender<()>)>,
 }
 
 impl<T> Stream for Responses<T> {
@@ -222,10 +235,12 @@ impl<S: Session> StreamTask<S> {
                 }
                 () = closed.closed() => return Ok(()),
                 () = state.leaving() => {
-                    return Err(Status::unavailable("this node is leaving; ask another node"));
+                    return Err(leaving());
                 }
             }
-            while let Some((kind, response)) = self.next_response()? {
+            // What changes from now on waits for the next turn, so that requests are read in between.
+            self.session.collect(&self.context.shared.catalog())?;
+            while let Some((kind, response)) = self.next_response() {
                 self.send(kind, response).await?;
             }
         }
@@ -252,7 +267,7 @@ impl<S: Session> StreamTask<S> {
                 tracing::debug!(url, "an xDS client asks for resources of a type that a node does not serve");
             }
         }
-        match self.context.names.set(self.session.names()) {
+        match self.context.names.set(self.session.bytes()) {
             true => Ok(()),
             false => Err(Status::resource_exhausted(
                 "the clients of this node subscribe to too many names; ask another node",
@@ -260,17 +275,24 @@ impl<S: Session> StreamTask<S> {
         }
     }
 
-    fn next_response(&mut self) -> Result<Option<(Kind, S::Response)>, Status> {
+    fn next_response(&mut self) -> Option<(Kind, S::Response)> {
         self.session.respond(&self.context.shared.catalog())
     }
 
     /// Sends a response and waits until the client has read it.
     async fn send(&mut self, kind: Kind, response: S::Response) -> Result<(), Status> {
         let bytes = response.encoded_len();
-        let charged = u32::try_from(bytes.min(MEMORY_BYTES)).unwrap_or(u32::MAX);
-        let memory = Arc::clone(&self.context.memory).acquire_many_owned(charged).await.ok();
+        let state = Arc::clone(&self.context.state);
+        let memory = tokio::select! {
+            memory = self.context.memory.take(self.context.holder, bytes) => memory,
+            () = self.sender.closed() => return Err(Status::cancelled("the client is gone")),
+            () = state.leaving() => return Err(leaving()),
+            () = sleep(UNREAD_MAX) => {
+                return Err(Status::resource_exhausted("this node has no memory left for responses; ask another node"));
+            }
+        };
         let (read, was_read) = oneshot::channel();
-        if self.sender.send(Outgoing { response: Ok(response), memory, read }).await.is_err() {
+        if self.sender.send(Outgoing { response: Ok(response), memory: Some(memory), read }).await.is_err() {
             return Err(Status::cancelled("the client is gone"));
         }
         self.context.state.metrics.xds.count_response(kind, bytes);
@@ -284,5 +306,13 @@ impl<S: Session> StreamTask<S> {
     }
 }
 
+/// Returns the status with which streams end when the node leaves.
+fn leaving() -> Status {
+    Status::unavailable("this node is leaving; ask another node")
+}
+
+/// Memory for the names that all streams subscribe to. 200 streams for the endpoints of 10,000 services take
+/// a quarter.
+pub(super) const NAMES_BYTES: usize = 256 * 1024 * 1024;
 /// Memory for responses that clients have not read yet.
 pub(super) const MEMORY_BYTES: usize = 64 * 1024 * 1024;

@@ -11,7 +11,9 @@ const WILDCARD: &str = "*";
 /// Names of one kind to which a stream may subscribe.
 pub(super) const NAMES_MAX: usize = 32_768;
 /// Bytes of a name. No service has a longer one.
-const NAME_BYTES_MAX: usize = 512;
+pub(super) const NAME_BYTES_MAX: usize = 128;
+/// Bytes that a name takes in a set, without its text.
+pub(super) const ENTRY_BYTES: usize = 32;
 
 /// The resources of one kind that a stream has subscribed to.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub(super) struct Subscription {
     /// Whether the client has stated names. A client that never did wants all resources (LDS and CDS).
     has_stated: bool,
     names: BTreeSet<Arc<str>>,
+    /// Bytes of the texts of names that the catalog does not share.
+    own_bytes: usize,
     /// Names whose resources are to be sent.
     pending: BTreeSet<Arc<str>>,
     /// Version of the catalog up to which changes are sent or pending.
@@ -35,6 +39,7 @@ impl Subscription {
             is_wildcard: false,
             has_stated: false,
             names: BTreeSet::new(),
+            own_bytes: 0,
             pending: BTreeSet::new(),
             position: catalog.version(),
         }
@@ -51,8 +56,11 @@ impl Subscription {
         }
         for name in names {
             self.has_stated = true;
-            if name == WILDCARD && self.kind.is_whole() {
-                self.subscribe_to_all(catalog);
+            if name == WILDCARD {
+                // Endpoints and routes cannot be wanted as a whole, and no service has this name.
+                if self.kind.is_whole() {
+                    self.subscribe_to_all(catalog);
+                }
                 continue;
             }
             if name.len() > NAME_BYTES_MAX {
@@ -61,9 +69,12 @@ impl Subscription {
                     "resource_names: a name of {length} bytes; names have at most {NAME_BYTES_MAX}"
                 )));
             }
+            let is_shared = catalog.service(name).is_some();
             let name = catalog.intern(name);
             self.pending.insert(Arc::clone(&name));
-            self.names.insert(name);
+            if self.names.insert(Arc::clone(&name)) && !is_shared {
+                self.own_bytes += text_bytes(&name);
+            }
             if self.names.len() > NAMES_MAX {
                 return Err(Status::resource_exhausted(format!(
                     "resource_names: a stream can subscribe to at most {NAMES_MAX} names of a type; use several streams"
@@ -85,9 +96,22 @@ impl Subscription {
             if name == WILDCARD {
                 self.is_wildcard = false;
             }
-            self.names.remove(name.as_str());
+            let Some(name) = self.names.take(name.as_str()) else { continue };
+            self.pending.remove(&name);
+            self.give_back(&name);
+            if self.is_wildcard {
+                // The client waits to learn whether it still gets the resource.
+                self.pending.insert(name);
+            }
         }
         self.drop_unwanted();
+    }
+
+    /// Gives back the text of a name that the stream has left, unless the catalog shares it.
+    fn give_back(&mut self, name: &Arc<str>) {
+        if Arc::strong_count(name) == 1 {
+            self.own_bytes = self.own_bytes.saturating_sub(text_bytes(name));
+        }
     }
 
     /// Removes pending names that are not subscribed to.
@@ -103,7 +127,11 @@ impl Subscription {
     pub(super) fn replace(&mut self, names: &[String], catalog: &Catalog) -> Result<(), Status> {
         if !names.is_empty() || self.has_stated {
             let stated: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-            self.names.retain(|name| stated.contains(&**name));
+            let left: Vec<_> = self.names.extract_if(.., |name| !stated.contains(&**name)).collect();
+            for name in left {
+                self.pending.remove(&name);
+                self.give_back(&name);
+            }
             // A client that states names no longer wants all.
             self.is_wildcard &= stated.contains(WILDCARD);
             self.drop_unwanted();
@@ -135,7 +163,7 @@ impl Subscription {
     pub(super) fn collect(&mut self, catalog: &Catalog) -> Result<(), Status> {
         if !catalog.reaches_back_to(self.position) {
             return Err(Status::aborted(
-                "this stream has missed changes, because its client reads too slowly; reconnect",
+                "this stream has missed changes, because it reads too slowly or too many services were removed at once; reconnect",
             ));
         }
         let (is_wildcard, names) = (self.is_wildcard, &self.names);
@@ -173,8 +201,13 @@ impl Subscription {
         }
     }
 
-    /// Returns the number of names that the stream keeps.
-    pub(super) fn len(&self) -> usize {
-        self.names.len()
+    /// Returns the bytes of the names that the stream keeps.
+    pub(super) fn bytes(&self) -> usize {
+        ENTRY_BYTES * self.names.len() + self.own_bytes
     }
+}
+
+/// Bytes of a text that is not shared, with its counters.
+fn text_bytes(name: &str) -> usize {
+    2 * size_of::<usize>() + name.len()
 }

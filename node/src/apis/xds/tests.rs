@@ -110,7 +110,8 @@ impl Fixture {
 
     /// The responses that are due.
     fn responses<S: Session>(&self, session: &mut S) -> Vec<(Kind, S::Response)> {
-        std::iter::from_fn(|| session.respond(&self.catalog).unwrap()).collect()
+        session.collect(&self.catalog).unwrap();
+        std::iter::from_fn(|| session.respond(&self.catalog)).collect()
     }
 
     /// Sends a request and returns the responses that follow.
@@ -454,10 +455,10 @@ fn what_a_client_can_make_grow_has_a_bound() {
     assert!(refused.message().contains("at most 32768 names"), "{refused}");
     let request = DeltaDiscoveryRequest { resource_names_subscribe: many, ..subscribe(Kind::Endpoints, &[]) };
     assert!(Delta::default().receive(request, &fixture.catalog).is_err());
-    let long = "x".repeat(513);
+    let long = "x".repeat(129);
     let refused =
         StateOfTheWorld::default().receive(names(Kind::Endpoints, &[&long]), &fixture.catalog).err().unwrap();
-    assert!(refused.message().contains("513 bytes"), "{refused}");
+    assert!(refused.message().contains("129 bytes"), "{refused}");
     let unknown = DiscoveryRequest { type_url: "x".into(), ..DiscoveryRequest::default() };
     let mut session = StateOfTheWorld::default();
     assert!(matches!(session.receive(unknown, &fixture.catalog), Ok(Received::UnknownType(_))));
@@ -467,7 +468,7 @@ fn what_a_client_can_make_grow_has_a_bound() {
 #[test]
 fn a_large_answer_is_several_responses() {
     let mut fixture = Fixture::new();
-    let services: Vec<String> = (0..3000).map(|n| format!("{}{n:04}", "service".repeat(17))).collect();
+    let services: Vec<String> = (0..3000).map(|n| format!("{}{n:04}", "service".repeat(16))).collect();
     for service in &services {
         fixture.add(1, service, |_| ());
     }

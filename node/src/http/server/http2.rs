@@ -1,16 +1,31 @@
 //! Connections of gRPC clients: HTTP/2 within the limits of the server.
 //!
 //! Every request is a stream of its connection and a task. Bounded are the streams of a connection, the
-//! headers, the data that waits for a client to read it, and the time without progress of a write. A client
-//! whose host is lost is noticed by pings, and by the keepalive of TCP.
+//! headers, the data that waits for a client to read it, the time without progress of a write, and the time
+//! without a stream. Messages of gRPC are bounded by `apis/grpc/incomplete`. A client whose host is lost is
+//! noticed by pings, and by the keepalive of TCP.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::{Router, body::Body, http::Request};
-use hearsay_services::network::Holder;
-use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
+use bytes::Bytes;
+use hearsay_services::network::{Activity, Holder};
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    rt::Executor,
+    server::conn::http2,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{sync::watch, task::futures::TaskLocalFuture};
+use tokio::{
+    sync::{Notify, watch},
+    task::{JoinHandle, futures::TaskLocalFuture},
+};
 use tower::Service as _;
 
 use crate::{
@@ -33,7 +48,14 @@ const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Size of a request's headers.
 const HEADERS_BYTES: u32 = 16 * 1024;
-/// Interval of pings on a connection with open streams, and the time for the answer.
+/// Time for which a client may leave a response unread. Then its connection ends: a window of HTTP/2 that
+/// stays shut keeps the response in memory, while the connection seems alive.
+pub(crate) const UNREAD_MAX: Duration = Duration::from_secs(30);
+/// Time without a stream after which a connection may end. gRPC clients connect again for the next call.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Time to end a connection without streams.
+const IDLE_END: Duration = Duration::from_secs(1);
+/// Interval of pings, and the time for the answer.
 const PING: Duration = Duration::from_secs(10);
 
 /// Starts the tasks of a connection's streams, which are charged to the host of the connection.
@@ -72,13 +94,23 @@ pub(super) async fn serve_http2(
         .max_header_list_size(HEADERS_BYTES)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
-    let requests = Arc::clone(&activity);
+    let (requests, unread) = (Arc::clone(&activity), Arc::clone(&abort));
     let service = service_fn(move |request: Request<Incoming>| {
         let active = requests.begin();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(connection.clone());
         let response = router.clone().call(request);
-        async { response.await.map(|response| response.map(|body| TrackedBody { body, _active: active })) }
+        let abort = Arc::clone(&unread);
+        async {
+            let response = response.await;
+            response.map(|response| {
+                response.map(|body| ReadBody {
+                    body: TrackedBody { body, _active: active },
+                    abort,
+                    unread: None,
+                })
+            })
+        }
     });
     let io = TokioIo::new(ClientStream::new(stream, limits.write_stall));
     let mut serving = std::pin::pin!(builder.serve_connection(io, service));
@@ -91,6 +123,13 @@ pub(super) async fn serve_http2(
         }
         () = activity.evicted() => {
             metrics.http.ended("evicted");
+            if activity.is_idle() {
+                return;
+            }
+            None
+        }
+        () = unused(&activity) => {
+            metrics.http.ended("idle");
             None
         }
     };
@@ -98,10 +137,82 @@ pub(super) async fn serve_http2(
         Some(result) => result,
         None => {
             Pin::as_mut(&mut serving).graceful_shutdown();
-            serving.await
+            // A client that has not sent its preface, or that does not answer, would stay for ever.
+            let time = if activity.is_idle() { IDLE_END } else { limits.drain };
+            tokio::select! {
+                result = serving => result,
+                () = abort.notified() => return,
+                () = tokio::time::sleep(time) => return,
+            }
         }
     };
     if result.is_err() {
         metrics.http.ended("broken");
+    }
+}
+
+/// Resolves when a connection has had no stream for [`IDLE_MAX`] to twice that.
+async fn unused(activity: &Activity) {
+    let mut was_idle = false;
+    loop {
+        tokio::time::sleep(IDLE_MAX).await;
+        if was_idle && activity.is_idle() {
+            return;
+        }
+        was_idle = activity.is_idle();
+    }
+}
+
+/// A response body whose client must read it. Hyper takes the next frame when the client has room for it.
+struct ReadBody {
+    body: TrackedBody,
+    /// Ends the connection.
+    abort: Arc<Notify>,
+    /// Runs while a frame waits for the client.
+    unread: Option<JoinHandle<()>>,
+}
+
+impl ReadBody {
+    fn stop_timer(&mut self) {
+        if let Some(timer) = self.unread.take() {
+            timer.abort();
+        }
+    }
+}
+
+impl hyper::body::Body for ReadBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.stop_timer();
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && frame.is_data()
+        {
+            let abort = Arc::clone(&self.abort);
+            self.unread = Some(tokio::spawn(async move {
+                tokio::time::sleep(UNREAD_MAX).await;
+                abort.notify_one();
+            }));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for ReadBody {
+    fn drop(&mut self) {
+        self.stop_timer();
     }
 }
