@@ -201,8 +201,8 @@ impl Catalog {
         }
     }
 
-    /// Returns services without instances that are to be removed: after [`LINGER`], or earlier where there are
-    /// more than [`LINGERING_MAX`]; the oldest first.
+    /// Returns services without instances that are to be removed: after [`LINGER`], or earlier where there
+    /// are more than [`LINGERING_MAX`]; the oldest first.
     fn over(&self, now: Instant) -> Vec<Arc<str>> {
         let empty = self.services.iter().filter_map(|(name, service)| Some((service.empty_since?, name)));
         let mut empty: Vec<_> = empty.collect();

@@ -1,8 +1,12 @@
 //! [`Endpoint`]: one address of a service, as xDS knows it; and [`Traits`] of a service that its tags choose.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use hearsay_protocol::{Health, Member, NodeId, Provider, ProviderTable};
+use hearsay_protocol::{Health, Member, NodeId, Provider, ProviderTable, host_of_multiaddr};
 use hearsay_services::network::check_ip;
 
 use crate::registry::MAINTENANCE_KIND;
@@ -102,12 +106,11 @@ fn address_of(provider: &Provider) -> Option<SocketAddr> {
     Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
-/// Whether clients may be sent to an address: the rules of the gateway. A program may neither be at an address
-/// that leads to the machine of the client or to metadata of a cloud, nor where a node listens.
+/// Whether clients may be sent to an address: the rules of the gateway. A program may neither be at an
+/// address that leads to the machine of the client or to metadata of a cloud, nor where a node listens.
 fn is_allowed(table: &ProviderTable, me: NodeId, provider: &Provider, at: SocketAddr) -> bool {
-    let is_here = provider.node_id == me
-        || table.connected(provider.node_id).is_some_and(|ip| ip.to_canonical().is_loopback());
-    if check_ip(at.ip(), is_here).is_err() {
+    let may_be_loopback = at.ip().is_loopback() && shares_loopback(table, me, provider.node_id);
+    if check_ip(at.ip(), may_be_loopback).is_err() {
         return false;
     }
     let states = |host: &Option<String>| {
@@ -116,6 +119,18 @@ fn is_allowed(table: &ProviderTable, me: NodeId, provider: &Provider, at: Socket
     };
     let is_node = |member: &Member| states(&member.http) || states(&member.grpc);
     provider.is_role() || !table.member_at(at.ip()).is_some_and(is_node)
+}
+
+/// Whether a node is on this machine: this node, one that is connected over loopback, and every node where
+/// this one has no other address.
+fn shares_loopback(table: &ProviderTable, me: NodeId, node: NodeId) -> bool {
+    let is_loopback = |address: &String| {
+        let ip = host_of_multiaddr(address).and_then(|host| host.parse::<IpAddr>().ok());
+        ip.is_some_and(|ip| ip.is_loopback())
+    };
+    node == me
+        || table.connected(node).is_some_and(|ip| ip.to_canonical().is_loopback())
+        || table.member(me).is_some_and(|me| !me.addresses.is_empty() && me.addresses.iter().all(is_loopback))
 }
 
 fn usability_of(provider: &Provider) -> Usability {

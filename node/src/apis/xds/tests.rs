@@ -67,7 +67,7 @@ impl Fixture {
             state: MemberState::Alive,
             roles: vec![],
             addresses: vec![format!("/ip4/10.77.0.{n}/tcp/7600")],
-            http: None,
+            http: Some(format!("10.77.0.{n}:7500")),
             grpc: None,
             zone: Some(zone.into()),
             software: String::new(),
@@ -249,8 +249,12 @@ fn health_follows_checks_and_an_endpoint_of_weight_0_is_a_last_resort() {
     fixture.add(1, "web", |web| web.address = "db.internal".into());
     fixture.add(2, "web", |web| (web.address, web.port) = ("10.77.1.1".into(), 8003));
     fixture.add(3, "web", |web| web.port = 0);
+    // Nor a metadata address, the loopback of another host, or the port of a node.
+    fixture.add(3, "web", |web| (web.address, web.port) = ("169.254.169.254".into(), 80));
+    fixture.add(3, "web", |web| (web.address, web.port) = ("127.0.0.1".into(), 9901));
+    fixture.add(3, "web", |web| (web.address, web.port) = ("10.77.0.2".into(), 7500));
     assert_eq!(fixture.web("").iter().map(|(.., endpoints)| endpoints.len()).sum::<usize>(), 3);
-    assert_eq!(fixture.catalog.left_out(), 2);
+    assert_eq!(fixture.catalog.left_out(), 5);
 }
 
 #[test]
