@@ -163,6 +163,8 @@ const OF_MEMBERS: [&str; 2] = ["put /v1/agent/leave", "delete /members/{id}"];
 
 /// A session is valid at one node: `tests/tests/strangers.rs`.
 const OF_SESSIONS: [&str; 2] = ["post /login", "post /logout"];
+/// Requests whose effects are those of other paths: `tests/tests/jsonrpc`, `tests/tests/mcp`.
+const OF_INNER: [&str; 2] = ["post /mcp", "post /rpc"];
 /// Forms of the node's pages, which browser scenarios cover (`pages/services.rs`).
 const OF_PAGES: [&str; 2] = ["post /ui/registrations/deregister", "post /ui/registrations/maintenance"];
 
@@ -207,6 +209,7 @@ fn every_write_that_is_acknowledged_shows_on_every_node() {
             .chain(OF_MEMBERS)
             .chain(OF_PAGES)
             .chain(OF_SESSIONS)
+            .chain(OF_INNER)
             .map(Into::into)
             .collect();
         let openapi = lab.get(nodes[0], "/openapi.json").unwrap();
