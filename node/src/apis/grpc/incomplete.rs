@@ -12,13 +12,14 @@ use std::{
     time::Duration,
 };
 
-use axum::{BoxError, body::Body};
+use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::{
     sync::Semaphore,
     time::{Instant, Sleep, sleep_until},
 };
+use tonic::Status;
 
 use crate::{
     http::server::{
@@ -72,7 +73,7 @@ impl Messages {
     }
 
     /// Follows the data, and charges each message that begins.
-    fn follow(&mut self, mut data: &[u8]) -> Result<(), &'static str> {
+    fn follow(&mut self, mut data: &[u8]) -> Result<(), Refusal> {
         while !data.is_empty() {
             match self.position {
                 Position::Prefix(mut prefix, filled) => {
@@ -84,7 +85,7 @@ impl Messages {
                         let [_, length @ ..] = prefix;
                         let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
                         charge(&mut self.permit, length.min(CHARGED_MAX), &self.memory)
-                            .map_err(|_| NO_MEMORY)?;
+                            .map_err(|_| Refusal::NoMemory)?;
                         self.position = Position::Message(length);
                     }
                 }
@@ -106,14 +107,29 @@ impl Messages {
         Ok(())
     }
 
-    fn refuse(&self, problem: &'static str) -> axum::Error {
-        self.metrics.http.refused(if problem == NO_MEMORY { "body_room" } else { "body_time" });
-        axum::Error::new(BoxError::from(problem))
+    /// Counts a refusal. tonic passes its status on to the client.
+    fn refuse(&self, refusal: Refusal) -> axum::Error {
+        let (label, status) = match refusal {
+            Refusal::NoMemory => (
+                "body_room",
+                Status::resource_exhausted("the node has no memory left for messages; try again in a second"),
+            ),
+            Refusal::TooSlow => (
+                "body_time",
+                Status::deadline_exceeded("the message took too long to arrive; send it without pauses"),
+            ),
+        };
+        self.metrics.http.refused(label);
+        axum::Error::new(status)
     }
 }
 
-const NO_MEMORY: &str = "the node has no memory left for messages; try again in a second";
-const TOO_SLOW: &str = "the message took too long to arrive; send it without pauses";
+/// Reason to end a stream in the middle of a message.
+#[derive(Clone, Copy, Debug)]
+enum Refusal {
+    NoMemory,
+    TooSlow,
+}
 
 impl HttpBody for Messages {
     type Data = Bytes;
@@ -126,11 +142,11 @@ impl HttpBody for Messages {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let followed = frame.data_ref().map_or(Ok(()), |data| self.follow(data));
-                Poll::Ready(Some(followed.map(|()| frame).map_err(|problem| self.refuse(problem))))
+                Poll::Ready(Some(followed.map(|()| frame).map_err(|refusal| self.refuse(refusal))))
             }
             Poll::Pending => {
                 let is_over = self.deadline.as_mut().is_some_and(|at| at.as_mut().poll(cx).is_ready());
-                if is_over { Poll::Ready(Some(Err(self.refuse(TOO_SLOW)))) } else { Poll::Pending }
+                if is_over { Poll::Ready(Some(Err(self.refuse(Refusal::TooSlow)))) } else { Poll::Pending }
             }
             ended => ended,
         }
@@ -150,6 +166,8 @@ mod tests {
     use futures::StreamExt as _;
     use hearsay_protocol::Index;
     use http_body_util::BodyExt as _;
+
+    use tonic::Code;
 
     use super::*;
     use crate::{
@@ -172,6 +190,12 @@ mod tests {
         Messages::bound(Body::from_stream(parts.chain(rest)), connection, metrics())
     }
 
+    /// The status that tonic makes of an error.
+    fn assert_refused(error: axum::Error, code: Code) {
+        let status = Status::from_error(Box::new(error));
+        assert_eq!(status.code(), code, "{status}");
+    }
+
     #[tokio::test]
     async fn complete_messages_pass_however_they_are_cut_and_are_charged_until_then() {
         let connection = Connection::new(Limits { bodies_bytes: 100, ..Limits::default() });
@@ -183,7 +207,7 @@ mod tests {
         }
         assert_eq!(connection.body_memory.available_permits(), 100);
         let refused = body(vec![message(101, 1)], true, &connection).collect().await.unwrap_err();
-        assert!(refused.to_string().contains("no memory"), "{refused}");
+        assert_refused(refused, Code::ResourceExhausted);
     }
 
     #[tokio::test]
@@ -192,7 +216,7 @@ mod tests {
         let connection = Connection::new(limits);
         for part in [message(60, 59), vec![0, 0]] {
             let refused = body(vec![part], true, &connection).collect().await.unwrap_err();
-            assert!(refused.to_string().contains("too long"), "{refused}");
+            assert_refused(refused, Code::DeadlineExceeded);
         }
         let open = body(vec![message(3, 3)], true, &connection).collect();
         let waited = tokio::time::timeout(connection.limits.body * 10, open).await;

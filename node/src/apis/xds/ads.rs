@@ -25,10 +25,7 @@ use super::{
 };
 use crate::{
     apis::grpc::guard::status_of,
-    http::{
-        server::connection::{Connection, HOLDER},
-        state::AppState,
-    },
+    http::{server::connection::HOLDER, state::AppState},
 };
 
 /// Interval of readings without a change of the table: measured distances change without one.
@@ -81,12 +78,11 @@ impl Ads {
     ///
     /// # Errors
     /// The node, or the client's host, has too many streams.
-    fn admit<T>(&self, request: &Request<T>) -> Result<StreamContext, Status> {
+    fn admit(&self) -> Result<StreamContext, Status> {
         let permit = self.state.admit_stream().map_err(|problem| status_of(&problem))?;
         let shared = self.catalog();
         // Without a connection the call was made inside the process.
         let holder = HOLDER.try_with(|holder| *holder).unwrap_or(Holder::Exempt);
-        let connection = request.extensions().get::<Connection>();
         Ok(StreamContext {
             state: Arc::clone(&self.state),
             newest: shared.newest.clone(),
@@ -94,7 +90,6 @@ impl Ads {
             memory: self.memory.clone(),
             names: self.names.part(holder),
             holder,
-            abort: connection.map(|connection| Arc::clone(&connection.abort)).unwrap_or_default(),
             _permit: permit,
         })
     }
@@ -136,7 +131,7 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let context = self.admit(&request)?;
+        let context = self.admit()?;
         Ok(Response::new(start(StateOfTheWorld::default(), request.into_inner(), context)))
     }
 
@@ -144,7 +139,7 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let context = self.admit(&request)?;
+        let context = self.admit()?;
         Ok(Response::new(start(Delta::default(), request.into_inner(), context)))
     }
 }

@@ -76,8 +76,9 @@ pub(super) fn hosts_of_all<'a>(services: impl Iterator<Item = &'a str>) -> Vec<H
         // Envoy refuses routes in which two virtual hosts have one domain. Of services with one label, the
         // one of that name has it, else the first one, as in DNS.
         if let Some(label) = dns_label(name) {
+            let is_own = label == name;
             let holder = labels.entry(label).or_insert(name);
-            if dns_label(name).as_deref() == Some(name) {
+            if is_own {
                 *holder = name;
             }
         }

@@ -10,11 +10,11 @@ use std::{
 
 use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
 use futures::Stream;
-use hearsay_services::network::Holder;
+use hearsay_services::{LogLimit, network::Holder};
 use prost::Message;
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep, sleep_until},
 };
 use tonic::{Code, Status, Streaming};
 
@@ -34,6 +34,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Bytes a second of changes to one stream, beyond which it pauses for longer. A client that has all services
 /// in one resource would get megabytes for every change.
 const BYTES_PER_SECOND: u64 = 20_000_000;
+/// A client can refuse each response as often as it likes.
+static NACK_LINES: LogLimit = LogLimit::each(Duration::from_secs(1));
 /// Characters of a zone. A longer one is no zone of a member.
 const ZONE_CHARS_MAX: usize = 128;
 
@@ -106,7 +108,7 @@ impl Shared {
     }
 }
 
-/// What a stream's task works with.
+/// Parts that the task of a stream uses.
 pub(super) struct StreamContext {
     pub(super) state: Arc<AppState>,
     pub(super) shared: Arc<Shared>,
@@ -118,8 +120,6 @@ pub(super) struct StreamContext {
     pub(super) names: Part,
     /// Host to which the stream is charged.
     pub(super) holder: Holder,
-    /// Ends the connection of a client that does not read.
-    pub(super) abort: Arc<Notify>,
     pub(super) _permit: StreamPermit,
 }
 
@@ -176,7 +176,7 @@ fn reason(status: &Status) -> &'static str {
     match status.code() {
         Code::ResourceExhausted => "limit",
         Code::Aborted => "lag",
-        Code::DeadlineExceeded => "unread",
+        Code::DeadlineExceeded => "slow",
         Code::Unavailable => "leaving",
         Code::InvalidArgument => "malformed",
         _ => "broken",
@@ -222,8 +222,7 @@ impl<S: Session> StreamTask<S> {
                     Ok(Some(request)) => self.receive(request)?,
                     // The client has ended the stream, or its connection.
                     Ok(None) => return Ok(()),
-                    Err(status) if status.code() == Code::Cancelled => return Ok(()),
-                    Err(status) if status.code() == Code::Unknown => return Ok(()),
+                    Err(status) if matches!(status.code(), Code::Cancelled | Code::Unknown) => return Ok(()),
                     Err(status) => return Err(status),
                 },
                 changed = self.context.newest.changed() => {
@@ -253,12 +252,16 @@ impl<S: Session> StreamTask<S> {
             Received::Accepted => (),
             Received::Refused(kind, error) => {
                 metrics.count_nack(kind);
-                let error: String = error.chars().take(512).collect();
-                tracing::warn!(
-                    kind = kind.label(),
-                    error,
-                    "an xDS client refuses a response and keeps what it had"
-                );
+                if let Some(suppressed) = NACK_LINES.pass(std::time::Instant::now()) {
+                    let error: String = error.chars().take(512).collect();
+                    let kind = kind.label();
+                    tracing::warn!(
+                        kind,
+                        error,
+                        suppressed,
+                        "an xDS client refuses a response and keeps what it had"
+                    );
+                }
             }
             Received::OldNonce => metrics.count_ignored("old_nonce"),
             Received::UnknownType(url) => {
@@ -298,10 +301,8 @@ impl<S: Session> StreamTask<S> {
         self.context.state.metrics.xds.count_response(kind, bytes);
         let pause = Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / BYTES_PER_SECOND);
         self.resume_at = Instant::now() + pause.max(PAUSE);
-        if timeout(UNREAD_MAX, was_read).await.is_err() {
-            self.context.abort.notify_one();
-            return Err(Status::deadline_exceeded("this client does not read its responses"));
-        }
+        // The server ends the connection of a client that does not read, and thereby this stream.
+        _ = was_read.await;
         Ok(())
     }
 }
