@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `kind` | the four types of resources |
 //! | `catalog`, `endpoint` | services and endpoints with the versions at which they changed |
+//! | `request` | the requests of clients |
 //! | `assignment`, `cluster`, `listener`, `routes` | the messages of each type |
 //! | `resources`, `encoding` | resources by kind and name, encoded; their versions |
 //! | `rest_json`, `rest` | the same as JSON; discovery by REST |
@@ -27,6 +28,7 @@ mod endpoint;
 mod kind;
 mod listener;
 pub(crate) mod metrics;
+pub(crate) mod request;
 mod resources;
 mod rest;
 mod rest_json;

@@ -5,10 +5,7 @@ use std::{
     time::Duration,
 };
 
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-    aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
-};
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
 use hearsay_services::network::Holder;
 use tokio::{
     sync::watch,
@@ -20,12 +17,22 @@ use super::{
     budget::Budget,
     catalog::Catalog,
     delta::Delta,
+    request::{DeltaDiscoveryRequest, DiscoveryRequest},
     state_of_the_world::StateOfTheWorld,
     stream::{MEMORY_BYTES, NAMES_BYTES, Responses, Shared, StreamContext, start},
 };
 use crate::{
     apis::grpc::guard::status_of,
     http::{server::connection::HOLDER, state::AppState},
+};
+
+/// The generated trait and server of the service.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/envoy.service.discovery.v3.AggregatedDiscoveryService.rs"));
+}
+use generated::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
 
 /// Interval of readings without a change of the table: measured distances change without one.

@@ -5,9 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
-};
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource};
 use prost::Message as _;
 use tonic::Status;
 
@@ -15,6 +13,7 @@ use super::{
     catalog::Catalog,
     encoding::version_of,
     kind::Kind,
+    request::DeltaDiscoveryRequest,
     resources::resource,
     state_of_the_world::RESPONSE_BYTES,
     stream::{Received, Session, control_plane, zone_of},

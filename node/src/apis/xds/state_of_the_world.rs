@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use prost::Message as _;
 use tonic::Status;
 
 use super::{
     catalog::Catalog,
     kind::Kind,
+    request::DiscoveryRequest,
     resources::resource,
     stream::{Received, Session, control_plane, zone_of},
     subscription::Subscription,

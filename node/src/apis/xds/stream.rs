@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
+use envoy_types::pb::envoy::config::core::v3::ControlPlane;
 use futures::Stream;
 use hearsay_services::{LogLimit, network::Holder};
 use prost::Message;
@@ -23,6 +23,7 @@ use super::{
     catalog::Catalog,
     kind::Kind,
     metrics::XdsMetrics,
+    request::Node,
 };
 use crate::http::{
     server::{http2::UNREAD_MAX, stream_limit::StreamPermit},
@@ -75,7 +76,7 @@ pub(super) enum Received {
     UnknownType(String),
 }
 
-/// Returns the zone that a client states. The rest of its description is dropped.
+/// Returns the zone that a client states.
 pub(super) fn zone_of(node: Option<Node>) -> Option<String> {
     let zone = node?.locality?.zone;
     (zone.chars().count() <= ZONE_CHARS_MAX).then_some(zone)

@@ -2,19 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use envoy_types::pb::{
-    envoy::{
-        config::{
-            cluster::v3::{Cluster, cluster::LbPolicy},
-            core::v3::{HealthStatus, Locality, Node, address, socket_address::PortSpecifier},
-            endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier},
-            route::v3::RouteConfiguration,
-        },
-        service::discovery::v3::{
-            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-        },
+use envoy_types::pb::envoy::{
+    config::{
+        cluster::v3::{Cluster, cluster::LbPolicy},
+        core::v3::{HealthStatus, Locality, address, socket_address::PortSpecifier},
+        endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier},
+        route::v3::RouteConfiguration,
     },
-    google::rpc::Status as ErrorDetail,
+    service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
 };
 use hearsay_protocol::{
     Change, CheckSummary, Health, Incarnation, Index, Instance, Member, MemberState, NodeId, Origin,
@@ -27,6 +22,7 @@ use super::{
     catalog::{Catalog, LINGER},
     delta::Delta,
     kind::Kind,
+    request::{self, DeltaDiscoveryRequest, DiscoveryRequest, ErrorDetail, Node},
     rest_json::{RestClient, resource_json},
     routes::ALL_SERVICES,
     state_of_the_world::StateOfTheWorld,
@@ -147,7 +143,7 @@ impl Fixture {
 }
 
 fn in_zone(zone: &str) -> Node {
-    Node { locality: Some(Locality { zone: zone.into(), ..Locality::default() }), ..Node::default() }
+    Node { locality: Some(request::Locality { zone: zone.into() }) }
 }
 
 fn names(kind: Kind, names: &[&str]) -> DiscoveryRequest {
@@ -337,7 +333,7 @@ fn an_old_nonce_is_ignored_and_a_refused_response_is_not_repeated_until_somethin
     let no_nonce = names(Kind::Endpoints, &["other"]);
     assert!(matches!(session.receive(no_nonce, &fixture.catalog), Ok(Received::OldNonce)));
     assert!(fixture.responses(&mut session).is_empty());
-    let error = ErrorDetail { code: 3, message: "bad".into(), ..ErrorDetail::default() };
+    let error = ErrorDetail { message: "bad".into() };
     let refused = DiscoveryRequest {
         error_detail: Some(error),
         response_nonce: second.1.nonce.clone(),
