@@ -51,18 +51,15 @@ impl Subscription {
     /// # Errors
     /// A name is too long, or there are too many.
     pub(super) fn subscribe(&mut self, names: &[String], catalog: &Catalog) -> Result<(), Status> {
-        if names.is_empty() && !self.has_stated && !self.is_wildcard && self.kind.is_whole() {
-            self.subscribe_to_all(catalog);
+        let is_first = names.is_empty() && !self.has_stated && !self.is_wildcard;
+        // Once, however often a request repeats the wildcard. Endpoints and routes cannot be wanted as a whole,
+        // and no service has this name.
+        if self.kind.is_whole() && (is_first || names.iter().any(|name| name == WILDCARD)) {
+            self.is_wildcard = true;
+            self.pending.extend(catalog.names().cloned());
         }
-        for name in names {
-            self.has_stated = true;
-            if name == WILDCARD {
-                // Endpoints and routes cannot be wanted as a whole, and no service has this name.
-                if self.kind.is_whole() {
-                    self.subscribe_to_all(catalog);
-                }
-                continue;
-            }
+        self.has_stated |= !names.is_empty();
+        for name in names.iter().filter(|name| *name != WILDCARD) {
             if name.len() > NAME_BYTES_MAX {
                 let length = name.len();
                 return Err(Status::invalid_argument(format!(
@@ -82,11 +79,6 @@ impl Subscription {
             }
         }
         Ok(())
-    }
-
-    fn subscribe_to_all(&mut self, catalog: &Catalog) {
-        self.is_wildcard = true;
-        self.pending.extend(catalog.names().cloned());
     }
 
     /// Ends the subscription to names.

@@ -466,6 +466,24 @@ fn what_a_client_can_make_grow_has_a_bound() {
 }
 
 #[test]
+fn a_wildcard_that_is_repeated_a_million_times_costs_as_much_as_one() {
+    let mut fixture = Fixture::new();
+    for n in 0..2000 {
+        fixture.add(1, &format!("s{n}"), |_| ());
+    }
+    let all = vec!["*".to_owned(); 1_000_000];
+    let began = Instant::now();
+    let request = DiscoveryRequest { resource_names: all.clone(), ..names(Kind::Clusters, &[]) };
+    let responses = fixture.send(&mut StateOfTheWorld::default(), request);
+    assert_eq!(responses[0].1.resources.len(), 2000);
+    let request = DeltaDiscoveryRequest { resource_names_subscribe: all, ..subscribe(Kind::Clusters, &[]) };
+    let responses = fixture.send(&mut Delta::default(), request);
+    assert_eq!(responses[0].1.resources.len(), 2000);
+    // Work for each pair of a wildcard and a service would take minutes.
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
 fn a_large_answer_is_several_responses() {
     let mut fixture = Fixture::new();
     let services: Vec<String> = (0..3000).map(|n| format!("{}{n:04}", "service".repeat(16))).collect();
