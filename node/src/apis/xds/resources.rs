@@ -8,7 +8,7 @@ use super::{
     cluster::cluster,
     encoding::any,
     kind::Kind,
-    listener::listener,
+    listener::{listener, service_of},
     routes::{ALL_SERVICES, host_of_service, hosts_of_all, route_configuration},
 };
 
@@ -22,7 +22,7 @@ pub(super) fn resource(catalog: &Catalog, kind: Kind, name: &str, zone: &str) ->
             let endpoints = service.map_or(&[][..], |service| &service.endpoints);
             Some(any(&assignment(name, endpoints, catalog.zones(), zone)))
         }
-        (Kind::Listeners, Some(_)) => Some(any(&listener(name))),
+        (Kind::Listeners, _) => catalog.service(service_of(name)).map(|_| any(&listener(name))),
         (Kind::Routes, Some(_)) => Some(any(&route_configuration(name, vec![host_of_service(name)]))),
         (Kind::Routes, None) if name == ALL_SERVICES => {
             let hosts = hosts_of_all(catalog.names().map(AsRef::as_ref));

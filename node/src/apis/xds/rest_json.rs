@@ -9,7 +9,7 @@ use super::{
     cluster::{CONCURRENCY_MAX, CONNECT_TIMEOUT_S, PROTOCOL_OPTIONS},
     endpoint::{Endpoint, Traits, Usability},
     kind::Kind,
-    listener::ROUTER,
+    listener::{ROUTER, service_of},
     routes::{
         ALL_SERVICES, BACK_OFF_MS, HOST_CHOICES, Host, PREVIOUS_HOSTS, Path, RETRIES, RETRY_ON,
         host_of_service, hosts_of_all,
@@ -30,7 +30,7 @@ pub(super) fn resource_json(
     let mut json = match (kind, service) {
         (Kind::Clusters, Some(service)) => cluster(name, service.traits, client.host),
         (Kind::Endpoints, service) => assignment(name, service, catalog, client.zone),
-        (Kind::Listeners, Some(_)) => listener(name, client.host),
+        (Kind::Listeners, _) if catalog.service(service_of(name)).is_some() => listener(name, client.host),
         (Kind::Routes, Some(_)) => routes(name, vec![host_of_service(name)]),
         (Kind::Routes, None) if name == ALL_SERVICES => {
             routes(name, hosts_of_all(catalog.names().map(AsRef::as_ref)))
@@ -124,8 +124,8 @@ fn lb_endpoint(endpoint: &Endpoint, weight: u32) -> Value {
 fn listener(name: &str, host: &str) -> Value {
     let manager = json!({
         "@type": format!("{TYPES}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
-        "stat_prefix": name,
-        "rds": {"config_source": by_rest(host), "route_config_name": name},
+        "stat_prefix": service_of(name),
+        "rds": {"config_source": by_rest(host), "route_config_name": service_of(name)},
         "http_filters": [{
             "name": ROUTER,
             "typed_config": {"@type": format!("{TYPES}.extensions.filters.http.router.v3.Router")},

@@ -1,6 +1,6 @@
 //! [`Subscription`]: the resources of one kind that a client wants, and those that it is to get next.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 use tonic::Status;
 
@@ -167,7 +167,17 @@ impl Subscription {
         {
             self.pending.insert(Arc::clone(all));
         }
-        self.pending.extend(changed.filter(|name| is_wildcard || names.contains(*name)).cloned());
+        for name in changed {
+            if is_wildcard || names.contains(name) {
+                self.pending.insert(Arc::clone(name));
+            }
+            if self.kind == Kind::Listeners && !names.is_empty() {
+                // The listeners of the name with a port follow the service, too.
+                let prefix = format!("{name}:");
+                let from = names.range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
+                self.pending.extend(from.take_while(|name| name.starts_with(&prefix)).cloned());
+            }
+        }
         self.position = catalog.version();
         Ok(())
     }

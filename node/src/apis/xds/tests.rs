@@ -7,7 +7,11 @@ use envoy_types::pb::envoy::{
         cluster::v3::{Cluster, cluster::LbPolicy},
         core::v3::{HealthStatus, Locality, address, socket_address::PortSpecifier},
         endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier},
+        listener::v3::Listener,
         route::v3::RouteConfiguration,
+    },
+    extensions::filters::network::http_connection_manager::v3::{
+        HttpConnectionManager, http_connection_manager::RouteSpecifier,
     },
     service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
 };
@@ -463,6 +467,34 @@ fn what_a_client_can_make_grow_has_a_bound() {
     let mut session = StateOfTheWorld::default();
     assert!(matches!(session.receive(unknown, &fixture.catalog), Ok(Received::UnknownType(_))));
     assert!(fixture.responses(&mut session).is_empty());
+}
+
+#[test]
+fn a_target_with_a_port_has_a_listener_that_follows_its_service() {
+    let mut fixture = Fixture::new();
+    let targets = ["web", "web:8080", "web:http", "webs:1", "web:1:2"];
+    let (mut delta, mut whole) = (Delta::default(), StateOfTheWorld::default());
+    let missing = told_delta(&fixture.send(&mut delta, subscribe(Kind::Listeners, &targets)));
+    assert_eq!(missing[0].2.len(), targets.len());
+    fixture.send(&mut whole, names(Kind::Listeners, &targets));
+    fixture.add(1, "web", |_| ());
+    let followed = fixture.responses(&mut delta);
+    assert_eq!(told_delta(&followed)[0].1, ["web", "web:8080"]);
+    let resource = followed[0].1.resources[1].resource.clone().unwrap();
+    let listener = Listener::decode(&*resource.value).unwrap();
+    let manager = listener.api_listener.unwrap().api_listener.unwrap();
+    let manager = HttpConnectionManager::decode(&*manager.value).unwrap();
+    let Some(RouteSpecifier::Rds(rds)) = manager.route_specifier else { panic!() };
+    assert_eq!((listener.name.as_str(), rds.route_config_name.as_str()), ("web:8080", "web"));
+    assert_eq!(fixture.responses(&mut whole)[0].1.resources.len(), 2);
+    let client = RestClient { zone: "", host: "localhost" };
+    let json = resource_json(&fixture.catalog, Kind::Listeners, "web:8080", client).unwrap();
+    let rds = &json["api_listener"]["api_listener"]["rds"];
+    assert_eq!((&json["name"], &rds["route_config_name"]), (&"web:8080".into(), &"web".into()));
+    fixture.remove(1, "web");
+    fixture.now += LINGER;
+    fixture.update();
+    assert_eq!(told_delta(&fixture.responses(&mut delta))[0].2, ["web", "web:8080"]);
 }
 
 #[test]
