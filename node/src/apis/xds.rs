@@ -14,6 +14,7 @@
 //! | `resources`, `encoding` | resources by kind and name, encoded; their versions |
 //! | `rest_json`, `rest` | the same as JSON; discovery by REST |
 //! | `subscription`, `state_of_the_world`, `delta` | what a client has subscribed to, and what it gets next |
+//! | `catalog_cache` | the one catalog of a node, while clients use it |
 //! | `ads`, `stream`, `budget` | the gRPC service, its streams, and the bounds on what they hold |
 //! | `metrics` | counters |
 
@@ -21,6 +22,7 @@ mod ads;
 mod assignment;
 mod budget;
 mod catalog;
+pub(crate) mod catalog_cache;
 mod cluster;
 mod delta;
 mod encoding;

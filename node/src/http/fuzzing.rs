@@ -16,7 +16,7 @@ use hearsay_services::http::{Parameters, covers};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
-    apis::consul::consul_routes,
+    apis::{consul::consul_routes, xds::catalog_cache::CatalogCache},
     builtin,
     driver_command::Neighbourhood,
     http::{
@@ -91,12 +91,14 @@ impl Node {
             listeners: Vec::new(),
             allow_exec: false,
         };
+        let metrics = Arc::new(Metrics::new(Arc::clone(&view)));
         let state = Arc::new(AppState {
             view: Arc::clone(&view),
             id,
             name: "n1".to_owned(),
             cluster: "test".to_owned(),
-            metrics: Arc::new(Metrics::new(Arc::clone(&view))),
+            xds: CatalogCache::new(id, Arc::clone(&view), Arc::clone(&metrics.xds)),
+            metrics,
             registry: Registry::open(None, parts).expect("a registry in memory"),
             user_events: Arc::new(UserEvents::new(id, "n1".to_owned(), Arc::clone(&view))),
             driver: mpsc::channel(1).0,

@@ -7,6 +7,7 @@ use hearsay_services::Problem;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    apis::xds::catalog_cache::CatalogCache,
     driver_command::{DriverCommand, Neighbourhood},
     http::{
         guard::{access::Access, host_names::HostNames},
@@ -74,6 +75,8 @@ pub struct AppState {
     pub dns_port: Option<u16>,
     /// Memory budget of large responses.
     pub response_budget: ResponseBudget,
+    /// The services as xDS clients see them.
+    pub(crate) xds: CatalogCache,
 }
 
 impl AppState {

@@ -33,7 +33,8 @@ use tokio::{
 
 use super::*;
 use crate::{
-    apis, builtin,
+    apis::{self, xds::catalog_cache::CatalogCache},
+    builtin,
     driver_command::{DriverCommand, Neighbourhood},
     journal::{JournalContext, Journals},
     metrics::Metrics,
@@ -197,6 +198,7 @@ impl Server {
             stream_limit: StreamLimit::new(setup.stream_limit),
             dns_port: Some(8600),
             response_budget: ResponseBudget::new(setup.response_bytes),
+            xds: CatalogCache::new(id, Arc::clone(&view), Arc::clone(&metrics.xds)),
         });
         let plugins = plugins_of(setup.roles);
         let dir = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ use super::{
     prepare::{Prepared, dial_addresses},
 };
 use crate::{
-    apis::{self, jsonrpc::JsonRpcServer},
+    apis::{self, jsonrpc::JsonRpcServer, xds::catalog_cache::CatalogCache},
     config::{Advertise, Config, hostname},
     driver_command::{DriverCommand, Neighbourhood},
     exemptions,
@@ -143,6 +143,7 @@ pub(super) fn assemble(
             .and_then(|sockets| sockets.tcp.local_addr().ok())
             .map(|dns| dns.port()),
         response_budget: http::ResponseBudget::default(),
+        xds: CatalogCache::new(id, Arc::clone(&shared.view), Arc::clone(&shared.metrics.xds)),
     });
     let listeners = std::mem::take(&mut prepared.plugin_listeners);
     let gateway = listeners.get("gateway").map(TcpListener::local_addr).transpose()?;

@@ -246,6 +246,11 @@ impl Catalog {
         self.services.values().filter_map(|service| service.empty_since).min().map(|since| since + LINGER)
     }
 
+    /// Returns the index of the table up to which its changes were read; `None` before the first reading.
+    pub(super) fn position(&self) -> Option<Index> {
+        self.position
+    }
+
     /// Returns the version of the newest change.
     pub(super) fn version(&self) -> u64 {
         self.version

@@ -15,8 +15,7 @@ use axum::{
 };
 use hearsay_services::Problem;
 use serde::Deserialize;
-use serde_json::json;
-use tokio::time::Instant;
+use serde_json::{Value, json};
 
 use super::{
     catalog::Catalog,
@@ -86,17 +85,8 @@ async fn answer(
         return Err(Problem::parameter("resource_names", format!("at most {NAMES_MAX} names")));
     }
     state.started().await;
-    let mut catalog = Catalog::new(state.id);
-    state.read(|table| catalog.update(table, Instant::now()));
-    let is_whole = request.resource_names.is_empty() || request.resource_names.iter().any(|name| name == "*");
-    let names: BTreeSet<&str> = match kind.is_whole() && is_whole {
-        true => catalog.names().map(AsRef::as_ref).collect(),
-        false => request.resource_names.iter().map(String::as_str).collect(),
-    };
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    let client = RestClient { zone: &request.node.locality.zone, host };
-    let resources: Vec<_> =
-        names.into_iter().filter_map(|name| resource_json(&catalog, kind, name, client)).collect();
+    let shared = state.xds.open_for_request();
+    let resources = resources(&shared.catalog(), kind, &request, &headers);
     let resources = serde_json::to_string(&resources).map_err(|e| Problem::parameter("resources", e))?;
     // The content decides, so that a client may ask any node next.
     let version: String = blake3::hash(resources.as_bytes()).to_hex().chars().take(16).collect();
@@ -115,10 +105,22 @@ async fn answer(
     Ok(Json(answer).into_response())
 }
 
+/// Returns the resources for a request.
+fn resources(catalog: &Catalog, kind: Kind, request: &DiscoveryRequest, headers: &HeaderMap) -> Vec<Value> {
+    let is_whole = request.resource_names.is_empty() || request.resource_names.iter().any(|name| name == "*");
+    let names: BTreeSet<&str> = match kind.is_whole() && is_whole {
+        true => catalog.names().map(AsRef::as_ref).collect(),
+        false => request.resource_names.iter().map(String::as_str).collect(),
+    };
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let client = RestClient { zone: &request.node.locality.zone, host };
+    names.into_iter().filter_map(|name| resource_json(catalog, kind, name, client)).collect()
+}
+
 #[derive(serde::Serialize)]
 struct DiscoveryResponse {
     version_info: String,
     resources: Box<serde_json::value::RawValue>,
     type_url: String,
-    control_plane: serde_json::Value,
+    control_plane: Value,
 }

@@ -3,7 +3,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -21,6 +21,7 @@ use tonic::{Code, Status, Streaming};
 use super::{
     budget::{Budget, Part},
     catalog::Catalog,
+    catalog_cache::Shared,
     kind::Kind,
     metrics::XdsMetrics,
     request::Node,
@@ -85,28 +86,6 @@ pub(super) fn zone_of(node: Option<Node>) -> Option<String> {
 /// Names the node that answers, for people who read a client's state.
 pub(super) fn control_plane(catalog: &Catalog) -> ControlPlane {
     ControlPlane { identifier: catalog.me().to_string() }
-}
-
-/// The catalog of all streams, and its newest version.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) catalog: RwLock<Catalog>,
-    pub(super) newest: watch::Receiver<u64>,
-}
-
-impl Shared {
-    /// Locks the catalog for reading. A panic while it was written leaves it as of an earlier version.
-    pub(super) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
-        self.catalog.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Reads the changes of the table, and returns the newest version.
-    pub(super) fn read_changes(&self, state: &AppState) -> u64 {
-        let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
-        state.read(|table| catalog.update(table, Instant::now()));
-        state.metrics.xds.set_left_out(catalog.left_out());
-        catalog.version()
-    }
 }
 
 /// Parts that the task of a stream uses.
@@ -215,7 +194,7 @@ impl<S: Session> StreamTask<S> {
         self.context.state.started().await;
         let state = Arc::clone(&self.context.state);
         // The catalog may be as of the time when the client connected, with nothing in the table.
-        self.context.shared.read_changes(&state);
+        self.context.shared.refresh();
         let closed = self.sender.clone();
         loop {
             tokio::select! {

@@ -34,12 +34,49 @@ use super::{
     subscription::NAMES_MAX,
 };
 
-fn node(n: u8) -> NodeId {
+pub(super) fn node(n: u8) -> NodeId {
     NodeId::from_public_key([n; 32])
 }
 
 /// Priority, zone and sub-zone, weight, and endpoints as port, health and weight.
 type LocalityOf = (u32, String, u32, Vec<(u32, HealthStatus, u32)>);
+
+/// Returns the change by which a node joins.
+pub(super) fn joined(n: u8, zone: &str, rtt_ms: Option<u64>) -> Change {
+    let member = Member {
+        id: node(n),
+        name: format!("n{n}"),
+        state: MemberState::Alive,
+        roles: vec![],
+        addresses: vec![format!("/ip4/10.77.0.{n}/tcp/7600")],
+        http: Some(format!("10.77.0.{n}:7500")),
+        grpc: None,
+        zone: Some(zone.into()),
+        software: String::new(),
+        protocol: 3,
+        ephemeral: false,
+        incarnation: Incarnation(1),
+        version: Version(1),
+        since: Time::ZERO,
+        rtt: rtt_ms.map(std::time::Duration::from_millis),
+    };
+    Change::Member(Box::new(member))
+}
+
+/// Returns the change that adds an instance of a service to a node.
+pub(super) fn offered(n: u8, service: &str, change: impl FnOnce(&mut Instance)) -> Change {
+    let mut instance = Instance {
+        service: service.into(),
+        address: format!("10.77.1.{n}"),
+        port: 8000,
+        url: format!("http://10.77.1.{n}:8000"),
+        origin: Origin::Program,
+        ..Instance::default()
+    };
+    change(&mut instance);
+    let id = format!("{service}-{n}-{}", instance.port);
+    Change::Instance { node: node(n), id, instance: Some(Arc::new(instance)) }
+}
 
 /// A table, and the catalog of node 1.
 struct Fixture {
@@ -61,40 +98,12 @@ impl Fixture {
     }
 
     fn add_member(&mut self, n: u8, zone: &str, rtt_ms: Option<u64>) {
-        let member = Member {
-            id: node(n),
-            name: format!("n{n}"),
-            state: MemberState::Alive,
-            roles: vec![],
-            addresses: vec![format!("/ip4/10.77.0.{n}/tcp/7600")],
-            http: Some(format!("10.77.0.{n}:7500")),
-            grpc: None,
-            zone: Some(zone.into()),
-            software: String::new(),
-            protocol: 3,
-            ephemeral: false,
-            incarnation: Incarnation(1),
-            version: Version(1),
-            since: Time::ZERO,
-            rtt: rtt_ms.map(std::time::Duration::from_millis),
-        };
-        self.table.apply(Time::ZERO, Change::Member(Box::new(member)));
+        self.table.apply(Time::ZERO, joined(n, zone, rtt_ms));
     }
 
     /// Adds an instance of a service to a node.
     fn add(&mut self, n: u8, service: &str, change: impl FnOnce(&mut Instance)) {
-        let mut instance = Instance {
-            service: service.into(),
-            address: format!("10.77.1.{n}"),
-            port: 8000,
-            url: format!("http://10.77.1.{n}:8000"),
-            origin: Origin::Program,
-            ..Instance::default()
-        };
-        change(&mut instance);
-        let id = format!("{service}-{n}-{}", instance.port);
-        let change = Change::Instance { node: node(n), id, instance: Some(Arc::new(instance)) };
-        self.table.apply(Time::ZERO, change);
+        self.table.apply(Time::ZERO, offered(n, service, change));
         self.update();
     }
 
