@@ -30,10 +30,20 @@ use crate::{
 pub enum Readiness {
     /// The node reads its data, or knows peers and has not compared its table with one yet.
     Starting,
+    /// The node answers. It knew no peer at its start, and may still find one whose instances it does not
+    /// list yet.
+    Searching,
     /// The node answers, even if it has found no other node.
     Ready,
     /// The node is leaving the cluster.
     Leaving,
+}
+
+impl Readiness {
+    /// Whether load balancers should send requests to the node.
+    pub fn is_ready(self) -> bool {
+        matches!(self, Self::Searching | Self::Ready)
+    }
 }
 
 /// State of the HTTP handlers, created at the node's start.
@@ -91,6 +101,14 @@ impl AppState {
     pub(crate) async fn started(&self) {
         // An error means that the main loop is gone, and the node with it.
         let _ = self.readiness.clone().wait_for(|readiness| *readiness != Readiness::Starting).await;
+    }
+
+    /// Resolves when the node has started, and has compared its table with a peer's or has searched for one
+    /// for a few seconds. For clients that give up what they had when they get a list without it.
+    pub(crate) async fn settled(&self) {
+        let is_settled = |readiness: &Readiness| matches!(readiness, Readiness::Ready | Readiness::Leaving);
+        // An error means that the main loop is gone, and the node with it.
+        let _ = self.readiness.clone().wait_for(is_settled).await;
     }
 
     /// Resolves when the node leaves, and waiting requests are to end.

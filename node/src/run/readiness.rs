@@ -2,6 +2,9 @@
 //!
 //! Such a node lists only its own instances at first. Clients of Consul's interface and Prometheus would drop
 //! all others. So requests of these clients wait while the node starts.
+//!
+//! A node that knows no peer is ready at once, because it may be the first one of its cluster. But it may also
+//! have lost its memory, and find its peers a moment later. So clients of xDS wait for it as for any other.
 
 use std::time::Duration;
 
@@ -9,35 +12,41 @@ use tokio::sync::watch;
 
 use crate::{driver_command::Neighbourhood, http::Readiness};
 
-/// Longest time from serving HTTP to ready. Guess: a peer that runs answers within a second, and a client
-/// should not wait long where no peer runs.
+/// Longest time from serving HTTP to ready, and of the search for a first peer. Guess: a peer that runs answers
+/// within a second, and a client should not wait long where no peer runs.
 pub(super) const FIRST_SYNC_MAX: Duration = Duration::from_secs(5);
 
-/// Makes a starting node ready after its first anti-entropy session, or after this time.
+/// Makes a starting or searching node ready after its first anti-entropy session, or after this time.
 pub(super) async fn become_ready(
     readiness: watch::Sender<Readiness>,
     mut neighbourhood: watch::Receiver<Neighbourhood>,
     max: Duration,
 ) {
     let synced = neighbourhood.wait_for(|neighbourhood| neighbourhood.has_synced);
-    if tokio::time::timeout(max, synced).await.is_err() {
+    let has_waited = tokio::time::timeout(max, synced).await.is_err();
+    if has_waited && *readiness.borrow() == Readiness::Starting {
         let waited = max.as_secs();
         tracing::warn!(
             waited,
             "no known peer has answered; this node may not list the cluster's instances yet"
         );
     }
-    set_ready(&readiness);
+    pass_on(&readiness, &[Readiness::Starting, Readiness::Searching], Readiness::Ready);
 }
 
-/// Makes a starting node ready. A node that is leaving stays so.
-pub(super) fn set_ready(readiness: &watch::Sender<Readiness>) {
+/// Lets a starting node that knows no peer answer while it searches for one.
+pub(super) fn begin_search(readiness: &watch::Sender<Readiness>) {
+    pass_on(readiness, &[Readiness::Starting], Readiness::Searching);
+}
+
+/// Changes the readiness to `to`, if it is one of `from`. A node that is leaving stays so.
+fn pass_on(readiness: &watch::Sender<Readiness>, from: &[Readiness], to: Readiness) {
     readiness.send_if_modified(|readiness| {
-        let is_starting = *readiness == Readiness::Starting;
-        if is_starting {
-            *readiness = Readiness::Ready;
+        let passes = from.contains(readiness);
+        if passes {
+            *readiness = to;
         }
-        is_starting
+        passes
     });
 }
 
@@ -53,12 +62,15 @@ mod tests {
         assert_eq!(*is_ready.borrow(), Readiness::Ready);
 
         readiness.send_replace(Readiness::Starting);
+        begin_search(&readiness);
+        assert_eq!(*is_ready.borrow(), Readiness::Searching);
         neighbourhood.send_modify(|neighbourhood| neighbourhood.has_synced = true);
         become_ready(readiness.clone(), neighbours.clone(), Duration::MAX).await;
         assert_eq!(*is_ready.borrow(), Readiness::Ready);
 
         readiness.send_replace(Readiness::Leaving);
         become_ready(readiness.clone(), neighbours, Duration::MAX).await;
+        begin_search(&readiness);
         assert_eq!(*is_ready.borrow(), Readiness::Leaving);
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     assemble::{Assembled, Channels, Shared},
     banner,
-    readiness::{FIRST_SYNC_MAX, become_ready, set_ready},
+    readiness::{FIRST_SYNC_MAX, become_ready, begin_search},
     servers::Servers,
     until_stopped::{Node, StopRequests},
 };
@@ -133,10 +133,9 @@ pub(super) async fn spawn(config: Config, assembled: Assembled) -> anyhow::Resul
     _ = std::io::stdout().write_all(banner.as_bytes());
     tracing::info!(name, %id, incarnation = prepared.incarnation.0, cluster = config.cluster, "started");
     if config.join.is_empty() && remembered.is_empty() {
-        set_ready(&readiness);
-    } else {
-        tokio::spawn(become_ready(readiness.clone(), neighbours, FIRST_SYNC_MAX));
+        begin_search(&readiness);
     }
+    tokio::spawn(become_ready(readiness.clone(), neighbours, FIRST_SYNC_MAX));
     systemd::notify_ready(&name);
     tokio::spawn(systemd::feed_watchdog(driver.clone()));
 

@@ -49,7 +49,7 @@ impl HealthService {
 /// Returns the status of a service; `None`: it is unknown.
 fn status_of_service(state: &AppState, service: &str) -> Option<ServingStatus> {
     let is_serving = if OWN.contains(&service) {
-        *state.readiness.borrow() == Readiness::Ready
+        state.readiness.borrow().is_ready()
     } else {
         state.read(|table| {
             let mut health = table

@@ -84,7 +84,8 @@ async fn answer(
     if request.resource_names.len() > NAMES_MAX {
         return Err(Problem::parameter("resource_names", format!("at most {NAMES_MAX} names")));
     }
-    state.started().await;
+    // A client would drop what a list lacks.
+    state.settled().await;
     let shared = state.xds.open_for_request();
     let resources = resources(&shared.catalog(), kind, &request, &headers);
     let resources = serde_json::to_string(&resources).map_err(|e| Problem::parameter("resources", e))?;

@@ -191,7 +191,7 @@ impl<S: Session> StreamTask<S> {
     /// Serves the stream until the client ends it.
     async fn run(&mut self, mut requests: Streaming<S::Request>) -> Result<(), Status> {
         // A node that has just started would list few services, and clients would drop the others.
-        self.context.state.started().await;
+        self.context.state.settled().await;
         let state = Arc::clone(&self.context.state);
         // The catalog may be as of the time when the client connected, with nothing in the table.
         self.context.shared.refresh();

@@ -26,7 +26,7 @@ pub(crate) async fn livez() -> Json<Value> {
 pub(crate) async fn readyz(State(state): State<Arc<AppState>>) -> Response {
     let readiness = *state.readiness.borrow();
     let detail = match readiness {
-        Readiness::Ready => {
+        Readiness::Searching | Readiness::Ready => {
             let mut ready = json!({ "status": "ready" });
             let warnings = state.warnings.list();
             if !warnings.is_empty() {

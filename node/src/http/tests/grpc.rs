@@ -2,6 +2,7 @@
 
 mod access;
 mod register;
+mod xds;
 
 use std::task::{Context, Poll};
 
