@@ -55,13 +55,17 @@ impl Budget {
         Part { budget: self.clone(), holder, bytes: 0 }
     }
 
-    /// Waits for a part. One that is larger than the share of a host is charged as that share.
-    pub(super) async fn take(&self, holder: Holder, bytes: usize) -> Part {
+    /// Returns a part if there is room. One that is larger than the share of a host is charged as that share.
+    pub(super) fn try_take(&self, holder: Holder, bytes: usize) -> Option<Part> {
         let mut part = self.part(holder);
-        let bytes = bytes.min(self.0.max / 2);
+        part.set(bytes.min(self.0.max / 2)).then_some(part)
+    }
+
+    /// Waits for a part.
+    pub(super) async fn take(&self, holder: Holder, bytes: usize) -> Part {
         loop {
             let returned = self.0.returned.notified();
-            if part.set(bytes) {
+            if let Some(part) = self.try_take(holder, bytes) {
                 return part;
             }
             returned.await;

@@ -25,7 +25,7 @@ use super::{
 pub(super) const LINGER: Duration = Duration::from_secs(600);
 /// Services without instances that stay. A host that registers and deregisters under ever new names makes
 /// them.
-const LINGERING_MAX: usize = 4096;
+pub(super) const LINGERING_MAX: usize = 4096;
 /// Removals that are kept for streams that lag. A stream lags for 30 s at most.
 const REMOVALS_MAX: usize = 32_768;
 /// Services that one reading of the table removes, at most, so that streams can follow.
@@ -60,6 +60,8 @@ pub(super) struct Catalog {
     /// Index of the table up to which its changes were read; `None` before the first reading.
     position: Option<Index>,
     zones: Zones,
+    /// Services without instances that were removed before their time, since this was read last.
+    removed_early: u64,
 }
 
 /// Measured distances of zones.
@@ -114,6 +116,7 @@ impl Catalog {
             forgotten: 0,
             position: None,
             zones: Zones::default(),
+            removed_early: 0,
         }
     }
 
@@ -142,6 +145,8 @@ impl Catalog {
             self.regroup();
         }
         for name in self.over(now) {
+            let since = self.services.get(&name).and_then(|service| service.empty_since);
+            self.removed_early += u64::from(since.is_some_and(|since| now.duration_since(since) < LINGER));
             self.remove(&name);
         }
         self.version != before
@@ -285,6 +290,11 @@ impl Catalog {
     /// Returns the distances of zones.
     pub(super) fn zones(&self) -> &Zones {
         &self.zones
+    }
+
+    /// Returns how many services were removed before their time since the last call.
+    pub(super) fn take_removed_early(&mut self) -> u64 {
+        std::mem::take(&mut self.removed_early)
     }
 
     /// Returns the number of instances that cannot be endpoints.

@@ -99,6 +99,7 @@ impl Shared {
         let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
         self.view.read(|table| catalog.update(table, Instant::now()));
         self.metrics.set_left_out(catalog.left_out());
+        self.metrics.count_removed_early(catalog.take_removed_early());
         catalog.version()
     }
 

@@ -1,5 +1,5 @@
-//! Metrics of the xDS server: streams, responses and resources by type, refused responses, ignored requests,
-//! and streams that were ended.
+//! Metrics of the xDS server: streams, responses and their bytes by type, refused responses, ignored requests,
+//! streams that were ended, and the bounds on memory that took effect.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -19,6 +19,8 @@ pub struct XdsMetrics {
     refused: Family<KindLabel, Counter>,
     ignored: Family<ReasonLabel, Counter>,
     ended: Family<ReasonLabel, Counter>,
+    memory_waits: Counter,
+    removed_early: Counter,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -46,6 +48,16 @@ impl XdsMetrics {
         registry.register("xds_nacks", "xDS responses that clients refused", xds.refused.clone());
         registry.register("xds_ignored", "xDS requests without effect", xds.ignored.clone());
         registry.register("xds_ended", "xDS streams that the node ended", xds.ended.clone());
+        registry.register(
+            "xds_memory_waits",
+            "xDS responses that had to wait until other clients read theirs",
+            xds.memory_waits.clone(),
+        );
+        registry.register(
+            "xds_removed_early",
+            "Services without instances that xDS clients lost before their time, because there were too many",
+            xds.removed_early.clone(),
+        );
         xds
     }
 
@@ -65,6 +77,14 @@ impl XdsMetrics {
 
     pub(super) fn count_ignored(&self, reason: &'static str) {
         self.ignored.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(super) fn count_memory_wait(&self) {
+        self.memory_waits.inc();
+    }
+
+    pub(super) fn count_removed_early(&self, services: u64) {
+        self.removed_early.inc_by(services);
     }
 
     pub(super) fn count_ended(&self, reason: &'static str) {

@@ -154,11 +154,13 @@ pub(super) fn start<S: Session>(
 /// Returns the metric label for the end of a stream.
 fn reason(status: &Status) -> &'static str {
     match status.code() {
-        Code::ResourceExhausted => "limit",
+        // A message that is too long is out of range.
+        Code::ResourceExhausted | Code::OutOfRange => "limit",
         Code::Aborted => "lag",
         Code::DeadlineExceeded => "slow",
         Code::Unavailable => "leaving",
-        Code::InvalidArgument => "malformed",
+        // Bytes that are no message are an internal error of tonic.
+        Code::InvalidArgument | Code::Internal => "malformed",
         _ => "broken",
     }
 }
@@ -262,17 +264,26 @@ impl<S: Session> StreamTask<S> {
         self.session.respond(&self.context.shared.catalog())
     }
 
+    /// Waits until other clients have read so much that there is memory for a response.
+    async fn await_memory(&mut self, bytes: usize) -> Result<Part, Status> {
+        let state = &self.context.state;
+        state.metrics.xds.count_memory_wait();
+        tokio::select! {
+            memory = self.context.memory.take(self.context.holder, bytes) => Ok(memory),
+            () = self.sender.closed() => Err(Status::cancelled("the client is gone")),
+            () = state.leaving() => Err(leaving()),
+            () = sleep(UNREAD_MAX) => {
+                Err(Status::resource_exhausted("this node has no memory left for responses; ask another node"))
+            }
+        }
+    }
+
     /// Sends a response and waits until the client has read it.
     async fn send(&mut self, kind: Kind, response: S::Response) -> Result<(), Status> {
         let bytes = response.encoded_len();
-        let state = Arc::clone(&self.context.state);
-        let memory = tokio::select! {
-            memory = self.context.memory.take(self.context.holder, bytes) => memory,
-            () = self.sender.closed() => return Err(Status::cancelled("the client is gone")),
-            () = state.leaving() => return Err(leaving()),
-            () = sleep(UNREAD_MAX) => {
-                return Err(Status::resource_exhausted("this node has no memory left for responses; ask another node"));
-            }
+        let memory = match self.context.memory.try_take(self.context.holder, bytes) {
+            Some(memory) => memory,
+            None => self.await_memory(bytes).await?,
         };
         let (read, was_read) = oneshot::channel();
         if self.sender.send(Outgoing { response: Ok(response), memory: Some(memory), read }).await.is_err() {

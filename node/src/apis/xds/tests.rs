@@ -34,6 +34,8 @@ use super::{
     subscription::NAMES_MAX,
 };
 
+mod catalog;
+
 pub(super) fn node(n: u8) -> NodeId {
     NodeId::from_public_key([n; 32])
 }
