@@ -13,11 +13,12 @@ use super::{
     catalog::Catalog,
     encoding::version_of,
     kind::Kind,
+    kind_state::KindState,
     request::DeltaDiscoveryRequest,
     resources::resource,
     state_of_the_world::RESPONSE_BYTES,
     stream::{Received, Session, control_plane, zone_of},
-    subscription::{ENTRY_BYTES, NAME_BYTES_MAX, NAMES_MAX, Subscription},
+    subscription::{ENTRY_BYTES, NAME_BYTES_MAX, NAMES_MAX},
 };
 
 /// Resources in a response that are removed, at most.
@@ -27,19 +28,9 @@ const REMOVED_MAX: usize = 4096;
 #[derive(Default, Debug)]
 pub(super) struct Delta {
     kinds: BTreeMap<Kind, KindState>,
-    zone: String,
-    nonce: u64,
-}
-
-#[derive(Debug)]
-struct KindState {
-    subscription: Subscription,
     /// Versions of resources that the client has from an earlier stream, until they are compared.
-    initial: HashMap<String, String>,
-    /// Nonce of the last response; `None` before the first.
-    nonce: Option<u64>,
-    /// Whether the client waits for a response, even one without resources.
-    is_awaited: bool,
+    initial: BTreeMap<Kind, HashMap<String, String>>,
+    zone: String,
 }
 
 impl Session for Delta {
@@ -52,12 +43,7 @@ impl Session for Delta {
             return Ok(Received::UnknownType(request.type_url));
         };
         let is_first = !self.kinds.contains_key(&kind);
-        let state = self.kinds.entry(kind).or_insert_with(|| KindState {
-            subscription: Subscription::new(kind, catalog),
-            initial: HashMap::new(),
-            nonce: None,
-            is_awaited: false,
-        });
+        let state = self.kinds.entry(kind).or_insert_with(|| KindState::new(kind, catalog));
         // A request that changes the subscription need not answer a response. One that only answers has no
         // effect, whichever response it answers.
         state.subscription.unsubscribe(&request.resource_names_unsubscribe);
@@ -65,13 +51,11 @@ impl Session for Delta {
             state.subscription.subscribe(&request.resource_names_subscribe, catalog)?;
         }
         if is_first {
-            state.is_awaited = true;
             check_initial(&request.initial_resource_versions)?;
             state.subscription.add_pending(request.initial_resource_versions.keys());
-            state.initial = request.initial_resource_versions;
+            self.initial.insert(kind, request.initial_resource_versions);
         }
-        let is_old = !request.response_nonce.is_empty()
-            && Some(request.response_nonce) != state.nonce.map(|nonce| nonce.to_string());
+        let is_old = !request.response_nonce.is_empty() && !state.is_last(&request.response_nonce);
         Ok(match request.error_detail {
             Some(error) => Received::Refused(kind, error.message),
             None if is_old => Received::OldNonce,
@@ -86,17 +70,18 @@ impl Session for Delta {
     fn respond(&mut self, catalog: &Catalog) -> Option<(Kind, DeltaDiscoveryResponse)> {
         for (&kind, state) in &mut self.kinds {
             let (mut resources, mut removed, mut bytes) = (Vec::new(), Vec::new(), 0);
+            let initial = self.initial.entry(kind).or_default();
             while bytes < RESPONSE_BYTES
                 && removed.len() < REMOVED_MAX
                 && let Some(name) = state.subscription.pop()
             {
-                let initial = state.initial.remove(&*name);
+                let known = initial.remove(&*name);
                 let Some(found) = resource(catalog, kind, &name, &self.zone) else {
                     removed.push(name.to_string());
                     continue;
                 };
                 let version = version_of(&found);
-                if initial.as_ref() == Some(&version) {
+                if known.as_ref() == Some(&version) {
                     continue;
                 }
                 bytes += found.encoded_len();
@@ -104,20 +89,17 @@ impl Session for Delta {
                 resources.push(Resource { name, version, resource: Some(found), ..Resource::default() });
             }
             if !state.subscription.has_pending() {
-                state.initial = HashMap::new();
+                self.initial.remove(&kind);
             }
-            if resources.is_empty() && removed.is_empty() && !state.is_awaited {
+            if resources.is_empty() && removed.is_empty() && !state.is_awaited() {
                 continue;
             }
-            state.is_awaited = false;
-            self.nonce += 1;
-            state.nonce = Some(self.nonce);
             let response = DeltaDiscoveryResponse {
                 system_version_info: catalog.version().to_string(),
                 resources,
                 removed_resources: removed,
                 type_url: kind.url(),
-                nonce: self.nonce.to_string(),
+                nonce: state.begin_response(),
                 control_plane: Some(control_plane(catalog)),
                 ..DeltaDiscoveryResponse::default()
             };
@@ -127,7 +109,8 @@ impl Session for Delta {
     }
 
     fn bytes(&self) -> usize {
-        self.kinds.values().map(|state| state.subscription.bytes() + initial_bytes(&state.initial)).sum()
+        let names = self.kinds.values().map(|state| state.subscription.bytes());
+        names.chain(self.initial.values().map(initial_bytes)).sum()
     }
 }
 

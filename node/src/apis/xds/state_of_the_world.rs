@@ -13,10 +13,10 @@ use tonic::Status;
 use super::{
     catalog::Catalog,
     kind::Kind,
+    kind_state::KindState,
     request::DiscoveryRequest,
     resources::resource,
     stream::{Received, Session, control_plane, zone_of},
-    subscription::Subscription,
 };
 
 /// Bytes of resources in a response that need not be whole. gRPC clients accept messages of 4 MiB.
@@ -27,16 +27,6 @@ pub(super) const RESPONSE_BYTES: usize = 1024 * 1024;
 pub(super) struct StateOfTheWorld {
     kinds: BTreeMap<Kind, KindState>,
     zone: String,
-    nonce: u64,
-}
-
-#[derive(Debug)]
-struct KindState {
-    subscription: Subscription,
-    /// Nonce of the last response; `None` before the first.
-    nonce: Option<u64>,
-    /// Whether the client waits for a response, even one without resources.
-    is_awaited: bool,
 }
 
 impl Session for StateOfTheWorld {
@@ -49,19 +39,13 @@ impl Session for StateOfTheWorld {
             return Ok(Received::UnknownType(request.type_url));
         };
         let is_first = !self.kinds.contains_key(&kind);
-        let state = self.kinds.entry(kind).or_insert_with(|| KindState {
-            subscription: Subscription::new(kind, catalog),
-            nonce: None,
-            is_awaited: false,
-        });
+        let state = self.kinds.entry(kind).or_insert_with(|| KindState::new(kind, catalog));
         // The first request of a stream has no nonce. It may have the version of an earlier stream, which
         // says nothing about this one.
-        let answered = (!request.response_nonce.is_empty()).then_some(request.response_nonce);
-        if !is_first && answered != state.nonce.map(|nonce| nonce.to_string()) {
+        if !is_first && !state.is_last(&request.response_nonce) {
             return Ok(Received::OldNonce);
         }
         state.subscription.replace(&request.resource_names, catalog)?;
-        state.is_awaited |= is_first;
         Ok(match request.error_detail {
             Some(error) => Received::Refused(kind, error.message),
             None => Received::Accepted,
@@ -73,7 +57,7 @@ impl Session for StateOfTheWorld {
     }
 
     fn respond(&mut self, catalog: &Catalog) -> Option<(Kind, DiscoveryResponse)> {
-        let is_due = |state: &KindState| state.is_awaited || state.subscription.has_pending();
+        let is_due = |state: &KindState| state.is_awaited() || state.subscription.has_pending();
         let (&kind, state) = self.kinds.iter_mut().find(|(_, state)| is_due(state))?;
         let mut resources = Vec::new();
         if kind.is_whole() {
@@ -89,14 +73,11 @@ impl Session for StateOfTheWorld {
                 resources.extend(found);
             }
         }
-        state.is_awaited = false;
-        self.nonce += 1;
-        state.nonce = Some(self.nonce);
         let response = DiscoveryResponse {
             version_info: catalog.version().to_string(),
             resources,
             type_url: kind.url(),
-            nonce: self.nonce.to_string(),
+            nonce: state.begin_response(),
             control_plane: Some(control_plane(catalog)),
             ..DiscoveryResponse::default()
         };
