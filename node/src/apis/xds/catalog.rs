@@ -69,8 +69,9 @@ pub(super) struct Catalog {
 pub(super) struct Zones {
     /// Zone of this node; empty: none.
     own: String,
-    /// The shortest round trip to a member of the zone, as the binary logarithm of milliseconds. So noise of
-    /// the measurement rarely changes the order, and zones of one network are equally near.
+    /// Ranks of the other zones, from 1, by the shortest round trip to a member of the zone, to powers of two
+    /// of a millisecond. So noise of the measurement rarely changes a rank, and zones of one network are
+    /// equally near.
     distances: BTreeMap<String, u32>,
 }
 
@@ -84,6 +85,11 @@ impl Zones {
                 u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX).checked_ilog2().map_or(0, |log| log + 1);
             let known = distances.entry(member.zone.clone().unwrap_or_default()).or_insert(distance);
             *known = distance.min(*known);
+        }
+        distances.remove(&own);
+        let ranks: BTreeSet<u32> = distances.values().copied().collect();
+        for distance in distances.values_mut() {
+            *distance = u32::try_from(ranks.range(..=*distance).count()).unwrap_or(u32::MAX);
         }
         Self { own, distances }
     }

@@ -32,3 +32,19 @@ fn of_too_many_services_without_instances_the_oldest_go_early_and_are_counted() 
     }
     assert_eq!(fixture.catalog.take_removed_early(), 0, "these went in time");
 }
+
+#[test]
+fn measured_distances_change_endpoints_only_where_they_change_the_order_of_zones() {
+    let mut fixture = Fixture::new();
+    fixture.add(1, "web", |_| ());
+    fixture.add(3, "web", |_| ());
+    let version = fixture.catalog.version();
+    // This node's own zone, and a zone that stays the farthest.
+    fixture.add_member(4, "a", Some(9));
+    fixture.add_member(3, "c", Some(400));
+    fixture.update();
+    assert_eq!(fixture.catalog.version(), version);
+    fixture.add_member(3, "c", Some(1));
+    fixture.update();
+    assert_eq!(fixture.catalog.version(), version + 1);
+}
