@@ -206,7 +206,8 @@ impl WatchSession {
         let (mut parts, mut part, mut bytes, mut all_bytes) = (Vec::new(), Vec::new(), 0, 0);
         for provider in providers {
             let instance = pb::Instance::from(provider.as_ref());
-            let length = instance.encoded_len();
+            // With its tag and its length.
+            let length = prost::encoding::message::encoded_len(1, &instance);
             if bytes + length > PART_BYTES && bytes > 0 {
                 parts.push(std::mem::take(&mut part));
                 bytes = 0;
