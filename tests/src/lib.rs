@@ -39,6 +39,7 @@ pub mod registry;
 pub mod rows;
 mod swarms;
 mod writers;
+pub mod xds;
 
 pub use address_counter::AddressCounter;
 pub use browser::Browser;
