@@ -1,5 +1,6 @@
-//! Generates the code of `proto/`, the descriptors that gRPC reflection answers with, and the trait of Envoy's
-//! aggregated discovery service. The compiler of protos is a crate, so a build needs no installed program.
+//! Generates the code of `proto/`, the descriptors that gRPC reflection answers with, and the trait of
+//! Envoy's aggregated discovery service. The compiler of protos is a crate, so a build needs no installed
+//! program.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

@@ -1,5 +1,5 @@
-//! Client of xDS over HTTP/2 without a gRPC library: [`Connection`] and its streams ([`RawStream`]), on which a
-//! test sends any bytes. A message of gRPC has a prefix of five bytes: a flag, and the length.
+//! Client of xDS over HTTP/2 without a gRPC library: [`Connection`] and its streams ([`RawStream`]), on which
+//! a test sends any bytes. A message of gRPC has a prefix of five bytes: a flag, and the length.
 
 use std::{fmt, net::SocketAddr};
 

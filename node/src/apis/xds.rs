@@ -13,7 +13,8 @@
 //! | `assignment`, `cluster`, `listener`, `routes` | the messages of each type |
 //! | `resources`, `encoding` | resources by kind and name, encoded; their versions |
 //! | `rest_json`, `rest` | the same as JSON; discovery by REST |
-//! | `subscription`, `kind_state`, `state_of_the_world`, `delta` | what a client has subscribed to, and what it gets next |
+//! | `subscription`, `kind_state` | what a client has subscribed to |
+//! | `state_of_the_world`, `delta` | what it gets next |
 //! | `catalog_cache` | the one catalog of a node, while clients use it |
 //! | `ads`, `stream`, `budget` | the gRPC service, its streams, and the bounds on what they hold |
 //! | `metrics` | counters |

@@ -3,8 +3,9 @@
 //! Such a node lists only its own instances at first. Clients of Consul's interface and Prometheus would drop
 //! all others. So requests of these clients wait while the node starts.
 //!
-//! A node that knows no peer is ready at once, because it may be the first one of its cluster. But it may also
-//! have lost its memory, and find its peers a moment later. So clients of xDS wait for it as for any other.
+//! A node that knows no peer is ready at once, because it may be the first one of its cluster. But it may
+//! also have lost its memory, and find its peers a moment later. So clients of xDS wait for it as for any
+//! other.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use tokio::sync::watch;
 
 use crate::{driver_command::Neighbourhood, http::Readiness};
 
-/// Longest time from serving HTTP to ready, and of the search for a first peer. Guess: a peer that runs answers
-/// within a second, and a client should not wait long where no peer runs.
+/// Longest time from serving HTTP to ready, and of the search for a first peer. Guess: a peer that runs
+/// answers within a second, and a client should not wait long where no peer runs.
 pub(super) const FIRST_SYNC_MAX: Duration = Duration::from_secs(5);
 
 /// Makes a starting or searching node ready after its first anti-entropy session, or after this time.

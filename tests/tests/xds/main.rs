@@ -1,13 +1,16 @@
 //! xDS over real nodes: Envoy and a gRPC client without a proxy, configured by the files that `node xds
 //! bootstrap` prints, follow instances, and lose no request to a crash, a drain or a restart of their node.
+//! Clients that break the protocol are refused and counted, and the node answers others meanwhile.
 
 #![allow(clippy::unwrap_used)]
 
 mod envoy;
 mod envoy_faults;
 mod envoy_process;
+mod hostile;
 mod load;
 mod proxyless;
+mod start;
 
 use std::{fs, path::PathBuf, time::Duration};
 

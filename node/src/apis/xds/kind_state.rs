@@ -1,4 +1,5 @@
-//! [`KindState`]: what a stream has subscribed to of one kind of resources, and its last response of this kind.
+//! [`KindState`]: what a stream has subscribed to of one kind of resources, and its last response of this
+//! kind.
 
 use super::{catalog::Catalog, kind::Kind, subscription::Subscription};
 

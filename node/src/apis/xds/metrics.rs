@@ -1,5 +1,5 @@
-//! Metrics of the xDS server: streams, responses and their bytes by type, refused responses, ignored requests,
-//! streams that were ended, and the bounds on memory that took effect.
+//! Metrics of the xDS server: streams, responses and their bytes by type, refused responses, ignored
+//! requests, streams that were ended, and the bounds on memory that took effect.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,

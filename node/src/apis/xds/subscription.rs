@@ -52,8 +52,8 @@ impl Subscription {
     /// A name is too long, or there are too many.
     pub(super) fn subscribe(&mut self, names: &[String], catalog: &Catalog) -> Result<(), Status> {
         let is_first = names.is_empty() && !self.has_stated && !self.is_wildcard;
-        // Once, however often a request repeats the wildcard. Endpoints and routes cannot be wanted as a whole,
-        // and no service has this name.
+        // Once, however often a request repeats the wildcard. Endpoints and routes cannot be wanted as a
+        // whole, and no service has this name.
         if self.kind.is_whole() && (is_first || names.iter().any(|name| name == WILDCARD)) {
             self.is_wildcard = true;
             self.pending.extend(catalog.names().cloned());
