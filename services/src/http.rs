@@ -1,5 +1,5 @@
 //! HTTP for plug-ins and nodes: client, problem documents, query parameters, path prefixes, pages, sources of
-//! requests, signed requests, and headers of writes to the journal.
+//! requests, signed requests, timeouts of writes, and headers of writes to the journal.
 
 pub(crate) mod append;
 pub(crate) mod client;
@@ -12,6 +12,7 @@ pub(crate) mod refusal;
 pub(crate) mod signing;
 pub(crate) mod source;
 pub(crate) mod stall_timer;
+pub(crate) mod write_stall;
 
 pub use append::{HEARSAY_ACK, HEARSAY_TOKEN, IDEMPOTENCY_KEY, WriteOptions, await_tokens, with_receipt};
 pub use client::{Call, CallError, CallLimits, Client, FailedAttempt, Reply, Stream, problem_detail};
@@ -29,3 +30,4 @@ pub use refusal::{bare_response, bare_status_detail};
 pub use signing::UnsignedRequest;
 pub use source::{ConnectionHost, Source};
 pub use stall_timer::{StallTimer, WriteTimeout};
+pub use write_stall::{Ending, StreamEnd, WatchedBody, WatchedStream, watch_stream};

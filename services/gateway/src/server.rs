@@ -5,4 +5,4 @@ pub(crate) mod client_stream;
 pub(crate) mod connection;
 pub(crate) mod framing;
 pub(crate) mod listener;
-pub(crate) mod write_stall;
+mod stream_executor;

@@ -13,10 +13,10 @@ use std::{
 
 use bytes::Bytes;
 use hearsay_services::{
-    http::bare_response,
+    http::{Ending, WatchedBody, bare_response},
     network::{Activity, Exempt, Share, ShareRefusal},
 };
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode, header};
 use hyper::{server::conn::http1, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -26,11 +26,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
-use super::{
-    client_stream::ClientStream,
-    connection::Connection,
-    write_stall::{StreamExecutor, WatchedBody},
-};
+use super::{client_stream::ClientStream, connection::Connection, stream_executor::StreamExecutor};
 use crate::{
     forward::{attempts::Worker, headers::Client},
     observe::counters::Counters,
@@ -310,7 +306,8 @@ async fn serve_http2(
         let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
         async move {
             let response = worker.serve(&connection, request).await;
-            Ok::<_, Infallible>(response.map(WatchedBody::new))
+            let ending = ending(&response);
+            Ok::<_, Infallible>(response.map(|body| WatchedBody::new(body, ending)))
         }
     });
     let mut serving = std::pin::pin!(
@@ -349,6 +346,14 @@ async fn serve_http2(
         }
     };
     count_end(&worker.shared.counters, result, Reason::Http2);
+}
+
+/// Returns whether trailers may follow a response: they do in gRPC, or the response announces them.
+fn ending<B>(response: &http::Response<B>) -> Ending {
+    let headers = response.headers();
+    let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let is_grpc = content_type.is_some_and(|media_type| media_type.starts_with(b"application/grpc"));
+    if is_grpc || headers.contains_key(header::TRAILER) { Ending::Trailers } else { Ending::Plain }
 }
 
 /// Resolves when a connection has had no request for `limit`.
