@@ -36,19 +36,21 @@ fn find_python(test: &str) -> Option<PathBuf> {
 struct PythonClient {
     child: Child,
     output: PathBuf,
+    /// Its standard error, in which grpcio logs.
+    errors: PathBuf,
 }
 
 impl PythonClient {
     fn start(lab: &Lab, host: &Host, python: &PathBuf, arguments: &[&str]) -> Self {
         let script = lab.dir().join("client.py");
         fs::write(&script, CLIENT).unwrap();
-        let output = lab.dir().join(format!("client-{}.log", arguments[0]));
-        let file = File::create(&output).unwrap();
+        let [output, errors] =
+            ["out", "err"].map(|kind| lab.dir().join(format!("client-{}.{kind}", arguments[0])));
+        let [stdout, stderr] = [&output, &errors].map(|path| File::create(path).unwrap());
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &host.name]).arg(python).arg(script).args(arguments);
-        let errors = file.try_clone().unwrap();
-        let child = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn().unwrap();
-        Self { child, output }
+        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap();
+        Self { child, output, errors }
     }
 
     /// Returns the lines that it has printed.
@@ -71,6 +73,7 @@ impl Drop for PythonClient {
         _ = self.child.wait();
         if std::thread::panicking() {
             println!("{}", self.lines().join("\n"));
+            println!("{}", fs::read_to_string(&self.errors).unwrap_or_default());
         }
     }
 }
@@ -100,9 +103,9 @@ fn python_finds_the_services_by_reflection_and_lists_instances() {
         }
         lab.until(5 * S, "both list it", |lab| all_have(lab, &nodes, "web", 1));
         let mut client = PythonClient::start(lab, &hosts[0], &python, &["list", &grpc_of(lab, nodes[1])]);
-        assert!(client.child.wait().unwrap().success(), "{:?}", client.lines());
+        assert!(client.child.wait().unwrap().success());
         let printed: Vec<Value> =
-            client.lines().iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            client.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
         let [services, listed, members] = printed.as_slice() else { panic!("{printed:?}") };
         for service in [
             "hearsay.v1.Discovery",
