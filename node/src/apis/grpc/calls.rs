@@ -54,6 +54,31 @@ impl From<OwnedSemaphorePermit> for Charge {
 /// Stream of a call's messages.
 pub(super) type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// Smaller responses are not charged to the response budget.
+pub(super) const SMALL_BYTES: usize = 32 * 1024;
+
+/// Charges a response of so many bytes to the response budget, if it is large.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED: the budget has less left.
+pub(super) fn charge(state: &AppState, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
+    if bytes <= SMALL_BYTES {
+        return Ok(None);
+    }
+    let permit = state.response_budget.acquire(bytes);
+    if permit.is_none() {
+        state.metrics.http.refused("answers");
+    }
+    permit.map(Some).ok_or_else(no_memory)
+}
+
+/// Returns the status of a call whose response finds no memory.
+pub(super) fn no_memory() -> Status {
+    Status::resource_exhausted(
+        "this node holds too many large answers that their clients have not read yet; ask again later, or another node",
+    )
+}
+
 /// Returns the status of a stream that ends because the node leaves.
 pub(super) fn leaving() -> Status {
     Status::unavailable("this node is leaving the cluster; call another node")

@@ -8,7 +8,7 @@ use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    calls::{Charge, Messages, leaving},
+    calls::{Charge, Messages, charge, leaving, no_memory},
     guard::status_of,
     messages::{self, pb},
     register,
@@ -28,8 +28,6 @@ use crate::{
 
 /// Size of a part of a snapshot. Clients accept messages of 4 MiB unless they are told otherwise.
 const PART_BYTES: usize = 1024 * 1024;
-/// Smaller answers are not charged to the response budget.
-const SMALL_BYTES: usize = 32 * 1024;
 
 /// The service.
 pub(super) struct DiscoveryService {
@@ -43,23 +41,13 @@ impl DiscoveryService {
 
     /// Returns an answer, charged to the response budget if it is large.
     fn charged<T: prost::Message>(&self, answer: T) -> Result<Response<T>, Status> {
-        let bytes = answer.encoded_len();
+        let permit = charge(&self.state, answer.encoded_len())?;
         let mut response = Response::new(answer);
-        if bytes > SMALL_BYTES {
-            let Some(permit) = self.state.response_budget.acquire(bytes) else {
-                self.state.metrics.http.refused("answers");
-                return Err(no_memory());
-            };
+        if let Some(permit) = permit {
             response.extensions_mut().insert(Charge::from(permit));
         }
         Ok(response)
     }
-}
-
-fn no_memory() -> Status {
-    Status::resource_exhausted(
-        "this node holds too many large answers that their clients have not read yet; ask again later, or another node",
-    )
 }
 
 /// Returns the filter of a request.
@@ -136,7 +124,7 @@ impl pb::discovery_server::Discovery for DiscoveryService {
         request: Request<Streaming<pb::RegisterRequest>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
         let requester = Requester::of(request.extensions());
-        Ok(Response::new(register::serve(Arc::clone(&self.state), requester, request.into_inner())))
+        Ok(register::serve(Arc::clone(&self.state), requester, request.into_inner()))
     }
 
     async fn report_check(

@@ -11,6 +11,8 @@ use tonic::Code;
 #[derive(Debug, Default)]
 pub struct GrpcMetrics {
     calls: Family<CallLabels, Counter>,
+    /// Refusals of reports that were dropped because the client of the stream does not read.
+    pub(crate) refusals_dropped: Counter,
 }
 
 /// Labels of a call. The methods are those of the guard's table, and one for all others.
@@ -25,6 +27,11 @@ impl GrpcMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let grpc = Self::default();
         registry.register("grpc_calls", "gRPC calls that ended, by method and status", grpc.calls.clone());
+        registry.register(
+            "grpc_refusals_dropped",
+            "Refusals of reports that were dropped, because the client of the Register stream does not read",
+            grpc.refusals_dropped.clone(),
+        );
         grpc
     }
 

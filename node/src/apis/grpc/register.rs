@@ -1,15 +1,21 @@
 //! `Register`: a stream whose end ends the registration.
 //!
-//! The registration is held by the stream of responses. hyper drops that stream when the client resets the
-//! call or its connection ends, and thereby the registration, as for `POST /services?hold`.
+//! A task of its own follows the registration and reads the reports of the client. It never waits for the
+//! client to read responses: events of a client that does not read are coalesced into its next one, and
+//! refusals beyond [`REFUSALS_MAX`] are dropped and counted. hyper drops the stream of responses when the client
+//! resets the call or its connection ends. The task ends then, and with it the registration, as for `POST
+//! /services?hold`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::stream;
-use tonic::{Status, Streaming};
+use hearsay_protocol::ID_CHARS_MAX;
+use prost::Message as _;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tonic::{Response, Status, Streaming};
 
 use super::{
-    calls::{Messages, leaving},
+    calls::{Messages, SMALL_BYTES, charge, leaving},
     guard::status_of,
     messages::pb,
     registration_json,
@@ -22,12 +28,13 @@ use crate::{
             hold::{HeldRegistration, HoldEvent},
             parse_grace, parse_status,
         },
+        server::{connection::spawn_charged, http2::MayStayUnread},
     },
     registry::{RegistryError, input},
 };
 
-/// Time in which a client sends the registration.
-const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(10);
+/// Refusals of reports that wait until the client reads them.
+const REFUSALS_MAX: usize = 16;
 
 /// Records a report for a `ttl` check.
 pub(super) fn record_report(
@@ -42,15 +49,49 @@ pub(super) fn record_report(
     reported.map_err(|error| status_of(&error.into()))
 }
 
-/// Returns the responses to a call.
+/// Returns the response to a call, whose stream begins at once.
 pub(super) fn serve(
     state: Arc<AppState>,
     requester: Requester,
     requests: Streaming<pb::RegisterRequest>,
-) -> Messages<pb::RegisterResponse> {
-    let call = Call { state, requester, requests };
-    // The registration is read in the stream, so that the client gets the head of the response at once.
-    Box::pin(stream::unfold(Session::Opening(Box::new(call)), Session::next))
+) -> Response<Messages<pb::RegisterResponse>> {
+    let (sender, receiver) = mpsc::channel(1);
+    let call = Call { state, requester, requests, sender: sender.clone(), unsent: VecDeque::new() };
+    spawn_charged(async move {
+        tokio::select! {
+            // The client has reset the call, or its connection has ended.
+            () = sender.closed() => (),
+            () = call.run() => (),
+        }
+    });
+    // The memory of a response is returned when the next one is taken, because the client has read it then.
+    let responses = stream::unfold((receiver, None), async |(mut receiver, charge)| {
+        drop(charge);
+        let Outgoing { response, charge } = receiver.recv().await?;
+        Some((response, (receiver, charge)))
+    });
+    let messages: Messages<pb::RegisterResponse> = Box::pin(responses);
+    let mut response = Response::new(messages);
+    // A program that only wants to be registered need not read.
+    response.extensions_mut().insert(MayStayUnread(SMALL_BYTES));
+    response
+}
+
+/// A response, with the memory that it is charged for if it is large.
+struct Outgoing {
+    response: Result<pb::RegisterResponse, Status>,
+    charge: Option<OwnedSemaphorePermit>,
+}
+
+impl Outgoing {
+    fn small(response: Result<pb::RegisterResponse, Status>) -> Self {
+        Self { response, charge: None }
+    }
+}
+
+/// Waits until a channel has room; false if its receiver is gone.
+async fn has_room(sender: &mpsc::Sender<Outgoing>) -> bool {
+    sender.reserve().await.is_ok()
 }
 
 /// A call and the messages of its client.
@@ -58,41 +99,32 @@ struct Call {
     state: Arc<AppState>,
     requester: Requester,
     requests: Streaming<pb::RegisterRequest>,
-}
-
-/// State of a call.
-enum Session {
-    /// The registration has not come yet.
-    Opening(Box<Call>),
-    /// The program is registered.
-    Held(Box<Call>, Box<HeldRegistration>),
-    /// The last response is sent.
-    Over,
-}
-
-type Response = Result<pb::RegisterResponse, Status>;
-
-impl Session {
-    /// Returns the next response; `None` at the end of the call.
-    async fn next(self) -> Option<(Response, Self)> {
-        match self {
-            Self::Opening(mut call) => match call.begin().await {
-                Ok(held) => call.follow(Box::new(held)).await,
-                Err(status) => Some((Err(status), Self::Over)),
-            },
-            Self::Held(call, held) => call.follow(held).await,
-            Self::Over => None,
-        }
-    }
+    /// Has room for one response, which the client has not read yet.
+    sender: mpsc::Sender<Outgoing>,
+    /// Responses that wait for this room: one event, or a few refusals.
+    unsent: VecDeque<Outgoing>,
 }
 
 impl Call {
+    /// Serves the call to its end.
+    async fn run(mut self) {
+        let ended = match self.begin().await {
+            Ok(held) => self.follow(held).await,
+            Err(status) => Err(status),
+        };
+        self.unsent.extend(ended.err().map(|status| Outgoing::small(Err(status))));
+        for outgoing in self.unsent {
+            if self.sender.send(outgoing).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Reads the registration and registers the program.
     async fn begin(&mut self) -> Result<HeldRegistration, Status> {
-        let first = tokio::time::timeout(FIRST_MESSAGE_MAX, self.requests.message()).await;
-        let late = |_| Status::deadline_exceeded("the registration did not come within 10s of the call");
-        let first = first.map_err(late)??;
         let missing = || Status::invalid_argument("registration: is missing in the first message");
+        // The request body bounds the time.
+        let first = self.requests.message().await?;
         let pb::RegisterRequest { message, grace } = first.ok_or_else(missing)?;
         let Some(pb::register_request::Message::Registration(registration)) = message else {
             return Err(missing());
@@ -109,36 +141,38 @@ impl Call {
         HeldRegistration::begin(Arc::clone(&self.state), registration, grace, scope).await.map_err(refused)
     }
 
-    /// Waits for the next event of a registration, or the next message of its client.
-    async fn follow(mut self: Box<Self>, mut held: Box<HeldRegistration>) -> Option<(Response, Session)> {
+    /// Follows a registration, and reads the messages of its client, until one of them ends.
+    async fn follow(&mut self, mut held: HeldRegistration) -> Result<(), Status> {
         loop {
+            let has_unsent = !self.unsent.is_empty();
             tokio::select! {
                 // An event comes first, so that a client that ends its side at once still learns its id.
                 biased;
-                event = held.next() => {
-                    let Some(event) = event else { return Some((Err(leaving()), Session::Over)) };
-                    let is_last = matches!(event, HoldEvent::Deregistered | HoldEvent::Replaced);
-                    let response = Ok(self.response_to(&event, &held));
-                    let session = if is_last { Session::Over } else { Session::Held(self, held) };
-                    return Some((response, session));
+                has_room = has_room(&self.sender), if has_unsent => {
+                    let Some(outgoing) = self.unsent.pop_front().filter(|_| has_room) else { return Ok(()) };
+                    // An error means that the client is gone, which ends the task.
+                    _ = self.sender.try_send(outgoing);
                 }
-                request = self.requests.message() => match request {
-                    Ok(Some(request)) => {
-                        if let Some(refused) = self.record(request) {
-                            return Some((Ok(refused), Session::Held(self, held)));
-                        }
+                event = held.next(), if !has_unsent => {
+                    let event = event.ok_or_else(leaving)?;
+                    self.queue_event(&event, &held)?;
+                    if matches!(event, HoldEvent::Deregistered | HoldEvent::Replaced) {
+                        return Ok(());
                     }
-                    Ok(None) => {
+                }
+                () = self.state.leaving(), if has_unsent => return Err(leaving()),
+                request = self.requests.message() => match request? {
+                    Some(request) => self.record(request),
+                    None => {
                         held.end_at_once();
-                        return None;
+                        return Ok(());
                     }
-                    Err(status) => return Some((Err(status), Session::Over)),
                 },
             }
         }
     }
 
-    fn response_to(&self, event: &HoldEvent, held: &HeldRegistration) -> pb::RegisterResponse {
+    fn queue_event(&mut self, event: &HoldEvent, held: &HeldRegistration) -> Result<(), Status> {
         use pb::register_response::Event;
         let event = match event {
             HoldEvent::Registered => Event::Registered(pb::Registered {
@@ -150,14 +184,18 @@ impl Call {
             HoldEvent::Deregistered => Event::Deregistered(pb::Deregistered {}),
             HoldEvent::Replaced => Event::Replaced(pb::Replaced {}),
         };
-        pb::RegisterResponse { event: Some(event) }
+        let response = pb::RegisterResponse { event: Some(event) };
+        let charge = charge(&self.state, response.encoded_len())?;
+        self.unsent.push_back(Outgoing { response: Ok(response), charge });
+        Ok(())
     }
 
-    /// Records a report, and returns a response if it is refused.
-    fn record(&self, request: pb::RegisterRequest) -> Option<pb::RegisterResponse> {
+    /// Records a report. A refusal is queued for the client.
+    fn record(&mut self, request: pb::RegisterRequest) {
         let (check_id, refused) = match request.message {
             Some(pb::register_request::Message::Report(report)) => {
-                let check_id = report.check_id.clone();
+                // No check has a longer id.
+                let check_id = report.check_id.chars().take(ID_CHARS_MAX).collect();
                 (check_id, record_report(&self.state, &self.requester, report))
             }
             Some(pb::register_request::Message::Registration(_)) => {
@@ -169,9 +207,14 @@ impl Call {
                 (String::new(), Err(Status::invalid_argument("message: is neither registration nor report")))
             }
         };
-        let status = refused.err()?;
+        let Err(status) = refused else { return };
+        if self.unsent.len() >= REFUSALS_MAX {
+            self.state.metrics.grpc.refusals_dropped.inc();
+            return;
+        }
         let refused =
             pb::ReportRefused { check_id, code: status.code().into(), detail: status.message().to_owned() };
-        Some(pb::RegisterResponse { event: Some(pb::register_response::Event::ReportRefused(refused)) })
+        let event = Some(pb::register_response::Event::ReportRefused(refused));
+        self.unsent.push_back(Outgoing::small(Ok(pb::RegisterResponse { event })));
     }
 }

@@ -26,13 +26,12 @@ use super::{
     metrics::XdsMetrics,
     request::Node,
 };
-use crate::http::{
-    server::{http2::UNREAD_MAX, stream_limit::StreamPermit},
-    state::AppState,
-};
+use crate::http::{server::stream_limit::StreamPermit, state::AppState};
 
 /// Shortest time between two responses that follow from changes of the table.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Time for which a response waits for memory.
+const MEMORY_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Bytes a second of changes to one stream, beyond which it pauses for longer. A client that has all services
 /// in one resource would get megabytes for every change.
 const BYTES_PER_SECOND: u64 = 20_000_000;
@@ -272,7 +271,7 @@ impl<S: Session> StreamTask<S> {
             memory = self.context.memory.take(self.context.holder, bytes) => Ok(memory),
             () = self.sender.closed() => Err(Status::cancelled("the client is gone")),
             () = state.leaving() => Err(leaving()),
-            () = sleep(UNREAD_MAX) => {
+            () = sleep(MEMORY_WAIT_MAX) => {
                 Err(Status::resource_exhausted("this node has no memory left for responses; ask another node"))
             }
         }
@@ -292,7 +291,7 @@ impl<S: Session> StreamTask<S> {
         self.context.state.metrics.xds.count_response(kind, bytes);
         let pause = Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / BYTES_PER_SECOND);
         self.resume_at = Instant::now() + pause.max(PAUSE);
-        // The server ends the connection of a client that does not read, and thereby this stream.
+        // The server resets the stream of a client that does not read, which closes the channel.
         _ = was_read.await;
         Ok(())
     }

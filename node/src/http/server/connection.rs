@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use hearsay_services::network::Holder;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::http::server::{limits::Limits, listeners::PeerCredentials};
 
@@ -16,8 +16,6 @@ pub(crate) struct Connection {
     /// Process at the other end of the Unix socket; `None` for other connections.
     pub(crate) socket: Option<PeerCredentials>,
     pub(crate) limits: Arc<Limits>,
-    /// Ends the connection at once, if it is one of HTTP/2.
-    pub(crate) abort: Arc<Notify>,
     /// Memory for the bodies of all connections: one permit for each byte.
     pub(crate) body_memory: Arc<Semaphore>,
 }
@@ -35,7 +33,6 @@ impl Connection {
             peer: None,
             socket: None,
             limits: Arc::new(limits),
-            abort: Arc::default(),
             body_memory: Arc::new(Semaphore::new(bytes)),
         }
     }
@@ -45,4 +42,11 @@ tokio::task_local! {
     /// Host at the other end of the connection that this task serves. Streams that its requests open are
     /// charged to this host.
     pub(crate) static HOLDER: Holder;
+}
+
+/// Starts a task that is charged to the host of the current one.
+pub(crate) fn spawn_charged(future: impl Future<Output = ()> + Send + 'static) {
+    // Without a connection the request was made inside the process.
+    let holder = HOLDER.try_with(|holder| *holder).unwrap_or(Holder::Exempt);
+    tokio::spawn(HOLDER.scope(holder, future));
 }

@@ -1,31 +1,20 @@
 //! Connections of gRPC clients: HTTP/2 within the limits of the server.
 //!
 //! Every request is a stream of its connection and a task. Bounded are the streams of a connection, the
-//! headers, the data that waits for a client to read it, the time without progress of a write, and the time
-//! without a stream. Messages of gRPC are bounded by `apis/grpc/incomplete`. A client whose host is lost is
-//! noticed by pings, and by the keepalive of TCP.
+//! headers, the time for which a client may leave a response unread, the time without progress of a write,
+//! and the time without a stream. Messages of gRPC are bounded by `apis/grpc/request_body`. A client whose
+//! host is lost is noticed by pings, and by the keepalive of TCP.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
-use bytes::Bytes;
-use hearsay_services::network::{Activity, Holder};
-use hyper::{
-    body::{Frame, Incoming, SizeHint},
-    rt::Executor,
-    server::conn::http2,
-    service::service_fn,
+use hearsay_services::{
+    http::{Ending, StreamEnd, WatchedBody, watch_stream},
+    network::{Activity, Holder},
 };
+use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    sync::{Notify, watch},
-    task::{JoinHandle, futures::TaskLocalFuture},
-};
+use tokio::sync::watch;
 use tower::Service as _;
 
 use crate::{
@@ -48,28 +37,37 @@ const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Size of a request's headers.
 const HEADERS_BYTES: u32 = 16 * 1024;
-/// Time for which a client may leave a response unread. Then its connection ends: a window of HTTP/2 that
-/// stays shut keeps the response in memory, while the connection seems alive.
-pub(crate) const UNREAD_MAX: Duration = Duration::from_secs(30);
-/// Time without a stream after which a connection may end. gRPC clients connect again for the next call.
-const IDLE_MAX: Duration = Duration::from_secs(60);
-/// Time to end a connection without streams.
+/// Time for a client to close a connection that is to end and has no streams.
 const IDLE_END: Duration = Duration::from_secs(1);
 /// Interval of pings, and the time for the answer.
 const PING: Duration = Duration::from_secs(10);
 
-/// Starts the tasks of a connection's streams, which are charged to the host of the connection.
-#[derive(Clone)]
-struct ChargedTo(Holder);
+/// Messages of a response up to this size may stay unread for any time, while larger ones reset its stream.
+/// An extension of responses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MayStayUnread(pub(crate) usize);
 
-impl<F> Executor<F> for ChargedTo
+/// Starts the tasks of a connection's streams. They are charged to the host of the connection, and end when
+/// the client does not read its response.
+#[derive(Clone)]
+struct StreamExecutor {
+    holder: Holder,
+    unread_max: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl<F> Executor<F> for StreamExecutor
 where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
 {
-    fn execute(&self, future: F) {
-        let charged: TaskLocalFuture<Holder, F> = HOLDER.scope(self.0, future);
-        tokio::spawn(charged);
+    fn execute(&self, stream: F) {
+        let watched = HOLDER.scope(self.holder, watch_stream(stream, self.unread_max));
+        let metrics = Arc::clone(&self.metrics);
+        tokio::spawn(async move {
+            if watched.await == StreamEnd::Stalled {
+                metrics.http.refused("unread");
+            }
+        });
     }
 }
 
@@ -83,8 +81,8 @@ pub(super) async fn serve_http2(
     let _open = OpenGuard::count(&metrics);
     let Accepted { stream, connection, activity, _share } = accepted;
     let limits = Arc::clone(&connection.limits);
-    let abort = Arc::clone(&connection.abort);
-    let mut builder = http2::Builder::new(ChargedTo(holder));
+    let streams = StreamExecutor { holder, unread_max: limits.write_stall, metrics: Arc::clone(&metrics) };
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
@@ -94,20 +92,22 @@ pub(super) async fn serve_http2(
         .max_header_list_size(HEADERS_BYTES)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
-    let (requests, unread) = (Arc::clone(&activity), Arc::clone(&abort));
+    let requests = Arc::clone(&activity);
     let service = service_fn(move |request: Request<Incoming>| {
         let active = requests.begin();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(connection.clone());
         let response = router.clone().call(request);
-        let abort = Arc::clone(&unread);
         async {
             let response = response.await;
             response.map(|response| {
-                response.map(|body| ReadBody {
-                    body: TrackedBody { body, _active: active },
-                    abort,
-                    unread: None,
+                let unwatched = response.extensions().get::<MayStayUnread>().map_or(0, |unread| unread.0);
+                response.map(|body| {
+                    WatchedBody::with_unwatched(
+                        TrackedBody { body, _active: active },
+                        Ending::Trailers,
+                        unwatched,
+                    )
                 })
             })
         }
@@ -117,10 +117,6 @@ pub(super) async fn serve_http2(
     let ended = tokio::select! {
         result = serving.as_mut() => Some(result),
         () = stopped(&mut stop) => None,
-        () = abort.notified() => {
-            metrics.http.ended("unread");
-            return;
-        }
         () = activity.evicted() => {
             metrics.http.ended("evicted");
             if activity.is_idle() {
@@ -128,7 +124,7 @@ pub(super) async fn serve_http2(
             }
             None
         }
-        () = unused(&activity) => {
+        () = unused(&activity, limits.idle) => {
             metrics.http.ended("idle");
             None
         }
@@ -137,12 +133,11 @@ pub(super) async fn serve_http2(
         Some(result) => result,
         None => {
             Pin::as_mut(&mut serving).graceful_shutdown();
-            // A client that has not sent its preface, or that does not answer, would stay for ever.
-            let time = if activity.is_idle() { IDLE_END } else { limits.drain };
             tokio::select! {
                 result = serving => result,
-                () = abort.notified() => return,
-                () = tokio::time::sleep(time) => return,
+                // A client that has not sent its preface, or that does not answer, would stay for ever.
+                () = without_streams(&activity) => return,
+                () = tokio::time::sleep(limits.drain) => return,
             }
         }
     };
@@ -151,11 +146,11 @@ pub(super) async fn serve_http2(
     }
 }
 
-/// Resolves when a connection has had no stream for [`IDLE_MAX`] to twice that.
-async fn unused(activity: &Activity) {
+/// Resolves when a connection has had no stream for `limit` to twice that.
+async fn unused(activity: &Activity, limit: Duration) {
     let mut was_idle = false;
     loop {
-        tokio::time::sleep(IDLE_MAX).await;
+        tokio::time::sleep(limit).await;
         if was_idle && activity.is_idle() {
             return;
         }
@@ -163,56 +158,64 @@ async fn unused(activity: &Activity) {
     }
 }
 
-/// A response body whose client must read it. Hyper takes the next frame when the client has room for it.
-struct ReadBody {
-    body: TrackedBody,
-    /// Ends the connection.
-    abort: Arc<Notify>,
-    /// Runs while a frame waits for the client.
-    unread: Option<JoinHandle<()>>,
-}
-
-impl ReadBody {
-    fn stop_timer(&mut self) {
-        if let Some(timer) = self.unread.take() {
-            timer.abort();
+/// Resolves when a connection that is to end has no stream, and its client has had [`IDLE_END`] to close it.
+async fn without_streams(activity: &Activity) {
+    loop {
+        tokio::time::sleep(IDLE_END).await;
+        if activity.is_idle() {
+            return;
         }
     }
 }
 
-impl hyper::body::Body for ReadBody {
-    type Data = Bytes;
-    type Error = axum::Error;
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use hearsay_protocol::Index;
+    use hearsay_services::network::{HostKey, Shares};
+    use tokio::{
+        io::AsyncReadExt as _,
+        net::{TcpListener, TcpStream},
+    };
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.stop_timer();
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && frame.is_data()
-        {
-            let abort = Arc::clone(&self.abort);
-            self.unread = Some(tokio::spawn(async move {
-                tokio::time::sleep(UNREAD_MAX).await;
-                abort.notify_one();
-            }));
+    use super::*;
+    use crate::{
+        http::server::{connection::Connection, limits::Limits, listeners::Stream},
+        view::{Clock, View},
+    };
+
+    const HOST: Holder = Holder::Host(HostKey::Ipv4(1));
+
+    #[tokio::test]
+    async fn an_evicted_connection_closes_at_once_if_it_is_idle_and_else_after_its_call() {
+        for is_busy in [false, true] {
+            let metrics = Arc::new(Metrics::new(Arc::new(View::new(Index(1), Clock::start()))));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let (shares, activity) = (Shares::new(1), Arc::<Activity>::default());
+            let accepted = Accepted {
+                stream: Stream::Tcp(stream),
+                connection: Connection::new(Limits::default()),
+                activity: Arc::clone(&activity),
+                _share: shares.take(HOST, Some(&activity)).unwrap(),
+            };
+            let (_stop, stopping) = watch::channel(false);
+            let router = Router::new().route("/", get(|| async {}));
+            let serving = tokio::spawn(serve_http2(accepted, router, Arc::clone(&metrics), (stopping, HOST)));
+            // The connection is idle when it is chosen, and a call may arrive before its task notices.
+            assert!(shares.take(HOST, Some(&Arc::default())).is_ok(), "another connection replaces it");
+            let active = is_busy.then(|| activity.begin());
+            if is_busy {
+                while metrics.http.ended_count("evicted") == 0 {
+                    tokio::task::yield_now().await;
+                }
+                assert!(!serving.is_finished());
+            }
+            drop(active);
+            _ = client.read_to_end(&mut Vec::new()).await.unwrap();
+            serving.await.unwrap();
+            assert_eq!((metrics.http.ended_count("evicted"), metrics.http.connections.get()), (1, 0));
         }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for ReadBody {
-    fn drop(&mut self) {
-        self.stop_timer();
     }
 }

@@ -28,8 +28,11 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Memory for all bodies together. A body that finds none left is answered with 503.
     pub bodies_bytes: usize,
-    /// Time without progress after which a write to a client fails.
+    /// Time without progress after which a write to a client fails, or a stream of HTTP/2 is reset.
     pub write_stall: Duration,
+    /// Time without a stream after which a connection of HTTP/2 ends, at the latest after twice that. gRPC
+    /// clients connect again for the next call.
+    pub idle: Duration,
     /// Time for requests to finish when the node stops.
     pub drain: Duration,
     /// Hosts to which shares of connections and streams do not apply.
@@ -48,6 +51,7 @@ impl Default for Limits {
             body_bytes: 1024 * 1024,
             bodies_bytes: 64 * 1024 * 1024,
             write_stall: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
             drain: Duration::from_secs(5),
             exempt: Exempt::default(),
         }

@@ -1,6 +1,7 @@
 //! Tests of gRPC over a loopback socket, with the generated clients over hyper's HTTP/2.
 
 mod access;
+mod raw;
 mod register;
 mod xds;
 
@@ -46,6 +47,8 @@ struct Grpc {
     health: HealthClient<Channel>,
     /// The socket of the client's connection.
     socket: std::net::TcpStream,
+    /// Ends when the server has stopped.
+    serving: tokio::task::JoinHandle<()>,
 }
 
 /// Opens a connection, and returns its socket, too.
@@ -69,13 +72,13 @@ impl Grpc {
         let stop = server.stop.subscribe();
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listeners = Listeners::from(http).with_grpc(Some((listener, server.grpc.clone())));
-        tokio::spawn(serve(listeners, server.router.clone(), limits, metrics, stop));
+        let serving = tokio::spawn(serve(listeners, server.router.clone(), limits, metrics, stop));
         let (channel, socket) = connect(address).await;
         let origin: axum::http::Uri = format!("http://{address}").parse().unwrap();
         let client = DiscoveryClient::with_origin(channel.clone(), origin.clone());
         let health = HealthClient::with_origin(channel, origin);
         server.apply([joined(member(1)), offered(instance(1, "a", "web"))]);
-        Self { server, address, client, health, socket }
+        Self { server, address, client, health, socket, serving }
     }
 
     async fn start() -> Self {
@@ -125,6 +128,10 @@ fn first(registration: pb::Registration, grace: &str) -> pb::RegisterRequest {
 
 fn report(check_id: &str, status: pb::HealthStatus) -> pb::ReportCheckRequest {
     pb::ReportCheckRequest { check_id: check_id.into(), status: status.into(), output: "fine".into() }
+}
+
+fn by_report(report: pb::ReportCheckRequest) -> pb::RegisterRequest {
+    pb::RegisterRequest { message: Some(Message::Report(report)), grace: String::new() }
 }
 
 async fn event(responses: &mut tonic::Streaming<pb::RegisterResponse>) -> Result<Option<Event>, Status> {

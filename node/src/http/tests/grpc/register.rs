@@ -2,10 +2,6 @@
 
 use super::*;
 
-fn by_report(report: pb::ReportCheckRequest) -> pb::RegisterRequest {
-    pb::RegisterRequest { message: Some(Message::Report(report)), grace: String::new() }
-}
-
 #[tokio::test]
 async fn a_stream_holds_a_registration_and_takes_reports() {
     let mut grpc = Grpc::start().await;
