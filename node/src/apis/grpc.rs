@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `guard` | the class of each method, and the proof that it needs |
 //! | `calls`, `metrics` | deadlines and counters of calls |
-//! | `incomplete` | the bounds of messages that have arrived in part |
+//! | `request_body` | the bounds of messages until they have arrived |
 //! | `discovery`, `register` | `hearsay.v1.Discovery`; its stream of a held registration |
 //! | `registration_json` | a registration as the JSON that the registry parses |
 //! | `messages` | the generated messages, and conversions to them |
@@ -15,12 +15,12 @@ mod calls;
 mod discovery;
 pub(crate) mod guard;
 mod health;
-mod incomplete;
 mod messages;
 pub(crate) mod metrics;
 mod reflection;
 mod register;
 mod registration_json;
+mod request_body;
 
 use std::sync::Arc;
 

@@ -21,13 +21,10 @@ use axum::{
 use bytes::Bytes;
 use futures::Stream;
 use hyper::body::{Frame, SizeHint};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep},
-};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tonic::{Code, Status};
 
-use super::guard;
+use super::{guard, request_body::EarlyEnd};
 use crate::{
     http::{server::stream_limit::StreamPermit, state::AppState},
     metrics::Metrics,
@@ -85,7 +82,7 @@ pub(super) fn leaving() -> Status {
 }
 
 /// Passes a call, ends it at its deadline, and counts it when it has ended.
-pub(super) async fn track(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+pub(super) async fn track(State(state): State<Arc<AppState>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let mut count = CallCount {
         metrics: Arc::clone(&state.metrics),
@@ -94,12 +91,15 @@ pub(super) async fn track(State(state): State<Arc<AppState>>, request: Request, 
     };
     let deadline = request.headers().get(TIMEOUT).map(parse_timeout).transpose();
     // The other streams ask for a permit themselves, because they know their ends better.
-    let permit = guard::is_reflection(path).then(|| state.admit_stream()).transpose();
+    let is_reflection = guard::is_reflection(path);
+    let permit = is_reflection.then(|| state.admit_stream()).transpose();
     let (deadline, permit) = match (deadline, permit) {
         (Ok(deadline), Ok(permit)) => (deadline.flatten(), permit),
         (Err(status), _) => return count.refuse(status),
         (_, Err(problem)) => return count.refuse(guard::status_of(&problem)),
     };
+    let early_end = EarlyEnd::default();
+    request.extensions_mut().insert(early_end.clone());
     let deadline = deadline.map(|timeout| Instant::now() + timeout);
     let running = next.run(request);
     let response = match deadline {
@@ -114,11 +114,33 @@ pub(super) async fn track(State(state): State<Arc<AppState>>, request: Request, 
         count.finish(code);
     }
     let charge = head.extensions.remove::<Charge>();
-    let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+    let cut = cut(state, deadline, is_reflection);
     Response::from_parts(
         head,
-        Body::new(CallBody { body, deadline, count, _charge: charge, _permit: permit }),
+        Body::new(CallBody { body, cut, early_end, count, _charge: charge, _permit: permit }),
     )
+}
+
+/// Resolves when a call is to end before its handler ends it. Reflection, whose handler is tonic's, does not
+/// end by itself when the node leaves.
+type Cut = Pin<Box<dyn Future<Output = Status> + Send>>;
+
+fn cut(state: Arc<AppState>, deadline: Option<Instant>, is_reflection: bool) -> Option<Cut> {
+    if deadline.is_none() && !is_reflection {
+        return None;
+    }
+    let late = async move {
+        match deadline {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    };
+    Some(Box::pin(async move {
+        tokio::select! {
+            () = late => deadline_exceeded(),
+            () = state.leaving(), if is_reflection => leaving(),
+        }
+    }))
 }
 
 fn deadline_exceeded() -> Status {
@@ -187,10 +209,23 @@ impl Drop for CallCount {
 /// Body of a response: ends at the deadline, and counts the call by its trailers.
 struct CallBody {
     body: Body,
-    deadline: Option<Pin<Box<Sleep>>>,
+    cut: Option<Cut>,
+    early_end: EarlyEnd,
     count: CallCount,
     _charge: Option<Charge>,
     _permit: Option<StreamPermit>,
+}
+
+impl CallBody {
+    /// Returns the trailers that end the call with this status. Drops the handler's stream.
+    fn end(&mut self, status: &Status) -> Option<Result<Frame<Bytes>, axum::Error>> {
+        self.cut = None;
+        self.body = Body::empty();
+        self.count.finish(status.code());
+        let mut trailers = HeaderMap::new();
+        let written = status.add_header(&mut trailers);
+        written.is_ok().then(|| Ok(Frame::trailers(trailers)))
+    }
 }
 
 impl HttpBody for CallBody {
@@ -202,20 +237,21 @@ impl HttpBody for CallBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
-        let is_late = this.deadline.as_mut().is_some_and(|at| at.as_mut().poll(context).is_ready());
-        if is_late && !this.count.is_counted {
-            this.deadline = None;
-            // Drops the handler's stream.
-            this.body = Body::empty();
-            this.count.finish(Code::DeadlineExceeded);
-            let mut trailers = HeaderMap::new();
-            let written = deadline_exceeded().add_header(&mut trailers);
-            return Poll::Ready(written.is_ok().then(|| Ok(Frame::trailers(trailers))));
+        if !this.count.is_counted
+            && let Some(cut) = &mut this.cut
+            && let Poll::Ready(status) = cut.as_mut().poll(context)
+        {
+            return Poll::Ready(this.end(&status));
         }
         let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(context));
         if let Some(Ok(frame)) = &frame
             && let Some(code) = frame.trailers_ref().and_then(code_in)
         {
+            if code == Code::Ok
+                && let Some(status) = this.early_end.status().cloned()
+            {
+                return Poll::Ready(this.end(&status));
+            }
             this.count.finish(code);
         }
         Poll::Ready(frame)

@@ -15,7 +15,7 @@ use axum::{
 use hearsay_services::{Problem, http::Effect};
 use tonic::{Code, Status};
 
-use super::incomplete::Messages;
+use super::request_body::{EarlyEnd, RequestBody, Requests};
 use crate::http::{
     guard::{caller::Caller, class::Class},
     server::connection::Connection,
@@ -36,6 +36,13 @@ const READS: &[&str] = &[
 ];
 /// Methods that write registrations and checks.
 const REGISTRY_WRITES: &[&str] = &["/hearsay.v1.Discovery/Register", "/hearsay.v1.Discovery/ReportCheck"];
+/// Methods that take a stream of messages; all others take one message.
+const TAKE_STREAMS: &[&str] = &[
+    "/hearsay.v1.Discovery/Register",
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/",
+    "/grpc.reflection.v1.ServerReflection/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+];
 /// Label of all methods that are not in the tables.
 const UNKNOWN: &str = "unknown";
 
@@ -68,6 +75,11 @@ pub(super) fn is_reflection(path: &str) -> bool {
     path.starts_with("/grpc.reflection.")
 }
 
+/// Returns the number of messages that a method takes.
+fn requests_of(path: &str) -> Requests {
+    if entry(TAKE_STREAMS, path).is_some() { Requests::Stream } else { Requests::One }
+}
+
 /// Passes a call whose caller may make it. The call gets the extension [`Caller`].
 pub(super) async fn pass(State(state): State<Arc<AppState>>, mut request: Request, next: Next) -> Response {
     let access = &state.access;
@@ -81,8 +93,10 @@ pub(super) async fn pass(State(state): State<Arc<AppState>>, mut request: Reques
     }
     request.extensions_mut().insert(caller);
     let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
-    let metrics = Arc::clone(&state.metrics);
-    next.run(request.map(|body| Messages::bound(body, &connection, metrics))).await
+    let early_end = request.extensions().get::<EarlyEnd>().cloned().unwrap_or_default();
+    let requests = requests_of(request.uri().path());
+    let context = (Arc::clone(&state.metrics), early_end);
+    next.run(request.map(|body| RequestBody::bound(body, requests, &connection, context))).await
 }
 
 /// Returns the status for a problem, by the table of `google.rpc.Code`.
@@ -117,11 +131,12 @@ mod tests {
         for descriptors in DESCRIPTORS {
             for file in FileDescriptorSet::decode(*descriptors).unwrap().file {
                 for service in &file.service {
-                    let names = service
-                        .method
-                        .iter()
-                        .map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name()));
-                    methods.extend(names);
+                    for method in &service.method {
+                        let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                        let takes = if method.client_streaming() { Requests::Stream } else { Requests::One };
+                        assert_eq!(requests_of(&path), takes, "{path}");
+                        methods.push(path);
+                    }
                 }
             }
         }

@@ -192,3 +192,75 @@ async fn a_connection_without_calls_ends() {
         assert_eq!(grpc.server.metrics.http.ended_count("idle"), ended + 1);
     }
 }
+
+/// All methods.
+const METHODS: [&str; 12] = [
+    "/hearsay.v1.Discovery/List",
+    "/hearsay.v1.Discovery/Get",
+    "/hearsay.v1.Discovery/Watch",
+    "/hearsay.v1.Discovery/Register",
+    "/hearsay.v1.Discovery/ReportCheck",
+    "/hearsay.v1.Discovery/Members",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
+];
+
+#[tokio::test]
+async fn a_call_without_a_message_ends() {
+    let grpc = Grpc::with(limited(|limits| limits.body = SHORT)).await;
+    let client = RawClient::open(&grpc, 65_535).await;
+    for method in METHODS {
+        let (status, _) = client.call(method).await.read().await;
+        assert_eq!(status, Some(Code::DeadlineExceeded), "{method}");
+    }
+    let refused = grpc.server.metrics.http.refused_count("body_time");
+    assert_eq!(usize::try_from(refused).unwrap(), METHODS.len());
+    // A request that does not end, where one message is taken.
+    let mut call = client.call("/hearsay.v1.Discovery/Members").await;
+    call.send(&pb::MembersRequest {});
+    assert_eq!(call.read().await.0, Some(Code::DeadlineExceeded));
+    until("the permits are returned", || grpc.server.metrics.http.waiting.get() == 0).await;
+}
+
+#[tokio::test]
+async fn open_streams_do_not_delay_the_stop_of_the_node() {
+    let grpc = Grpc::with(limited(|limits| limits.drain = Duration::from_secs(3600))).await;
+    let client = RawClient::open(&grpc, 65_535).await;
+    let mut calls = Vec::new();
+    for method in METHODS {
+        let mut call = client.call(method).await;
+        if method.ends_with("/Watch") {
+            call.send(&pb::MembersRequest {});
+            call.end();
+        } else if method.ends_with("/Register") {
+            call.send(&first(registration("job"), ""));
+        } else if method.ends_with("Info") {
+            use tonic_reflection::pb::v1::{
+                ServerReflectionRequest, server_reflection_request::MessageRequest,
+            };
+            let message_request = Some(MessageRequest::ListServices(String::new()));
+            call.send(&ServerReflectionRequest { message_request, ..Default::default() });
+        } else if method.ends_with("Resources") {
+            call.send(&pb::MembersRequest {});
+        } else {
+            continue;
+        }
+        calls.push((method, call));
+    }
+    until("all are open", || usize::try_from(grpc.server.metrics.http.waiting.get()) == Ok(calls.len()))
+        .await;
+    until("the registration is listed", || !grpc.held().is_empty()).await;
+    grpc.server.readiness.send(Readiness::Leaving).unwrap();
+    grpc.server.stop.send(true).unwrap();
+    within(grpc.serving).await.unwrap();
+    assert_eq!(grpc.server.metrics.http.ended_count("drain"), 0);
+    for (method, mut call) in calls {
+        let (status, _) = call.read().await;
+        let expected = if method.contains("Health") { Code::Ok } else { Code::Unavailable };
+        assert_eq!(status, Some(expected), "{method}");
+    }
+}

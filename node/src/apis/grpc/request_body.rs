@@ -1,13 +1,16 @@
-//! [`Messages`]: bounds the memory and the time of messages that have arrived in part.
+//! [`RequestBody`]: bounds the memory and the time of messages until they have arrived.
 //!
 //! A message may have megabytes, and tonic keeps its parts until the last one arrives. Without a bound a
 //! client could begin a message on each of many streams, and never end one. A message is charged to the
 //! memory for request bodies from its prefix (5 bytes: a flag and the length; gRPC over HTTP/2, section
 //! "Length-Prefixed-Message") until it is complete, and has as much time as a body.
+//!
+//! The same time applies from the head of a call to the end of its first message, and to the end of the whole
+//! request if the method takes one message. So a client cannot hold calls that never begin.
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -34,15 +37,39 @@ const PREFIX_BYTES: usize = 5;
 /// Bytes of a message that are charged. Longer messages are refused by their service.
 const CHARGED_MAX: usize = 4 * 1024 * 1024;
 
-/// A request body whose incomplete messages are bounded.
-pub(super) struct Messages {
+/// Status with which a request body has ended its call. An extension of requests.
+///
+/// The handler of reflection, which is tonic's, ends its responses with OK when the request breaks off.
+#[derive(Clone, Default, Debug)]
+pub(super) struct EarlyEnd(Arc<OnceLock<Status>>);
+
+impl EarlyEnd {
+    /// Returns the status, if the body has ended the call.
+    pub(super) fn status(&self) -> Option<&Status> {
+        self.0.get()
+    }
+}
+
+/// Number of messages that a method takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Requests {
+    /// One, after which the client ends its side.
+    One,
+    /// Any number, with pauses of any length between them.
+    Stream,
+}
+
+/// A request body whose messages are bounded until they are complete.
+pub(super) struct RequestBody {
     body: Body,
     memory: Arc<Semaphore>,
     time: Duration,
     metrics: Arc<Metrics>,
+    requests: Requests,
+    early_end: EarlyEnd,
     position: Position,
     permit: BodyPermit,
-    /// When the message that is incomplete must be complete.
+    /// When the message that is due must be complete.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -58,17 +85,25 @@ enum Position {
 /// The prefix of the next message.
 const START: Position = Position::Prefix([0; PREFIX_BYTES], 0);
 
-impl Messages {
+impl RequestBody {
     /// Bounds a body by the limits of its connection.
-    pub(super) fn bound(body: Body, connection: &Connection, metrics: Arc<Metrics>) -> Body {
+    pub(super) fn bound(
+        body: Body,
+        requests: Requests,
+        connection: &Connection,
+        (metrics, early_end): (Arc<Metrics>, EarlyEnd),
+    ) -> Body {
+        let time = connection.limits.body;
         Body::new(Self {
             body,
             memory: Arc::clone(&connection.body_memory),
-            time: connection.limits.body,
+            time,
             metrics,
+            requests,
+            early_end,
             position: START,
             permit: None,
-            deadline: None,
+            deadline: Some(Box::pin(sleep_until(Instant::now() + time))),
         })
     }
 
@@ -98,7 +133,9 @@ impl Messages {
             if self.position == Position::Message(0) {
                 self.position = START;
                 self.permit = None;
-                self.deadline = None;
+                if self.requests == Requests::Stream {
+                    self.deadline = None;
+                }
             }
         }
         if self.position != START && self.deadline.is_none() {
@@ -114,24 +151,29 @@ impl Messages {
                 "body_room",
                 Status::resource_exhausted("the node has no memory left for messages; try again in a second"),
             ),
-            Refusal::TooSlow => (
-                "body_time",
-                Status::deadline_exceeded("the message took too long to arrive; send it without pauses"),
-            ),
+            Refusal::TooSlow => {
+                let time = self.time;
+                let detail = format!(
+                    "a message, or the end of the request, did not come within {time:?}; send messages without pauses"
+                );
+                ("body_time", Status::deadline_exceeded(detail))
+            }
         };
         self.metrics.http.refused(label);
+        // An error means that an earlier refusal is set.
+        _ = self.early_end.0.set(status.clone());
         axum::Error::new(status)
     }
 }
 
-/// Reason to end a stream in the middle of a message.
+/// Reason to end a call before its messages have arrived.
 #[derive(Clone, Copy, Debug)]
 enum Refusal {
     NoMemory,
     TooSlow,
 }
 
-impl HttpBody for Messages {
+impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -184,10 +226,11 @@ mod tests {
     }
 
     /// A body of parts, which stays open after them if `is_open`.
-    fn body(parts: Vec<Vec<u8>>, is_open: bool, connection: &Connection) -> Body {
+    fn body(requests: Requests, parts: Vec<Vec<u8>>, is_open: bool, connection: &Connection) -> Body {
         let parts = futures::stream::iter(parts.into_iter().map(Ok::<_, std::io::Error>));
         let rest = futures::stream::pending().take(usize::from(is_open));
-        Messages::bound(Body::from_stream(parts.chain(rest)), connection, metrics())
+        let context = (metrics(), EarlyEnd::default());
+        RequestBody::bound(Body::from_stream(parts.chain(rest)), requests, connection, context)
     }
 
     /// The status that tonic makes of an error.
@@ -202,23 +245,31 @@ mod tests {
         let whole = [message(60, 60), message(0, 0), message(80, 80)].concat();
         for size in [1, 3, 7, whole.len()] {
             let parts = whole.chunks(size).map(<[u8]>::to_vec).collect();
-            let read = body(parts, false, &connection).collect().await.unwrap().to_bytes();
+            let read = body(Requests::Stream, parts, false, &connection).collect().await.unwrap().to_bytes();
             assert_eq!(read, whole);
         }
         assert_eq!(connection.body_memory.available_permits(), 100);
-        let refused = body(vec![message(101, 1)], true, &connection).collect().await.unwrap_err();
+        let refused =
+            body(Requests::One, vec![message(101, 1)], true, &connection).collect().await.unwrap_err();
         assert_refused(refused, Code::ResourceExhausted);
     }
 
     #[tokio::test]
-    async fn a_message_that_does_not_end_is_refused_and_an_open_stream_without_one_is_not() {
+    async fn a_message_that_does_not_come_or_end_is_refused_and_a_pause_between_messages_is_not() {
         let limits = Limits { body: Duration::from_millis(20), ..Limits::default() };
         let connection = Connection::new(limits);
-        for part in [message(60, 59), vec![0, 0]] {
-            let refused = body(vec![part], true, &connection).collect().await.unwrap_err();
-            assert_refused(refused, Code::DeadlineExceeded);
+        for requests in [Requests::One, Requests::Stream] {
+            for parts in [vec![message(60, 59)], vec![vec![0, 0]], vec![vec![]], vec![]] {
+                let refused = body(requests, parts, true, &connection).collect().await.unwrap_err();
+                assert_refused(refused, Code::DeadlineExceeded);
+            }
         }
-        let open = body(vec![message(3, 3)], true, &connection).collect();
+        let unended = body(Requests::One, vec![message(3, 3)], true, &connection).collect().await;
+        assert_refused(unended.unwrap_err(), Code::DeadlineExceeded);
+        let second = vec![message(3, 3), message(60, 59)];
+        let second = body(Requests::Stream, second, true, &connection).collect().await;
+        assert_refused(second.unwrap_err(), Code::DeadlineExceeded);
+        let open = body(Requests::Stream, vec![message(3, 3)], true, &connection).collect();
         let waited = tokio::time::timeout(connection.limits.body * 10, open).await;
         assert!(waited.is_err(), "a stream between messages may last");
     }
