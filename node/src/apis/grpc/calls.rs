@@ -14,12 +14,13 @@ use std::{
 use axum::{
     body::{Body, HttpBody},
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
 use futures::Stream;
+use hearsay_services::Problem;
 use hyper::body::{Frame, SizeHint};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tonic::{Code, Status};
@@ -32,6 +33,9 @@ use crate::{
 
 /// Header field of a client's deadline.
 const TIMEOUT: &str = "grpc-timeout";
+/// Detail of the responses to requests that are not of gRPC.
+const NOT_GRPC: &str = "this port serves gRPC: POST with the content type application/grpc or application/grpc+proto; \
+     the HTTP API is at the address that /members lists as http";
 /// Longer deadlines count as none: no call lasts for years.
 const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -83,6 +87,10 @@ pub(super) fn leaving() -> Status {
 
 /// Passes a call, ends it at its deadline, and counts it when it has ended.
 pub(super) async fn track(State(state): State<Arc<AppState>>, mut request: Request, next: Next) -> Response {
+    if let Some(response) = refuse_foreign(&request) {
+        state.metrics.http.refused("not_grpc");
+        return response;
+    }
     let path = request.uri().path();
     let mut count = CallCount {
         metrics: Arc::clone(&state.metrics),
@@ -119,6 +127,21 @@ pub(super) async fn track(State(state): State<Arc<AppState>>, mut request: Reque
         head,
         Body::new(CallBody { body, cut, early_end, count, _charge: charge, _permit: permit }),
     )
+}
+
+/// Returns the response to a request that is not one of gRPC ("gRPC over HTTP/2", section "Requests").
+fn refuse_foreign(request: &Request) -> Option<Response> {
+    if request.method() != Method::POST {
+        let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, NOT_GRPC);
+        return Some(([(header::ALLOW, "POST")], problem).into_response());
+    }
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    let subtype = content_type.and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    let is_grpc = subtype.is_some_and(|rest| {
+        let rest = rest.strip_prefix(b"+proto").unwrap_or(rest);
+        matches!(rest.first(), None | Some(b';' | b' '))
+    });
+    (!is_grpc).then(|| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, NOT_GRPC).into_response())
 }
 
 /// Resolves when a call is to end before its handler ends it. Reflection, whose handler is tonic's, does not

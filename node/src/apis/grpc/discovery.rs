@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use futures::stream;
 use hearsay_protocol::{Health, Index, Member, Provider, ServiceChange, check_service_name};
 use prost::Message as _;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     calls::{Charge, Messages, charge, leaving, no_memory},
-    guard::status_of,
+    guard::{self, status_of},
     messages::{self, pb},
     register,
 };
@@ -52,12 +52,13 @@ impl DiscoveryService {
 
 /// Returns the filter of a request.
 fn filter_of(request: &pb::ListRequest) -> Result<Filter, Status> {
-    let health = match request.health() {
-        pb::HealthStatus::Unspecified => None,
-        pb::HealthStatus::Passing => Some(Health::Passing),
-        pb::HealthStatus::Warning => Some(Health::Warning),
-        pb::HealthStatus::Critical => Some(Health::Critical),
-        pb::HealthStatus::Unverified => {
+    let health = match pb::HealthStatus::try_from(request.health) {
+        Ok(pb::HealthStatus::Unspecified) => None,
+        Ok(pb::HealthStatus::Passing) => Some(Health::Passing),
+        Ok(pb::HealthStatus::Warning) => Some(Health::Warning),
+        Ok(pb::HealthStatus::Critical) => Some(Health::Critical),
+        // A value of a newer version must not select all instances.
+        Ok(pb::HealthStatus::Unverified) | Err(_) => {
             return Err(Status::invalid_argument("health: is not one of passing, warning, critical"));
         }
     };
@@ -109,7 +110,7 @@ impl pb::discovery_server::Discovery for DiscoveryService {
         let service = Some(service).filter(|service| !service.is_empty());
         if let Some(service) = &service {
             check_service_name("service", service)
-                .map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+                .map_err(|invalid| guard::status(Code::InvalidArgument, &invalid.to_string()))?;
         }
         self.state.started().await;
         let position = index.filter(|index| *index > 0).map(Index);

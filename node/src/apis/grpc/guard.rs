@@ -43,6 +43,9 @@ const TAKE_STREAMS: &[&str] = &[
     "/grpc.reflection.v1.ServerReflection/",
     "/grpc.reflection.v1alpha.ServerReflection/",
 ];
+/// Characters of a status message. It is sent as a header field, which takes up to twelve bytes for each
+/// character, and clients based on gRPC's core refuse responses with headers of more than 8 KiB.
+const MESSAGE_CHARS_MAX: usize = 512;
 /// Label of all methods that are not in the tables.
 const UNKNOWN: &str = "unknown";
 
@@ -113,7 +116,15 @@ pub(crate) fn status_of(problem: &Problem) -> Status {
         504 => Code::DeadlineExceeded,
         _ => Code::Internal,
     };
-    Status::new(code, problem.detail())
+    status(code, problem.detail())
+}
+
+/// Returns a status with a message, which is cut if it is long. Messages name values of the client.
+pub(super) fn status(code: Code, message: &str) -> Status {
+    match message.char_indices().nth(MESSAGE_CHARS_MAX) {
+        None => Status::new(code, message),
+        Some((end, _)) => Status::new(code, format!("{}…", &message[..end])),
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +170,14 @@ mod tests {
         assert_eq!(class_of("/hearsay.v1.Discovery/Listen"), None);
         assert_eq!(class_of("/hearsay.v1.Discovery/"), None);
         assert_eq!(method_label("/x.Y/Z"), UNKNOWN);
+    }
+
+    #[test]
+    fn a_long_message_is_cut() {
+        let long = Problem::not_found("ü".repeat(100_000));
+        let message = status_of(&long).message().to_owned();
+        assert_eq!(message.chars().count(), MESSAGE_CHARS_MAX + 1);
+        assert_eq!(status_of(&Problem::not_found("short")).message(), "short");
     }
 
     #[test]

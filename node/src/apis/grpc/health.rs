@@ -9,12 +9,15 @@ use std::sync::Arc;
 use futures::stream;
 use hearsay_protocol::{Health, Index};
 use tokio::sync::watch::Receiver;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server,
 };
 
-use super::{calls::Messages, guard::status_of};
+use super::{
+    calls::Messages,
+    guard::{self, status_of},
+};
 use crate::http::{AppState, Readiness, server::stream_limit::StreamPermit};
 
 /// The node's own services; the empty name is the node.
@@ -78,7 +81,10 @@ impl health_server::Health for HealthService {
         self.await_table(&service).await;
         match status_of_service(&self.state, &service) {
             Some(status) => Ok(Response::new(response(status))),
-            None => Err(Status::not_found(format!("no instance of service {service:?} is known here"))),
+            None => {
+                let detail = format!("no instance of service {service:?} is known here");
+                Err(guard::status(Code::NotFound, &detail))
+            }
         }
     }
 

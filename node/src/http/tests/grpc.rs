@@ -175,10 +175,12 @@ async fn lists_and_filters_as_http_does() {
     ] {
         assert_eq!(ids(&list(&mut grpc, request.clone()).await.unwrap().instances), expected, "{request:?}");
     }
-    let unverified = pb::ListRequest { health: pb::HealthStatus::Unverified.into(), ..web };
-    assert_eq!(list(&mut grpc, unverified).await.unwrap_err().code(), Code::InvalidArgument);
+    for health in [pb::HealthStatus::Unverified.into(), 77] {
+        let refused = list(&mut grpc, pb::ListRequest { health, ..web.clone() }).await.unwrap_err();
+        assert!(refused.code() == Code::InvalidArgument && refused.message().contains("health"), "{refused}");
+    }
     assert_eq!(grpc.calls("/hearsay.v1.Discovery/List", "OK"), 6);
-    assert_eq!(grpc.calls("/hearsay.v1.Discovery/List", "INVALID_ARGUMENT"), 1);
+    assert_eq!(grpc.calls("/hearsay.v1.Discovery/List", "INVALID_ARGUMENT"), 2);
 }
 
 #[tokio::test]

@@ -264,3 +264,35 @@ async fn open_streams_do_not_delay_the_stop_of_the_node() {
         assert_eq!(status, Some(expected), "{method}");
     }
 }
+
+#[tokio::test]
+async fn a_request_that_is_not_of_grpc_is_refused_by_http() {
+    let grpc = Grpc::start().await;
+    let client = RawClient::open(&grpc, 65_535).await;
+    for (method, content_type, expected) in [
+        ("POST", "application/grpc", 200),
+        ("POST", "application/grpc+proto", 200),
+        ("POST", "application/grpc;x=y", 200),
+        ("POST", "application/grpc+json", 415),
+        ("POST", "application/grpc-web", 415),
+        ("POST", "application/json", 415),
+        ("POST", "", 415),
+        ("GET", "application/grpc", 405),
+        ("CONNECT", "application/grpc", 405),
+    ] {
+        let path = if method == "CONNECT" { "" } else { "/hearsay.v1.Discovery/Members" };
+        let request = axum::http::Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", grpc.address))
+            .header("content-type", content_type)
+            .body(())
+            .unwrap();
+        let mut sender = within(client.sender.clone().ready()).await.unwrap();
+        let (response, mut body) = sender.send_request(request, false).unwrap();
+        // The server may have reset the stream already.
+        _ = body.send_data(Bytes::from_static(b"\0\0\0\0\0"), true);
+        let response = within(response).await.unwrap();
+        assert_eq!(response.status(), expected, "{method} {content_type:?}");
+    }
+    assert_eq!(grpc.server.metrics.http.refused_count("not_grpc"), 6);
+}
