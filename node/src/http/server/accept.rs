@@ -90,7 +90,7 @@ pub async fn serve(
                 let share = match shares.take(holder, Some(&activity)) {
                     Ok(share) => share,
                     Err(refusal) => {
-                        refuse(&stream, refusal, &metrics);
+                        refuse(&stream, (refusal, protocol), &metrics);
                         continue;
                     }
                 };
@@ -99,7 +99,7 @@ pub async fn serve(
                         if !address.ip().to_canonical().is_loopback() {
                             stream.enable_keepalive();
                         }
-                        Connection { peer: Some(address), abort: Arc::default(), ..base.clone() }
+                        Connection { peer: Some(address), ..base.clone() }
                     }
                     Peer::Unix(credentials) => Connection { socket: Some(credentials), ..base.clone() },
                 };
@@ -130,7 +130,11 @@ pub async fn serve(
 }
 
 /// Sends 503 to a connection that is not admitted.
-fn refuse(stream: &Stream, refusal: ShareRefusal, metrics: &Metrics) {
+///
+/// A connection of gRPC only closes. Its client reports UNAVAILABLE, and waits before it connects again. After
+/// SETTINGS and GOAWAY, clients based on gRPC's core would count the connection as established: they would
+/// open one after another without a pause, until the deadline of the call.
+fn refuse(stream: &Stream, (refusal, protocol): (ShareRefusal, Protocol), metrics: &Metrics) {
     let (reason, response) = match refusal {
         ShareRefusal::Share => ("connection_share", &OVER_SHARE),
         ShareRefusal::Full => ("connections", &OVER_LIMIT),
@@ -139,7 +143,9 @@ fn refuse(stream: &Stream, refusal: ShareRefusal, metrics: &Metrics) {
     // A fresh socket has room for the response; otherwise the client only misses the text. Closing a socket
     // with unread bytes would send a reset, which can overtake the response, so the bytes are read first.
     let _ = stream.try_read(&mut [0; 4096]);
-    let _ = stream.try_write(response);
+    if protocol == Protocol::Http1 {
+        let _ = stream.try_write(response);
+    }
 }
 
 /// Serves a connection to its end, or until it is evicted while idle.

@@ -296,3 +296,12 @@ async fn a_request_that_is_not_of_grpc_is_refused_by_http() {
     }
     assert_eq!(grpc.server.metrics.http.refused_count("not_grpc"), 6);
 }
+
+#[tokio::test]
+async fn a_connection_over_the_limit_closes_without_a_text_of_http_1() {
+    let grpc = Grpc::with(limited(|limits| limits.connections = 1)).await;
+    let mut stream = TcpStream::connect(grpc.address).await.unwrap();
+    let mut answer = Vec::new();
+    within(stream.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!((answer, grpc.server.metrics.http.refused_count("connections")), (Vec::new(), 1));
+}
