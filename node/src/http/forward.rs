@@ -19,7 +19,10 @@ use bytes::Bytes;
 use hearsay_protocol::{Instance, Member, Provider};
 use hearsay_services::{
     Host, Problem,
-    http::{Call, CallError, Forwarded, HEARSAY_ACK, HEARSAY_TOKEN, IDEMPOTENCY_KEY, Parameters, covers},
+    http::{
+        Call, CallError, Forwarded, HEARSAY_ACK, HEARSAY_TOKEN, IDEMPOTENCY_KEY, Parameters, covers,
+        problem_detail,
+    },
 };
 
 use crate::http::{
@@ -156,13 +159,15 @@ fn response_of(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Response
 /// the rule of this node; the signature of this node is the proof for the other one.
 ///
 /// # Errors
-/// 503: no node has the role, or none can answer.
+/// 503: no node has the role, or none can answer. 502: a node of the role does not accept this one.
 pub(crate) async fn forward_to_role(
     host: &dyn Host,
     request: Request,
     RoleElsewhere(role): RoleElsewhere,
 ) -> Result<Response, Problem> {
     let client = client_ip(&request);
+    // By the rule of the client that sends it.
+    let is_signed = host.reads_need_proof() || !request.method().is_safe();
     let authority =
         request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let mut call = call_of(request).await;
@@ -171,6 +176,10 @@ pub(crate) async fn forward_to_role(
         call = call.header(header::FORWARDED, &Forwarded { client, host, is_https: false }.write());
     }
     match host.client().call(host, role, &call).await {
+        Ok(reply) if is_about_this_node(reply.status, is_signed) => {
+            let answered = problem_detail(&reply.body).unwrap_or_else(|| reply.status.to_string());
+            Err(not_accepted(&reply.provider.node, role, is_signed, &answered))
+        }
         Ok(reply) => Ok(response_of(reply.status, &reply.headers, reply.body)),
         Err(error @ CallError::NoInstance { .. }) => {
             let detail = format!("{error}, and this node lacks the role; start a node with --role {role}");
@@ -187,6 +196,27 @@ pub(crate) async fn forward_to_role(
             Err(Problem::new(StatusCode::BAD_GATEWAY, format!("{error}; ask for less")))
         }
     }
+}
+
+/// Whether a node of a role has refused this node and not the client, whom it does not know.
+fn is_about_this_node(status: StatusCode, is_signed: bool) -> bool {
+    status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && !is_signed
+}
+
+/// Returns the problem of a node of a role that does not accept this one. The answer of that node asks for a
+/// proof that the client may have given here.
+fn not_accepted(node: &str, role: &str, is_signed: bool, answered: &str) -> Problem {
+    let detail = match is_signed {
+        true => format!(
+            "the node {node:?} of the role {role} does not accept the signature of this node, so nothing was done; compare the clocks and \
+             the cluster keys of the two nodes. It answered: {answered}"
+        ),
+        false => format!(
+            "the node {node:?} of the role {role} is private, and this node is not, so it signs no reads, and that node refuses them; start \
+             this node with --private, too, or send the request to that node"
+        ),
+    };
+    Problem::new(StatusCode::BAD_GATEWAY, detail)
 }
 
 /// Returns the address of a request's client, or that of the untrusted proxy in front of it.
