@@ -9,6 +9,7 @@
 //! | `method` | the methods and the paths to which they belong |
 //! | `message` | requests and responses in both versions |
 //! | `error` | error codes, and the problem details of an error |
+//! | `receipts` | tokens and durability of writes, for later calls and the response |
 //! | `session` | carries out single requests and batches within bounds |
 //! | `endpoint` | `POST /rpc` |
 //! | `server` | the listener of `--jsonrpc-tcp` |
@@ -19,6 +20,7 @@ mod error;
 mod message;
 mod method;
 pub(crate) mod metrics;
+mod receipts;
 mod server;
 mod session;
 

@@ -13,7 +13,7 @@ use hearsay_services::{
     http::{IDEMPOTENCY_KEY, Parameters},
 };
 
-use super::session::Session;
+use super::{receipts::Receipts, session::Session};
 use crate::http::{reentry::InnerClient, server::response_budget, state::AppState};
 
 /// Carries out a request or a batch. The status is 200 with a response and 204 without one, also for errors
@@ -37,12 +37,14 @@ pub(crate) async fn answer(
         // Unreachable: the route table lists this path as one with inner requests.
         return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the node cannot enter its router"));
     };
-    let answer = Session { state, client }.answer(&body).await;
+    let session = Session::new(state, client, Receipts::of_message(&head.headers));
+    let answer = session.answer(&body).await;
+    let receipts = session.receipts().headers();
     Ok(match answer.text {
         Some(text) => {
             let charged = response_budget::charged(text, answer.permits);
-            ([(header::CONTENT_TYPE, "application/json")], charged).into_response()
+            (receipts, [(header::CONTENT_TYPE, "application/json")], charged).into_response()
         }
-        None => StatusCode::NO_CONTENT.into_response(),
+        None => (StatusCode::NO_CONTENT, receipts).into_response(),
     })
 }

@@ -23,6 +23,7 @@ use tokio::{
 use super::{
     error::RpcError,
     message::{Version, response},
+    receipts::Receipts,
     session::Session,
 };
 use crate::http::{
@@ -114,7 +115,7 @@ impl JsonRpcServer {
         _ = stream.set_nodelay(true);
         let connection = Connection { peer: Some(peer), ..self.base.clone() };
         let client = InnerClient::of_connection(self.router.clone(), connection);
-        let session = Session { state: Arc::clone(&self.state), client };
+        let session = Session::new(Arc::clone(&self.state), client, Receipts::default());
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
         loop {

@@ -4,7 +4,10 @@
 //! charged to the memory budget of responses until the response is written. A bound refuses a write only
 //! before it is carried out.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use axum::http::{Method as Verb, StatusCode};
 use bytes::Bytes;
@@ -19,6 +22,7 @@ use super::{
     error::RpcError,
     message::{BATCH_MAX, Batch, Message, Refused, Request, Version, response},
     method::Method,
+    receipts::Receipts,
 };
 use crate::http::{
     reentry::{InnerClient, InnerRequest},
@@ -35,10 +39,12 @@ const WRITE_ANSWER_BYTES_MAX: usize = 256 * 1024;
 const BATCH_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// A client and the node that carries out its calls.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Session {
-    pub(super) state: Arc<AppState>,
-    pub(super) client: InnerClient,
+    state: Arc<AppState>,
+    client: InnerClient,
+    /// Those of earlier calls. Calls follow each other, so no lock waits.
+    receipts: Mutex<Receipts>,
 }
 
 /// The response to a message, and the memory that is charged for it.
@@ -66,6 +72,16 @@ impl Budget {
 }
 
 impl Session {
+    /// A session whose calls see the writes of `receipts`.
+    pub(super) fn new(state: Arc<AppState>, client: InnerClient, receipts: Receipts) -> Self {
+        Self { state, client, receipts: Mutex::new(receipts) }
+    }
+
+    /// Returns the receipts of the calls so far.
+    pub(super) fn receipts(&self) -> MutexGuard<'_, Receipts> {
+        self.receipts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Answers a message of `POST /rpc`: a request or a batch in version 2.0.
     pub(super) async fn answer(&self, message: &[u8]) -> Answer {
         let refuse = |error: RpcError| {
@@ -133,7 +149,7 @@ impl Session {
         id.map(|id| response(version, id, outcome.as_deref()))
     }
 
-    async fn call(&self, inner: InnerRequest, budget: &mut Budget) -> Result<Box<RawValue>, RpcError> {
+    async fn call(&self, mut inner: InnerRequest, budget: &mut Budget) -> Result<Box<RawValue>, RpcError> {
         let refuse = |reason, status, detail: &str| {
             self.state.metrics.jsonrpc.refused(reason);
             RpcError::of_problem(&Problem::new(status, detail))
@@ -148,11 +164,18 @@ impl Session {
             let detail = "the results of this message leave no room for the answer to a write, so this request was not carried out; send it in a message of its own";
             return Err(refuse("result_bytes", StatusCode::INSUFFICIENT_STORAGE, detail));
         }
+        let has_receipts = Receipts::cover(&inner.target);
+        if has_receipts {
+            inner.headers.extend(self.receipts().token());
+        }
         let reply = self.client.ask(inner, bytes_max).await.map_err(|problem| {
             let is_bound = problem.status() == StatusCode::INSUFFICIENT_STORAGE;
             self.state.metrics.jsonrpc.refused(if is_bound { "result_bytes" } else { "result_broken" });
             RpcError::of_problem(&problem)
         })?;
+        if has_receipts {
+            self.receipts().record(reply.status, &reply.headers);
+        }
         if !reply.status.is_success() {
             return Err(RpcError::of_reply(&reply));
         }

@@ -271,6 +271,40 @@ async fn an_idempotency_key_is_a_parameter_of_a_call_and_not_of_a_message() {
     assert_eq!(server.get("/students?q=Unwritten").await.json(), json!([]));
 }
 
+#[tokio::test]
+async fn a_message_has_the_tokens_of_its_request_and_the_receipts_of_its_writes() {
+    let server = Server::start().await;
+    let add = json!({ "jsonrpc": "2.0", "method": "students.add", "params": ["A", "Receipt"], "id": 1 });
+    let read = json!({ "jsonrpc": "2.0", "method": "students.list", "params": ["Receipt"], "id": 2 });
+    let send = async |headers: &[&str], message: &Value| {
+        server.send("POST /rpc", &[&[JSON], headers].concat(), message.to_string()).await
+    };
+    let student = json!({ "firstName": "A", "lastName": "Other" }).to_string();
+    let of_path = server.send("POST /students", &[JSON], student).await.header("hearsay-ack").to_owned();
+    let reply = send(&[], &json!([add, read, add])).await;
+    let tokens = reply.header("hearsay-token").to_owned();
+    assert_eq!((tokens.split(',').count(), reply.header("hearsay-ack")), (2, of_path.as_str()), "{reply:?}");
+    let notified = json!({ "jsonrpc": "2.0", "method": "students.add", "params": ["A", "Receipt"] });
+    let reply = send(&[], &notified).await;
+    assert_eq!((reply.status, reply.header("hearsay-ack")), (204, of_path.as_str()));
+    let reply = send(&[&format!("hearsay-token: {tokens}")], &read).await;
+    assert_eq!(reply.json()["result"].as_array().unwrap().len(), 3, "{reply:?}");
+    assert_eq!((reply.header("hearsay-token"), reply.header("hearsay-ack")), ("", ""), "nothing was written");
+    // The token of an entry that never arrives: the read has waited for it.
+    let (feed, _) = tokens.split(',').next().unwrap().rsplit_once('-').unwrap();
+    for (token, code) in
+        [(format!("{feed}-999"), -32053), ("x".to_owned(), -32602), (vec!["x"; 17].join(","), -32602)]
+    {
+        let reply = send(&[&format!("hearsay-token: {token}")], &read).await;
+        assert_eq!((reply.status, &reply.json()["error"]["code"]), (200, &json!(code)), "{reply:?}");
+    }
+    let other = json!({ "jsonrpc": "2.0", "method": "members.list", "id": 2 });
+    assert!(
+        send(&["hearsay-token: x"], &other).await.json()["result"].is_object(),
+        "its path takes no tokens"
+    );
+}
+
 /// Starts a server whose table of services has between 170 and 256 KiB, and returns that size.
 async fn with_large_table() -> (Server, usize) {
     let server = Server::start().await;
