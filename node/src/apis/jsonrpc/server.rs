@@ -10,7 +10,7 @@ use axum::Router;
 use hearsay_services::network::{Activity, Exempt, Shares};
 use serde_json::value::RawValue;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, copy, sink},
     net::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -37,12 +37,17 @@ use crate::http::{
 
 /// Connections.
 const CONNECTIONS_MAX: usize = 256;
-/// Bytes of a line. All connections together take at most 64 MiB for their lines.
+/// Bytes of a line. All connections together take at most 64 MiB for their lines, and twice that while the
+/// lines arrive.
 const LINE_BYTES_MAX: usize = 256 * 1024;
 /// How long a connection may be idle. Clients of Go keep one connection open.
 const IDLE_MAX: Duration = Duration::from_secs(600);
 /// Time for the rest of a line after its first byte, and for a client to read a response.
 const LINE_TIME_MAX: Duration = Duration::from_secs(10);
+/// Time in which a client whose line is refused can read why, and the bytes of it that are discarded
+/// meanwhile. Guess: four lines of the longest kind.
+const REFUSED_TIME_MAX: Duration = Duration::from_secs(1);
+const REFUSED_BYTES_MAX: u64 = 4 * LINE_BYTES_MAX as u64;
 /// Pause after a failed accept. The process is out of file descriptors; meanwhile some may be closed.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -176,6 +181,7 @@ async fn answer_line(
             // A browser gets no more than this line, which contains nothing of the node.
             let text = response(Version::One, RawValue::NULL, Err(&error));
             _ = write_line(writer, text).await;
+            discard_rest(reader, writer).await;
             return Err(reason);
         }
     };
@@ -210,6 +216,14 @@ async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> Result<Vec<u8>, Lin
         return Err(LineError::TooLong);
     }
     Ok(line)
+}
+
+/// Ends the sending direction, and discards what the client still sends. A connection that is closed with
+/// unread bytes is reset, and the client may lose the last line.
+async fn discard_rest(reader: &mut BufReader<OwnedReadHalf>, writer: &mut OwnedWriteHalf) {
+    _ = writer.shutdown().await;
+    let mut rest = reader.take(REFUSED_BYTES_MAX);
+    _ = timeout(REFUSED_TIME_MAX, copy(&mut rest, &mut sink())).await;
 }
 
 async fn write_line(writer: &mut OwnedWriteHalf, text: String) -> Result<(), EndReason> {
