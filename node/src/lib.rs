@@ -43,6 +43,8 @@ mod warnings;
 pub use apis::consul::fuzzing::consul as fuzz_consul;
 #[cfg(any(test, fuzzing))]
 pub use apis::dns::fuzzing::dns as fuzz_dns;
+#[cfg(any(test, fuzzing))]
+pub use apis::jsonrpc::fuzzing::jsonrpc as fuzz_jsonrpc;
 pub use builtin::builtin;
 pub use cli::main;
 pub use driver::{Driver, DriverParts};

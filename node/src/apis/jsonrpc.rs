@@ -14,9 +14,12 @@
 //! | `endpoint` | `POST /rpc` |
 //! | `server` | the listener of `--jsonrpc-tcp` |
 //! | `metrics` | counters |
+//! | `fuzzing` | properties of messages and calls, for a fuzz target |
 
 mod endpoint;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod message;
 mod method;
 pub(crate) mod metrics;

@@ -35,10 +35,10 @@ pub(super) struct Method {
     pub(super) name: &'static str,
     verb: Verb,
     /// Paths, of which the last one is used whose parameters are all given.
-    paths: &'static [&'static str],
+    pub(super) paths: &'static [&'static str],
     /// Names of parameters that are given by position.
     positions: &'static [&'static str],
-    query: &'static [&'static str],
+    pub(super) query: &'static [&'static str],
     body: Body,
     /// Whether [`KEY`] is a parameter.
     has_key: bool,

@@ -194,7 +194,7 @@ async fn answer_line(
 }
 
 /// Returns a line as a JSON object, unparsed.
-fn object_of(line: &[u8]) -> Result<Box<RawValue>, String> {
+pub(super) fn object_of(line: &[u8]) -> Result<Box<RawValue>, String> {
     let value: Box<RawValue> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     if value.get().starts_with('{') { Ok(value) } else { Err("it is another value".to_owned()) }
 }
