@@ -4,7 +4,7 @@
 //! `jsonrpc`, `params` is an array, and a response has both `result` and `error`. Go's client reads only a
 //! text as an error; for any other value it ends the connection.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -132,8 +132,14 @@ fn is_null(value: &RawValue) -> bool {
     value.get() == "null"
 }
 
+/// Whether a value other than null may be an id. A text with half a surrogate pair is none: few clients could
+/// read the response, and in a batch it would spoil all others.
 fn is_text_or_number(value: &RawValue) -> bool {
-    matches!(value.get().as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'))
+    match value.get().as_bytes().first() {
+        Some(b'"') => serde_json::from_str::<Cow<'_, str>>(value.get()).is_ok(),
+        Some(b'-' | b'0'..=b'9') => true,
+        _ => false,
+    }
 }
 
 impl<'a> Request<'a> {
@@ -287,7 +293,7 @@ mod tests {
         for id in texts {
             assert_eq!(read(&format!(", \"id\": {id} ")), Ok(Some(id.to_owned())), "its text is unchanged");
         }
-        for id in ["true", "{}", "[1]"] {
+        for id in ["true", "{}", "[1]", "\"\\ud800\""] {
             assert!(read(&format!(",\"id\":{id}")).unwrap_err().starts_with("id: must be"), "{id}");
         }
         assert!(read(",\"id\":1,\"id\":2").unwrap_err().contains("duplicate field"));
