@@ -12,10 +12,12 @@
 //! | `reads`, `writes` | what each tool requests and answers |
 //! | `page` | parts of long lists |
 //! | `server` | the protocol, by the crate rmcp |
+//! | `envelope` | the id of a message over HTTP |
 //! | `endpoint` | the path `/mcp` of the node |
 
 mod backend;
 mod endpoint;
+mod envelope;
 mod page;
 mod parameter;
 mod reads;

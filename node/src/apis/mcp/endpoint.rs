@@ -27,12 +27,12 @@ use rmcp::transport::{
     StreamableHttpServerConfig, StreamableHttpService,
     streamable_http_server::session::never::NeverSessionManager,
 };
-use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     backend::{Backend, ToolAnswer, ToolError, ToolRequest},
+    envelope::{self, BadMessage},
     server::McpServer,
 };
 use crate::http::{
@@ -57,10 +57,6 @@ const TEXT_BYTES_MAX: usize = 4096;
 const NO_TOKEN: &str = "this tool changes the cluster, and over /mcp such tools need the API token of the node, from its own machine too: \
     ask the user to configure `Authorization: Bearer …` for this server (the token is in the file api-token of the node's data directory), \
     or to run `node drain` or `node deregister`";
-/// JSON-RPC 2.0: the body is no JSON.
-const PARSE_ERROR: i32 = -32700;
-/// JSON-RPC 2.0: the JSON is no message.
-const INVALID_REQUEST: i32 = -32600;
 
 /// Answers a message of the protocol.
 ///
@@ -89,9 +85,10 @@ pub(crate) async fn answer(
         );
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
     };
-    if let Err(error) = serde_json::from_slice::<IgnoredAny>(&body) {
-        return Ok(refuse(PARSE_ERROR, &format!("the body is not JSON: {error}")));
-    }
+    let id = match envelope::id_of(&body) {
+        Ok(id) => id,
+        Err(bad) => return Ok(refuse(bad)),
+    };
     let node = OwnNode {
         client,
         holder: HOLDER.try_with(|holder| *holder).ok(),
@@ -103,8 +100,7 @@ pub(crate) async fn answer(
     let is_json = is_json(&head.headers);
     let response = service.handle(Request::from_parts(head, Full::new(body))).await.map(Body::new);
     if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-        let message = "the body is not one JSON-RPC 2.0 message of the Model Context Protocol";
-        return Ok(refuse(INVALID_REQUEST, message));
+        return Ok(refuse(envelope::unread(id)));
     }
     if response.status().is_client_error() && !response.headers().contains_key(header::CONTENT_TYPE) {
         return Err(problem_of(response).await);
@@ -145,9 +141,13 @@ async fn problem_of(plain: Response) -> Problem {
     Problem::new(status, String::from_utf8_lossy(&text))
 }
 
-/// Returns the error of a body that is no message.
-fn refuse(code: i32, message: &str) -> Response {
-    let error = json!({ "jsonrpc": "2.0", "id": null, "error": { "code": code, "message": message } });
+/// Returns the response to a body that is no message. The protocol leaves out an id that is not read.
+fn refuse(bad: BadMessage) -> Response {
+    let BadMessage { code, id, detail } = bad;
+    let mut error = json!({ "jsonrpc": "2.0", "error": { "code": code, "message": detail } });
+    if let Some(id) = id {
+        error["id"] = json!(id);
+    }
     (StatusCode::BAD_REQUEST, [(header::CONTENT_TYPE, "application/json")], error.to_string()).into_response()
 }
 

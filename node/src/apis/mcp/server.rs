@@ -3,8 +3,9 @@
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
-        ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
+        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, CustomRequest, CustomResult,
+        ErrorCode, Implementation, ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig,
+        Tool,
     },
     service::RequestContext,
 };
@@ -20,6 +21,12 @@ use super::{
 
 /// Name of the server in the protocol.
 const NAME: &str = "hearsay";
+
+/// Requests that are served. rmcp passes one whose parameters have another form as a request that it does not
+/// know.
+const SERVED: [&str; 5] = ["initialize", "ping", "server/discover", "tools/list", "tools/call"];
+/// Characters of a name of a client in an error.
+const SHOWN_CHARS_MAX: usize = 64;
 
 /// Text by which a client introduces the server to an agent.
 const INSTRUCTIONS: &str = "Hearsay is the service discovery of a cluster of machines: every machine runs a node, and each node knows all \
@@ -103,9 +110,13 @@ impl<B: Backend> ServerHandler for McpServer<B> {
 
     async fn list_tools(
         &self,
-        _: Option<PaginatedRequestParams>,
+        page: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
+        if page.is_some_and(|page| page.cursor.is_some()) {
+            let detail = "cursor: is none of this server, whose tools are all on one page; leave it out";
+            return Err(ErrorData::invalid_params(detail, None));
+        }
         Ok(ListToolsResult::with_all_items(self.tools()))
     }
 
@@ -115,7 +126,7 @@ impl<B: Backend> ServerHandler for McpServer<B> {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let Some(tool) = ToolDefinition::named(&request.name) else {
-            let name: String = request.name.chars().take(64).collect();
+            let name: String = request.name.chars().take(SHOWN_CHARS_MAX).collect();
             return Err(ErrorData::invalid_params(
                 format!("there is no tool {name:?}; tools/list lists them"),
                 None,
@@ -126,5 +137,19 @@ impl<B: Backend> ServerHandler for McpServer<B> {
             outcome = self.call(tool, request) => Ok(result(outcome).into()),
             () = context.ct.cancelled() => Err(ErrorData::internal_error("the client has cancelled the call", None)),
         }
+    }
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        let method: String = request.method.chars().take(SHOWN_CHARS_MAX).collect();
+        if SERVED.contains(&request.method.as_str()) {
+            let detail =
+                format!("params: have another form than {method} takes by the schema of the protocol");
+            return Err(ErrorData::invalid_params(detail, None));
+        }
+        let detail = format!("there is no method {method:?}; the methods are {}", SERVED.join(", "));
+        Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, detail, None))
     }
 }

@@ -188,10 +188,142 @@ async fn garbage_is_refused_in_the_form_of_the_protocol() {
     assert_eq!(server.send("POST /mcp", &HEADERS, &large).await.json()["error"]["code"], -32700);
     assert!(server.send("POST /mcp", &HEADERS, large + "x").await.problem(413).contains("65536 bytes"));
     assert_eq!(server.metrics.http.refused_count("body_size"), 1);
-    let unknown = post(&server, &[], &request("no/such", json!({}))).await;
-    assert_eq!(unknown.json()["error"]["code"], -32601, "{unknown:?}");
-    for params in [json!({}), json!({ "name": 7 }), json!({ "name": "why", "arguments": [] })] {
-        let reply = post(&server, &[], &request("tools/call", params)).await;
-        assert!(reply.json()["error"]["code"].is_i64(), "{reply:?}");
+    for id in ["null", "1.5", "true", "[1]", "12345678901234567890123"] {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
+        let reply = server.send("POST /mcp", &HEADERS, body).await;
+        let error = reply.json();
+        assert_eq!((reply.status, error["error"]["code"].as_i64()), (400, Some(-32600)), "{reply:?}");
+        assert!(error.get("id").is_none(), "{reply:?}");
     }
+    for body in
+        [r#"{"jsonrpc":"2.0","id":"a"}"#, r#"{"jsonrpc":"2.0","id":"a","method":"tools/call","params":[]}"#]
+    {
+        let unread = server.send("POST /mcp", &HEADERS, body).await;
+        let error = unread.json();
+        assert_eq!((unread.status, error["error"]["code"].as_i64()), (400, Some(-32600)), "{unread:?}");
+        assert_eq!(error["id"], "a", "{unread:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_other_parameters_is_told_from_an_unknown_one() {
+    let server = start(access()).await;
+    let error = async |method: &str, params: Value| {
+        let reply = post(&server, &[], &request(method, params)).await;
+        let error = reply.json();
+        assert_eq!((reply.status, &error["id"]), (200, &json!(1)), "{reply:?}");
+        error["error"]["code"].as_i64().unwrap_or(0)
+    };
+    assert_eq!(error("no/such", json!({})).await, -32601);
+    assert_eq!(error("resources/list", json!({})).await, -32601, "a capability that is not declared");
+    assert_eq!(error("subscriptions/listen", json!({ "notifications": {} })).await, -32601);
+    for params in [json!({}), json!({ "name": 7 }), json!({ "name": "why", "arguments": [] })] {
+        assert_eq!(error("tools/call", params.clone()).await, -32602, "{params}");
+    }
+    assert_eq!(error("tools/call", json!({ "name": "no_such_tool" })).await, -32602);
+    assert_eq!(error("initialize", json!({})).await, -32602);
+    assert_eq!(error("tools/list", json!({ "cursor": "2" })).await, -32602, "there is one page");
+    assert_eq!(error("tools/list", json!({ "cursor": null })).await, 0);
+    assert_eq!(error("ping", json!({})).await, 0);
+    // An argument out of bounds is an error of the tool, which an agent reads.
+    let (is_error, _) = call(&server, &[], "why", json!({})).await;
+    assert!(is_error);
+}
+
+#[tokio::test]
+async fn each_version_with_a_handshake_is_agreed_on_and_any_other_becomes_the_newest_of_them() {
+    let server = start(access()).await;
+    for (asked, agreed) in [
+        ("2024-11-05", "2024-11-05"),
+        ("2025-03-26", "2025-03-26"),
+        ("2025-06-18", "2025-06-18"),
+        ("2025-11-25", "2025-11-25"),
+        ("2026-07-28", "2025-11-25"),
+        ("1999-01-01", "2025-11-25"),
+        ("x", "2025-11-25"),
+    ] {
+        let params = json!({ "protocolVersion": asked, "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+        let reply = post(&server, &[], &request("initialize", params)).await;
+        assert_eq!(reply.json()["result"]["protocolVersion"], agreed, "{asked}: {reply:?}");
+        assert_eq!(reply.json()["result"]["capabilities"], json!({ "tools": {} }));
+        if asked == agreed {
+            let header = format!("mcp-protocol-version: {agreed}");
+            assert_eq!(post(&server, &[&header], &request("ping", json!({}))).await.status, 200);
+        }
+    }
+    for version in ["1999-01-01", "x"] {
+        let header = format!("mcp-protocol-version: {version}");
+        for message in
+            [request("ping", json!({})), json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })]
+        {
+            assert!(post(&server, &[&header], &message).await.problem(400).contains(version));
+        }
+    }
+    // Sessions of other servers and cancellations are ignored, and no server asks for a response.
+    let session = "mcp-session-id: 1868a90c";
+    let reply = post(&server, &[session], &request("ping", json!({}))).await;
+    assert_eq!((reply.status, reply.header("mcp-session-id")), (200, ""));
+    let cancelled =
+        json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": 1 } });
+    assert_eq!(post(&server, &[session], &cancelled).await.status, 202);
+    let response = json!({ "jsonrpc": "2.0", "id": 1, "result": {} });
+    assert_eq!(post(&server, &[], &response).await.status, 400);
+}
+
+/// Sends a request of the version without a handshake, and returns the status and the response.
+async fn stateless(
+    server: &Server,
+    version: &str,
+    headers: &[&str],
+    method: &str,
+    params: Value,
+) -> (u16, Value) {
+    let mut params = params;
+    params["_meta"] = json!({
+        "io.modelcontextprotocol/protocolVersion": version,
+        "io.modelcontextprotocol/clientInfo": { "name": "t", "version": "1" },
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let reply = post(server, headers, &request(method, params)).await;
+    assert_eq!(reply.header("content-type"), "application/json", "{reply:?}");
+    (reply.status, reply.json())
+}
+
+#[tokio::test]
+async fn the_version_without_a_handshake_needs_headers_that_agree_with_the_message() {
+    let server = start(access()).await;
+    let version = "2026-07-28";
+    let header = "mcp-protocol-version: 2026-07-28";
+    let list = [header, "mcp-method: tools/list"];
+    let (status, answer) = stateless(&server, version, &list, "tools/list", json!({})).await;
+    let result = &answer["result"];
+    assert_eq!((status, &result["resultType"]), (200, &json!("complete")), "{answer}");
+    // The tools depend on the token, so no one else may have the answer.
+    assert_eq!((&result["cacheScope"], &result["ttlMs"]), (&json!("private"), &json!(0)));
+    let named = [header, "mcp-method: tools/call", "mcp-name: list_members"];
+    let (status, answer) =
+        stateless(&server, version, &named, "tools/call", json!({ "name": "list_members" })).await;
+    assert_eq!((status, &answer["result"]["structuredContent"]["total"]), (200, &json!(1)), "{answer}");
+    let discover = [header, "mcp-method: server/discover"];
+    let (status, answer) = stateless(&server, version, &discover, "server/discover", json!({})).await;
+    assert_eq!((status, &answer["result"]["supportedVersions"][4]), (200, &json!(version)), "{answer}");
+    for (version, headers, method, status, code) in [
+        ("2099-01-01", &["mcp-protocol-version: 2099-01-01", list[1]][..], "tools/list", 400, -32022),
+        (version, &["mcp-protocol-version: 2025-11-25", list[1]], "tools/list", 400, -32020),
+        (version, &[list[1]], "tools/list", 400, -32020),
+        (version, &[header], "tools/list", 400, -32020),
+        (version, &[header, "mcp-method: ping"], "tools/list", 400, -32020),
+        (version, &[header, "mcp-method: ping"], "ping", 404, -32601),
+        (version, &[header, "mcp-method: no/such"], "no/such", 404, -32601),
+        (version, &[header, "mcp-method: tools/call", "mcp-name: why"], "tools/call", 400, -32020),
+    ] {
+        let params = if method == "tools/call" { json!({ "name": "drain" }) } else { json!({}) };
+        let (found, answer) = stateless(&server, version, headers, method, params).await;
+        assert_eq!((found, answer["error"]["code"].as_i64()), (status, Some(code)), "{headers:?}: {answer}");
+    }
+    // No event stream is opened.
+    let listen = [header, "mcp-method: subscriptions/listen"];
+    let wanted = json!({ "notifications": { "toolsListChanged": true } });
+    let (status, answer) = stateless(&server, version, &listen, "subscriptions/listen", wanted).await;
+    assert_eq!((status, &answer["error"]["code"]), (404, &json!(-32601)), "{answer}");
 }
