@@ -1,19 +1,37 @@
 //! JSON-RPC over real nodes: Go's `net/rpc/jsonrpc` over TCP, and curl over HTTP. A node without roles
 //! carries out the calls of the grade book and the log at another node.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `specification` | the examples of the specification, and the forms of requests and HTTP |
+//! | `codes` | every error code |
+//! | `hostile` | clients that send half a line, too much, or read nothing |
 
 #![allow(clippy::unwrap_used)]
 
-use std::{fs, process::Command, time::Duration};
+mod codes;
+mod hostile;
+mod specification;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, TcpStream},
+    process::Command,
+    time::Duration,
+};
 
 use hearsay_tests::{
     Cluster as _, Host, Lab, NodeRef,
     clients::{command_on, find_program, run_to_end},
-    registry::all_see_all,
+    registry::{all_see_all, passing},
     scenario,
 };
 use serde_json::{Value, json};
 
 const S: Duration = Duration::from_secs(1);
+/// Requests of a batch.
+const BATCH_MAX: usize = 100;
 /// A program that calls every kind of method.
 const ROUND: &str = include_str!("round.go");
 
@@ -39,6 +57,45 @@ fn post(lab: &Lab, host: &Host, message: &Value) -> Value {
     curl.args(["-sS", "--fail-with-body", "-H", "content-type: application/json", "--data-binary"]);
     curl.arg(message.to_string()).arg("http://127.0.0.1:7500/rpc");
     serde_json::from_str(&run_to_end(lab, curl)).unwrap()
+}
+
+/// Sends a message with curl to the node of a host, and returns the status and the body of the response.
+fn curl(lab: &Lab, host: &Host, options: &[&str], message: &[u8]) -> (u16, String) {
+    curl_to(lab, host, "127.0.0.1", options, message)
+}
+
+/// Sends a message with curl from a host to the node at an address.
+fn curl_to(lab: &Lab, host: &Host, address: &str, options: &[&str], message: &[u8]) -> (u16, String) {
+    let file = lab.dir().join("message");
+    fs::write(&file, message).unwrap();
+    let mut curl = command_on(host, "curl");
+    curl.args(["-sS", "-w", "\n%{http_code}"]).args(options);
+    if !options.iter().any(|option| option.starts_with("content-type")) {
+        curl.args(["-H", "content-type: application/json"]);
+    }
+    curl.arg("--data-binary").arg(format!("@{}", file.display())).arg(format!("http://{address}:7500/rpc"));
+    let output = run_to_end(lab, curl);
+    let (body, status) = output.rsplit_once('\n').unwrap();
+    (status.parse().unwrap(), body.to_owned())
+}
+
+/// A call with the id 1.
+fn request(method: &str, params: &Value) -> Value {
+    json!({ "jsonrpc": "2.0", "method": method, "params": params, "id": 1 })
+}
+
+/// Sends bytes to the TCP port of the node on a host, and returns the lines of its answer.
+fn lines(host: &Host, bytes: &[u8]) -> Vec<Value> {
+    host.enter(|| {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, 7800)).unwrap();
+        stream.set_read_timeout(Some(30 * S)).unwrap();
+        // The node may end the connection before it has read everything.
+        _ = stream.write_all(bytes);
+        _ = stream.shutdown(Shutdown::Write);
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    })
 }
 
 #[test]
@@ -115,5 +172,56 @@ fn curl_sends_a_batch_and_no_http_request_is_a_line() {
             r#"{"method":"services.register","params":[{"name":"other","address":"10.9.9.9","port":1}],"id":0}"#,
         );
         assert!(other["error"].as_str().unwrap().ends_with("(-32003)"), "{other}");
+    });
+}
+
+#[test]
+fn a_message_at_a_node_without_the_role_sees_its_own_writes_and_has_their_receipts() {
+    const TEST: &str = "a_message_at_a_node_without_the_role_sees_its_own_writes_and_has_their_receipts";
+    if find_program(TEST, "curl", None).is_none() {
+        return;
+    }
+    scenario(TEST, |lab| {
+        let (hosts, nodes) = start(lab);
+        let third = lab.host();
+        let other = lab.start(Some(&third), "m2", 7500, &["--name", "m2", "--role", "grading"]);
+        all_see_all(lab, &[nodes[0], nodes[1], other]);
+        lab.until(10 * S, "both are listed", |lab| passing(lab, nodes[0], "grading") == 2);
+        let call = |id: u32, method: &str, params: Value| json!({ "jsonrpc": "2.0", "method": method, "params": params, "id": id });
+        for id in 1..=20 {
+            // Any of the two replicas carries out each of them.
+            let batch = json!([
+                call(
+                    1,
+                    "students.add",
+                    json!({ "id": id, "firstName": "Ada", "lastName": "Lovelace", "ack": "local" })
+                ),
+                call(2, "students.addGrade", json!([id, "Notes", "Exam", 97])),
+                call(3, "students.get", json!([id])),
+            ]);
+            let (_, answer) = curl(lab, &hosts[0], &["-i"], batch.to_string().as_bytes());
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            let answers: Value = serde_json::from_str(body).unwrap();
+            assert_eq!(answers[2]["result"]["grades"][0]["score"], 97, "{answers}");
+            let header =
+                |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            assert_eq!(header("Hearsay-Token: ").split(',').count(), 2, "{head}");
+            assert!(["local", "replicated", "majority"].contains(&header("Hearsay-Ack: ")), "{head}");
+            // Another message sees them with the tokens, at any replica.
+            let token = format!("hearsay-token: {}", header("Hearsay-Token: "));
+            let read = call(4, "students.get", json!([id])).to_string();
+            let (_, answer) = curl(lab, &hosts[0], &["-H", &token], read.as_bytes());
+            assert!(answer.contains("Lovelace"), "{answer}");
+        }
+        // So does a connection.
+        for id in 101..=110 {
+            let text = format!(
+                "{}\n{}\n",
+                json!({ "method": "students.add", "params": [{ "id": id, "firstName": "A", "lastName": "B", "ack": "local" }], "id": 1 }),
+                json!({ "method": "students.get", "params": [id], "id": 2 }),
+            );
+            let answers = lines(&hosts[0], text.as_bytes());
+            assert_eq!(answers[1]["result"]["lastName"], "B", "{answers:?}");
+        }
     });
 }
