@@ -18,6 +18,7 @@
 //! compare one hash. If the hashes differ, they list their extents, and each pulls the entries that it lacks
 //! (`repair`).
 
+mod acceptance;
 mod append;
 mod append_queue;
 mod clock;

@@ -181,8 +181,18 @@ fn machine_counters(c: JournalCounters) -> Vec<Metric> {
         ),
         counter(
             "journal_put_off",
-            "Runs of other writers deferred because too many bytes waited for the disk",
+            "Runs of other writers deferred because too many waited for the disk, or it had failed",
             c.put_off,
+        ),
+        counter(
+            "journal_strangers",
+            "Pushes and pulls refused because the peer is no replica, or the run's writer never was one",
+            c.strangers,
+        ),
+        counter(
+            "journal_feeds_refused",
+            "Runs and feeds of other writers left out because there are too many feeds",
+            c.feeds_refused,
         ),
         counter("journal_receipts", "Receipts of replicas for runs written here or waited for", c.receipts),
         counter("journal_comparisons", "Comparisons with replicas begun", c.comparisons),

@@ -10,9 +10,12 @@ pub struct JournalCounters {
     pub replicated: u64,
     /// Runs refused because they were forged or break a bound.
     pub refused: u64,
-    /// Runs of other feeds that were put off, because too many writes were pending, there was no room for
-    /// another feed, or the journal had failed.
+    /// Runs of other feeds that were put off, because too many writes were pending or the journal had failed.
     pub put_off: u64,
+    /// Pushes and pulls refused because the sender is no replica, and pushes of runs of unknown writers.
+    pub strangers: u64,
+    /// Runs and extents left out because their writer has too many feeds, or all writers together have.
+    pub feeds_refused: u64,
     /// Comparisons started with other replicas.
     pub comparisons: u64,
     /// Comparisons that found a difference.

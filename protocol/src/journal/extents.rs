@@ -7,17 +7,43 @@ use super::{
     feed::{EntryId, FeedId, Seq},
     message::Extent,
 };
-use crate::{version_set::VersionSet, wire::codec};
+use crate::{NodeId, version_set::VersionSet, wire::codec};
 
 /// Feeds of a topic, at most. Each start of a node that writes creates one: a hundred nodes that restart
-/// daily reach this after half a year.
-pub(crate) const FEEDS_MAX: usize = 16 * 1024;
+/// daily reach this after almost two years.
+const FEEDS_MAX: usize = 64 * 1024;
+/// Feeds of one writer, at most: a writer that restarts every hour reaches this after a year.
+const FEEDS_PER_WRITER_MAX: usize = 8 * 1024;
+/// Feeds that each live replica may have, however many feeds others have.
+const FEEDS_GUARANTEED: usize = 64;
 /// Bytes of extents in one message, by the estimates below.
 const PAGE_BYTES: usize = 128 * 1024;
 /// Encoded size of an extent without ranges: writer, boot number, watermark and count. Each range adds
 /// [`RANGE_BYTES`].
 const EXTENT_BYTES: usize = 60;
 const RANGE_BYTES: usize = 18;
+
+/// What this node knows of a writer. The higher the standing, the more room its feeds have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Standing {
+    /// Not known to have kept the topic: a replica that ended before this node started, or an invention.
+    Unknown,
+    /// In the replica set, now or before an operator forgot it, but not alive. Other replicas state this.
+    Former,
+    /// A live replica, or this node.
+    Live,
+}
+
+impl Standing {
+    /// Number of feeds of all writers above which a writer of this standing begins no further feed.
+    fn feeds_max(self) -> usize {
+        match self {
+            Self::Unknown => FEEDS_MAX / 4,
+            Self::Former => FEEDS_MAX / 2,
+            Self::Live => FEEDS_MAX,
+        }
+    }
+}
 
 /// Extents of all feeds.
 #[derive(Debug, Default)]
@@ -59,9 +85,20 @@ impl Extents {
         self.feeds.get(&id.feed).is_some_and(|seen| seen.contains(id.seq))
     }
 
-    /// Whether entries of a feed can be stored: the feed is known, or another one fits.
-    pub fn has_room(&self, feed: FeedId) -> bool {
-        self.feeds.len() < FEEDS_MAX || self.feeds.contains_key(&feed)
+    /// Whether entries of a feed can be stored: the feed is known, or the writer may begin another one.
+    pub(super) fn has_room(&self, feed: FeedId, standing: Standing) -> bool {
+        if self.feeds.contains_key(&feed) {
+            return true;
+        }
+        let own = self.feeds_of(feed.writer);
+        let is_guaranteed = standing == Standing::Live && own < FEEDS_GUARANTEED;
+        is_guaranteed || (self.feeds.len() < standing.feeds_max() && own < FEEDS_PER_WRITER_MAX)
+    }
+
+    /// Number of feeds of a writer.
+    pub(super) fn feeds_of(&self, writer: NodeId) -> usize {
+        let feed = |boot| FeedId { writer, boot };
+        self.feeds.range(feed(0)..=feed(u64::MAX)).count()
     }
 
     /// Adds stored entries.
@@ -115,7 +152,7 @@ impl Extents {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{NodeId, Version};
+    use crate::Version;
 
     fn feed(boot: u64) -> FeedId {
         FeedId { writer: NodeId::from_public_key([1; 32]), boot }
@@ -136,6 +173,34 @@ mod tests {
         b.replace(feed(1), VersionSet::default());
         b.replace(feed(2), VersionSet::default());
         assert_eq!(b.root(), Extents::default().root());
+    }
+
+    #[test]
+    fn invented_writers_and_lives_leave_room_for_live_replicas() {
+        let of = |writer: u32, boot| {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&writer.to_be_bytes());
+            FeedId { writer: NodeId::from_public_key(key), boot }
+        };
+        let mut extents = Extents::default();
+        let mut begin = |feed, standing| {
+            let has_room = extents.has_room(feed, standing);
+            if has_room {
+                extents.insert(feed, Version(1), Version(1));
+            }
+            has_room
+        };
+        let lives = (0..8_500).filter(|boot| begin(of(0, *boot), Standing::Live)).count();
+        assert_eq!(lives, FEEDS_PER_WRITER_MAX, "lives of one writer");
+        assert!(begin(of(0, 1), Standing::Unknown), "a known feed continues");
+        let invented = (1..100_000).filter(|writer| begin(of(*writer, 1), Standing::Unknown)).count();
+        assert_eq!(lives + invented, FEEDS_MAX / 4);
+        let former = (100_000..200_000).filter(|writer| begin(of(*writer, 1), Standing::Former)).count();
+        assert_eq!(lives + invented + former, FEEDS_MAX / 2);
+        let live = (200_000..300_000).filter(|writer| begin(of(*writer, 1), Standing::Live)).count();
+        assert_eq!(live, 100_000, "every live replica begins feeds");
+        let more = (2..1_000).filter(|boot| begin(of(299_999, *boot), Standing::Live)).count();
+        assert_eq!(more, FEEDS_GUARANTEED - 1);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     config::JournalConfig,
-    extents::{Extents, FEEDS_MAX},
+    extents::Extents,
     feed::FeedId,
     message::{Extent, JournalRequest},
 };
@@ -24,6 +24,9 @@ const COMPARE_INTERVAL_MIN: Duration = Duration::from_millis(500);
 /// Connected replicas at which the interval of comparisons begins to grow. With more of them each node
 /// compares less often, so that the cost of a quiet topic does not grow with its replicas.
 const PEERS_PER_ROUND: usize = 2;
+
+/// Feeds that a session fetches, at most. A further session fetches the rest.
+const WANTED_MAX: usize = 16 * 1024;
 
 /// The next step of repair.
 #[derive(Debug, PartialEq, Eq)]
@@ -124,18 +127,22 @@ impl Repair {
         self.session.as_ref()?.pulled.as_ref().map(|extent| extent.feed)
     }
 
-    /// Handles a page of the replica's extents.
-    pub(super) fn record_extents(&mut self, now: Time, extents: Vec<Extent>, more: bool, ours: &Extents) {
+    /// Handles a page of the replica's extents: its last feed, whether more pages follow, and the extents to
+    /// fetch.
+    pub(super) fn record_extents(
+        &mut self,
+        now: Time,
+        (last, more): (Option<FeedId>, bool),
+        missing: Vec<Extent>,
+    ) {
         let Some(session) = &mut self.session else { return };
         session.pending = None;
         session.deadline = now + self.timeout;
-        let last = extents.last().map(|extent| extent.feed);
         // If the page did not advance, a further request would loop.
         session.more = more && last > session.after;
         session.after = last;
-        let missing = extents.into_iter().filter(|e| e.seen.is_well_formed() && !ours.covers(e));
-        let room = FEEDS_MAX - session.wanted.len().min(FEEDS_MAX);
-        session.wanted.extend(missing.take(room));
+        let room = WANTED_MAX - session.wanted.len().min(WANTED_MAX);
+        session.wanted.extend(missing.into_iter().take(room));
     }
 
     /// Records the number of pulled runs that are being written.

@@ -79,6 +79,11 @@ impl ReplicaSet {
         self.generations.get(&replica).is_some_and(|generation| is_member(*generation))
     }
 
+    /// Whether a replica is a member, or was one that an operator forgot.
+    pub(super) fn was_member(&self, replica: NodeId) -> bool {
+        self.generations.contains_key(&replica)
+    }
+
     /// Members in the order of their ids.
     pub(super) fn members(&self) -> impl Iterator<Item = NodeId> {
         self.generations.iter().filter(|(_, generation)| is_member(**generation)).map(|(id, _)| *id)

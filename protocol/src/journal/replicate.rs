@@ -107,6 +107,7 @@ impl Journal {
     ) {
         let Exchange { peer: from, request_id } = exchange;
         let response = match request {
+            request if self.refuses_stranger(from, &request) => JournalResponse::Unable,
             JournalRequest::Push(run) => {
                 let purpose = Purpose::Pushed(exchange);
                 match self.accept_run(wall_ms, from, run, purpose) {
@@ -179,8 +180,12 @@ impl Journal {
             self.misbehaved(from, "run of the own feed");
             return Accepted::Refused;
         }
-        if self.failed || self.writes.len() >= FOREIGN_WRITES_MAX || !self.extents.has_room(run.feed) {
+        if self.failed || self.writes.len() >= FOREIGN_WRITES_MAX {
             self.counters.put_off += 1;
+            return Accepted::Refused;
+        }
+        if !self.has_room(run.feed) {
+            self.counters.feeds_refused += 1;
             return Accepted::Refused;
         }
         match run.check(&self.config.cluster, &self.config.topic) {
@@ -271,7 +276,9 @@ impl Journal {
             }
             Some(JournalResponse::Extents { extents, more }) => {
                 self.counters.differences += 1;
-                self.repair.record_extents(now, extents, more, &self.extents);
+                let last = extents.last().map(|extent| extent.feed);
+                let missing = self.missing(extents);
+                self.repair.record_extents(now, (last, more), missing);
             }
             Some(JournalResponse::Runs { dropped, runs }) => {
                 let Some(feed) = self.repair.pulled_feed() else { return };
@@ -288,9 +295,21 @@ impl Journal {
                 }
                 self.repair.storing(now, storing);
             }
-            Some(JournalResponse::Receipt(_) | JournalResponse::Unable | JournalResponse::Replicas(_))
-            | None => self.repair.fail_session(now),
+            // The replica has too many reads pending, or does not know yet that this node is a replica.
+            Some(JournalResponse::Unable) => self.repair.end_session(now),
+            Some(JournalResponse::Receipt(_) | JournalResponse::Replicas(_)) | None => {
+                self.repair.fail_session(now);
+            }
         }
+    }
+
+    /// Extents of a replica with entries that this disk lacks and has room for.
+    fn missing(&mut self, mut theirs: Vec<Extent>) -> Vec<Extent> {
+        theirs.retain(|extent| extent.seen.is_well_formed() && !self.extents.covers(extent));
+        let lacking = theirs.len();
+        theirs.retain(|extent| self.has_room(extent.feed));
+        self.counters.feeds_refused += (lacking - theirs.len()) as u64;
+        theirs
     }
 
     /// Continues the repair session, or starts one that is due.

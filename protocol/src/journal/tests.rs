@@ -16,6 +16,7 @@ mod counting;
 mod disk;
 mod dropping;
 mod storing;
+mod strangers;
 
 use disk::Disk;
 

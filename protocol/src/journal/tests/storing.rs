@@ -113,6 +113,8 @@ fn nobody_hears_of_what_is_not_on_the_disk_yet() {
     let entry = JournalEntry { time: HybridTime::default(), key: Some("k".into()), body: b"x".to_vec() };
     let (run, _) = Run::sign(&other, "test", TOPIC, at, vec![entry.clone()]);
     let from = identity(2).id();
+    let alive = [other.id(), from].map(|id| (id, Durability::Durable));
+    fixture.feed(JournalInput::Replicas(alive.into()));
     let request =
         |request_id, request| JournalInput::Request { from, request_id: RequestId(request_id), request };
     let storing = fixture.feed(request(1, JournalRequest::Push(run.clone())));
