@@ -199,6 +199,11 @@ fn machine_counters(c: JournalCounters) -> Vec<Metric> {
         counter("journal_differences", "Comparisons that found a difference", c.differences),
         counter("journal_damaged", "Times that damaged runs were found on the disk and deleted", c.damaged),
         counter(
+            "journal_times_ahead",
+            "Entries of other writers stored with a time more than a day ahead of this node's clock",
+            c.times_ahead,
+        ),
+        counter(
             "journal_epochs_opened",
             "Epochs opened because an entry's time was too far ahead of this node's clock",
             c.epochs_opened,

@@ -122,6 +122,11 @@ impl HybridClock {
     }
 }
 
+/// Whether a time is too far ahead of this wall time for a clock to follow it.
+pub(crate) fn is_far_ahead(wall_ms: u64, time: HybridTime) -> bool {
+    time > horizon(wall_ms)
+}
+
 /// Latest time that a clock with this wall time follows.
 fn horizon(wall_ms: u64) -> HybridTime {
     let ahead_ms = u64::try_from(AHEAD_MAX.as_millis()).unwrap_or(u64::MAX);

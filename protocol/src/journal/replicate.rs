@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::{
-    clock::Moment,
-    feed::{EntryId, FeedId, Run, Seq},
+    clock::{Moment, is_far_ahead},
+    feed::{EntryId, FeedId, JournalEntry, Run, Seq},
     io::{JournalOutput, LoadId, WriteId},
     machine::{Exchange, Journal, Purpose, Reader, Replica},
     message::{Extent, JournalRequest, JournalResponse},
@@ -194,6 +194,8 @@ impl Journal {
                 Accepted::Refused
             }
             Ok(hashes) => {
+                let is_ahead = |entry: &&JournalEntry| is_far_ahead(wall_ms, entry.time);
+                self.counters.times_ahead += run.entries.iter().filter(is_ahead).count() as u64;
                 for entry in &run.entries {
                     match self.config.epochs {
                         Some(_) => {

@@ -130,6 +130,38 @@ fn a_time_far_ahead_on_the_disk_does_not_hide_later_writes_and_is_not_followed()
 }
 
 #[test]
+fn times_at_the_end_of_time_are_stored_and_counted_and_stop_no_clock() {
+    let mut net = Net::new(3, 1);
+    net.run(SECOND);
+    let liar = identity(2);
+    let feed = FeedId { writer: liar.id(), boot: 1 };
+    let at = (EntryId { feed, seq: Version(1) }, ChainHash::root("test", TOPIC, feed));
+    let entry = JournalEntry { time: HybridTime(u64::MAX), key: None, body: b"0:lie".to_vec() };
+    let (run, _) = Run::sign(&liar, "test", TOPIC, at, vec![entry]);
+    for node in 0..2 {
+        let request = JournalRequest::Push(run.clone());
+        net.feed(node, JournalInput::Request { from: liar.id(), request_id: RequestId(1), request });
+    }
+    net.run(SECOND);
+    let counters = |net: &Net, node: usize| net.nodes[node].journal.as_ref().unwrap().counters();
+    assert_eq!([0, 1].map(|node| counters(&net, node).times_ahead), [1, 1]);
+    assert_eq!(net.row(0, 0).map(|id| id.feed), Some(feed), "it is stored");
+    // Also after a restart, each write supersedes the one before, at either node.
+    (0..3).for_each(|node| net.crash(node));
+    (0..2).for_each(|node| net.start(node));
+    net.run(SECOND);
+    for turn in 0..6 {
+        let write = net.write_row(turn % 2, 0, None);
+        net.run(SECOND);
+        let done = net.answer(write.append).clone().unwrap();
+        assert!((0..2).all(|node| net.row(node, 0) == Some(done.id)), "turn {turn}");
+        assert!(done.time.wall_ms().abs_diff(net.wall_ms(0)) < 5_000, "turn {turn}: {:?}", done.time);
+    }
+    let ahead = [0, 1].map(|node| counters(&net, node).times_ahead);
+    assert_eq!(ahead, [0, 0], "only the lie was far ahead");
+}
+
+#[test]
 fn a_retry_is_recognised_in_every_epoch() {
     let mut net = Net::new(1, 1);
     net.nodes[0].wall.off_ms = 10 * YEAR_MS;
