@@ -57,6 +57,7 @@ pub use error::SwarmError;
 pub use evidence::{Failure, Proof, failure, is_own_shortage, proof};
 use pending::HandshakeShares;
 use pulse::Pulse;
+pub use pulse::RoundTrip;
 
 /// Timeout of a handshake. It need not be shorter: the failure detector reaches its verdict long before.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);

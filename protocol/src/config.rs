@@ -29,9 +29,12 @@ pub struct Config {
     pub full_mesh_max: usize,
     /// Time after which an unneeded connection is closed. It suffices for a new node to fill its table.
     pub prune_after: Duration,
-    /// Mean interval of comparisons with a random neighbour. A comparison without a difference transfers one
-    /// hash.
+    /// Mean interval of comparisons with a random neighbour among those whose pongs carry no root hash, and
+    /// among all while this node holds user events. A comparison without a difference transfers one hash.
     pub sync_interval: Duration,
+    /// Mean interval of comparisons with a random neighbour, if pongs do not show a difference although there
+    /// is one: the peer states a wrong root hash, or two hashes collide.
+    pub sync_fallback_interval: Duration,
     /// Time after which a session without response ends; the next session starts over. If a peer's process is
     /// gone, its connection closes sooner. A short timeout would waste the work of a peer that is slow
     /// because it is overloaded.
@@ -94,6 +97,7 @@ impl Default for Config {
             full_mesh_max: 6,
             prune_after: Duration::from_secs(20),
             sync_interval: Duration::from_secs(15),
+            sync_fallback_interval: Duration::from_secs(200),
             sync_timeout: Duration::from_secs(15),
             coalesce: Duration::from_millis(3),
             tombstone_age: Duration::from_secs(3600),

@@ -1,14 +1,14 @@
 //! [`Input`], [`Output`] and [`Command`] of the core, its counters, and the [`Profile`] that a node states in
 //! its header.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     Incarnation, NodeId, Version,
     membership::liveness::Strength,
     providers::{Change, MemberState},
     record::{Instance, Invalid},
-    sync::RequestId,
+    sync::{RequestId, RootPrefix},
     wire::{UserEvent, UserEventContent},
 };
 
@@ -81,6 +81,15 @@ pub enum Command {
     Leave,
 }
 
+/// Answer to a ping. A part that the peer's version does not state is `None`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pong {
+    /// Round trip of the ping.
+    pub rtt: Duration,
+    /// Root hash of the peer.
+    pub root: Option<RootPrefix>,
+}
+
 /// Input of the core.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
@@ -101,8 +110,8 @@ pub enum Input {
     },
     /// The peer subscribed to the gossip topic.
     Subscribed(NodeId),
-    /// A peer answered a ping after this round trip.
-    Pong(NodeId, std::time::Duration),
+    /// A peer answered a ping.
+    Pong(NodeId, Pong),
     /// A gossip message arrived.
     Gossip {
         /// Id for the judgement. The core answers each message with one [`Output::Judge`].
@@ -284,6 +293,8 @@ pub struct Counters {
     pub verdicts_revoked: u64,
     /// Anti-entropy sessions started.
     pub sync_rounds: u64,
+    /// Sessions started because a pong carried another root hash.
+    pub sync_by_pong: u64,
     /// Sessions that found a difference.
     pub sync_differences: u64,
     /// Sessions that compared both tables to the end.
@@ -298,7 +309,7 @@ pub struct Counters {
 
 impl Counters {
     /// Name, help text and value of each counter.
-    pub fn list(&self) -> [(&'static str, &'static str, u64); 26] {
+    pub fn list(&self) -> [(&'static str, &'static str, u64); 27] {
         [
             ("gossip_received", "Gossip messages received", self.gossip_received),
             ("gossip_published", "Gossip messages published", self.gossip_published),
@@ -353,6 +364,11 @@ impl Counters {
             ("verdicts_failed", "Verdicts that a member is failed", self.verdicts_failed),
             ("verdicts_revoked", "Failed members that proved to be alive", self.verdicts_revoked),
             ("sync_rounds", "Anti-entropy sessions started", self.sync_rounds),
+            (
+                "sync_by_pong",
+                "Anti-entropy sessions started because a pong carried another root hash",
+                self.sync_by_pong,
+            ),
             ("sync_differences", "Anti-entropy sessions that found a difference", self.sync_differences),
             (
                 "sync_completed",

@@ -36,7 +36,7 @@ pub use config::Config;
 pub use core::{Core, Startup, UserEventCounters};
 pub use id::{Identity, Incarnation, NodeId, NotANodeId, Version};
 pub use io::{
-    Command, Counters, Event, Fatal, FireId, FireRefusal, GossipId, Input, Judgement, Output, Profile,
+    Command, Counters, Event, Fatal, FireId, FireRefusal, GossipId, Input, Judgement, Output, Pong, Profile,
 };
 pub use membership::liveness::{Claim, Evidence, Strength};
 pub use membership::overlay::Overlay;
@@ -54,6 +54,6 @@ pub use signed_request::{
     BodyHash, COVERED_HEADERS, Life, NotASignature, REPLAY_WINDOW, ReplayWindow, RequestHead,
     RequestSignature, SIGNATURE_HEADER,
 };
-pub use sync::RequestId;
+pub use sync::{RequestId, RootPrefix};
 pub use time::Time;
 pub use version_set::{VERSION_RANGES_MAX, VersionSet};

@@ -1,12 +1,16 @@
 //! Anti-entropy: two neighbours compare hashes and exchange the entries in which they differ.
 //!
 //! Gossip has no memory: a node that joins late, or was disconnected, misses earlier messages. So a node
-//! compares root hashes with each new neighbour, and every 15 s with a random one. Equal hashes end the
-//! session. In the steady state this is the whole cost. Otherwise the node that started the session requests
+//! compares root hashes with each new neighbour, and with a neighbour whose pongs carry another root hash
+//! ([`roots`]). In the steady state pongs are the whole cost. In addition it compares with a random neighbour
+//! every few minutes, and every 15 s with one whose pongs carry no root hash, because its version is older.
+//! Equal hashes end the session. Otherwise the node that started the session requests
 //! the other's digests page by page, pulls the entries that it lacks, and pushes those that the other lacks.
 //! The answering node keeps no state (Demers et al., 1987). After a session that brought news, the node
 //! compares with its other neighbours. So entries that cross a healed partition over one connection reach all
 //! nodes within a few round trips.
+
+mod roots;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,11 +20,18 @@ use std::{
 use crate::{
     NodeId, Time,
     config::Config,
-    membership::{liveness::Liveness, state::State},
+    membership::{
+        liveness::Liveness,
+        patience::Patience,
+        state::{Hash, State},
+    },
     record::Key,
     version_set::VersionSet,
     wire::{Digest, PAGE_BYTES, Page, Request, Response},
 };
+
+pub use roots::RootPrefix;
+use roots::Roots;
 
 /// Bytes of digests in one message. The estimate for a digest is cautious: about 70 bytes and its gaps, at
 /// most 1.4 kB.
@@ -84,15 +95,23 @@ pub(crate) struct Sync {
     sessions: BTreeMap<NodeId, Session>,
     /// Peers to compare with, and from which time on.
     queue: BTreeMap<NodeId, Time>,
+    /// Root hashes of this node and of pongs.
+    roots: Roots,
+    /// When to compare with a neighbour whose difference pongs may not show.
     next_round: Time,
+    /// When to compare with any neighbour.
+    next_fallback: Time,
     next_request_id: u64,
     interval: Duration,
+    fallback_interval: Duration,
     timeout: Duration,
     rng: fastrand::Rng,
     /// Gone members that a peer has forgotten. The core drains this list.
     pub forgotten: Vec<NodeId>,
     /// Comparisons started.
     pub rounds: u64,
+    /// Comparisons started because a pong carried another root hash.
+    pub by_pong: u64,
     /// Comparisons that found a difference.
     pub differences: u64,
     /// Sessions that compared both tables to the end.
@@ -115,13 +134,17 @@ impl Sync {
         Self {
             sessions: BTreeMap::new(),
             queue: BTreeMap::new(),
+            roots: Roots::new(),
             next_round: now + config.sync_interval.mul_f64(rng.f64()),
+            next_fallback: now + config.sync_fallback_interval.mul_f64(rng.f64()),
             next_request_id: 0,
             interval: config.sync_interval,
+            fallback_interval: config.sync_fallback_interval,
             timeout: config.sync_timeout,
             rng,
             forgotten: Vec::new(),
             rounds: 0,
+            by_pong: 0,
             differences: 0,
             completed: 0,
             timeouts: 0,
@@ -150,13 +173,32 @@ impl Sync {
     pub(crate) fn remove_peer(&mut self, peer: NodeId) {
         self.sessions.remove(&peer);
         self.queue.remove(&peer);
+        self.roots.remove_peer(peer);
     }
 
-    /// Starts the sessions that are due.
+    /// Records this node's root hash after a change.
+    pub(crate) fn record_own_root(&mut self, now: Time, root: Hash) {
+        self.roots.record_own(now, RootPrefix::of(root));
+    }
+
+    /// Records the root hash in the pong of a connected peer; `None`: the pong carried none.
+    pub(crate) fn record_pong(
+        &mut self,
+        now: Time,
+        peer: NodeId,
+        root: Option<RootPrefix>,
+        patience: &Patience,
+    ) {
+        self.roots.record_pong(now, peer, root, patience);
+    }
+
+    /// Starts the sessions that are due. `has_user_events`: this node holds user events, which root hashes do
+    /// not cover.
     pub(crate) fn due(
         &mut self,
         now: Time,
         state: &State,
+        has_user_events: bool,
         neighbours: impl Fn() -> Vec<NodeId>,
     ) -> Vec<SyncRequest> {
         let before = self.sessions.len();
@@ -164,9 +206,21 @@ impl Sync {
         self.timeouts += (before - self.sessions.len()) as u64;
         if self.next_round <= now {
             self.next_round = now + self.interval.mul_f64(0.75 + self.rng.f64() / 2.0);
+            let mut peers = neighbours();
+            peers.retain(|peer| has_user_events || self.roots.is_rootless(*peer));
+            if let Some(peer) = self.rng.choice(peers) {
+                self.schedule(now, peer);
+            }
+        }
+        if self.next_fallback <= now {
+            self.next_fallback = now + self.fallback_interval.mul_f64(0.75 + self.rng.f64() / 2.0);
             if let Some(peer) = self.rng.choice(neighbours()) {
                 self.schedule(now, peer);
             }
+        }
+        if let Some(peer) = self.roots.due(now) {
+            self.by_pong += 1;
+            self.schedule(now, peer);
         }
         let mut requests = Vec::new();
         while self.sessions.len() < SESSIONS_MAX {
@@ -255,7 +309,8 @@ impl Sync {
             .filter(|(peer, _)| !full && !self.sessions.contains_key(peer))
             .map(|(_, at)| *at);
         let deadlines = self.sessions.values().map(|s| s.deadline);
-        queue.chain(deadlines).min().map_or(self.next_round, |at| at.min(self.next_round))
+        let rounds = self.next_round.min(self.next_fallback);
+        queue.chain(deadlines).chain(self.roots.next_due()).fold(rounds, Time::min)
     }
 }
 
@@ -448,7 +503,7 @@ mod tests {
         ] {
             let mut sync = Sync::new(&Config::default(), 1, Time::ZERO);
             sync.schedule(Time::ZERO, peer);
-            assert_eq!(sync.due(Time::ZERO, &state, Vec::new).len(), 1);
+            assert_eq!(sync.due(Time::ZERO, &state, false, Vec::new).len(), 1);
             let known = Knowledge { state: &state, liveness: &Liveness::default() };
             let requests = (0..10)
                 .take_while(|_| sync.handle_response(Time::ZERO, peer, answer.clone(), known).is_some());

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use hearsay_protocol::{Command, Fatal, FireId, Health, Input};
+use hearsay_protocol::{Command, Fatal, FireId, Health, Input, Pong};
 use libp2p::{identify, mdns, swarm::SwarmEvent};
 
 use super::{outcome::Outcome, state::Driver};
 use crate::{
     driver_command::DriverCommand,
-    swarm::{self, BehaviourEvent, node_of},
+    swarm::{self, BehaviourEvent, RoundTrip, node_of},
 };
 
 /// How long leaving waits for the neighbours to receive the farewell.
@@ -150,8 +150,9 @@ impl Driver {
         match event {
             BehaviourEvent::Pulse(pong) => {
                 if let Some(node) = node_of(pong.peer) {
-                    self.handle_input(Input::Pong(node, pong.round_trip.rtt));
-                    if let Some(offset_ms) = pong.round_trip.offset_ms {
+                    let RoundTrip { rtt, offset_ms, root } = pong.round_trip;
+                    self.handle_input(Input::Pong(node, Pong { rtt, root }));
+                    if let Some(offset_ms) = offset_ms {
                         self.peer_clocks.record(pong.peer, offset_ms);
                     }
                 }

@@ -1,7 +1,7 @@
 //! Part of [`Driver`]: carries out the core's outputs: publishes gossip, dials, disconnects, pings, sends
 //! requests and responses, and applies changes to the provider table.
 
-use hearsay_protocol::{Fatal, Output};
+use hearsay_protocol::{Change, Fatal, Output, RootPrefix};
 
 use super::{outcome::Outcome, replication::may_change_replicas, state::Driver};
 use crate::{event_log, swarm::peer_of};
@@ -15,7 +15,12 @@ impl Driver {
         let mut changes = Vec::new();
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Change(change) => changes.push(change),
+                Output::Change(change) => {
+                    if let Change::RootHash(root) = change {
+                        self.swarm.behaviour_mut().pulse.set_root(RootPrefix::of(root));
+                    }
+                    changes.push(change);
+                }
                 Output::Fatal(fatal) => {
                     self.view.apply(self.view.clock().now(), changes);
                     return Err(fatal);

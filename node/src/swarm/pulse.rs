@@ -4,13 +4,16 @@
 //! which halves the idle traffic.
 //!
 //! Each direction in use has one long-lived stream. A ping is one byte, and the answer is the same byte,
-//! because a stream has at most one ping under way. Since version 2 the answer ends with the answering node's
-//! wall clock: milliseconds since 1970 as 8 bytes, big-endian. Peers of version 1 answer without it.
+//! because a stream has at most one ping under way. Since version 2 the answering node's wall clock follows:
+//! milliseconds since 1970 as 8 bytes, big-endian. Since version 3 one byte with the length of the remaining
+//! answer follows, then the first 8 bytes of the answering node's root hash, unless it has none yet. A
+//! receiver ignores what follows the parts that it knows, so a newer node can append parts.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     convert::Infallible,
     io,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -19,6 +22,7 @@ use futures::{
     AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _,
     future::{BoxFuture, Ready, ready},
 };
+use hearsay_protocol::RootPrefix;
 use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol,
     core::{
@@ -38,6 +42,8 @@ use libp2p::{
 const VERSION_1: StreamProtocol = StreamProtocol::new("/hearsay/1/pulse");
 /// Protocol name of version 2, whose answers carry the clock.
 const VERSION_2: StreamProtocol = StreamProtocol::new("/hearsay/2/pulse");
+/// Protocol name of version 3, whose answers also carry the root hash.
+const VERSION_3: StreamProtocol = StreamProtocol::new("/hearsay/3/pulse");
 
 /// An answered ping.
 #[derive(Debug)]
@@ -55,12 +61,36 @@ pub struct RoundTrip {
     pub rtt: Duration,
     /// How far the peer's wall clock is ahead of this node's, in milliseconds. `None`: a peer of version 1.
     pub offset_ms: Option<i64>,
+    /// The peer's root hash. `None`: a peer of version 1 or 2, or one without entries.
+    pub root: Option<RootPrefix>,
 }
 
-/// A stream for pings, and whether answers carry the clock.
+/// State of a node that its answers carry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct AnswerState {
+    root: Option<RootPrefix>,
+}
+
+impl AnswerState {
+    /// Parts of an answer: nothing while the node has no root.
+    fn encode(self) -> Vec<u8> {
+        self.root.map(|root| root.0.to_vec()).unwrap_or_default()
+    }
+
+    /// Decodes the parts that this build knows, and ignores what follows. A part that is cut off is missing.
+    fn decode(parts: &[u8]) -> Self {
+        Self { root: parts.first_chunk().map(|root| RootPrefix(*root)) }
+    }
+}
+
+/// State of this node, which the driver sets and the handlers of all connections read.
+type SharedAnswerState = Arc<Mutex<AnswerState>>;
+
+/// A stream for pings, and what its answers carry.
 pub struct PulseStream {
     stream: Stream,
     has_clock: bool,
+    has_state: bool,
 }
 
 /// Upgrade of a stream: negotiates the newest version that both peers speak.
@@ -69,10 +99,10 @@ pub struct PulseUpgrade;
 
 impl UpgradeInfo for PulseUpgrade {
     type Info = StreamProtocol;
-    type InfoIter = [StreamProtocol; 2];
+    type InfoIter = [StreamProtocol; 3];
 
     fn protocol_info(&self) -> Self::InfoIter {
-        [VERSION_2, VERSION_1]
+        [VERSION_3, VERSION_2, VERSION_1]
     }
 }
 
@@ -82,7 +112,8 @@ impl InboundUpgrade<Stream> for PulseUpgrade {
     type Future = Ready<Result<PulseStream, Infallible>>;
 
     fn upgrade_inbound(self, stream: Stream, version: StreamProtocol) -> Self::Future {
-        ready(Ok(PulseStream { stream, has_clock: version == VERSION_2 }))
+        let has_state = version == VERSION_3;
+        ready(Ok(PulseStream { stream, has_clock: has_state || version == VERSION_2, has_state }))
     }
 }
 
@@ -105,6 +136,7 @@ pub struct Pulse {
     pings: VecDeque<PeerId>,
     pongs: VecDeque<Pong>,
     waker: Option<Waker>,
+    answer_state: SharedAnswerState,
 }
 
 /// Maximum number of pings queued for the swarm. The core has one under way to each subject, so the queue is
@@ -121,6 +153,16 @@ impl Pulse {
             waker.wake();
         }
     }
+
+    /// Sets the root hash that answers carry from now on.
+    pub fn set_root(&mut self, root: RootPrefix) {
+        let mut state = self.answer_state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.root = Some(root);
+    }
+
+    fn handler(&self) -> Handler {
+        Handler { answer_state: self.answer_state.clone(), ..Handler::default() }
+    }
 }
 
 impl NetworkBehaviour for Pulse {
@@ -134,7 +176,7 @@ impl NetworkBehaviour for Pulse {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::default())
+        Ok(self.handler())
     }
 
     fn handle_established_outbound_connection(
@@ -145,7 +187,7 @@ impl NetworkBehaviour for Pulse {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::default())
+        Ok(self.handler())
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -210,6 +252,7 @@ pub struct Ping;
 pub struct Handler {
     ping_wanted: bool,
     outbound: Outbound,
+    answer_state: SharedAnswerState,
     /// The peer's stream, on which this node answers pings.
     inbound: Option<BoxFuture<'static, io::Result<PulseStream>>>,
 }
@@ -228,22 +271,34 @@ async fn ping(mut pulse: PulseStream) -> io::Result<(PulseStream, RoundTrip)> {
     pulse.stream.write_all(&[0]).await?;
     pulse.stream.flush().await?;
     pulse.stream.read_exact(&mut [0]).await?;
-    let rtt = sent.elapsed();
-    let mut offset_ms = None;
+    let mut round_trip = RoundTrip { rtt: sent.elapsed(), offset_ms: None, root: None };
     if pulse.has_clock {
         let mut theirs = [0; 8];
         pulse.stream.read_exact(&mut theirs).await?;
-        offset_ms = Some(clock_offset_ms(u64::from_be_bytes(theirs), wall_ms(), rtt));
+        let theirs_ms = u64::from_be_bytes(theirs);
+        round_trip.offset_ms = Some(clock_offset_ms(theirs_ms, wall_ms(), round_trip.rtt));
     }
-    Ok((pulse, RoundTrip { rtt, offset_ms }))
+    if pulse.has_state {
+        let mut len = [0];
+        pulse.stream.read_exact(&mut len).await?;
+        let mut parts = vec![0; len[0].into()];
+        pulse.stream.read_exact(&mut parts).await?;
+        round_trip.root = AnswerState::decode(&parts).root;
+    }
+    Ok((pulse, round_trip))
 }
 
-async fn echo(mut pulse: PulseStream) -> io::Result<PulseStream> {
+async fn echo(mut pulse: PulseStream, state: SharedAnswerState) -> io::Result<PulseStream> {
     let mut byte = [0];
     pulse.stream.read_exact(&mut byte).await?;
     let mut answer = byte.to_vec();
     if pulse.has_clock {
         answer.extend(wall_ms().to_be_bytes());
+    }
+    if pulse.has_state {
+        let parts = state.lock().unwrap_or_else(PoisonError::into_inner).encode();
+        answer.push(u8::try_from(parts.len()).unwrap_or_default());
+        answer.extend(parts);
     }
     pulse.stream.write_all(&answer).await?;
     pulse.stream.flush().await?;
@@ -286,7 +341,9 @@ impl ConnectionHandler for Handler {
         while let Some(inbound) = &mut self.inbound {
             match inbound.poll_unpin(cx) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(stream)) => self.inbound = Some(echo(stream).boxed()),
+                Poll::Ready(Ok(stream)) => {
+                    self.inbound = Some(echo(stream, self.answer_state.clone()).boxed())
+                }
                 Poll::Ready(Err(_)) => self.inbound = None,
             }
         }
@@ -327,7 +384,7 @@ impl ConnectionHandler for Handler {
     ) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: stream, .. }) => {
-                self.inbound = Some(echo(stream).boxed());
+                self.inbound = Some(echo(stream, self.answer_state.clone()).boxed());
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
                 protocol: stream, ..
@@ -357,6 +414,18 @@ impl std::fmt::Debug for Handler {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_carries_the_root_and_a_newer_one_may_carry_more() {
+        let state = AnswerState { root: Some(RootPrefix(*b"12345678")) };
+        assert_eq!(state.encode(), b"12345678");
+        assert_eq!(AnswerState::decode(b"12345678"), state);
+        assert_eq!(AnswerState::decode(b"12345678 and more"), state);
+        for short in [&b""[..], b"1234567"] {
+            assert_eq!(AnswerState::decode(short), AnswerState::default());
+        }
+        assert_eq!(AnswerState::default().encode(), b"");
+    }
 
     #[test]
     fn an_offset_takes_the_way_of_the_answer_into_account_and_saturates() {

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Identity, Incarnation, NodeId, Time,
     config::Config,
-    io::{Command, Counters, Event, Input, Output, Profile},
+    io::{Command, Counters, Event, Input, Output, Pong, Profile},
     membership::{
         connections::{ConnectionAction, Connections},
         liveness::Liveness,
@@ -159,6 +159,7 @@ impl Core {
     pub fn counters(&self) -> Counters {
         Counters {
             sync_rounds: self.sync.rounds,
+            sync_by_pong: self.sync.by_pong,
             sync_differences: self.sync.differences,
             sync_completed: self.sync.completed,
             sync_timeouts: self.sync.timeouts,
@@ -216,12 +217,7 @@ impl Core {
                 }
             }
             Input::Subscribed(peer) => self.handle_subscribed(now, peer),
-            Input::Pong(peer, rtt) => {
-                if let Some(waited) = self.prober.record_pong(now, peer) {
-                    self.patience.record_answer(now, peer, waited.min(rtt));
-                }
-                self.push_change(Change::Rtt(peer, Some(rtt)));
-            }
+            Input::Pong(peer, pong) => self.handle_pong(now, peer, pong),
             Input::Gossip { id, from, bytes } => self.handle_gossip(now, id, from, &bytes),
             Input::Request { from, request_id, bytes } => self.handle_request(now, from, request_id, &bytes),
             Input::Response { from, request_id, bytes } => self.handle_response(now, from, request_id, bytes),
@@ -310,7 +306,8 @@ impl Core {
             }
         }
         let neighbours = || self.connections.connected().collect();
-        for request in self.sync.due(now, &self.state, neighbours) {
+        let has_user_events = self.user_events.holds_events();
+        for request in self.sync.due(now, &self.state, has_user_events, neighbours) {
             self.send_request(request);
         }
         self.run_own_due(now);
@@ -360,6 +357,7 @@ impl Core {
         }
         if self.published_root != self.state.root() {
             self.published_root = self.state.root();
+            self.sync.record_own_root(now, self.published_root);
             self.push_change(Change::RootHash(self.published_root));
         }
     }
@@ -389,6 +387,17 @@ impl Core {
             ProbeAction::Report(id, strength) => self.report_member(now, id, strength),
         }
     }
+
+    fn handle_pong(&mut self, now: Time, peer: NodeId, pong: Pong) {
+        if let Some(waited) = self.prober.record_pong(now, peer) {
+            self.patience.record_answer(now, peer, waited.min(pong.rtt));
+        }
+        if self.connections.is_connected(peer) {
+            self.sync.record_pong(now, peer, pong.root, &self.patience);
+        }
+        self.push_change(Change::Rtt(peer, Some(pong.rtt)));
+    }
+
     pub(super) fn handle_connected(&mut self, now: Time, peer: NodeId) {
         self.connections.record_opened(now, peer);
         self.prober.record_connected(now, peer);

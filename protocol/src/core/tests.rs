@@ -220,6 +220,64 @@ fn a_partition_of_a_day_heals_by_itself() {
 }
 
 #[test]
+fn an_entry_that_gossip_lost_for_one_node_arrives_within_two_seconds() {
+    let n = 20;
+    let mut sim = cluster(15, n);
+    for (change, node) in (1..).zip(0..n) {
+        sim.set_deaf(node, true);
+        offer_web(&mut sim, (node + 1) % n, change);
+        within(&mut sim, 2 * S, "the node has it", |sim| {
+            sim.nodes()[node].table().providers("web").count() == usize::from(change)
+        });
+        sim.set_deaf(node, false);
+        within(&mut sim, 2 * S, "all have it", Sim::has_converged);
+        let pause = sim.pick(1_000);
+        sim.run_for(MS * u32::try_from(pause).unwrap() + S);
+    }
+}
+
+#[test]
+fn a_node_of_the_version_before_is_compared_with_every_fifteen_seconds() {
+    let mut sim = cluster(16, 20);
+    sim.set_older(3);
+    sim.run_for(20 * S);
+    for change in 1..=5 {
+        sim.set_deaf(3, true);
+        offer_web(&mut sim, 4, change);
+        within(&mut sim, 19 * S, "the older node has it", |sim| {
+            sim.nodes()[3].table().providers("web").count() == usize::from(change)
+        });
+        sim.set_deaf(3, false);
+        sim.run_for(5 * S);
+    }
+}
+
+#[test]
+fn roots_are_equal_within_three_seconds_after_a_partition_of_many() {
+    for (seed, pause) in [(18, 10), (19, 30), (20, 120)] {
+        let mut sim = cluster(seed, 30);
+        sim.partition(15);
+        sim.run_for(pause * S);
+        offer_web(&mut sim, 0, 80);
+        offer_web(&mut sim, 29, 80);
+        sim.run_for(S);
+        sim.heal();
+        within(&mut sim, 3 * S, "all roots are equal", Sim::has_equal_roots);
+    }
+}
+
+#[test]
+fn an_idle_cluster_compares_by_pongs_alone() {
+    let n = 20;
+    let mut sim = cluster(17, n);
+    let rounds =
+        |sim: &Sim| sim.nodes().iter().map(|n| n.core().unwrap().counters().sync_rounds).sum::<u64>();
+    let before = rounds(&sim);
+    sim.run_for(100 * S);
+    assert!(rounds(&sim) - before <= 20, "{} comparisons", rounds(&sim) - before);
+}
+
+#[test]
 fn a_one_way_cut_between_two_fails_nobody_and_does_not_flap() {
     let mut sim = cluster(11, 10);
     sim.block(0, 1);

@@ -172,6 +172,11 @@ impl UserEventState {
         }
     }
 
+    /// Whether this node holds events for neighbours.
+    pub(super) fn holds_events(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Holds an event for neighbours that missed it.
     pub(super) fn hold(&mut self, fired_at: Time, event: UserEvent) {
         // By the time of firing, so that neighbours hold the same events.

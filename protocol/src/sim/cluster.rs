@@ -46,6 +46,10 @@ pub struct SimNode {
     pub(super) inputs: u64,
     /// Whether the node announces itself as ephemeral: its key is lost when its process ends.
     pub(super) ephemeral: bool,
+    /// Whether gossip to this node is lost.
+    pub(super) is_deaf: bool,
+    /// Whether the node poses as one of protocol version 3: pongs from and to it carry the clock alone.
+    pub(super) is_older: bool,
     /// Number of the node's host, if the node states the address of a host.
     pub(super) host: Option<u8>,
     /// Members that were removed by order of an operator, by the core's outputs.
@@ -129,6 +133,8 @@ pub struct Sim {
     pub delivered: u64,
     /// Bytes of messages delivered so far, without the transport's overhead.
     pub bytes: u64,
+    /// Pings delivered so far. `bytes` does not include them.
+    pub pings: u64,
     /// Prints every event when set.
     pub verbose: bool,
 }
@@ -152,6 +158,7 @@ impl Sim {
             trace: blake3::Hasher::new(),
             delivered: 0,
             bytes: 0,
+            pings: 0,
             verbose: false,
         }
     }
@@ -226,6 +233,8 @@ impl Sim {
             woken_at: Time::ZERO,
             inputs: 0,
             ephemeral: false,
+            is_deaf: false,
+            is_older: false,
             host: None,
             forgotten_by_operator: Vec::new(),
             user_events: Vec::new(),
@@ -345,6 +354,16 @@ impl Sim {
                 self.deliver(index, what);
             }
         }
+    }
+
+    /// Sets whether gossip to a node is lost.
+    pub fn set_deaf(&mut self, index: NodeIndex, is_deaf: bool) {
+        self.nodes[index].is_deaf = is_deaf;
+    }
+
+    /// Makes a node ping and answer pings as a node of the version before root hashes in pongs.
+    pub fn set_older(&mut self, index: NodeIndex) {
+        self.nodes[index].is_older = true;
     }
 
     /// Blocks all messages from one node to another.
@@ -521,6 +540,14 @@ impl Sim {
         {
             self.false_alarms.push(FalseAlarm { at: self.now, by, of });
         }
+    }
+
+    /// Whether all nodes that are up have the same root hash.
+    pub fn has_equal_roots(&self) -> bool {
+        let mut roots =
+            self.nodes.iter().filter(|n| n.is_up()).filter_map(|n| n.core().map(|c| c.state().root()));
+        let first = roots.next();
+        roots.all(|root| Some(root) == first)
     }
 
     /// Whether all nodes that are up have the same root hash, and list each other alive.

@@ -52,7 +52,8 @@ pub(super) enum LinkMessage {
     Close,
     Gossip(Vec<u8>),
     Ping(Time),
-    Pong(Time),
+    /// Time of the ping, and the root hash unless the sender poses as a node of an older version.
+    Pong(Time, Option<[u8; 8]>),
     Request(u64, Vec<u8>),
     Response(u64, Vec<u8>),
 }

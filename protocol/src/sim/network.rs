@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     NodeId, Time,
-    io::{GossipId, Input},
-    sync::RequestId,
+    io::{GossipId, Input, Pong},
+    sync::{RequestId, RootPrefix},
 };
 
 /// Time after which a dial or a message without an answer fails. Linux would try for longer, but the node's
@@ -126,15 +126,23 @@ impl Sim {
                 }
             }
             LinkMessage::Gossip(bytes) => {
-                if node.seen_gossip.insert(*blake3::hash(&bytes).as_bytes()) {
+                if !node.is_deaf && node.seen_gossip.insert(*blake3::hash(&bytes).as_bytes()) {
                     node.next_id += 1;
                     let id = node.next_id;
                     node.waiting_gossip.insert(id, (from, bytes.clone()));
                     self.pass_input(to, Input::Gossip { id: GossipId(id), from: peer, bytes });
                 }
             }
-            LinkMessage::Ping(sent) => self.send(to, from, link, LinkMessage::Pong(sent)),
-            LinkMessage::Pong(sent) => self.pass_input(to, Input::Pong(peer, self.now.since(sent))),
+            LinkMessage::Ping(sent) => {
+                self.pings += 1;
+                let core = node.core.as_ref().filter(|_| !node.is_older);
+                let root = core.map(|core| RootPrefix::of(core.state().root()).0);
+                self.send(to, from, link, LinkMessage::Pong(sent, root));
+            }
+            LinkMessage::Pong(sent, root) => {
+                let root = root.filter(|_| !node.is_older).map(RootPrefix);
+                self.pass_input(to, Input::Pong(peer, Pong { rtt: self.now.since(sent), root }));
+            }
             LinkMessage::Request(request_id, bytes) => {
                 node.next_id += 1;
                 let id = node.next_id;

@@ -27,7 +27,7 @@ bench simulation [OPTIONS]  one large simulated cluster
 const JOINS_PER_S: u32 = 50;
 /// Time after which connections that only served to join are closed.
 const SETTLE: Duration = Duration::from_secs(30);
-/// Time for which the idle cluster is measured, which is four comparisons.
+/// Time for which the idle cluster is measured.
 const IDLE: Duration = Duration::from_secs(60);
 /// Time within which all nodes must know of an event.
 const BOUND: Duration = Duration::from_secs(120);
