@@ -10,8 +10,11 @@ pub struct Config {
     /// Whether this node poses as a node of the next protocol version. Only upgrade tests set it; every
     /// release has `false`.
     pub is_next: bool,
-    /// Interval of a watcher's pings to its subject. A longer interval causes less traffic (a ping and its
-    /// answer take about 300 bytes on the wire), but delays the detection of a freeze by as much.
+    /// Interval of a sole watcher's pings to its subject. Of two watchers that take turns, each pings after
+    /// one and a half intervals, of three after two: then the subject is never without a ping for longer than
+    /// two thirds of the interval. Also the interval at which an unanswered ping is repeated, and at which a
+    /// watcher pings a subject of a version without turns. A longer interval causes less traffic (a ping and
+    /// its answer take about 220 bytes on the wire), but delays the detection of a freeze by as much.
     pub ping_interval: Duration,
     /// Timeout of a ping or probe in a calm network; [`patience`](crate::membership::patience) adds to it
     /// when answers are late. A shorter timeout detects a freeze sooner, but the machine must schedule

@@ -88,6 +88,8 @@ pub struct Pong {
     pub rtt: Duration,
     /// Root hash of the peer.
     pub root: Option<RootPrefix>,
+    /// Time between this ping and the previous one that the peer received from any node.
+    pub since_ping: Option<Duration>,
 }
 
 /// Input of the core.

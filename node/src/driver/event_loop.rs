@@ -150,8 +150,8 @@ impl Driver {
         match event {
             BehaviourEvent::Pulse(pong) => {
                 if let Some(node) = node_of(pong.peer) {
-                    let RoundTrip { rtt, offset_ms, root } = pong.round_trip;
-                    self.handle_input(Input::Pong(node, Pong { rtt, root }));
+                    let RoundTrip { rtt, offset_ms, root, since_ping } = pong.round_trip;
+                    self.handle_input(Input::Pong(node, Pong { rtt, root, since_ping }));
                     if let Some(offset_ms) = offset_ms {
                         self.peer_clocks.record(pong.peer, offset_ms);
                     }

@@ -6,8 +6,9 @@
 //! Each direction in use has one long-lived stream. A ping is one byte, and the answer is the same byte,
 //! because a stream has at most one ping under way. Since version 2 the answering node's wall clock follows:
 //! milliseconds since 1970 as 8 bytes, big-endian. Since version 3 one byte with the length of the remaining
-//! answer follows, then the first 8 bytes of the answering node's root hash, unless it has none yet. A
-//! receiver ignores what follows the parts that it knows, so a newer node can append parts.
+//! answer follows, then, unless the answering node has no root hash yet, the first 8 bytes of the root hash,
+//! and the milliseconds since the previous ping that the node received, as 4 bytes, big-endian. A receiver
+//! ignores what follows the parts that it knows, so a newer node can append parts.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -63,23 +64,49 @@ pub struct RoundTrip {
     pub offset_ms: Option<i64>,
     /// The peer's root hash. `None`: a peer of version 1 or 2, or one without entries.
     pub root: Option<RootPrefix>,
+    /// The time between this ping and the previous one that the peer received from any node. `None`: a peer
+    /// that does not state it.
+    pub since_ping: Option<Duration>,
 }
 
-/// State of a node that its answers carry.
+/// Parts of an answer. A part that the answer does not carry is `None`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct AnswerParts {
+    root: Option<RootPrefix>,
+    since_ping: Option<Duration>,
+}
+
+/// State of a node from which it answers pings.
+#[derive(Debug, Default)]
 struct AnswerState {
     root: Option<RootPrefix>,
+    last_ping: Option<Instant>,
 }
 
-impl AnswerState {
-    /// Parts of an answer: nothing while the node has no root.
+impl AnswerParts {
+    /// Bytes of the parts: none while the node has no root.
     fn encode(self) -> Vec<u8> {
-        self.root.map(|root| root.0.to_vec()).unwrap_or_default()
+        let Some(root) = self.root else { return Vec::new() };
+        let since_ms = self.since_ping.and_then(|since| u32::try_from(since.as_millis()).ok());
+        [&root.0[..], &since_ms.unwrap_or(u32::MAX).to_be_bytes()].concat()
     }
 
     /// Decodes the parts that this build knows, and ignores what follows. A part that is cut off is missing.
     fn decode(parts: &[u8]) -> Self {
-        Self { root: parts.first_chunk().map(|root| RootPrefix(*root)) }
+        let Some((root, rest)) = parts.split_first_chunk() else { return Self::default() };
+        let since_ms = rest.first_chunk().map(|since| u32::from_be_bytes(*since));
+        Self {
+            root: Some(RootPrefix(*root)),
+            since_ping: since_ms.map(|ms| Duration::from_millis(ms.into())),
+        }
+    }
+}
+
+impl AnswerState {
+    /// Answers a ping that arrived now.
+    fn answer(&mut self, now: Instant) -> AnswerParts {
+        let last = self.last_ping.replace(now);
+        AnswerParts { root: self.root, since_ping: last.map(|last| now.saturating_duration_since(last)) }
     }
 }
 
@@ -271,7 +298,7 @@ async fn ping(mut pulse: PulseStream) -> io::Result<(PulseStream, RoundTrip)> {
     pulse.stream.write_all(&[0]).await?;
     pulse.stream.flush().await?;
     pulse.stream.read_exact(&mut [0]).await?;
-    let mut round_trip = RoundTrip { rtt: sent.elapsed(), offset_ms: None, root: None };
+    let mut round_trip = RoundTrip { rtt: sent.elapsed(), offset_ms: None, root: None, since_ping: None };
     if pulse.has_clock {
         let mut theirs = [0; 8];
         pulse.stream.read_exact(&mut theirs).await?;
@@ -283,7 +310,8 @@ async fn ping(mut pulse: PulseStream) -> io::Result<(PulseStream, RoundTrip)> {
         pulse.stream.read_exact(&mut len).await?;
         let mut parts = vec![0; len[0].into()];
         pulse.stream.read_exact(&mut parts).await?;
-        round_trip.root = AnswerState::decode(&parts).root;
+        let AnswerParts { root, since_ping } = AnswerParts::decode(&parts);
+        (round_trip.root, round_trip.since_ping) = (root, since_ping);
     }
     Ok((pulse, round_trip))
 }
@@ -295,8 +323,9 @@ async fn echo(mut pulse: PulseStream, state: SharedAnswerState) -> io::Result<Pu
     if pulse.has_clock {
         answer.extend(wall_ms().to_be_bytes());
     }
+    let parts = state.lock().unwrap_or_else(PoisonError::into_inner).answer(Instant::now());
     if pulse.has_state {
-        let parts = state.lock().unwrap_or_else(PoisonError::into_inner).encode();
+        let parts = parts.encode();
         answer.push(u8::try_from(parts.len()).unwrap_or_default());
         answer.extend(parts);
     }
@@ -416,15 +445,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_carries_the_root_and_a_newer_one_may_carry_more() {
-        let state = AnswerState { root: Some(RootPrefix(*b"12345678")) };
-        assert_eq!(state.encode(), b"12345678");
-        assert_eq!(AnswerState::decode(b"12345678"), state);
-        assert_eq!(AnswerState::decode(b"12345678 and more"), state);
-        for short in [&b""[..], b"1234567"] {
-            assert_eq!(AnswerState::decode(short), AnswerState::default());
+    fn an_answer_carries_its_parts_and_a_newer_one_may_carry_more() {
+        let root = Some(RootPrefix(*b"12345678"));
+        let parts = AnswerParts { root, since_ping: Some(Duration::from_millis(0x0102)) };
+        assert_eq!(parts.encode(), b"12345678\0\0\x01\x02");
+        assert_eq!(AnswerParts::decode(b"12345678\0\0\x01\x02"), parts);
+        assert_eq!(AnswerParts::decode(b"12345678\0\0\x01\x02 and more"), parts);
+        for old in [&b"12345678"[..], b"12345678abc"] {
+            assert_eq!(AnswerParts::decode(old), AnswerParts { root, since_ping: None });
         }
-        assert_eq!(AnswerState::default().encode(), b"");
+        for short in [&b""[..], b"1234567"] {
+            assert_eq!(AnswerParts::decode(short), AnswerParts::default());
+        }
+        assert_eq!(AnswerParts::default().encode(), b"");
+    }
+
+    #[test]
+    fn an_answer_states_the_time_since_the_ping_before_and_saturates() {
+        let mut state = AnswerState { root: Some(RootPrefix::default()), last_ping: None };
+        let start = Instant::now();
+        let later = start + Duration::from_secs(86_400 * 60);
+        let since = [start, start + Duration::from_millis(300), later].map(|at| {
+            let bytes = state.answer(at).encode();
+            AnswerParts::decode(&bytes).since_ping.unwrap().as_millis()
+        });
+        assert_eq!(since, [u128::from(u32::MAX), 300, u128::from(u32::MAX)]);
     }
 
     #[test]

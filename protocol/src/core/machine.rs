@@ -347,8 +347,9 @@ impl Core {
                     .map(|(_, since)| (*id, *since))
             });
             let lost: BTreeMap<NodeId, Time> = lost.collect();
-            let present =
-                watched.iter().copied().filter(|id| *id != self.id && !lost.contains_key(id)).collect();
+            let present = watched.iter().copied().filter(|id| *id != self.id && !lost.contains_key(id));
+            let watchers = |id| u32::try_from(self.overlay.watchers_of(id).count()).unwrap_or(u32::MAX);
+            let present = present.map(|id| (id, watchers(id))).collect();
             let mut wanted = self.overlay.wanted();
             wanted.extend(self.kept_connections.intersection(&self.present).filter(|id| **id != self.id));
             self.connections.set_wanted(now, wanted, &lost);
@@ -389,7 +390,7 @@ impl Core {
     }
 
     fn handle_pong(&mut self, now: Time, peer: NodeId, pong: Pong) {
-        if let Some(waited) = self.prober.record_pong(now, peer) {
+        if let Some(waited) = self.prober.record_pong(now, peer, pong.since_ping) {
             self.patience.record_answer(now, peer, waited.min(pong.rtt));
         }
         if self.connections.is_connected(peer) {

@@ -267,14 +267,16 @@ fn roots_are_equal_within_three_seconds_after_a_partition_of_many() {
 }
 
 #[test]
-fn an_idle_cluster_compares_by_pongs_alone() {
+fn an_idle_cluster_compares_by_pongs_alone_and_pings_in_turns() {
     let n = 20;
     let mut sim = cluster(17, n);
     let rounds =
         |sim: &Sim| sim.nodes().iter().map(|n| n.core().unwrap().counters().sync_rounds).sum::<u64>();
-    let before = rounds(&sim);
+    let (before, pings) = (rounds(&sim), sim.pings);
     sim.run_for(100 * S);
     assert!(rounds(&sim) - before <= 20, "{} comparisons", rounds(&sim) - before);
+    // Three watchers, each every two seconds.
+    assert!((2_900..3_100).contains(&(sim.pings - pings)), "{} pings", sim.pings - pings);
 }
 
 #[test]

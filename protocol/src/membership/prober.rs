@@ -11,6 +11,14 @@
 //! delays all answers delays those of the control peers, too. SWIM (Das et al., 2002) asks peers to ping the
 //! subject for the same purpose.
 //!
+//! The watchers of a member take turns, so that the longest time without a ping is short although each pings
+//! rarely. A pong carries the time since the previous ping of any watcher. With k watchers that ping every
+//! interval, this gap should be a k-th of the interval. A watcher whose gap is longer pings earlier the next
+//! time, by three quarters of the excess. So excess moves on from watcher to watcher until a short gap takes
+//! it up. DESYNC (Degesys et al., 2007) moves both ways, but then a lying pong could delay a ping beyond the
+//! interval. A ping whose pong carries no gap, or that has no pong, is followed by the next one after the
+//! ping interval.
+//!
 //! Reports are not repeated. After a report on one header, this node sends only a stronger one. Suppose that
 //! the subject has refuted, but this node still cannot reach it. Then the fault is between these two nodes,
 //! and this node reports nothing for a minute ([`REFUTED_SILENCE`]). If another member was lost since, the
@@ -19,7 +27,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     Incarnation, NodeId, Time, Version,
@@ -60,9 +68,13 @@ pub(crate) enum ProbeAction {
 struct Subject {
     /// Whether this node is a watcher of the subject.
     watched: bool,
+    /// Number of the subject's watchers, this node included.
+    watchers: u32,
     connected: bool,
     /// When the next ping is due, if the subject is watched and connected.
     next_ping: Time,
+    /// When this node's last turn to ping was, until a pong tells the gap before that ping.
+    turn: Option<Time>,
     /// When the first unanswered ping was sent.
     unanswered: Option<Time>,
     /// Whether that ping was only a control: it tests whether this node's pings are answered at all.
@@ -100,6 +112,18 @@ impl Subject {
         self.unanswered = Some(now);
         self.is_control = false;
         self.controls_pinged = false;
+    }
+
+    /// Schedules the next ping, one turn after the last one, from the gap in a pong.
+    fn schedule_turn(&mut self, since_ping: Option<Duration>, ping_interval: Duration) {
+        if let (Some(turn), Some(gap)) = (self.turn.take(), since_ping) {
+            let interval = ping_interval * (self.watchers + 1) / 2;
+            // The next ping is never later than the interval and never earlier than half of it, whatever the
+            // gap. Three quarters of the excess settle within ten seconds. The whole excess would never
+            // settle while one of three watchers is lost, and half of it takes twice as long.
+            let excess = gap.saturating_sub(interval / self.watchers).min(interval * 2 / 3);
+            self.next_ping = turn + interval - excess * 3 / 4;
+        }
     }
 
     /// Whether the subject must be kept. Peers that are not members come and go, and every input scans all
@@ -167,8 +191,10 @@ impl Prober {
     fn subject(&mut self, now: Time, id: NodeId) -> &mut Subject {
         self.subjects.entry(id).or_insert_with(|| Subject {
             watched: false,
+            watchers: 1,
             connected: false,
             next_ping: now,
+            turn: None,
             unanswered: None,
             is_control: false,
             controls_pinged: false,
@@ -183,23 +209,24 @@ impl Prober {
         })
     }
 
-    /// Sets the members that this node watches. `doubted` says whether a member is accused; a new watcher
-    /// probes such a member at once.
+    /// Sets the members that this node watches, each with the number of its watchers. `doubted` says whether
+    /// a member is accused; a new watcher probes such a member at once.
     pub(crate) fn set_watched(
         &mut self,
         now: Time,
-        watched: &BTreeSet<NodeId>,
+        watched: &BTreeMap<NodeId, u32>,
         doubted: impl Fn(NodeId) -> bool,
     ) {
         for (id, subject) in &mut self.subjects {
-            if subject.watched && !watched.contains(id) {
+            if subject.watched && !watched.contains_key(id) {
                 subject.watched = false;
                 subject.unreached = None;
             }
         }
-        for id in watched {
+        for (id, watchers) in watched {
             let phase = self.ping_interval.mul_f64(self.rng.f64());
             let subject = self.subject(now, *id);
+            subject.watchers = (*watchers).max(1);
             if !subject.watched {
                 subject.watched = true;
                 // Watchers that start together must not ping at the same time: with different phases, one of
@@ -221,6 +248,7 @@ impl Prober {
         subject.connected = true;
         subject.last_heard = now;
         subject.next_ping = now + phase;
+        subject.turn = None;
         subject.unanswered = None;
         subject.reported = None;
         subject.dial_at = None;
@@ -277,11 +305,18 @@ impl Prober {
         self.subjects.remove(&id);
     }
 
-    /// Records the answer to a ping. Returns the time that this node waited for it, as a measure of the
-    /// network's lateness. `None` if the subject was declared failed: then the subject was late, not the
-    /// network.
-    pub(crate) fn record_pong(&mut self, now: Time, id: NodeId) -> Option<Duration> {
+    /// Records the answer to a ping. `since_ping` is the subject's time between this ping and the previous
+    /// one of any node; `None` if the subject does not state it. Returns the time that this node waited for
+    /// the answer, as a measure of the network's lateness. `None` if the subject was declared failed: then
+    /// the subject was late, not the network.
+    pub(crate) fn record_pong(
+        &mut self,
+        now: Time,
+        id: NodeId,
+        since_ping: Option<Duration>,
+    ) -> Option<Duration> {
         let subject = self.subjects.get_mut(&id)?;
+        subject.schedule_turn(since_ping, self.ping_interval);
         subject.last_heard = now;
         subject.reported = None;
         let sent = subject.unanswered.take();
@@ -370,6 +405,7 @@ impl Prober {
                 subject.doubted = false;
                 if ping_due {
                     subject.next_ping = now + interval;
+                    subject.turn = Some(now);
                 }
                 if let Some(silent) = subject.silent_at(timeout + patience.extra_for(now, *id))
                     && silent <= now

@@ -46,6 +46,7 @@ pub struct SimNode {
     pub(super) inputs: u64,
     /// Whether the node announces itself as ephemeral: its key is lost when its process ends.
     pub(super) ephemeral: bool,
+    pub(super) last_ping: Time,
     /// Whether gossip to this node is lost.
     pub(super) is_deaf: bool,
     /// Whether the node poses as one of protocol version 3: pongs from and to it carry the clock alone.
@@ -233,6 +234,7 @@ impl Sim {
             woken_at: Time::ZERO,
             inputs: 0,
             ephemeral: false,
+            last_ping: Time::ZERO,
             is_deaf: false,
             is_older: false,
             host: None,

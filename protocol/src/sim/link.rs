@@ -52,10 +52,17 @@ pub(super) enum LinkMessage {
     Close,
     Gossip(Vec<u8>),
     Ping(Time),
-    /// Time of the ping, and the root hash unless the sender poses as a node of an older version.
-    Pong(Time, Option<[u8; 8]>),
+    /// Time of the ping. The rest is `None` if the sender poses as a node of an older version.
+    Pong(Time, Option<PongState>),
     Request(u64, Vec<u8>),
     Response(u64, Vec<u8>),
+}
+
+/// What a pong carries: the root prefix, and the time since the previous ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PongState {
+    pub(super) root: [u8; 8],
+    pub(super) since_ping: Duration,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]

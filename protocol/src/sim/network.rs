@@ -9,7 +9,7 @@ use std::{cmp::Reverse, time::Duration};
 
 use super::{
     cluster::Sim,
-    link::{Due, Link, LinkMessage, NodeIndex, Stalled, What},
+    link::{Due, Link, LinkMessage, NodeIndex, PongState, Stalled, What},
 };
 use crate::{
     NodeId, Time,
@@ -135,13 +135,20 @@ impl Sim {
             }
             LinkMessage::Ping(sent) => {
                 self.pings += 1;
+                let since_ping = self.now.since(std::mem::replace(&mut node.last_ping, self.now));
                 let core = node.core.as_ref().filter(|_| !node.is_older);
                 let root = core.map(|core| RootPrefix::of(core.state().root()).0);
-                self.send(to, from, link, LinkMessage::Pong(sent, root));
+                let state = root.map(|root| PongState { root, since_ping });
+                self.send(to, from, link, LinkMessage::Pong(sent, state));
             }
-            LinkMessage::Pong(sent, root) => {
-                let root = root.filter(|_| !node.is_older).map(RootPrefix);
-                self.pass_input(to, Input::Pong(peer, Pong { rtt: self.now.since(sent), root }));
+            LinkMessage::Pong(sent, state) => {
+                let state = state.filter(|_| !node.is_older);
+                let pong = Pong {
+                    rtt: self.now.since(sent),
+                    root: state.map(|state| RootPrefix(state.root)),
+                    since_ping: state.map(|state| state.since_ping),
+                };
+                self.pass_input(to, Input::Pong(peer, pong));
             }
             LinkMessage::Request(request_id, bytes) => {
                 node.next_id += 1;

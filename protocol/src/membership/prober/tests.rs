@@ -27,9 +27,9 @@ impl Fixture {
     /// Watches `n` connected subjects in a calm network.
     fn watching(n: u8) -> Self {
         let mut prober = Prober::new(&Config::default(), 1);
-        let subjects: BTreeSet<NodeId> = (1..=n).map(id).collect();
+        let subjects: BTreeMap<NodeId, u32> = (1..=n).map(|n| (id(n), 3)).collect();
         prober.set_watched(at(100_000), &subjects, |_| false);
-        subjects.iter().for_each(|id| prober.record_connected(at(100_000), *id));
+        subjects.keys().for_each(|id| prober.record_connected(at(100_000), *id));
         Self { prober, patience: Patience::new(Time::ZERO) }
     }
 
@@ -45,7 +45,7 @@ impl Fixture {
             for action in self.prober.due(at(t), &self.patience) {
                 match action {
                     ProbeAction::Ping(id) if alive(id) => {
-                        self.prober.record_pong(at(t), id);
+                        self.prober.record_pong(at(t), id, None);
                     }
                     ProbeAction::Report(id, strength) => reports.push((t, id, strength)),
                     ProbeAction::Ping(_) | ProbeAction::Dial(_) => (),
@@ -84,7 +84,7 @@ fn a_ping_that_was_lost_is_followed_by_another() {
         let pinged = actions.iter().filter(|action| **action != ProbeAction::Ping(id(2)));
         pinged.for_each(|action| {
             if let ProbeAction::Ping(other) = action {
-                _ = fixture.prober.record_pong(at(*t), *other)
+                _ = fixture.prober.record_pong(at(*t), *other, None)
             }
         });
         actions.contains(&ProbeAction::Ping(id(2)))
@@ -99,7 +99,7 @@ fn a_burst_that_delays_everything_accuses_nobody() {
     let mut fixture = Fixture::watching(3);
     fixture.run(100_000..110_000, |_| true);
     assert_eq!(fixture.run(110_000..111_100, |_| false), []);
-    (1..=3).for_each(|n| _ = fixture.prober.record_pong(at(111_100), id(n)));
+    (1..=3).for_each(|n| _ = fixture.prober.record_pong(at(111_100), id(n), None));
     assert_eq!(fixture.run(111_100..115_000, |_| true), []);
 }
 
@@ -115,7 +115,7 @@ fn others_are_asked_before_anybody_is_accused_and_not_accused_for_that() {
         }
     }
     assert!(asked);
-    fixture.prober.record_pong(at(101_500), id(9));
+    fixture.prober.record_pong(at(101_500), id(9), None);
     assert_eq!(
         fixture.prober.due(at(101_500), &fixture.patience),
         [ProbeAction::Report(id(1), Strength::Weak)]
@@ -187,4 +187,97 @@ fn the_same_is_not_said_twice_and_a_refuted_observer_keeps_quiet() {
     assert!(!say(80_000, 2, 2, 75_000), "others were lost before it was accused");
     assert!(say(80_000, 2, 2, 79_000), "others have been lost since");
     assert!(!say(81_000, 2, 3, 80_500), "not again so soon");
+}
+
+/// Watchers of one subject, all of them connected to it, and the subject's answers.
+struct Watchers {
+    probers: Vec<Prober>,
+    patience: Patience,
+    last_ping: u64,
+}
+
+impl Watchers {
+    fn new(seed: u64, count: u32) -> Self {
+        let watched = BTreeMap::from([(id(1), count)]);
+        let probers = (0..u64::from(count)).map(|n| {
+            let mut prober = Prober::new(&Config::default(), seed * 100 + n);
+            prober.set_watched(at(100_000), &watched, |_| false);
+            prober.record_connected(at(100_000), id(1));
+            prober
+        });
+        Self { probers: probers.collect(), patience: Patience::new(Time::ZERO), last_ping: 100_000 }
+    }
+
+    /// Runs for this many milliseconds. Returns the time of each ping and its watcher. `stated` is the gap
+    /// that the subject states instead of a true one.
+    fn run(
+        &mut self,
+        ms: std::ops::Range<u64>,
+        stated: impl Fn(Duration) -> Option<Duration>,
+    ) -> Vec<(u64, usize)> {
+        let (mut pings, subject) = (Vec::new(), id(1));
+        for t in ms {
+            for (n, prober) in self.probers.iter_mut().enumerate() {
+                if prober.due(at(t), &self.patience).contains(&ProbeAction::Ping(subject)) {
+                    let gap = Duration::from_millis(t - std::mem::replace(&mut self.last_ping, t));
+                    prober.record_pong(at(t), subject, stated(gap));
+                    pings.push((t, n));
+                }
+            }
+        }
+        pings
+    }
+}
+
+/// The longest and the shortest time between two pings of the same watcher.
+fn intervals(pings: &[(u64, usize)]) -> (u64, u64) {
+    let of = |n| pings.iter().filter(move |(_, by)| *by == n).map(|(t, _)| *t);
+    let all = (0..3).flat_map(|n| of(n).zip(of(n).skip(1)).map(|(a, b)| b - a));
+    let all: Vec<u64> = all.collect();
+    (*all.iter().max().unwrap(), *all.iter().min().unwrap())
+}
+
+#[test]
+fn watchers_take_turns_within_a_few_pings_whatever_their_phases() {
+    for (seed, (count, interval)) in (1..=60).zip([(1, 1_000), (2, 1_500), (3, 2_000)].into_iter().cycle()) {
+        let mut watchers = Watchers::new(seed, count);
+        watchers.run(100_000..115_000, Some);
+        let mut last = watchers.last_ping;
+        for (t, _) in watchers.run(115_000..130_000, Some) {
+            assert!(t - last <= interval / u64::from(count) + 40, "seed {seed}: {} ms", t - last);
+            last = t;
+        }
+        let (longest, shortest) = intervals(&watchers.run(130_000..160_000, Some));
+        assert!(longest <= interval && shortest + 40 >= interval, "seed {seed}: {longest}, {shortest}");
+    }
+}
+
+#[test]
+fn watchers_take_turns_again_after_one_died_and_another_replaced_it() {
+    let mut watchers = Watchers::new(7, 3);
+    let longest_gap = |pings: &[(u64, usize)]| pings.windows(2).map(|pair| pair[1].0 - pair[0].0).max();
+    watchers.run(100_000..115_000, Some);
+    watchers.probers.remove(0);
+    watchers.run(115_000..130_000, Some);
+    let pings = watchers.run(130_000..140_000, Some);
+    assert!(longest_gap(&pings) <= Some(1_000), "{pings:?}");
+    watchers.probers.push(Watchers::new(8, 3).probers.remove(0));
+    watchers.run(140_000..155_000, Some);
+    let pings = watchers.run(155_000..170_000, Some);
+    assert!(longest_gap(&pings) <= Some(707), "{pings:?}");
+}
+
+#[test]
+fn a_lying_pong_makes_no_watcher_wait_longer_than_its_interval_or_hurry() {
+    for lie in [Duration::ZERO, Duration::from_millis(1), Duration::MAX] {
+        let mut watchers = Watchers::new(5, 3);
+        let (longest, shortest) = intervals(&watchers.run(100_000..200_000, |_| Some(lie)));
+        assert!(longest <= 2_000 && shortest >= 1_000, "{lie:?}: {longest}, {shortest}");
+    }
+}
+
+#[test]
+fn a_subject_that_states_no_gap_is_pinged_at_the_ping_interval() {
+    let mut watchers = Watchers::new(5, 3);
+    assert_eq!(intervals(&watchers.run(100_000..200_000, |_| None)), (1_000, 1_000));
 }
