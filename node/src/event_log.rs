@@ -21,8 +21,13 @@ pub fn log_event(event: &Event) {
         Event::Refuted { by, version } => {
             tracing::info!(%by, version = version.0, "refuted a report about this node")
         }
-        Event::NameTaken(by) => {
-            tracing::warn!(%by, "another live member has this node's name; start one of them with another --name")
+        Event::NameTaken { name, first, other, shown } => {
+            let (name, shown) = (name.escape_debug().to_string(), shown.escape_debug().to_string());
+            tracing::warn!(
+                name, %first, %other, shown,
+                "two live members have one name; the one known later is shown under another name: start it with \
+                 another --name"
+            );
         }
         Event::KeyTaken(newer) => tracing::error!(
             %newer,

@@ -85,6 +85,7 @@ mod tests {
             version: Version(1),
             since: Time::ZERO,
             rtt: None,
+            rank: 0,
         }))
     }
 

@@ -168,6 +168,7 @@ mod tests {
                 version: Version(1),
                 since: Time::ZERO,
                 rtt: None,
+                rank: 0,
             }))
         };
         let instance = |service: &str, tags: &[&str]| Instance {

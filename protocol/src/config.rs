@@ -79,12 +79,6 @@ pub struct Config {
     pub user_events_per_origin_burst: u32,
     /// Age up to which a node gives user events to neighbours that missed them.
     pub user_event_age: Duration,
-    /// Age up to which a node stops if another member has its name. An older node only warns, because no node
-    /// may stop when a partition heals.
-    pub newcomer: Duration,
-    /// Time for which a name clash must last before the younger node stops. The other member may be this
-    /// node's own predecessor, which is not yet declared failed.
-    pub name_clash: Duration,
 }
 
 impl Default for Config {
@@ -117,8 +111,6 @@ impl Default for Config {
             user_events_per_origin_per_s: 20,
             user_events_per_origin_burst: 200,
             user_event_age: Duration::from_secs(3600),
-            newcomer: Duration::from_secs(15),
-            name_clash: Duration::from_secs(3),
         }
     }
 }

@@ -25,6 +25,7 @@ mod key_clash;
 mod learn;
 mod machine;
 mod messages;
+mod namesakes;
 mod next_version;
 mod own;
 mod rate_limit;

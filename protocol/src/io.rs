@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     Incarnation, NodeId, Version,
-    membership::liveness::Strength,
+    membership::evidence::Strength,
     providers::{Change, MemberState},
     record::{Instance, Invalid},
     sync::{RequestId, RootPrefix},
@@ -213,8 +213,17 @@ pub enum Event {
         /// The new version of this node's header.
         version: Version,
     },
-    /// Another live member has this node's name.
-    NameTaken(NodeId),
+    /// Two present members state one name.
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The member that keeps the name, because this node knew it first.
+        first: NodeId,
+        /// The other member.
+        other: NodeId,
+        /// The name under which the other member is shown.
+        shown: String,
+    },
     /// A younger process runs under this node's key.
     KeyTaken(Incarnation),
     /// A member was removed by order of an operator.
@@ -238,16 +247,6 @@ pub enum Fatal {
         "another process already runs under this node's key, since {0}: the data dir was copied. Stop one of the two, or give this one a data dir of its own (--data-dir) so that it gets its own key"
     )]
     KeyTaken(Incarnation),
-    /// A live member had this name first.
-    #[error(
-        "the name {name:?} is already used by the live member {by}. Choose another one (--name), or leave it out to get a unique one"
-    )]
-    NameTaken {
-        /// The name.
-        name: String,
-        /// The member.
-        by: NodeId,
-    },
 }
 
 /// Counters of the core, as `/metrics` lists them.

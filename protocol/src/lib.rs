@@ -38,7 +38,7 @@ pub use id::{Identity, Incarnation, NodeId, NotANodeId, Version};
 pub use io::{
     Command, Counters, Event, Fatal, FireId, FireRefusal, GossipId, Input, Judgement, Output, Pong, Profile,
 };
-pub use membership::liveness::{Claim, Evidence, Strength};
+pub use membership::evidence::{Claim, Evidence, Strength};
 pub use membership::overlay::Overlay;
 pub use providers::{
     ADDRESSES_META, AddressLimit, Change, Explanation, Index, Member, MemberState, Provider, ProviderTable,

@@ -115,6 +115,7 @@ impl Swarms {
         let startup = Startup {
             incarnation: Incarnation(now_ms),
             remembered: Vec::new(),
+            known: Vec::new(),
             profile: presentation.profile.clone(),
             seed: u64::from_le_bytes(seed[..8].try_into()?),
         };

@@ -19,29 +19,9 @@ impl Driver {
     /// Runs until all senders of commands are gone, or until the core reports a fatal error.
     ///
     /// # Errors
-    /// The fatal error. The farewell was sent, unless another process holds the node's key.
+    /// The fatal error: another process holds the node's key. No farewell was sent, since other nodes would
+    /// take it for that process's.
     pub async fn run(mut self) -> Result<(), Fatal> {
-        let ended = self.run_loop().await;
-        // If another process has this node's key, other nodes would take the farewell for that process's.
-        if let Err(Fatal::NameTaken { .. }) = &ended {
-            self.send_farewell().await;
-        }
-        ended
-    }
-
-    /// Sends the farewell and waits until the neighbours have it.
-    async fn send_farewell(&mut self) {
-        self.handle_input(Input::Command(Command::Leave));
-        let until = tokio::time::Instant::now() + FAREWELL_MAX;
-        while self.apply_outputs().is_ok() && !self.sync_requests.is_empty() {
-            tokio::select! {
-                event = self.swarm.select_next_some() => self.on_swarm_event(event),
-                () = tokio::time::sleep_until(until) => return,
-            }
-        }
-    }
-
-    async fn run_loop(&mut self) -> Result<(), Fatal> {
         self.apply_outputs()?;
         loop {
             let clock = self.view.clock();

@@ -374,6 +374,7 @@ fn member(seed: u8) -> Member {
         version: Version(3),
         since: Time::ZERO,
         rtt: None,
+        rank: 0,
     }
 }
 

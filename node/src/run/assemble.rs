@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     overrides::Overrides,
-    prepare::{Prepared, dial_addresses},
+    prepare::{Prepared, by_rank, dial_addresses},
 };
 use crate::{
     apis::{self, jsonrpc::JsonRpcServer, xds::catalog_cache::CatalogCache},
@@ -164,6 +164,7 @@ pub(super) fn assemble(
         Startup {
             incarnation: prepared.incarnation,
             remembered: dial_addresses(&remembered),
+            known: by_rank(&remembered),
             profile: presentation.profile.clone(),
             seed: random_seed()?,
         },

@@ -145,6 +145,13 @@ async fn check_key(
     Ok(key_check::check(keypair, swarm_config, search).await?)
 }
 
+/// Returns remembered members in the order in which this node came to know them.
+pub(super) fn by_rank(remembered: &[Remembered]) -> Vec<NodeId> {
+    let mut known: Vec<&Remembered> = remembered.iter().collect();
+    known.sort_by_key(|peer| peer.rank);
+    known.into_iter().map(|peer| peer.id).collect()
+}
+
 /// Returns the addresses at which to dial remembered members: the first two of each. Other hosts reach a
 /// member at its first addresses, and one address that answers is enough.
 pub(super) fn dial_addresses(remembered: &[Remembered]) -> Vec<(NodeId, String)> {

@@ -94,8 +94,12 @@ impl Node {
             let mut others: Vec<_> =
                 table.members().filter(|m| m.id != self.me && !m.addresses.is_empty()).collect();
             others.sort_by_key(|member| !member.state.is_present());
-            let remembered =
-                |m: &Member| Remembered { id: m.id, name: m.name.clone(), addresses: m.addresses.clone() };
+            let remembered = |m: &Member| Remembered {
+                id: m.id,
+                name: m.name.clone(),
+                addresses: m.addresses.clone(),
+                rank: m.rank,
+            };
             others.into_iter().take(REMEMBERED_MAX).map(remembered).collect()
         });
         // Before the node has met a member, those stored by its last run are kept.

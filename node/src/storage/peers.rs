@@ -26,6 +26,8 @@ pub struct Remembered {
     pub name: String,
     /// The member's swarm addresses, as multiaddrs.
     pub addresses: Vec<String>,
+    /// Position in the order in which this node came to know its members.
+    pub rank: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,6 +41,9 @@ struct Line {
     id: String,
     name: String,
     addresses: Vec<String>,
+    /// Earlier versions wrote none; their members are taken as known in the order of the file.
+    #[serde(default)]
+    rank: u64,
 }
 
 /// Writes the first [`REMEMBERED_MAX`] members.
@@ -47,6 +52,7 @@ pub(super) fn write(path: &Path, cluster: &str, peers: &[Remembered]) -> std::io
         id: peer.id.to_string(),
         name: peer.name.clone(),
         addresses: peer.addresses.iter().take(ADDRESSES_MAX).cloned().collect(),
+        rank: peer.rank,
     });
     let json = serde_json::to_vec_pretty(&File { cluster: cluster.to_owned(), peers: peers.collect() })?;
     file::write(path, &json, file::PRIVATE)
@@ -71,6 +77,6 @@ impl Line {
         let mut addresses = self.addresses;
         addresses.truncate(ADDRESSES_MAX);
         addresses.retain(|address| address.len() <= ID_CHARS_MAX);
-        Some(Remembered { id, name: self.name, addresses })
+        Some(Remembered { id, name: self.name, addresses, rank: self.rank })
     }
 }

@@ -19,6 +19,7 @@ fn peer(n: u8) -> Remembered {
         id: Identity::from_seed(&[n; 32]).id(),
         name: format!("node {n}"),
         addresses: vec![format!("/ip4/10.0.0.{n}/tcp/7600")],
+        rank: u64::from(n),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{machine::Core, own::REFUTE_INTERVAL};
 use crate::{
     NodeId, Time, Version,
-    io::{Event, Fatal, Output, Profile},
+    io::{Event, Profile},
     membership::state::Applied,
     record::{Entry, Fact, Instance, Key, Presence, parts},
     sync::{NO_SESSION, SyncRequest},
@@ -198,17 +198,6 @@ impl Core {
         }
         self.raise_floor(now);
         self.run_clash_due(now);
-        if let Some((by, since)) = self.own.namesake
-            && now >= since + self.config.name_clash
-        {
-            self.own.namesake = None;
-            let theirs = self.state.node(by).filter(|s| s.header().name == self.own.profile.name);
-            let first = theirs.is_some_and(|s| s.incarnation() < self.own.incarnation);
-            if first && self.present.contains(&by) && now.since(self.started) < self.config.newcomer {
-                let name = self.own.profile.name.clone();
-                self.outputs.push_back(Output::Fatal(Fatal::NameTaken { name, by }));
-            }
-        }
     }
 
     fn raise_floor(&mut self, now: Time) {

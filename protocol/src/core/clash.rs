@@ -185,7 +185,7 @@ mod tests {
         Identity, Startup,
         config::Config,
         io::{Command, GossipId, Input, Profile},
-        membership::liveness::{Claim, Strength},
+        membership::evidence::{Claim, Strength},
         record::{Fact, Header},
         wire::{self, Received},
     };
@@ -228,7 +228,8 @@ mod tests {
 
     /// Starts node 1 with the neighbour 2, which is a member.
     fn core() -> Core {
-        let startup = Startup { incarnation: BORN, remembered: vec![], profile: profile("n1"), seed: 1 };
+        let startup =
+            Startup { incarnation: BORN, remembered: vec![], known: vec![], profile: profile("n1"), seed: 1 };
         let mut core = Core::new(identity(1), Config::default(), startup, Time::ZERO);
         core.handle(at(0), Input::Connected(identity(2).id()));
         core.handle(at(0), Input::Subscribed(identity(2).id()));

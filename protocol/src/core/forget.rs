@@ -123,6 +123,8 @@ impl Core {
     /// Removes a member. Only the incarnation and version of its last header are kept, so that only a newer
     /// header brings it back.
     pub(super) fn forget(&mut self, id: NodeId) {
+        let heirs = self.namesakes.set(id, None);
+        self.namesakes.forget(id);
         self.state.forget(id);
         self.liveness.remove(id);
         self.prober.forget(id);
@@ -130,6 +132,7 @@ impl Core {
         self.present.remove(&id);
         self.overlay_changed |= self.overlay.set(id, false, false);
         self.push_change(Change::Forgotten(id));
+        heirs.into_iter().for_each(|heir| self.publish_member(heir));
     }
 
     fn is_gone(&self, id: NodeId) -> bool {

@@ -5,7 +5,10 @@ use super::{learn::Learned, machine::Core};
 use crate::{
     Incarnation, NodeId, Time,
     io::{Event, Judgement, Output},
-    membership::liveness::{Claim, Evidence, EvidenceEffect, Strength, Verdict},
+    membership::{
+        evidence::{Claim, Evidence, Strength},
+        liveness::{EvidenceEffect, Verdict},
+    },
     providers::{Change, Explanation, MemberState},
     sync::{NO_SESSION, SyncRequest},
     version_set::VersionSet,
@@ -305,7 +308,7 @@ impl Core {
         {
             self.push_change(Change::Silent { node: id, since });
         }
-        self.publish_member(now, id);
+        self.publish_member(id);
         if before != Some(state) && id != self.id {
             let name = self.state.node(id).map(|s| s.header().name.clone()).unwrap_or_default();
             self.push_event(Event::Member(id, name, state));

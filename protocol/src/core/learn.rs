@@ -195,19 +195,22 @@ impl Core {
         if accused {
             self.push_change(Change::Explained(node, Explanation::Refuted(version)));
         }
-        self.publish_member(now, node);
+        self.publish_member(node);
         self.judge(now, node);
     }
 
     /// Publishes a member's current state to the provider table.
-    pub(super) fn publish_member(&mut self, now: Time, node: NodeId) {
+    pub(super) fn publish_member(&mut self, node: NodeId) {
         let (Some(s), Some((state, since))) = (self.state.node(node), self.member_states.get(&node)) else {
             return;
         };
         let header = s.header();
+        let stated = header.name.clone();
+        let is_news = state.is_present() && !self.namesakes.has(node, &stated);
+        let renamed = self.namesakes.set(node, state.is_present().then_some(stated.as_str()));
         let member = Member {
             id: node,
-            name: header.name.clone(),
+            name: self.namesakes.shown(node, &stated),
             state: *state,
             roles: header.roles.clone(),
             addresses: header.addresses.clone(),
@@ -221,11 +224,19 @@ impl Core {
             version: s.header_version(),
             since: *since,
             rtt: None,
+            rank: self.namesakes.rank(node),
         };
-        if state.is_present() {
-            self.check_name_clash(now, node, &member.name);
+        let first = self.namesakes.first(&stated).filter(|first| *first != node);
+        if let Some(first) = first
+            && is_news
+        {
+            let shown = member.name.clone();
+            self.push_event(Event::NameTaken { name: stated, first, other: node, shown });
         }
         self.push_change(Change::Member(Box::new(member)));
+        for other in renamed {
+            self.publish_member(other);
+        }
     }
 
     /// Publishes an instance's current state. While parts are missing, the last published state remains.
@@ -263,13 +274,6 @@ impl Core {
     fn withdraw_instance(&mut self, fact: &Fact) {
         if let (Key::Instance(id), Some(_)) = (&fact.key, &fact.value) {
             self.push_change(Change::Instance { node: fact.node, id: id.clone(), instance: None });
-        }
-    }
-
-    /// Records a present member that has this node's name. The younger of the two should stop.
-    fn check_name_clash(&mut self, now: Time, node: NodeId, name: &str) {
-        if node != self.id && *name == *self.own.profile().name && self.own.name_taken(now, node) {
-            self.push_event(Event::NameTaken(node));
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
-    forget_orders::ForgetOrders, key_clash::KeyClash, own::OwnState, rate_limit::RateLimit,
-    user_event_state::UserEventState,
+    forget_orders::ForgetOrders, key_clash::KeyClash, namesakes::Namesakes, own::OwnState,
+    rate_limit::RateLimit, user_event_state::UserEventState,
 };
 use crate::{
     Identity, Incarnation, NodeId, Time,
@@ -38,6 +38,9 @@ pub struct Startup {
     pub incarnation: Incarnation,
     /// Members known at the last stop, each with one address. They are dialled first.
     pub remembered: Vec<(NodeId, String)>,
+    /// The same members, in the order in which this node came to know them: the first one keeps a name that
+    /// several state.
+    pub known: Vec<NodeId>,
     /// Content of the first header.
     pub profile: Profile,
     /// Seed of all random choices.
@@ -63,6 +66,7 @@ pub struct Core {
     pub(super) sync: Sync,
     pub(super) patience: Patience,
     pub(super) own: OwnState,
+    pub(super) namesakes: Namesakes,
     pub(super) key_clash: KeyClash,
     pub(super) forget_orders: ForgetOrders,
     pub(super) user_events: UserEventState,
@@ -114,6 +118,7 @@ impl Core {
             forget_orders: ForgetOrders::default(),
             user_events: UserEventState::new(&config),
             own: OwnState::new(startup.incarnation, startup.profile, rng.u64(..), now),
+            namesakes: Namesakes::default(),
             member_states: BTreeMap::new(),
             present: BTreeSet::new(),
             deadlines: BTreeSet::new(),
@@ -138,6 +143,8 @@ impl Core {
             identity: me,
             config,
         };
+        core.namesakes.know(id);
+        startup.known.iter().for_each(|peer| core.namesakes.know(*peer));
         core.state.set_own(id);
         core.state_header(now);
         if core.config.is_next {
@@ -241,7 +248,7 @@ impl Core {
         let connections = self.connections.next_due(now);
         let flush = self.own.flush_at();
         let clash = self.key_clash.next_due().filter(|_| !self.own.has_left());
-        let own = self.own.next_due(&self.config);
+        let own = self.own.next_due();
         let due = [deadline, prober, connections, flush, clash, own, self.next_notification()];
         fixed.into_iter().chain(due.into_iter().flatten()).min().unwrap_or(self.next_prune)
     }

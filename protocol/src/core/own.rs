@@ -1,11 +1,10 @@
 //! [`OwnState`]: state of this node's own statements (profile, version, floor, tombstones, unpublished
-//! entries), and the reports and the name clash to which the node must react.
+//! entries), and the reports to which the node must react.
 
 use std::{collections::VecDeque, time::Duration};
 
 use crate::{
     Incarnation, NodeId, Time, Version,
-    config::Config,
     io::Profile,
     record::{ADDRESSES_MAX, Entry, Header, Presence},
 };
@@ -16,7 +15,7 @@ pub(super) const PROTOCOL: u16 = 3;
 /// Shortest interval of two refutations: a tenth of the time in which this node can refute.
 pub(super) const REFUTE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Statements of this node, and the reports and the name clash to which it must react.
+/// Statements of this node, and the reports to which it must react.
 #[derive(Debug)]
 pub(super) struct OwnState {
     pub(super) incarnation: Incarnation,
@@ -32,8 +31,6 @@ pub(super) struct OwnState {
     pub(super) unsent: Vec<Entry>,
     pub(super) last_flush: Time,
     pub(super) flush_at: Option<Time>,
-    /// Member that has this node's name, and since when this node knows it.
-    pub(super) namesake: Option<(NodeId, Time)>,
     /// When this node last refuted a report.
     pub(super) last_refutation: Option<Time>,
     pub(super) pending_refutation: Option<NodeId>,
@@ -53,7 +50,6 @@ impl OwnState {
             unsent: Vec::new(),
             last_flush: Time::ZERO,
             flush_at: None,
-            namesake: None,
             last_refutation: None,
             pending_refutation: None,
         }
@@ -61,10 +57,6 @@ impl OwnState {
 
     pub(super) fn incarnation(&self) -> Incarnation {
         self.incarnation
-    }
-
-    pub(super) fn profile(&self) -> &Profile {
-        &self.profile
     }
 
     pub(super) fn has_left(&self) -> bool {
@@ -75,22 +67,11 @@ impl OwnState {
         self.flush_at
     }
 
-    pub(super) fn next_due(&self, config: &Config) -> Option<Time> {
+    pub(super) fn next_due(&self) -> Option<Time> {
         if self.has_left() {
             return None;
         }
-        let namesake = self.namesake.map(|(_, since)| since + config.name_clash);
-        let refutation = self.pending_refutation.and(self.last_refutation).map(|at| at + REFUTE_INTERVAL);
-        namesake.into_iter().chain(refutation).min()
-    }
-
-    /// Records a member that has this node's name. Returns whether the clash is new.
-    pub(super) fn name_taken(&mut self, now: Time, by: NodeId) -> bool {
-        let known = self.namesake.is_some_and(|(who, _)| who == by);
-        if !known {
-            self.namesake = Some((by, now));
-        }
-        !known
+        self.pending_refutation.and(self.last_refutation).map(|at| at + REFUTE_INTERVAL)
     }
 
     pub(super) fn header(&self) -> Header {

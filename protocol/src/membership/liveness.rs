@@ -22,66 +22,18 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use super::{
+    case::{Case, Report},
+    evidence::{Claim, Evidence, Strength},
+};
+use crate::{Incarnation, NodeId, Time, Version};
 
-use crate::{Identity, Incarnation, NodeId, Time, Version, id::Signature, record::signed_bytes};
-
-/// Reports kept on one subject. Two decide on the verdict; further ones only serve as explanations.
-const REPORTS_MAX: usize = 8;
 /// Window in which an observer's accusations are counted together.
 const ACCUSATIONS_WINDOW: Duration = Duration::from_secs(10);
 /// An observer that accuses more members than this within the window, and more than an eighth of all, is
 /// unreliable. Accusations of members that really failed do not count: if processes die one after the other,
 /// each death should be detected as fast as the first.
 const ACCUSATIONS_MAX: usize = 4;
-
-/// Confidence of an observer in its report.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub enum Strength {
-    /// The subject does not answer.
-    Weak,
-    /// The subject's address refuses connections: its process is gone.
-    Strong,
-}
-
-/// Evidence: one node's observation of another one's liveness, signed by the observer.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Evidence {
-    /// The statement that is signed.
-    pub claim: Claim,
-    signature: Signature,
-}
-
-/// Content of [`Evidence`]: `observer` found `subject` gone or silent, as of one version of the subject's
-/// header.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Claim {
-    /// The node that made the observation.
-    pub observer: NodeId,
-    /// The node that was observed.
-    pub subject: NodeId,
-    /// The subject's incarnation.
-    pub incarnation: Incarnation,
-    /// The version of the subject's header. A newer header refutes the claim.
-    pub version: Version,
-    /// Whether the observer found the subject silent or gone.
-    pub strength: Strength,
-}
-
-impl Claim {
-    /// Signs the claim for a cluster.
-    pub fn sign(self, me: &Identity, cluster: &str) -> Evidence {
-        let signature = me.sign(&signed_bytes("evidence", cluster, &self));
-        Evidence { claim: self, signature }
-    }
-}
-
-impl Evidence {
-    /// Whether the claim carries its observer's signature for this cluster.
-    pub fn is_signed(&self, cluster: &str) -> bool {
-        self.claim.observer.has_signed(&signed_bytes("evidence", cluster, &self.claim), &self.signature)
-    }
-}
 
 /// Effect of recording a piece of evidence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,35 +58,6 @@ pub(crate) enum Verdict {
     Failed,
 }
 
-#[derive(Debug)]
-struct Case {
-    incarnation: Incarnation,
-    version: Version,
-    /// Reports on this header and on later ones, because evidence can arrive before the header that it names.
-    /// Such a report does not count until the header arrives, because the subject cannot have refuted it yet.
-    reports: BTreeMap<NodeId, Report>,
-    failed: bool,
-}
-
-#[derive(Debug)]
-struct Report {
-    evidence: Evidence,
-    /// Start of the time in which the subject can refute.
-    since: Time,
-}
-
-impl Case {
-    /// The reports on the current header.
-    fn current(&self) -> impl Iterator<Item = &Report> {
-        self.reports.values().filter(|report| report.evidence.claim.version == self.version)
-    }
-
-    /// When the first report on the current header came.
-    fn since(&self) -> Option<Time> {
-        self.current().map(|report| report.since).min()
-    }
-}
-
 /// Evidence on all members.
 #[derive(Debug, Default)]
 pub(crate) struct Liveness {
@@ -148,25 +71,15 @@ impl Liveness {
     /// Records a member's newer header, which voids evidence on older ones. Returns whether there was
     /// evidence on the header that was current before, or the member had failed.
     pub(crate) fn renew(&mut self, subject: NodeId, incarnation: Incarnation, version: Version) -> bool {
-        let case = self.cases.entry(subject).or_insert_with(|| Case {
-            incarnation,
-            version,
-            reports: BTreeMap::new(),
-            failed: false,
-        });
+        let case = self.cases.entry(subject).or_insert_with(|| Case::new(incarnation, version));
         if (incarnation, version) <= (case.incarnation, case.version) {
             return false;
         }
-        let was = case.failed || case.current().next().is_some();
-        (case.incarnation, case.version) = (incarnation, version);
-        case.failed = false;
-        case.reports.retain(|_, report| {
-            let claim = &report.evidence.claim;
-            (claim.incarnation, claim.version) >= (incarnation, version)
-        });
-        match case.current().next() {
-            Some(_) => _ = self.accused.insert(subject),
-            None => _ = self.accused.remove(&subject),
+        let was = case.failed || !case.reports.is_empty();
+        case.renew(incarnation, version);
+        match case.reports.is_empty() {
+            false => _ = self.accused.insert(subject),
+            true => _ = self.accused.remove(&subject),
         }
         was
     }
@@ -187,11 +100,7 @@ impl Liveness {
         {
             return EvidenceEffect::Void;
         }
-        let known = case.reports.get(&claim.observer).is_some_and(|report| {
-            let known = &report.evidence.claim;
-            (known.version, known.strength) >= (claim.version, claim.strength)
-        });
-        if case.failed || known || case.reports.len() >= REPORTS_MAX {
+        if case.failed || case.has(claim) || !case.has_room(claim) {
             EvidenceEffect::Known
         } else {
             EvidenceEffect::New
@@ -206,10 +115,9 @@ impl Liveness {
             && let Some(case) = self.cases.get_mut(&evidence.claim.subject)
         {
             let Claim { observer, subject, version, .. } = evidence.claim;
-            let before =
-                case.reports.get(&observer).filter(|report| report.evidence.claim.version == version);
+            let before = case.reports.get(&observer).filter(|_| version == case.version);
             let since = before.map_or(since, |report| report.since.min(since));
-            case.reports.insert(observer, Report { evidence, since });
+            case.keep(Report { evidence, since });
             if version == case.version {
                 self.accused.insert(subject);
                 self.count_accusation(now, observer, subject);
@@ -257,10 +165,7 @@ impl Liveness {
             return Verdict::Failed;
         }
         let Some(since) = case.since() else { return Verdict::Clear };
-        let has_reported = |id: &NodeId| {
-            case.reports.get(id).is_some_and(|report| report.evidence.claim.version == case.version)
-        };
-        let claims = case.current().map(|report| &report.evidence.claim);
+        let claims = case.reports.values().map(|report| &report.evidence.claim);
         let strong = claims
             .filter(|claim| {
                 claim.strength == Strength::Strong && !self.is_unreliable_observer(now, claim.observer)
@@ -268,12 +173,13 @@ impl Liveness {
             .count();
         // A node that could still confirm: it is present, unaccused, not the subject, and has not reported
         // the subject.
+        let has_reported = |id: &NodeId| case.reports.contains_key(id);
         let other =
             present.iter().any(|id| !self.accused.contains(id) && !has_reported(id) && *id != subject);
         let needed = if other { 2 } else { 1 };
         let verdict = if strong >= needed {
             Verdict::Failed
-        } else if case.current().count() < needed {
+        } else if case.reports.len() < needed {
             Verdict::Suspect(None)
         } else if since + suspicion <= now {
             Verdict::Failed
@@ -317,7 +223,7 @@ impl Liveness {
     pub(crate) fn is_unreliable_watcher(&self, now: Time, subject: NodeId, suspicion: Duration) -> bool {
         self.cases.get(&subject).is_some_and(|case| {
             case.failed
-                || case.current().any(|report| report.evidence.claim.strength == Strength::Strong)
+                || case.reports.values().any(|report| report.evidence.claim.strength == Strength::Strong)
                 || case.since().is_some_and(|since| since + suspicion <= now)
         })
     }
@@ -328,7 +234,7 @@ impl Liveness {
     pub(crate) fn silent_since(&self, subject: NodeId) -> Option<Time> {
         let case = self.cases.get(&subject)?;
         let is_weak = |report: &Report| report.evidence.claim.strength == Strength::Weak;
-        case.since().filter(|since| *since > Time::ZERO && case.current().all(is_weak))
+        case.since().filter(|since| *since > Time::ZERO && case.reports.values().all(is_weak))
     }
 
     /// When the first report on the subject's current header came.
@@ -338,7 +244,11 @@ impl Liveness {
 
     /// Reports on the subject's current header, for nodes that lack them.
     pub(crate) fn reports(&self, subject: NodeId) -> impl Iterator<Item = &Evidence> {
-        self.cases.get(&subject).into_iter().flat_map(Case::current).map(|report| &report.evidence)
+        self.cases
+            .get(&subject)
+            .into_iter()
+            .flat_map(|case| case.reports.values())
+            .map(|report| &report.evidence)
     }
 
     /// Drops accusations outside the window.
@@ -353,6 +263,7 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Identity;
 
     const SUSPICION: Duration = Duration::from_millis(800);
 
@@ -450,6 +361,25 @@ mod tests {
         assert_eq!(fixture.verdict(10_000, 0), Verdict::Suspect(None), "the third was only early");
         fixture.liveness.renew(identity(0).id(), Incarnation(1), Version(3));
         assert_eq!(fixture.verdict(20_000, 0), Verdict::Clear);
+    }
+
+    #[test]
+    fn invented_reports_take_no_room_from_those_that_count() {
+        let mut fixture = Fixture::of(30);
+        for observer in 1..20 {
+            fixture.accuse_header(0, [observer, 0], Version(u64::MAX), Strong);
+        }
+        let full = fixture.accuse_header(0, [20, 0], Version(u64::MAX), Strong);
+        assert_eq!(full, EvidenceEffect::Known, "there is a bound");
+        let nearer = fixture.accuse_header(0, [20, 0], Version(2), Strong);
+        assert_eq!(nearer, EvidenceEffect::New, "it takes the place of one that is farther ahead");
+        for observer in 1..20 {
+            fixture.accuse(0, observer, 0, Weak);
+        }
+        assert_eq!(fixture.verdict(0, 0), Verdict::Suspect(Some(at(800))));
+        fixture.accuse(1, 21, 0, Strong);
+        fixture.accuse(1, 22, 0, Strong);
+        assert_eq!(fixture.verdict(1, 0), Verdict::Failed, "true reports find room");
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::{
     Incarnation, NodeId, Time, Version,
     config::Config,
     membership::{
-        liveness::{Claim, Strength},
+        evidence::{Claim, Strength},
         patience::Patience,
     },
 };

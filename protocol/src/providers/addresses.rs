@@ -246,6 +246,7 @@ mod tests {
             version: Version(1),
             since: Time::ZERO,
             rtt: Some(Duration::ZERO),
+            rank: 0,
         }
     }
 

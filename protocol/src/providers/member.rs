@@ -45,7 +45,8 @@ impl fmt::Display for MemberState {
 pub struct Member {
     /// Id.
     pub id: NodeId,
-    /// Name.
+    /// Name under which this node shows it: the one that it states, or `name-<short id>` if a member known
+    /// earlier states the same.
     pub name: String,
     /// State.
     pub state: MemberState,
@@ -74,4 +75,6 @@ pub struct Member {
     pub since: Time,
     /// Last round trip to the member; `None` without a connection.
     pub rtt: Option<Duration>,
+    /// Position in the order in which this node came to know its members; 0 is this node. Not replicated.
+    pub rank: u64,
 }

@@ -31,6 +31,7 @@ fn member(seed: u8, state: MemberState) -> Change {
         version: Version(1),
         since: Time::ZERO,
         rtt: None,
+        rank: 0,
     }))
 }
 

@@ -10,7 +10,7 @@ use crate::{
     Core, Identity, Incarnation, NodeId, Startup, Time,
     config::Config,
     io::{Command, Event, GossipId, Input, Judgement, Output, Profile},
-    membership::liveness::{Claim, Strength},
+    membership::evidence::{Claim, Strength},
     providers::{Change, Index, MemberState, ProviderTable},
     sync::RequestId,
     wire::{self, Gossip, UserEvent},
@@ -272,6 +272,7 @@ impl Sim {
         let startup = Startup {
             incarnation: Incarnation(node.incarnation),
             remembered: hint.into_iter().collect(),
+            known: Vec::new(),
             profile,
             seed,
         };

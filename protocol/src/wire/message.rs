@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     Identity, Incarnation, NodeId, Version,
     id::Signature,
-    membership::liveness::Evidence,
+    membership::evidence::Evidence,
     record::{Entry, signed_bytes},
     version_set::VersionSet,
     wire::{

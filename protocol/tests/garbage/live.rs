@@ -174,7 +174,8 @@ impl Live {
             ephemeral: false,
             grpc: None,
         };
-        let startup = Startup { incarnation: Incarnation(2000), remembered: vec![], profile, seed: 1 };
+        let startup =
+            Startup { incarnation: Incarnation(2000), remembered: vec![], known: vec![], profile, seed: 1 };
         let core = Core::new(who(1), Config::default(), startup, Time::ZERO);
         let mut live = Self { core, now: Time::ZERO, asked: None, fed: 0 };
         live.input(Input::Command(Command::SetInstance("mine".into(), Box::new(instance()))));

@@ -78,6 +78,7 @@ pub(super) fn member(n: u8) -> Member {
         version: Version(1),
         since: Time::ZERO,
         rtt: None,
+        rank: 0,
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use hearsay_protocol::NodeId;
+
 use super::{
     super::responses::{Member, Members, Network, Outsider},
     Finding,
@@ -84,16 +86,25 @@ fn judge_advertised(member: &Member) -> Finding {
 fn judge_names(own: &Members) -> Option<Finding> {
     let mut count = BTreeMap::<&str, usize>::new();
     for member in own.members.iter().filter(|member| member.is_present()) {
-        *count.entry(&member.name).or_default() += 1;
+        *count.entry(stated_name(member, own)).or_default() += 1;
     }
     let duplicates: Vec<_> =
         count.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect();
     (!duplicates.is_empty()).then(|| {
         Finding::fail(
-            format!("several live nodes have the name {}", list(&duplicates)),
-            "give each its own --name, or none, because the default is unique",
+            format!("several live nodes have the name {}; this node shows all but the first as NAME-ID", list(&duplicates)),
+            "give each its own --name, or none, because the default is unique; if you started only one of them, \
+             another host pretends to be it: `node members` shows its address",
         )
     })
+}
+
+/// The name that a member states: that which the node shows, without the end of the id that tells it from a
+/// namesake.
+fn stated_name<'a>(member: &'a Member, own: &Members) -> &'a str {
+    let ending = member.id.parse::<NodeId>().map(|id| format!("-{}", id.short()));
+    let stated = ending.ok().and_then(|ending| member.name.strip_suffix(&ending));
+    stated.filter(|stated| own.members.iter().any(|other| other.name == *stated)).unwrap_or(&member.name)
 }
 
 fn judge_clocks(own: &Members, now_ms: u64) -> Option<Finding> {

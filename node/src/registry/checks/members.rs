@@ -211,6 +211,7 @@ mod tests {
             version: Version(1),
             since: Time::from_start(Duration::ZERO),
             rtt: None,
+            rank: 0,
         }
     }
 

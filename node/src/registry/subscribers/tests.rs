@@ -33,6 +33,7 @@ fn subscriber(dialect: Dialect) -> Subscriber {
             version: Version(1),
             since: view.clock().now(),
             rtt: None,
+            rank: 0,
         };
         view.apply(view.clock().now(), [Change::Member(Box::new(member))]);
     }

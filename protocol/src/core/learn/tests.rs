@@ -4,7 +4,7 @@ use proptest::{prelude::*, sample::Index as Pick};
 
 use super::*;
 use crate::{
-    Identity, Incarnation, Startup,
+    Identity, Incarnation, Startup, Version,
     config::Config,
     io::{Command, Input, Output, Profile},
     providers::{Index, ProviderTable},
@@ -21,7 +21,8 @@ fn core(seed: u8) -> Core {
         ephemeral: false,
         grpc: None,
     };
-    let startup = Startup { incarnation: Incarnation(1), remembered: vec![], profile, seed: 1 };
+    let startup =
+        Startup { incarnation: Incarnation(1), remembered: vec![], known: vec![], profile, seed: 1 };
     Core::new(Identity::from_seed(&[seed; 32]), Config::default(), startup, Time::ZERO)
 }
 
@@ -170,4 +171,47 @@ fn an_instance_too_large_to_be_stated_is_counted_and_the_last_one_stays() {
     author.state(Some(instance(80, 10)));
     assert_eq!(author.state(Some(instance(80, 700))), 0);
     assert_eq!(author.core.counters.malformed, 1);
+}
+
+/// The header of a node that states this name.
+fn header_of(seed: u8, name: &str) -> Entry {
+    let header = Header { name: name.into(), software: "test".into(), ..Header::default() };
+    let fact = Fact {
+        node: Identity::from_seed(&[seed; 32]).id(),
+        incarnation: Incarnation(1000),
+        version: Version(1),
+        key: Key::Header,
+        value: Some(header.encode()),
+    };
+    fact.sign(&Identity::from_seed(&[seed; 32]), "default").unwrap()
+}
+
+#[test]
+fn a_name_that_others_state_too_ends_no_process_and_stays_with_the_one_known_first() {
+    let mut reader = Reader::new();
+    let shown = |reader: &Reader, seed: u8| {
+        reader.table.member(Identity::from_seed(&[seed; 32]).id()).map(|member| member.name.clone())
+    };
+    let beside = |seed: u8, name: &str| format!("{name}-{}", Identity::from_seed(&[seed; 32]).id().short());
+    for (seed, name) in [(3, "n2"), (4, "web"), (5, "web")] {
+        assert_eq!(reader.learn_entry(&header_of(seed, name)), Learned::New);
+    }
+    assert_eq!(shown(&reader, 2), None, "the reader has not applied its own header yet");
+    assert_eq!(shown(&reader, 3), Some(beside(3, "n2")), "the own name is the node's own");
+    assert_eq!(shown(&reader, 4).as_deref(), Some("web"));
+    assert_eq!(shown(&reader, 5), Some(beside(5, "web")));
+    let until = Time::ZERO + std::time::Duration::from_secs(60);
+    reader.core.handle(until, Input::Tick);
+    while let Some(output) = reader.core.poll_output() {
+        assert!(!matches!(output, Output::Fatal(_)), "{output:?}");
+    }
+    // The first one is gone; the name is free for the other.
+    let first = Identity::from_seed(&[4; 32]).id();
+    reader.core.set_member_state(until, first, MemberState::Failed);
+    while let Some(output) = reader.core.poll_output() {
+        if let Output::Change(change) = output {
+            reader.table.apply(until, change);
+        }
+    }
+    assert_eq!(shown(&reader, 5).as_deref(), Some("web"));
 }

@@ -36,6 +36,7 @@ fn on_host(seed: u8, host: u8, state: MemberState) -> Change {
         version: Version(1),
         since: Time::ZERO,
         rtt: None,
+        rank: 0,
     }))
 }
 

@@ -4,7 +4,7 @@
 use super::*;
 use crate::{
     Identity, Version,
-    membership::liveness::{Claim, Strength},
+    membership::evidence::{Claim, Strength},
     record::{Fact, Key},
     wire::{UserEventClaim, UserEventContent},
 };

@@ -33,6 +33,7 @@ impl Node {
             version: Version(1),
             since: self.view.clock().now(),
             rtt: None,
+            rank: 0,
         };
         self.view.apply(self.view.clock().now(), [Change::Member(Box::new(member))]);
     }
