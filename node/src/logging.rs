@@ -43,8 +43,8 @@ use crate::{
 ///
 /// mDNS logs an error every ten seconds for each address from which it cannot send. One example is an IPv6
 /// address that the kernel still checks for duplicates (RFC 4862, section 5.4). `node doctor` reports the
-/// state of multicast. rmcp logs each error that a client of `/mcp` causes, with texts of the client. h2 warns
-/// of each connection that it closes because of a flood; the node counts them.
+/// state of multicast. rmcp logs each error that a client of `/mcp` causes, with texts of the client.
+/// h2 warns of each connection that it closes because of a flood; the node counts them.
 const DEFAULT_FILTER: &str =
     "warn,libp2p_gossipsub=error,libp2p_mdns::behaviour::iface=off,rmcp=off,h2=error,hearsay=info";
 

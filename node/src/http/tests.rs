@@ -177,7 +177,7 @@ impl Server {
         let (id, name, cluster) = (node_id(1), "n1".to_owned(), "test".to_owned());
         let registry = open_registry(&view);
         let (user_events, driver) = start_user_events(&view);
-        let access = Arc::new(setup.access);
+        let (access, limits) = (Arc::new(setup.access), setup.limits);
         let (names, signing) = (HostNames::new([name.clone()]), signing_of(&view, &cluster));
         let state = Arc::new(AppState {
             view: Arc::clone(&view),
@@ -228,8 +228,7 @@ impl Server {
         let router = router(Arc::clone(&state), &plugins, host.clone()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let counted = Arc::clone(&metrics);
-        let serving = tokio::spawn(serve(listener, router.clone(), setup.limits, counted, is_stopped));
+        let serving = tokio::spawn(serve(listener, router.clone(), limits, Arc::clone(&metrics), is_stopped));
         Self {
             address,
             view,

@@ -1,8 +1,8 @@
 //! Write timeout of HTTP/2 streams: ends a stream whose client does not read its response.
 //!
 //! Hand-written, because hyper and h2 have no write timeout. A client that opens no window for a stream makes
-//! the server keep the response. The request also stays in flight, without a byte on the wire. hyper takes the
-//! next piece of a body only when the window has room for the last one, so the body cannot detect that.
+//! the server keep the response. The request also stays in flight, without a byte on the wire. hyper takes
+//! the next piece of a body only when the window has room for the last one, so the body cannot detect that.
 //! Instead, the task of the stream ([`watch_stream`]) checks whether its [`WatchedBody`] was polled since its
 //! last piece. After the limit it drops the stream, which resets it (RFC 9113, section 5.4.2).
 //!
@@ -178,8 +178,8 @@ pub struct WatchedStream<F> {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// Returns the task of a stream, as hyper gives it to its executor. The task ends when the client has not read
-/// for `limit`.
+/// Returns the task of a stream, as hyper gives it to its executor. The task ends when the client has not
+/// read for `limit`.
 pub fn watch_stream<F: Future<Output = ()>>(stream: F, limit: Duration) -> WatchedStream<F> {
     let progress = Arc::<Progress>::default();
     let stream = Box::pin(PROGRESS.scope(Arc::clone(&progress), stream));

@@ -38,7 +38,8 @@ fn a_node_without_memory_tells_no_client_that_there_is_nothing() {
         let first = lab.host();
         let grpc = format!("{}:7700", first.ip).parse().unwrap();
         let node = plain(lab, &first, 2, &[]);
-        let clusters = runtime.block_on(tokio::time::timeout(30 * S, first_clusters(grpc)));
+        let first_answer = async { tokio::time::timeout(30 * S, first_clusters(grpc)).await };
+        let clusters = runtime.block_on(first_answer);
         assert_eq!(clusters.expect("an answer in time"), 1);
         // By REST the node answers at once now.
         let answer = first.send(7500, "POST /v3/discovery:clusters", "{}").json();

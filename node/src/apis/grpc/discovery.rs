@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use futures::stream;
 use hearsay_protocol::{Health, Index, Member, Provider, ServiceChange, check_service_name};
-use prost::Message as _;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{

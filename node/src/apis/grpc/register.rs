@@ -2,9 +2,9 @@
 //!
 //! A task of its own follows the registration and reads the reports of the client. It never waits for the
 //! client to read responses: events of a client that does not read are coalesced into its next one, and
-//! refusals beyond [`REFUSALS_MAX`] are dropped and counted. hyper drops the stream of responses when the client
-//! resets the call or its connection ends. The task ends then, and with it the registration, as for `POST
-//! /services?hold`.
+//! refusals beyond [`REFUSALS_MAX`] are dropped and counted. hyper drops the stream of responses when the
+//! client resets the call or its connection ends. The task ends then, and with it the registration, as for
+//! `POST /services?hold`.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 

@@ -61,6 +61,7 @@ pub(super) fn joined(n: u8, zone: &str, rtt_ms: Option<u64>) -> Change {
         version: Version(1),
         since: Time::ZERO,
         rtt: rtt_ms.map(std::time::Duration::from_millis),
+        rank: 0,
     };
     Change::Member(Box::new(member))
 }

@@ -131,9 +131,9 @@ pub async fn serve(
 
 /// Sends 503 to a connection that is not admitted.
 ///
-/// A connection of gRPC only closes. Its client reports UNAVAILABLE, and waits before it connects again. After
-/// SETTINGS and GOAWAY, clients based on gRPC's core would count the connection as established: they would
-/// open one after another without a pause, until the deadline of the call.
+/// A connection of gRPC only closes. Its client reports UNAVAILABLE, and waits before it connects again.
+/// After SETTINGS and GOAWAY, clients based on gRPC's core would count the connection as established. They
+/// would open one after another without a pause, until the deadline of the call.
 fn refuse(stream: &Stream, (refusal, protocol): (ShareRefusal, Protocol), metrics: &Metrics) {
     let (reason, response) = match refusal {
         ShareRefusal::Share => ("connection_share", &OVER_SHARE),

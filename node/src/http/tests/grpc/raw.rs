@@ -5,7 +5,6 @@ use h2::{
     RecvStream, SendStream,
     client::{Builder, ResponseFuture, SendRequest as RawSender},
 };
-use prost::Message as _;
 
 use super::*;
 
