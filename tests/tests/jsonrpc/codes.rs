@@ -111,7 +111,7 @@ fn too_large(lab: &Lab, host: &Host) {
 
 #[test]
 fn curl_sees_every_code() {
-    const TEST: &str = "curl_sees_every_code";
+    const TEST: &str = "codes::curl_sees_every_code";
     if find_program(TEST, "curl", None).is_none() {
         return;
     }
@@ -147,7 +147,7 @@ fn curl_sees_every_code() {
 
 #[test]
 fn lines_have_the_rights_of_their_host() {
-    scenario("lines_have_the_rights_of_their_host", |lab| {
+    scenario("codes::lines_have_the_rights_of_their_host", |lab| {
         let host = lab.host();
         let options =
             ["--name", "m0", "--jsonrpc-tcp", "0.0.0.0:7800", "--loopback-needs-token", "--role", "grading"];
@@ -164,7 +164,7 @@ fn lines_have_the_rights_of_their_host() {
 
 #[test]
 fn a_role_at_a_private_node_is_refused_to_this_node_and_not_to_its_client() {
-    const TEST: &str = "a_role_at_a_private_node_is_refused_to_this_node_and_not_to_its_client";
+    const TEST: &str = "codes::a_role_at_a_private_node_is_refused_to_this_node_and_not_to_its_client";
     if find_program(TEST, "curl", None).is_none() {
         return;
     }

@@ -40,7 +40,7 @@ fn other_is_answered(host: &Host) {
 
 #[test]
 fn half_lines_and_unread_answers_end_with_a_reason() {
-    scenario("half_lines_and_unread_answers_end_with_a_reason", |lab| {
+    scenario("hostile::half_lines_and_unread_answers_end_with_a_reason", |lab| {
         let (hosts, nodes) = start(lab);
         let mut halves: Vec<TcpStream> = (0..HALF_LINES).map(|_| connect(&hosts[0])).collect();
         for half in &mut halves {
@@ -69,7 +69,7 @@ fn half_lines_and_unread_answers_end_with_a_reason() {
 
 #[test]
 fn a_line_that_is_too_long_is_answered_although_it_goes_on() {
-    scenario("a_line_that_is_too_long_is_answered_although_it_goes_on", |lab| {
+    scenario("hostile::a_line_that_is_too_long_is_answered_although_it_goes_on", |lab| {
         let (hosts, nodes) = start(lab);
         for _ in 0..20 {
             let answers =
@@ -83,7 +83,7 @@ fn a_line_that_is_too_long_is_answered_although_it_goes_on() {
 
 #[test]
 fn thousands_of_notifications_keep_no_client_waiting() {
-    scenario("thousands_of_notifications_keep_no_client_waiting", |lab| {
+    scenario("hostile::thousands_of_notifications_keep_no_client_waiting", |lab| {
         let (hosts, nodes) = start(lab);
         let write = json!({ "method": "students.add", "params": ["A", "Notified"], "id": null });
         let quiet = json!({ "method": "foobar", "params": [], "id": null });
@@ -104,7 +104,7 @@ fn thousands_of_notifications_keep_no_client_waiting() {
 
 #[test]
 fn batches_of_writes_are_carried_out_beside_other_clients() {
-    const TEST: &str = "batches_of_writes_are_carried_out_beside_other_clients";
+    const TEST: &str = "hostile::batches_of_writes_are_carried_out_beside_other_clients";
     if find_program(TEST, "curl", None).is_none() {
         return;
     }

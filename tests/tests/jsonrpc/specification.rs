@@ -122,7 +122,7 @@ fn shape_of(response: &Value, id: &str) -> String {
 
 #[test]
 fn curl_sees_the_examples_of_the_specification() {
-    const TEST: &str = "curl_sees_the_examples_of_the_specification";
+    const TEST: &str = "specification::curl_sees_the_examples_of_the_specification";
     if find_program(TEST, "curl", None).is_none() {
         return;
     }
@@ -173,7 +173,7 @@ fn curl_sees_the_examples_of_the_specification() {
 
 #[test]
 fn lines_have_the_errors_of_messages() {
-    scenario("lines_have_the_errors_of_messages", |lab| {
+    scenario("specification::lines_have_the_errors_of_messages", |lab| {
         let (hosts, _) = start(lab);
         // Each message is a line. Without a version it is one of version 1.0, and a batch is no line.
         for (message, expected) in MESSAGES {

@@ -353,7 +353,7 @@ fn a_client_that_keeps_its_window_shut_is_dropped() {
     const CONNECTIONS: u64 = 4;
     scenario(TEST, |lab| {
         let attacked = Attacked::start(lab);
-        let unread = "hearsay_http_connections_ended_total{reason=\"unread\"}";
+        let unread = "hearsay_http_refused_total{reason=\"unread\"}";
         attacked.under(&[(unread, CONNECTIONS)], async |_| {
             let mut streams = Vec::new();
             for _ in 0..CONNECTIONS {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 use tonic::Status;
 
-use super::{catalog::Catalog, kind::Kind, routes::ALL_SERVICES};
+use super::{catalog::Catalog, kind::Kind, listener::service_of, routes::ALL_SERVICES};
 
 /// Name by which a client subscribes to all resources of a kind.
 const WILDCARD: &str = "*";
@@ -175,7 +175,9 @@ impl Subscription {
                 // The listeners of the name with a port follow the service, too.
                 let prefix = format!("{name}:");
                 let from = names.range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
-                self.pending.extend(from.take_while(|name| name.starts_with(&prefix)).cloned());
+                let with_prefix = from.take_while(|listener| listener.starts_with(&prefix));
+                let follow = with_prefix.filter(|listener| service_of(listener) == &**name);
+                self.pending.extend(follow.cloned());
             }
         }
         self.position = catalog.version();

@@ -13,19 +13,19 @@ const SHORT: Duration = Duration::from_millis(50);
 const BUDGET: usize = 1 << 20;
 
 /// A connection whose streams begin with a window of the client's choice.
-struct RawClient {
+pub(super) struct RawClient {
     sender: RawSender<Bytes>,
     address: SocketAddr,
 }
 
 /// A call, which is reset on drop.
-struct RawCall {
+pub(super) struct RawCall {
     response: Option<ResponseFuture>,
     requests: SendStream<Bytes>,
 }
 
 impl RawClient {
-    async fn open(grpc: &Grpc, window: u32) -> Self {
+    pub(super) async fn open(grpc: &Grpc, window: u32) -> Self {
         let stream = TcpStream::connect(grpc.address).await.unwrap();
         let handshake = Builder::new().initial_window_size(window).handshake(stream);
         let (sender, connection) = within(handshake).await.unwrap();
@@ -34,7 +34,7 @@ impl RawClient {
     }
 
     /// Sends the head of a call.
-    async fn call(&self, path: &str) -> RawCall {
+    pub(super) async fn call(&self, path: &str) -> RawCall {
         let request = axum::http::Request::post(format!("http://{}{path}", self.address))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
@@ -53,10 +53,14 @@ impl RawClient {
 }
 
 impl RawCall {
-    fn send(&mut self, message: &impl prost::Message) {
+    pub(super) fn send(&mut self, message: &impl prost::Message) {
         let bytes = message.encode_to_vec();
         let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
         self.requests.send_data([&[0][..], &length, &bytes].concat().into(), false).unwrap();
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.requests.send_reset(h2::Reason::CANCEL);
     }
 
     fn end(&mut self) {
