@@ -22,7 +22,7 @@ fn swarm_of(i: usize) -> SocketAddr {
     format!("10.77.1.{i}:7600").parse().unwrap()
 }
 
-/// The header of an invented node at an address where nobody is.
+/// The header of an invented node at an address where no node is.
 fn header(seed: [u8; 32], name: &str, incarnation: u64) -> Entry {
     let identity = Identity::from_seed(&seed);
     let header = Header {

@@ -1,6 +1,6 @@
 //! [`Namesakes`]: decides which of several members of one name keeps it.
 //!
-//! Names are stated by their members, so anybody can state the name of another member. Each node decides for
+//! Names are stated by their members, so each of them can state the name of another. Each node decides for
 //! itself: of the present members of one name, the one that it knew first keeps the name, and the others are
 //! shown as `name-<short id>`. A member that is gone gives its name free, because a machine that lost its
 //! data directory comes back under its old name with a new id. When the first one returns, it has its name

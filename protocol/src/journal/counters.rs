@@ -25,8 +25,8 @@ pub struct JournalCounters {
     pub receipts: u64,
     /// Entries found damaged on the disk.
     pub damaged: u64,
-    /// Entries of other feeds stored with a time more than [`AHEAD_MAX`](super::AHEAD_MAX) ahead of this node's
-    /// wall clock. No clock follows such a time.
+    /// Entries of other feeds stored with a time more than [`AHEAD_MAX`](super::AHEAD_MAX) ahead of this
+    /// node's wall clock. No clock follows such a time.
     pub times_ahead: u64,
     /// Epochs opened because another writer's time was too far ahead of this node's wall clock.
     pub epochs_opened: u64,

@@ -351,14 +351,15 @@ fn garbage_and_half_a_message_end_their_stream_or_connection_alone() {
 fn a_client_that_keeps_its_window_shut_is_dropped() {
     const TEST: &str = "hostile::a_client_that_keeps_its_window_shut_is_dropped";
     const CONNECTIONS: u64 = 4;
+    const STREAMS: u64 = 50;
     scenario(TEST, |lab| {
         let attacked = Attacked::start(lab);
         let unread = "hearsay_http_refused_total{reason=\"unread\"}";
-        attacked.under(&[(unread, CONNECTIONS)], async |_| {
+        attacked.under(&[(unread, CONNECTIONS * STREAMS)], async |_| {
             let mut streams = Vec::new();
             for _ in 0..CONNECTIONS {
                 let shut = Connection::open(attacked.grpc, 0).await.unwrap();
-                for _ in 0..50 {
+                for _ in 0..STREAMS {
                     streams.push(shut.stream(STATE_OF_THE_WORLD, &whole(CLUSTER, vec![])).await.unwrap());
                 }
             }
