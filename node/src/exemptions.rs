@@ -86,6 +86,7 @@ mod tests {
             since: Time::ZERO,
             rtt: None,
             rank: 0,
+            namesake: false,
         }))
     }
 

@@ -169,6 +169,7 @@ mod tests {
                 since: Time::ZERO,
                 rtt: None,
                 rank: 0,
+                namesake: false,
             }))
         };
         let instance = |service: &str, tags: &[&str]| Instance {

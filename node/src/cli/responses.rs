@@ -135,6 +135,8 @@ pub(super) struct Members {
 pub(super) struct Member {
     pub(super) id: String,
     pub(super) name: String,
+    /// Whether another member keeps the name that this one states.
+    pub(super) namesake: bool,
     pub(super) state: String,
     pub(super) roles: Vec<String>,
     pub(super) addresses: Vec<String>,

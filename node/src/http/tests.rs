@@ -374,6 +374,7 @@ fn member(seed: u8) -> Member {
         since: Time::ZERO,
         rtt: None,
         rank: 0,
+        namesake: false,
     }
 }
 

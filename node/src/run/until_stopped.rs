@@ -93,7 +93,7 @@ impl Node {
         let peers: Vec<Remembered> = self.view.read(|table| {
             let mut others: Vec<_> =
                 table.members().filter(|m| m.id != self.me && !m.addresses.is_empty()).collect();
-            others.sort_by_key(|member| !member.state.is_present());
+            others.sort_by_key(|member| (!member.state.is_present(), member.rank));
             let remembered = |m: &Member| Remembered {
                 id: m.id,
                 name: m.name.clone(),

@@ -208,6 +208,7 @@ impl Core {
         let stated = header.name.clone();
         let is_news = state.is_present() && !self.namesakes.has(node, &stated);
         let renamed = self.namesakes.set(node, state.is_present().then_some(stated.as_str()));
+        let first = self.namesakes.first(&stated).filter(|first| *first != node);
         let member = Member {
             id: node,
             name: self.namesakes.shown(node, &stated),
@@ -225,8 +226,8 @@ impl Core {
             since: *since,
             rtt: None,
             rank: self.namesakes.rank(node),
+            namesake: first.is_some(),
         };
-        let first = self.namesakes.first(&stated).filter(|first| *first != node);
         if let Some(first) = first
             && is_news
         {

@@ -4,14 +4,14 @@
 //! itself: of the present members of one name, the one that it knew first keeps the name, and the others are
 //! shown as `name-<short id>`. A member that is gone gives its name free, because a machine that lost its
 //! data directory comes back under its old name with a new id. When the first one returns, it has its name
-//! again.
+//! again. Names that have one DNS label count as one name, because DNS can serve only one of them.
 //!
 //! A node knows itself first, and the members of its last run before new ones. None of this is replicated,
 //! so different nodes may decide differently; ids are the same everywhere.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
-use crate::NodeId;
+use crate::{NodeId, providers::dns_label};
 
 /// Present members by name, in the order in which this node came to know them.
 #[derive(Debug, Default)]
@@ -20,6 +20,7 @@ pub(super) struct Namesakes {
     next: u64,
     /// The name that each present member states.
     stated: BTreeMap<NodeId, String>,
+    /// By DNS label, or by name where a name has no label.
     present: BTreeMap<String, BTreeSet<(u64, NodeId)>>,
 }
 
@@ -42,18 +43,18 @@ impl Namesakes {
         let rank = self.rank(id);
         let mut renamed = Vec::new();
         if let Some(before) = self.stated.remove(&id)
-            && let Some(bearers) = self.present.get_mut(&before)
+            && let Some(bearers) = self.present.get_mut(&key_of(&before))
         {
             let was_first = bearers.first() == Some(&(rank, id));
             bearers.remove(&(rank, id));
             renamed.extend(bearers.first().filter(|_| was_first).map(|(_, heir)| *heir));
             if bearers.is_empty() {
-                self.present.remove(&before);
+                self.present.remove(&key_of(&before));
             }
         }
         if let Some(name) = name {
             self.stated.insert(id, name.to_owned());
-            let bearers = self.present.entry(name.to_owned()).or_default();
+            let bearers = self.present.entry(key_of(name)).or_default();
             let first = bearers.first().copied();
             bearers.insert((rank, id));
             renamed.extend(first.filter(|first| *first > (rank, id)).map(|(_, first)| first));
@@ -78,7 +79,7 @@ impl Namesakes {
 
     /// The member that keeps a name.
     pub(super) fn first(&self, name: &str) -> Option<NodeId> {
-        self.present.get(name)?.first().map(|(_, id)| *id)
+        self.present.get(&key_of(name))?.first().map(|(_, id)| *id)
     }
 
     /// The name under which a member is shown.
@@ -88,6 +89,11 @@ impl Namesakes {
             _ => name.to_owned(),
         }
     }
+}
+
+/// What names that clash have in common.
+fn key_of(name: &str) -> String {
+    dns_label(name).unwrap_or_else(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -105,6 +111,9 @@ mod tests {
         assert!(namesakes.set(id(1), Some("a")).is_empty());
         assert!(namesakes.set(id(2), Some("a")).is_empty(), "the first one keeps its name");
         assert!(namesakes.set(id(3), Some("a")).is_empty());
+        assert!(namesakes.set(id(4), Some("A")).is_empty(), "DNS tells no capitals apart");
+        assert_eq!(namesakes.shown(id(4), "A"), format!("A-{}", id(4).short()));
+        assert!(namesakes.set(id(4), None).is_empty());
         assert_eq!(namesakes.shown(id(1), "a"), "a");
         assert_eq!(namesakes.shown(id(2), "a"), format!("a-{}", id(2).short()));
         assert_eq!(namesakes.set(id(1), None), [id(2)], "the next one gets it");

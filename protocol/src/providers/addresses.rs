@@ -247,6 +247,7 @@ mod tests {
             since: Time::ZERO,
             rtt: Some(Duration::ZERO),
             rank: 0,
+            namesake: false,
         }
     }
 

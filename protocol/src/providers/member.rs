@@ -77,4 +77,6 @@ pub struct Member {
     pub rtt: Option<Duration>,
     /// Position in the order in which this node came to know its members; 0 is this node. Not replicated.
     pub rank: u64,
+    /// Whether a member known earlier keeps the name, so that this one is shown under another.
+    pub namesake: bool,
 }

@@ -32,6 +32,7 @@ fn member(seed: u8, state: MemberState) -> Change {
         since: Time::ZERO,
         rtt: None,
         rank: 0,
+        namesake: false,
     }))
 }
 

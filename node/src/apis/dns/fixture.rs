@@ -79,6 +79,7 @@ pub(super) fn member(n: u8) -> Member {
         since: Time::ZERO,
         rtt: None,
         rank: 0,
+        namesake: false,
     }
 }
 

@@ -62,6 +62,7 @@ pub(super) fn joined(n: u8, zone: &str, rtt_ms: Option<u64>) -> Change {
         since: Time::ZERO,
         rtt: rtt_ms.map(std::time::Duration::from_millis),
         rank: 0,
+        namesake: false,
     };
     Change::Member(Box::new(member))
 }

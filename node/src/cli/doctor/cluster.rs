@@ -86,7 +86,7 @@ fn judge_advertised(member: &Member) -> Finding {
 fn judge_names(own: &Members) -> Option<Finding> {
     let mut count = BTreeMap::<&str, usize>::new();
     for member in own.members.iter().filter(|member| member.is_present()) {
-        *count.entry(stated_name(member, own)).or_default() += 1;
+        *count.entry(stated_name(member)).or_default() += 1;
     }
     let duplicates: Vec<_> =
         count.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect();
@@ -99,12 +99,11 @@ fn judge_names(own: &Members) -> Option<Finding> {
     })
 }
 
-/// The name that a member states: that which the node shows, without the end of the id that tells it from a
-/// namesake.
-fn stated_name<'a>(member: &'a Member, own: &Members) -> &'a str {
+/// The name that a member states. A namesake is shown with the end of its id.
+fn stated_name(member: &Member) -> &str {
     let ending = member.id.parse::<NodeId>().map(|id| format!("-{}", id.short()));
     let stated = ending.ok().and_then(|ending| member.name.strip_suffix(&ending));
-    stated.filter(|stated| own.members.iter().any(|other| other.name == *stated)).unwrap_or(&member.name)
+    stated.filter(|_| member.namesake).unwrap_or(&member.name)
 }
 
 fn judge_clocks(own: &Members, now_ms: u64) -> Option<Finding> {

@@ -99,6 +99,8 @@ struct MembersJson<'a> {
 struct MemberJson<'a> {
     id: String,
     name: &'a str,
+    /// Whether a member known earlier has the name that this one states.
+    namesake: bool,
     state: &'static str,
     roles: &'a [String],
     addresses: &'a [String],
@@ -118,6 +120,7 @@ impl<'a> MemberJson<'a> {
         Self {
             id: member.id.to_string(),
             name: &member.name,
+            namesake: member.namesake,
             state: member.state.as_str(),
             roles: &member.roles,
             addresses: &member.addresses,

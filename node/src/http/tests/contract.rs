@@ -140,7 +140,7 @@ async fn members_have_exactly_the_shape_of_the_contract() {
     let since = by_name("n2")["since"].clone();
     assert!(since.as_str().is_some_and(|since| since.ends_with('Z')));
     let expected = json!({
-        "id": node_id(2).to_string(), "name": "n2", "state": "suspect", "roles": ["grading"],
+        "id": node_id(2).to_string(), "name": "n2", "namesake": false, "state": "suspect", "roles": ["grading"],
         "addresses": ["/ip4/10.0.0.2/tcp/7600"], "http": null, "grpc": "10.0.0.2:7700", "incarnation": 5, "version": 3, "since": since,
         "rttMs": 1.234,
     });

@@ -212,6 +212,7 @@ mod tests {
             since: Time::from_start(Duration::ZERO),
             rtt: None,
             rank: 0,
+            namesake: false,
         }
     }
 

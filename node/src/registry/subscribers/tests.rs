@@ -34,6 +34,7 @@ fn subscriber(dialect: Dialect) -> Subscriber {
             since: view.clock().now(),
             rtt: None,
             rank: 0,
+            namesake: false,
         };
         view.apply(view.clock().now(), [Change::Member(Box::new(member))]);
     }

@@ -37,6 +37,7 @@ fn on_host(seed: u8, host: u8, state: MemberState) -> Change {
         since: Time::ZERO,
         rtt: None,
         rank: 0,
+        namesake: false,
     }))
 }
 

@@ -34,6 +34,7 @@ impl Node {
             since: self.view.clock().now(),
             rtt: None,
             rank: 0,
+            namesake: false,
         };
         self.view.apply(self.view.clock().now(), [Change::Member(Box::new(member))]);
     }
