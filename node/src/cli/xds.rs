@@ -40,7 +40,7 @@ pub(super) struct BootstrapOptions {
     /// The client that reads the file
     #[arg(value_enum)]
     client: XdsClient,
-    /// Id by which the node's log and metrics name the client [default: envoy or grpc, and the node's name]
+    /// Id that the client states in its requests [default: envoy or grpc, and the node's name]
     #[arg(long)]
     id: Option<String>,
 }

@@ -124,7 +124,10 @@ impl Call {
     async fn begin(&mut self) -> Result<HeldRegistration, Status> {
         let missing = || Status::invalid_argument("registration: is missing in the first message");
         // The request body bounds the time.
-        let first = self.requests.message().await?;
+        let first = tokio::select! {
+            first = self.requests.message() => first?,
+            () = self.state.leaving() => return Err(leaving()),
+        };
         let pb::RegisterRequest { message, grace } = first.ok_or_else(missing)?;
         let Some(pb::register_request::Message::Registration(registration)) = message else {
             return Err(missing());
@@ -155,7 +158,7 @@ impl Call {
                 }
                 event = held.next(), if !has_unsent => {
                     let event = event.ok_or_else(leaving)?;
-                    self.queue_event(&event, &held)?;
+                    self.queue_event(&event, &held);
                     if matches!(event, HoldEvent::Deregistered | HoldEvent::Replaced) {
                         return Ok(());
                     }
@@ -172,7 +175,7 @@ impl Call {
         }
     }
 
-    fn queue_event(&mut self, event: &HoldEvent, held: &HeldRegistration) -> Result<(), Status> {
+    fn queue_event(&mut self, event: &HoldEvent, held: &HeldRegistration) {
         use pb::register_response::Event;
         let event = match event {
             HoldEvent::Registered => Event::Registered(pb::Registered {
@@ -185,9 +188,10 @@ impl Call {
             HoldEvent::Replaced => Event::Replaced(pb::Replaced {}),
         };
         let response = pb::RegisterResponse { event: Some(event) };
-        let charge = charge(&self.state, response.encoded_len())?;
+        // Without memory it is sent uncharged: an error would end the registration of a program that is well,
+        // because other clients do not read. One event waits for each stream.
+        let charge = charge(&self.state, response.encoded_len()).ok().flatten();
         self.unsent.push_back(Outgoing { response: Ok(response), charge });
-        Ok(())
     }
 
     /// Records a report. A refusal is queued for the client.

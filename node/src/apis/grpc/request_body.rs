@@ -1,9 +1,9 @@
 //! [`RequestBody`]: bounds the memory and the time of messages until they have arrived.
 //!
 //! A message may have megabytes, and tonic keeps its parts until the last one arrives. Without a bound a
-//! client could begin a message on each of many streams, and never end one. A message is charged to the
-//! memory for request bodies from its prefix (5 bytes: a flag and the length; gRPC over HTTP/2, section
-//! "Length-Prefixed-Message") until it is complete, and has as much time as a body.
+//! client could begin a message on each of many streams, and never end one. What has arrived of a message is
+//! charged to the memory for request bodies until it is complete, and a message has as much time as a body.
+//! Its prefix is 5 bytes, a flag and the length (gRPC over HTTP/2, section "Length-Prefixed-Message").
 //!
 //! The same time applies from the head of a call to the end of its first message, and to the end of the whole
 //! request if the method takes one message. So a client cannot hold calls that never begin.
@@ -34,8 +34,6 @@ use crate::{
 
 /// Bytes before each message.
 const PREFIX_BYTES: usize = 5;
-/// Bytes of a message that are charged. Longer messages are refused by their service.
-const CHARGED_MAX: usize = 4 * 1024 * 1024;
 
 /// Status with which a request body has ended its call. An extension of requests.
 ///
@@ -107,7 +105,7 @@ impl RequestBody {
         })
     }
 
-    /// Follows the data, and charges each message that begins.
+    /// Follows the data, and charges what has arrived of each message.
     fn follow(&mut self, mut data: &[u8]) -> Result<(), Refusal> {
         while !data.is_empty() {
             match self.position {
@@ -119,13 +117,13 @@ impl RequestBody {
                     if filled + more == PREFIX_BYTES {
                         let [_, length @ ..] = prefix;
                         let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-                        charge(&mut self.permit, length.min(CHARGED_MAX), &self.memory)
-                            .map_err(|_| Refusal::NoMemory)?;
                         self.position = Position::Message(length);
                     }
                 }
                 Position::Message(missing) => {
+                    // What has arrived, and not what the prefix states, which costs a client nothing.
                     let more = data.len().min(missing);
+                    charge(&mut self.permit, more, &self.memory).map_err(|_| Refusal::NoMemory)?;
                     data = &data[more..];
                     self.position = Position::Message(missing - more);
                 }
@@ -190,7 +188,12 @@ impl HttpBody for RequestBody {
                 let is_over = self.deadline.as_mut().is_some_and(|at| at.as_mut().poll(cx).is_ready());
                 if is_over { Poll::Ready(Some(Err(self.refuse(Refusal::TooSlow)))) } else { Poll::Pending }
             }
-            ended => ended,
+            // tonic takes the status of a reset, CANCELLED, for the end of the client's side.
+            Poll::Ready(Some(Err(_))) => {
+                let broken = Status::aborted("the call was reset, or its connection has ended");
+                Poll::Ready(Some(Err(axum::Error::new(broken))))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
         }
     }
 
@@ -250,8 +253,12 @@ mod tests {
         }
         assert_eq!(connection.body_memory.available_permits(), 100);
         let refused =
-            body(Requests::One, vec![message(101, 1)], true, &connection).collect().await.unwrap_err();
+            body(Requests::One, vec![message(101, 101)], true, &connection).collect().await.unwrap_err();
         assert_refused(refused, Code::ResourceExhausted);
+        // A length that is stated and never sent takes nothing from others.
+        let mut begun = body(Requests::One, vec![message(101, 1)], true, &connection);
+        begun.frame().await.unwrap().unwrap();
+        assert_eq!(connection.body_memory.available_permits(), 99);
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use hearsay_protocol::{NodeId, ProviderTable};
+use hearsay_protocol::{Index, NodeId, ProviderTable};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -45,6 +45,8 @@ impl CatalogCache {
             return shared;
         }
         let mut catalog = Catalog::new(self.me);
+        // Before the table is read, so that no later change is taken for a known one.
+        let changes = self.view.subscribe();
         self.view.read(|table| catalog.update(table, Instant::now()));
         let (sender, newest) = watch::channel(catalog.version());
         let new = Arc::new(Shared {
@@ -55,7 +57,7 @@ impl CatalogCache {
             kept_until: Mutex::new(None),
         });
         *shared = Arc::downgrade(&new);
-        tokio::spawn(keep_up(Arc::clone(&new), sender));
+        tokio::spawn(keep_up(Arc::clone(&new), changes, sender));
         new
     }
 
@@ -110,8 +112,8 @@ impl Shared {
 }
 
 /// Reads the changes of the table into the catalog until neither a stream nor a recent request uses it.
-async fn keep_up(mut current: Arc<Shared>, sender: watch::Sender<u64>) {
-    let (mut changes, shared) = (current.view.subscribe(), Arc::downgrade(&current));
+async fn keep_up(mut current: Arc<Shared>, mut changes: watch::Receiver<Index>, sender: watch::Sender<u64>) {
+    let shared = Arc::downgrade(&current);
     loop {
         let next_removal = current.catalog().next_removal();
         // Held between two requests. After that only streams hold it.
@@ -139,8 +141,6 @@ async fn keep_up(mut current: Arc<Shared>, sender: watch::Sender<u64>) {
 
 #[cfg(test)]
 mod tests {
-    use hearsay_protocol::Index;
-
     use super::*;
     use crate::{
         apis::xds::tests::{joined, node, offered},
