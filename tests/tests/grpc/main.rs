@@ -167,6 +167,7 @@ fn a_program_that_is_killed_is_gone_on_all_nodes_at_once() {
         let mut client =
             PythonClient::start(lab, &hosts[0], &python, &["register", &grpc, &message.to_string()]);
         lab.until(10 * S, "all nodes list it", |lab| all_have(lab, &nodes, "job", 1));
+        lab.until(10 * S, "its client prints the first event", |_| !client.lines().is_empty());
         let lines = client.lines();
         let first: Value = serde_json::from_str(&lines[0]).unwrap_or_else(|_| panic!("{lines:?}"));
         assert_eq!(
